@@ -1,0 +1,20 @@
+-- Puts a sale's bucket in place. Idempotent: a gate that exists is left as it is.
+--
+-- KEYS (one hash tag)  1 gate   2 stock
+-- ARGV  1 epoch, 2 opens_ms, 3 closes_ms, 4 buyer_limit, 5 lease_ms, then per SKU: sku, units
+-- Result: 'created', or 'exists' when a gate of this epoch is there, or 'conflict' for another epoch
+--
+-- The gate is written last: until it stands, nothing can be reserved.
+
+local epoch = redis.call('HGET', KEYS[1], 'epoch')
+if epoch then
+  if epoch == ARGV[1] then return 'exists' end
+  return 'conflict'
+end
+redis.call('DEL', KEYS[2])
+for i = 6, #ARGV, 2 do
+  redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1])
+end
+redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'state', 'open', 'opens_ms', ARGV[2], 'closes_ms', ARGV[3],
+  'buyer_limit', ARGV[4], 'lease_ms', ARGV[5])
+return 'created'

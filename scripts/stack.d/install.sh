@@ -1,0 +1,68 @@
+# shellcheck shell=bash
+# What is missing: by apt as root, else said exactly.
+
+has() { command -v "$1" >/dev/null; }
+
+apt_has() { # PACKAGE: apt could install it
+  local policy
+  has apt-cache || return 1
+  if ((EUID == 0)) && ! compgen -G '/var/lib/apt/lists/*_Packages*' >/dev/null; then
+    say "fetching the package lists"
+    apt-get update >"$logs/apt.log" 2>&1 || true
+  fi
+  policy=$(LC_ALL=C apt-cache policy "$1" 2>/dev/null)
+  [[ $policy == *"Candidate: "[^\(]* ]]
+}
+
+first_apt_has() { # PACKAGE…: the first that apt could install, or the first
+  local package
+  for package; do
+    if apt_has "$package"; then
+      echo "$package"
+      return
+    fi
+  done
+  echo "$1"
+}
+
+apt_install() { # PACKAGE…
+  if ((EUID)) || ! has apt-get; then
+    die "missing: $*; install with: sudo apt-get install --no-install-recommends $*"
+  fi
+  say "installing with apt: $*"
+  if ! apt_without_services "$@" >"$logs/apt.log" 2>&1; then
+    tail -n 15 "$logs/apt.log" >&2
+    die "apt could not install: $* (whole output in $logs/apt.log)"
+  fi
+}
+
+apt_without_services() ( # PACKAGE…: a package of a server must not start one of its own
+  export DEBIAN_FRONTEND=noninteractive
+  local policy=/usr/sbin/policy-rc.d options=(-y -o DPkg::Lock::Timeout=300 --no-install-recommends)
+  if [[ ! -e $policy ]]; then
+    trap 'rm -f "$policy"' EXIT
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod +x "$policy"
+  fi
+  apt-get install "${options[@]}" "$@" || { apt-get update && apt-get install "${options[@]}" "$@"; }
+)
+
+install_missing() { # PART…: everything that these need; settles DB
+  local packages=() fetching=
+  if [[ " $* " == *" redis "* ]]; then
+    { has redis-server && has redis-cli; } || packages+=(redis-server)
+  fi
+  if [[ " $* " == *" kafka "* ]]; then
+    find_java >/dev/null || packages+=("$(first_apt_has openjdk-17-jre-headless openjdk-21-jre-headless default-jre-headless)")
+    [[ -d $(kafka_libs) ]] || has mvn || packages+=(maven)
+  fi
+  if [[ " $* " == *" mysql-"* ]]; then mapfile -t -O "${#packages[@]}" packages < <(database_packages); fi
+  ((${#packages[@]} == 0)) || apt_install "${packages[@]}"
+
+  if [[ " $* " == *" kafka "* ]]; then
+    fetch_kafka &
+    fetching=$!
+  fi
+  if [[ " $* " == *" mysql-"* ]]; then settle_database; fi
+  [[ -z $fetching ]] || wait "$fetching" || die "no Kafka"
+}

@@ -1,0 +1,168 @@
+//! The order log on Kafka: an idempotent producer with acks from all in-sync replicas.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rdkafka::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
+
+use super::kafka_reader::KafkaReader;
+use crate::config::KafkaConfig;
+use crate::domain::{OrderId, ShardMap};
+use crate::ports::{
+    Effect, ErrorKind, OrderLog, OrderLogReader, Probe, StartPositions, StoreError, StoreResult,
+};
+
+/// Bound of calls that block on the broker's metadata.
+pub const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
+
+#[derive(Clone)]
+pub struct KafkaOrderLog {
+    producer: FutureProducer<QuietContext>,
+    config: Arc<KafkaConfig>,
+    map: ShardMap,
+}
+
+/// librdkafka writes some forty lines a second while a broker is down; one failed call says the same.
+#[derive(Clone)]
+pub struct QuietContext;
+
+impl ClientContext for QuietContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(?level, facility, message, "librdkafka");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "librdkafka");
+    }
+}
+
+pub fn failed(context: &'static str, effect: Effect, source: KafkaError) -> StoreError {
+    StoreError { kind: ErrorKind::Unavailable, effect, context, source: Box::new(source) }
+}
+
+pub fn client(config: &KafkaConfig) -> ClientConfig {
+    let mut client = ClientConfig::new();
+    client
+        .set("bootstrap.servers", &config.brokers)
+        .set("client.id", "seckill")
+        .set("reconnect.backoff.max.ms", "1000")
+        .set("socket.keepalive.enable", "true");
+    client
+}
+
+impl KafkaOrderLog {
+    /// Connects and reads the topic's metadata, so that the first record does not wait for it.
+    ///
+    /// # Errors
+    /// When no broker answers, or the topic is missing or has another number of partitions.
+    pub fn open(config: &KafkaConfig, map: ShardMap) -> StoreResult<Self> {
+        let open = |error| failed("open order log", Effect::NotApplied, error);
+        let producer: FutureProducer<QuietContext> = client(config)
+            .set("enable.idempotence", "true")
+            .set("acks", "all")
+            .set("linger.ms", config.linger_ms.to_string())
+            .set("message.timeout.ms", config.message_timeout_ms.to_string())
+            .set("queue.buffering.max.messages", config.queue_messages_max.to_string())
+            .create_with_context(QuietContext)
+            .map_err(open)?;
+        let log = Self { producer, config: Arc::new(config.clone()), map };
+        let metadata =
+            log.producer.client().fetch_metadata(Some(&config.topic), METADATA_TIMEOUT).map_err(open)?;
+        let found = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
+        if found != usize::from(map.parts()) {
+            let detail = format!(
+                "topic {} has {found} partitions, the configuration wants {}: run `seckill migrate`",
+                config.topic,
+                map.parts()
+            );
+            let (kind, effect) = (ErrorKind::Broken, Effect::NotApplied);
+            return Err(StoreError { kind, effect, context: "open order log", source: detail.into() });
+        }
+        Ok(log)
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> StoreResult<T> + Send + 'static,
+    ) -> StoreResult<T> {
+        let log = self.clone();
+        tokio::task::spawn_blocking(move || work(&log)).await.map_err(|error| StoreError {
+            kind: ErrorKind::Broken,
+            effect: Effect::Unknown,
+            context: "order log task",
+            source: Box::new(error),
+        })?
+    }
+}
+
+#[async_trait]
+impl OrderLog for KafkaOrderLog {
+    async fn append(&self, order: OrderId, payload: Vec<u8>) -> StoreResult<()> {
+        let part = self.map.part_of(order.shard());
+        let record = FutureRecord::<(), Vec<u8>>::to(&self.config.topic)
+            .partition(i32::from(part.number()))
+            .payload(&payload);
+        // `send` would sleep while the queue is full; the relay can do the waiting.
+        let delivery = self.producer.send_result(record).map_err(|(error, _)| {
+            let local = KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull);
+            let effect = if error == local { Effect::NotApplied } else { Effect::Unknown };
+            failed("append", effect, error)
+        })?;
+        match delivery.await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err((error, _))) => Err(failed("append", Effect::Unknown, error)),
+            Err(canceled) => Err(StoreError {
+                kind: ErrorKind::Unavailable,
+                effect: Effect::Unknown,
+                context: "append",
+                source: Box::new(canceled),
+            }),
+        }
+    }
+
+    async fn ends(&self) -> StoreResult<Vec<i64>> {
+        self.blocking(|log| {
+            let read = |part: crate::domain::Part| {
+                let part = i32::from(part.number());
+                let client = log.producer.client();
+                let (_, high) = client
+                    .fetch_watermarks(&log.config.topic, part, METADATA_TIMEOUT)
+                    .map_err(|error| failed("read log ends", Effect::NotApplied, error))?;
+                Ok(high)
+            };
+            log.map.all_parts().map(read).collect()
+        })
+        .await
+    }
+
+    async fn flush(&self, timeout: Duration) -> StoreResult<()> {
+        self.blocking(move |log| {
+            log.producer.flush(timeout).map_err(|error| failed("flush", Effect::Unknown, error))
+        })
+        .await
+    }
+
+    fn reader(&self, starts: StartPositions) -> StoreResult<Box<dyn OrderLogReader>> {
+        Ok(Box::new(KafkaReader::join(&self.config, starts)?))
+    }
+}
+
+#[async_trait]
+impl Probe for KafkaOrderLog {
+    fn name(&self) -> String {
+        "kafka".to_owned()
+    }
+
+    async fn check(&self) -> StoreResult<()> {
+        self.blocking(|log| {
+            let client = log.producer.client();
+            let answer = client.fetch_metadata(Some(&log.config.topic), Duration::from_secs(1));
+            answer.map(drop).map_err(|error| failed("read metadata", Effect::NotApplied, error))
+        })
+        .await
+    }
+}

@@ -1,0 +1,231 @@
+//! One member of the order writers' consumer group.
+//!
+//! Invariant: a partition is read from its stored position and from nowhere else. Positions are set in the
+//! assignment itself: seeking inside the rebalance callback fails (librdkafka: "Erroneous state"). A partition
+//! whose position is unknown or outside the log is assigned paused and stays silent until it is sought.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::base_consumer::BaseConsumer;
+use rdkafka::consumer::{CommitMode, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::broken;
+use super::kafka_order_log::{METADATA_TIMEOUT, client, failed};
+use crate::config::{GroupProtocol, KafkaConfig};
+use crate::domain::batch_plan::LogRecord;
+use crate::domain::{OrderRecord, Part};
+use crate::ports::{Effect, LogEvent, OrderLogReader, StartPositions, StoreResult};
+
+/// How long a seek may block its thread.
+const SEEK_TIMEOUT: Duration = Duration::from_secs(2);
+
+pub struct KafkaReader {
+    consumer: BaseConsumer<Rebalancer>,
+    topic: String,
+}
+
+/// Sets stored positions while partitions are handed out, and remembers what happened for the next poll.
+struct Rebalancer {
+    topic: String,
+    // The callback runs inside poll, on the reader's own thread; the mutexes satisfy `Sync` and are never
+    // contended.
+    starts: Mutex<StartPositions>,
+    events: Mutex<VecDeque<LogEvent>>,
+}
+
+impl ClientContext for Rebalancer {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(?level, facility, message, "librdkafka");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "librdkafka");
+    }
+}
+
+impl ConsumerContext for Rebalancer {
+    fn rebalance(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        change: RDKafkaRespErr,
+        parts: &mut TopicPartitionList,
+    ) {
+        let cooperative = matches!(consumer.rebalance_protocol(), rdkafka::consumer::RebalanceProtocol::Cooperative);
+        let done = if change == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
+            self.assign(consumer, parts, cooperative)
+        } else {
+            for part in numbers(parts) {
+                self.tell(LogEvent::Revoked { part });
+            }
+            if cooperative { consumer.incremental_unassign(parts) } else { consumer.unassign() }
+        };
+        if let Err(error) = done {
+            tracing::error!(%error, "rebalance failed; the session time-out will repeat it");
+        }
+    }
+}
+
+impl Rebalancer {
+    fn assign(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        parts: &mut TopicPartitionList,
+        cooperative: bool,
+    ) -> Result<(), KafkaError> {
+        let mut silent = TopicPartitionList::new();
+        for part in numbers(parts) {
+            let number = i32::from(part.number());
+            let start = self.start_of(consumer, part);
+            let offset = start.map_or(Offset::End, Offset::Offset);
+            parts.set_partition_offset(&self.topic, number, offset)?;
+            if start.is_none() {
+                silent.add_partition(&self.topic, number);
+            }
+            self.tell(LogEvent::Assigned { part, start });
+        }
+        if cooperative { consumer.incremental_assign(parts)? } else { consumer.assign(parts)? }
+        if silent.count() > 0 { consumer.pause(&silent) } else { Ok(()) }
+    }
+
+    /// The stored position, if it can be read and lies inside the log.
+    fn start_of(&self, consumer: &BaseConsumer<Self>, part: Part) -> Option<i64> {
+        let stored = (self.starts.lock().expect("never contended, never poisoned"))(part);
+        let position = match stored {
+            Ok(position) => position,
+            Err(error) => {
+                tracing::warn!(%error, part = part.number(), "partition waits for its position");
+                return None;
+            }
+        };
+        match consumer.fetch_watermarks(&self.topic, i32::from(part.number()), METADATA_TIMEOUT) {
+            Ok((low, high)) if (low..=high).contains(&position) => Some(position),
+            Ok((low, high)) => {
+                self.tell(LogEvent::OutOfRange { part, position, low, high });
+                None
+            }
+            Err(error) => {
+                tracing::warn!(%error, part = part.number(), "partition waits for its watermarks");
+                None
+            }
+        }
+    }
+
+    fn tell(&self, event: LogEvent) {
+        self.events.lock().expect("never contended, never poisoned").push_back(event);
+    }
+}
+
+fn numbers(parts: &TopicPartitionList) -> Vec<Part> {
+    parts.elements().iter().filter_map(|e| u16::try_from(e.partition()).ok()).map(Part::new).collect()
+}
+
+impl KafkaReader {
+    pub fn join(config: &KafkaConfig, starts: StartPositions) -> StoreResult<Self> {
+        let join = |error| failed("join readers", Effect::NotApplied, error);
+        let mut client = client(config);
+        client
+            .set("group.id", &config.group)
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("auto.offset.reset", "error")
+            .set("fetch.wait.max.ms", "10")
+            .set("queued.max.messages.kbytes", "16384");
+        match config.group_protocol {
+            GroupProtocol::Classic => client
+                .set("partition.assignment.strategy", "range")
+                .set("session.timeout.ms", config.session_timeout_ms.to_string())
+                .set("heartbeat.interval.ms", config.heartbeat_interval_ms.to_string()),
+            GroupProtocol::Consumer => client.set("group.protocol", "consumer"),
+        };
+        let topic = config.topic.clone();
+        let rebalancer =
+            Rebalancer { topic: topic.clone(), starts: Mutex::new(starts), events: Mutex::default() };
+        let consumer: BaseConsumer<Rebalancer> = client.create_with_context(rebalancer).map_err(join)?;
+        consumer.subscribe(&[&topic]).map_err(join)?;
+        Ok(Self { consumer, topic })
+    }
+
+    fn one(&self, part: Part) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        list.add_partition(&self.topic, i32::from(part.number()));
+        list
+    }
+
+    fn take_events(&self, into: &mut Vec<LogEvent>) {
+        into.extend(self.consumer.context().events.lock().expect("never contended, never poisoned").drain(..));
+    }
+}
+
+fn record(message: &BorrowedMessage<'_>) -> Option<LogEvent> {
+    let part = Part::new(u16::try_from(message.partition()).ok()?);
+    let payload = message.payload().unwrap_or_default().to_vec();
+    let order = OrderRecord::decode(&payload);
+    Some(LogEvent::Record { part, record: LogRecord { offset: message.offset(), payload, order } })
+}
+
+impl OrderLogReader for KafkaReader {
+    fn poll(&mut self, timeout: Duration, limit: usize) -> StoreResult<Vec<LogEvent>> {
+        let mut events = Vec::new();
+        let mut records = 0;
+        let deadline = Instant::now() + timeout;
+        while records < limit {
+            let wait = if events.is_empty() { deadline.saturating_duration_since(Instant::now()) } else { Duration::ZERO };
+            let polled = self.consumer.poll(wait);
+            // What a rebalance did comes before the records that follow it.
+            self.take_events(&mut events);
+            match polled {
+                Some(Ok(message)) => {
+                    records += 1;
+                    events.extend(record(&message));
+                }
+                Some(Err(KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset))) => {
+                    // librdkafka names no partition here; the writer's next look at the watermarks does.
+                    tracing::error!("a stored position is outside the order log");
+                }
+                Some(Err(error)) => tracing::debug!(%error, "poll"),
+                None => break,
+            }
+        }
+        Ok(events)
+    }
+
+    fn seek(&mut self, part: Part, offset: i64) -> StoreResult<()> {
+        let seek = |error| failed("seek", Effect::NotApplied, error);
+        let number = i32::from(part.number());
+        let (low, high) =
+            self.consumer.fetch_watermarks(&self.topic, number, METADATA_TIMEOUT).map_err(seek)?;
+        if !(low..=high).contains(&offset) {
+            self.consumer.context().tell(LogEvent::OutOfRange { part, position: offset, low, high });
+            return Err(broken("seek", format!("position {offset} is outside the log's {low}..={high}")));
+        }
+        self.consumer
+            .seek(&self.topic, number, Offset::Offset(offset), SEEK_TIMEOUT)
+            .map_err(seek)?;
+        self.resume(part)
+    }
+
+    fn pause(&mut self, part: Part) -> StoreResult<()> {
+        self.consumer.pause(&self.one(part)).map_err(|error| failed("pause", Effect::NotApplied, error))
+    }
+
+    fn resume(&mut self, part: Part) -> StoreResult<()> {
+        self.consumer.resume(&self.one(part)).map_err(|error| failed("resume", Effect::NotApplied, error))
+    }
+
+    fn publish_position(&mut self, part: Part, next_offset: i64) {
+        let mut list = TopicPartitionList::new();
+        let added =
+            list.add_partition_offset(&self.topic, i32::from(part.number()), Offset::Offset(next_offset));
+        if let Err(error) = added.and_then(|()| self.consumer.commit(&list, CommitMode::Async)) {
+            tracing::debug!(%error, "group offset not committed; only lag graphs use it");
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! `seckill migrate`: databases, tables and the topic, made or checked. Idempotent; two at once are safe
+//! (every database's migrations run under the server's named lock, and the monthly tables and positions are
+//! made only where they are absent).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::error::RDKafkaErrorCode;
+use sqlx::migrate::Migrator;
+use sqlx::{AssertSqlSafe, Connection, MySqlConnection, Row};
+
+use super::kafka_order_log::{METADATA_TIMEOUT, client, failed as kafka_failed};
+use super::mysql::{Mysql, failed};
+use super::{Settings, broken};
+use crate::config::KafkaConfig;
+use crate::domain::{Instance, Month};
+use crate::ports::{Effect, StoreError, StoreResult};
+
+static DIRECTORY: Migrator = sqlx::migrate!("migrations/directory");
+static CONTROL: Migrator = sqlx::migrate!("migrations/control");
+static SHARD: Migrator = sqlx::migrate!("migrations/shard");
+const ORDERS_MONTH: &str = include_str!("queries/create_orders_month.sql");
+
+/// What a migration did or found, for people.
+#[derive(Debug, Default)]
+pub struct Report {
+    pub databases: usize,
+    pub months: Vec<u32>,
+    pub topic_created: bool,
+}
+
+/// Makes everything that is absent and checks what is there. `progress` is told each step before it begins.
+///
+/// # Errors
+/// When a server cannot be reached, the recorded shard map differs, or the topic has other settings; the
+/// text says the remedy.
+pub async fn run(
+    settings: &Settings,
+    months: &[Month],
+    progress: impl Fn(&str),
+) -> StoreResult<Report> {
+    let mysql = Mysql::new(&settings.mysql, settings.map, &settings.kafka.topic)?;
+    progress("directory");
+    migrate_database(&mysql, Instance::new(0), &mysql.directory(), &DIRECTORY).await?;
+    record_shard_map(&mysql).await?;
+    let mut report = Report { databases: 1, ..Report::default() };
+    for instance in mysql.map.all_instances() {
+        progress(&format!("instance {} of {}", instance.number() + 1, mysql.map.instances()));
+        migrate_database(&mysql, instance, &mysql.control(instance), &CONTROL).await?;
+        make_positions(&mysql, instance).await?;
+        report.databases += 1;
+        for shard in mysql.map.shards_of(instance) {
+            migrate_database(&mysql, instance, &mysql.shard(shard), &SHARD).await?;
+            make_months(&mysql, instance, &mysql.shard(shard), months).await?;
+            report.databases += 1;
+        }
+    }
+    progress("order log topic");
+    report.topic_created = make_topic(settings).await?;
+    report.months = months.iter().map(|month| month.yyyymm()).collect();
+    Ok(report)
+}
+
+async fn migrate_database(
+    mysql: &Mysql,
+    instance: Instance,
+    database: &str,
+    migrator: &Migrator,
+) -> StoreResult<()> {
+    let context = "migrate database";
+    let pool = mysql.pool(instance);
+    // The name is made of a checked prefix and numbers.
+    let create = format!("CREATE DATABASE IF NOT EXISTS {database} CHARACTER SET utf8mb4 COLLATE utf8mb4_bin");
+    sqlx::query(AssertSqlSafe(create)).execute(pool).await.map_err(|error| failed(context, error))?;
+    let options = pool.connect_options().as_ref().clone().database(database);
+    let mut connection =
+        MySqlConnection::connect_with(&options).await.map_err(|error| failed(context, error))?;
+    let migrated = migrator.run_direct(None, &mut connection, false).await;
+    migrated.map_err(|error| broken(context, format!("{database}: {error}")))?;
+    connection.close().await.map_err(|error| failed(context, error))
+}
+
+async fn make_months(mysql: &Mysql, instance: Instance, database: &str, months: &[Month]) -> StoreResult<()> {
+    let context = "make monthly tables";
+    let options = mysql.pool(instance).connect_options().as_ref().clone().database(database);
+    let mut connection =
+        MySqlConnection::connect_with(&options).await.map_err(|error| failed(context, error))?;
+    for month in months {
+        let text = ORDERS_MONTH.replace("{yyyymm}", &month.yyyymm().to_string());
+        let made = sqlx::query(AssertSqlSafe(text)).execute(&mut connection).await;
+        made.map_err(|error| failed(context, error))?;
+    }
+    connection.close().await.map_err(|error| failed(context, error))
+}
+
+async fn make_positions(mysql: &Mysql, instance: Instance) -> StoreResult<()> {
+    let text = "INSERT INTO {control}.consumer_positions (topic, part, next_offset) \
+                SELECT ?, ?, 0 FROM dual WHERE NOT EXISTS \
+                (SELECT 1 FROM {control}.consumer_positions WHERE topic = ? AND part = ?)";
+    for part in mysql.map.all_parts().filter(|part| mysql.map.instance_of_part(*part) == instance) {
+        let made = sqlx::query(mysql.control_sql(instance, text))
+            .bind(&mysql.topic)
+            .bind(part.number())
+            .bind(&mysql.topic)
+            .bind(part.number())
+            .execute(mysql.pool(instance))
+            .await;
+        match made {
+            Ok(_) => {}
+            Err(error) if super::mysql::is_duplicate(&error) => {}
+            Err(error) => return Err(failed("make positions", error)),
+        }
+    }
+    Ok(())
+}
+
+fn wanted_settings(mysql: &Mysql) -> [(&'static str, String); 3] {
+    [
+        ("shards", mysql.map.shards().to_string()),
+        ("partitions", mysql.map.parts().to_string()),
+        ("instances", mysql.map.instances().to_string()),
+    ]
+}
+
+/// Records S, P and the number of instances at the first migration and compares them ever after.
+async fn record_shard_map(mysql: &Mysql) -> StoreResult<()> {
+    let text = "INSERT INTO {directory}.settings (name, value) SELECT ?, ? FROM dual WHERE NOT EXISTS \
+                (SELECT 1 FROM {directory}.settings WHERE name = ?)";
+    for (name, value) in wanted_settings(mysql) {
+        let made = sqlx::query(mysql.directory_sql(text))
+            .bind(name)
+            .bind(value)
+            .bind(name)
+            .execute(mysql.directory_pool())
+            .await;
+        match made {
+            Ok(_) => {}
+            Err(error) if super::mysql::is_duplicate(&error) => {}
+            Err(error) => return Err(failed("record shard map", error)),
+        }
+    }
+    check_shard_map(mysql).await
+}
+
+/// Refuses a configuration whose shard map is not the one that the data was written with.
+///
+/// # Errors
+/// When the directory is not migrated, or a count differs.
+pub async fn check_shard_map(mysql: &Mysql) -> StoreResult<()> {
+    let context = "check shard map";
+    let rows = sqlx::query(mysql.directory_sql("SELECT name, value FROM {directory}.settings"))
+        .fetch_all(mysql.directory_pool())
+        .await
+        .map_err(|error| match &error {
+            sqlx::Error::Database(answer) if matches!(answer.code().as_deref(), Some("42000" | "42S02")) => {
+                broken(context, format!("{} is not there: run `seckill migrate`", mysql.directory()))
+            }
+            _ => failed(context, error),
+        })?;
+    let mut recorded: BTreeMap<String, String> = BTreeMap::new();
+    for row in rows {
+        let name: String = row.try_get(0).map_err(|error| failed(context, error))?;
+        recorded.insert(name, row.try_get(1).map_err(|error| failed(context, error))?);
+    }
+    for (name, value) in wanted_settings(mysql) {
+        match recorded.get(name) {
+            Some(found) if *found == value => {}
+            Some(found) => {
+                let detail = format!(
+                    "{name} is {value} in the configuration and was {found} at the first migration; \
+                     it is frozen: set it back to {found}"
+                );
+                return Err(StoreError { effect: Effect::NotApplied, ..broken(context, detail) });
+            }
+            None => return Err(broken(context, format!("{name} is not recorded: run `seckill migrate`"))),
+        }
+    }
+    Ok(())
+}
+
+/// Creates the topic, or compares the one that is there.
+async fn make_topic(settings: &Settings) -> StoreResult<bool> {
+    let kafka = &settings.kafka;
+    let fault = |error| kafka_failed("make topic", Effect::Unknown, error);
+    let admin: AdminClient<DefaultClientContext> = client(kafka).create().map_err(fault)?;
+    let wanted = wanted_topic_settings(kafka);
+    let replication = TopicReplication::Fixed(i32::from(kafka.replication_factor));
+    let mut topic = NewTopic::new(&kafka.topic, i32::from(settings.map.parts()), replication);
+    for (name, value) in &wanted {
+        topic = topic.set(name, value);
+    }
+    let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(10)));
+    let created = admin.create_topics(&[topic], &options).await.map_err(fault)?;
+    match created.into_iter().next() {
+        Some(Ok(_)) => Ok(true),
+        Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => {
+            check_topic(settings, &admin, &wanted).await.map(|()| false)
+        }
+        Some(Err((_, code))) => Err(broken(
+            "make topic",
+            format!("{}: {code} (replication factor {})", kafka.topic, kafka.replication_factor),
+        )),
+        None => Err(broken("make topic", "the broker gave no answer")),
+    }
+}
+
+fn wanted_topic_settings(kafka: &KafkaConfig) -> [(&'static str, String); 4] {
+    [
+        ("min.insync.replicas", kafka.min_insync_replicas.to_string()),
+        ("unclean.leader.election.enable", "false".to_owned()),
+        ("retention.ms", kafka.retention_ms.to_string()),
+        ("cleanup.policy", "delete".to_owned()),
+    ]
+}
+
+async fn check_topic(
+    settings: &Settings,
+    admin: &AdminClient<DefaultClientContext>,
+    wanted: &[(&'static str, String)],
+) -> StoreResult<()> {
+    let fault = |error| kafka_failed("check topic", Effect::NotApplied, error);
+    let name = &settings.kafka.topic;
+    let metadata = admin.inner().fetch_metadata(Some(name), METADATA_TIMEOUT).map_err(fault)?;
+    let found = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
+    if found != usize::from(settings.map.parts()) {
+        let detail = format!(
+            "topic {name} has {found} partitions and the configuration wants {}: partitions are frozen with \
+             the shard map; name another kafka.topic, or set shards.partitions to {found}",
+            settings.map.parts()
+        );
+        return Err(broken("check topic", detail));
+    }
+    let answers =
+        admin.describe_configs(&[ResourceSpecifier::Topic(name)], &AdminOptions::new()).await.map_err(fault)?;
+    let entries = match answers.into_iter().next() {
+        Some(Ok(resource)) => resource.entries,
+        Some(Err(code)) => return Err(broken("check topic", format!("{name}: {code}"))),
+        None => return Err(broken("check topic", "the broker gave no answer")),
+    };
+    for (key, value) in wanted {
+        let found = entries.iter().find(|entry| entry.name == *key).and_then(|entry| entry.value.as_deref());
+        if found != Some(value.as_str()) {
+            let detail = format!(
+                "topic {name} has {key}={} and the configuration wants {value}: change one of them \
+                 (kafka-configs --alter --topic {name} --add-config {key}={value})",
+                found.unwrap_or("nothing")
+            );
+            return Err(broken("check topic", detail));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,190 @@
+//! One batch of the order log as one transaction: protocol steps 8 to 12.
+//!
+//! Order inside the transaction: position CAS → read what is known → decide → ledger → rows → commit. Keys
+//! are taken in ascending order everywhere, so two batches of one instance never wait for each other in a
+//! circle. After any error the transaction is dropped and the caller takes the batch again from its start.
+
+use std::collections::{BTreeMap, HashMap};
+
+use sqlx::{MySql, Row, Transaction};
+
+use super::mysql::{Mysql, failed};
+use super::{broken, mysql_batch_rows as rows, mysql_grants as grants};
+use crate::domain::batch_plan::{self, Known, LogBatch, Plan, Scarce};
+use crate::domain::{Instance, OrderState, Sale, SaleId};
+use crate::ports::{BatchOutcome, Effect, StoreError, StoreResult, Written};
+
+/// Units per SKU.
+type Units = BTreeMap<Scarce, u32>;
+
+/// Writes one batch.
+///
+/// # Errors
+/// As [`crate::ports::OrderStore::write`].
+pub async fn write(
+    mysql: &Mysql,
+    batch: &LogBatch,
+    sales: &HashMap<SaleId, Sale>,
+    now_ms: i64,
+) -> StoreResult<BatchOutcome> {
+    let instance = mysql.map.instance_of_part(batch.part);
+    let mut tx = mysql.begin(instance, "begin batch").await?;
+    if !advance_position(mysql, instance, batch, &mut tx).await? {
+        drop(tx);
+        return Ok(BatchOutcome::PositionMoved { stored: position(mysql, batch).await? });
+    }
+    let known = rows::known(mysql, batch, sales, &mut tx).await?;
+    let (plan, applied) = hold(mysql, instance, batch, sales, &known, &mut tx).await?;
+    rows::insert(mysql, instance, batch, &plan, now_ms, &mut tx).await?;
+    commit(mysql, batch, tx).await?;
+    grants::settle(mysql, instance, &applied).await;
+    Ok(BatchOutcome::Written(written(batch, plan)))
+}
+
+fn written(batch: &LogBatch, plan: Plan) -> Written {
+    let state = |claims: &Result<_, _>| match claims {
+        Ok(_) => OrderState::AwaitingPayment,
+        Err(_) => OrderState::Rejected,
+    };
+    Written {
+        next_offset: batch.next_offset(),
+        orders: plan.orders.into_iter().map(|order| (order.record, state(&order.claims))).collect(),
+        skipped: plan.skipped,
+        dead_letters: plan.dead_letters.iter().map(|(_, poison)| poison.as_str()).collect(),
+    }
+}
+
+/// Step 8: moves the stored position from the batch's start past its end; `false` when it is not there any
+/// more. This is what fences a zombie writer (I3, I4).
+async fn advance_position(
+    mysql: &Mysql,
+    instance: Instance,
+    batch: &LogBatch,
+    tx: &mut Transaction<'_, MySql>,
+) -> StoreResult<bool> {
+    let moved = sqlx::query(mysql.control_sql(
+        instance,
+        "UPDATE {control}.consumer_positions SET next_offset = ? WHERE topic = ? AND part = ? AND next_offset = ?",
+    ))
+    .bind(batch.next_offset())
+    .bind(&mysql.topic)
+    .bind(batch.part.number())
+    .bind(batch.start_offset)
+    .execute(&mut **tx)
+    .await
+    .map_err(|error| failed("advance position", error))?;
+    Ok(moved.rows_affected() == 1)
+}
+
+async fn position(mysql: &Mysql, batch: &LogBatch) -> StoreResult<i64> {
+    let instance = mysql.map.instance_of_part(batch.part);
+    let row = sqlx::query(mysql.control_sql(
+        instance,
+        "SELECT next_offset FROM {control}.consumer_positions WHERE topic = ? AND part = ?",
+    ))
+    .bind(&mysql.topic)
+    .bind(batch.part.number())
+    .fetch_optional(mysql.pool(instance))
+    .await
+    .map_err(|error| failed("read position", error))?;
+    let row = row.ok_or_else(|| broken("read position", "no row for this partition: run `seckill migrate`"))?;
+    row.try_get(0).map_err(|error| failed("read position", error))
+}
+
+/// Step 11: decides the batch and holds its units in the ledger, with grants where the allotment is short.
+/// Returns the final plan and the grants applied.
+async fn hold(
+    mysql: &Mysql,
+    instance: Instance,
+    batch: &LogBatch,
+    sales: &HashMap<SaleId, Sale>,
+    known: &Known,
+    tx: &mut Transaction<'_, MySql>,
+) -> StoreResult<(Plan, Vec<grants::Grant>)> {
+    let wish = batch_plan::plan(batch, &mysql.map, sales, known, |_| u32::MAX);
+    let mut fits = Units::new();
+    let mut short = Vec::new();
+    let mut applied = Vec::new();
+    for (scarce, &units) in &wish.held {
+        if hold_units(mysql, instance, scarce, units, tx).await? {
+            fits.insert(scarce.clone(), units);
+            continue;
+        }
+        let free = free_units(mysql, instance, scarce, tx).await?;
+        let granted = grants::take(mysql, instance, scarce, units.saturating_sub(free), tx).await?;
+        let free = free.saturating_add(granted.as_ref().map_or(0, |grant| grant.units));
+        applied.extend(granted);
+        fits.insert(scarce.clone(), free.min(units));
+        short.push(scarce.clone());
+    }
+    if short.is_empty() {
+        return Ok((wish, applied));
+    }
+    let fit = |scarce: &Scarce| fits.get(scarce).copied().unwrap_or(0);
+    let plan = batch_plan::plan(batch, &mysql.map, sales, known, fit);
+    for scarce in &short {
+        let units = plan.held.get(scarce).copied().unwrap_or(0);
+        if units > 0 && !hold_units(mysql, instance, scarce, units, tx).await? {
+            return Err(broken("hold units", format!("{}/{} changed under its lock", scarce.0, scarce.1)));
+        }
+    }
+    Ok((plan, applied))
+}
+
+/// The condition that I1 rests on; `false` when the allotment does not cover the units.
+async fn hold_units(
+    mysql: &Mysql,
+    instance: Instance,
+    scarce: &Scarce,
+    units: u32,
+    tx: &mut Transaction<'_, MySql>,
+) -> StoreResult<bool> {
+    let held = sqlx::query(mysql.control_sql(
+        instance,
+        "UPDATE {control}.ledger SET held = held + ? \
+         WHERE sale_id = ? AND sku_id = ? AND held + sold + ? <= allotted",
+    ))
+    .bind(units)
+    .bind(scarce.0.as_str().as_bytes())
+    .bind(scarce.1.as_str().as_bytes())
+    .bind(units)
+    .execute(&mut **tx)
+    .await
+    .map_err(|error| failed("hold units", error))?;
+    Ok(held.rows_affected() == 1)
+}
+
+async fn free_units(
+    mysql: &Mysql,
+    instance: Instance,
+    scarce: &Scarce,
+    tx: &mut Transaction<'_, MySql>,
+) -> StoreResult<u32> {
+    let row = sqlx::query(mysql.control_sql(
+        instance,
+        "SELECT allotted - held - sold FROM {control}.ledger WHERE sale_id = ? AND sku_id = ? FOR UPDATE",
+    ))
+    .bind(scarce.0.as_str().as_bytes())
+    .bind(scarce.1.as_str().as_bytes())
+    .fetch_optional(&mut **tx)
+    .await
+    .map_err(|error| failed("read ledger", error))?;
+    let free: i64 = match row {
+        Some(row) => row.try_get(0).map_err(|error| failed("read ledger", error))?,
+        None => 0,
+    };
+    Ok(u32::try_from(free).unwrap_or(0))
+}
+
+/// Step 12, the end: when the answer to COMMIT is lost, the position says whether it happened.
+async fn commit(mysql: &Mysql, batch: &LogBatch, tx: Transaction<'_, MySql>) -> StoreResult<()> {
+    let Err(error) = tx.commit().await else { return Ok(()) };
+    let failure = failed("commit batch", error);
+    match position(mysql, batch).await {
+        Ok(stored) if stored == batch.next_offset() => Ok(()),
+        Ok(stored) if stored == batch.start_offset => {
+            Err(StoreError { effect: Effect::NotApplied, ..failure })
+        }
+        _ => Err(failure),
+    }
+}

@@ -1,0 +1,86 @@
+//! Pools at their homes and ledgers on every instance: opening them, and reading what they hold.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use sqlx::Row;
+
+use super::broken;
+use super::mysql::{Mysql, failed};
+use crate::domain::{Instance, Item, Sale, SaleId, SkuId};
+use crate::ports::{Holdings, Ledger, StoreResult};
+
+pub struct MysqlLedger {
+    mysql: Arc<Mysql>,
+}
+
+impl MysqlLedger {
+    pub fn new(mysql: Arc<Mysql>) -> Self {
+        Self { mysql }
+    }
+
+    /// Inserts a row that is not there yet. No `INSERT IGNORE`: it would also swallow truncation.
+    async fn insert_absent(&self, at: Instance, text: &str, sale: &SaleId, item: &Item) -> StoreResult<()> {
+        let (sale, sku) = (sale.as_str().as_bytes(), item.sku_id.as_str().as_bytes());
+        sqlx::query(self.mysql.control_sql(at, text))
+            .bind(sale)
+            .bind(sku)
+            .bind(item.stock)
+            .bind(sale)
+            .bind(sku)
+            .execute(self.mysql.pool(at))
+            .await
+            .map(drop)
+            .map_err(|error| failed("open pools", error))
+    }
+}
+
+#[async_trait]
+impl Ledger for MysqlLedger {
+    async fn open_pools(&self, sale: &Sale) -> StoreResult<()> {
+        const POOL: &str = "INSERT INTO {control}.pool (sale_id, sku_id, stock, granted) \
+             SELECT ?, ?, ?, 0 FROM dual WHERE NOT EXISTS \
+             (SELECT 1 FROM {control}.pool WHERE sale_id = ? AND sku_id = ?)";
+        const LEDGER: &str = "INSERT INTO {control}.ledger (sale_id, sku_id, allotted, held, sold) \
+             SELECT ?, ?, 0 * ?, 0, 0 FROM dual WHERE NOT EXISTS \
+             (SELECT 1 FROM {control}.ledger WHERE sale_id = ? AND sku_id = ?)";
+        for item in &sale.items {
+            for instance in self.mysql.map.all_instances() {
+                self.insert_absent(instance, LEDGER, &sale.id, item).await?;
+            }
+            self.insert_absent(self.mysql.map.home_of(&item.sku_id), POOL, &sale.id, item).await?;
+        }
+        Ok(())
+    }
+
+    async fn holdings(&self, sale: &Sale) -> StoreResult<HashMap<SkuId, Holdings>> {
+        let context = "read holdings";
+        let mut holdings: HashMap<SkuId, Holdings> = HashMap::new();
+        let text = "SELECT sku_id, allotted, held, sold, 0, 0 FROM {control}.ledger WHERE sale_id = ? UNION ALL \
+                    SELECT sku_id, 0, 0, 0, stock, granted FROM {control}.pool WHERE sale_id = ?";
+        for instance in self.mysql.map.all_instances() {
+            let rows = sqlx::query(self.mysql.control_sql(instance, text))
+                .bind(sale.id.as_str().as_bytes())
+                .bind(sale.id.as_str().as_bytes())
+                .fetch_all(self.mysql.pool(instance))
+                .await
+                .map_err(|error| failed(context, error))?;
+            for row in rows {
+                let number = |index: usize| -> StoreResult<i64> {
+                    row.try_get(index).map_err(|error| failed(context, error))
+                };
+                let sku: Vec<u8> = row.try_get(0).map_err(|error| failed(context, error))?;
+                let sku = std::str::from_utf8(&sku).ok().and_then(|sku| SkuId::parse(sku).ok());
+                let sku = sku.ok_or_else(|| broken(context, "a SKU id that is not ours"))?;
+                let sum = holdings.entry(sku).or_default();
+                sum.allotted += number(1)?;
+                sum.held += number(2)?;
+                sum.sold += number(3)?;
+                sum.stock += number(4)?;
+                sum.granted += number(5)?;
+            }
+        }
+        Ok(holdings)
+    }
+}

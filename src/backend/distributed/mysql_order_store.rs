@@ -1,0 +1,157 @@
+//! Orders in their shards: the writers' transaction and the buyers' reads.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use sqlx::Row;
+use sqlx::mysql::MySqlRow;
+
+use super::mysql::{Mysql, failed};
+use super::{broken, mysql_batch, mysql_grants};
+use crate::clock::Clock;
+use crate::domain::batch_plan::LogBatch;
+use crate::domain::{
+    Instance, Money, Month, Order, OrderId, OrderState, Part, Quantity, RejectReason, Sale, SaleId, SkuId,
+    UserId,
+};
+use crate::ports::{BatchOutcome, OrderCursor, OrderStore, StoreResult};
+
+pub struct MysqlOrderStore {
+    mysql: Arc<Mysql>,
+    clock: Clock,
+}
+
+impl MysqlOrderStore {
+    pub fn new(mysql: Arc<Mysql>, clock: Clock) -> Self {
+        Self { mysql, clock }
+    }
+
+    async fn positions_on(&self, instance: Instance) -> StoreResult<HashMap<Part, i64>> {
+        let context = "read positions";
+        let text = "SELECT part, next_offset FROM {control}.consumer_positions WHERE topic = ?";
+        let rows = sqlx::query(self.mysql.control_sql(instance, text))
+            .bind(&self.mysql.topic)
+            .fetch_all(self.mysql.pool(instance))
+            .await
+            .map_err(|error| failed(context, error))?;
+        let read = |row: MySqlRow| {
+            let part: i32 = row.try_get(0).map_err(|error| failed(context, error))?;
+            let next_offset: i64 = row.try_get(1).map_err(|error| failed(context, error))?;
+            let part = u16::try_from(part).map_err(|error| broken(context, error.to_string()))?;
+            Ok((Part::new(part), next_offset))
+        };
+        rows.into_iter().map(read).collect()
+    }
+}
+
+#[async_trait]
+impl OrderStore for MysqlOrderStore {
+    async fn write(&self, batch: &LogBatch, sales: &HashMap<SaleId, Sale>) -> StoreResult<BatchOutcome> {
+        mysql_batch::write(&self.mysql, batch, sales, self.clock.now_ms()).await
+    }
+
+    async fn take_over(&self, part: Part) -> StoreResult<i64> {
+        let instance = self.mysql.map.instance_of_part(part);
+        mysql_grants::apply_strays(&self.mysql, instance).await?;
+        let positions = self.positions_on(instance).await?;
+        positions.get(&part).copied().ok_or_else(|| {
+            broken("read position", format!("no row for partition {}: run `seckill migrate`", part.number()))
+        })
+    }
+
+    async fn positions(&self) -> HashMap<Part, i64> {
+        let reads = self.mysql.map.all_instances().map(|instance| self.positions_on(instance));
+        let mut positions = HashMap::new();
+        for answer in futures::future::join_all(reads).await {
+            match answer {
+                Ok(found) => positions.extend(found),
+                Err(error) => tracing::debug!(%error, "positions of an instance left out"),
+            }
+        }
+        positions
+    }
+
+    async fn order(&self, order: OrderId) -> StoreResult<Option<Order>> {
+        let context = "read order";
+        let (shard, month) = (order.shard(), order.month());
+        if !self.mysql.map.holds(shard) {
+            return Ok(None);
+        }
+        let text = format!("SELECT {COLUMNS} FROM {{shard}}.orders_{{yyyymm}} WHERE order_id = ?");
+        let row = sqlx::query(self.mysql.shard_sql(shard, month, &text))
+            .bind(order.bytes().as_slice())
+            .fetch_optional(self.mysql.pool(self.mysql.map.instance_of(shard)))
+            .await;
+        match row {
+            Ok(row) => row.as_ref().map(read).transpose(),
+            Err(error) if is_missing_table(&error) => Ok(None),
+            Err(error) => Err(failed(context, error)),
+        }
+    }
+
+    async fn orders_of(
+        &self,
+        user: &UserId,
+        month: Month,
+        below: Option<OrderCursor>,
+        limit: u32,
+    ) -> StoreResult<Vec<Order>> {
+        let shard = self.mysql.map.shard_of(user);
+        let text = format!(
+            "SELECT {COLUMNS} FROM {{shard}}.orders_{{yyyymm}} WHERE user_id = ? \
+             AND (accepted_ms < ? OR (accepted_ms = ? AND order_id < ?)) \
+             ORDER BY accepted_ms DESC, order_id DESC LIMIT ?"
+        );
+        let (at_ms, id) = below.map_or((i64::MAX, [0; 16]), |c| (c.accepted_ms, *c.order.bytes()));
+        let rows = sqlx::query(self.mysql.shard_sql(shard, month, &text))
+            .bind(user.as_str().as_bytes())
+            .bind(at_ms)
+            .bind(at_ms)
+            .bind(id.as_slice())
+            .bind(limit)
+            .fetch_all(self.mysql.pool(self.mysql.map.instance_of(shard)))
+            .await;
+        match rows {
+            Ok(rows) => rows.iter().map(read).collect(),
+            Err(error) if is_missing_table(&error) => Ok(Vec::new()),
+            Err(error) => Err(failed("read orders of a buyer", error)),
+        }
+    }
+}
+
+/// An id or cursor may name any month; one without a table has no orders.
+fn is_missing_table(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|error| error.code().as_deref() == Some("42S02"))
+}
+
+const COLUMNS: &str = "order_id, sale_id, sku_id, user_id, quantity, unit_price, currency, state, reason, \
+                       accepted_ms, expires_ms";
+
+fn read(row: &MySqlRow) -> StoreResult<Order> {
+    let context = "read order";
+    let bytes = |name: &str| -> StoreResult<Vec<u8>> { row.try_get(name).map_err(|error| failed(context, error)) };
+    let number = |name: &str| -> StoreResult<i64> { row.try_get(name).map_err(|error| failed(context, error)) };
+    let text = |name: &str| -> StoreResult<String> {
+        String::from_utf8(bytes(name)?).map_err(|error| broken(context, error.to_string()))
+    };
+    let damaged = |detail: String| broken(context, detail);
+    let quantity: i32 = row.try_get("quantity").map_err(|error| failed(context, error))?;
+    let currency: String = row.try_get("currency").map_err(|error| failed(context, error))?;
+    let state: String = row.try_get("state").map_err(|error| failed(context, error))?;
+    let reason: Option<String> = row.try_get("reason").map_err(|error| failed(context, error))?;
+    let quantity = u32::try_from(quantity).map_err(|error| damaged(error.to_string()))?;
+    Ok(Order {
+        id: OrderId::from_bytes(&bytes("order_id")?).map_err(|error| damaged(error.to_string()))?,
+        sale: SaleId::parse(&text("sale_id")?).map_err(|error| damaged(error.to_string()))?,
+        sku: SkuId::parse(&text("sku_id")?).map_err(|error| damaged(error.to_string()))?,
+        user: UserId::parse(&text("user_id")?).map_err(|error| damaged(error.to_string()))?,
+        quantity: Quantity::new(quantity).map_err(|error| damaged(error.to_string()))?,
+        unit_price: Money::new(number("unit_price")?, &currency)
+            .map_err(|error| damaged(error.to_string()))?,
+        state: OrderState::parse(&state).ok_or_else(|| damaged(state))?,
+        reason: reason.and_then(|reason| RejectReason::parse(&reason)),
+        accepted_ms: number("accepted_ms")?,
+        expires_ms: Some(number("expires_ms")?),
+    })
+}

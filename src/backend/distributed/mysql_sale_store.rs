@@ -1,0 +1,247 @@
+//! The directory: sales, items, API keys, and the audit row of every change.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use sqlx::mysql::MySqlRow;
+use sqlx::{MySql, Row, Transaction};
+
+use super::broken;
+use super::mysql::{Mysql, failed, is_duplicate};
+use crate::domain::{Item, Money, Sale, SaleId, SaleState, SkuId};
+use crate::ports::{ApiKey, Change, SaleStore, StoreResult};
+
+pub struct MysqlSaleStore {
+    mysql: Arc<Mysql>,
+}
+
+const SALES: &str = "SELECT s.sale_id, s.name, s.state, s.starts_ms, s.ends_ms, s.buyer_limit, \
+     s.payment_window_ms, s.buckets, s.version, e.epoch \
+     FROM {directory}.sales s JOIN {directory}.epochs e ON e.sale_id = s.sale_id";
+const ITEMS: &str = "SELECT sale_id, sku_id, name, stock, unit_price, currency FROM {directory}.items";
+
+impl MysqlSaleStore {
+    pub fn new(mysql: Arc<Mysql>) -> Self {
+        Self { mysql }
+    }
+
+    async fn read(&self, id: Option<&SaleId>) -> StoreResult<Vec<Sale>> {
+        let context = "read sales";
+        let filter = |table: &str| match id {
+            Some(_) => format!(" WHERE {table}sale_id = ?"),
+            None => String::new(),
+        };
+        let sales = format!("{SALES}{} ORDER BY s.starts_ms, s.sale_id", filter("s."));
+        let items = format!("{ITEMS}{} ORDER BY sale_id, sku_id", filter(""));
+        let mut rows = Vec::with_capacity(2);
+        for text in [&sales, &items] {
+            let mut query = sqlx::query(self.mysql.directory_sql(text));
+            if let Some(id) = id {
+                query = query.bind(id.as_str().as_bytes());
+            }
+            let answer = query.fetch_all(self.mysql.directory_pool()).await;
+            rows.push(answer.map_err(|error| failed(context, error))?);
+        }
+        let mut items_of: HashMap<SaleId, Vec<Item>> = HashMap::new();
+        for row in &rows[1] {
+            let (sale, item) = read_item(row).ok_or_else(|| broken(context, "an item that is not ours"))?;
+            items_of.entry(sale).or_default().push(item);
+        }
+        rows[0]
+            .iter()
+            .map(|row| {
+                let mut sale = read_sale(row).ok_or_else(|| broken(context, "a sale that is not ours"))?;
+                sale.items = items_of.remove(&sale.id).unwrap_or_default();
+                Ok(sale)
+            })
+            .collect()
+    }
+
+    async fn insert_items(&self, sale: &Sale, tx: &mut Transaction<'_, MySql>) -> StoreResult<()> {
+        let text = "INSERT INTO {directory}.items (sale_id, sku_id, name, stock, unit_price, currency) \
+                    VALUES (?, ?, ?, ?, ?, ?)";
+        for item in &sale.items {
+            sqlx::query(self.mysql.directory_sql(text))
+                .bind(sale.id.as_str().as_bytes())
+                .bind(item.sku_id.as_str().as_bytes())
+                .bind(&item.name)
+                .bind(item.stock)
+                .bind(item.price.amount())
+                .bind(item.price.currency())
+                .execute(&mut **tx)
+                .await
+                .map_err(|error| failed("insert items", error))?;
+        }
+        Ok(())
+    }
+
+    /// One audit row per change, in the change's transaction.
+    async fn audit(&self, sale: &Sale, change: &Change, tx: &mut Transaction<'_, MySql>) -> StoreResult<()> {
+        let text = "INSERT INTO {directory}.audit_log (actor, action, sale_id, reason, request_id, sale_after) \
+                    VALUES (?, ?, ?, ?, ?, ?)";
+        let after = serde_json::to_string(sale).map_err(|error| broken("write audit row", error.to_string()))?;
+        sqlx::query(self.mysql.directory_sql(text))
+            .bind(&change.actor)
+            .bind(change.action)
+            .bind(sale.id.as_str().as_bytes())
+            .bind(&change.reason)
+            .bind(&change.request_id)
+            .bind(after)
+            .execute(&mut **tx)
+            .await
+            .map(drop)
+            .map_err(|error| failed("write audit row", error))
+    }
+
+    async fn begin(&self) -> StoreResult<Transaction<'static, MySql>> {
+        let begun = self.mysql.directory_pool().begin().await;
+        begun.map_err(|error| failed("begin change", error))
+    }
+}
+
+#[async_trait]
+impl SaleStore for MysqlSaleStore {
+    async fn sales(&self) -> StoreResult<Vec<Sale>> {
+        self.read(None).await
+    }
+
+    async fn sale(&self, id: &SaleId) -> StoreResult<Option<Sale>> {
+        Ok(self.read(Some(id)).await?.pop())
+    }
+
+    async fn create(&self, sale: &Sale, change: &Change) -> StoreResult<bool> {
+        let context = "create sale";
+        let mut tx = self.begin().await?;
+        let text = "INSERT INTO {directory}.sales (sale_id, name, state, starts_ms, ends_ms, buyer_limit, \
+                    payment_window_ms, buckets, version) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)";
+        let inserted = sqlx::query(self.mysql.directory_sql(text))
+            .bind(sale.id.as_str().as_bytes())
+            .bind(&sale.name)
+            .bind(sale.state.as_str())
+            .bind(sale.starts_ms)
+            .bind(sale.ends_ms)
+            .bind(sale.buyer_limit)
+            .bind(sale.payment_window_ms)
+            .bind(sale.buckets)
+            .bind(sale.version)
+            .execute(&mut *tx)
+            .await;
+        match inserted {
+            Ok(_) => {}
+            Err(error) if is_duplicate(&error) => return Ok(false),
+            Err(error) => return Err(failed(context, error)),
+        }
+        let epoch = "INSERT INTO {directory}.epochs (sale_id, epoch) VALUES (?, ?)";
+        sqlx::query(self.mysql.directory_sql(epoch))
+            .bind(sale.id.as_str().as_bytes())
+            .bind(sale.epoch)
+            .execute(&mut *tx)
+            .await
+            .map_err(|error| failed(context, error))?;
+        self.insert_items(sale, &mut tx).await?;
+        self.audit(sale, change, &mut tx).await?;
+        tx.commit().await.map_err(|error| failed(context, error))?;
+        Ok(true)
+    }
+
+    async fn replace(&self, sale: &Sale, expected: u64, change: &Change) -> StoreResult<bool> {
+        let context = "change sale";
+        let mut tx = self.begin().await?;
+        let text = "UPDATE {directory}.sales SET name = ?, state = ?, starts_ms = ?, ends_ms = ?, \
+                    buyer_limit = ?, payment_window_ms = ?, buckets = ?, version = ? \
+                    WHERE sale_id = ? AND version = ?";
+        let changed = sqlx::query(self.mysql.directory_sql(text))
+            .bind(&sale.name)
+            .bind(sale.state.as_str())
+            .bind(sale.starts_ms)
+            .bind(sale.ends_ms)
+            .bind(sale.buyer_limit)
+            .bind(sale.payment_window_ms)
+            .bind(sale.buckets)
+            .bind(sale.version)
+            .bind(sale.id.as_str().as_bytes())
+            .bind(expected)
+            .execute(&mut *tx)
+            .await
+            .map_err(|error| failed(context, error))?;
+        if changed.rows_affected() != 1 {
+            return Ok(false);
+        }
+        if sale.state.is_editable() {
+            sqlx::query(self.mysql.directory_sql("DELETE FROM {directory}.items WHERE sale_id = ?"))
+                .bind(sale.id.as_str().as_bytes())
+                .execute(&mut *tx)
+                .await
+                .map_err(|error| failed(context, error))?;
+            self.insert_items(sale, &mut tx).await?;
+        }
+        self.audit(sale, change, &mut tx).await?;
+        tx.commit().await.map_err(|error| failed(context, error))?;
+        Ok(true)
+    }
+
+    async fn api_key(&self, key_hash: [u8; 32]) -> StoreResult<Option<ApiKey>> {
+        let context = "read API key";
+        let text =
+            "SELECT name, scopes FROM {directory}.api_keys WHERE key_hash = ? AND revoked_at IS NULL";
+        let row = sqlx::query(self.mysql.directory_sql(text))
+            .bind(key_hash.as_slice())
+            .fetch_optional(self.mysql.directory_pool())
+            .await
+            .map_err(|error| failed(context, error))?;
+        let Some(row) = row else { return Ok(None) };
+        let scopes: String = row.try_get(1).map_err(|error| failed(context, error))?;
+        let name = row.try_get(0).map_err(|error| failed(context, error))?;
+        Ok(Some(ApiKey { name, scopes: scopes.split(' ').map(str::to_owned).collect() }))
+    }
+
+    async fn add_api_key(&self, key_hash: [u8; 32], key: &ApiKey) -> StoreResult<()> {
+        let text = "INSERT INTO {directory}.api_keys (key_hash, name, scopes) VALUES (?, ?, ?)";
+        sqlx::query(self.mysql.directory_sql(text))
+            .bind(key_hash.as_slice())
+            .bind(&key.name)
+            .bind(key.scopes.join(" "))
+            .execute(self.mysql.directory_pool())
+            .await
+            .map(drop)
+            .map_err(|error| failed("add API key", error))
+    }
+}
+
+fn text(row: &MySqlRow, column: &str) -> Option<String> {
+    String::from_utf8(row.try_get(column).ok()?).ok()
+}
+
+fn count(row: &MySqlRow, column: &str) -> Option<u32> {
+    let number: i32 = row.try_get(column).ok()?;
+    u32::try_from(number).ok()
+}
+
+fn read_sale(row: &MySqlRow) -> Option<Sale> {
+    let version: i64 = row.try_get("version").ok()?;
+    Some(Sale {
+        id: SaleId::parse(&text(row, "sale_id")?).ok()?,
+        name: row.try_get("name").ok()?,
+        state: SaleState::parse(&row.try_get::<String, _>("state").ok()?)?,
+        starts_ms: row.try_get("starts_ms").ok()?,
+        ends_ms: row.try_get("ends_ms").ok()?,
+        buyer_limit: count(row, "buyer_limit")?,
+        payment_window_ms: row.try_get("payment_window_ms").ok()?,
+        buckets: u16::try_from(count(row, "buckets")?).ok()?,
+        epoch: count(row, "epoch")?,
+        version: u64::try_from(version).ok()?,
+        items: Vec::new(),
+    })
+}
+
+fn read_item(row: &MySqlRow) -> Option<(SaleId, Item)> {
+    let currency: String = row.try_get("currency").ok()?;
+    let item = Item {
+        sku_id: SkuId::parse(&text(row, "sku_id")?).ok()?,
+        name: row.try_get("name").ok()?,
+        stock: count(row, "stock")?,
+        price: Money::new(row.try_get("unit_price").ok()?, &currency).ok()?,
+    };
+    Some((SaleId::parse(&text(row, "sale_id")?).ok()?, item))
+}

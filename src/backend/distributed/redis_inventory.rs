@@ -1,0 +1,176 @@
+//! Reservations in Redis: one script call for all purchases of a bucket that wait together.
+//!
+//! Invariant: what a script answers is what it wrote; nothing here decides over stock.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use redis::{Script, Value, cmd, pipe};
+
+use super::broken;
+use super::redis_link::RedisLink;
+use crate::domain::reservation::{OutboxEntryId, Reservation, ReserveRequest, Verdict};
+use crate::domain::{BucketId, OrderId, OrderState, Quantity, SkuId, UserId};
+use crate::ports::{Inventory, StoreResult};
+
+/// Fields of one HSCAN step when the winners of a bucket are read.
+const SCAN_COUNT: usize = 1000;
+
+pub struct RedisInventory {
+    link: Arc<RedisLink>,
+    reserve: Script,
+    settle: Script,
+}
+
+impl RedisInventory {
+    pub fn new(link: Arc<RedisLink>) -> Self {
+        Self {
+            link,
+            reserve: Script::new(include_str!("../../../lua/reserve.lua")),
+            settle: Script::new(include_str!("../../../lua/settle.lua")),
+        }
+    }
+}
+
+#[async_trait]
+impl Inventory for RedisInventory {
+    async fn reserve(&self, bucket: &BucketId, batch: Arc<[ReserveRequest]>) -> StoreResult<Vec<Verdict>> {
+        let keys = self.link.keys(bucket);
+        let mut call = self.reserve.prepare_invoke();
+        call.key(keys.gate).key(keys.stock).key(keys.buyers).key(keys.orders).key(keys.outbox);
+        let epoch = batch.first().map_or(0, |request| request.record.epoch);
+        call.arg(epoch);
+        for request in batch.iter() {
+            let record = &request.record;
+            call.arg(record.order_id.bytes().as_slice())
+                .arg(record.user_id.as_str())
+                .arg(record.sku_id.as_str())
+                .arg(record.quantity.units())
+                .arg(request.fingerprint.as_str())
+                .arg(record.encode());
+        }
+        let answers: Vec<Vec<Value>> = self.link.script("reserve", &call).await?;
+        if answers.len() != batch.len() {
+            return Err(broken("reserve", format!("{} answers to {} requests", answers.len(), batch.len())));
+        }
+        answers.iter().zip(batch.iter()).map(|(answer, request)| verdict(answer, request)).collect()
+    }
+
+    async fn reservation(&self, buckets: &[BucketId], order: OrderId) -> StoreResult<Option<Reservation>> {
+        if buckets.is_empty() {
+            return Ok(None);
+        }
+        let mut pipeline = pipe();
+        for bucket in buckets {
+            pipeline.hget(self.link.keys(bucket).orders, order.bytes().as_slice());
+        }
+        let found: Vec<Option<String>> = self.link.pipeline("read reservation", &pipeline).await?;
+        let hit = found.into_iter().zip(buckets).find_map(|(value, bucket)| Some((value?, bucket)));
+        hit.map(|(value, bucket)| reservation(&value, bucket, order)).transpose()
+    }
+
+    async fn winners(&self, bucket: &BucketId) -> StoreResult<Vec<UserId>> {
+        let key = self.link.keys(bucket).orders;
+        let mut winners = Vec::new();
+        let mut cursor: u64 = 0;
+        loop {
+            let mut scan = cmd("HSCAN");
+            scan.arg(&key).arg(cursor).arg("COUNT").arg(SCAN_COUNT);
+            let (next, fields): (u64, Vec<Vec<u8>>) = self.link.command("read winners", &scan).await?;
+            for value in fields.chunks_exact(2).map(|pair| &pair[1]) {
+                let value = std::str::from_utf8(value).ok().and_then(HeldOrder::parse);
+                let held = value.ok_or_else(|| broken("read winners", "not a held order"))?;
+                winners.push(held.user);
+            }
+            if next == 0 {
+                return Ok(winners);
+            }
+            cursor = next;
+        }
+    }
+
+    async fn settle(&self, bucket: &BucketId, decided: &[(OrderId, OrderState)]) -> StoreResult<()> {
+        let mut call = self.settle.prepare_invoke();
+        call.key(self.link.keys(bucket).orders);
+        for (order, state) in decided {
+            call.arg(order.bytes().as_slice()).arg(letter(*state).to_string());
+        }
+        self.link.script::<i64>("settle", &call).await.map(drop)
+    }
+}
+
+fn verdict(answer: &[Value], request: &ReserveRequest) -> StoreResult<Verdict> {
+    let text = |index: usize| match answer.get(index) {
+        Some(Value::BulkString(bytes)) => std::str::from_utf8(bytes).unwrap_or(""),
+        _ => "",
+    };
+    let number = |index: usize| match answer.get(index) {
+        Some(Value::Int(number)) => *number,
+        _ => 0,
+    };
+    let record = &request.record;
+    Ok(match text(0) {
+        "reserved" => Verdict::Reserved { outbox_entry: OutboxEntryId(text(1).to_owned()) },
+        "replayed" => {
+            // The bucket number does not matter here: the caller asked this bucket.
+            let bucket = BucketId { sale: record.sale_id.clone(), bucket: 0 };
+            Verdict::Replayed(reservation(text(1), &bucket, record.order_id)?)
+        }
+        "key_reused" => Verdict::KeyReused,
+        "limit_reached" => Verdict::LimitReached { held: u32::try_from(number(1)).unwrap_or(u32::MAX) },
+        "sold_out" => Verdict::SoldOut {
+            available: u32::try_from(number(1)).unwrap_or(0),
+            orders_seen: u64::try_from(number(2)).unwrap_or(0),
+        },
+        "not_started" => Verdict::NotStarted,
+        "paused" => Verdict::Paused,
+        "ended" => Verdict::Ended,
+        "stale_epoch" => Verdict::StaleEpoch,
+        "gate_shut" => Verdict::GateShut,
+        "unknown_sku" => Verdict::UnknownSku,
+        other => return Err(broken("reserve", format!("unexpected answer {other:?}"))),
+    })
+}
+
+fn reservation(value: &str, bucket: &BucketId, order: OrderId) -> StoreResult<Reservation> {
+    let held = HeldOrder::parse(value).ok_or_else(|| broken("read reservation", "not a held order"))?;
+    let HeldOrder { state, quantity, reserved_ms, sku, user } = held;
+    Ok(Reservation { id: order, sale: bucket.sale.clone(), state, sku, user, quantity, reserved_ms })
+}
+
+/// A value of the `orders` hash: `state|fingerprint|quantity|reserved_ms|sku|user`, written by reserve.lua.
+struct HeldOrder {
+    state: OrderState,
+    quantity: Quantity,
+    reserved_ms: i64,
+    sku: SkuId,
+    user: UserId,
+}
+
+impl HeldOrder {
+    fn parse(value: &str) -> Option<Self> {
+        let mut fields = value.split('|');
+        let state = fields.next()?;
+        let state = OrderState::ALL.into_iter().find(|s| letter(*s).to_string() == state)?;
+        let _fingerprint = fields.next()?;
+        Some(Self {
+            state,
+            quantity: Quantity::new(fields.next()?.parse().ok()?).ok()?,
+            reserved_ms: fields.next()?.parse().ok()?,
+            sku: SkuId::parse(fields.next()?).ok()?,
+            user: UserId::parse(fields.next()?).ok()?,
+        })
+    }
+}
+
+fn letter(state: OrderState) -> char {
+    match state {
+        OrderState::Reserved => 'r',
+        OrderState::Queued => 'q',
+        OrderState::AwaitingPayment => 'a',
+        OrderState::Paid => 'p',
+        OrderState::Cancelled => 'c',
+        OrderState::Expired => 'e',
+        OrderState::Rejected => 'x',
+    }
+}

@@ -1,0 +1,93 @@
+//! What the inventory answers to a reservation, and how an order's hold is written there.
+
+use super::ids::{OrderId, SaleId, SkuId, UserId};
+use super::money::Quantity;
+use super::order::OrderState;
+use super::record::OrderRecord;
+use sha2::{Digest, Sha256};
+
+/// One waiting purchase, as handed to the inventory.
+#[derive(Debug, Clone)]
+pub struct ReserveRequest {
+    pub record: OrderRecord,
+    pub fingerprint: Fingerprint,
+}
+
+/// 16 hexadecimal digits over what a purchase's body asks for; equal for equal bodies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Fingerprint([u8; 16]);
+
+impl Fingerprint {
+    pub fn of(sku: &SkuId, quantity: Quantity) -> Self {
+        const HEX: &[u8; 16] = b"0123456789abcdef";
+        let digest = Sha256::new()
+            .chain_update(sku.as_str())
+            .chain_update(b"\0")
+            .chain_update(quantity.units().to_be_bytes())
+            .finalize();
+        let mut text = [0; 16];
+        for (pair, byte) in text.chunks_exact_mut(2).zip(digest.iter()) {
+            pair[0] = HEX[usize::from(byte >> 4)];
+            pair[1] = HEX[usize::from(byte & 15)];
+        }
+        Self(text)
+    }
+
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("hexadecimal digits are ASCII")
+    }
+}
+
+/// The inventory's answer to one reservation. All are normal answers; none is a failure.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Held now. `outbox_entry` names the entry to acknowledge once the order log has the record.
+    Reserved { outbox_entry: OutboxEntryId },
+    /// The same order was held before, with the same body.
+    Replayed(Reservation),
+    /// The same key was used with another body.
+    KeyReused,
+    LimitReached {
+        held: u32,
+    },
+    /// `orders_seen` counts all orders ever held in the bucket: while it stays the same, the set of winners does.
+    SoldOut {
+        available: u32,
+        orders_seen: u64,
+    },
+    NotStarted,
+    Paused,
+    Ended,
+    /// The bucket lives in another epoch than the caller's snapshot of the sale.
+    StaleEpoch,
+    /// No gate, or its lease lapsed: nothing may be sold until it is rebuilt.
+    GateShut,
+    UnknownSku,
+}
+
+/// An order's hold, as it stands in the inventory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reservation {
+    pub id: OrderId,
+    pub sale: SaleId,
+    pub state: OrderState,
+    pub sku: SkuId,
+    pub user: UserId,
+    pub quantity: Quantity,
+    pub reserved_ms: i64,
+}
+
+/// A Redis stream id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutboxEntryId(pub String);
+
+/// A record that Redis accepted and the order log may not have yet.
+#[derive(Debug, Clone)]
+pub struct OutboxEntry {
+    pub id: OutboxEntryId,
+    pub order: OrderId,
+    /// When it was reserved by Redis TIME, ms since 1970.
+    pub reserved_ms: i64,
+    /// The encoded [`OrderRecord`].
+    pub payload: Vec<u8>,
+}

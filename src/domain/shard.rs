@@ -1,0 +1,245 @@
+//! The map from a user to shard, instance, partition and bucket. Pure arithmetic, frozen at first migration:
+//! changing any of it would look for orders where they are not. Source: docs/protocol.md §3.
+
+use serde::Serialize;
+
+use super::ids::{SaleId, SkuId, UserId};
+
+macro_rules! number {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+        pub struct $name(u16);
+
+        impl $name {
+            pub fn new(number: u16) -> Self {
+                Self(number)
+            }
+
+            pub fn number(self) -> u16 {
+                self.0
+            }
+        }
+    };
+}
+
+number!(
+    /// A logical shard: one database.
+    Shard
+);
+number!(
+    /// A MySQL server that owns a contiguous range of shards and one control database.
+    Instance
+);
+number!(
+    /// A partition of the order log.
+    Part
+);
+number!(
+    /// Months since January 1970 (UTC) of a sale's start; names the orders table.
+    Month
+);
+
+impl Month {
+    /// The month that holds a time, in milliseconds since 1970. Times before 1970 count as its first month.
+    pub fn of_ms(at_ms: i64) -> Self {
+        // Civil-from-days, the proleptic Gregorian calendar. Source: Howard Hinnant, "chrono-Compatible
+        // Low-Level Date Algorithms", civil_from_days.
+        let days = at_ms.max(0) / 86_400_000 + 719_468;
+        let era = days / 146_097;
+        let day_of_era = days % 146_097;
+        let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+        let shifted = (5 * day_of_year + 2) / 153;
+        let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+        let year = year_of_era + era * 400 + i64::from(month <= 2);
+        Self(u16::try_from((year - 1970) * 12 + month - 1).unwrap_or(u16::MAX))
+    }
+
+    /// `YYYYMM`, the suffix of the orders table.
+    pub fn yyyymm(self) -> u32 {
+        (1970 + u32::from(self.0) / 12) * 100 + u32::from(self.0) % 12 + 1
+    }
+
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
+/// A slice of one sale's stock that lives in one Redis slot.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BucketId {
+    pub sale: SaleId,
+    pub bucket: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidShardMap {
+    #[error("shards must be a power of two from 1 to 4096, not {0}")]
+    Shards(u16),
+    #[error("partitions must be a power of two from the number of instances up to the shards, not {0}")]
+    Parts(u16),
+    #[error("instances must divide the partitions evenly, not {0}")]
+    Instances(u16),
+}
+
+/// S shards over P partitions over some instances.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ShardMap {
+    shards: u16,
+    parts: u16,
+    instances: u16,
+}
+
+impl ShardMap {
+    pub const SHARDS_MAX: u16 = 4096;
+
+    /// # Errors
+    /// [`InvalidShardMap`] unless S and P are powers of two, instances <= P <= S, and instances divide P
+    /// (so that every partition's shards are on one instance).
+    pub fn new(shards: u16, parts: u16, instances: u16) -> Result<Self, InvalidShardMap> {
+        if !shards.is_power_of_two() || shards > Self::SHARDS_MAX {
+            return Err(InvalidShardMap::Shards(shards));
+        }
+        if !parts.is_power_of_two() || parts > shards || parts < instances {
+            return Err(InvalidShardMap::Parts(parts));
+        }
+        if instances == 0 || !parts.is_multiple_of(instances) {
+            return Err(InvalidShardMap::Instances(instances));
+        }
+        Ok(Self { shards, parts, instances })
+    }
+
+    pub fn shards(&self) -> u16 {
+        self.shards
+    }
+
+    pub fn parts(&self) -> u16 {
+        self.parts
+    }
+
+    pub fn instances(&self) -> u16 {
+        self.instances
+    }
+
+    pub fn shard_of(&self, user: &UserId) -> Shard {
+        Shard(self.hash(user.as_str().as_bytes()))
+    }
+
+    pub fn part_of(&self, shard: Shard) -> Part {
+        Part(shard.0 / (self.shards / self.parts))
+    }
+
+    pub fn instance_of(&self, shard: Shard) -> Instance {
+        self.instance_of_part(self.part_of(shard))
+    }
+
+    pub fn instance_of_part(&self, part: Part) -> Instance {
+        Instance(part.0 / (self.parts / self.instances))
+    }
+
+    /// The instance that holds a SKU's pool.
+    pub fn home_of(&self, sku: &SkuId) -> Instance {
+        self.instance_of(Shard(self.hash(sku.as_str().as_bytes())))
+    }
+
+    /// Which of a sale's `buckets` (a power of two, at most the shards) serves a shard.
+    pub fn bucket_of(&self, shard: Shard, buckets: u16) -> u16 {
+        shard.0 / (self.shards / buckets.clamp(1, self.shards))
+    }
+
+    /// The shards of an instance, ascending.
+    pub fn shards_of(&self, instance: Instance) -> impl Iterator<Item = Shard> + use<> {
+        let each = self.shards / self.instances;
+        (instance.0 * each..(instance.0 + 1) * each).map(Shard)
+    }
+
+    pub fn all_parts(&self) -> impl Iterator<Item = Part> + use<> {
+        (0..self.parts).map(Part)
+    }
+
+    pub fn all_instances(&self) -> impl Iterator<Item = Instance> + use<> {
+        (0..self.instances).map(Instance)
+    }
+
+    /// Whether a shard number exists in this map.
+    pub fn holds(&self, shard: Shard) -> bool {
+        shard.0 < self.shards
+    }
+
+    fn hash(&self, key: &[u8]) -> u16 {
+        let low = murmur3_x86_32(key) & u32::from(self.shards - 1);
+        u16::try_from(low).expect("masked by at most 4095")
+    }
+}
+
+/// MurmurHash3_x86_32 with seed 0. Source: Austin Appleby, smhasher `MurmurHash3.cpp` (public domain).
+fn murmur3_x86_32(key: &[u8]) -> u32 {
+    const C1: u32 = 0xcc9e_2d51;
+    const C2: u32 = 0x1b87_3593;
+    let scramble = |k: u32| k.wrapping_mul(C1).rotate_left(15).wrapping_mul(C2);
+    let mut hash: u32 = 0;
+    let mut blocks = key.chunks_exact(4);
+    for block in &mut blocks {
+        let word = u32::from_le_bytes([block[0], block[1], block[2], block[3]]);
+        hash = (hash ^ scramble(word)).rotate_left(13).wrapping_mul(5).wrapping_add(0xe654_6b64);
+    }
+    let tail = blocks.remainder();
+    if !tail.is_empty() {
+        let word = tail.iter().rev().fold(0u32, |word, &byte| (word << 8) | u32::from(byte));
+        hash ^= scramble(word);
+    }
+    // Keys are at most 64 bytes; the reference casts the length to 32 bits as well.
+    hash ^= u32::try_from(key.len()).unwrap_or(u32::MAX);
+    hash = (hash ^ (hash >> 16)).wrapping_mul(0x85eb_ca6b);
+    hash = (hash ^ (hash >> 13)).wrapping_mul(0xc2b2_ae35);
+    hash ^ (hash >> 16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn murmur3_matches_the_published_vectors() {
+        for (key, hash) in [
+            ("", 0u32),
+            ("a", 0x3c25_69b2),
+            ("abc", 0xb3dd_93fa),
+            ("hello", 0x248b_fa47),
+            ("The quick brown fox jumps over the lazy dog", 0x2e4f_f723),
+        ] {
+            assert_eq!(murmur3_x86_32(key.as_bytes()), hash, "{key:?}");
+        }
+    }
+
+    #[test]
+    fn month_boundaries_are_utc_midnights() {
+        assert_eq!(Month::of_ms(0).yyyymm(), 197_001);
+        assert_eq!(Month::of_ms(1_767_225_599_999).yyyymm(), 202_512);
+        assert_eq!(Month::of_ms(1_767_225_600_000).yyyymm(), 202_601);
+        assert_eq!(Month::of_ms(1_709_164_800_000).yyyymm(), 202_402); // 29 February
+        assert_eq!(Month::of_ms(1_709_251_200_000).yyyymm(), 202_403);
+    }
+
+    #[test]
+    fn a_partition_never_spans_two_instances() {
+        let map = ShardMap::new(128, 16, 8).expect("valid");
+        for instance in map.all_instances() {
+            for shard in map.shards_of(instance) {
+                assert_eq!(map.instance_of(shard), instance);
+                assert_eq!(map.instance_of_part(map.part_of(shard)), instance);
+            }
+        }
+    }
+
+    #[test]
+    fn maps_that_would_split_a_partition_are_refused() {
+        assert!(ShardMap::new(6, 2, 2).is_err());
+        assert!(ShardMap::new(8, 16, 2).is_err());
+        assert!(ShardMap::new(8, 2, 4).is_err());
+        assert!(ShardMap::new(8, 8, 3).is_err());
+        assert!(ShardMap::new(8, 4, 0).is_err());
+        assert!(ShardMap::new(8, 4, 2).is_ok());
+    }
+}

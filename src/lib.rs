@@ -1,0 +1,11 @@
+//! seckill: a flash-sale backend. One purchase passes `http` → `purchase` → `backend` → `worker`.
+
+pub mod backend;
+pub mod clock;
+pub mod config;
+pub mod domain;
+pub mod metrics;
+pub mod ports;
+pub mod purchase;
+pub mod shutdown;
+pub mod telemetry;

@@ -1,0 +1,135 @@
+//! Every metric's name, kind, unit, labels and meaning, in one place. docs/operations.md lists the same table
+//! and a test holds the two together.
+
+use metrics::{counter, gauge, histogram};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+
+/// One row of the metrics table.
+#[derive(Debug)]
+pub struct Metric {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub labels: &'static [&'static str],
+    pub help: &'static str,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+macro_rules! metrics_table {
+    ($($constant:ident $kind:ident $name:literal [$($label:literal),*] $help:literal;)*) => {
+        $(pub const $constant: &str = $name;)*
+        pub const TABLE: &[Metric] = &[
+            $(Metric { name: $name, kind: Kind::$kind, labels: &[$($label),*], help: $help },)*
+        ];
+    };
+}
+
+metrics_table! {
+    HTTP_DURATION Histogram "http_server_request_duration_seconds" ["method", "route", "status"]
+        "Time from the first byte of a request to its answer";
+    ADMISSION Counter "seckill_admission_total" ["sale", "outcome"]
+        "Purchases by what the shop answered";
+    STAGE_DURATION Histogram "seckill_admission_stage_duration_seconds" ["stage"]
+        "Time a purchase spends in a stage: reserve, append";
+    RESERVE_BATCH Histogram "seckill_reserve_batch_requests" []
+        "Purchases merged into one script call";
+    SHED Counter "seckill_shed_total" ["reason"]
+        "Requests refused to protect the service";
+    IN_FLIGHT Gauge "seckill_purchases_in_flight" []
+        "Purchases between reservation and answer";
+    ORDERS Counter "seckill_orders_total" ["status"]
+        "Orders persisted by the order writers, by the state they got";
+    ORDER_PERSIST Histogram "seckill_order_persist_seconds" []
+        "Time from acceptance by the front to the commit of the order's row";
+    ORDERS_PENDING Gauge "seckill_orders_pending" []
+        "Records in the order log that no writer has committed";
+    CONSUMER_LAG Gauge "seckill_consumer_lag_records" ["part"]
+        "The same per partition";
+    OUTBOX_OLDEST Gauge "seckill_outbox_oldest_seconds" []
+        "Age of the oldest outbox entry the relay has seen";
+    OUTBOX_ENTRIES Gauge "seckill_outbox_entries" []
+        "Outbox entries not acknowledged by the order log";
+    RELAYED Counter "seckill_outbox_relayed_total" []
+        "Outbox entries delivered by the relay instead of their front";
+    WRITER_BATCH Histogram "seckill_writer_batch_rows" []
+        "Order rows in one transaction";
+    WRITER_COMMIT Histogram "seckill_writer_commit_duration_seconds" []
+        "Time of one batch's transaction";
+    WRITER_RETRIES Counter "seckill_writer_retries_total" ["reason"]
+        "Batches taken again: conflict, unavailable, broken, position_moved";
+    RECORDS_SKIPPED Counter "seckill_records_skipped_total" []
+        "Order records whose order was there already";
+    DEAD_LETTERS Counter "seckill_dead_letters_total" ["reason"]
+        "Records that can never become an order";
+    POSITION_ALARMS Counter "seckill_position_out_of_range_total" []
+        "Stored positions found outside the order log: records are lost or the log is another one";
+    STOCK_UNITS Gauge "seckill_stock_units" ["sale", "sku", "state"]
+        "Units by state: available (Redis), held, sold (ledger)";
+    BUILD_INFO Gauge "seckill_build_info" ["version"]
+        "1, labelled with the version";
+}
+
+/// Outcomes of `seckill_admission_total`; docs and dashboards rely on the set.
+pub const ADMISSION_OUTCOMES: &[&str] = &[
+    "reserved", "queued", "replayed", "sold_out", "limit_reached", "key_reused", "not_started", "paused", "ended",
+    "unknown_sale", "unknown_sku", "throttled", "overloaded", "unavailable", "outcome_unknown",
+];
+pub const SHED_REASONS: &[&str] = &["in_flight", "outbox_full", "draining", "waiters", "rate_limited"];
+const RETRY_REASONS: &[&str] = &["conflict", "unavailable", "broken", "position_moved"];
+
+const SECONDS: &[f64] =
+    &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+const COUNTS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
+
+/// Installs the process-wide recorder and registers every series that is known before traffic at 0.
+///
+/// # Errors
+/// When a recorder is installed already.
+pub fn install() -> Result<PrometheusHandle, BuildError> {
+    let mut builder = PrometheusBuilder::new();
+    for metric in TABLE.iter().filter(|metric| metric.kind == Kind::Histogram) {
+        let buckets = if metric.name.ends_with("_seconds") { SECONDS } else { COUNTS };
+        builder = builder.set_buckets_for_metric(Matcher::Full(metric.name.to_owned()), buckets)?;
+    }
+    let handle = builder.install_recorder()?;
+    register();
+    Ok(handle)
+}
+
+fn register() {
+    for metric in TABLE {
+        match metric.kind {
+            Kind::Counter => metrics::describe_counter!(metric.name, metric.help),
+            Kind::Gauge => metrics::describe_gauge!(metric.name, metric.help),
+            Kind::Histogram => metrics::describe_histogram!(metric.name, metric.help),
+        }
+        if metric.labels.is_empty() {
+            match metric.kind {
+                Kind::Counter => counter!(metric.name).increment(0),
+                Kind::Gauge => gauge!(metric.name).set(0.0),
+                Kind::Histogram => drop(histogram!(metric.name)),
+            }
+        }
+    }
+    for reason in SHED_REASONS {
+        counter!(SHED, "reason" => *reason).increment(0);
+    }
+    for reason in RETRY_REASONS {
+        counter!(WRITER_RETRIES, "reason" => *reason).increment(0);
+    }
+    for status in ["awaiting_payment", "rejected"] {
+        counter!(ORDERS, "status" => status).increment(0);
+    }
+    for poison in crate::domain::record::Poison::ALL {
+        counter!(DEAD_LETTERS, "reason" => poison.as_str()).increment(0);
+    }
+    for stage in ["reserve", "append"] {
+        drop(histogram!(STAGE_DURATION, "stage" => stage));
+    }
+    gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+}

@@ -1,0 +1,113 @@
+//! The use cases: buying, asking what became of it, and operating a sale.
+//!
+//! Handlers translate and backends store; the decisions are made here. Nothing in this module knows HTTP, SQL,
+//! Redis or Kafka. Invariant: the front never gives stock back (protocol step 5); what it reserved is either
+//! an order in the log or an entry in the outbox.
+
+pub mod admission;
+pub mod batching;
+pub mod catalog;
+pub mod operate;
+pub mod pace;
+pub mod sold_out;
+pub mod status;
+pub mod submit;
+
+use std::sync::Arc;
+
+use crate::clock::Clock;
+use crate::domain::ShardMap;
+use crate::domain::{BucketId, OrderId, Sale};
+use crate::ports::{Gates, Inventory, Ledger, OrderLog, OrderStore, Outbox, SaleStore};
+use crate::shutdown::Tasks;
+
+use admission::Admission;
+use catalog::Catalog;
+use pace::Pace;
+use submit::Desk;
+
+/// Bounds of the use cases; units in the names.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub in_flight_max: usize,
+    pub reserve_batch_max: usize,
+    pub sold_out_recheck_ms: i64,
+    pub opening_skew_ms: i64,
+    pub append_wait_ms: u64,
+    pub outbox_entries_max: u64,
+    pub wait_s_max: u64,
+    pub waiters_max: usize,
+    pub user_per_s: u32,
+    pub user_burst: u32,
+    pub address_per_s: u32,
+    pub address_burst: u32,
+}
+
+/// What the use cases stand on.
+#[derive(Clone)]
+pub struct Ports {
+    pub inventory: Arc<dyn Inventory>,
+    pub gates: Arc<dyn Gates>,
+    pub outbox: Arc<dyn Outbox>,
+    pub order_log: Arc<dyn OrderLog>,
+    pub orders: Arc<dyn OrderStore>,
+    pub ledger: Arc<dyn Ledger>,
+    pub sales: Arc<dyn SaleStore>,
+}
+
+/// The shop: all use cases over one backend. Shared by every request.
+pub struct Shop {
+    pub ports: Ports,
+    pub settings: Settings,
+    pub map: ShardMap,
+    pub clock: Clock,
+    pub tasks: Tasks,
+    pub catalog: Catalog,
+    pub pace: Pace,
+    admission: Admission,
+    desk: Desk,
+    waiters: tokio::sync::Semaphore,
+}
+
+impl Shop {
+    pub fn new(ports: Ports, settings: Settings, map: ShardMap, clock: Clock, tasks: Tasks) -> Arc<Self> {
+        Arc::new(Self {
+            admission: Admission::new(&settings),
+            desk: Desk::new(&settings),
+            waiters: tokio::sync::Semaphore::new(settings.waiters_max),
+            catalog: Catalog::default(),
+            pace: Pace::new(map.parts()),
+            ports,
+            settings,
+            map,
+            clock,
+            tasks,
+        })
+    }
+
+    fn bucket(&self, sale: &Sale, order: OrderId) -> BucketId {
+        BucketId { sale: sale.id.clone(), bucket: self.map.bucket_of(order.shard(), sale.buckets) }
+    }
+
+    /// One round of what the front repeats: renew the catalog, notice a full outbox, forget idle limiters.
+    /// A failure leaves the last snapshot in place.
+    pub async fn refresh(&self) {
+        match self.ports.sales.sales().await {
+            Ok(sales) => self.catalog.renew(sales, &self.ports, self.clock.now_ms()).await,
+            Err(error) => tracing::warn!(%error, "catalog not renewed; the last one stays in use"),
+        }
+        let entries = self.catalog.snapshot().outbox_entries;
+        self.admission.note_outbox(entries, self.settings.outbox_entries_max);
+        self.admission.forget_idle();
+        self.desk.forget_except(&self.catalog.snapshot());
+    }
+
+    /// From now on purchases are answered "draining".
+    pub fn drain(&self) {
+        self.admission.drain();
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.admission.is_draining()
+    }
+}

@@ -1,0 +1,427 @@
+//! Buying: protocol steps 1 to 6.
+//!
+//! Everything after the free checks runs in a spawned task: the HTTP server drops a handler's future when the
+//! client resets, and a drop between reservation and publication must not decide anything.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, RwLock};
+use std::time::{Duration, Instant};
+
+use metrics::{counter, histogram};
+use tokio::sync::oneshot;
+
+use super::admission::TooFast;
+use super::batching::Batcher;
+use super::catalog::{Snapshot, is_selling};
+use super::sold_out::SoldOut;
+use super::{Settings, Shop};
+use crate::domain::reservation::{Fingerprint, OutboxEntryId, Reservation, ReserveRequest, Verdict};
+use crate::domain::sale::Phase;
+use crate::domain::{
+    BucketId, IdempotencyKey, Order, OrderId, OrderRecord, OrderState, Quantity, Sale, SaleId, SkuId, UserId,
+};
+use crate::metrics::{ADMISSION, RESERVE_BATCH, SHED, STAGE_DURATION};
+use crate::ports::{Effect, StoreError};
+
+/// Entries acknowledged in one call.
+const ACKNOWLEDGE_BATCH_MAX: usize = 500;
+
+/// One click.
+#[derive(Debug, Clone)]
+pub struct Purchase {
+    /// From the verified token, never from the request's body (I6).
+    pub user: UserId,
+    pub address: IpAddr,
+    pub sale: SaleId,
+    pub sku: SkuId,
+    pub quantity: Quantity,
+    pub key: IdempotencyKey,
+}
+
+/// What the shop answers. All but the last four are decisions; those are failures that say what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Submitted {
+    Accepted { order: Order, replayed: bool },
+    UnknownSale,
+    UnknownSku,
+    NotStarted { starts_ms: i64 },
+    Paused,
+    Ended,
+    SoldOut,
+    LimitReached { held: u32, limit: u32 },
+    KeyReused,
+    TooFast(TooFast),
+    /// Nothing was taken.
+    Overloaded,
+    /// Nothing was taken.
+    Unavailable,
+    /// Nothing was taken: this process is going away.
+    Draining,
+    /// Something may have been taken: ask again with the same key.
+    OutcomeUnknown,
+}
+
+impl Submitted {
+    /// The word of `seckill_admission_total`.
+    pub fn outcome(&self) -> &'static str {
+        match self {
+            Self::Accepted { replayed: true, .. } => "replayed",
+            Self::Accepted { order, .. } if order.state == OrderState::Reserved => "reserved",
+            Self::Accepted { .. } => "queued",
+            Self::UnknownSale => "unknown_sale",
+            Self::UnknownSku => "unknown_sku",
+            Self::NotStarted { .. } => "not_started",
+            Self::Paused => "paused",
+            Self::Ended => "ended",
+            Self::SoldOut => "sold_out",
+            Self::LimitReached { .. } => "limit_reached",
+            Self::KeyReused => "key_reused",
+            Self::TooFast(_) => "throttled",
+            Self::Overloaded | Self::Draining => "overloaded",
+            Self::Unavailable => "unavailable",
+            Self::OutcomeUnknown => "outcome_unknown",
+        }
+    }
+}
+
+type Answer = Result<Verdict, Arc<StoreError>>;
+type ReserveBatcher = Batcher<ReserveRequest, Answer>;
+type AcknowledgeBatcher = Batcher<(OutboxEntryId, OrderId), ()>;
+
+/// Where purchases of a bucket wait for each other. Keyed with the epoch, which one call can name only once.
+#[derive(Clone)]
+struct Counter {
+    reserve: Arc<ReserveBatcher>,
+    acknowledge: Arc<AcknowledgeBatcher>,
+}
+
+/// The counters of all buckets and the local sold-out flags.
+pub struct Desk {
+    reserve_batch_max: usize,
+    counters: RwLock<HashMap<(BucketId, u32), Counter>>,
+    sold_out: SoldOut,
+}
+
+impl Desk {
+    pub fn new(settings: &Settings) -> Self {
+        Self {
+            reserve_batch_max: settings.reserve_batch_max,
+            counters: RwLock::default(),
+            sold_out: SoldOut::default(),
+        }
+    }
+
+    fn counter(&self, bucket: &BucketId, epoch: u32) -> Counter {
+        let key = (bucket.clone(), epoch);
+        if let Some(counter) = self.counters.read().expect("no code panics while holding it").get(&key) {
+            return counter.clone();
+        }
+        let mut counters = self.counters.write().expect("no code panics while holding it");
+        let fresh = || Counter {
+            reserve: Batcher::new(self.reserve_batch_max),
+            acknowledge: Batcher::new(ACKNOWLEDGE_BATCH_MAX),
+        };
+        counters.entry(key).or_insert_with(fresh).clone()
+    }
+
+    /// Frees what belongs to sales that are gone or over.
+    pub fn forget_except(&self, snapshot: &Snapshot) {
+        let keep = |bucket: &BucketId| {
+            snapshot.sales.get(&bucket.sale).is_some_and(|sale| is_selling(sale, 0))
+        };
+        self.counters.write().expect("no code panics while holding it").retain(|(bucket, _), _| keep(bucket));
+        self.sold_out.retain(keep);
+    }
+}
+
+impl Shop {
+    /// Buys, or says why not. Idempotent by (sale, user, key).
+    pub async fn submit(self: &Arc<Self>, purchase: Purchase) -> Submitted {
+        let sale_id = purchase.sale.clone();
+        let submitted = self.decide(purchase).await;
+        let label = match &submitted {
+            // An unknown id comes from outside; as a label it would be unbounded.
+            Submitted::UnknownSale => "-".to_owned(),
+            _ => sale_id.to_string(),
+        };
+        counter!(ADMISSION, "sale" => label, "outcome" => submitted.outcome()).increment(1);
+        submitted
+    }
+
+    async fn decide(self: &Arc<Self>, purchase: Purchase) -> Submitted {
+        let snapshot = self.catalog.snapshot();
+        let now_ms = self.clock.now_ms();
+        let Some((sale, phase)) = snapshot.visible(&purchase.sale, now_ms) else {
+            return Submitted::UnknownSale;
+        };
+        let shard = self.map.shard_of(&purchase.user);
+        let order = OrderId::derive(shard, sale.month(), &sale.id, &purchase.user, &purchase.key);
+        let bucket = self.bucket(sale, order);
+        if let Some(refused) = self.refuse_locally(&purchase, sale, phase, &bucket, now_ms) {
+            return refused;
+        }
+        if self.admission.is_draining() {
+            counter!(SHED, "reason" => "draining").increment(1);
+            return Submitted::Draining;
+        }
+        if self.admission.is_outbox_full() {
+            counter!(SHED, "reason" => "outbox_full").increment(1);
+            return Submitted::Unavailable;
+        }
+        let Some(permit) = self.admission.enter() else {
+            counter!(SHED, "reason" => "in_flight").increment(1);
+            return Submitted::Overloaded;
+        };
+        let Some(record) = record_of(&purchase, sale, order, now_ms) else {
+            return Submitted::UnknownSku;
+        };
+        let fingerprint = Fingerprint::of(&record.sku_id, record.quantity);
+        let request = ReserveRequest { record, fingerprint };
+        let shop = self.clone();
+        let sale = sale.clone();
+        let work = self.tasks.spawn(async move {
+            let submitted = shop.reserve_and_queue(&sale, phase, bucket, request).await;
+            drop(permit);
+            submitted
+        });
+        // Only a panic ends the task without an answer, and it may have come after the reservation.
+        work.await.unwrap_or(Submitted::OutcomeUnknown)
+    }
+
+    /// Step 1: what needs no I/O. A buyer's repeated click passes all of it, because only Redis knows it.
+    fn refuse_locally(
+        &self,
+        purchase: &Purchase,
+        sale: &Sale,
+        phase: Phase,
+        bucket: &BucketId,
+        now_ms: i64,
+    ) -> Option<Submitted> {
+        if sale.item(&purchase.sku).is_none() {
+            return Some(Submitted::UnknownSku);
+        }
+        // Redis's clock decides; ours only spares it the crowd that is clearly early.
+        if phase == Phase::Upcoming && now_ms + self.settings.opening_skew_ms < sale.starts_ms
+            || !is_preheated(sale)
+        {
+            return Some(Submitted::NotStarted { starts_ms: sale.starts_ms });
+        }
+        if purchase.quantity.units() > sale.buyer_limit {
+            return Some(Submitted::LimitReached { held: 0, limit: sale.buyer_limit });
+        }
+        if self.desk.sold_out.refuses(bucket, &purchase.sku, &purchase.user, now_ms) {
+            return Some(Submitted::SoldOut);
+        }
+        match self.admission.check_rate(&purchase.user, purchase.address) {
+            Ok(()) => None,
+            Err(too_fast) => {
+                counter!(SHED, "reason" => "rate_limited").increment(1);
+                Some(Submitted::TooFast(too_fast))
+            }
+        }
+    }
+
+    async fn reserve_and_queue(
+        self: Arc<Self>,
+        sale: &Sale,
+        phase: Phase,
+        bucket: BucketId,
+        request: ReserveRequest,
+    ) -> Submitted {
+        let counter = self.desk.counter(&bucket, sale.epoch);
+        let record = request.record.clone();
+        let began = Instant::now();
+        let answer = self.reserve(&counter, &bucket, request).await;
+        histogram!(STAGE_DURATION, "stage" => "reserve").record(began.elapsed().as_secs_f64());
+        match answer {
+            Ok(Verdict::Reserved { outbox_entry }) => {
+                let acked = self.append(&counter, &bucket, &record, outbox_entry);
+                let wait = Duration::from_millis(self.settings.append_wait_ms);
+                let state = match tokio::time::timeout(wait, acked).await {
+                    Ok(Ok(())) => OrderState::Queued,
+                    _ => OrderState::Reserved,
+                };
+                Submitted::Accepted { order: pending_order(record, state), replayed: false }
+            }
+            Ok(Verdict::Replayed(held)) => self.replay(record, held).await,
+            Ok(Verdict::SoldOut { available, orders_seen }) => {
+                if available == 0 {
+                    self.note_sold_out(&bucket, &record.sku_id, orders_seen);
+                }
+                Submitted::SoldOut
+            }
+            Ok(verdict) => refusal(&verdict, sale, phase),
+            Err(error) if error.effect == Effect::NotApplied => Submitted::Unavailable,
+            Err(_) => Submitted::OutcomeUnknown,
+        }
+    }
+
+    /// Steps 3 and 6. A call without an answer is repeated once with the same ids. When no attempt can have
+    /// taken anything the error says so.
+    async fn reserve(
+        self: &Arc<Self>,
+        counter: &Counter,
+        bucket: &BucketId,
+        request: ReserveRequest,
+    ) -> Answer {
+        let first = self.reserve_once(counter, bucket, request.clone()).await;
+        match first {
+            Err(error) if error.effect == Effect::Unknown => {
+                let second = self.reserve_once(counter, bucket, request).await;
+                // The first attempt's outcome stays open, whatever the second failed with.
+                second.map_err(|_| error)
+            }
+            decided => decided,
+        }
+    }
+
+    async fn reserve_once(
+        self: &Arc<Self>,
+        counter: &Counter,
+        bucket: &BucketId,
+        request: ReserveRequest,
+    ) -> Answer {
+        let (shop, bucket) = (self.clone(), bucket.clone());
+        let receiver = counter.reserve.ask(&self.tasks, request, move |batch: Vec<ReserveRequest>| {
+            let (shop, bucket) = (shop.clone(), bucket.clone());
+            async move {
+                let size = batch.len();
+                histogram!(RESERVE_BATCH).record(f64::from(u32::try_from(size).unwrap_or(u32::MAX)));
+                match shop.ports.inventory.reserve(&bucket, batch.into()).await {
+                    Ok(verdicts) => verdicts.into_iter().map(Ok).collect(),
+                    Err(error) => {
+                        tracing::warn!(%error, sale = %bucket.sale, requests = size, "reservation failed");
+                        vec![Err(Arc::new(error)); size]
+                    }
+                }
+            }
+        });
+        receiver.await.unwrap_or_else(|_| {
+            Err(Arc::new(StoreError {
+                kind: crate::ports::ErrorKind::Broken,
+                effect: Effect::Unknown,
+                context: "reserve",
+                source: "the batch ended without an answer".into(),
+            }))
+        })
+    }
+
+    /// Steps 4 and 5. Goes on after the caller has stopped waiting, so that a late acknowledgement still
+    /// empties the outbox; one that never comes is the relay's work.
+    fn append(
+        self: &Arc<Self>,
+        counter: &Counter,
+        bucket: &BucketId,
+        record: &OrderRecord,
+        entry: OutboxEntryId,
+    ) -> oneshot::Receiver<()> {
+        let (acked, receiver) = oneshot::channel();
+        let (shop, bucket, counter) = (self.clone(), bucket.clone(), counter.clone());
+        let (order, payload) = (record.order_id, record.encode());
+        self.tasks.spawn(async move {
+            let began = Instant::now();
+            match shop.ports.order_log.append(order, payload).await {
+                Ok(()) => {
+                    histogram!(STAGE_DURATION, "stage" => "append").record(began.elapsed().as_secs_f64());
+                    // Nobody may be waiting any more.
+                    let _ = acked.send(());
+                    shop.acknowledge(&counter, bucket, entry, order);
+                }
+                Err(error) => tracing::debug!(%error, %order, "left to the relay"),
+            }
+        });
+        receiver
+    }
+
+    fn acknowledge(self: &Arc<Self>, counter: &Counter, bucket: BucketId, entry: OutboxEntryId, order: OrderId) {
+        let shop = self.clone();
+        drop(counter.acknowledge.ask(&self.tasks, (entry, order), move |batch| {
+            let (shop, bucket) = (shop.clone(), bucket.clone());
+            async move {
+                if let Err(error) = shop.ports.outbox.acknowledge(&bucket, &batch).await {
+                    tracing::debug!(%error, entries = batch.len(), "entries left to the relay");
+                }
+                vec![(); batch.len()]
+            }
+        }));
+    }
+
+    /// The same click again: the order it made, in the state it has now.
+    async fn replay(&self, record: OrderRecord, held: Reservation) -> Submitted {
+        let order = match self.settled_order(&held).await {
+            Some(order) => order,
+            None => pending_order(record, held.state),
+        };
+        Submitted::Accepted { order, replayed: true }
+    }
+
+    fn note_sold_out(self: &Arc<Self>, bucket: &BucketId, sku: &SkuId, orders_seen: u64) {
+        let until_ms = self.clock.now_ms().saturating_add(self.settings.sold_out_recheck_ms);
+        if !self.desk.sold_out.note(bucket, sku, orders_seen, until_ms) {
+            return;
+        }
+        let (shop, bucket, sku) = (self.clone(), bucket.clone(), sku.clone());
+        self.tasks.spawn(async move {
+            let winners = match shop.ports.inventory.winners(&bucket).await {
+                Ok(winners) => Some((winners, orders_seen)),
+                Err(error) => {
+                    tracing::warn!(%error, "winners not read; Redis keeps answering");
+                    None
+                }
+            };
+            let until_ms = shop.clock.now_ms().saturating_add(shop.settings.sold_out_recheck_ms);
+            shop.desk.sold_out.set_winners(&bucket, &sku, winners, until_ms);
+        });
+    }
+}
+
+fn is_preheated(sale: &Sale) -> bool {
+    use crate::domain::SaleState as S;
+    matches!(sale.state, S::Preheated | S::Paused | S::Ended)
+}
+
+fn record_of(purchase: &Purchase, sale: &Sale, order_id: OrderId, now_ms: i64) -> Option<OrderRecord> {
+    Some(OrderRecord {
+        v: OrderRecord::VERSION,
+        order_id,
+        sale_id: sale.id.clone(),
+        sku_id: purchase.sku.clone(),
+        user_id: purchase.user.clone(),
+        quantity: purchase.quantity,
+        unit_price: sale.item(&purchase.sku)?.price.clone(),
+        epoch: sale.epoch,
+        accepted_ms: now_ms,
+    })
+}
+
+fn pending_order(record: OrderRecord, state: OrderState) -> Order {
+    Order {
+        id: record.order_id,
+        sale: record.sale_id,
+        sku: record.sku_id,
+        user: record.user_id,
+        quantity: record.quantity,
+        unit_price: record.unit_price,
+        state,
+        reason: None,
+        accepted_ms: record.accepted_ms,
+        expires_ms: None,
+    }
+}
+
+fn refusal(verdict: &Verdict, sale: &Sale, phase: Phase) -> Submitted {
+    match verdict {
+        Verdict::KeyReused => Submitted::KeyReused,
+        Verdict::LimitReached { held } => Submitted::LimitReached { held: *held, limit: sale.buyer_limit },
+        Verdict::NotStarted => Submitted::NotStarted { starts_ms: sale.starts_ms },
+        Verdict::Paused => Submitted::Paused,
+        Verdict::Ended => Submitted::Ended,
+        Verdict::UnknownSku => Submitted::UnknownSku,
+        // An ended sale's Redis state may be gone; a sale that should be selling has lost its gate.
+        Verdict::GateShut if phase == Phase::Ended => Submitted::Ended,
+        Verdict::GateShut | Verdict::StaleEpoch => Submitted::Unavailable,
+        Verdict::SoldOut { .. } => Submitted::SoldOut,
+        Verdict::Reserved { .. } | Verdict::Replayed(_) => Submitted::OutcomeUnknown,
+    }
+}
