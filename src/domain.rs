@@ -6,6 +6,7 @@
 pub mod batch_plan;
 pub mod ids;
 pub mod money;
+pub mod operator;
 pub mod order;
 pub mod record;
 pub mod reservation;
@@ -14,7 +15,8 @@ pub mod shard;
 
 pub use ids::{IdempotencyKey, OrderId, SaleId, SkuId, UserId};
 pub use money::{Money, Quantity};
-pub use order::{Order, OrderState, RejectReason};
+pub use operator::{ApiKey, Change, Holdings};
+pub use order::{Order, OrderCursor, OrderState, RejectReason};
 pub use record::OrderRecord;
 pub use sale::{Item, Sale, SaleState};
 pub use shard::{BucketId, Instance, Month, Part, Shard, ShardMap};

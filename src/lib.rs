@@ -9,3 +9,4 @@ pub mod ports;
 pub mod purchase;
 pub mod shutdown;
 pub mod telemetry;
+pub mod worker;

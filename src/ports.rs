@@ -13,7 +13,8 @@ use async_trait::async_trait;
 use crate::domain::batch_plan::{LogBatch, LogRecord};
 use crate::domain::reservation::{OutboxEntry, OutboxEntryId, Reservation, ReserveRequest, Verdict};
 use crate::domain::{
-    BucketId, Month, Order, OrderId, OrderRecord, OrderState, Part, Sale, SaleId, SkuId, UserId,
+    ApiKey, BucketId, Change, Holdings, Month, Order, OrderCursor, OrderId, OrderRecord, OrderState, Part, Sale,
+    SaleId, SkuId, UserId,
 };
 
 /// Whether a failed call may have taken effect.
@@ -166,14 +167,6 @@ pub struct Written {
     pub dead_letters: Vec<&'static str>,
 }
 
-/// Where a page of one buyer's orders ended: the next one starts below it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OrderCursor {
-    pub month: Month,
-    pub accepted_ms: i64,
-    pub order: OrderId,
-}
-
 /// Orders in their shards, written only by order writers.
 #[async_trait]
 pub trait OrderStore: Send + Sync {
@@ -202,16 +195,6 @@ pub trait OrderStore: Send + Sync {
     ) -> StoreResult<Vec<Order>>;
 }
 
-/// What the ledgers of all instances and the pool hold of one SKU.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Holdings {
-    pub stock: i64,
-    pub granted: i64,
-    pub allotted: i64,
-    pub held: i64,
-    pub sold: i64,
-}
-
 /// The stock ledger: pools at their homes, allotments on the instances.
 #[async_trait]
 pub trait Ledger: Send + Sync {
@@ -219,21 +202,6 @@ pub trait Ledger: Send + Sync {
     async fn open_pools(&self, sale: &Sale) -> StoreResult<()>;
 
     async fn holdings(&self, sale: &Sale) -> StoreResult<HashMap<SkuId, Holdings>>;
-}
-
-/// Who changes a sale and why; becomes one row of the audit log.
-#[derive(Debug, Clone)]
-pub struct Change {
-    pub actor: String,
-    pub action: &'static str,
-    pub reason: String,
-    pub request_id: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ApiKey {
-    pub name: String,
-    pub scopes: Vec<String>,
 }
 
 /// The directory of sales and of who may change them.

@@ -7,6 +7,7 @@
 pub mod admission;
 pub mod batching;
 pub mod catalog;
+pub mod health;
 pub mod operate;
 pub mod pace;
 pub mod sold_out;
@@ -18,7 +19,9 @@ use std::sync::Arc;
 use crate::clock::Clock;
 use crate::domain::ShardMap;
 use crate::domain::{BucketId, OrderId, Sale};
-use crate::ports::{Gates, Inventory, Ledger, OrderLog, OrderStore, Outbox, SaleStore};
+use crate::ports::{
+    Effect, Gates, Inventory, Ledger, OrderLog, OrderStore, Outbox, Probe, SaleStore, StoreError,
+};
 use crate::shutdown::Tasks;
 
 use admission::Admission;
@@ -53,6 +56,27 @@ pub struct Ports {
     pub orders: Arc<dyn OrderStore>,
     pub ledger: Arc<dyn Ledger>,
     pub sales: Arc<dyn SaleStore>,
+    pub probes: Vec<Arc<dyn Probe>>,
+}
+
+/// A use case that could not be carried out, as far as a client may know. The cause is logged here, where it
+/// is consumed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// A component did not do its part; nothing was changed.
+    Unavailable,
+    /// A component did not answer; the change may stand. Repeat the call.
+    OutcomeUnknown,
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        tracing::warn!(%error, "use case failed");
+        match error.effect {
+            Effect::NotApplied => Self::Unavailable,
+            Effect::Unknown => Self::OutcomeUnknown,
+        }
+    }
 }
 
 /// The shop: all use cases over one backend. Shared by every request.

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ids::{OrderId, SaleId, SkuId, UserId};
 use super::money::{Money, Quantity};
+use super::shard::Month;
 
 /// `reserved` and `queued` live only in Redis and the order log; the others only in MySQL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -104,4 +105,12 @@ pub struct Order {
     pub accepted_ms: i64,
     /// When payment is due, ms since 1970; `None` before the row exists.
     pub expires_ms: Option<i64>,
+}
+
+/// Where a page of one buyer's orders ended: the next one starts below it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OrderCursor {
+    pub month: Month,
+    pub accepted_ms: i64,
+    pub order: OrderId,
 }

@@ -3,10 +3,9 @@
 
 use std::collections::HashMap;
 
-use super::Shop;
+use super::{Failure, Shop};
 use crate::domain::sale::{InvalidSale, SaleAction};
-use crate::domain::{Money, Sale, SaleId, SaleState, SkuId};
-use crate::ports::{ApiKey, Change, Holdings, StoreResult};
+use crate::domain::{ApiKey, Change, Holdings, Money, Sale, SaleId, SaleState, SkuId};
 
 /// The answer to a change.
 #[derive(Debug)]
@@ -47,21 +46,21 @@ pub struct StockView {
 impl Shop {
     /// # Errors
     /// When the directory could not be read.
-    pub async fn sale(&self, id: &SaleId) -> StoreResult<Option<Sale>> {
-        self.ports.sales.sale(id).await
+    pub async fn sale(&self, id: &SaleId) -> Result<Option<Sale>, Failure> {
+        Ok(self.ports.sales.sale(id).await?)
     }
 
     /// All sales, ascending by start.
     ///
     /// # Errors
     /// When the directory could not be read.
-    pub async fn sales(&self) -> StoreResult<Vec<Sale>> {
-        self.ports.sales.sales().await
+    pub async fn sales(&self) -> Result<Vec<Sale>, Failure> {
+        Ok(self.ports.sales.sales().await?)
     }
 
     /// # Errors
     /// When the directory failed; an `Unknown` effect may have created the sale.
-    pub async fn create_sale(&self, mut sale: Sale, change: &Change) -> StoreResult<Changed> {
+    pub async fn create_sale(&self, mut sale: Sale, change: &Change) -> Result<Changed, Failure> {
         sale.state = SaleState::Draft;
         (sale.version, sale.epoch) = (1, 1);
         sale.items.sort_unstable_by(|a, b| a.sku_id.cmp(&b.sku_id));
@@ -85,7 +84,7 @@ impl Shop {
         patch: Patch,
         if_version: Option<u64>,
         change: &Change,
-    ) -> StoreResult<Changed> {
+    ) -> Result<Changed, Failure> {
         let Some(old) = self.ports.sales.sale(id).await? else { return Ok(Changed::Unknown) };
         if if_version.is_some_and(|version| version != old.version) {
             return Ok(Changed::VersionMoved);
@@ -121,7 +120,7 @@ impl Shop {
         id: &SaleId,
         action: SaleAction,
         change: &Change,
-    ) -> StoreResult<Changed> {
+    ) -> Result<Changed, Failure> {
         let Some(old) = self.ports.sales.sale(id).await? else { return Ok(Changed::Unknown) };
         let Some(state) = old.state.after(action) else {
             return Ok(Changed::NotAllowed { state: old.state, allowed: old.state.allowed() });
@@ -143,7 +142,7 @@ impl Shop {
         Ok(changed)
     }
 
-    async fn replace(&self, sale: Sale, expected: u64, change: &Change) -> StoreResult<Changed> {
+    async fn replace(&self, sale: Sale, expected: u64, change: &Change) -> Result<Changed, Failure> {
         if !self.ports.sales.replace(&sale, expected, change).await? {
             return Ok(Changed::VersionMoved);
         }
@@ -155,7 +154,7 @@ impl Shop {
     ///
     /// # Errors
     /// When a component could not be read.
-    pub async fn stock(&self, id: &SaleId) -> StoreResult<Option<Vec<StockView>>> {
+    pub async fn stock(&self, id: &SaleId) -> Result<Option<Vec<StockView>>, Failure> {
         let Some(sale) = self.ports.sales.sale(id).await? else { return Ok(None) };
         let holdings: HashMap<SkuId, Holdings> = self.ports.ledger.holdings(&sale).await?;
         let buckets = self.ports.gates.available(&sale).await?;
@@ -175,7 +174,7 @@ impl Shop {
     ///
     /// # Errors
     /// When the directory could not be read.
-    pub async fn api_key(&self, key_hash: [u8; 32]) -> StoreResult<Option<ApiKey>> {
-        self.ports.sales.api_key(key_hash).await
+    pub async fn api_key(&self, key_hash: [u8; 32]) -> Result<Option<ApiKey>, Failure> {
+        Ok(self.ports.sales.api_key(key_hash).await?)
     }
 }

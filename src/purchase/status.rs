@@ -4,12 +4,11 @@ use std::time::{Duration, Instant};
 
 use metrics::counter;
 
-use super::Shop;
 use super::catalog::is_selling;
+use super::{Failure, Shop};
 use crate::domain::reservation::Reservation;
-use crate::domain::{BucketId, Month, Order, OrderId, UserId};
+use crate::domain::{BucketId, Month, Order, OrderCursor, OrderId, UserId};
 use crate::metrics::SHED;
-use crate::ports::{OrderCursor, StoreResult};
 
 /// A pending reservation younger than this is believed without asking MySQL.
 const FRESH_MS: i64 = 2_000;
@@ -32,7 +31,7 @@ impl Shop {
     ///
     /// # Errors
     /// When neither Redis nor MySQL could tell.
-    pub async fn order(&self, user: &UserId, id: OrderId) -> StoreResult<Option<Order>> {
+    pub async fn order(&self, user: &UserId, id: OrderId) -> Result<Option<Order>, Failure> {
         if !self.map.holds(id.shard()) || id.shard() != self.map.shard_of(user) {
             return Ok(None);
         }
@@ -52,7 +51,7 @@ impl Shop {
             // The hold says at least that the order exists and what is known of it.
             Err(error) => match held {
                 Ok(Some(held)) => Ok(self.order_of(&held)),
-                _ => Err(error),
+                _ => Err(error.into()),
             },
         }
     }
@@ -66,7 +65,7 @@ impl Shop {
         user: &UserId,
         id: OrderId,
         wait_s: u64,
-    ) -> StoreResult<Option<Order>> {
+    ) -> Result<Option<Order>, Failure> {
         let deadline = Instant::now() + Duration::from_secs(wait_s.min(self.settings.wait_s_max));
         let Ok(_place) = self.waiters.try_acquire() else {
             counter!(SHED, "reason" => "waiters").increment(1);
@@ -93,7 +92,7 @@ impl Shop {
         user: &UserId,
         after: Option<OrderCursor>,
         limit: u32,
-    ) -> StoreResult<OrderPage> {
+    ) -> Result<OrderPage, Failure> {
         let wanted = usize::try_from(limit).unwrap_or(usize::MAX);
         let mut orders: Vec<Order> = Vec::new();
         for month in self.months(after) {
@@ -136,7 +135,7 @@ impl Shop {
     }
 
     /// An id names shard and month, not its sale: ask the buckets of that month's running sales.
-    async fn held(&self, id: OrderId) -> StoreResult<Option<Reservation>> {
+    async fn held(&self, id: OrderId) -> Result<Option<Reservation>, Failure> {
         let snapshot = self.catalog.snapshot();
         let now_ms = self.clock.now_ms();
         let sales = snapshot.sales.values();
@@ -144,7 +143,7 @@ impl Shop {
             .filter(|sale| sale.month() == id.month() && is_selling(sale, now_ms))
             .map(|sale| self.bucket(sale, id))
             .collect();
-        self.ports.inventory.reservation(&buckets, id).await
+        Ok(self.ports.inventory.reservation(&buckets, id).await?)
     }
 
     fn order_of(&self, held: &Reservation) -> Option<Order> {

@@ -8,8 +8,8 @@ use sqlx::Row;
 
 use super::broken;
 use super::mysql::{Mysql, failed};
-use crate::domain::{Instance, Item, Sale, SaleId, SkuId};
-use crate::ports::{Holdings, Ledger, StoreResult};
+use crate::domain::{Holdings, Instance, Item, Sale, SaleId, SkuId};
+use crate::ports::{Ledger, StoreResult};
 
 pub struct MysqlLedger {
     mysql: Arc<Mysql>,

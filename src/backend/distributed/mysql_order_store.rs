@@ -12,10 +12,10 @@ use super::{broken, mysql_batch, mysql_grants};
 use crate::clock::Clock;
 use crate::domain::batch_plan::LogBatch;
 use crate::domain::{
-    Instance, Money, Month, Order, OrderId, OrderState, Part, Quantity, RejectReason, Sale, SaleId, SkuId,
+    Instance, Money, Month, Order, OrderCursor, OrderId, OrderState, Part, Quantity, RejectReason, Sale, SaleId, SkuId,
     UserId,
 };
-use crate::ports::{BatchOutcome, OrderCursor, OrderStore, StoreResult};
+use crate::ports::{BatchOutcome, OrderStore, StoreResult};
 
 pub struct MysqlOrderStore {
     mysql: Arc<Mysql>,

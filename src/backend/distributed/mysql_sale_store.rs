@@ -9,8 +9,8 @@ use sqlx::{MySql, Row, Transaction};
 
 use super::broken;
 use super::mysql::{Mysql, failed, is_duplicate};
-use crate::domain::{Item, Money, Sale, SaleId, SaleState, SkuId};
-use crate::ports::{ApiKey, Change, SaleStore, StoreResult};
+use crate::domain::{ApiKey, Change, Item, Money, Sale, SaleId, SaleState, SkuId};
+use crate::ports::{SaleStore, StoreResult};
 
 pub struct MysqlSaleStore {
     mysql: Arc<Mysql>,

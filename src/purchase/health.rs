@@ -1,0 +1,33 @@
+//! Whether the components behind the shop answer.
+
+use std::time::Duration;
+
+use super::Shop;
+
+/// A component that needs longer than this is not ready to sell with.
+const ANSWER_WITHIN: Duration = Duration::from_millis(1500);
+
+/// One component's state now.
+#[derive(Debug)]
+pub struct Component {
+    pub name: String,
+    pub is_up: bool,
+}
+
+impl Shop {
+    /// Asks every component at once.
+    pub async fn components(&self) -> Vec<Component> {
+        let checks = self.ports.probes.iter().map(|probe| async {
+            let is_up = match tokio::time::timeout(ANSWER_WITHIN, probe.check()).await {
+                Ok(Ok(())) => true,
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, "component is down");
+                    false
+                }
+                Err(_) => false,
+            };
+            Component { name: probe.name(), is_up }
+        });
+        futures::future::join_all(checks).await
+    }
+}

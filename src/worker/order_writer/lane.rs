@@ -1,0 +1,184 @@
+//! One assigned partition's records between the log and the database.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::domain::Part;
+use crate::domain::batch_plan::{LogBatch, LogRecord};
+
+pub struct Lane {
+    /// Differs for every assignment in this process.
+    pub life: u64,
+    /// Whether a batch is being written or the position is being read.
+    pub busy: bool,
+    pub paused: bool,
+    /// Offset after the last committed record; `None` while the stored position is unknown.
+    next: Option<i64>,
+    buffer: VecDeque<LogRecord>,
+    /// When the oldest buffered record came.
+    waiting_since: Option<Instant>,
+    not_before: Option<Instant>,
+    pause: Duration,
+}
+
+impl Lane {
+    pub fn new(start: Option<i64>) -> Self {
+        static LIVES: AtomicU64 = AtomicU64::new(0);
+        Self {
+            life: LIVES.fetch_add(1, Ordering::Relaxed),
+            busy: false,
+            paused: false,
+            next: start,
+            buffer: VecDeque::new(),
+            waiting_since: None,
+            not_before: None,
+            pause: Duration::ZERO,
+        }
+    }
+
+    pub fn buffered(&self) -> usize {
+        self.buffer.len()
+    }
+
+    pub fn has_work(&self) -> bool {
+        self.busy || !self.buffer.is_empty()
+    }
+
+    /// Keeps a record, unless it lies before the position (read ahead of a seek) or there is none.
+    pub fn push(&mut self, record: LogRecord) {
+        let newest = self.buffer.back().map(|last| last.offset + 1).or(self.next);
+        if newest.is_some_and(|newest| record.offset >= newest) {
+            self.waiting_since.get_or_insert_with(Instant::now);
+            self.buffer.push_back(record);
+        }
+    }
+
+    pub fn needs_position(&self, now: Instant) -> bool {
+        self.next.is_none() && !self.busy && self.may_try(now)
+    }
+
+    fn may_try(&self, now: Instant) -> bool {
+        self.not_before.is_none_or(|at| now >= at)
+    }
+
+    pub fn start_at(&mut self, position: i64) {
+        self.clear();
+        self.next = Some(position);
+        self.paused = false;
+        self.succeeded();
+    }
+
+    /// The next batch, when one is full or its first record has waited long enough.
+    pub fn next_batch(
+        &mut self,
+        part: Part,
+        now: Instant,
+        records_max: usize,
+        wait: Duration,
+    ) -> Option<LogBatch> {
+        let start_offset = self.next?;
+        if self.busy || self.buffer.is_empty() || !self.may_try(now) {
+            return None;
+        }
+        let waited = self.waiting_since.is_none_or(|since| now.saturating_duration_since(since) >= wait);
+        if self.buffer.len() < records_max && !waited {
+            return None;
+        }
+        let size = self.buffer.len().min(records_max);
+        let records: Vec<LogRecord> = self.buffer.drain(..size).collect();
+        self.waiting_since = (!self.buffer.is_empty()).then_some(now);
+        self.busy = true;
+        Some(LogBatch { part, start_offset, records })
+    }
+
+    pub fn written(&mut self, next_offset: i64) {
+        self.next = Some(next_offset);
+        self.succeeded();
+    }
+
+    /// The batch in flight failed: it comes again from its start, before everything read since.
+    pub fn put_back(&mut self, batch: LogBatch) {
+        self.busy = false;
+        for record in batch.records.into_iter().rev() {
+            self.buffer.push_front(record);
+        }
+    }
+
+    /// Somebody else moved the position: nothing read ahead can be trusted to follow it.
+    pub fn lose_position(&mut self) {
+        self.busy = false;
+        self.next = None;
+        self.clear();
+    }
+
+    pub fn back_off(&mut self, now: Instant, first: Duration, last: Duration) {
+        self.busy = false;
+        self.pause = (self.pause * 2).clamp(first, last);
+        self.not_before = Some(now + self.pause);
+    }
+
+    fn succeeded(&mut self) {
+        self.busy = false;
+        self.pause = Duration::ZERO;
+        self.not_before = None;
+    }
+
+    fn clear(&mut self) {
+        self.buffer.clear();
+        self.waiting_since = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::record::Poison;
+
+    fn record(offset: i64) -> LogRecord {
+        LogRecord { offset, payload: Vec::new(), order: Err(Poison::Garbage) }
+    }
+
+    fn offsets(batch: &LogBatch) -> Vec<i64> {
+        batch.records.iter().map(|record| record.offset).collect()
+    }
+
+    const NOW: Duration = Duration::ZERO;
+
+    #[test]
+    fn a_failed_batch_comes_again_before_what_was_read_since() {
+        let mut lane = Lane::new(Some(10));
+        let now = Instant::now();
+        (10..13).for_each(|offset| lane.push(record(offset)));
+        let batch = lane.next_batch(Part::new(0), now, 2, NOW).expect("full");
+        assert_eq!((batch.start_offset, offsets(&batch)), (10, vec![10, 11]));
+        assert!(lane.next_batch(Part::new(0), now, 2, NOW).is_none(), "one batch in flight at a time");
+        lane.put_back(batch);
+        let again = lane.next_batch(Part::new(0), now, 9, NOW).expect("all");
+        assert_eq!((again.start_offset, offsets(&again)), (10, vec![10, 11, 12]));
+    }
+
+    #[test]
+    fn a_lost_position_drops_everything_until_the_lane_is_sought() {
+        let mut lane = Lane::new(Some(0));
+        lane.push(record(0));
+        lane.lose_position();
+        assert!(lane.needs_position(Instant::now()));
+        lane.push(record(1));
+        assert_eq!(lane.buffered(), 0, "records without a position are not kept");
+        lane.start_at(5);
+        lane.push(record(4));
+        lane.push(record(5));
+        let batch = lane.next_batch(Part::new(0), Instant::now(), 9, NOW).expect("one");
+        assert_eq!((batch.start_offset, offsets(&batch)), (5, vec![5]));
+    }
+
+    #[test]
+    fn gaps_of_the_log_move_the_position_past_them() {
+        let mut lane = Lane::new(Some(0));
+        lane.push(record(0));
+        lane.push(record(7));
+        let batch = lane.next_batch(Part::new(0), Instant::now(), 9, NOW).expect("two");
+        assert_eq!(batch.next_offset(), 8);
+    }
+}

@@ -1,0 +1,102 @@
+//! Protocol step 7: delivers accepted records whose front could not, or died before it did.
+//!
+//! Invariant: an entry leaves the outbox only after the order log acknowledged its record. Duplicates are
+//! harmless: the order id is the order writer's key.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics::{counter, gauge};
+
+use crate::clock::Clock;
+use crate::domain::{BucketId, Sale, SaleState};
+use crate::metrics::{OUTBOX_OLDEST, RELAYED};
+use crate::ports::{OrderLog, Outbox, SaleStore, StoreResult};
+use crate::shutdown::Tasks;
+
+/// Above this an entry has been overdue for several rounds: somebody should look.
+const ALARM_MS: i64 = 5_000;
+
+pub struct OutboxRelay {
+    pub sales: Arc<dyn SaleStore>,
+    pub outbox: Arc<dyn Outbox>,
+    pub order_log: Arc<dyn OrderLog>,
+    pub clock: Clock,
+    pub interval: Duration,
+    /// Younger entries are still being delivered by their front.
+    pub min_age: Duration,
+    pub batch_entries_max: usize,
+}
+
+impl OutboxRelay {
+    /// Runs until told to stop. Sales are read once in a while, not every round.
+    pub async fn run(self, tasks: Tasks) {
+        const ROUNDS_PER_READING: u32 = 8;
+        let mut sales: Vec<Sale> = Vec::new();
+        let mut round = 0;
+        while !tasks.is_stopping() {
+            if round % ROUNDS_PER_READING == 0 {
+                match self.sales.sales().await {
+                    Ok(found) => sales = found,
+                    Err(error) => tracing::warn!(%error, "relay goes on with the sales it knows"),
+                }
+            }
+            round = round.wrapping_add(1);
+            if let Err(error) = self.run_once(&sales).await {
+                tracing::warn!(%error, "relay round failed");
+            }
+            tasks.pause(self.interval).await;
+        }
+    }
+
+    /// Relays what is due in every bucket of `sales`; answers how many entries were delivered.
+    ///
+    /// # Errors
+    /// The first failure of a bucket; the others have been tried.
+    pub async fn run_once(&self, sales: &[Sale]) -> StoreResult<usize> {
+        let mut relayed = 0;
+        let mut oldest_ms = 0;
+        let mut first_failure = Ok(());
+        for sale in sales.iter().filter(|sale| has_outbox(sale)) {
+            for bucket in 0..sale.buckets {
+                let bucket = BucketId { sale: sale.id.clone(), bucket };
+                match self.relay_bucket(&bucket, &mut oldest_ms).await {
+                    Ok(delivered) => relayed += delivered,
+                    Err(error) => first_failure = first_failure.and(Err(error)),
+                }
+            }
+        }
+        gauge!(OUTBOX_OLDEST).set(Duration::from_millis(u64::try_from(oldest_ms).unwrap_or(0)).as_secs_f64());
+        if oldest_ms > ALARM_MS {
+            tracing::error!(oldest_ms, "accepted orders wait for the order log");
+        }
+        counter!(RELAYED).increment(u64::try_from(relayed).unwrap_or(0));
+        first_failure.map(|()| relayed)
+    }
+
+    async fn relay_bucket(&self, bucket: &BucketId, oldest_ms: &mut i64) -> StoreResult<usize> {
+        let entries = self.outbox.pending(bucket, self.min_age, self.batch_entries_max).await?;
+        let now_ms = self.clock.now_ms();
+        let ages = entries.iter().map(|entry| now_ms.saturating_sub(entry.reserved_ms));
+        *oldest_ms = ages.fold(*oldest_ms, i64::max);
+        let appends = entries.iter().map(|entry| self.order_log.append(entry.order, entry.payload.clone()));
+        let answers = futures::future::join_all(appends).await;
+        let mut failure = Ok(());
+        let mut delivered = Vec::with_capacity(entries.len());
+        for (entry, answer) in entries.iter().zip(answers) {
+            match answer {
+                Ok(()) => delivered.push((entry.id.clone(), entry.order)),
+                Err(error) => failure = Err(error),
+            }
+        }
+        if !delivered.is_empty() {
+            self.outbox.acknowledge(bucket, &delivered).await?;
+        }
+        failure.map(|()| delivered.len())
+    }
+}
+
+/// A sale keeps its buckets for good; a bucket without entries costs one cheap read.
+fn has_outbox(sale: &Sale) -> bool {
+    matches!(sale.state, SaleState::Preheated | SaleState::Paused | SaleState::Ended)
+}
