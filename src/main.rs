@@ -1,1 +1,5 @@
-fn main() {}
+//! The `seckill` binary.
+
+fn main() -> std::process::ExitCode {
+    seckill::cli::main()
+}

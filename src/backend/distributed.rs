@@ -21,7 +21,7 @@ use crate::backend::Backend;
 use crate::clock::Clock;
 use crate::config::{KafkaConfig, MysqlConfig, RedisConfig};
 use crate::domain::ShardMap;
-use crate::ports::{Effect, ErrorKind, Probe, StoreError, StoreResult};
+use crate::ports::{Effect, ErrorKind, Probe, SaleStore, StoreError, StoreResult};
 
 use kafka_order_log::KafkaOrderLog;
 use mysql::Mysql;
@@ -63,6 +63,16 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Backend> {
         sales: Arc::new(MysqlSaleStore::new(mysql)),
         probes,
     })
+}
+
+/// Opens only the directory, for commands that need neither Redis nor Kafka.
+///
+/// # Errors
+/// As [`open`], of the first MySQL instance.
+pub async fn open_directory(settings: &Settings) -> StoreResult<Arc<dyn SaleStore>> {
+    let mysql = Arc::new(Mysql::new(&settings.mysql, settings.map, &settings.kafka.topic)?);
+    migrate::check_shard_map(&mysql).await?;
+    Ok(Arc::new(MysqlSaleStore::new(mysql)))
 }
 
 /// A failure that is no outage: a component answered what it never should.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use super::{Failure, Shop};
 use crate::domain::sale::{InvalidSale, SaleAction};
-use crate::domain::{ApiKey, Change, Holdings, Money, Sale, SaleId, SaleState, SkuId};
+use crate::domain::{ApiKey, Change, Holdings, Sale, SaleId, SaleState, SkuId};
 
 /// The answer to a change.
 #[derive(Debug)]
@@ -37,7 +37,8 @@ pub struct Patch {
 #[derive(Debug)]
 pub struct StockView {
     pub sku: SkuId,
-    pub price: Money,
+    /// The stock of the sale's definition.
+    pub configured: u32,
     pub holdings: Holdings,
     /// Available units per bucket, ascending; `None` where the bucket is not in place.
     pub available: Vec<Option<i64>>,
@@ -160,7 +161,7 @@ impl Shop {
         let buckets = self.ports.gates.available(&sale).await?;
         let view = |item: &crate::domain::Item| StockView {
             sku: item.sku_id.clone(),
-            price: item.price.clone(),
+            configured: item.stock,
             holdings: holdings.get(&item.sku_id).copied().unwrap_or_default(),
             available: buckets
                 .iter()

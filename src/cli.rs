@@ -1,0 +1,148 @@
+//! The command line. Data goes to stdout, talk to stderr.
+
+mod admin_client;
+mod config_command;
+mod key_command;
+mod output;
+mod sale_command;
+mod token_command;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+
+use crate::app::{self, Role};
+use crate::backend::distributed::migrate;
+use crate::clock::Clock;
+use crate::config::{self, Config, ConfigError};
+use crate::domain::Month;
+use crate::{metrics, shutdown, telemetry};
+
+/// Flash-sale (秒杀) backend: Redis admits, Kafka queues, MySQL is the only truth.
+#[derive(Debug, Parser)]
+#[command(name = "seckill", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 ok, 1 failed, 2 usage, 3 configuration invalid.\n\
+    Every key of the configuration can be set as SECKILL__SECTION__KEY; `seckill config explain` lists them.";
+
+#[derive(Debug, Args)]
+struct Global {
+    /// TOML file over the built-in defaults.
+    #[arg(long, short, global = true, env = "SECKILL_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// How data is printed.
+    #[arg(long, short, global = true, value_enum, default_value_t = output::Format::Table)]
+    output: output::Format,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve shoppers, operators, or write orders.
+    Serve {
+        /// Which parts this process is.
+        #[arg(long, value_enum, default_value_t = Role::All)]
+        role: Role,
+        /// Shopper listener, instead of http.bind.
+        #[arg(long, value_name = "ADDRESS:PORT")]
+        bind: Option<String>,
+        /// Operator listener, instead of admin.bind.
+        #[arg(long, value_name = "ADDRESS:PORT")]
+        admin_bind: Option<String>,
+    },
+    /// Make or check databases, tables and the order log's topic. Idempotent.
+    Migrate,
+    /// Create, list and run sales through the admin API.
+    Sale(sale_command::SaleCommand),
+    /// API keys of operators, written straight into the directory database.
+    #[command(subcommand)]
+    Key(key_command::KeyCommand),
+    /// Shopper tokens for local use.
+    #[command(subcommand)]
+    Token(token_command::TokenCommand),
+    /// Look at the configuration.
+    #[command(subcommand)]
+    Config(config_command::ConfigCommand),
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::talk(&format!("error: {error:#}"));
+            if error.downcast_ref::<ConfigError>().is_some() { ExitCode::from(3) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    let Global { config: file, output: format } = cli.global;
+    let file = file.as_deref();
+    let load = |flags: &[(&str, String)]| config::load(file, flags);
+    match cli.command {
+        Command::Serve { role, bind, admin_bind } => {
+            let mut flags = Vec::new();
+            flags.extend(bind.map(|bind| ("http.bind", bind)));
+            flags.extend(admin_bind.map(|bind| ("admin.bind", bind)));
+            let config = load(&flags)?.config;
+            telemetry::install(&config.log).context("log.filter is not a filter")?;
+            block_on(serve(&config, role))
+        }
+        Command::Migrate => {
+            let config = load(&[])?.config;
+            block_on(migrate(&config))
+        }
+        Command::Sale(command) => block_on(command.run(format)),
+        Command::Key(command) => {
+            let config = load(&[])?.config;
+            block_on(command.run(&config))
+        }
+        Command::Token(command) => command.run(&load(&[])?.config, &Clock::System),
+        Command::Config(command) => command.run(file, format),
+    }
+}
+
+fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
+}
+
+async fn serve(config: &Config, role: Role) -> anyhow::Result<()> {
+    let metrics = metrics::install()?;
+    let running = app::start(config, role, metrics).await?;
+    if let Some(address) = running.shopper {
+        output::talk(&format!("shoppers   http://{address}/api/v1/sales"));
+    }
+    output::talk(&format!("operators  http://{}/readyz?verbose", running.admin));
+    shutdown::signalled().await?;
+    output::talk("draining; a second signal ends at once");
+    let deadline = Duration::from_millis(config.shutdown.deadline_ms);
+    anyhow::ensure!(running.stop(deadline).await, "not everything ended within shutdown.deadline_ms");
+    Ok(())
+}
+
+async fn migrate(config: &Config) -> anyhow::Result<()> {
+    let first = Month::of_ms(Clock::System.now_ms());
+    let months: Vec<Month> =
+        std::iter::successors(Some(first), |month| Some(month.next())).take(config.shards.months_ahead.into()).collect();
+    let settings = app::backend_settings(config)?;
+    let report = migrate::run(&settings, &months, |step| output::talk(&format!("migrating {step} …"))).await?;
+    let months: Vec<String> = report.months.iter().map(u32::to_string).collect();
+    output::talk(&format!(
+        "{} databases ready, orders tables for {}, topic {} {}",
+        report.databases,
+        months.join(" "),
+        config.kafka.topic,
+        if report.topic_created { "created" } else { "checked" },
+    ));
+    Ok(())
+}

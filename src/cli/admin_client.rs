@@ -1,0 +1,70 @@
+//! A small client of our own admin API.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::TcpStream;
+
+const TIMEOUT: Duration = Duration::from_secs(30);
+const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+pub struct AdminClient {
+    /// `host:port`.
+    pub address: String,
+    pub key: String,
+}
+
+impl AdminClient {
+    /// Calls `/api/v1/admin{path}`; answers the JSON of a success.
+    ///
+    /// # Errors
+    /// The problem's words for anything else.
+    pub async fn call(&self, method: &str, path: &str, body: Option<Value>) -> anyhow::Result<Value> {
+        tokio::time::timeout(TIMEOUT, self.exchange(method, path, body))
+            .await
+            .with_context(|| format!("{} did not answer within {TIMEOUT:?}", self.address))?
+    }
+
+    async fn exchange(&self, method: &str, path: &str, body: Option<Value>) -> anyhow::Result<Value> {
+        let stream = TcpStream::connect(&self.address).await.with_context(|| {
+            format!("cannot reach the admin API at {}: is `seckill serve` running?", self.address)
+        })?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        let request = hyper::Request::builder()
+            .method(method)
+            .uri(format!("/api/v1/admin{path}"))
+            .header("Host", &self.address)
+            .header("Authorization", format!("Bearer {}", self.key))
+            .header("Content-Type", "application/json")
+            .body(Full::new(Bytes::from(body.map(|body| body.to_string()).unwrap_or_default())))?;
+        let exchange = async {
+            let response = sender.send_request(request).await?;
+            let status = response.status();
+            let limited = http_body_util::Limited::new(response.into_body(), ANSWER_BYTES_MAX);
+            let bytes = limited.collect().await.map_err(|error| anyhow::anyhow!(error))?.to_bytes();
+            anyhow::Ok((status, bytes))
+        };
+        let (status, bytes) = tokio::select! {
+            answer = exchange => answer?,
+            ended = connection => { ended?; bail!("the connection ended without an answer") }
+        };
+        let answer: Value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+        if status.is_success() {
+            return Ok(answer);
+        }
+        let text = |member: &str| answer[member].as_str().unwrap_or_default().to_owned();
+        let mut words = format!("{status}: {}", text("title"));
+        if answer["detail"].is_string() {
+            words.push_str(&format!(" {}", text("detail")));
+        }
+        if answer["allowed"].is_array() {
+            words.push_str(&format!(" (state {}, allowed: {})", answer["state"], answer["allowed"]));
+        }
+        bail!("{words}")
+    }
+}

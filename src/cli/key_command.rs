@@ -1,0 +1,46 @@
+//! `seckill key …`: the first credential has to come from somewhere that needs none.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use clap::Subcommand;
+
+use super::output;
+use crate::app;
+use crate::backend::distributed;
+use crate::config::Config;
+use crate::domain::ApiKey;
+use crate::http::admin::Scope;
+use crate::http::auth::api_key_hash;
+
+#[derive(Debug, Subcommand)]
+pub enum KeyCommand {
+    /// Make an API key and print it, once. Needs the database's credentials.
+    Create {
+        /// Who will use it; the actor of the audit log.
+        #[arg(long)]
+        name: String,
+        /// What it allows.
+        #[arg(long, value_delimiter = ',', default_value = "sales:read,sales:write")]
+        scopes: Vec<String>,
+    },
+}
+
+impl KeyCommand {
+    /// # Errors
+    /// For an unknown scope, or when the directory cannot be written.
+    pub async fn run(self, config: &Config) -> anyhow::Result<()> {
+        let Self::Create { name, scopes } = self;
+        let known = Scope::ALL.map(Scope::as_str);
+        if let Some(unknown) = scopes.iter().find(|scope| !known.contains(&scope.as_str())) {
+            anyhow::bail!("unknown scope {unknown}: known are {}", known.join(", "));
+        }
+        anyhow::ensure!((1..=64).contains(&name.len()), "--name must have 1 to 64 bytes");
+        let sales = distributed::open_directory(&app::backend_settings(config)?).await?;
+        let random: [u8; 32] = rand::random();
+        let key = format!("sk_{}", URL_SAFE_NO_PAD.encode(random));
+        sales.add_api_key(api_key_hash(&key), &ApiKey { name, scopes }).await?;
+        output::talk("this key is shown once:");
+        output::data(&key);
+        Ok(())
+    }
+}

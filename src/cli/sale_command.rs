@@ -1,0 +1,119 @@
+//! `seckill sale …`: the admin API from the command line.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::admin_client::AdminClient;
+use super::output::{self, Format};
+
+#[derive(Debug, Args)]
+pub struct SaleCommand {
+    /// Admin listener, host:port.
+    #[arg(long, env = "SECKILL_ADMIN", default_value = "127.0.0.1:9090")]
+    admin: String,
+    /// API key (`seckill key create`); better set in the environment than typed.
+    #[arg(long, env = "SECKILL_API_KEY", hide_env_values = true)]
+    api_key: String,
+    #[command(subcommand)]
+    action: SaleAction,
+}
+
+#[derive(Debug, Subcommand)]
+enum SaleAction {
+    /// Create a draft from a JSON file (- for stdin), as the admin API takes it.
+    Create { file: PathBuf },
+    /// List all sales.
+    List,
+    /// Show one sale.
+    Show { sale: String },
+    /// Units per SKU: configured, available in Redis, held and sold in the ledgers.
+    Stock { sale: String },
+    /// Show it to shoppers.
+    Publish(Step),
+    /// Put its stock in place; it then sells from starts_at to ends_at.
+    Preheat(Step),
+    /// Refuse purchases until resumed.
+    Pause(Step),
+    Resume(Step),
+    /// End it for good.
+    End(Step),
+}
+
+#[derive(Debug, Args)]
+struct Step {
+    sale: String,
+    /// Kept in the audit log.
+    #[arg(long, default_value = "by command line")]
+    reason: String,
+}
+
+impl SaleCommand {
+    /// # Errors
+    /// What the admin API answered.
+    pub async fn run(self, format: Format) -> anyhow::Result<()> {
+        let client = AdminClient { address: self.admin, key: self.api_key };
+        match self.action {
+            SaleAction::Create { file } => {
+                let body: Value = serde_json::from_str(&read(&file)?).context("the file is not JSON")?;
+                show(format, &client.call("POST", "/sales", Some(body)).await?);
+            }
+            SaleAction::List => list(format, &client.call("GET", "/sales", None).await?),
+            SaleAction::Show { sale } => {
+                show(format, &client.call("GET", &format!("/sales/{sale}"), None).await?);
+            }
+            SaleAction::Stock { sale } => {
+                stock(format, &client.call("GET", &format!("/sales/{sale}/stock"), None).await?);
+            }
+            SaleAction::Publish(step) => advance(format, &client, "publish", step).await?,
+            SaleAction::Preheat(step) => advance(format, &client, "preheat", step).await?,
+            SaleAction::Pause(step) => advance(format, &client, "pause", step).await?,
+            SaleAction::Resume(step) => advance(format, &client, "resume", step).await?,
+            SaleAction::End(step) => advance(format, &client, "end", step).await?,
+        }
+        Ok(())
+    }
+}
+
+fn read(file: &PathBuf) -> anyhow::Result<String> {
+    if file.as_os_str() == "-" {
+        return Ok(std::io::read_to_string(std::io::stdin())?);
+    }
+    std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))
+}
+
+async fn advance(format: Format, client: &AdminClient, action: &str, step: Step) -> anyhow::Result<()> {
+    let path = format!("/sales/{}/{action}", step.sale);
+    show(format, &client.call("POST", &path, Some(json!({ "reason": step.reason }))).await?);
+    Ok(())
+}
+
+fn cell(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+fn row(sale: &Value) -> Vec<String> {
+    ["id", "state", "starts_at", "ends_at", "buyer_limit", "version"].map(|key| cell(&sale[key])).to_vec()
+}
+
+const HEAD: [&str; 6] = ["SALE", "STATE", "STARTS", "ENDS", "LIMIT", "VERSION"];
+
+fn show(format: Format, sale: &Value) {
+    output::print(format, sale, &HEAD, &[row(sale)]);
+}
+
+fn list(format: Format, answer: &Value) {
+    let sales = answer["sales"].as_array().map(Vec::as_slice).unwrap_or_default();
+    output::print(format, answer, &HEAD, &sales.iter().map(row).collect::<Vec<_>>());
+}
+
+fn stock(format: Format, answer: &Value) {
+    let keys = ["sku_id", "configured", "available", "held", "sold", "granted", "allotted"];
+    let items = answer["items"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let rows: Vec<Vec<String>> =
+        items.iter().map(|item| keys.map(|key| cell(&item[key])).to_vec()).collect();
+    let head = ["SKU", "CONFIGURED", "AVAILABLE", "HELD", "SOLD", "GRANTED", "ALLOTTED"];
+    output::print(format, answer, &head, &rows);
+}

@@ -1,0 +1,52 @@
+//! The operators' listener's handlers.
+
+pub mod health;
+pub mod sales;
+
+use actix_web::http::header::AUTHORIZATION;
+use actix_web::{HttpMessage, HttpRequest};
+
+use super::middleware::RequestId;
+use super::problem::{Code, Problem};
+use super::{Context, auth};
+use crate::domain::{ApiKey, Change};
+
+/// What an API key may allow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    SalesRead,
+    SalesWrite,
+}
+
+impl Scope {
+    pub const ALL: [Self; 2] = [Self::SalesRead, Self::SalesWrite];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::SalesRead => "sales:read",
+            Self::SalesWrite => "sales:write",
+        }
+    }
+}
+
+/// The operator behind a request, if their key has the scope.
+///
+/// # Errors
+/// `unauthenticated` for no or an unknown key, `forbidden` for a key without the scope.
+pub async fn operator(request: &HttpRequest, context: &Context, scope: Scope) -> Result<ApiKey, Problem> {
+    let unauthenticated = || Problem::new(Code::Unauthenticated);
+    let header = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let key = header.and_then(auth::bearer).filter(|key| key.starts_with("sk_")).ok_or_else(unauthenticated)?;
+    let found = context.shop.api_key(auth::api_key_hash(key)).await?.ok_or_else(unauthenticated)?;
+    if found.scopes.iter().any(|held| held == scope.as_str()) {
+        Ok(found)
+    } else {
+        Err(Problem::new(Code::Forbidden).with("scope", scope.as_str()))
+    }
+}
+
+/// The audit row of what this request is about to do.
+pub fn change(request: &HttpRequest, operator: &ApiKey, action: &'static str, reason: &str) -> Change {
+    let request_id = request.extensions().get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
+    Change { actor: operator.name.clone(), action, reason: reason.to_owned(), request_id }
+}

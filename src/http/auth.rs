@@ -1,0 +1,118 @@
+//! Who is asking: shoppers by JWT, operators by API key.
+//!
+//! Invariant (I6): a user id comes out of a verified token and from nowhere else. Every key accepts exactly
+//! one algorithm, so a token cannot choose how it is checked.
+
+use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
+use quick_cache::sync::Cache;
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+use super::problem::{Code, Problem};
+use crate::clock::Clock;
+use crate::domain::UserId;
+
+/// A longer header is not a token of ours; checking it would cost more than it is worth.
+const TOKEN_BYTES_MAX: usize = 4096;
+
+/// One key that shoppers' tokens may be signed with.
+pub struct TokenKey {
+    /// When set, a token must name it.
+    pub kid: Option<String>,
+    pub algorithm: Algorithm,
+    pub key: DecodingKey,
+}
+
+/// How tokens are checked.
+pub struct TokenRules {
+    pub audience: String,
+    pub issuer: Option<String>,
+    pub leeway_s: u64,
+    pub verified_max: usize,
+}
+
+/// Checks tokens, and remembers the verified ones until they expire.
+pub struct Tokens {
+    keys: Vec<(TokenKey, Validation)>,
+    verified: Cache<Box<str>, Verified>,
+    clock: Clock,
+    leeway_ms: i64,
+}
+
+#[derive(Clone)]
+struct Verified {
+    user: UserId,
+    expires_ms: i64,
+}
+
+#[derive(Deserialize)]
+struct Claims {
+    sub: String,
+    exp: i64,
+}
+
+impl Tokens {
+    pub fn new(keys: Vec<TokenKey>, rules: &TokenRules, clock: Clock) -> Self {
+        let with_rules = |key: TokenKey| {
+            let mut validation = Validation::new(key.algorithm);
+            validation.set_required_spec_claims(&["exp", "aud", "sub"]);
+            validation.set_audience(&[&rules.audience]);
+            validation.validate_nbf = true;
+            validation.leeway = rules.leeway_s;
+            if let Some(issuer) = &rules.issuer {
+                validation.set_issuer(&[issuer]);
+            }
+            (key, validation)
+        };
+        Self {
+            keys: keys.into_iter().map(with_rules).collect(),
+            verified: Cache::new(rules.verified_max),
+            clock,
+            leeway_ms: i64::try_from(rules.leeway_s.saturating_mul(1000)).unwrap_or(i64::MAX),
+        }
+    }
+
+    /// The user that an `Authorization` header proves.
+    ///
+    /// # Errors
+    /// `unauthenticated`, one text for every cause: the difference would help nobody but an attacker.
+    pub fn shopper(&self, authorization: Option<&str>) -> Result<UserId, Problem> {
+        let refused = || Problem::new(Code::Unauthenticated);
+        let token = authorization.and_then(bearer).ok_or_else(refused)?;
+        if token.len() > TOKEN_BYTES_MAX {
+            return Err(refused());
+        }
+        if let Some(verified) = self.verified.get(token)
+            && self.clock.now_ms() < verified.expires_ms
+        {
+            return Ok(verified.user);
+        }
+        let verified = self.verify(token).ok_or_else(refused)?;
+        let user = verified.user.clone();
+        self.verified.insert(token.into(), verified);
+        Ok(user)
+    }
+
+    fn verify(&self, token: &str) -> Option<Verified> {
+        let header = decode_header(token).ok()?;
+        let fits = |(key, _): &&(TokenKey, Validation)| {
+            key.algorithm == header.alg && (key.kid.is_none() || key.kid == header.kid)
+        };
+        let (key, validation) = self.keys.iter().find(fits)?;
+        let claims = decode::<Claims>(token, &key.key, validation).ok()?.claims;
+        let expires_ms = claims.exp.saturating_mul(1000).saturating_add(self.leeway_ms);
+        Some(Verified { user: UserId::parse(&claims.sub).ok()?, expires_ms })
+    }
+}
+
+/// The credential of a `Bearer` header.
+pub fn bearer(authorization: &str) -> Option<&str> {
+    let (scheme, credential) = authorization.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| credential.trim())
+}
+
+/// What an API key is stored and looked up by. The look-up compares hashes, so its timing tells nothing of
+/// a key.
+pub fn api_key_hash(key: &str) -> [u8; 32] {
+    Sha256::digest(key.as_bytes()).into()
+}

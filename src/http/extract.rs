@@ -1,0 +1,82 @@
+//! What handlers read from a request, each with its own problem.
+
+use std::net::IpAddr;
+
+use actix_web::HttpRequest;
+use actix_web::http::header::{AUTHORIZATION, CONTENT_TYPE};
+use serde::de::DeserializeOwned;
+
+use super::Context;
+use super::problem::{Code, Problem};
+use crate::domain::{IdempotencyKey, UserId};
+
+fn header<'a>(request: &'a HttpRequest, name: &str) -> Option<&'a str> {
+    request.headers().get(name)?.to_str().ok()
+}
+
+/// # Errors
+/// `unauthenticated`.
+pub fn shopper(request: &HttpRequest, context: &Context) -> Result<UserId, Problem> {
+    context.tokens.shopper(header(request, AUTHORIZATION.as_str()))
+}
+
+/// # Errors
+/// `unsupported_media_type`, `malformed_json`, or `validation_failed` with the field's pointer.
+pub fn json<T: DeserializeOwned>(request: &HttpRequest, body: &[u8]) -> Result<T, Problem> {
+    let media_type = header(request, CONTENT_TYPE.as_str()).unwrap_or("");
+    let essence = media_type.split(';').next().unwrap_or("").trim();
+    if !essence.eq_ignore_ascii_case("application/json") {
+        return Err(Problem::new(Code::UnsupportedMediaType));
+    }
+    let mut reader = serde_json::Deserializer::from_slice(body);
+    let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        let at = error.path().to_string();
+        let inner = error.into_inner();
+        if inner.is_data() {
+            let pointer = if at == "." { String::new() } else { format!("/{}", pointer(&at)) };
+            Problem::invalid(&pointer, what(&inner))
+        } else {
+            Problem::new(Code::MalformedJson).detail(what(&inner))
+        }
+    })?;
+    reader.end().map_err(|error| Problem::new(Code::MalformedJson).detail(what(&error)))?;
+    Ok(value)
+}
+
+/// `items[0].stock` → `items/0/stock`.
+fn pointer(path: &str) -> String {
+    path.replace('[', "/").replace([']'], "").replace('.', "/")
+}
+
+/// serde's words without the place, which the pointer gives.
+fn what(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    text.split(" at line ").next().unwrap_or(&text).to_owned()
+}
+
+/// # Errors
+/// `idempotency_key_missing`, also for a key with characters that are not allowed.
+pub fn idempotency_key(request: &HttpRequest) -> Result<IdempotencyKey, Problem> {
+    let key = header(request, "Idempotency-Key").and_then(|key| IdempotencyKey::parse(key).ok());
+    key.ok_or_else(|| Problem::new(Code::IdempotencyKeyMissing))
+}
+
+/// Seconds of `Prefer: wait=N`, if any.
+pub fn prefer_wait_s(request: &HttpRequest) -> Option<u64> {
+    let preferences = header(request, "Prefer")?.split([',', ';']);
+    preferences.filter_map(|preference| preference.trim().strip_prefix("wait=")).find_map(|n| n.parse().ok())
+}
+
+/// The client's address: the peer, or behind trusted proxies the right-most entry that is none of them.
+pub fn address(request: &HttpRequest, context: &Context) -> IpAddr {
+    let unknown = IpAddr::from([0, 0, 0, 0]);
+    let peer = request.peer_addr().map_or(unknown, |peer| peer.ip());
+    let is_trusted = |address: &IpAddr| context.trusted_proxies.contains(address);
+    if !is_trusted(&peer) {
+        return peer;
+    }
+    let mut hops = request.headers().get_all("X-Forwarded-For").filter_map(|value| value.to_str().ok());
+    let forwarded = hops.by_ref().collect::<Vec<_>>().join(",");
+    let mut addresses = forwarded.rsplit(',').map(|hop| hop.trim().parse::<IpAddr>());
+    addresses.find_map(|hop| hop.map_or(Some(peer), |hop| (!is_trusted(&hop)).then_some(hop))).unwrap_or(peer)
+}

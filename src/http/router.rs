@@ -1,0 +1,51 @@
+//! Every route of both listeners, on one page.
+
+use actix_web::web::{self, PayloadConfig, ServiceConfig, get, patch, post, resource, scope};
+
+use super::{admin, shopper};
+
+/// A purchase's body has some 50 bytes.
+pub const SHOPPER_BODY_BYTES_MAX: usize = 1024;
+/// A sale with a hundred items has some 20 KiB.
+pub const ADMIN_BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// The public listener.
+pub fn shopper_routes(app: &mut ServiceConfig) {
+    app.app_data(PayloadConfig::new(SHOPPER_BODY_BYTES_MAX))
+        .service(
+            scope("/api/v1")
+                .service(resource("/time").route(get().to(shopper::sales::time)))
+                .service(resource("/sales").route(get().to(shopper::sales::list)))
+                .service(resource("/sales/{sale}").route(get().to(shopper::sales::read)))
+                .service(resource("/sales/{sale}/orders").route(post().to(shopper::orders::place)))
+                .service(resource("/orders").route(get().to(shopper::orders::list)))
+                .service(resource("/orders/{order}").route(get().to(shopper::orders::read))),
+        )
+        .service(resource("/problems/{code}").route(get().to(shopper::problems::page)))
+        .default_service(web::to(shopper::problems::not_found));
+}
+
+/// The operators' listener: keep it off the public network.
+pub fn admin_routes(app: &mut ServiceConfig) {
+    app.app_data(PayloadConfig::new(ADMIN_BODY_BYTES_MAX))
+        .service(
+            scope("/api/v1/admin")
+                .service(
+                    resource("/sales")
+                        .route(get().to(admin::sales::list))
+                        .route(post().to(admin::sales::create)),
+                )
+                .service(
+                    resource("/sales/{sale}")
+                        .route(get().to(admin::sales::read))
+                        .route(patch().to(admin::sales::change)),
+                )
+                .service(resource("/sales/{sale}/stock").route(get().to(admin::sales::stock)))
+                .service(resource("/sales/{sale}/{action}").route(post().to(admin::sales::advance))),
+        )
+        .service(resource("/livez").route(get().to(admin::health::live)))
+        .service(resource("/readyz").route(get().to(admin::health::ready)))
+        .service(resource("/metrics").route(get().to(admin::health::metrics)))
+        .service(resource("/problems/{code}").route(get().to(shopper::problems::page)))
+        .default_service(web::to(shopper::problems::not_found));
+}
