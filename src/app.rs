@@ -69,16 +69,31 @@ pub fn backend_settings(config: &Config) -> anyhow::Result<distributed::Settings
 /// # Errors
 /// When a secret is missing, a component cannot be reached, or an address is taken.
 pub async fn start(config: &Config, role: Role, metrics: PrometheusHandle) -> anyhow::Result<Running> {
+    if role != Role::Worker {
+        config.require_secrets()?;
+    }
+    let backend = distributed::open(&backend_settings(config)?, Clock::System).await?;
+    start_on(backend, config, role, metrics).await
+}
+
+/// The same over a backend that is open already; tests put faults into its ports.
+///
+/// # Errors
+/// As [`start`].
+pub async fn start_on(
+    backend: Backend,
+    config: &Config,
+    role: Role,
+    metrics: PrometheusHandle,
+) -> anyhow::Result<Running> {
     let clock = Clock::System;
     let map = config.shard_map()?;
     let tokens = match role {
         Role::Worker => Tokens::new(Vec::new(), &token_rules(&config.auth), clock.clone()),
         Role::All | Role::Api => {
-            config.require_secrets()?;
             Tokens::new(token_keys(&config.auth)?, &token_rules(&config.auth), clock.clone())
         }
     };
-    let backend = distributed::open(&backend_settings(config)?, clock.clone()).await?;
     let (front, back) = (Tasks::on_current_runtime(), Tasks::on_current_runtime());
     let shop = Shop::new(ports(&backend), settings(config), map, clock.clone(), front.clone());
     shop.refresh().await;

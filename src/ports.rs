@@ -185,6 +185,9 @@ pub trait OrderStore: Send + Sync {
 
     async fn order(&self, order: OrderId) -> StoreResult<Option<Order>>;
 
+    /// Whether every shard has the month's orders table; `seckill migrate` makes them.
+    async fn holds_month(&self, month: Month) -> StoreResult<bool>;
+
     /// One buyer's orders in one month, newest first, below the cursor.
     async fn orders_of(
         &self,

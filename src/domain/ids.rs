@@ -187,3 +187,63 @@ impl From<OrderId> for String {
         id.to_string()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::shard::ShardMap;
+
+    #[derive(Deserialize)]
+    struct Vector {
+        sale: SaleId,
+        user: UserId,
+        key: IdempotencyKey,
+        starts_ms: i64,
+        shards: u16,
+        partitions: u16,
+        instances: u16,
+        shard: u16,
+        partition: u16,
+        instance: u16,
+        month: u16,
+        yyyymm: u32,
+        order_id: String,
+    }
+
+    /// The vectors were made by another program; every stored id rests on them. Never change one.
+    #[test]
+    fn ids_shards_and_months_are_frozen() {
+        let text = include_str!("../../tests/vectors/ids.json");
+        let vectors: Vec<Vector> = serde_json::from_str(text).expect("vectors");
+        assert!(vectors.len() >= 7);
+        for v in vectors {
+            let map = ShardMap::new(v.shards, v.partitions, v.instances).expect("valid map");
+            let shard = map.shard_of(&v.user);
+            let month = Month::of_ms(v.starts_ms);
+            assert_eq!((shard.number(), month.number(), month.yyyymm()), (v.shard, v.month, v.yyyymm));
+            assert_eq!(map.part_of(shard).number(), v.partition);
+            assert_eq!(map.instance_of(shard).number(), v.instance);
+            let id = OrderId::derive(shard, month, &v.sale, &v.user, &v.key);
+            assert_eq!(id.to_string(), v.order_id);
+            assert_eq!((id.shard(), id.month()), (shard, month));
+            assert_eq!(OrderId::parse(&v.order_id.to_uppercase().replace("ORD_", "ord_")), Ok(id));
+        }
+    }
+
+    #[test]
+    fn texts_that_are_no_order_id_are_refused() {
+        for text in ["", "ord_", "ord_0", "ord_80000000000000000000000000", "ord_0000000000000000000000000u"] {
+            assert!(OrderId::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn ids_with_unsafe_characters_are_refused() {
+        assert!(SaleId::parse("Friday").is_err());
+        assert!(SaleId::parse("a b").is_err());
+        assert!(SaleId::parse(&"a".repeat(33)).is_err());
+        assert!(UserId::parse("a|b").is_err());
+        assert!(UserId::parse("a\0b").is_err());
+        assert!(IdempotencyKey::parse("").is_err());
+    }
+}

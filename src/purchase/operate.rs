@@ -19,6 +19,8 @@ pub enum Changed {
     VersionMoved,
     /// Not from this state; these actions are.
     NotAllowed { state: SaleState, allowed: Vec<SaleAction> },
+    /// The databases have no orders table for the month the sale starts in.
+    MonthMissing { yyyymm: u32 },
 }
 
 /// New values for some fields of a sale; `None` keeps one.
@@ -127,6 +129,9 @@ impl Shop {
             return Ok(Changed::NotAllowed { state: old.state, allowed: old.state.allowed() });
         };
         if action == SaleAction::Preheat && old.state == SaleState::Published {
+            if !self.ports.orders.holds_month(old.month()).await? {
+                return Ok(Changed::MonthMissing { yyyymm: old.month().yyyymm() });
+            }
             // Before the directory says so: a sale that fronts see as preheated must be in place.
             self.ports.ledger.open_pools(&old).await?;
             self.ports.gates.preheat(&old).await?;

@@ -2,7 +2,7 @@
 //! (every database's migrations run under the server's named lock, and the monthly tables and positions are
 //! made only where they are absent).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
@@ -31,7 +31,7 @@ pub struct Report {
     pub topic_created: bool,
 }
 
-/// Makes everything that is absent and checks what is there. `progress` is told each step before it begins.
+/// Makes everything that is absent and checks what is there, for `months` and the months of all sales. `progress` is told each step before it begins.
 ///
 /// # Errors
 /// When a server cannot be reached, the recorded shard map differs, or the topic has other settings; the
@@ -45,6 +45,7 @@ pub async fn run(
     progress("directory");
     migrate_database(&mysql, Instance::new(0), &mysql.directory(), &DIRECTORY).await?;
     record_shard_map(&mysql).await?;
+    let months = &with_months_of_sales(&mysql, months).await?[..];
     let mut report = Report { databases: 1, ..Report::default() };
     for instance in mysql.map.all_instances() {
         progress(&format!("instance {} of {}", instance.number() + 1, mysql.map.instances()));
@@ -80,6 +81,20 @@ async fn migrate_database(
     let migrated = migrator.run_direct(None, &mut connection, false).await;
     migrated.map_err(|error| broken(context, format!("{database}: {error}")))?;
     connection.close().await.map_err(|error| failed(context, error))
+}
+
+/// A sale may be planned further ahead than tables are made.
+async fn with_months_of_sales(mysql: &Mysql, months: &[Month]) -> StoreResult<Vec<Month>> {
+    let context = "read the months of sales";
+    let rows = sqlx::query(mysql.directory_sql("SELECT starts_ms FROM {directory}.sales"))
+        .fetch_all(mysql.directory_pool())
+        .await
+        .map_err(|error| failed(context, error))?;
+    let mut all: BTreeSet<Month> = months.iter().copied().collect();
+    for row in rows {
+        all.insert(Month::of_ms(row.try_get(0).map_err(|error| failed(context, error))?));
+    }
+    Ok(all.into_iter().collect())
 }
 
 async fn make_months(mysql: &Mysql, instance: Instance, database: &str, months: &[Month]) -> StoreResult<()> {

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use sqlx::Row;
 use sqlx::mysql::MySqlRow;
+use sqlx::{AssertSqlSafe, Row};
 
-use super::mysql::{Mysql, failed};
+use super::mysql::{Mysql, failed, placeholders};
 use super::{broken, mysql_batch, mysql_grants};
 use crate::clock::Clock;
 use crate::domain::batch_plan::LogBatch;
@@ -88,6 +88,26 @@ impl OrderStore for MysqlOrderStore {
             Err(error) if is_missing_table(&error) => Ok(None),
             Err(error) => Err(failed(context, error)),
         }
+    }
+
+    async fn holds_month(&self, month: Month) -> StoreResult<bool> {
+        let context = "look for monthly tables";
+        for instance in self.mysql.map.all_instances() {
+            let shards: Vec<String> =
+                self.mysql.map.shards_of(instance).map(|shard| self.mysql.shard(shard)).collect();
+            let text = format!(
+                "SELECT COUNT(*) FROM information_schema.tables WHERE table_name = ? AND table_schema IN {}",
+                placeholders(1, shards.len())
+            );
+            let query = sqlx::query(AssertSqlSafe(text)).bind(format!("orders_{}", month.yyyymm()));
+            let row = shards.iter().fold(query, |query, shard| query.bind(shard));
+            let row = row.fetch_one(self.mysql.pool(instance)).await.map_err(|e| failed(context, e))?;
+            let found: i64 = row.try_get(0).map_err(|error| failed(context, error))?;
+            if usize::try_from(found) != Ok(shards.len()) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     async fn orders_of(

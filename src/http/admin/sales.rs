@@ -220,6 +220,8 @@ fn done(changed: Changed) -> Result<Sale, Problem> {
         Changed::Invalid(invalid) => Err(Problem::invalid(&invalid.pointer, invalid.detail)),
         Changed::Taken => Err(Problem::new(Code::SaleExists)),
         Changed::VersionMoved => Err(Problem::new(Code::EtagMismatch)),
+        Changed::MonthMissing { yyyymm } => Err(Problem::new(Code::StateConflict)
+            .detail(format!("the orders tables of {yyyymm} are missing: run `seckill migrate`, then repeat"))),
         Changed::NotAllowed { state, allowed } => {
             let allowed: Vec<&str> = allowed.into_iter().map(SaleAction::as_str).collect();
             Err(Problem::new(Code::StateConflict).with("state", state.as_str()).with("allowed", allowed))

@@ -78,12 +78,9 @@ fn cacheable(request: &HttpRequest, body: &Value) -> HttpResponse {
     let digest = Sha256::digest(text.as_bytes());
     let word = digest.iter().take(8).fold(0u64, |word, byte| (word << 8) | u64::from(*byte));
     let etag = format!("\"{word:016x}\"");
-    let known = request.headers().get_all(IF_NONE_MATCH).filter_map(|value| value.to_str().ok());
-    let mut response = if known.into_iter().any(|value| value == "*" || value.contains(&etag)) {
-        HttpResponse::NotModified()
-    } else {
-        HttpResponse::Ok()
-    };
+    let mut known = request.headers().get_all(IF_NONE_MATCH).filter_map(|value| value.to_str().ok());
+    let is_known = known.any(|value| value == "*" || value.contains(&etag));
+    let mut response = if is_known { HttpResponse::NotModified() } else { HttpResponse::Ok() };
     response.insert_header((CACHE_CONTROL, "public, max-age=1")).insert_header((ETAG, etag));
-    response.content_type("application/json").body(text)
+    if is_known { response.finish() } else { response.content_type("application/json").body(text) }
 }

@@ -1,0 +1,190 @@
+//! The audit: from what the stores say to which promises are broken.
+//!
+//! A pure function. It reads no clock and no store, so every rule is tested on a hand-made bad state.
+//! Rules that compare stores with each other hold only when all is quiet; while records wait in the log or
+//! the outbox they are passed over, and that something waits is itself reported.
+
+mod claims;
+mod holds;
+mod index;
+mod log;
+mod requests;
+mod rows;
+mod shopfront;
+mod stock;
+
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod world;
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::evidence::Evidence;
+use index::Index;
+
+macro_rules! rules {
+    ($($rule:ident $text:literal $promise:literal $says:literal;)*) => {
+        /// One rule. Its text is stable.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Rule { $($rule,)* }
+
+        impl Rule {
+            pub const ALL: &[Self] = &[$(Self::$rule,)*];
+
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$rule => $text,)* }
+            }
+
+            /// The invariant of docs/protocol.md §1 that it serves.
+            pub fn promise(self) -> &'static str {
+                match self { $(Self::$rule => $promise,)* }
+            }
+
+            /// What must be true.
+            pub fn says(self) -> &'static str {
+                match self { $(Self::$rule => $says,)* }
+            }
+        }
+    };
+}
+
+rules! {
+    SoldOverStock "sold_over_stock" "I1" "live units of a SKU are at most its stock";
+    PoolDiffers "pool_differs" "I1" "each SKU has one pool, at its home, with the stock of the sale";
+    PoolOvergranted "pool_overgranted" "I1" "a pool grants at most its stock";
+    GrantsUnbalanced "grants_unbalanced" "I1" "units granted by the pool = units of grants = units allotted";
+    LedgerOverAllotment "ledger_over_allotment" "I1" "0 <= held + sold <= allotted";
+    LedgerDiffers "ledger_differs" "I1" "held and sold of each instance = its awaiting and paid orders";
+    RedisStockNegative "redis_stock_negative" "I1" "available units in Redis are never negative";
+    RedisStockDiffers "redis_stock_differs" "I2" "available in Redis = stock - live - owed, when quiet";
+    RedisBuyersDiffer "redis_buyers_differ" "I2" "a buyer's units in Redis = live + owed, when quiet";
+    HoldWithoutRow "hold_without_row" "I2" "every hold in Redis became a row, when quiet";
+    RowWithoutHold "row_without_hold" "I2" "every live order has its hold in Redis, when quiet";
+    RedisHoldDiffers "redis_hold_differs" "I2" "a hold says the same as its row";
+    RedisStateContradicts "redis_state_contradicts" "I2" "a decided state in Redis is what MySQL decided";
+    GateDiffers "gate_differs" "I2" "a running sale's gates carry its epoch, window and limit";
+    WrongBucket "wrong_bucket" "I2" "a hold is in the bucket of its shard";
+    AcceptedWithoutRow "accepted_without_row" "I3" "every accepted answer has its order row, when quiet";
+    RecordWithoutRow "record_without_row" "I3" "every record before the position has a row or a dead letter";
+    PositionBeyondLog "position_beyond_log" "I3" "a stored position is inside the log";
+    DuplicateOrder "duplicate_order" "I4" "an order id stands once over all shards and months";
+    AnswerIdDiffers "answer_id_differs" "I4" "an answer's order id is the one its buyer and key derive";
+    KeyHasTwoOrders "key_has_two_orders" "I4" "the same key gets the same order";
+    KeysShareOrder "keys_share_order" "I4" "different keys get different orders";
+    AcceptedTwice "accepted_twice" "I4" "one key is accepted once; every other answer says it is a replay";
+    LimitExceeded "limit_exceeded" "I5" "live units of a buyer are at most the buyer limit";
+    ClaimsDiffer "claims_differ" "I5" "a live order has as many claims as units, numbered below the limit";
+    ClaimWithoutLiveOrder "claim_without_live_order" "I5" "a claim belongs to a live order of that buyer";
+    RowWithoutRequest "row_without_request" "I6" "every row has a request of that buyer";
+    RowDiffersFromRequest "row_differs_from_request" "I6" "a row has the SKU and quantity that were asked for";
+    RefusedButPersisted "refused_but_persisted" "I3" "an order whose every answer was a refusal has no row";
+    LiveOrderReleased "live_order_released" "I8" "no release is queued for a live order";
+    OutboxNotEmpty "outbox_not_empty" "I9" "the outbox is empty, when quiet";
+    RecordsUnread "records_unread" "I9" "the order writers have read the log to its end, when quiet";
+    WrongShard "wrong_shard" "placement" "rows and claims are in the shard of their id and of their buyer";
+    WrongMonth "wrong_month" "placement" "rows are in the month of their id and of the sale's start";
+    WrongInstance "wrong_instance" "placement" "a shard's rows are on the instance that owns the shard";
+    WrongPartition "wrong_partition" "placement" "records are in the partition of their shard";
+    PriceDiffers "price_differs" "content" "a row has the item's price";
+    ReasonDiffers "reason_differs" "content" "a reason stands exactly on the rejected";
+    AcceptedBeforeOpening "accepted_before_opening" "content" "nothing is accepted before the opening";
+    MovesDiffer "moves_differ" "content" "a row's moves are those of its state";
+    MoveWithoutRow "move_without_row" "content" "every move belongs to a row";
+    RowWithoutRecord "row_without_record" "content" "every row has a record in the order log";
+    RowDiffersFromRecord "row_differs_from_record" "content" "a row says the same as its record";
+    HttpOrderDiffers "http_order_differs" "honesty" "GET of an order says what its row says";
+    HttpListIncomplete "http_list_incomplete" "honesty" "a buyer's list holds all of the buyer's rows";
+    HttpOrderLeaks "http_order_leaks" "honesty" "nobody can read another buyer's order";
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Serialize for Rule {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+/// One broken rule at one place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Violation {
+    pub rule: Rule,
+    pub detail: String,
+}
+
+/// Violations while they are being found.
+#[derive(Debug, Default)]
+struct Findings(Vec<Violation>);
+
+impl Findings {
+    fn add(&mut self, rule: Rule, detail: String) {
+        self.0.push(Violation { rule, detail });
+    }
+
+    /// `detail` is made only when the rule is broken.
+    fn check(&mut self, holds: bool, rule: Rule, detail: impl FnOnce() -> String) {
+        if !holds {
+            self.add(rule, detail());
+        }
+    }
+}
+
+/// Judges. The violations come by rule, in the order of [`Rule::ALL`]; an empty answer is a pass.
+pub fn audit(evidence: &Evidence) -> Vec<Violation> {
+    let index = Index::new(evidence);
+    let mut found = Findings::default();
+    stock::check(&index, &mut found);
+    rows::check(&index, &mut found);
+    claims::check(&index, &mut found);
+    log::check(&index, &mut found);
+    holds::check(&index, &mut found);
+    requests::check(&index, &mut found);
+    shopfront::check(&index, &mut found);
+    found.0.sort_by_key(|violation| violation.rule);
+    found.0
+}
+
+/// What a reader must know beside the violations: what was not judged, and what an operator should look at.
+pub fn notes(evidence: &Evidence) -> Vec<String> {
+    let index = Index::new(evidence);
+    let mut notes = Vec::new();
+    if !index.is_quiet() {
+        notes.push("not quiet: rules that compare stores with each other were passed over".to_owned());
+    }
+    let letters: usize = evidence.books.iter().map(|books| books.dead_letters.len()).sum();
+    if letters > 0 {
+        notes.push(format!("{letters} dead letters on this topic wait for an operator"));
+    }
+    let owed: usize = evidence.books.iter().map(|books| books.owed.len()).sum();
+    if owed > 0 {
+        notes.push(format!("{owed} releases wait in release_outbox"));
+    }
+    match &evidence.log {
+        None => notes.push("order log not read".to_owned()),
+        Some(log) if log.partitions.iter().any(|part| part.low > 0) => {
+            notes.push("the log's head is deleted: rows without a record were not looked for there".to_owned());
+        }
+        Some(_) => {}
+    }
+    match &evidence.buckets {
+        None => notes.push("Redis not read".to_owned()),
+        Some(buckets) if buckets.iter().all(Option::is_none) => {
+            notes.push("no bucket of the sale stands in Redis".to_owned());
+        }
+        Some(_) => {}
+    }
+    if evidence.http.is_none() {
+        notes.push("no answers read over HTTP".to_owned());
+    }
+    if evidence.journal.is_none() {
+        notes.push("no journal: rows were not compared with requests".to_owned());
+    }
+    notes
+}

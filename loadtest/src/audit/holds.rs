@@ -1,0 +1,148 @@
+//! Redis: gates, available units, buyers and holds, against what MySQL decided.
+
+use std::collections::BTreeMap;
+
+use sha2::{Digest, Sha256};
+
+use super::index::Index;
+use super::{Findings, Rule};
+use crate::evidence::{BucketFacts, Hold, OrderRow, RowState};
+use crate::ids::OrderId;
+
+pub fn check(index: &Index<'_>, found: &mut Findings) {
+    let outbox = index.outbox_len();
+    found.check(outbox == 0, Rule::OutboxNotEmpty, || format!("{outbox} entries wait for the order log"));
+    check_gates(index, found);
+    for (number, bucket) in index.buckets() {
+        for (sku, units) in &bucket.stock {
+            found.check(*units >= 0, Rule::RedisStockNegative, || format!("{sku} in bucket {number}: {units}"));
+        }
+        for (id, hold) in &bucket.holds {
+            check_hold(index, number, id, hold, found);
+        }
+    }
+    if index.is_quiet() && index.is_whole_in_redis() {
+        check_stock(index, found);
+        check_buyers(index, found);
+        check_live_rows(index, found);
+    }
+}
+
+fn check_gates(index: &Index<'_>, found: &mut Findings) {
+    let sale = &index.evidence.sale;
+    let state = match sale.state.as_str() {
+        "preheated" => "open",
+        "paused" => "paused",
+        // Before preheating and after the end a sale needs no gate.
+        _ => return,
+    };
+    let expected = [
+        ("state", state.to_owned()),
+        ("epoch", sale.epoch.to_string()),
+        ("opens_ms", sale.starts_ms.to_string()),
+        ("closes_ms", sale.ends_ms.to_string()),
+        ("buyer_limit", sale.buyer_limit.to_string()),
+    ];
+    let Some(buckets) = &index.evidence.buckets else { return };
+    for (number, bucket) in buckets.iter().enumerate() {
+        let Some(bucket) = bucket else {
+            found.add(Rule::GateDiffers, format!("bucket {number} has no gate though the sale is {}", sale.state));
+            continue;
+        };
+        for (field, value) in &expected {
+            let seen = bucket.gate.get(*field);
+            found.check(seen == Some(value), Rule::GateDiffers, || {
+                format!("bucket {number}: {field} is {seen:?}, the sale says {value}")
+            });
+        }
+    }
+}
+
+fn check_hold(index: &Index<'_>, number: u16, id: &OrderId, hold: &Hold, found: &mut Findings) {
+    let expected = index.evidence.layout.bucket_of(id.shard(), index.evidence.sale.buckets);
+    found.check(number == expected, Rule::WrongBucket, || {
+        format!("{id} is held in bucket {number}, its shard belongs to {expected}")
+    });
+    let Some(row) = index.rows.get(id) else {
+        let is_explained = index.owed.contains(id) || !index.is_quiet();
+        found.check(is_explained, Rule::HoldWithoutRow, || {
+            format!("{id} of {} is {:?} in Redis and has no row", hold.user, hold.state)
+        });
+        return;
+    };
+    let print = fingerprint(&row.sku, row.quantity);
+    let agrees = (&hold.sku, &hold.user, hold.quantity) == (&row.sku, &row.user, row.quantity);
+    found.check(agrees && hold.fingerprint == print, Rule::RedisHoldDiffers, || {
+        format!("{id}: {hold:?}, row {} {} x{} {print}", row.user, row.sku, row.quantity)
+    });
+    found.check(may_stand(hold.state, row), Rule::RedisStateContradicts, || {
+        format!("{id} is {:?} in Redis and {} in MySQL", hold.state, row.state.as_str())
+    });
+}
+
+/// Marking is best effort and only ever marks a pending hold: an older state may stay, a contradictory one
+/// may not appear.
+fn may_stand(state: char, row: &OrderRow) -> bool {
+    match state {
+        'r' | 'q' => true,
+        'a' => row.state != RowState::Rejected,
+        'p' => row.state == RowState::Paid,
+        'c' => row.state == RowState::Cancelled,
+        'e' => row.state == RowState::Expired,
+        'x' => row.state == RowState::Rejected,
+        _ => false,
+    }
+}
+
+/// 16 hexadecimal digits over what a purchase's body asks for.
+pub fn fingerprint(sku: &str, quantity: i64) -> String {
+    let units = u32::try_from(quantity).unwrap_or(0).to_be_bytes();
+    let digest = Sha256::new().chain_update(sku).chain_update(b"\0").chain_update(units).finalize();
+    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn check_stock(index: &Index<'_>, found: &mut Findings) {
+    for item in &index.evidence.sale.items {
+        let in_bucket = |bucket: &BucketFacts| bucket.stock.get(&item.sku).copied().unwrap_or(0);
+        let available: i64 = index.buckets().map(|(_, bucket)| in_bucket(bucket)).sum();
+        let rows = index.rows.values().filter(|row| row.sku == item.sku && row.state.is_live());
+        let live: i64 = rows.map(|row| row.quantity).sum();
+        let owed = index.owed_units(|sku, _| sku == item.sku);
+        found.check(available == item.stock - live - owed, Rule::RedisStockDiffers, || {
+            format!(
+                "{}: {available} available, stock {} - live {live} - owed {owed} = {}",
+                item.sku,
+                item.stock,
+                item.stock - live - owed
+            )
+        });
+    }
+}
+
+fn check_buyers(index: &Index<'_>, found: &mut Findings) {
+    // Buyer → (units in Redis, units that should be there).
+    let mut units: BTreeMap<&str, (i64, i64)> = BTreeMap::new();
+    for (_, bucket) in index.buckets() {
+        for (user, held) in &bucket.buyers {
+            units.entry(user).or_default().0 += held;
+        }
+        for (_, hold) in bucket.holds.iter().filter(|(id, _)| index.owed.contains(id)) {
+            units.entry(&hold.user).or_default().1 += hold.quantity;
+        }
+    }
+    for row in index.rows.values().filter(|row| row.state.is_live()) {
+        units.entry(&row.user).or_default().1 += row.quantity;
+    }
+    for (user, (held, expected)) in units {
+        found.check(held == expected, Rule::RedisBuyersDiffer, || {
+            format!("{user}: {held} units in Redis, live + owed is {expected}")
+        });
+    }
+}
+
+fn check_live_rows(index: &Index<'_>, found: &mut Findings) {
+    for (id, row) in index.rows.iter().filter(|(_, row)| row.state.is_live()) {
+        let is_held = index.buckets().any(|(_, bucket)| bucket.holds.contains_key(id));
+        found.check(is_held, Rule::RowWithoutHold, || format!("{id} of {}", row.user));
+    }
+}

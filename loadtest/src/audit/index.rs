@@ -1,0 +1,102 @@
+//! The evidence, sorted for look-ups.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::evidence::{BucketFacts, Evidence, ItemFacts, OrderRow};
+use crate::ids::{OrderId, month_of_ms};
+
+pub struct Index<'a> {
+    pub evidence: &'a Evidence,
+    /// The first row of each id; a second one is found by `rows`.
+    pub rows: BTreeMap<OrderId, &'a OrderRow>,
+    /// Orders whose Redis stock is still to be given back, or waits for an operator as a dead letter.
+    pub owed: BTreeSet<OrderId>,
+    /// (partition, offset) of dead letters.
+    dead: BTreeSet<(u16, i64)>,
+    /// Month of the sale's start; 0 for a time outside the calendar, which no row can have.
+    pub month: u16,
+    quiet: bool,
+}
+
+impl<'a> Index<'a> {
+    pub fn new(evidence: &'a Evidence) -> Self {
+        let mut rows = BTreeMap::new();
+        for row in &evidence.rows {
+            rows.entry(row.id).or_insert(row);
+        }
+        let mut index = Self {
+            evidence,
+            rows,
+            owed: BTreeSet::new(),
+            dead: BTreeSet::new(),
+            month: month_of_ms(evidence.sale.starts_ms).unwrap_or(0),
+            quiet: false,
+        };
+        let letters = evidence.books.iter().flat_map(|books| &books.dead_letters);
+        index.dead = letters.map(|letter| (letter.part, letter.offset)).collect();
+        index.owed = index.owed_orders();
+        index.quiet = index.outbox_len() == 0 && index.unread() == 0;
+        index
+    }
+
+    /// Whether nothing of this sale is on its way.
+    pub fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
+    pub fn item(&self, sku: &str) -> Option<&'a ItemFacts> {
+        self.evidence.sale.items.iter().find(|item| item.sku == sku)
+    }
+
+    /// Buckets that stand, with their numbers.
+    pub fn buckets(&self) -> impl Iterator<Item = (u16, &'a BucketFacts)> {
+        let buckets = self.evidence.buckets.iter().flatten();
+        (0u16..).zip(buckets).filter_map(|(number, bucket)| Some((number, bucket.as_ref()?)))
+    }
+
+    /// Whether every bucket was read and stands, so that sums over them mean something.
+    pub fn is_whole_in_redis(&self) -> bool {
+        let whole = |buckets: &Vec<Option<BucketFacts>>| {
+            buckets.len() == usize::from(self.evidence.sale.buckets) && buckets.iter().all(Option::is_some)
+        };
+        self.evidence.buckets.as_ref().is_some_and(whole)
+    }
+
+    pub fn outbox_len(&self) -> u64 {
+        self.buckets().map(|(_, bucket)| bucket.outbox).sum()
+    }
+
+    /// Records of the sale that lie at or behind the stored position of their partition.
+    pub fn unread(&self) -> usize {
+        let records = self.evidence.log.iter().flat_map(|log| &log.records);
+        records.filter(|record| record.offset >= self.position(record.part)).count()
+    }
+
+    /// The stored position of a partition; 0 when there is none.
+    pub fn position(&self, part: u16) -> i64 {
+        self.evidence.books.iter().find_map(|books| books.positions.get(&part).copied()).unwrap_or(0)
+    }
+
+    pub fn is_dead_letter(&self, part: u16, offset: i64) -> bool {
+        self.dead.contains(&(part, offset))
+    }
+
+    /// Units that Redis still holds for orders of a SKU or buyer that no longer hold any.
+    pub fn owed_units(&self, matches: impl Fn(&str, &str) -> bool) -> i64 {
+        let holds = self.buckets().flat_map(|(_, bucket)| &bucket.holds);
+        holds
+            .filter(|(id, hold)| self.owed.contains(id) && matches(&hold.sku, &hold.user))
+            .map(|(_, hold)| hold.quantity)
+            .sum()
+    }
+
+    fn owed_orders(&self) -> BTreeSet<OrderId> {
+        let released = self.evidence.books.iter().flat_map(|books| &books.owed).map(|row| row.order);
+        let dead = self.evidence.log.iter().flat_map(|log| &log.records).filter_map(|record| {
+            let id = record.order.as_ref()?.id;
+            self.is_dead_letter(record.part, record.offset).then_some(id)
+        });
+        let is_live = |id: &OrderId| self.rows.get(id).is_some_and(|row| row.state.is_live());
+        released.chain(dead).filter(|id| !is_live(id)).collect()
+    }
+}

@@ -1,0 +1,82 @@
+//! The buyers' side: what was answered, against what stands.
+
+use std::collections::BTreeMap;
+
+use super::index::Index;
+use super::{Findings, Rule};
+use crate::evidence::OrderRow;
+use crate::ids::OrderId;
+use crate::journal::{Class, Entry};
+
+pub fn check(index: &Index<'_>, found: &mut Findings) {
+    let Some(journal) = &index.evidence.journal else { return };
+    let entries: Vec<&Entry> = journal.iter().filter(|entry| entry.sale == index.evidence.sale.id).collect();
+    check_ids(index, &entries, found);
+    let mut requests: BTreeMap<OrderId, Vec<&Entry>> = BTreeMap::new();
+    for entry in &entries {
+        requests.entry(derived(index, entry)).or_default().push(entry);
+    }
+    check_answers(index, &requests, found);
+    for (id, row) in &index.rows {
+        match requests.get(id) {
+            Some(same_key) => check_row(row, same_key, found),
+            None => found.check(index.evidence.before.contains(id), Rule::RowWithoutRequest, || {
+                format!("{id} of {}: nobody asked for it", row.user)
+            }),
+        }
+    }
+}
+
+fn derived(index: &Index<'_>, entry: &Entry) -> OrderId {
+    let shard = index.evidence.layout.shard_of(&entry.user);
+    OrderId::derive(shard, index.month, &entry.sale, &entry.user, &entry.key)
+}
+
+/// Ids in the answers: derived, one per key, one key per id.
+fn check_ids(index: &Index<'_>, entries: &[&Entry], found: &mut Findings) {
+    let mut by_key: BTreeMap<(&str, &str), &str> = BTreeMap::new();
+    let mut by_id: BTreeMap<&str, (&str, &str)> = BTreeMap::new();
+    for entry in entries.iter().filter(|entry| entry.class.is_accepted()) {
+        let id = entry.order_id.as_deref().unwrap_or("");
+        let key = (entry.user.as_str(), entry.key.as_str());
+        let first_id = *by_key.entry(key).or_insert(id);
+        let first_key = *by_id.entry(id).or_insert(key);
+        // One fault, one finding: an id that moved is not also reported as underived.
+        if first_id != id {
+            found.add(Rule::KeyHasTwoOrders, format!("{key:?} got {first_id} and {id}"));
+        } else if first_key != key {
+            found.add(Rule::KeysShareOrder, format!("{first_key:?} and {key:?} got {id}"));
+        } else {
+            let expected = derived(index, entry);
+            found.check(OrderId::parse(id) == Some(expected), Rule::AnswerIdDiffers, || {
+                format!("{key:?} got {id:?}, derived is {expected}")
+            });
+        }
+    }
+}
+
+fn check_answers(index: &Index<'_>, requests: &BTreeMap<OrderId, Vec<&Entry>>, found: &mut Findings) {
+    for (id, same_key) in requests {
+        let accepted = same_key.iter().filter(|entry| entry.class.is_accepted()).count();
+        let won = same_key.iter().filter(|entry| entry.class == Class::Won).count();
+        found.check(won <= 1, Rule::AcceptedTwice, || {
+            format!("{id} of {}: {won} answers that do not say they are replays", same_key[0].user)
+        });
+        let stands = index.rows.contains_key(id);
+        found.check(accepted == 0 || stands || !index.is_quiet(), Rule::AcceptedWithoutRow, || {
+            format!("{id} of {} was accepted and has no row", same_key[0].user)
+        });
+    }
+}
+
+fn check_row(row: &OrderRow, same_key: &[&Entry], found: &mut Findings) {
+    let agrees = |entry: &&&Entry| entry.sku == row.sku && i64::from(entry.quantity) == row.quantity;
+    found.check(same_key.iter().any(|entry| agrees(&entry)), Rule::RowDiffersFromRequest, || {
+        let asked = (&same_key[0].sku, same_key[0].quantity);
+        format!("{} is {} x{}, asked for {asked:?}", row.id, row.sku, row.quantity)
+    });
+    found.check(!same_key.iter().all(|entry| entry.class.is_refused()), Rule::RefusedButPersisted, || {
+        let answers: Vec<&str> = same_key.iter().map(|entry| entry.class.as_str()).collect();
+        format!("{} of {} is {}; answered {answers:?}", row.id, row.user, row.state.as_str())
+    });
+}

@@ -1,0 +1,238 @@
+//! Raw HTTP/1.1 connections in a bounded keep-alive pool, from many loopback addresses.
+//!
+//! No client library above hyper: its redirects, cookies and retries would cost more than the request and
+//! hide what the server did. An idle connection is reused in turn, not the latest first, so that the source
+//! addresses stay spread and the server's per-address limits see a crowd.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use futures::StreamExt;
+use http_body_util::{BodyExt, Full};
+use hyper::Request;
+use hyper::body::Bytes;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::header::{AUTHORIZATION, HOST, HeaderValue};
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio_util::task::TaskTracker;
+
+/// Connections opened at the same time before the start.
+const WARMING_MAX: usize = 64;
+/// An idle connection may have been closed by the server; so many are tried before giving up.
+const STALE_MAX: usize = 4;
+
+type Sender = SendRequest<Full<Bytes>>;
+
+/// Where the shop is.
+#[derive(Debug, Clone)]
+pub struct Target {
+    pub address: SocketAddr,
+    pub host: HeaderValue,
+}
+
+/// A whole answer.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: u16,
+    /// Whether the answer says that it repeats an earlier one.
+    pub replayed: bool,
+    pub body: Bytes,
+}
+
+/// What came of one request.
+#[derive(Debug)]
+pub struct Exchange {
+    /// Waiting for a free connection.
+    pub waited: Duration,
+    pub result: Result<Reply, NoReply>,
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoReply {
+    /// Nothing left this machine.
+    NotSent(&'static str),
+    /// The server may have acted.
+    Unknown(&'static str),
+}
+
+impl Target {
+    /// Reads `http://host:port`. Anything but a loopback address needs `allow_remote`: this is a tool that
+    /// floods.
+    ///
+    /// # Errors
+    /// When the text is not such a URL, the name does not resolve, or the address is not allowed.
+    pub async fn resolve(url: &str, allow_remote: bool) -> anyhow::Result<Self> {
+        let Some(rest) = url.strip_prefix("http://") else { bail!("{url} does not begin with http://") };
+        let authority = rest.trim_end_matches('/');
+        if authority.contains('/') {
+            bail!("{url} must not have a path");
+        }
+        let with_port = if authority.contains(':') { authority.to_owned() } else { format!("{authority}:80") };
+        let mut addresses = tokio::net::lookup_host(&with_port)
+            .await
+            .with_context(|| format!("cannot resolve {with_port}"))?;
+        let address = addresses.next().with_context(|| format!("{with_port} has no address"))?;
+        if !address.ip().is_loopback() && !allow_remote {
+            bail!("{address} is not a loopback address; flooding another machine needs --allow-remote");
+        }
+        Ok(Self { address, host: HeaderValue::from_str(authority)? })
+    }
+}
+
+/// The pool.
+pub struct Client {
+    target: Target,
+    permits: Semaphore,
+    idle: Mutex<VecDeque<Sender>>,
+    connections: TaskTracker,
+    /// Distinct source addresses; 0 lets the system choose.
+    sources: u32,
+    next_source: AtomicU32,
+    timeout: Duration,
+}
+
+impl Client {
+    pub fn new(target: Target, connections_max: usize, sources: u32, timeout: Duration) -> Self {
+        let is_v4_loopback = matches!(target.address.ip(), IpAddr::V4(ip) if ip.is_loopback());
+        Self {
+            target,
+            permits: Semaphore::new(connections_max),
+            idle: Mutex::default(),
+            connections: TaskTracker::new(),
+            sources: if is_v4_loopback { sources } else { 0 },
+            next_source: AtomicU32::new(0),
+            timeout,
+        }
+    }
+
+    /// Opens connections ahead of time, so that the first clicks do not pay for them.
+    ///
+    /// # Errors
+    /// When one cannot be opened.
+    pub async fn warm(&self, count: usize) -> anyhow::Result<()> {
+        let count = count.min(self.permits.available_permits());
+        let mut opening = futures::stream::iter((0..count).map(|_| self.connect())).buffer_unordered(WARMING_MAX);
+        while let Some(opened) = opening.next().await {
+            let sender = opened.with_context(|| format!("cannot connect to {}", self.target.address))?;
+            self.put_back(sender);
+        }
+        Ok(())
+    }
+
+    /// Sends one request and reads the whole answer, within the time-out. Never sends twice.
+    pub async fn send(&self, request: Request<Full<Bytes>>) -> Exchange {
+        let began = Instant::now();
+        let mut waited = Duration::ZERO;
+        let mut sent = false;
+        let exchange = async {
+            let permit = self.permits.acquire().await.map_err(|_| NoReply::NotSent("pool closed"))?;
+            waited = began.elapsed();
+            self.exchange(request, permit, &mut sent).await
+        };
+        let result = tokio::time::timeout(self.timeout, exchange).await;
+        let result = result.unwrap_or_else(|_| {
+            Err(if sent { NoReply::Unknown("timeout") } else { NoReply::NotSent("no_free_connection") })
+        });
+        Exchange { waited, result }
+    }
+
+    /// GET with an optional token.
+    pub async fn get(&self, path: &str, authorization: Option<&HeaderValue>) -> Exchange {
+        let mut request = Request::get(path).header(HOST, &self.target.host);
+        if let Some(authorization) = authorization {
+            request = request.header(AUTHORIZATION, authorization);
+        }
+        match request.body(Full::default()) {
+            Ok(request) => self.send(request).await,
+            Err(_) => Exchange { waited: Duration::ZERO, result: Err(NoReply::NotSent("invalid path")) },
+        }
+    }
+
+    pub fn host(&self) -> &HeaderValue {
+        &self.target.host
+    }
+
+    async fn exchange(
+        &self,
+        mut request: Request<Full<Bytes>>,
+        _permit: SemaphorePermit<'_>,
+        sent: &mut bool,
+    ) -> Result<Reply, NoReply> {
+        for _ in 0..STALE_MAX {
+            let mut sender = self.take().await?;
+            if sender.ready().await.is_err() {
+                continue;
+            }
+            *sent = true;
+            match sender.try_send_request(request).await {
+                Ok(response) => {
+                    let (head, body) = response.into_parts();
+                    let body = body.collect().await.map_err(|_| NoReply::Unknown("answer_cut"))?;
+                    self.put_back(sender);
+                    return Ok(Reply {
+                        status: head.status.as_u16(),
+                        replayed: head.headers.get("idempotent-replayed").is_some_and(|value| value == "true"),
+                        body: body.to_bytes(),
+                    });
+                }
+                Err(mut failure) => match failure.take_message() {
+                    // The connection was closed before any of it was written.
+                    Some(unsent) => {
+                        *sent = false;
+                        request = unsent;
+                    }
+                    None => return Err(NoReply::Unknown("connection_lost")),
+                },
+            }
+        }
+        Err(NoReply::NotSent("connections_close"))
+    }
+
+    async fn take(&self) -> Result<Sender, NoReply> {
+        loop {
+            let idle = self.idle.lock().expect("no code panics while holding it").pop_front();
+            match idle {
+                Some(sender) if sender.is_closed() => {}
+                Some(sender) => return Ok(sender),
+                None => return self.connect().await.map_err(|_| NoReply::NotSent("connect_failed")),
+            }
+        }
+    }
+
+    fn put_back(&self, sender: Sender) {
+        if !sender.is_closed() {
+            self.idle.lock().expect("no code panics while holding it").push_back(sender);
+        }
+    }
+
+    async fn connect(&self) -> anyhow::Result<Sender> {
+        let stream = match self.source() {
+            Some(source) => {
+                let socket = TcpSocket::new_v4()?;
+                socket.bind(SocketAddr::new(source.into(), 0))?;
+                socket.connect(self.target.address).await?
+            }
+            None => TcpStream::connect(self.target.address).await?,
+        };
+        stream.set_nodelay(true)?;
+        let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+        // How a connection ended shows in the exchange that needed it.
+        self.connections.spawn(async move { drop(connection.await) });
+        Ok(sender)
+    }
+
+    /// 127.1.x.y, in turn.
+    fn source(&self) -> Option<Ipv4Addr> {
+        let number = self.next_source.fetch_add(1, Ordering::Relaxed).checked_rem(self.sources)?;
+        let third = u8::try_from(number / 250 % 250).expect("below 250");
+        let fourth = u8::try_from(number % 250 + 1).expect("at most 250");
+        Some(Ipv4Addr::new(127, 1, third, fourth))
+    }
+}

@@ -1,0 +1,25 @@
+//! The load tool of seckill: a crowd that arrives when it wants to, and an audit of what the crowd left.
+//!
+//! Two halves that know nothing of each other. The engine ([`schedule`], [`client`], [`crowd`], [`journal`])
+//! sends clicks at their intended times and remembers every answer. The audit ([`evidence`], [`collect`],
+//! [`audit`]) reads all stores and says which promise is broken; it is a pure function over what was read, so
+//! that it can itself be tested on states no working system produces. [`report`] prints both.
+//!
+//! Nothing here uses the server's library: what the audit would share with the server, it could not check.
+
+pub mod audit;
+pub mod cli;
+pub mod client;
+pub mod clock;
+pub mod collect;
+pub mod command;
+pub mod config;
+pub mod crowd;
+pub mod evidence;
+pub mod ids;
+pub mod journal;
+pub mod opening;
+pub mod progress;
+pub mod report;
+pub mod schedule;
+pub mod token;

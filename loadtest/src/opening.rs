@@ -1,0 +1,98 @@
+//! The sale as shoppers see it, and the instant of its opening on this machine's clock.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::client::Client;
+
+/// Readings of the server's clock; the one with the shortest way counts.
+const READINGS: u32 = 7;
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct SaleView {
+    pub status: String,
+    pub starts_at: String,
+    pub items: Vec<ItemView>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct ItemView {
+    pub sku_id: String,
+}
+
+#[derive(Deserialize)]
+struct TimeView {
+    now_ms: i64,
+}
+
+async fn read<T: DeserializeOwned>(client: &Client, path: &str) -> anyhow::Result<T> {
+    let reply = match client.get(path, None).await.result {
+        Ok(reply) => reply,
+        Err(why) => bail!("GET {path}: {why:?}: is the server up?"),
+    };
+    if reply.status != 200 {
+        bail!("GET {path} answered {}: {}", reply.status, String::from_utf8_lossy(&reply.body));
+    }
+    serde_json::from_slice(&reply.body).with_context(|| format!("GET {path}: unexpected body"))
+}
+
+/// # Errors
+/// When the server is down or knows no such sale.
+pub async fn sale(client: &Client, sale: &str) -> anyhow::Result<SaleView> {
+    read(client, &format!("/api/v1/sales/{sale}")).await
+}
+
+impl SaleView {
+    /// Opening, ms since 1970 on the server's clock.
+    ///
+    /// # Errors
+    /// When `starts_at` is not RFC 3339.
+    pub fn starts_ms(&self) -> anyhow::Result<i64> {
+        let at = OffsetDateTime::parse(&self.starts_at, &Rfc3339)
+            .with_context(|| format!("starts_at {:?} is not RFC 3339", self.starts_at))?;
+        Ok(i64::try_from(at.unix_timestamp_nanos() / 1_000_000)?)
+    }
+}
+
+/// When the server's clock will show `at_ms`, never earlier: the uncertainty of the reading is added, because
+/// a click before the opening is refused. `None` when that is past.
+///
+/// # Errors
+/// When the server's clock cannot be read.
+pub async fn instant_of(client: &Client, at_ms: i64) -> anyhow::Result<Option<Instant>> {
+    let mut best: Option<(Duration, Instant, i64)> = None;
+    for _ in 0..READINGS {
+        let asked = Instant::now();
+        let view: TimeView = read(client, "/api/v1/time").await?;
+        let way = asked.elapsed();
+        if best.is_none_or(|(shortest, _, _)| way < shortest) {
+            best = Some((way, asked, view.now_ms));
+        }
+    }
+    let (_, asked, now_ms) = best.context("no reading of the server's clock")?;
+    // The server read its clock after `asked` and cut it to whole ms, so at `asked` it was at most one ms later.
+    let left_ms = u64::try_from(at_ms.saturating_sub(now_ms)).unwrap_or(0);
+    let opening = asked + best.map_or(Duration::ZERO, |(way, _, _)| way) + Duration::from_millis(left_ms);
+    Ok((left_ms > 0 && opening > Instant::now()).then_some(opening))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_opening_reads_as_milliseconds() {
+        let view = |starts_at: &str| SaleView {
+            status: "upcoming".to_owned(),
+            starts_at: starts_at.to_owned(),
+            items: Vec::new(),
+        };
+        assert_eq!(view("2026-01-01T00:00:00.007Z").starts_ms().expect("a time"), 1_767_225_600_007);
+        assert!(view("soon").starts_ms().is_err());
+    }
+}

@@ -1,0 +1,85 @@
+//! What a person sees while a run goes on, on standard error: a bar on a terminal, one plain line a second
+//! elsewhere.
+
+use std::io::IsTerminal;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::journal::Class;
+
+const BAR_INTERVAL: Duration = Duration::from_millis(100);
+const LINE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Counted while the run goes on; read by whoever shows it.
+#[derive(Debug, Default)]
+pub struct Counters {
+    pub sent: AtomicU64,
+    pub answered: AtomicU64,
+    accepted: AtomicU64,
+    refused: AtomicU64,
+    unknown: AtomicU64,
+    errors: AtomicU64,
+}
+
+impl Counters {
+    pub fn count(&self, class: Class) {
+        self.answered.fetch_add(1, Ordering::Relaxed);
+        let counter = match class {
+            Class::Won | Class::Replayed => &self.accepted,
+            Class::Unknown => &self.unknown,
+            Class::Error => &self.errors,
+            _ => &self.refused,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn line(&self) -> String {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let waiting = read(&self.sent).saturating_sub(read(&self.answered));
+        format!(
+            "accepted {} · refused {} · unknown {} · errors {} · in flight {waiting}",
+            read(&self.accepted),
+            read(&self.refused),
+            read(&self.unknown),
+            read(&self.errors),
+        )
+    }
+}
+
+/// Shows the counters until dropped by its select.
+pub async fn show(counters: &Counters, clicks: u64) {
+    let began = Instant::now();
+    if std::io::stderr().is_terminal() {
+        let bar = ProgressBar::new(clicks);
+        if let Ok(style) = ProgressStyle::with_template("{elapsed:>4} [{bar:30}] {pos}/{len}  {msg}") {
+            bar.set_style(style.progress_chars("=> "));
+        }
+        let _clear = ClearOnDrop(&bar);
+        loop {
+            tokio::time::sleep(BAR_INTERVAL).await;
+            bar.set_position(counters.answered.load(Ordering::Relaxed));
+            bar.set_message(counters.line());
+        }
+    }
+    loop {
+        tokio::time::sleep(LINE_INTERVAL).await;
+        let answered = counters.answered.load(Ordering::Relaxed);
+        let line = counters.line();
+        say(&format!("{:>4} s  {answered}/{clicks} answered · {line}", began.elapsed().as_secs()));
+    }
+}
+
+struct ClearOnDrop<'a>(&'a ProgressBar);
+
+impl Drop for ClearOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// One line of talk.
+pub fn say(line: &str) {
+    eprintln!("{line}");
+}

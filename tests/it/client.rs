@@ -1,0 +1,94 @@
+//! A plain HTTP client that shows a test everything an answer holds.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full};
+use hyper::HeaderMap;
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::TcpStream;
+
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub text: String,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|_| panic!("not JSON: {self:?}"))
+    }
+
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().expect("text"))
+    }
+
+    /// The problem code; empty for anything but a problem.
+    pub fn code(&self) -> String {
+        let json: Value = serde_json::from_str(&self.text).unwrap_or_default();
+        json["code"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Status and code, for short assertions.
+    pub fn problem(&self) -> (u16, String) {
+        (self.status, self.code())
+    }
+}
+
+/// One request on a connection of its own. Fails the test when there is no answer within 20 s.
+pub async fn call(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: impl Into<Bytes>,
+) -> Answer {
+    let exchange = exchange(address, method, path, headers, body.into());
+    tokio::time::timeout(Duration::from_secs(20), exchange)
+        .await
+        .unwrap_or_else(|_| panic!("{method} {path}: no answer in 20 s"))
+        .unwrap_or_else(|error| panic!("{method} {path}: {error:#}"))
+}
+
+/// Like [`call`], but a connection that fails is an answer too: `None`.
+pub async fn try_call(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: impl Into<Bytes>,
+) -> Option<Answer> {
+    let exchange = exchange(address, method, path, headers, body.into());
+    tokio::time::timeout(Duration::from_secs(20), exchange).await.ok()?.ok()
+}
+
+async fn exchange(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: Bytes,
+) -> anyhow::Result<Answer> {
+    let stream = TcpStream::connect(address).await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let mut request = hyper::Request::builder().method(method).uri(path).header("Host", "test");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let exchange = async {
+        let response = sender.send_request(request.body(Full::new(body))?).await?;
+        let (head, body) = response.into_parts();
+        let bytes = body.collect().await?.to_bytes();
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        anyhow::Ok(Answer { status: head.status.as_u16(), headers: head.headers, text })
+    };
+    tokio::pin!(exchange);
+    tokio::select! {
+        answer = &mut exchange => answer,
+        ended = connection => { ended?; exchange.await }
+    }
+}

@@ -1,0 +1,207 @@
+//! One port broken at a time, before or after its effect: what shoppers are told, and that nothing is lost.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use seckill::app::Role;
+use seckill::domain::reservation::{Reservation, ReserveRequest, Verdict};
+use seckill::domain::{BucketId, OrderId, OrderState, UserId};
+use seckill::ports::{
+    Effect, ErrorKind, Inventory, OrderLog, OrderLogReader, StartPositions, StoreError, StoreResult,
+};
+
+use crate::harness::{TestShop, config, eventually, migrated, open};
+
+fn fault(effect: Effect) -> StoreError {
+    StoreError { kind: ErrorKind::Unavailable, effect, context: "a test's fault", source: "injected".into() }
+}
+
+/// An order log whose appends fail while told to, with or without their effect.
+struct FaultyLog {
+    inner: Arc<dyn OrderLog>,
+    failing: AtomicBool,
+    after_effect: bool,
+}
+
+#[async_trait]
+impl OrderLog for FaultyLog {
+    async fn append(&self, order: OrderId, payload: Vec<u8>) -> StoreResult<()> {
+        if !self.failing.load(Ordering::SeqCst) {
+            return self.inner.append(order, payload).await;
+        }
+        if self.after_effect {
+            self.inner.append(order, payload).await?;
+        }
+        Err(fault(Effect::Unknown))
+    }
+
+    async fn ends(&self) -> StoreResult<Vec<i64>> {
+        self.inner.ends().await
+    }
+
+    async fn flush(&self, timeout: Duration) -> StoreResult<()> {
+        self.inner.flush(timeout).await
+    }
+
+    fn reader(&self, starts: StartPositions) -> StoreResult<Box<dyn OrderLogReader>> {
+        self.inner.reader(starts)
+    }
+}
+
+/// An inventory whose reservations take effect and lose their first answers.
+struct ForgetfulInventory {
+    inner: Arc<dyn Inventory>,
+    forget: AtomicBool,
+    for_good: bool,
+}
+
+#[async_trait]
+impl Inventory for ForgetfulInventory {
+    async fn reserve(&self, bucket: &BucketId, batch: Arc<[ReserveRequest]>) -> StoreResult<Vec<Verdict>> {
+        let verdicts = self.inner.reserve(bucket, batch).await?;
+        let forget = if self.for_good {
+            self.forget.load(Ordering::SeqCst)
+        } else {
+            self.forget.swap(false, Ordering::SeqCst)
+        };
+        if forget { Err(fault(Effect::Unknown)) } else { Ok(verdicts) }
+    }
+
+    async fn reservation(&self, buckets: &[BucketId], order: OrderId) -> StoreResult<Option<Reservation>> {
+        self.inner.reservation(buckets, order).await
+    }
+
+    async fn winners(&self, bucket: &BucketId) -> StoreResult<Vec<UserId>> {
+        self.inner.winners(bucket).await
+    }
+
+    async fn settle(&self, bucket: &BucketId, decided: &[(OrderId, OrderState)]) -> StoreResult<()> {
+        self.inner.settle(bucket, decided).await
+    }
+}
+
+async fn shop_with_log(after_effect: bool) -> (TestShop, Arc<FaultyLog>) {
+    let config = config(&[]);
+    migrated(&config).await;
+    let mut backend = open(&config).await;
+    let log = Arc::new(FaultyLog {
+        inner: backend.order_log.clone(),
+        failing: AtomicBool::new(true),
+        after_effect,
+    });
+    backend.order_log = log.clone();
+    (TestShop::start_on(config, backend, Role::All).await, log)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_accepted_order_whose_produce_was_lost_still_arrives() {
+    let (shop, log) = shop_with_log(false).await;
+    shop.open_sale("drop", 1, &[("phone", 5)]).await;
+    let answer = shop.buy("alice", "drop", "phone", "k").await;
+    assert_eq!((answer.status, answer.json()["status"].as_str()), (202, Some("reserved")));
+    assert_eq!(shop.stock("drop").await["phone"]["available"], 4, "the front never gives stock back");
+    log.failing.store(false, Ordering::SeqCst);
+    let id = answer.json()["id"].as_str().expect("id").to_owned();
+    assert_eq!(shop.decided("alice", &id).await["status"], "awaiting_payment");
+    assert_eq!(shop.database().orders("awaiting_payment").await, 1);
+    shop.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_produce_that_arrived_without_its_answer_is_one_order() {
+    let (shop, log) = shop_with_log(true).await;
+    shop.open_sale("drop", 1, &[("phone", 5)]).await;
+    let answer = shop.buy("alice", "drop", "phone", "k").await;
+    assert_eq!(answer.json()["status"], "reserved");
+    let id = answer.json()["id"].as_str().expect("id").to_owned();
+    assert_eq!(shop.decided("alice", &id).await["status"], "awaiting_payment");
+    // The relay delivers it again and again until it is acknowledged.
+    log.failing.store(false, Ordering::SeqCst);
+    let sale = seckill::domain::SaleId::parse("drop").expect("slug");
+    let backend = open(&shop.config).await;
+    let bucket = BucketId { sale, bucket: 0 };
+    eventually("the outbox is empty", async || backend.outbox.len(&bucket).await.expect("Redis") == 0).await;
+    assert_eq!(shop.database().orders("awaiting_payment").await, 1);
+    assert_eq!(shop.stock("drop").await["phone"]["held"], 1);
+    shop.finish().await;
+}
+
+async fn shop_with_inventory(for_good: bool) -> (TestShop, Arc<ForgetfulInventory>) {
+    let config = config(&[]);
+    migrated(&config).await;
+    let mut backend = open(&config).await;
+    let inventory = Arc::new(ForgetfulInventory {
+        inner: backend.inventory.clone(),
+        forget: AtomicBool::new(true),
+        for_good,
+    });
+    backend.inventory = inventory.clone();
+    (TestShop::start_on(config, backend, Role::All).await, inventory)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reservation_without_an_answer_is_asked_again_and_taken_once() {
+    let (shop, _) = shop_with_inventory(false).await;
+    shop.open_sale("drop", 1, &[("phone", 5)]).await;
+    let answer = shop.buy("alice", "drop", "phone", "k").await;
+    assert_eq!(answer.status, 202, "{answer:?}");
+    assert_eq!(shop.stock("drop").await["phone"]["available"], 4);
+    let id = answer.json()["id"].as_str().expect("id").to_owned();
+    assert_eq!(shop.decided("alice", &id).await["status"], "awaiting_payment");
+    shop.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_outcome_says_so_and_the_same_key_finds_the_order() {
+    let (shop, inventory) = shop_with_inventory(true).await;
+    shop.open_sale("drop", 1, &[("phone", 5)]).await;
+    let answer = shop.buy("alice", "drop", "phone", "k").await;
+    assert_eq!(answer.problem(), (504, "outcome_unknown".to_owned()));
+    assert_eq!(answer.json()["retryable"], true);
+    inventory.forget.store(false, Ordering::SeqCst);
+    let again = shop.buy("alice", "drop", "phone", "k").await;
+    assert!(again.status < 300, "{again:?}");
+    let id = again.json()["id"].as_str().expect("id").to_owned();
+    assert_eq!(shop.decided("alice", &id).await["status"], "awaiting_payment");
+    assert_eq!(shop.stock("drop").await["phone"]["available"], 4);
+    shop.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_forgot_its_scripts_loses_nothing() {
+    let shop = TestShop::start().await;
+    shop.open_sale("drop", 1, &[("phone", 5)]).await;
+    let client = redis::Client::open(shop.config.redis.url.as_str()).expect("a client");
+    let mut connection = client.get_multiplexed_async_connection().await.expect("Redis");
+    for n in 0..5 {
+        let _: () = redis::cmd("SCRIPT").arg("FLUSH").query_async(&mut connection).await.expect("flushed");
+        assert_eq!(shop.buy(&format!("u{n}"), "drop", "phone", "k").await.status, 202);
+    }
+    assert_eq!(shop.stock("drop").await["phone"]["available"], 0);
+    shop.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writers_share_the_partitions_and_a_leaving_one_hands_over() {
+    let config = config(&[]);
+    migrated(&config).await;
+    let mut first = TestShop::start_on(config.clone(), open(&config).await, Role::All).await;
+    let second = TestShop::start_on(config.clone(), open(&config).await, Role::All).await;
+    first.open_sale("drop", 1, &[("phone", 100)]).await;
+    for n in 0..20 {
+        assert_eq!(first.buy(&format!("a{n}"), "drop", "phone", "k").await.status, 202);
+    }
+    first.stop().await;
+    eventually("the second shop knows the sale", async || {
+        second.buy("probe", "drop", "phone", "k").await.status < 300
+    })
+    .await;
+    for n in 0..20 {
+        assert_eq!(second.buy(&format!("b{n}"), "drop", "phone", "k").await.status, 202);
+    }
+    let database = second.database();
+    eventually("all 41 orders are written", async || database.orders("awaiting_payment").await == 41).await;
+    second.finish().await;
+}

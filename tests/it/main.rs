@@ -1,0 +1,13 @@
+//! Integration tests against the real local stack (`scripts/stack up`). Each has databases, keys, topic and
+//! ports of its own; a missing service is a failed test.
+
+mod admin;
+mod client;
+mod crowds;
+mod faults;
+mod harness;
+mod http_errors;
+mod migrate;
+mod processes;
+mod purchases;
+mod writer;

@@ -1,0 +1,57 @@
+//! `seckill migrate`: idempotent, safe twice at once, and never silently another shard map or topic.
+
+use seckill::app;
+use seckill::backend::distributed::{self, migrate};
+use seckill::clock::Clock;
+use seckill::config::Config;
+
+use crate::harness::{Database, config, migrated, months, remove};
+
+async fn migrate_error(config: &Config) -> String {
+    let settings = app::backend_settings(config).expect("settings");
+    let failed = migrate::run(&settings, &months(), |_| ()).await;
+    failed.expect_err("a mismatch must be refused").to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn migrating_again_and_twice_at_once_changes_nothing() {
+    let config = config(&[]);
+    tokio::join!(migrated(&config), migrated(&config));
+    migrated(&config).await;
+    let database = Database::of(&config);
+    assert_eq!(database.control_sum("COUNT(*)", "consumer_positions").await, 2);
+    let settings = format!("SELECT COUNT(*) FROM {}.settings", database.directory());
+    assert_eq!(database.number(0, &settings).await, 3);
+    remove(&config).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_shard_count_is_refused_by_migrate_and_by_serve() {
+    let mut config = config(&[]);
+    migrated(&config).await;
+    config.shards.shards = 8;
+    let text = migrate_error(&config).await;
+    assert!(text.contains("shards is 8") && text.contains("was 4"), "{text}");
+    let settings = app::backend_settings(&config).expect("settings");
+    let refused = distributed::open(&settings, Clock::System).await.err().expect("refused").to_string();
+    assert!(refused.contains("set it back to 4"), "{refused}");
+    remove(&config).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_with_other_settings_is_an_error_with_the_remedy() {
+    let mut config = config(&[]);
+    migrated(&config).await;
+    config.kafka.retention_ms = 1_000_000;
+    let text = migrate_error(&config).await;
+    assert!(text.contains("retention.ms=604800000") && text.contains("kafka-configs --alter"), "{text}");
+    remove(&config).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn serving_before_migrating_says_what_to_do() {
+    let config = config(&[]);
+    let settings = app::backend_settings(&config).expect("settings");
+    let refused = distributed::open(&settings, Clock::System).await.err().expect("refused").to_string();
+    assert!(refused.contains("seckill migrate"), "{refused}");
+}
