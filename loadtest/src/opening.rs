@@ -74,10 +74,10 @@ pub async fn instant_of(client: &Client, at_ms: i64) -> anyhow::Result<Option<In
             best = Some((way, asked, view.now_ms));
         }
     }
-    let (_, asked, now_ms) = best.context("no reading of the server's clock")?;
-    // The server read its clock after `asked` and cut it to whole ms, so at `asked` it was at most one ms later.
+    let (way, asked, now_ms) = best.context("no reading of the server's clock")?;
+    // The server had read `now_ms` when its answer was here, so from then on it shows at least that.
     let left_ms = u64::try_from(at_ms.saturating_sub(now_ms)).unwrap_or(0);
-    let opening = asked + best.map_or(Duration::ZERO, |(way, _, _)| way) + Duration::from_millis(left_ms);
+    let opening = asked + way + Duration::from_millis(left_ms);
     Ok((left_ms > 0 && opening > Instant::now()).then_some(opening))
 }
 

@@ -164,3 +164,6 @@ fn validate<'a>(
         && record.order_id.month() == sale.month();
     if in_place { Ok((record, sale)) } else { Err(Poison::WrongPlace) }
 }
+
+#[cfg(test)]
+mod tests;

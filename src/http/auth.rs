@@ -116,3 +116,6 @@ pub fn bearer(authorization: &str) -> Option<&str> {
 pub fn api_key_hash(key: &str) -> [u8; 32] {
     Sha256::digest(key.as_bytes()).into()
 }
+
+#[cfg(test)]
+mod tests;

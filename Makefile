@@ -1,0 +1,19 @@
+# Each target is a line that a person could type. `make demo` and `make test` need Rust, a C++ compiler and Java.
+
+.PHONY: demo test lint stack-up stack-down
+
+demo: ## the stack, a sale of 500 units, 20,000 buyers, the audit
+	scripts/demo
+
+test: ## everything, on the real stack
+	scripts/test
+
+lint:
+	cargo fmt --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+stack-up:
+	scripts/stack up
+
+stack-down:
+	scripts/stack down

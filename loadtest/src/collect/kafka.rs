@@ -1,0 +1,165 @@
+//! The order log, read from its first to its last record without a group's offsets: reading leaves no trace.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::Message;
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use serde::Deserialize;
+
+use crate::config::Config;
+use crate::evidence::{LogFacts, LogRecord, PartitionFacts, RecordFacts};
+use crate::ids::OrderId;
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A connection to the log. Its calls block.
+pub struct Log {
+    consumer: BaseConsumer,
+    topic: String,
+}
+
+impl Log {
+    /// # Errors
+    /// When the client refuses its settings.
+    pub fn new(config: &Config) -> anyhow::Result<Self> {
+        let consumer = ClientConfig::new()
+            .set("bootstrap.servers", &config.brokers)
+            // Wanted by the client, never joined and never committed to.
+            .set("group.id", "seckill-audit")
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("enable.partition.eof", "true")
+            .set("auto.offset.reset", "error")
+            .create()
+            .context("cannot make a Kafka consumer")?;
+        Ok(Self { consumer, topic: config.topic.clone() })
+    }
+
+    /// First kept and next offset of every partition, by number.
+    ///
+    /// # Errors
+    /// When the broker does not answer or does not know the topic.
+    pub fn bounds(&self) -> anyhow::Result<Vec<PartitionFacts>> {
+        let metadata = self.consumer.fetch_metadata(Some(&self.topic), TIMEOUT).context("cannot reach Kafka")?;
+        let count = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
+        if count == 0 {
+            bail!("Kafka has no topic {}: run `seckill migrate`", self.topic);
+        }
+        let bounds = |part| -> anyhow::Result<PartitionFacts> {
+            let (low, end) = self
+                .consumer
+                .fetch_watermarks(&self.topic, part, TIMEOUT)
+                .with_context(|| format!("cannot read the bounds of {}/{part}", self.topic))?;
+            Ok(PartitionFacts { low, end })
+        };
+        (0..i32::try_from(count)?).map(bounds).collect()
+    }
+
+    fn records(&self, sale: &str) -> anyhow::Result<LogFacts> {
+        let mut facts = LogFacts { partitions: self.bounds()?, records: Vec::new() };
+        let mut assignment = TopicPartitionList::new();
+        let mut open: BTreeSet<i32> = BTreeSet::new();
+        for (part, bounds) in (0i32..).zip(&facts.partitions) {
+            if bounds.low < bounds.end {
+                assignment.add_partition_offset(&self.topic, part, Offset::Offset(bounds.low))?;
+                open.insert(part);
+            }
+        }
+        self.consumer.assign(&assignment).context("cannot read the order log")?;
+        while !open.is_empty() {
+            match self.consumer.poll(TIMEOUT) {
+                Some(Ok(message)) => {
+                    let part = u16::try_from(message.partition())?;
+                    let payload = message.payload().unwrap_or(&[]);
+                    facts.records.extend(record(part, message.offset(), payload, sale));
+                }
+                Some(Err(KafkaError::PartitionEOF(part))) => drop(open.remove(&part)),
+                Some(Err(error)) => return Err(error).context("cannot read the order log"),
+                None => bail!("the order log {} went silent", self.topic),
+            }
+        }
+        self.consumer.unassign()?;
+        Ok(facts)
+    }
+}
+
+/// Every record of a sale, and those that are not records at all.
+///
+/// # Errors
+/// When the log cannot be read to its end.
+pub async fn read(config: &Config, sale: &str) -> anyhow::Result<LogFacts> {
+    let (config, sale) = (config.clone(), sale.to_owned());
+    // The consumer also blocks while it is dropped.
+    tokio::task::spawn_blocking(move || Log::new(&config)?.records(&sale)).await?
+}
+
+/// [`Log::bounds`] from async code.
+///
+/// # Errors
+/// As there.
+pub async fn bounds(log: &Arc<Log>) -> anyhow::Result<Vec<PartitionFacts>> {
+    let log = log.clone();
+    tokio::task::spawn_blocking(move || log.bounds()).await?
+}
+
+#[derive(Deserialize)]
+struct Money {
+    amount: i64,
+    currency: String,
+}
+
+#[derive(Deserialize)]
+struct Record {
+    v: u32,
+    order_id: OrderId,
+    sale_id: String,
+    sku_id: String,
+    user_id: String,
+    quantity: i64,
+    unit_price: Money,
+    epoch: i64,
+    accepted_ms: i64,
+}
+
+/// `None` for another sale's record.
+fn record(part: u16, offset: i64, payload: &[u8], sale: &str) -> Option<LogRecord> {
+    let order = match serde_json::from_slice::<Record>(payload) {
+        Ok(record) if record.v == 1 && record.sale_id != sale => return None,
+        Ok(record) if record.v == 1 => Some(RecordFacts {
+            id: record.order_id,
+            sku: record.sku_id,
+            user: record.user_id,
+            quantity: record.quantity,
+            unit_price: record.unit_price.amount,
+            currency: record.unit_price.currency,
+            epoch: record.epoch,
+            accepted_ms: record.accepted_ms,
+        }),
+        _ => None,
+    };
+    Some(LogRecord { part, offset, order })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_of_other_sales_are_passed_over_and_garbage_is_kept() {
+        let id = OrderId::derive(1, 676, "friday", "u-1", "k");
+        let text = serde_json::json!({
+            "v": 1, "order_id": id, "sale_id": "friday", "sku_id": "phone-x", "user_id": "u-1", "quantity": 1,
+            "unit_price": { "amount": 100, "currency": "CNY" }, "epoch": 1, "accepted_ms": 5,
+        })
+        .to_string();
+        let ours = record(3, 9, text.as_bytes(), "friday").expect("ours");
+        assert_eq!(ours.order.expect("an order").id, id);
+        assert!(record(3, 9, text.as_bytes(), "monday").is_none());
+        assert!(record(3, 9, b"garbage", "friday").expect("kept").order.is_none());
+    }
+}

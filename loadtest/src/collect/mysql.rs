@@ -1,0 +1,236 @@
+//! The MySQL servers: the directory, and per server one consistent snapshot of every control and shard
+//! database on it, so that ledgers and orders of an instance are of one moment.
+//!
+//! Shard databases are found by their names, not computed: a row that stands where nobody looks is the kind
+//! of fault the audit is for.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use futures::future::try_join_all;
+use sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlRow};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, Row};
+
+use super::mysql_rows as rows;
+use crate::config::Config;
+use crate::evidence::{Claim, InstanceBooks, ItemFacts, Move, OrderRow, Place, SaleFacts};
+use crate::ids::OrderId;
+
+/// What all instances hold of one sale.
+#[derive(Debug, Default)]
+pub struct Instances {
+    pub rows: Vec<OrderRow>,
+    pub claims: Vec<Claim>,
+    pub moves: Vec<Move>,
+    /// By instance number.
+    pub books: Vec<InstanceBooks>,
+}
+
+/// Texts leave MySQL as bytes: ids are VARBINARY, and what the driver calls a CHAR with a binary collation
+/// differs between servers.
+pub(super) fn text(row: &MySqlRow, index: usize) -> anyhow::Result<String> {
+    let bytes: Vec<u8> = row.try_get(index)?;
+    String::from_utf8(bytes).context("a text column holds other bytes")
+}
+
+pub(super) fn optional_text(row: &MySqlRow, index: usize) -> anyhow::Result<Option<String>> {
+    let bytes: Option<Vec<u8>> = row.try_get(index)?;
+    Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+pub(super) fn number(row: &MySqlRow, index: usize) -> anyhow::Result<i64> {
+    Ok(row.try_get(index)?)
+}
+
+pub(super) fn order_id(row: &MySqlRow, index: usize) -> anyhow::Result<OrderId> {
+    let bytes: Vec<u8> = row.try_get(index)?;
+    OrderId::from_slice(&bytes).context("an order id is not 16 bytes long")
+}
+
+/// Runs a query with texts bound to its placeholders. The text is made of checked numbers and configured
+/// names only.
+pub(super) async fn fetch(
+    connection: &mut MySqlConnection,
+    query: String,
+    bound: &[&str],
+) -> anyhow::Result<Vec<MySqlRow>> {
+    let what = query.clone();
+    let prepared = sqlx::query(AssertSqlSafe(query));
+    let prepared = bound.iter().fold(prepared, |prepared, value| prepared.bind(value.as_bytes()));
+    prepared.fetch_all(connection).await.with_context(|| format!("MySQL: {what}"))
+}
+
+async fn connect(config: &Config, server: &str) -> anyhow::Result<MySqlConnection> {
+    let Some((host, port)) = server.rsplit_once(':') else { bail!("mysql.instances: {server} is not host:port") };
+    let port = port.parse().with_context(|| format!("mysql.instances: {server} is not host:port"))?;
+    let options = MySqlConnectOptions::new()
+        .host(host)
+        .port(port)
+        .username(&config.mysql_user)
+        .password(&config.mysql_password);
+    options.connect().await.with_context(|| format!("cannot connect to MySQL at {server}"))
+}
+
+/// The sale as the directory defines it; `None` when there is none.
+///
+/// # Errors
+/// When the directory cannot be read.
+pub async fn sale(config: &Config, sale: &str) -> anyhow::Result<Option<SaleFacts>> {
+    let first = config.instances.first().context("mysql.instances is empty")?;
+    let mut connection = connect(config, first).await?;
+    let directory = format!("{}directory", config.database_prefix);
+    let query = format!(
+        "SELECT s.state, s.starts_ms, s.ends_ms, s.buyer_limit, s.buckets, COALESCE(e.epoch, 1) \
+         FROM {directory}.sales s LEFT JOIN {directory}.epochs e ON e.sale_id = s.sale_id WHERE s.sale_id = ?"
+    );
+    let found = fetch(&mut connection, query, &[sale]).await?;
+    let Some(row) = found.first() else { return Ok(None) };
+    let mut facts = SaleFacts {
+        id: sale.to_owned(),
+        state: text(row, 0)?,
+        starts_ms: number(row, 1)?,
+        ends_ms: number(row, 2)?,
+        buyer_limit: number(row, 3)?,
+        buckets: u16::try_from(number(row, 4)?).context("sales.buckets is not a u16")?,
+        epoch: number(row, 5)?,
+        items: Vec::new(),
+    };
+    let query =
+        format!("SELECT sku_id, stock, unit_price, currency FROM {directory}.items WHERE sale_id = ? ORDER BY sku_id");
+    for row in fetch(&mut connection, query, &[sale]).await? {
+        facts.items.push(ItemFacts {
+            sku: text(&row, 0)?,
+            stock: number(&row, 1)?,
+            unit_price: number(&row, 2)?,
+            currency: text(&row, 3)?,
+        });
+    }
+    connection.close().await?;
+    Ok(Some(facts))
+}
+
+/// Everything the instances hold of a sale. Servers are read side by side.
+///
+/// # Errors
+/// When a server cannot be read or lacks one of its databases.
+pub async fn instances(config: &Config, sale: &str) -> anyhow::Result<Instances> {
+    let mut servers: BTreeMap<&str, Vec<u16>> = BTreeMap::new();
+    for (instance, server) in (0u16..).zip(&config.instances) {
+        servers.entry(server).or_default().push(instance);
+    }
+    let readings = servers.iter().map(|(server, instances)| read_server(config, server, instances, sale));
+    let mut all = Instances::default();
+    let mut books = BTreeMap::new();
+    for reading in try_join_all(readings).await? {
+        all.rows.extend(reading.rows);
+        all.claims.extend(reading.claims);
+        all.moves.extend(reading.moves);
+        books.extend(reading.books);
+    }
+    all.books = books.into_values().collect();
+    Ok(all)
+}
+
+#[derive(Default)]
+struct ServerReading {
+    rows: Vec<OrderRow>,
+    claims: Vec<Claim>,
+    moves: Vec<Move>,
+    books: BTreeMap<u16, InstanceBooks>,
+}
+
+async fn read_server(
+    config: &Config,
+    server: &str,
+    instances: &[u16],
+    sale: &str,
+) -> anyhow::Result<ServerReading> {
+    let mut connection = connect(config, server).await?;
+    let shards = shards_on(config, &mut connection).await?;
+    for shard in (0..config.layout.shards).filter(|s| instances.contains(&config.layout.instance_of(*s))) {
+        if !shards.contains_key(&shard) {
+            bail!("{server} has no database for shard {shard}: run `seckill migrate`");
+        }
+    }
+    connection.execute("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ").await?;
+    connection.execute("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY").await?;
+    let mut reading = ServerReading::default();
+    for instance in instances {
+        let control = format!("{}control_{instance:02}", config.database_prefix);
+        let books = rows::books(&mut connection, &control, sale, &config.topic).await?;
+        reading.books.insert(*instance, books);
+    }
+    let name: Arc<str> = server.into();
+    for (shard, tables) in &shards {
+        let place = Place { server: name.clone(), shard: *shard };
+        let database = format!("{}shard_{shard:04}", config.database_prefix);
+        for yyyymm in tables {
+            let found = rows::orders(&mut connection, &database, *yyyymm, &place, sale).await?;
+            reading.rows.extend(found);
+        }
+        reading.claims.extend(rows::claims(&mut connection, &database, &place, sale).await?);
+        reading.moves.extend(rows::moves(&mut connection, &database, tables, &place, sale).await?);
+    }
+    connection.execute("COMMIT").await?;
+    connection.close().await?;
+    Ok(reading)
+}
+
+/// Shard databases on a server and the months of their orders tables.
+async fn shards_on(
+    config: &Config,
+    connection: &mut MySqlConnection,
+) -> anyhow::Result<BTreeMap<u16, Vec<u32>>> {
+    let query = "SELECT CAST(table_schema AS CHAR(200)), CAST(table_name AS CHAR(200)) FROM information_schema.tables";
+    let mut shards: BTreeMap<u16, Vec<u32>> = BTreeMap::new();
+    for row in fetch(connection, query.to_owned(), &[]).await? {
+        let (schema, table) = (text(&row, 0)?, text(&row, 1)?);
+        let shard = schema.strip_prefix(&config.database_prefix).and_then(|name| name.strip_prefix("shard_"));
+        let Some(shard) = shard.filter(|digits| digits.len() == 4).and_then(|digits| digits.parse().ok()) else {
+            continue;
+        };
+        let months = shards.entry(shard).or_default();
+        months.extend(table.strip_prefix("orders_").and_then(|month| month.parse::<u32>().ok()));
+    }
+    Ok(shards)
+}
+
+/// The order writers' stored positions, read again and again over kept connections.
+pub struct Positions {
+    /// Instance number and its server's connection.
+    connections: Vec<(usize, MySqlConnection)>,
+}
+
+impl Positions {
+    /// # Errors
+    /// When an instance cannot be reached.
+    pub async fn connect(config: &Config) -> anyhow::Result<Self> {
+        let connecting = config.instances.iter().map(|server| connect(config, server));
+        Ok(Self { connections: try_join_all(connecting).await?.into_iter().enumerate().collect() })
+    }
+
+    /// Partition → next offset.
+    ///
+    /// # Errors
+    /// When an instance cannot be read.
+    pub async fn read(&mut self, config: &Config) -> anyhow::Result<BTreeMap<u16, i64>> {
+        let mut positions = BTreeMap::new();
+        for (instance, connection) in &mut self.connections {
+            let table = format!("{}control_{instance:02}.consumer_positions", config.database_prefix);
+            let query = format!("SELECT part, next_offset FROM {table} WHERE topic = ?");
+            for row in fetch(connection, query, &[&config.topic]).await? {
+                positions.insert(u16::try_from(number(&row, 0)?)?, number(&row, 1)?);
+            }
+        }
+        Ok(positions)
+    }
+}
+
+/// Ids of all orders of a sale, wherever they stand.
+///
+/// # Errors
+/// As [`instances`].
+pub async fn order_ids(config: &Config, sale: &str) -> anyhow::Result<std::collections::BTreeSet<OrderId>> {
+    Ok(instances(config, sale).await?.rows.into_iter().map(|row| row.id).collect())
+}

@@ -1,0 +1,146 @@
+//! The tables of control and shard databases, row by row.
+
+use anyhow::Context;
+use sqlx::mysql::MySqlConnection;
+
+use super::mysql::{fetch, number, optional_text, order_id, text};
+use crate::evidence::{
+    Claim, DeadLetter, GrantRow, InstanceBooks, LedgerRow, Move, OrderRow, OwedRow, Place, PoolRow, RowState,
+};
+
+fn small(value: i64, what: &str) -> anyhow::Result<u16> {
+    u16::try_from(value).with_context(|| format!("{what} {value} is out of range"))
+}
+
+/// One control database.
+pub async fn books(
+    connection: &mut MySqlConnection,
+    control: &str,
+    sale: &str,
+    topic: &str,
+) -> anyhow::Result<InstanceBooks> {
+    let mut books = InstanceBooks::default();
+    let query = format!("SELECT sku_id, allotted, held, sold FROM {control}.ledger WHERE sale_id = ?");
+    for row in fetch(connection, query, &[sale]).await? {
+        books.ledger.push(LedgerRow {
+            sku: text(&row, 0)?,
+            allotted: number(&row, 1)?,
+            held: number(&row, 2)?,
+            sold: number(&row, 3)?,
+        });
+    }
+    let query = format!("SELECT sku_id, stock, granted FROM {control}.pool WHERE sale_id = ?");
+    for row in fetch(connection, query, &[sale]).await? {
+        books.pools.push(PoolRow { sku: text(&row, 0)?, stock: number(&row, 1)?, granted: number(&row, 2)? });
+    }
+    let query = format!("SELECT grant_id, sku_id, taker, units FROM {control}.grants WHERE sale_id = ?");
+    for row in fetch(connection, query, &[sale]).await? {
+        books.grants.push(GrantRow {
+            id: sqlx::Row::try_get(&row, 0)?,
+            sku: text(&row, 1)?,
+            taker: small(number(&row, 2)?, "grants.taker")?,
+            units: number(&row, 3)?,
+        });
+    }
+    let query = format!("SELECT order_id FROM {control}.release_outbox WHERE sale_id = ?");
+    for row in fetch(connection, query, &[sale]).await? {
+        books.owed.push(OwedRow { order: order_id(&row, 0)? });
+    }
+    let query = format!("SELECT part, log_offset, reason FROM {control}.dead_letters WHERE topic = ?");
+    for row in fetch(connection, query, &[topic]).await? {
+        books.dead_letters.push(DeadLetter {
+            part: small(number(&row, 0)?, "dead_letters.part")?,
+            offset: number(&row, 1)?,
+            reason: text(&row, 2)?,
+        });
+    }
+    let query = format!("SELECT part, next_offset FROM {control}.consumer_positions WHERE topic = ?");
+    for row in fetch(connection, query, &[topic]).await? {
+        books.positions.insert(small(number(&row, 0)?, "consumer_positions.part")?, number(&row, 1)?);
+    }
+    Ok(books)
+}
+
+/// One orders table.
+pub async fn orders(
+    connection: &mut MySqlConnection,
+    database: &str,
+    yyyymm: u32,
+    place: &Place,
+    sale: &str,
+) -> anyhow::Result<Vec<OrderRow>> {
+    let query = format!(
+        "SELECT order_id, sku_id, user_id, quantity, unit_price, currency, state, reason, epoch, accepted_ms, \
+         created_ms FROM {database}.orders_{yyyymm} WHERE sale_id = ?"
+    );
+    let mut orders = Vec::new();
+    for row in fetch(connection, query, &[sale]).await? {
+        let state = text(&row, 6)?;
+        orders.push(OrderRow {
+            place: place.clone(),
+            yyyymm,
+            id: order_id(&row, 0)?,
+            sku: text(&row, 1)?,
+            user: text(&row, 2)?,
+            quantity: number(&row, 3)?,
+            unit_price: number(&row, 4)?,
+            currency: text(&row, 5)?,
+            state: RowState::parse(&state).with_context(|| format!("unknown order state {state:?}"))?,
+            reason: optional_text(&row, 7)?,
+            epoch: number(&row, 8)?,
+            accepted_ms: number(&row, 9)?,
+            created_ms: number(&row, 10)?,
+        });
+    }
+    Ok(orders)
+}
+
+pub async fn claims(
+    connection: &mut MySqlConnection,
+    database: &str,
+    place: &Place,
+    sale: &str,
+) -> anyhow::Result<Vec<Claim>> {
+    let query = format!("SELECT user_id, unit, order_id FROM {database}.claims WHERE sale_id = ?");
+    let mut claims = Vec::new();
+    for row in fetch(connection, query, &[sale]).await? {
+        claims.push(Claim {
+            place: place.clone(),
+            user: text(&row, 0)?,
+            unit: number(&row, 1)?,
+            order: order_id(&row, 2)?,
+        });
+    }
+    Ok(claims)
+}
+
+/// Moves of the sale's orders in this shard, and moves that belong to no order of any sale.
+pub async fn moves(
+    connection: &mut MySqlConnection,
+    database: &str,
+    months: &[u32],
+    place: &Place,
+    sale: &str,
+) -> anyhow::Result<Vec<Move>> {
+    let mut queries = Vec::new();
+    let mut orphan = format!("SELECT m.order_id, m.kind FROM {database}.order_moves m WHERE TRUE");
+    for yyyymm in months {
+        let table = format!("{database}.orders_{yyyymm}");
+        queries.push((
+            format!(
+                "SELECT m.order_id, m.kind FROM {table} o \
+                 JOIN {database}.order_moves m ON m.order_id = o.order_id WHERE o.sale_id = ?"
+            ),
+            vec![sale],
+        ));
+        orphan.push_str(&format!(" AND NOT EXISTS (SELECT 1 FROM {table} o WHERE o.order_id = m.order_id)"));
+    }
+    queries.push((orphan, Vec::new()));
+    let mut moves = Vec::new();
+    for (query, bound) in queries {
+        for row in fetch(connection, query, &bound).await? {
+            moves.push(Move { place: place.clone(), order: order_id(&row, 0)?, kind: text(&row, 1)? });
+        }
+    }
+    Ok(moves)
+}

@@ -1,0 +1,128 @@
+//! A sale's buckets in Redis. Large hashes are scanned, never read in one piece: the server has one thread.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, FromRedisValue, IntoConnectionInfo, cmd};
+
+use crate::config::Config;
+use crate::evidence::{BucketFacts, Hold, SaleFacts};
+use crate::ids::OrderId;
+
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
+const SCAN_COUNT: usize = 1000;
+
+/// # Errors
+/// When Redis cannot be reached.
+pub async fn connect(config: &Config) -> anyhow::Result<MultiplexedConnection> {
+    let mut info = config.redis_url.as_str().into_connection_info().context("redis.url")?;
+    if !config.redis_password.is_empty() {
+        let settings = info.redis_settings().clone().set_password(&config.redis_password);
+        info = info.set_redis_settings(settings);
+    }
+    let options = AsyncConnectionConfig::new()
+        .set_response_timeout(Some(RESPONSE_TIMEOUT))
+        .set_connection_timeout(Some(RESPONSE_TIMEOUT));
+    let client = Client::open(info).context("redis.url")?;
+    let connection = client.get_multiplexed_async_connection_with_config(&options).await;
+    connection.with_context(|| format!("cannot connect to Redis at {}", config.redis_url))
+}
+
+fn key(config: &Config, sale: &str, bucket: u16, part: &str) -> String {
+    format!("{}{{{sale}.{bucket}}}:{part}", config.key_prefix)
+}
+
+/// Entries of all outboxes of a sale.
+///
+/// # Errors
+/// When Redis cannot be read.
+pub async fn outbox_len(
+    config: &Config,
+    connection: &mut MultiplexedConnection,
+    sale: &SaleFacts,
+) -> anyhow::Result<u64> {
+    let mut sum = 0;
+    for bucket in 0..sale.buckets {
+        let len: u64 = cmd("XLEN").arg(key(config, &sale.id, bucket, "outbox")).query_async(connection).await?;
+        sum += len;
+    }
+    Ok(sum)
+}
+
+/// All buckets of a sale, by number.
+///
+/// # Errors
+/// When Redis cannot be read, or a hold is not what `reserve.lua` writes.
+pub async fn read(config: &Config, sale: &SaleFacts) -> anyhow::Result<Vec<Option<BucketFacts>>> {
+    let mut connection = connect(config).await?;
+    let mut buckets = Vec::new();
+    for bucket in 0..sale.buckets {
+        let named = |part: &str| key(config, &sale.id, bucket, part);
+        let gate: BTreeMap<String, String> =
+            cmd("HGETALL").arg(named("gate")).query_async(&mut connection).await?;
+        if gate.is_empty() {
+            buckets.push(None);
+            continue;
+        }
+        let holds: Vec<(Vec<u8>, String)> = scan(&mut connection, &named("orders")).await?;
+        let holds = holds.into_iter().map(|(id, value)| hold(&id, &value)).collect::<anyhow::Result<_>>()?;
+        buckets.push(Some(BucketFacts {
+            gate,
+            stock: cmd("HGETALL").arg(named("stock")).query_async(&mut connection).await?,
+            buyers: scan(&mut connection, &named("buyers")).await?.into_iter().collect(),
+            holds,
+            outbox: cmd("XLEN").arg(named("outbox")).query_async(&mut connection).await?,
+        }));
+    }
+    Ok(buckets)
+}
+
+async fn scan<F, V>(connection: &mut MultiplexedConnection, key: &str) -> anyhow::Result<Vec<(F, V)>>
+where
+    F: FromRedisValue + Send,
+    V: FromRedisValue + Send,
+{
+    let mut found = Vec::new();
+    let mut cursor: u64 = 0;
+    loop {
+        let (next, page): (u64, Vec<(F, V)>) =
+            cmd("HSCAN").arg(key).arg(cursor).arg("COUNT").arg(SCAN_COUNT).query_async(connection).await?;
+        found.extend(page);
+        if next == 0 {
+            return Ok(found);
+        }
+        cursor = next;
+    }
+}
+
+/// Reads `state|fingerprint|quantity|reserved_ms|sku|user`.
+fn hold(id: &[u8], value: &str) -> anyhow::Result<(OrderId, Hold)> {
+    let id = OrderId::from_slice(id).context("a field of the orders hash is not an order id")?;
+    let fields: Vec<&str> = value.split('|').collect();
+    let [state, fingerprint, quantity, _reserved_ms, sku, user] = fields.as_slice() else {
+        bail!("the hold of {id} is not what reserve.lua writes: {value:?}");
+    };
+    let hold = Hold {
+        state: state.chars().next().unwrap_or('?'),
+        fingerprint: (*fingerprint).to_owned(),
+        quantity: quantity.parse().with_context(|| format!("the hold of {id}: quantity {quantity:?}"))?,
+        sku: (*sku).to_owned(),
+        user: (*user).to_owned(),
+    };
+    Ok((id, hold))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hold_reads_as_reserve_lua_writes_it() {
+        let (_, held) = hold(&[7; 16], "q|0123456789abcdef|2|1778803200000|phone-x|u-1").expect("a hold");
+        assert_eq!((held.state, held.quantity, held.sku.as_str(), held.user.as_str()), ('q', 2, "phone-x", "u-1"));
+        assert!(hold(&[7; 16], "q|2").is_err());
+        assert!(hold(&[7; 3], "q|0123456789abcdef|2|1|x|u").is_err());
+    }
+}
