@@ -24,16 +24,27 @@ pub enum ConfigError {
     #[error("cannot read the configuration: {0}")]
     Unreadable(#[from] config::ConfigError),
     #[error("unknown key `{key}` (from {origin}){}", suggestion.as_ref().map(|s| format!(": did you mean `{s}`?")).unwrap_or_default())]
-    UnknownKey { key: String, origin: String, suggestion: Option<String> },
+    UnknownKey {
+        key: String,
+        origin: String,
+        suggestion: Option<String>,
+    },
     #[error("cannot read `{key}_file` {}: {source}", path.display())]
-    SecretFile { key: &'static str, path: PathBuf, source: std::io::Error },
+    SecretFile {
+        key: &'static str,
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error("`{key}` {problem}")]
     Invalid { key: &'static str, problem: String },
 }
 
 impl ConfigError {
     fn invalid(key: &'static str, problem: impl Into<String>) -> Self {
-        Self::Invalid { key, problem: problem.into() }
+        Self::Invalid {
+            key,
+            problem: problem.into(),
+        }
     }
 }
 
@@ -72,9 +83,10 @@ fn load_layers(
     environment: Environment,
     flags: &[(&str, String)],
 ) -> Result<Loaded, ConfigError> {
-    let defaults = config::Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml)).build()?;
-    let mut builder =
-        config::Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
+    let defaults = config::Config::builder()
+        .add_source(File::from_str(DEFAULTS, FileFormat::Toml))
+        .build()?;
+    let mut builder = config::Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
     if let Some(path) = file {
         builder = builder.add_source(File::from(path).format(FileFormat::Toml));
     }
@@ -89,10 +101,18 @@ fn load_layers(
         let origin = value.origin().unwrap_or("default").to_owned();
         if !known.contains_key(&key) {
             let suggestion = nearest(&key, known.keys());
-            return Err(ConfigError::UnknownKey { key, origin, suggestion });
+            return Err(ConfigError::UnknownKey {
+                key,
+                origin,
+                suggestion,
+            });
         }
         let secret = SECRETS.contains(&key.as_str());
-        let text = if secret && !value.to_string().is_empty() { "***".to_owned() } else { value.to_string() };
+        let text = if secret && !value.to_string().is_empty() {
+            "***".to_owned()
+        } else {
+            value.to_string()
+        };
         keys.insert(key, Explained { value: text, origin });
     }
     let mut config: Config = merged.try_deserialize()?;
@@ -115,7 +135,11 @@ fn flatten(root: &Value) -> BTreeMap<String, Value> {
     }
     fn walk_table(prefix: &str, table: &Map<String, Value>, into: &mut BTreeMap<String, Value>) {
         for (name, value) in table {
-            let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+            let key = if prefix.is_empty() {
+                name.clone()
+            } else {
+                format!("{prefix}.{name}")
+            };
             walk(&key, value, into);
         }
     }
@@ -135,14 +159,21 @@ fn nearest<'a>(key: &str, known: impl Iterator<Item = &'a String>) -> Option<Str
 impl Config {
     fn read_secret_files(&mut self) -> Result<(), ConfigError> {
         let slots: [(&'static str, &Option<PathBuf>, &mut Secret); 3] = [
-            (SECRETS[0], &self.auth.hs256_secret_file, &mut self.auth.hs256_secret),
+            (
+                SECRETS[0],
+                &self.auth.hs256_secret_file,
+                &mut self.auth.hs256_secret,
+            ),
             (SECRETS[1], &self.redis.password_file, &mut self.redis.password),
             (SECRETS[2], &self.mysql.password_file, &mut self.mysql.password),
         ];
         for (key, path, secret) in slots {
             if let Some(path) = path {
-                let text = std::fs::read_to_string(path)
-                    .map_err(|source| ConfigError::SecretFile { key, path: path.clone(), source })?;
+                let text = std::fs::read_to_string(path).map_err(|source| ConfigError::SecretFile {
+                    key,
+                    path: path.clone(),
+                    source,
+                })?;
                 *secret = Secret::new(text.trim_end_matches(['\n', '\r']));
             }
         }
@@ -198,7 +229,10 @@ mod tests {
     use super::*;
 
     fn with_env(pairs: &[(&str, &str)]) -> Result<Loaded, ConfigError> {
-        let source = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let source = pairs
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect();
         let environment = Environment::with_prefix(ENV_PREFIX)
             .prefix_separator("__")
             .separator("__")
@@ -227,8 +261,13 @@ mod tests {
 
     #[test]
     fn an_unknown_key_is_an_error_that_names_the_nearest() {
-        let error = with_env(&[("SECKILL__HTTP__WORKRES", "2")]).expect_err("unknown").to_string();
-        assert!(error.contains("http.workres") && error.contains("`http.workers`"), "{error}");
+        let error = with_env(&[("SECKILL__HTTP__WORKRES", "2")])
+            .expect_err("unknown")
+            .to_string();
+        assert!(
+            error.contains("http.workres") && error.contains("`http.workers`"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -240,7 +279,11 @@ mod tests {
         .expect("valid");
         assert_eq!(loaded.config.redis.key_prefix, "t1:");
         assert_eq!(loaded.config.mysql.instances.len(), 2);
-        assert!(loaded.keys["redis.key_prefix"].origin.contains("env"), "{:?}", loaded.keys["redis.key_prefix"]);
+        assert!(
+            loaded.keys["redis.key_prefix"].origin.contains("env"),
+            "{:?}",
+            loaded.keys["redis.key_prefix"]
+        );
     }
 
     #[test]

@@ -13,8 +13,8 @@ use async_trait::async_trait;
 use crate::domain::batch_plan::{LogBatch, LogRecord};
 use crate::domain::reservation::{OutboxEntry, OutboxEntryId, Reservation, ReserveRequest, Verdict};
 use crate::domain::{
-    ApiKey, BucketId, Change, Holdings, Month, Order, OrderCursor, OrderId, OrderRecord, OrderState, Part, Sale,
-    SaleId, SkuId, UserId,
+    ApiKey, BucketId, Change, Holdings, Month, Order, OrderCursor, OrderId, OrderRecord, OrderState, Part,
+    Sale, SaleId, SkuId, UserId,
 };
 
 /// Whether a failed call may have taken effect.
@@ -124,11 +124,24 @@ pub type StartPositions = Box<dyn Fn(Part) -> StoreResult<i64> + Send>;
 pub enum LogEvent {
     /// This partition is ours from `start` on; `None` when its position could not be read: it stays silent
     /// until [`OrderLogReader::seek`].
-    Assigned { part: Part, start: Option<i64> },
-    Revoked { part: Part },
-    Record { part: Part, record: LogRecord },
+    Assigned {
+        part: Part,
+        start: Option<i64>,
+    },
+    Revoked {
+        part: Part,
+    },
+    Record {
+        part: Part,
+        record: LogRecord,
+    },
     /// The stored position lies outside the log: an alarm for people, never a silent jump.
-    OutOfRange { part: Part, position: i64, low: i64, high: i64 },
+    OutOfRange {
+        part: Part,
+        position: i64,
+        low: i64,
+        high: i64,
+    },
 }
 
 /// One member of the readers. Lives on one thread.
@@ -155,7 +168,9 @@ pub trait OrderLogReader {
 pub enum BatchOutcome {
     Written(Written),
     /// Another writer moved the position to `stored`: nothing was written; drop what was read ahead.
-    PositionMoved { stored: i64 },
+    PositionMoved {
+        stored: i64,
+    },
 }
 
 #[derive(Debug, Default)]
@@ -234,4 +249,3 @@ pub trait Probe: Send + Sync {
     /// Whatever the component failed with.
     async fn check(&self) -> StoreResult<()>;
 }
-

@@ -110,7 +110,10 @@ impl Shop {
     }
 
     fn bucket(&self, sale: &Sale, order: OrderId) -> BucketId {
-        BucketId { sale: sale.id.clone(), bucket: self.map.bucket_of(order.shard(), sale.buckets) }
+        BucketId {
+            sale: sale.id.clone(),
+            bucket: self.map.bucket_of(order.shard(), sale.buckets),
+        }
     }
 
     /// One round of what the front repeats: renew the catalog, notice a full outbox, forget idle limiters.
@@ -121,9 +124,11 @@ impl Shop {
             Err(error) => tracing::warn!(%error, "catalog not renewed; the last one stays in use"),
         }
         let entries = self.catalog.snapshot().outbox_entries;
-        self.admission.note_outbox(entries, self.settings.outbox_entries_max);
+        self.admission
+            .note_outbox(entries, self.settings.outbox_entries_max);
         self.admission.forget_idle();
-        self.desk.forget_except(&self.catalog.snapshot());
+        self.desk
+            .forget_except(&self.catalog.snapshot(), self.clock.now_ms());
     }
 
     /// From now on purchases are answered "draining".

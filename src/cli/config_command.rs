@@ -39,16 +39,28 @@ impl ConfigCommand {
             Self::Show => None,
             Self::Explain { prefix } => prefix.as_deref(),
         };
-        let keys = loaded.keys.iter().filter(|(key, _)| key.starts_with(prefix.unwrap_or("")));
+        let keys = loaded
+            .keys
+            .iter()
+            .filter(|(key, _)| key.starts_with(prefix.unwrap_or("")));
         let (mut values, mut rows) = (Map::new(), Vec::new());
         for (key, explained) in keys {
-            let origin = if explained.origin == "default" { "default" } else { explained.origin.as_str() };
+            let origin = if explained.origin == "default" {
+                "default"
+            } else {
+                explained.origin.as_str()
+            };
             values.insert(key.clone(), json!({ "value": explained.value, "origin": origin }));
             rows.push(vec![key.clone(), explained.value.clone(), origin.to_owned()]);
         }
         if rows.is_empty() {
             let key = prefix.unwrap_or("").to_owned();
-            return Err(ConfigError::UnknownKey { key, origin: "the command line".to_owned(), suggestion: None }.into());
+            return Err(ConfigError::UnknownKey {
+                key,
+                origin: "the command line".to_owned(),
+                suggestion: None,
+            }
+            .into());
         }
         if matches!(self, Self::Show) {
             rows.iter_mut().for_each(|row| row.truncate(2));

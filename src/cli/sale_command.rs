@@ -24,13 +24,19 @@ pub struct SaleCommand {
 #[derive(Debug, Subcommand)]
 enum SaleAction {
     /// Create a draft from a JSON file (- for stdin), as the admin API takes it.
-    Create { file: PathBuf },
+    Create {
+        file: PathBuf,
+    },
     /// List all sales.
     List,
     /// Show one sale.
-    Show { sale: String },
+    Show {
+        sale: String,
+    },
     /// Units per SKU: configured, available in Redis, held and sold in the ledgers.
-    Stock { sale: String },
+    Stock {
+        sale: String,
+    },
     /// Show it to shoppers.
     Publish(Step),
     /// Put its stock in place; it then sells from starts_at to ends_at.
@@ -54,7 +60,10 @@ impl SaleCommand {
     /// # Errors
     /// What the admin API answered.
     pub async fn run(self, format: Format) -> anyhow::Result<()> {
-        let client = AdminClient { address: self.admin, key: self.api_key };
+        let client = AdminClient {
+            address: self.admin,
+            key: self.api_key,
+        };
         match self.action {
             SaleAction::Create { file } => {
                 let body: Value = serde_json::from_str(&read(&file)?).context("the file is not JSON")?;
@@ -62,10 +71,16 @@ impl SaleCommand {
             }
             SaleAction::List => list(format, &client.call("GET", "/sales", None).await?),
             SaleAction::Show { sale } => {
-                show(format, &client.call("GET", &format!("/sales/{sale}"), None).await?);
+                show(
+                    format,
+                    &client.call("GET", &format!("/sales/{sale}"), None).await?,
+                );
             }
             SaleAction::Stock { sale } => {
-                stock(format, &client.call("GET", &format!("/sales/{sale}/stock"), None).await?);
+                stock(
+                    format,
+                    &client.call("GET", &format!("/sales/{sale}/stock"), None).await?,
+                );
             }
             SaleAction::Publish(step) => advance(format, &client, "publish", step).await?,
             SaleAction::Preheat(step) => advance(format, &client, "preheat", step).await?,
@@ -86,7 +101,12 @@ fn read(file: &PathBuf) -> anyhow::Result<String> {
 
 async fn advance(format: Format, client: &AdminClient, action: &str, step: Step) -> anyhow::Result<()> {
     let path = format!("/sales/{}/{action}", step.sale);
-    show(format, &client.call("POST", &path, Some(json!({ "reason": step.reason }))).await?);
+    show(
+        format,
+        &client
+            .call("POST", &path, Some(json!({ "reason": step.reason })))
+            .await?,
+    );
     Ok(())
 }
 
@@ -95,7 +115,9 @@ fn cell(value: &Value) -> String {
 }
 
 fn row(sale: &Value) -> Vec<String> {
-    ["id", "state", "starts_at", "ends_at", "buyer_limit", "version"].map(|key| cell(&sale[key])).to_vec()
+    ["id", "state", "starts_at", "ends_at", "buyer_limit", "version"]
+        .map(|key| cell(&sale[key]))
+        .to_vec()
 }
 
 const HEAD: [&str; 6] = ["SALE", "STATE", "STARTS", "ENDS", "LIMIT", "VERSION"];
@@ -110,10 +132,28 @@ fn list(format: Format, answer: &Value) {
 }
 
 fn stock(format: Format, answer: &Value) {
-    let keys = ["sku_id", "configured", "available", "held", "sold", "granted", "allotted"];
+    let keys = [
+        "sku_id",
+        "configured",
+        "available",
+        "held",
+        "sold",
+        "granted",
+        "allotted",
+    ];
     let items = answer["items"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let rows: Vec<Vec<String>> =
-        items.iter().map(|item| keys.map(|key| cell(&item[key])).to_vec()).collect();
-    let head = ["SKU", "CONFIGURED", "AVAILABLE", "HELD", "SOLD", "GRANTED", "ALLOTTED"];
+    let rows: Vec<Vec<String>> = items
+        .iter()
+        .map(|item| keys.map(|key| cell(&item[key])).to_vec())
+        .collect();
+    let head = [
+        "SKU",
+        "CONFIGURED",
+        "AVAILABLE",
+        "HELD",
+        "SOLD",
+        "GRANTED",
+        "ALLOTTED",
+    ];
     output::print(format, answer, &head, &rows);
 }

@@ -33,7 +33,9 @@ pub struct LogBatch {
 impl LogBatch {
     /// The position after this batch.
     pub fn next_offset(&self) -> i64 {
-        self.records.last().map_or(self.start_offset, |last| last.offset + 1)
+        self.records
+            .last()
+            .map_or(self.start_offset, |last| last.offset + 1)
     }
 }
 
@@ -127,7 +129,10 @@ fn decide(
 ) -> Result<Vec<u32>, RejectReason> {
     let units = record.quantity.units();
     let wanted = usize::try_from(units).expect("a quantity is at most 99");
-    let open: Vec<u32> = (0..sale.buyer_limit).filter(|unit| !claimed.contains(unit)).take(wanted).collect();
+    let open: Vec<u32> = (0..sale.buyer_limit)
+        .filter(|unit| !claimed.contains(unit))
+        .take(wanted)
+        .collect();
     if open.len() < wanted {
         return Err(RejectReason::Limit);
     }
@@ -162,7 +167,11 @@ fn validate<'a>(
     let in_place = record.order_id.shard() == shard
         && map.part_of(shard) == part
         && record.order_id.month() == sale.month();
-    if in_place { Ok((record, sale)) } else { Err(Poison::WrongPlace) }
+    if in_place {
+        Ok((record, sale))
+    } else {
+        Err(Poison::WrongPlace)
+    }
 }
 
 #[cfg(test)]

@@ -42,7 +42,9 @@ impl Fingerprint {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// Held now. `outbox_entry` names the entry to acknowledge once the order log has the record.
-    Reserved { outbox_entry: OutboxEntryId },
+    Reserved {
+        outbox_entry: OutboxEntryId,
+    },
     /// The same order was held before, with the same body.
     Replayed(Reservation),
     /// The same key was used with another body.

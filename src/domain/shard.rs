@@ -48,7 +48,8 @@ impl Month {
         let days = at_ms.max(0) / 86_400_000 + 719_468;
         let era = days / 146_097;
         let day_of_era = days % 146_097;
-        let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+        let year_of_era =
+            (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
         let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
         let shifted = (5 * day_of_year + 2) / 153;
         let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
@@ -107,7 +108,11 @@ impl ShardMap {
         if instances == 0 || !parts.is_multiple_of(instances) {
             return Err(InvalidShardMap::Instances(instances));
         }
-        Ok(Self { shards, parts, instances })
+        Ok(Self {
+            shards,
+            parts,
+            instances,
+        })
     }
 
     pub fn shards(&self) -> u16 {
@@ -182,11 +187,17 @@ fn murmur3_x86_32(key: &[u8]) -> u32 {
     let mut blocks = key.chunks_exact(4);
     for block in &mut blocks {
         let word = u32::from_le_bytes([block[0], block[1], block[2], block[3]]);
-        hash = (hash ^ scramble(word)).rotate_left(13).wrapping_mul(5).wrapping_add(0xe654_6b64);
+        hash = (hash ^ scramble(word))
+            .rotate_left(13)
+            .wrapping_mul(5)
+            .wrapping_add(0xe654_6b64);
     }
     let tail = blocks.remainder();
     if !tail.is_empty() {
-        let word = tail.iter().rev().fold(0u32, |word, &byte| (word << 8) | u32::from(byte));
+        let word = tail
+            .iter()
+            .rev()
+            .fold(0u32, |word, &byte| (word << 8) | u32::from(byte));
         hash ^= scramble(word);
     }
     // Keys are at most 64 bytes; the reference casts the length to 32 bits as well.

@@ -8,6 +8,7 @@ use metrics::gauge;
 use crate::domain::sale::Phase;
 use crate::domain::{BucketId, Sale, SaleId, SkuId};
 use crate::metrics::{OUTBOX_ENTRIES, STOCK_UNITS};
+use crate::ports::Ledger;
 
 use super::Ports;
 
@@ -56,7 +57,10 @@ pub struct Catalog {
 
 impl Catalog {
     pub fn snapshot(&self) -> Arc<Snapshot> {
-        self.current.read().expect("no code panics while holding it").clone()
+        self.current
+            .read()
+            .expect("no code panics while holding it")
+            .clone()
     }
 
     /// Puts one changed sale in place at once, so that the operator's own node follows without delay.
@@ -80,7 +84,10 @@ impl Catalog {
                 Err(error) => tracing::debug!(%error, sale = %sale.id, "stock bands not renewed"),
             }
             for bucket in 0..sale.buckets {
-                let bucket = BucketId { sale: sale.id.clone(), bucket };
+                let bucket = BucketId {
+                    sale: sale.id.clone(),
+                    bucket,
+                };
                 match ports.outbox.len(&bucket).await {
                     Ok(entries) => outbox_entries += entries,
                     Err(error) => tracing::debug!(%error, sale = %sale.id, "outbox length not read"),
@@ -89,8 +96,11 @@ impl Catalog {
         }
         gauge!(OUTBOX_ENTRIES).set(f64::from(u32::try_from(outbox_entries).unwrap_or(u32::MAX)));
         let sales = Arc::new(sales.into_iter().map(|sale| (sale.id.clone(), sale)).collect());
-        *self.current.write().expect("no code panics while holding it") =
-            Arc::new(Snapshot { sales, bands, outbox_entries });
+        *self.current.write().expect("no code panics while holding it") = Arc::new(Snapshot {
+            sales,
+            bands,
+            outbox_entries,
+        });
     }
 }
 
@@ -113,10 +123,32 @@ fn bands_of(
     for item in &sale.items {
         let units = |bucket: &HashMap<SkuId, i64>| bucket.get(&item.sku_id).copied().unwrap_or(0);
         let available: i64 = buckets.iter().flatten().map(units).sum();
-        bands.insert((sale.id.clone(), item.sku_id.clone()), StockBand::of(available, item.stock));
-        let shown = f64::from(i32::try_from(available).unwrap_or(i32::MAX));
-        let (sale, sku) = (sale.id.to_string(), item.sku_id.to_string());
-        gauge!(STOCK_UNITS, "sale" => sale, "sku" => sku, "state" => "available").set(shown);
+        bands.insert(
+            (sale.id.clone(), item.sku_id.clone()),
+            StockBand::of(available, item.stock),
+        );
+        gauge_units(&sale.id, &item.sku_id, "available", available);
+    }
+}
+
+fn gauge_units(sale: &SaleId, sku: &SkuId, state: &'static str, units: i64) {
+    gauge!(STOCK_UNITS, "sale" => sale.to_string(), "sku" => sku.to_string(), "state" => state)
+        .set(f64::from(i32::try_from(units).unwrap_or(i32::MAX)));
+}
+
+/// Shows what the ledgers hold of every running sale. Apart from the catalog's renewal, because an instance
+/// that is down must not make the catalog old.
+pub async fn gauge_holdings(snapshot: &Snapshot, ledger: &dyn Ledger, now_ms: i64) {
+    for sale in snapshot.sales.values().filter(|sale| is_selling(sale, now_ms)) {
+        match ledger.holdings(sale).await {
+            Ok(holdings) => {
+                for (sku, of) in holdings {
+                    gauge_units(&sale.id, &sku, "held", of.held);
+                    gauge_units(&sale.id, &sku, "sold", of.sold);
+                }
+            }
+            Err(error) => tracing::debug!(%error, sale = %sale.id, "holdings not read"),
+        }
     }
 }
 
@@ -129,7 +161,10 @@ impl Snapshot {
 
     /// The band of an item; before the preheat all of it is there.
     pub fn band(&self, sale: &SaleId, sku: &SkuId) -> StockBand {
-        self.bands.get(&(sale.clone(), sku.clone())).copied().unwrap_or(StockBand::Plenty)
+        self.bands
+            .get(&(sale.clone(), sku.clone()))
+            .copied()
+            .unwrap_or(StockBand::Plenty)
     }
 }
 

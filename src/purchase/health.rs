@@ -26,7 +26,10 @@ impl Shop {
                 }
                 Err(_) => false,
             };
-            Component { name: probe.name(), is_up }
+            Component {
+                name: probe.name(),
+                is_up,
+            }
         });
         futures::future::join_all(checks).await
     }

@@ -18,9 +18,14 @@ pub enum Changed {
     /// The sale was changed since the caller read it.
     VersionMoved,
     /// Not from this state; these actions are.
-    NotAllowed { state: SaleState, allowed: Vec<SaleAction> },
+    NotAllowed {
+        state: SaleState,
+        allowed: Vec<SaleAction>,
+    },
     /// The databases have no orders table for the month the sale starts in.
-    MonthMissing { yyyymm: u32 },
+    MonthMissing {
+        yyyymm: u32,
+    },
 }
 
 /// New values for some fields of a sale; `None` keeps one.
@@ -88,12 +93,17 @@ impl Shop {
         if_version: Option<u64>,
         change: &Change,
     ) -> Result<Changed, Failure> {
-        let Some(old) = self.ports.sales.sale(id).await? else { return Ok(Changed::Unknown) };
+        let Some(old) = self.ports.sales.sale(id).await? else {
+            return Ok(Changed::Unknown);
+        };
         if if_version.is_some_and(|version| version != old.version) {
             return Ok(Changed::VersionMoved);
         }
         if !old.state.is_editable() {
-            return Ok(Changed::NotAllowed { state: old.state, allowed: old.state.allowed() });
+            return Ok(Changed::NotAllowed {
+                state: old.state,
+                allowed: old.state.allowed(),
+            });
         }
         let mut sale = Sale {
             name: patch.name.unwrap_or(old.name),
@@ -124,13 +134,20 @@ impl Shop {
         action: SaleAction,
         change: &Change,
     ) -> Result<Changed, Failure> {
-        let Some(old) = self.ports.sales.sale(id).await? else { return Ok(Changed::Unknown) };
+        let Some(old) = self.ports.sales.sale(id).await? else {
+            return Ok(Changed::Unknown);
+        };
         let Some(state) = old.state.after(action) else {
-            return Ok(Changed::NotAllowed { state: old.state, allowed: old.state.allowed() });
+            return Ok(Changed::NotAllowed {
+                state: old.state,
+                allowed: old.state.allowed(),
+            });
         };
         if action == SaleAction::Preheat && old.state == SaleState::Published {
             if !self.ports.orders.holds_month(old.month()).await? {
-                return Ok(Changed::MonthMissing { yyyymm: old.month().yyyymm() });
+                return Ok(Changed::MonthMissing {
+                    yyyymm: old.month().yyyymm(),
+                });
             }
             // Before the directory says so: a sale that fronts see as preheated must be in place.
             self.ports.ledger.open_pools(&old).await?;
@@ -140,7 +157,16 @@ impl Shop {
             Changed::Done(old)
         } else {
             let version = old.version;
-            self.replace(Sale { state, version: version + 1, ..old }, version, change).await?
+            self.replace(
+                Sale {
+                    state,
+                    version: version + 1,
+                    ..old
+                },
+                version,
+                change,
+            )
+            .await?
         };
         if let Changed::Done(sale) = &changed {
             self.ports.gates.set_gates(sale).await?;
@@ -161,7 +187,9 @@ impl Shop {
     /// # Errors
     /// When a component could not be read.
     pub async fn stock(&self, id: &SaleId) -> Result<Option<Vec<StockView>>, Failure> {
-        let Some(sale) = self.ports.sales.sale(id).await? else { return Ok(None) };
+        let Some(sale) = self.ports.sales.sale(id).await? else {
+            return Ok(None);
+        };
         let holdings: HashMap<SkuId, Holdings> = self.ports.ledger.holdings(&sale).await?;
         let buckets = self.ports.gates.available(&sale).await?;
         let view = |item: &crate::domain::Item| StockView {
@@ -170,7 +198,11 @@ impl Shop {
             holdings: holdings.get(&item.sku_id).copied().unwrap_or_default(),
             available: buckets
                 .iter()
-                .map(|bucket| bucket.as_ref().map(|units| units.get(&item.sku_id).copied().unwrap_or(0)))
+                .map(|bucket| {
+                    bucket
+                        .as_ref()
+                        .map(|units| units.get(&item.sku_id).copied().unwrap_or(0))
+                })
                 .collect(),
         };
         Ok(Some(sale.items.iter().map(view).collect()))

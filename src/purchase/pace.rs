@@ -40,12 +40,16 @@ struct Seen {
 
 impl Pace {
     pub fn new(parts: u16) -> Self {
-        Self { wait_ms: (0..parts).map(|_| AtomicU64::new(SHORTEST_MS)).collect() }
+        Self {
+            wait_ms: (0..parts).map(|_| AtomicU64::new(SHORTEST_MS)).collect(),
+        }
     }
 
     /// When to ask again for an order of this partition, in ms.
     pub fn poll_after_ms(&self, part: Part) -> u64 {
-        self.wait_ms.get(usize::from(part.number())).map_or(STALLED_MS, |wait| wait.load(Ordering::Relaxed))
+        self.wait_ms
+            .get(usize::from(part.number()))
+            .map_or(STALLED_MS, |wait| wait.load(Ordering::Relaxed))
     }
 
     /// Measures once. Positions that cannot be read count as stalled.
@@ -78,7 +82,11 @@ impl Pace {
 
 impl Meter {
     fn rate(&mut self, part: Part, position: i64, pending: u32, now: Instant) -> Option<f64> {
-        let seen = self.parts.entry(part).or_insert(Seen { position, at: now, rate: None });
+        let seen = self.parts.entry(part).or_insert(Seen {
+            position,
+            at: now,
+            rate: None,
+        });
         let elapsed = now.saturating_duration_since(seen.at);
         if elapsed < Duration::from_millis(50) {
             return seen.rate;
@@ -86,8 +94,11 @@ impl Meter {
         let done = u32::try_from(position.saturating_sub(seen.position)).unwrap_or(0);
         let newest = f64::from(done) / elapsed.as_secs_f64();
         // An idle partition says nothing about how fast it would drain.
-        if done > 0 && pending > 0 || seen.rate.is_none() && done > 0 {
-            seen.rate = Some(seen.rate.map_or(newest, |rate| rate * (1.0 - NEWEST) + newest * NEWEST));
+        if done > 0 && (pending > 0 || seen.rate.is_none()) {
+            seen.rate = Some(
+                seen.rate
+                    .map_or(newest, |rate| rate * (1.0 - NEWEST) + newest * NEWEST),
+            );
         } else if pending > 0 {
             seen.rate = seen.rate.map(|rate| rate * (1.0 - NEWEST));
         }
@@ -103,7 +114,9 @@ fn estimate_ms(pending: u32, rate: Option<f64>) -> u64 {
     match rate {
         Some(rate) if rate >= 1.0 => {
             let wait = Duration::try_from_secs_f64(f64::from(pending) / rate).unwrap_or(Duration::MAX);
-            u64::try_from(wait.as_millis()).unwrap_or(LONGEST_MS).clamp(SHORTEST_MS, LONGEST_MS)
+            u64::try_from(wait.as_millis())
+                .unwrap_or(LONGEST_MS)
+                .clamp(SHORTEST_MS, LONGEST_MS)
         }
         _ => STALLED_MS,
     }

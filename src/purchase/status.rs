@@ -99,7 +99,12 @@ impl Shop {
             let below = after.filter(|cursor| cursor.month == month);
             let missing = limit.saturating_sub(u32::try_from(orders.len()).unwrap_or(limit));
             // One more than fits tells whether there is a next page.
-            orders.extend(self.ports.orders.orders_of(user, month, below, missing + 1).await?);
+            orders.extend(
+                self.ports
+                    .orders
+                    .orders_of(user, month, below, missing + 1)
+                    .await?,
+            );
             if orders.len() > wanted {
                 break;
             }

@@ -42,14 +42,22 @@ pub struct Purchase {
 /// What the shop answers. All but the last four are decisions; those are failures that say what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Submitted {
-    Accepted { order: Order, replayed: bool },
+    Accepted {
+        order: Order,
+        replayed: bool,
+    },
     UnknownSale,
     UnknownSku,
-    NotStarted { starts_ms: i64 },
+    NotStarted {
+        starts_ms: i64,
+    },
     Paused,
     Ended,
     SoldOut,
-    LimitReached { held: u32, limit: u32 },
+    LimitReached {
+        held: u32,
+        limit: u32,
+    },
     KeyReused,
     TooFast(TooFast),
     /// Nothing was taken.
@@ -114,7 +122,12 @@ impl Desk {
 
     fn counter(&self, bucket: &BucketId, epoch: u32) -> Counter {
         let key = (bucket.clone(), epoch);
-        if let Some(counter) = self.counters.read().expect("no code panics while holding it").get(&key) {
+        if let Some(counter) = self
+            .counters
+            .read()
+            .expect("no code panics while holding it")
+            .get(&key)
+        {
             return counter.clone();
         }
         let mut counters = self.counters.write().expect("no code panics while holding it");
@@ -126,11 +139,17 @@ impl Desk {
     }
 
     /// Frees what belongs to sales that are gone or over.
-    pub fn forget_except(&self, snapshot: &Snapshot) {
+    pub fn forget_except(&self, snapshot: &Snapshot, now_ms: i64) {
         let keep = |bucket: &BucketId| {
-            snapshot.sales.get(&bucket.sale).is_some_and(|sale| is_selling(sale, 0))
+            snapshot
+                .sales
+                .get(&bucket.sale)
+                .is_some_and(|sale| is_selling(sale, now_ms))
         };
-        self.counters.write().expect("no code panics while holding it").retain(|(bucket, _), _| keep(bucket));
+        self.counters
+            .write()
+            .expect("no code panics while holding it")
+            .retain(|(bucket, _), _| keep(bucket));
         self.sold_out.retain(keep);
     }
 }
@@ -205,12 +224,21 @@ impl Shop {
         if phase == Phase::Upcoming && now_ms + self.settings.opening_skew_ms < sale.starts_ms
             || !is_preheated(sale)
         {
-            return Some(Submitted::NotStarted { starts_ms: sale.starts_ms });
+            return Some(Submitted::NotStarted {
+                starts_ms: sale.starts_ms,
+            });
         }
         if purchase.quantity.units() > sale.buyer_limit {
-            return Some(Submitted::LimitReached { held: 0, limit: sale.buyer_limit });
+            return Some(Submitted::LimitReached {
+                held: 0,
+                limit: sale.buyer_limit,
+            });
         }
-        if self.desk.sold_out.refuses(bucket, &purchase.sku, &purchase.user, now_ms) {
+        if self
+            .desk
+            .sold_out
+            .refuses(bucket, &purchase.sku, &purchase.user, now_ms)
+        {
             return Some(Submitted::SoldOut);
         }
         match self.admission.check_rate(&purchase.user, purchase.address) {
@@ -242,10 +270,16 @@ impl Shop {
                     Ok(Ok(())) => OrderState::Queued,
                     _ => OrderState::Reserved,
                 };
-                Submitted::Accepted { order: pending_order(record, state), replayed: false }
+                Submitted::Accepted {
+                    order: pending_order(record, state),
+                    replayed: false,
+                }
             }
             Ok(Verdict::Replayed(held)) => self.replay(record, held).await,
-            Ok(Verdict::SoldOut { available, orders_seen }) => {
+            Ok(Verdict::SoldOut {
+                available,
+                orders_seen,
+            }) => {
                 if available == 0 {
                     self.note_sold_out(&bucket, &record.sku_id, orders_seen);
                 }
@@ -334,17 +368,27 @@ impl Shop {
         receiver
     }
 
-    fn acknowledge(self: &Arc<Self>, counter: &Counter, bucket: BucketId, entry: OutboxEntryId, order: OrderId) {
+    fn acknowledge(
+        self: &Arc<Self>,
+        counter: &Counter,
+        bucket: BucketId,
+        entry: OutboxEntryId,
+        order: OrderId,
+    ) {
         let shop = self.clone();
-        drop(counter.acknowledge.ask(&self.tasks, (entry, order), move |batch| {
-            let (shop, bucket) = (shop.clone(), bucket.clone());
-            async move {
-                if let Err(error) = shop.ports.outbox.acknowledge(&bucket, &batch).await {
-                    tracing::debug!(%error, entries = batch.len(), "entries left to the relay");
-                }
-                vec![(); batch.len()]
-            }
-        }));
+        drop(
+            counter
+                .acknowledge
+                .ask(&self.tasks, (entry, order), move |batch| {
+                    let (shop, bucket) = (shop.clone(), bucket.clone());
+                    async move {
+                        if let Err(error) = shop.ports.outbox.acknowledge(&bucket, &batch).await {
+                            tracing::debug!(%error, entries = batch.len(), "entries left to the relay");
+                        }
+                        vec![(); batch.len()]
+                    }
+                }),
+        );
     }
 
     /// The same click again: the order it made, in the state it has now.
@@ -353,11 +397,17 @@ impl Shop {
             Some(order) => order,
             None => pending_order(record, held.state),
         };
-        Submitted::Accepted { order, replayed: true }
+        Submitted::Accepted {
+            order,
+            replayed: true,
+        }
     }
 
     fn note_sold_out(self: &Arc<Self>, bucket: &BucketId, sku: &SkuId, orders_seen: u64) {
-        let until_ms = self.clock.now_ms().saturating_add(self.settings.sold_out_recheck_ms);
+        let until_ms = self
+            .clock
+            .now_ms()
+            .saturating_add(self.settings.sold_out_recheck_ms);
         if !self.desk.sold_out.note(bucket, sku, orders_seen, until_ms) {
             return;
         }
@@ -370,7 +420,10 @@ impl Shop {
                     None
                 }
             };
-            let until_ms = shop.clock.now_ms().saturating_add(shop.settings.sold_out_recheck_ms);
+            let until_ms = shop
+                .clock
+                .now_ms()
+                .saturating_add(shop.settings.sold_out_recheck_ms);
             shop.desk.sold_out.set_winners(&bucket, &sku, winners, until_ms);
         });
     }
@@ -413,8 +466,13 @@ fn pending_order(record: OrderRecord, state: OrderState) -> Order {
 fn refusal(verdict: &Verdict, sale: &Sale, phase: Phase) -> Submitted {
     match verdict {
         Verdict::KeyReused => Submitted::KeyReused,
-        Verdict::LimitReached { held } => Submitted::LimitReached { held: *held, limit: sale.buyer_limit },
-        Verdict::NotStarted => Submitted::NotStarted { starts_ms: sale.starts_ms },
+        Verdict::LimitReached { held } => Submitted::LimitReached {
+            held: *held,
+            limit: sale.buyer_limit,
+        },
+        Verdict::NotStarted => Submitted::NotStarted {
+            starts_ms: sale.starts_ms,
+        },
         Verdict::Paused => Submitted::Paused,
         Verdict::Ended => Submitted::Ended,
         Verdict::UnknownSku => Submitted::UnknownSku,

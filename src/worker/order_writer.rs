@@ -72,13 +72,25 @@ struct Done {
 }
 
 enum Work {
-    Position { stored: StoreResult<i64> },
-    Batch { batch: LogBatch, outcome: StoreResult<BatchOutcome>, sales: Arc<HashMap<SaleId, Sale>> },
+    Position {
+        stored: StoreResult<i64>,
+    },
+    Batch {
+        batch: LogBatch,
+        outcome: StoreResult<BatchOutcome>,
+        sales: Arc<HashMap<SaleId, Sale>>,
+    },
 }
 
 impl OrderWriter {
     pub fn new(writing: Writing, reader: Box<dyn OrderLogReader>) -> Self {
-        Self { writing, reader, lanes: BTreeMap::new(), sales: Arc::default(), done: channel() }
+        Self {
+            writing,
+            reader,
+            lanes: BTreeMap::new(),
+            sales: Arc::default(),
+            done: channel(),
+        }
     }
 
     /// Runs until told to stop, then finishes the batches it has begun. Leaving the group is the reader's drop.
@@ -141,7 +153,12 @@ impl OrderWriter {
                     lane.push(record);
                 }
             }
-            LogEvent::OutOfRange { part, position, low, high } => {
+            LogEvent::OutOfRange {
+                part,
+                position,
+                low,
+                high,
+            } => {
                 counter!(POSITION_ALARMS).increment(1);
                 tracing::error!(
                     part = part.number(),
@@ -157,21 +174,27 @@ impl OrderWriter {
     /// A lane without a position asks for it, off this thread: an instance that is down must not hold up the
     /// partitions of the others.
     fn ask_position(&mut self, part: Part, now: Instant) {
-        let Some(lane) = self.lanes.get_mut(&part) else { return };
+        let Some(lane) = self.lanes.get_mut(&part) else {
+            return;
+        };
         if !lane.needs_position(now) {
             return;
         }
         lane.busy = true;
         let (orders, report, life) = (self.writing.orders.clone(), self.done.0.clone(), lane.life);
         self.writing.tasks.spawn(async move {
-            let work = Work::Position { stored: orders.take_over(part).await };
+            let work = Work::Position {
+                stored: orders.take_over(part).await,
+            };
             drop(report.send(Done { part, life, work }));
         });
     }
 
     fn start_lane(&mut self, part: Part, stored: StoreResult<i64>) {
         let limits = &self.writing.limits;
-        let Some(lane) = self.lanes.get_mut(&part) else { return };
+        let Some(lane) = self.lanes.get_mut(&part) else {
+            return;
+        };
         match stored.and_then(|stored| self.reader.seek(part, stored).map(|()| stored)) {
             Ok(stored) => lane.start_at(stored),
             Err(error) => {
@@ -183,10 +206,14 @@ impl OrderWriter {
 
     fn press_back(&mut self, part: Part) {
         let limit = self.writing.limits.buffer_records_max;
-        let Some(lane) = self.lanes.get_mut(&part) else { return };
+        let Some(lane) = self.lanes.get_mut(&part) else {
+            return;
+        };
         let switched = match (lane.paused, lane.buffered()) {
             (false, buffered) if buffered >= limit => self.reader.pause(part).map(|()| lane.paused = true),
-            (true, buffered) if buffered <= limit / 2 => self.reader.resume(part).map(|()| lane.paused = false),
+            (true, buffered) if buffered <= limit / 2 => {
+                self.reader.resume(part).map(|()| lane.paused = false)
+            }
             _ => Ok(()),
         };
         if let Err(error) = switched {
@@ -196,7 +223,9 @@ impl OrderWriter {
 
     fn dispatch(&mut self, part: Part, now: Instant) {
         let limits = &self.writing.limits;
-        let Some(lane) = self.lanes.get_mut(&part) else { return };
+        let Some(lane) = self.lanes.get_mut(&part) else {
+            return;
+        };
         let Some(batch) = lane.next_batch(part, now, limits.batch_records_max, limits.batch_wait) else {
             return;
         };
@@ -205,16 +234,31 @@ impl OrderWriter {
         self.writing.tasks.spawn(async move {
             let (outcome, sales) = writing.write(&batch, sales).await;
             // The receiver is gone only when the writer itself is.
-            drop(report.send(Done { part, life, work: Work::Batch { batch, outcome, sales } }));
+            drop(report.send(Done {
+                part,
+                life,
+                work: Work::Batch {
+                    batch,
+                    outcome,
+                    sales,
+                },
+            }));
         });
     }
 
     fn finish(&mut self, done: Done) {
-        let alive = self.lanes.get(&done.part).is_some_and(|lane| lane.life == done.life);
+        let alive = self
+            .lanes
+            .get(&done.part)
+            .is_some_and(|lane| lane.life == done.life);
         match done.work {
             Work::Position { stored } if alive => self.start_lane(done.part, stored),
             Work::Position { .. } => {}
-            Work::Batch { batch, outcome, sales } => {
+            Work::Batch {
+                batch,
+                outcome,
+                sales,
+            } => {
                 // Never shrinks, so the larger map is the newer one.
                 if sales.len() >= self.sales.len() {
                     self.sales = sales;
@@ -224,13 +268,7 @@ impl OrderWriter {
         }
     }
 
-    fn finish_batch(
-        &mut self,
-        part: Part,
-        alive: bool,
-        batch: LogBatch,
-        outcome: StoreResult<BatchOutcome>,
-    ) {
+    fn finish_batch(&mut self, part: Part, alive: bool, batch: LogBatch, outcome: StoreResult<BatchOutcome>) {
         let lane = self.lanes.get_mut(&part).filter(|_| alive);
         let limits = &self.writing.limits;
         match outcome {
@@ -274,14 +312,21 @@ impl Writing {
         mut sales: Arc<HashMap<SaleId, Sale>>,
     ) -> (StoreResult<BatchOutcome>, Arc<HashMap<SaleId, Sale>>) {
         let is_known = |sales: &HashMap<SaleId, Sale>| {
-            let records = batch.records.iter().filter_map(|record| record.order.as_ref().ok());
+            let records = batch
+                .records
+                .iter()
+                .filter_map(|record| record.order.as_ref().ok());
             records.into_iter().all(|record| {
-                sales.get(&record.sale_id).is_some_and(|sale| !sale.state.is_editable())
+                sales
+                    .get(&record.sale_id)
+                    .is_some_and(|sale| !sale.state.is_editable())
             })
         };
         if !is_known(&sales) {
             match self.sales.sales().await {
-                Ok(found) => sales = Arc::new(found.into_iter().map(|sale| (sale.id.clone(), sale)).collect()),
+                Ok(found) => {
+                    sales = Arc::new(found.into_iter().map(|sale| (sale.id.clone(), sale)).collect())
+                }
                 Err(error) => return (Err(error), sales),
             }
         }
@@ -290,7 +335,9 @@ impl Writing {
         if matches!(outcome, Ok(BatchOutcome::Written(_))) {
             histogram!(WRITER_COMMIT).record(began.elapsed().as_secs_f64());
         }
-        if outcome.is_err() && let Err(error) = self.orders.take_over(batch.part).await {
+        if outcome.is_err()
+            && let Err(error) = self.orders.take_over(batch.part).await
+        {
             // Grants taken by the failed attempt are applied before the next one asks for more.
             tracing::debug!(%error, "stray grants not applied now");
         }
@@ -313,7 +360,10 @@ impl Writing {
             histogram!(ORDER_PERSIST).record(Duration::from_millis(age_ms).as_secs_f64());
             if let Some(sale) = sales.get(&record.sale_id) {
                 let bucket = self.map.bucket_of(record.order_id.shard(), sale.buckets);
-                let bucket = BucketId { sale: sale.id.clone(), bucket };
+                let bucket = BucketId {
+                    sale: sale.id.clone(),
+                    bucket,
+                };
                 decided.entry(bucket).or_default().push((record.order_id, *state));
             }
         }

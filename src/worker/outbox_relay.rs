@@ -59,7 +59,10 @@ impl OutboxRelay {
         let mut first_failure = Ok(());
         for sale in sales.iter().filter(|sale| has_outbox(sale)) {
             for bucket in 0..sale.buckets {
-                let bucket = BucketId { sale: sale.id.clone(), bucket };
+                let bucket = BucketId {
+                    sale: sale.id.clone(),
+                    bucket,
+                };
                 match self.relay_bucket(&bucket, &mut oldest_ms).await {
                     Ok(delivered) => relayed += delivered,
                     Err(error) => first_failure = first_failure.and(Err(error)),
@@ -75,11 +78,18 @@ impl OutboxRelay {
     }
 
     async fn relay_bucket(&self, bucket: &BucketId, oldest_ms: &mut i64) -> StoreResult<usize> {
-        let entries = self.outbox.pending(bucket, self.min_age, self.batch_entries_max).await?;
+        let entries = self
+            .outbox
+            .pending(bucket, self.min_age, self.batch_entries_max)
+            .await?;
         let now_ms = self.clock.now_ms();
-        let ages = entries.iter().map(|entry| now_ms.saturating_sub(entry.reserved_ms));
+        let ages = entries
+            .iter()
+            .map(|entry| now_ms.saturating_sub(entry.reserved_ms));
         *oldest_ms = ages.fold(*oldest_ms, i64::max);
-        let appends = entries.iter().map(|entry| self.order_log.append(entry.order, entry.payload.clone()));
+        let appends = entries
+            .iter()
+            .map(|entry| self.order_log.append(entry.order, entry.payload.clone()));
         let answers = futures::future::join_all(appends).await;
         let mut failure = Ok(());
         let mut delivered = Vec::with_capacity(entries.len());
@@ -98,5 +108,8 @@ impl OutboxRelay {
 
 /// A sale keeps its buckets for good; a bucket without entries costs one cheap read.
 fn has_outbox(sale: &Sale) -> bool {
-    matches!(sale.state, SaleState::Preheated | SaleState::Paused | SaleState::Ended)
+    matches!(
+        sale.state,
+        SaleState::Preheated | SaleState::Paused | SaleState::Ended
+    )
 }

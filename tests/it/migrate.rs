@@ -33,7 +33,11 @@ async fn a_changed_shard_count_is_refused_by_migrate_and_by_serve() {
     let text = migrate_error(&config).await;
     assert!(text.contains("shards is 8") && text.contains("was 4"), "{text}");
     let settings = app::backend_settings(&config).expect("settings");
-    let refused = distributed::open(&settings, Clock::System).await.err().expect("refused").to_string();
+    let refused = distributed::open(&settings, Clock::System)
+        .await
+        .err()
+        .expect("refused")
+        .to_string();
     assert!(refused.contains("set it back to 4"), "{refused}");
     remove(&config).await;
 }
@@ -44,7 +48,10 @@ async fn a_topic_with_other_settings_is_an_error_with_the_remedy() {
     migrated(&config).await;
     config.kafka.retention_ms = 1_000_000;
     let text = migrate_error(&config).await;
-    assert!(text.contains("retention.ms=604800000") && text.contains("kafka-configs --alter"), "{text}");
+    assert!(
+        text.contains("retention.ms=604800000") && text.contains("kafka-configs --alter"),
+        "{text}"
+    );
     remove(&config).await;
 }
 
@@ -52,6 +59,10 @@ async fn a_topic_with_other_settings_is_an_error_with_the_remedy() {
 async fn serving_before_migrating_says_what_to_do() {
     let config = config(&[]);
     let settings = app::backend_settings(&config).expect("settings");
-    let refused = distributed::open(&settings, Clock::System).await.err().expect("refused").to_string();
+    let refused = distributed::open(&settings, Clock::System)
+        .await
+        .err()
+        .expect("refused")
+        .to_string();
     assert!(refused.contains("seckill migrate"), "{refused}");
 }

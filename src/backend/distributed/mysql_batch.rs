@@ -31,7 +31,9 @@ pub async fn write(
     let mut tx = mysql.begin(instance, "begin batch").await?;
     if !advance_position(mysql, instance, batch, &mut tx).await? {
         drop(tx);
-        return Ok(BatchOutcome::PositionMoved { stored: position(mysql, batch).await? });
+        return Ok(BatchOutcome::PositionMoved {
+            stored: position(mysql, batch).await?,
+        });
     }
     let known = rows::known(mysql, batch, sales, &mut tx).await?;
     let (plan, applied) = hold(mysql, instance, batch, sales, &known, &mut tx).await?;
@@ -48,9 +50,17 @@ fn written(batch: &LogBatch, plan: Plan) -> Written {
     };
     Written {
         next_offset: batch.next_offset(),
-        orders: plan.orders.into_iter().map(|order| (order.record, state(&order.claims))).collect(),
+        orders: plan
+            .orders
+            .into_iter()
+            .map(|order| (order.record, state(&order.claims)))
+            .collect(),
         skipped: plan.skipped,
-        dead_letters: plan.dead_letters.iter().map(|(_, poison)| poison.as_str()).collect(),
+        dead_letters: plan
+            .dead_letters
+            .iter()
+            .map(|(_, poison)| poison.as_str())
+            .collect(),
     }
 }
 
@@ -87,7 +97,12 @@ async fn position(mysql: &Mysql, batch: &LogBatch) -> StoreResult<i64> {
     .fetch_optional(mysql.pool(instance))
     .await
     .map_err(|error| failed("read position", error))?;
-    let row = row.ok_or_else(|| broken("read position", "no row for this partition: run `seckill migrate`"))?;
+    let row = row.ok_or_else(|| {
+        broken(
+            "read position",
+            "no row for this partition: run `seckill migrate`",
+        )
+    })?;
     row.try_get(0).map_err(|error| failed("read position", error))
 }
 
@@ -125,7 +140,10 @@ async fn hold(
     for scarce in &short {
         let units = plan.held.get(scarce).copied().unwrap_or(0);
         if units > 0 && !hold_units(mysql, instance, scarce, units, tx).await? {
-            return Err(broken("hold units", format!("{}/{} changed under its lock", scarce.0, scarce.1)));
+            return Err(broken(
+                "hold units",
+                format!("{}/{} changed under its lock", scarce.0, scarce.1),
+            ));
         }
     }
     Ok((plan, applied))
@@ -178,13 +196,16 @@ async fn free_units(
 
 /// Step 12, the end: when the answer to COMMIT is lost, the position says whether it happened.
 async fn commit(mysql: &Mysql, batch: &LogBatch, tx: Transaction<'_, MySql>) -> StoreResult<()> {
-    let Err(error) = tx.commit().await else { return Ok(()) };
+    let Err(error) = tx.commit().await else {
+        return Ok(());
+    };
     let failure = failed("commit batch", error);
     match position(mysql, batch).await {
         Ok(stored) if stored == batch.next_offset() => Ok(()),
-        Ok(stored) if stored == batch.start_offset => {
-            Err(StoreError { effect: Effect::NotApplied, ..failure })
-        }
+        Ok(stored) if stored == batch.start_offset => Err(StoreError {
+            effect: Effect::NotApplied,
+            ..failure
+        }),
         _ => Err(failure),
     }
 }

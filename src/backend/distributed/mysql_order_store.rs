@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use async_trait::async_trait;
+use metrics::histogram;
 use sqlx::mysql::MySqlRow;
 use sqlx::{AssertSqlSafe, Row};
 
@@ -12,9 +14,10 @@ use super::{broken, mysql_batch, mysql_grants};
 use crate::clock::Clock;
 use crate::domain::batch_plan::LogBatch;
 use crate::domain::{
-    Instance, Money, Month, Order, OrderCursor, OrderId, OrderState, Part, Quantity, RejectReason, Sale, SaleId, SkuId,
-    UserId,
+    Instance, Money, Month, Order, OrderCursor, OrderId, OrderState, Part, Quantity, RejectReason, Sale,
+    SaleId, SkuId, UserId,
 };
+use crate::metrics::DB_DURATION;
 use crate::ports::{BatchOutcome, OrderStore, StoreResult};
 
 pub struct MysqlOrderStore {
@@ -48,7 +51,10 @@ impl MysqlOrderStore {
 #[async_trait]
 impl OrderStore for MysqlOrderStore {
     async fn write(&self, batch: &LogBatch, sales: &HashMap<SaleId, Sale>) -> StoreResult<BatchOutcome> {
-        mysql_batch::write(&self.mysql, batch, sales, self.clock.now_ms()).await
+        let began = Instant::now();
+        let outcome = mysql_batch::write(&self.mysql, batch, sales, self.clock.now_ms()).await;
+        observe("write batch", began);
+        outcome
     }
 
     async fn take_over(&self, part: Part) -> StoreResult<i64> {
@@ -56,12 +62,19 @@ impl OrderStore for MysqlOrderStore {
         mysql_grants::apply_strays(&self.mysql, instance).await?;
         let positions = self.positions_on(instance).await?;
         positions.get(&part).copied().ok_or_else(|| {
-            broken("read position", format!("no row for partition {}: run `seckill migrate`", part.number()))
+            broken(
+                "read position",
+                format!("no row for partition {}: run `seckill migrate`", part.number()),
+            )
         })
     }
 
     async fn positions(&self) -> HashMap<Part, i64> {
-        let reads = self.mysql.map.all_instances().map(|instance| self.positions_on(instance));
+        let reads = self
+            .mysql
+            .map
+            .all_instances()
+            .map(|instance| self.positions_on(instance));
         let mut positions = HashMap::new();
         for answer in futures::future::join_all(reads).await {
             match answer {
@@ -78,11 +91,13 @@ impl OrderStore for MysqlOrderStore {
         if !self.mysql.map.holds(shard) {
             return Ok(None);
         }
+        let began = Instant::now();
         let text = format!("SELECT {COLUMNS} FROM {{shard}}.orders_{{yyyymm}} WHERE order_id = ?");
         let row = sqlx::query(self.mysql.shard_sql(shard, month, &text))
             .bind(order.bytes().as_slice())
             .fetch_optional(self.mysql.pool(self.mysql.map.instance_of(shard)))
             .await;
+        observe(context, began);
         match row {
             Ok(row) => row.as_ref().map(read).transpose(),
             Err(error) if is_missing_table(&error) => Ok(None),
@@ -93,15 +108,22 @@ impl OrderStore for MysqlOrderStore {
     async fn holds_month(&self, month: Month) -> StoreResult<bool> {
         let context = "look for monthly tables";
         for instance in self.mysql.map.all_instances() {
-            let shards: Vec<String> =
-                self.mysql.map.shards_of(instance).map(|shard| self.mysql.shard(shard)).collect();
+            let shards: Vec<String> = self
+                .mysql
+                .map
+                .shards_of(instance)
+                .map(|shard| self.mysql.shard(shard))
+                .collect();
             let text = format!(
                 "SELECT COUNT(*) FROM information_schema.tables WHERE table_name = ? AND table_schema IN {}",
                 placeholders(1, shards.len())
             );
             let query = sqlx::query(AssertSqlSafe(text)).bind(format!("orders_{}", month.yyyymm()));
             let row = shards.iter().fold(query, |query, shard| query.bind(shard));
-            let row = row.fetch_one(self.mysql.pool(instance)).await.map_err(|e| failed(context, e))?;
+            let row = row
+                .fetch_one(self.mysql.pool(instance))
+                .await
+                .map_err(|e| failed(context, e))?;
             let found: i64 = row.try_get(0).map_err(|error| failed(context, error))?;
             if usize::try_from(found) != Ok(shards.len()) {
                 return Ok(false);
@@ -140,9 +162,16 @@ impl OrderStore for MysqlOrderStore {
     }
 }
 
+fn observe(operation: &'static str, began: Instant) {
+    histogram!(DB_DURATION, "system" => "mysql", "operation" => operation)
+        .record(began.elapsed().as_secs_f64());
+}
+
 /// An id or cursor may name any month; one without a table has no orders.
 fn is_missing_table(error: &sqlx::Error) -> bool {
-    error.as_database_error().is_some_and(|error| error.code().as_deref() == Some("42S02"))
+    error
+        .as_database_error()
+        .is_some_and(|error| error.code().as_deref() == Some("42S02"))
 }
 
 const COLUMNS: &str = "order_id, sale_id, sku_id, user_id, quantity, unit_price, currency, state, reason, \
@@ -150,8 +179,10 @@ const COLUMNS: &str = "order_id, sale_id, sku_id, user_id, quantity, unit_price,
 
 fn read(row: &MySqlRow) -> StoreResult<Order> {
     let context = "read order";
-    let bytes = |name: &str| -> StoreResult<Vec<u8>> { row.try_get(name).map_err(|error| failed(context, error)) };
-    let number = |name: &str| -> StoreResult<i64> { row.try_get(name).map_err(|error| failed(context, error)) };
+    let bytes =
+        |name: &str| -> StoreResult<Vec<u8>> { row.try_get(name).map_err(|error| failed(context, error)) };
+    let number =
+        |name: &str| -> StoreResult<i64> { row.try_get(name).map_err(|error| failed(context, error)) };
     let text = |name: &str| -> StoreResult<String> {
         String::from_utf8(bytes(name)?).map_err(|error| broken(context, error.to_string()))
     };

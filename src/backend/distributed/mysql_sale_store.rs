@@ -80,7 +80,8 @@ impl MysqlSaleStore {
     async fn audit(&self, sale: &Sale, change: &Change, tx: &mut Transaction<'_, MySql>) -> StoreResult<()> {
         let text = "INSERT INTO {directory}.audit_log (actor, action, sale_id, reason, request_id, sale_after) \
                     VALUES (?, ?, ?, ?, ?, ?)";
-        let after = serde_json::to_string(sale).map_err(|error| broken("write audit row", error.to_string()))?;
+        let after =
+            serde_json::to_string(sale).map_err(|error| broken("write audit row", error.to_string()))?;
         sqlx::query(self.mysql.directory_sql(text))
             .bind(&change.actor)
             .bind(change.action)
@@ -169,11 +170,14 @@ impl SaleStore for MysqlSaleStore {
             return Ok(false);
         }
         if sale.state.is_editable() {
-            sqlx::query(self.mysql.directory_sql("DELETE FROM {directory}.items WHERE sale_id = ?"))
-                .bind(sale.id.as_str().as_bytes())
-                .execute(&mut *tx)
-                .await
-                .map_err(|error| failed(context, error))?;
+            sqlx::query(
+                self.mysql
+                    .directory_sql("DELETE FROM {directory}.items WHERE sale_id = ?"),
+            )
+            .bind(sale.id.as_str().as_bytes())
+            .execute(&mut *tx)
+            .await
+            .map_err(|error| failed(context, error))?;
             self.insert_items(sale, &mut tx).await?;
         }
         self.audit(sale, change, &mut tx).await?;
@@ -183,8 +187,7 @@ impl SaleStore for MysqlSaleStore {
 
     async fn api_key(&self, key_hash: [u8; 32]) -> StoreResult<Option<ApiKey>> {
         let context = "read API key";
-        let text =
-            "SELECT name, scopes FROM {directory}.api_keys WHERE key_hash = ? AND revoked_at IS NULL";
+        let text = "SELECT name, scopes FROM {directory}.api_keys WHERE key_hash = ? AND revoked_at IS NULL";
         let row = sqlx::query(self.mysql.directory_sql(text))
             .bind(key_hash.as_slice())
             .fetch_optional(self.mysql.directory_pool())
@@ -193,7 +196,10 @@ impl SaleStore for MysqlSaleStore {
         let Some(row) = row else { return Ok(None) };
         let scopes: String = row.try_get(1).map_err(|error| failed(context, error))?;
         let name = row.try_get(0).map_err(|error| failed(context, error))?;
-        Ok(Some(ApiKey { name, scopes: scopes.split(' ').map(str::to_owned).collect() }))
+        Ok(Some(ApiKey {
+            name,
+            scopes: scopes.split(' ').map(str::to_owned).collect(),
+        }))
     }
 
     async fn add_api_key(&self, key_hash: [u8; 32], key: &ApiKey) -> StoreResult<()> {

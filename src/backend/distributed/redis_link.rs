@@ -5,16 +5,18 @@
 //! would wait for its reconnects beyond it.
 
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use deadpool_redis::{Connection, Manager, Pool};
+use metrics::histogram;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Cmd, FromRedisValue, IntoConnectionInfo, RedisError, ScriptInvocation};
 
+use super::broken;
 use crate::config::RedisConfig;
 use crate::domain::BucketId;
-use super::broken;
+use crate::metrics::DB_DURATION;
 use crate::ports::{Effect, ErrorKind, Probe, StoreError, StoreResult};
 
 pub struct RedisLink {
@@ -40,8 +42,17 @@ struct NoAnswer(Duration);
 
 pub fn failed(context: &'static str, effect: Effect, source: RedisError) -> StoreError {
     let reached = source.code().is_some() && !source.is_io_error();
-    let kind = if reached { ErrorKind::Broken } else { ErrorKind::Unavailable };
-    StoreError { kind, effect, context, source: Box::new(source) }
+    let kind = if reached {
+        ErrorKind::Broken
+    } else {
+        ErrorKind::Unavailable
+    };
+    StoreError {
+        kind,
+        effect,
+        context,
+        source: Box::new(source),
+    }
 }
 
 impl RedisLink {
@@ -49,7 +60,10 @@ impl RedisLink {
         let open = |error| failed("open Redis", Effect::NotApplied, error);
         let mut info = config.url.as_str().into_connection_info().map_err(open)?;
         if !config.password.expose().is_empty() {
-            let settings = info.redis_settings().clone().set_password(config.password.expose());
+            let settings = info
+                .redis_settings()
+                .clone()
+                .set_password(config.password.expose());
             info = info.set_redis_settings(settings);
         }
         let response_timeout = Duration::from_millis(config.response_timeout_ms);
@@ -62,7 +76,12 @@ impl RedisLink {
             .runtime(deadpool_redis::Runtime::Tokio1)
             .build()
             .map_err(|error| broken("build the Redis pool", error.to_string()))?;
-        Ok(Self { pool, shared: Mutex::new(None), response_timeout, prefix: config.key_prefix.clone() })
+        Ok(Self {
+            pool,
+            shared: Mutex::new(None),
+            response_timeout,
+            prefix: config.key_prefix.clone(),
+        })
     }
 
     pub fn keys(&self, bucket: &BucketId) -> BucketKeys {
@@ -86,7 +105,8 @@ impl RedisLink {
         invocation: &ScriptInvocation<'_>,
     ) -> StoreResult<T> {
         let mut connection = self.connection(context).await?;
-        self.bounded(context, invocation.invoke_async(&mut connection)).await
+        self.bounded(context, invocation.invoke_async(&mut connection))
+            .await
     }
 
     pub async fn command<T: FromRedisValue>(&self, context: &'static str, command: &Cmd) -> StoreResult<T> {
@@ -108,7 +128,11 @@ impl RedisLink {
         context: &'static str,
         call: impl Future<Output = Result<T, RedisError>>,
     ) -> StoreResult<T> {
-        match tokio::time::timeout(self.response_timeout, call).await {
+        let began = Instant::now();
+        let answer = tokio::time::timeout(self.response_timeout, call).await;
+        histogram!(DB_DURATION, "system" => "redis", "operation" => context)
+            .record(began.elapsed().as_secs_f64());
+        match answer {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => {
                 let failure = failed(context, Effect::Unknown, error);
@@ -121,13 +145,23 @@ impl RedisLink {
                 // The next command on this connection would wait for the answer of this one.
                 self.forget();
                 let source = Box::new(NoAnswer(self.response_timeout));
-                Err(StoreError { kind: ErrorKind::Unavailable, effect: Effect::Unknown, context, source })
+                Err(StoreError {
+                    kind: ErrorKind::Unavailable,
+                    effect: Effect::Unknown,
+                    context,
+                    source,
+                })
             }
         }
     }
 
     async fn connection(&self, context: &'static str) -> StoreResult<MultiplexedConnection> {
-        if let Some(connection) = self.shared.lock().expect("no code panics while holding it").clone() {
+        if let Some(connection) = self
+            .shared
+            .lock()
+            .expect("no code panics while holding it")
+            .clone()
+        {
             return Ok(connection);
         }
         let unavailable = |source: Box<dyn std::error::Error + Send + Sync>| StoreError {

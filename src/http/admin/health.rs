@@ -29,14 +29,23 @@ pub async fn ready(query: web::Query<ReadyQuery>, context: web::Data<Context>) -
     let mut body = json!({ "status": status });
     if query.verbose.is_some() {
         let states = components.into_iter().map(|component| {
-            (component.name, Value::from(if component.is_up { "up" } else { "down" }))
+            (
+                component.name,
+                Value::from(if component.is_up { "up" } else { "down" }),
+            )
         });
         body["components"] = Value::Object(states.collect::<Map<_, _>>());
     }
-    if is_ready { HttpResponse::Ok().json(body) } else { HttpResponse::ServiceUnavailable().json(body) }
+    if is_ready {
+        HttpResponse::Ok().json(body)
+    } else {
+        HttpResponse::ServiceUnavailable().json(body)
+    }
 }
 
 /// Prometheus text format.
 pub async fn metrics(context: web::Data<Context>) -> HttpResponse {
-    HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(context.metrics.render())
+    HttpResponse::Ok()
+        .content_type("text/plain; version=0.0.4; charset=utf-8")
+        .body(context.metrics.render())
 }

@@ -81,7 +81,9 @@ impl Lane {
         if self.busy || self.buffer.is_empty() || !self.may_try(now) {
             return None;
         }
-        let waited = self.waiting_since.is_none_or(|since| now.saturating_duration_since(since) >= wait);
+        let waited = self
+            .waiting_since
+            .is_none_or(|since| now.saturating_duration_since(since) >= wait);
         if self.buffer.len() < records_max && !waited {
             return None;
         }
@@ -89,7 +91,11 @@ impl Lane {
         let records: Vec<LogRecord> = self.buffer.drain(..size).collect();
         self.waiting_since = (!self.buffer.is_empty()).then_some(now);
         self.busy = true;
-        Some(LogBatch { part, start_offset, records })
+        Some(LogBatch {
+            part,
+            start_offset,
+            records,
+        })
     }
 
     pub fn written(&mut self, next_offset: i64) {
@@ -136,7 +142,11 @@ mod tests {
     use crate::domain::record::Poison;
 
     fn record(offset: i64) -> LogRecord {
-        LogRecord { offset, payload: Vec::new(), order: Err(Poison::Garbage) }
+        LogRecord {
+            offset,
+            payload: Vec::new(),
+            order: Err(Poison::Garbage),
+        }
     }
 
     fn offsets(batch: &LogBatch) -> Vec<i64> {
@@ -152,7 +162,10 @@ mod tests {
         (10..13).for_each(|offset| lane.push(record(offset)));
         let batch = lane.next_batch(Part::new(0), now, 2, NOW).expect("full");
         assert_eq!((batch.start_offset, offsets(&batch)), (10, vec![10, 11]));
-        assert!(lane.next_batch(Part::new(0), now, 2, NOW).is_none(), "one batch in flight at a time");
+        assert!(
+            lane.next_batch(Part::new(0), now, 2, NOW).is_none(),
+            "one batch in flight at a time"
+        );
         lane.put_back(batch);
         let again = lane.next_batch(Part::new(0), now, 9, NOW).expect("all");
         assert_eq!((again.start_offset, offsets(&again)), (10, vec![10, 11, 12]));
@@ -169,7 +182,9 @@ mod tests {
         lane.start_at(5);
         lane.push(record(4));
         lane.push(record(5));
-        let batch = lane.next_batch(Part::new(0), Instant::now(), 9, NOW).expect("one");
+        let batch = lane
+            .next_batch(Part::new(0), Instant::now(), 9, NOW)
+            .expect("one");
         assert_eq!((batch.start_offset, offsets(&batch)), (5, vec![5]));
     }
 
@@ -178,7 +193,9 @@ mod tests {
         let mut lane = Lane::new(Some(0));
         lane.push(record(0));
         lane.push(record(7));
-        let batch = lane.next_batch(Part::new(0), Instant::now(), 9, NOW).expect("two");
+        let batch = lane
+            .next_batch(Part::new(0), Instant::now(), 9, NOW)
+            .expect("two");
         assert_eq!(batch.next_offset(), 8);
     }
 }
