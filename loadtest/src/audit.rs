@@ -160,7 +160,9 @@ pub fn notes(evidence: &Evidence) -> Vec<String> {
     }
     let letters: usize = evidence.books.iter().map(|books| books.dead_letters.len()).sum();
     if letters > 0 {
-        notes.push(format!("{letters} dead letters on this topic wait for an operator"));
+        notes.push(format!(
+            "{letters} dead letters on this topic wait for an operator"
+        ));
     }
     let owed: usize = evidence.books.iter().map(|books| books.owed.len()).sum();
     if owed > 0 {
@@ -169,7 +171,9 @@ pub fn notes(evidence: &Evidence) -> Vec<String> {
     match &evidence.log {
         None => notes.push("order log not read".to_owned()),
         Some(log) if log.partitions.iter().any(|part| part.low > 0) => {
-            notes.push("the log's head is deleted: rows without a record were not looked for there".to_owned());
+            notes.push(
+                "the log's head is deleted: rows without a record were not looked for there".to_owned(),
+            );
         }
         Some(_) => {}
     }

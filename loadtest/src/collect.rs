@@ -16,8 +16,8 @@ use crate::evidence::Evidence;
 use crate::ids::OrderId;
 use crate::journal::Entry;
 
-/// Reads everything that needs no HTTP. Records are read before rows: what is written in between is then a
-/// row without a record's absence, never a record without its row.
+/// Reads everything that needs no HTTP. Redis first, the log last: what happens in between then looks like a
+/// mark that has not come yet or a record that nobody has read, and not like a loss.
 ///
 /// # Errors
 /// When a store cannot be read, or no sale has this id.
@@ -30,9 +30,9 @@ pub async fn stores(
     let Some(facts) = mysql::sale(config, sale).await? else {
         bail!("the directory knows no sale {sale}");
     };
-    let log = kafka::read(config, sale).await?;
     let buckets = redis::read(config, &facts).await?;
     let instances = mysql::instances(config, sale).await?;
+    let log = kafka::read(config, sale).await?;
     Ok(Evidence {
         layout: config.layout,
         servers: config.instances.clone(),

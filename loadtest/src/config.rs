@@ -50,19 +50,31 @@ impl Config {
     /// # Errors
     /// When the file cannot be read or is not TOML, or a value is unusable.
     pub fn load(file: &Path) -> anyhow::Result<Self> {
-        let text = std::fs::read_to_string(file)
-            .with_context(|| format!("cannot read the configuration {}; name it with --config", file.display()))?;
-        let file: toml::Table =
-            text.parse().with_context(|| format!("{} is not TOML", file.display()))?;
+        let text = std::fs::read_to_string(file).with_context(|| {
+            format!(
+                "cannot read the configuration {}; name it with --config",
+                file.display()
+            )
+        })?;
+        let file: toml::Table = text
+            .parse()
+            .with_context(|| format!("{} is not TOML", file.display()))?;
         Self::from_layers(file, std::env::vars().collect())
     }
 
     fn from_layers(file: toml::Table, environment: Vec<(String, String)>) -> anyhow::Result<Self> {
         let defaults = DEFAULTS.parse().context("config/default.toml is not TOML")?;
-        let layers = Layers { defaults, file, environment };
+        let layers = Layers {
+            defaults,
+            file,
+            environment,
+        };
         let instances: Vec<String> = layers.list("mysql", "instances")?;
         let count = u16::try_from(instances.len()).context("mysql.instances has too many entries")?;
-        let (shards, partitions) = (layers.number("shards", "shards")?, layers.number("shards", "partitions")?);
+        let (shards, partitions) = (
+            layers.number("shards", "shards")?,
+            layers.number("shards", "partitions")?,
+        );
         let Some(layout) = Layout::new(shards, partitions, count) else {
             bail!("no layout has {shards} shards, {partitions} partitions and {count} instances");
         };
@@ -113,7 +125,8 @@ impl Layers {
         if path.is_empty() {
             return self.text(section, key);
         }
-        let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {section}.{key}_file {path}"))?;
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("cannot read {section}.{key}_file {path}"))?;
         Ok(text.trim_end_matches(['\n', '\r']).to_owned())
     }
 
@@ -147,7 +160,10 @@ mod tests {
     use super::*;
 
     fn load(file: &str, environment: &[(&str, &str)]) -> anyhow::Result<Config> {
-        let environment = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let environment = environment
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect();
         Config::from_layers(file.parse().expect("TOML"), environment)
     }
 
@@ -163,15 +179,23 @@ mod tests {
     #[test]
     fn the_environment_is_stronger_than_the_file() {
         let file = "[kafka]\ntopic = \"a\"\n[mysql]\ninstances = [\"x:1\"]\n";
-        let environment = [("SECKILL__KAFKA__TOPIC", "b"), ("SECKILL__MYSQL__INSTANCES", "y:1, z:2")];
+        let environment = [
+            ("SECKILL__KAFKA__TOPIC", "b"),
+            ("SECKILL__MYSQL__INSTANCES", "y:1, z:2"),
+        ];
         let config = load(file, &environment).expect("usable");
-        assert_eq!((config.topic.as_str(), config.instances), ("b", vec!["y:1".to_owned(), "z:2".to_owned()]));
+        assert_eq!(
+            (config.topic.as_str(), config.instances),
+            ("b", vec!["y:1".to_owned(), "z:2".to_owned()])
+        );
     }
 
     #[test]
     fn the_samples_load() {
         for sample in ["distributed.toml", "shards-128.toml"] {
-            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config").join(sample);
+            let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("../config")
+                .join(sample);
             let text = std::fs::read_to_string(path).expect(sample);
             load(&text, &[]).expect(sample);
         }

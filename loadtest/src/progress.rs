@@ -48,9 +48,9 @@ impl Counters {
     }
 }
 
-/// Shows the counters until dropped by its select.
-pub async fn show(counters: &Counters, clicks: u64) {
-    let began = Instant::now();
+/// Shows the counters from `start` on, until dropped by its select.
+pub async fn show(counters: &Counters, clicks: u64, start: Instant) {
+    tokio::time::sleep_until(start.into()).await;
     if std::io::stderr().is_terminal() {
         let bar = ProgressBar::new(clicks);
         if let Ok(style) = ProgressStyle::with_template("{elapsed:>4} [{bar:30}] {pos}/{len}  {msg}") {
@@ -67,7 +67,10 @@ pub async fn show(counters: &Counters, clicks: u64) {
         tokio::time::sleep(LINE_INTERVAL).await;
         let answered = counters.answered.load(Ordering::Relaxed);
         let line = counters.line();
-        say(&format!("{:>4} s  {answered}/{clicks} answered · {line}", began.elapsed().as_secs()));
+        say(&format!(
+            "{:>4} s  {answered}/{clicks} answered · {line}",
+            start.elapsed().as_secs()
+        ));
     }
 }
 

@@ -1,1 +1,403 @@
-//! …
+//! A bad call gets its documented answer, never a 5xx, and leaves Redis, Kafka and MySQL as they were.
+
+mod addresses;
+mod headers;
+mod limits;
+mod tokens;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use hyper::body::Bytes;
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use seckill::config::Config;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::client::{Answer, call};
+use crate::harness::{Database, TestShop, eventually, months, token};
+
+const ONE: &str = r#"{"sku_id":"phone","quantity":1}"#;
+/// A body that is refused only after everything else was found good, so that a control sells nothing.
+const NONE: &str = r#"{"sku_id":"phone","quantity":0}"#;
+const JSON: (&str, &str) = ("Content-Type", "application/json");
+const KEY: (&str, &str) = ("Idempotency-Key", "k1");
+const UNREADABLE: &str = "malformed_json|validation_failed";
+
+/// Collects what is wrong with answers, so that one run shows every wrong row of a table.
+#[derive(Default)]
+pub struct Findings(Vec<String>);
+
+impl Findings {
+    /// Checks a problem body against RFC 9457 and api.md. `codes` holds alternatives where the documents leave
+    /// the code open: `a|b`.
+    pub fn check(&mut self, what: &str, answer: &Answer, (status, codes): (u16, &str)) {
+        let body: Value = serde_json::from_str(&answer.text).unwrap_or_default();
+        let code = body["code"].as_str().unwrap_or_default();
+        let id = body["request_id"].as_str().unwrap_or_default();
+        let again = status == 429 || status >= 500;
+        let content_type = answer.header("Content-Type");
+        let rules = [
+            ("status", answer.status == status && body["status"] == status),
+            ("code", codes.split('|').any(|one| one == code)),
+            ("type", body["type"] == format!("/problems/{code}")),
+            (
+                "title",
+                body["title"].as_str().is_some_and(|title| !title.is_empty()),
+            ),
+            ("retryable", body["retryable"] == again),
+            ("retry_after_ms", body["retry_after_ms"].is_u64() == again),
+            ("Retry-After", answer.header("Retry-After").is_empty() != again),
+            (
+                "request_id",
+                !id.is_empty() && answer.header("X-Request-Id") == id,
+            ),
+            ("content type", content_type == "application/problem+json"),
+        ];
+        let broken: Vec<&str> = rules.iter().filter(|rule| !rule.1).map(|rule| rule.0).collect();
+        self.rule(
+            what,
+            broken.is_empty(),
+            &format!("wrong {broken:?}, not {status} {codes}: {answer:?}"),
+        );
+    }
+
+    pub fn rule(&mut self, what: &str, holds: bool, why: &str) {
+        if !holds {
+            self.0
+                .push(format!("{what}: {}", why.chars().take(600).collect::<String>()));
+        }
+    }
+
+    pub fn done(self) {
+        assert!(
+            self.0.is_empty(),
+            "{} findings:\n{}",
+            self.0.len(),
+            self.0.join("\n")
+        );
+    }
+}
+
+/// All that a purchase could change.
+#[derive(Debug, PartialEq, Eq)]
+struct Stores {
+    redis: BTreeMap<String, Vec<u8>>,
+    log_ends: Vec<i64>,
+    mysql: Vec<(String, i64)>,
+}
+
+impl Stores {
+    async fn of(config: &Config) -> Self {
+        let client = redis::Client::open(config.redis.url.as_str()).expect("a client");
+        let mut connection = client.get_multiplexed_async_connection().await.expect("Redis");
+        let mut keys = redis::cmd("KEYS");
+        keys.arg(format!("{}*", config.redis.key_prefix));
+        let keys: Vec<String> = keys.query_async(&mut connection).await.expect("keys");
+        let mut redis = BTreeMap::new();
+        for key in keys {
+            let dump = redis::cmd("DUMP").arg(&key).query_async(&mut connection).await;
+            redis.insert(key, dump.expect("a dump"));
+        }
+        let log_ends = tokio::task::block_in_place(|| log_ends(config));
+        let mysql = rows(&Database::of(config)).await;
+        Self {
+            redis,
+            log_ends,
+            mysql,
+        }
+    }
+
+    /// The state when the writers have nothing left to do.
+    async fn at_rest(config: &Config) -> Self {
+        let mut last = Self::of(config).await;
+        let mut same = 0;
+        eventually("the stores are at rest", async || {
+            let now = Self::of(config).await;
+            same = if now == last { same + 1 } else { 0 };
+            last = now;
+            same >= 3
+        })
+        .await;
+        last
+    }
+}
+
+fn log_ends(config: &Config) -> Vec<i64> {
+    let mut client = ClientConfig::new();
+    client
+        .set("bootstrap.servers", &config.kafka.brokers)
+        .set("group.id", "onlooker");
+    let consumer: BaseConsumer = client.create().expect("a consumer");
+    let end = |part| consumer.fetch_watermarks(&config.kafka.topic, part, Duration::from_secs(10));
+    (0..i32::from(config.shards.partitions))
+        .map(|part| end(part).expect("watermarks").1)
+        .collect()
+}
+
+async fn rows(database: &Database) -> Vec<(String, i64)> {
+    let mut rows = Vec::new();
+    let ledger = ["SUM(allotted)", "SUM(held)", "SUM(sold)"].map(|sum| (sum, "ledger"));
+    let rest = [
+        ("SUM(granted)", "pool"),
+        ("SUM(next_offset)", "consumer_positions"),
+    ];
+    let counts = ["grants", "dead_letters", "release_outbox"].map(|table| ("COUNT(*)", table));
+    for (expression, table) in ledger.into_iter().chain(rest).chain(counts) {
+        rows.push((
+            format!("{expression} {table}"),
+            database.control_sum(expression, table).await,
+        ));
+    }
+    let mut tables = vec!["claims".to_owned(), "order_moves".to_owned()];
+    tables.extend(months().iter().map(|month| format!("orders_{}", month.yyyymm())));
+    for (instance, shard) in database.shards() {
+        for table in &tables {
+            let name = format!("{shard}.{table}");
+            let count = database
+                .number(instance, &format!("SELECT COUNT(*) FROM {name}"))
+                .await;
+            rows.push((name, count));
+        }
+    }
+    rows
+}
+
+/// A shop with a sale `drop` in which alice holds one decided order; its id and the state of all stores.
+async fn market() -> (TestShop, String, Stores) {
+    let shop = TestShop::start().await;
+    shop.open_sale("drop", 2, &[("phone", 10)]).await;
+    let id = shop.buy("alice", "drop", "phone", "first").await.json()["id"].clone();
+    let id = id.as_str().expect("an id").to_owned();
+    shop.decided("alice", &id).await;
+    let stores = Stores::at_rest(&shop.config).await;
+    (shop, id, stores)
+}
+
+async fn finish_unchanged(shop: TestShop, before: &Stores, findings: Findings) {
+    findings.done();
+    let after = Stores::of(&shop.config).await;
+    assert_eq!(after.redis, before.redis, "Redis was changed");
+    assert_eq!(
+        after.log_ends, before.log_ends,
+        "something was appended to the order log"
+    );
+    assert_eq!(after.mysql, before.mysql, "MySQL was changed");
+    shop.finish().await;
+}
+
+async fn purchase(shop: &TestShop, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
+    call(shop.shopper, "POST", "/api/v1/sales/drop/orders", headers, body).await
+}
+
+/// Everything that a server sends for these bytes until it closes.
+async fn raw(address: SocketAddr, request: &[u8]) -> String {
+    let mut stream = TcpStream::connect(address).await.expect("a connection");
+    // A refusal may come, and the connection go, before all is sent.
+    let _ = stream.write_all(request).await;
+    let mut answer = Vec::new();
+    let read = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut answer)).await;
+    assert!(
+        read.is_ok(),
+        "kept open: {:?}",
+        String::from_utf8_lossy(&request[..request.len().min(80)])
+    );
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// `(what, body, code)` of bodies that answer 400.
+fn bad_bodies() -> Vec<(String, Vec<u8>, &'static str)> {
+    let mut bodies = Vec::new();
+    for quantity in [
+        "0",
+        "-1",
+        "1.5",
+        "1e9",
+        "1000000000",
+        "100",
+        "18446744073709551617",
+        "-0",
+        "\"1\"",
+        "null",
+        "true",
+        "[1]",
+        "{}",
+        "\"\"",
+    ] {
+        let body = format!(r#"{{"sku_id":"phone","quantity":{quantity}}}"#);
+        bodies.push((
+            format!("quantity {quantity}"),
+            body.into_bytes(),
+            "validation_failed",
+        ));
+    }
+    for sku in [
+        "\"\"",
+        "\"PHONE\"",
+        "\"a b\"",
+        "\"\\u0000\"",
+        "7",
+        "null",
+        "[\"phone\"]",
+    ] {
+        let body = format!(r#"{{"sku_id":{sku},"quantity":1}}"#);
+        bodies.push((format!("sku {sku}"), body.into_bytes(), "validation_failed"));
+    }
+    let deep = format!(
+        r#"{{"sku_id":"phone","quantity":{}{}}}"#,
+        "[".repeat(400),
+        "]".repeat(400)
+    );
+    let unknown_deep = format!(r#"{{"x":{}{}}}"#, "[".repeat(400), "]".repeat(400));
+    let long = format!(r#"{{"sku_id":"{}","quantity":1}}"#, "a".repeat(33));
+    let open = "[".repeat(1000);
+    let texts = [
+        ("no quantity", r#"{"sku_id":"phone"}"#, "validation_failed"),
+        ("no sku", r#"{"quantity":1}"#, "validation_failed"),
+        (
+            "unknown field",
+            r#"{"sku_id":"phone","quantity":1,"price":1}"#,
+            "validation_failed",
+        ),
+        (
+            "user in the body",
+            r#"{"sku_id":"phone","quantity":1,"user_id":"bob"}"#,
+            "validation_failed",
+        ),
+        (
+            "duplicate key",
+            r#"{"sku_id":"phone","quantity":1,"quantity":1}"#,
+            UNREADABLE,
+        ),
+        (
+            "duplicate sku",
+            r#"{"sku_id":"phone","sku_id":"phone","quantity":1}"#,
+            UNREADABLE,
+        ),
+        ("sku too long", &long, "validation_failed"),
+        ("empty", "", "malformed_json"),
+        ("blank", "  \n", "malformed_json"),
+        ("truncated", r#"{"sku_id":"phone","quantity":1"#, "malformed_json"),
+        (
+            "trailing garbage",
+            r#"{"sku_id":"phone","quantity":1} x"#,
+            "malformed_json",
+        ),
+        (
+            "two documents",
+            r#"{"sku_id":"phone","quantity":1}{}"#,
+            "malformed_json",
+        ),
+        (
+            "trailing comma",
+            r#"{"sku_id":"phone","quantity":1,}"#,
+            "malformed_json",
+        ),
+        (
+            "not a number",
+            r#"{"sku_id":"phone","quantity":NaN}"#,
+            "malformed_json",
+        ),
+        ("infinite", r#"{"sku_id":"phone","quantity":1e400}"#, UNREADABLE),
+        ("a form", "sku_id=phone&quantity=1", "malformed_json"),
+        (
+            "byte order mark",
+            "\u{feff}{\"sku_id\":\"phone\",\"quantity\":1}",
+            "malformed_json",
+        ),
+        ("array", r#"["phone",1]"#, UNREADABLE),
+        ("null", "null", UNREADABLE),
+        ("text", "\"phone\"", UNREADABLE),
+        ("deep nesting", &deep, UNREADABLE),
+        ("deep unknown field", &unknown_deep, UNREADABLE),
+        ("open brackets", &open, "malformed_json"),
+    ];
+    bodies.extend(texts.map(|(what, text, code)| (what.to_owned(), text.as_bytes().to_vec(), code)));
+    let bad_utf8 = b"{\"sku_id\":\"ph\xff\xfe\",\"quantity\":1}".to_vec();
+    bodies.push(("bad UTF-8".to_owned(), bad_utf8, UNREADABLE));
+    bodies.push((
+        "UTF-16".to_owned(),
+        ONE.encode_utf16().flat_map(u16::to_le_bytes).collect(),
+        UNREADABLE,
+    ));
+    bodies
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_body_is_refused_and_changes_nothing() {
+    let (shop, _, before) = market().await;
+    let mut findings = Findings::default();
+    let bearer = format!("Bearer {}", token("alice"));
+    let auth = ("Authorization", bearer.as_str());
+    for (what, body, code) in bad_bodies() {
+        let answer = purchase(&shop, &[auth, KEY, JSON], body).await;
+        findings.check(&what, &answer, (400, code));
+        for field in ["quantity", "sku"]
+            .into_iter()
+            .filter(|field| what.starts_with(&format!("{field} ")))
+        {
+            let pointer = answer.json()["errors"][0]["pointer"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned();
+            findings.rule(
+                &what,
+                pointer.starts_with(&format!("/{field}")),
+                &format!("pointer {pointer:?}"),
+            );
+        }
+    }
+    let padded = |length: usize, body: &str| format!("{body}{}", " ".repeat(length - body.len()));
+    for (length, want) in [
+        (1024, (400, "validation_failed")),
+        (1025, (413, "body_too_large")),
+        (1_000_000, (413, "body_too_large")),
+    ] {
+        let what = format!("{length} bytes");
+        findings.check(
+            &what,
+            &purchase(&shop, &[auth, KEY, JSON], padded(length, NONE)).await,
+            want,
+        );
+    }
+    let head = format!(
+        "POST /api/v1/sales/drop/orders HTTP/1.1\r\nHost: t\r\nAuthorization: {bearer}\r\n\
+        Idempotency-Key: k1\r\nContent-Type: application/json\r\nConnection: close\r\n"
+    );
+    let chunks = format!(
+        "{head}Transfer-Encoding: chunked\r\n\r\n7d0\r\n{}\r\n0\r\n\r\n",
+        padded(2000, ONE)
+    );
+    let answer = raw(shop.shopper, chunks.as_bytes()).await;
+    findings.rule("too large in chunks", answer.starts_with("HTTP/1.1 413"), &answer);
+    for kind in [
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data",
+        "application/jsonx",
+        "",
+        "x",
+    ] {
+        let answer = purchase(&shop, &[auth, KEY, ("Content-Type", kind)], ONE).await;
+        findings.check(
+            &format!("type {kind:?}"),
+            &answer,
+            (415, "unsupported_media_type"),
+        );
+    }
+    findings.check(
+        "no type",
+        &purchase(&shop, &[auth, KEY], ONE).await,
+        (415, "unsupported_media_type"),
+    );
+    let utf8 = ("Content-Type", "application/json; charset=utf-8");
+    findings.check(
+        "charset",
+        &purchase(&shop, &[auth, KEY, utf8], NONE).await,
+        (400, "validation_failed"),
+    );
+    finish_unchanged(shop, &before, findings).await;
+}

@@ -1,0 +1,142 @@
+//! Rows, claims, moves.
+
+use super::super::world::{PHONE, id_of, of_rows, place_of, row};
+use super::super::{Rule, audit};
+use super::{broken, log, row_of, rules};
+use crate::evidence::{Claim, Move, OrderRow, RowState};
+
+#[test]
+fn an_order_that_stands_twice() {
+    broken(&[Rule::DuplicateOrder, Rule::WrongMonth], |evidence| {
+        let mut twin = evidence
+            .rows
+            .iter()
+            .find(|row| row.state == RowState::Rejected)
+            .expect("one")
+            .clone();
+        twin.yyyymm = 202_606;
+        evidence.rows.push(twin);
+    });
+}
+
+#[test]
+fn an_order_in_the_wrong_shard() {
+    broken(&[Rule::WrongShard], |evidence| {
+        // The neighbour on the same instance; its moves moved along.
+        let order = id_of("u-4", "k");
+        row_of(evidence, "u-4").place.shard ^= 1;
+        let shard = row_of(evidence, "u-4").place.shard;
+        evidence
+            .moves
+            .iter_mut()
+            .filter(|step| step.order == order)
+            .for_each(|step| step.place.shard = shard);
+    });
+}
+
+#[test]
+fn an_order_in_the_wrong_month() {
+    broken(&[Rule::WrongMonth], |evidence| {
+        row_of(evidence, "u-4").yyyymm = 202_606
+    });
+}
+
+#[test]
+fn an_order_on_the_wrong_instance() {
+    broken(&[Rule::WrongInstance], |evidence| {
+        row_of(evidence, "u-4").place.server = "127.0.0.1:9".into();
+    });
+}
+
+#[test]
+fn an_order_at_another_price() {
+    broken(&[Rule::PriceDiffers, Rule::RowDiffersFromRecord], |evidence| {
+        row_of(evidence, "u-4").unit_price = 1;
+    });
+    // Also when the log agrees.
+    broken(&[Rule::PriceDiffers], |evidence| {
+        row_of(evidence, "u-4").unit_price = 1;
+        let records = log(evidence)
+            .records
+            .iter_mut()
+            .filter_map(|record| record.order.as_mut());
+        records
+            .filter(|order| order.user == "u-4")
+            .for_each(|order| order.unit_price = 1);
+    });
+}
+
+#[test]
+fn a_rejection_without_reason() {
+    broken(&[Rule::ReasonDiffers], |evidence| {
+        evidence.rows.iter_mut().for_each(|row| row.reason = None);
+    });
+}
+
+#[test]
+fn an_order_accepted_before_the_opening() {
+    broken(&[Rule::AcceptedBeforeOpening], |evidence| {
+        let early = evidence.sale.starts_ms - 5_000;
+        row_of(evidence, "u-4").accepted_ms = early;
+        let records = log(evidence)
+            .records
+            .iter_mut()
+            .filter_map(|record| record.order.as_mut());
+        records
+            .filter(|order| order.user == "u-4")
+            .for_each(|order| order.accepted_ms = early);
+    });
+}
+
+#[test]
+fn moves_that_do_not_lead_to_the_state() {
+    broken(&[Rule::MovesDiffer], |evidence| drop(evidence.moves.remove(0)));
+    broken(&[Rule::MovesDiffer], |evidence| {
+        let step = Move {
+            kind: "expired".to_owned(),
+            ..evidence.moves[0].clone()
+        };
+        evidence.moves.push(step);
+    });
+    broken(&[Rule::MoveWithoutRow], |evidence| {
+        let step = Move {
+            order: id_of("u-0", "gone"),
+            ..evidence.moves[0].clone()
+        };
+        evidence.moves.push(step);
+    });
+}
+
+#[test]
+fn a_buyer_above_the_limit() {
+    // Every store agrees that u-0 holds three; only the limit says two.
+    let mut rows: Vec<OrderRow> = Vec::new();
+    for key in ["k", "k2", "k3"] {
+        rows.push(row("u-0", key, PHONE, 1, RowState::AwaitingPayment));
+    }
+    let mut evidence = of_rows(rows);
+    for (claim, unit) in evidence.claims.iter_mut().zip([0, 1, 1]) {
+        claim.unit = unit;
+    }
+    assert_eq!(
+        rules(&evidence),
+        [Rule::LimitExceeded].into(),
+        "{:#?}",
+        audit(&evidence)
+    );
+}
+
+#[test]
+fn a_live_order_without_claim_and_a_claim_without_order() {
+    broken(&[Rule::ClaimsDiffer], |evidence| drop(evidence.claims.remove(0)));
+    broken(&[Rule::ClaimWithoutLiveOrder], |evidence| {
+        let order = id_of("u-9", "k2");
+        let claim = Claim {
+            place: place_of("u-9"),
+            user: "u-9".to_owned(),
+            unit: 1,
+            order,
+        };
+        evidence.claims.push(claim);
+    });
+}

@@ -1,0 +1,224 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::report::Threshold;
+use crate::schedule::{Shape, Wish};
+
+const AFTER: &str = "\
+Exit codes: 0 pass, 1 failed or answers of class error, 2 usage or configuration, 98 audit violation, 99 threshold crossed.
+
+Examples:
+  loadtest run --sale friday-drop --sku phone-x --shape spike --buyers 20000 --wait-open
+  loadtest run --sale friday-drop --sku phone-x --shape constant --rate 500 --duration 30 --users 2000 \\
+      --threshold 'p99_ms<200' --threshold 'oversold<=0'
+  loadtest audit --sale friday-drop --journal clicks.jsonl
+
+The token secret is the server's: export SECKILL__AUTH__HS256_SECRET (or set auth.hs256_secret_file).";
+
+/// Sends a crowd to a seckill server and audits what it left.
+///
+/// Arrivals are an open model: made up front, sent at their intended time whatever the server does, and
+/// measured from that time. Every run ends with an audit of HTTP, Redis, Kafka and MySQL against the promises
+/// of docs/protocol.md.
+#[derive(Debug, Parser)]
+#[command(name = "loadtest", version, after_help = AFTER)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Send a crowd, wait until all is quiet, audit, report
+    Run(Box<RunArgs>),
+    /// Only audit what stands
+    Audit(AuditArgs),
+}
+
+/// Where the system is and how to print; both commands have these.
+#[derive(Debug, Args)]
+pub struct CommonArgs {
+    /// The sale's id
+    #[arg(long)]
+    pub sale: String,
+    /// The server's configuration file; environment SECKILL__SECTION__KEY is stronger
+    #[arg(long, value_name = "FILE", default_value = "config/distributed.toml")]
+    pub config: PathBuf,
+    /// Shopper API [default: http:// and http.bind of the configuration]
+    #[arg(long)]
+    pub url: Option<String>,
+    /// Allow a server that is not on this machine
+    #[arg(long)]
+    pub allow_remote: bool,
+    /// What to print on standard output
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+    /// Longest wait for outbox and log to be empty, in seconds
+    #[arg(long, value_name = "S", default_value_t = 30)]
+    pub settle_timeout: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    Table,
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ShapeName {
+    /// 80 % of --buyers within one second, the rest over the next two
+    Spike,
+    /// --rate arrivals per second for --duration seconds, evenly spaced
+    Constant,
+}
+
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub common: CommonArgs,
+    /// The SKU everybody wants
+    #[arg(long)]
+    pub sku: String,
+    /// How the crowd arrives
+    #[arg(long, value_enum)]
+    pub shape: ShapeName,
+    /// Arrivals of a spike
+    #[arg(long, value_name = "N", required_if_eq("shape", "spike"), value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub buyers: Option<u32>,
+    /// Arrivals per second of a constant load
+    #[arg(long, value_name = "R", required_if_eq("shape", "constant"), value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub rate: Option<u32>,
+    /// Seconds of a constant load
+    #[arg(long, value_name = "S", required_if_eq("shape", "constant"), value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub duration: Option<u32>,
+    /// Distinct users; further arrivals are theirs, with new keys [default: one per arrival]
+    #[arg(long, value_name = "N")]
+    pub users: Option<u32>,
+    /// Units per order
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=99))]
+    pub quantity: u32,
+    /// Double clicks: extra clicks at once with the same key, in percent of arrivals
+    #[arg(long, value_name = "PCT", default_value_t = 0.0, value_parser = percent)]
+    pub repeat_same_key: f64,
+    /// Second tries: extra clicks a little later with a new key, in percent of arrivals
+    #[arg(long, value_name = "PCT", default_value_t = 0.0, value_parser = percent)]
+    pub repeat_new_key: f64,
+    /// Start at the sale's opening, by the server's clock
+    #[arg(long)]
+    pub wait_open: bool,
+    /// Accepted buyers ask, as often as the server says, until their order is decided
+    #[arg(long)]
+    pub poll: bool,
+    /// Users, keys and arrivals come from it; another seed is another crowd [default: the time]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Connections at most; clicks beyond them wait, and the wait counts as latency
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=60_000))]
+    pub connections: u32,
+    /// Source addresses 127.1.x.y to spread the connections over; 0 = the system's choice
+    #[arg(long, value_name = "N", default_value_t = 250)]
+    pub sources: u32,
+    /// Longest wait for one answer, in seconds
+    #[arg(long, value_name = "S", default_value_t = 15)]
+    pub timeout: u64,
+    /// Do not look at Redis, Kafka and MySQL at all
+    #[arg(long)]
+    pub no_audit: bool,
+    /// Answers of class error that are no failure
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub max_errors: u64,
+    /// Condition on the figures, such as 'p99_ms<200'; may be given more than once
+    #[arg(long, value_name = "METRIC<NUMBER")]
+    pub threshold: Vec<Threshold>,
+    /// Where to write the JSON summary; empty = nowhere
+    #[arg(long, value_name = "PATH", default_value = "summary.json")]
+    pub summary: String,
+    /// Where to write every click and its answer, one JSON object a line
+    #[arg(long, value_name = "PATH")]
+    pub journal: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct AuditArgs {
+    #[command(flatten)]
+    pub common: CommonArgs,
+    /// Journal of a run that bought in this sale; name all of them, or rows will have nobody who asked
+    #[arg(long, value_name = "PATH")]
+    pub journal: Vec<PathBuf>,
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| format!("{text:?} is not a number"))?;
+    if (0.0..=100.0).contains(&number) {
+        Ok(number)
+    } else {
+        Err("must be from 0 to 100".to_owned())
+    }
+}
+
+impl RunArgs {
+    pub fn wish(&self, seed: u64) -> Wish {
+        let shape = match self.shape {
+            ShapeName::Spike => Shape::Spike {
+                buyers: self.buyers.unwrap_or(1),
+            },
+            ShapeName::Constant => Shape::Constant {
+                per_s: self.rate.unwrap_or(1),
+                duration_s: self.duration.unwrap_or(1),
+            },
+        };
+        Wish {
+            shape,
+            users: self.users.unwrap_or(0),
+            same_key_percent: self.repeat_same_key,
+            new_key_percent: self.repeat_new_key,
+            seed,
+        }
+    }
+
+    /// The shape in words.
+    pub fn shape_text(&self) -> String {
+        match self.shape {
+            ShapeName::Spike => format!("spike of {}", self.buyers.unwrap_or(1)),
+            ShapeName::Constant => {
+                format!(
+                    "{}/s for {} s",
+                    self.rate.unwrap_or(1),
+                    self.duration.unwrap_or(1)
+                )
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split(' '))
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_shape_needs_its_numbers() {
+        assert!(parse("loadtest run --sale s --sku x --shape spike --buyers 10").is_ok());
+        assert!(parse("loadtest run --sale s --sku x --shape spike").is_err());
+        assert!(parse("loadtest run --sale s --sku x --shape constant --rate 5").is_err());
+        assert!(parse("loadtest run --sale s --sku x --shape constant --rate 5 --duration 2").is_ok());
+        assert!(parse("loadtest run --sale s --sku x --shape spike --buyers 9 --threshold p1<2").is_err());
+        assert!(
+            parse("loadtest run --sale s --sku x --shape spike --buyers 9 --repeat-same-key 101").is_err()
+        );
+        assert!(parse("loadtest audit --sale s --journal a --journal b -o json").is_ok());
+    }
+}

@@ -1,0 +1,224 @@
+//! The two commands, put together from the parts.
+
+use std::collections::BTreeSet;
+use std::io::{IsTerminal, Write};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+
+use crate::audit;
+use crate::cli::{AuditArgs, Cli, Command, CommonArgs, Output, RunArgs};
+use crate::client::{Client, Target};
+use crate::clock;
+use crate::collect::settle::{Settled, settle};
+use crate::collect::{self, mysql};
+use crate::config::Config;
+use crate::crowd::{Basket, Crowd, Harvest};
+use crate::evidence::Evidence;
+use crate::ids::OrderId;
+use crate::journal::{self, Entry};
+use crate::opening;
+use crate::progress::{self, say};
+use crate::report::{self, Asked, AuditReport, Load, Stored, Summary};
+use crate::schedule::Schedule;
+use crate::token::Mint;
+
+/// Connections are opened so long before the start: the server closes one that stays silent for seconds.
+const WARMING: Duration = Duration::from_secs(2);
+/// Between the last connection and the first click.
+const BREATH: Duration = Duration::from_millis(200);
+/// Of the audit's own questions.
+const AUDIT_TIMEOUT: Duration = Duration::from_secs(15);
+const USAGE: u8 = 2;
+
+/// Runs a command; answers the exit code.
+///
+/// # Errors
+/// When something could not be done at all; a bad verdict is an exit code.
+pub async fn execute(cli: Cli) -> anyhow::Result<u8> {
+    let common = match &cli.command {
+        Command::Run(args) => &args.common,
+        Command::Audit(args) => &args.common,
+    };
+    let config = match Config::load(&common.config) {
+        Ok(config) => config,
+        Err(error) => {
+            say(&format!("loadtest: {error:#}"));
+            return Ok(USAGE);
+        }
+    };
+    let summary = match &cli.command {
+        Command::Run(args) => run(&config, args).await?,
+        Command::Audit(args) => only_audit(&config, args).await?,
+    };
+    print(&summary, common.output)?;
+    Ok(summary.verdict.exit_code())
+}
+
+async fn run(config: &Config, args: &RunArgs) -> anyhow::Result<Summary> {
+    let common = &args.common;
+    let url = url(config, common);
+    let mint = Mint::new(&config.token, clock::now_ms())?;
+    let client = Arc::new(client(&url, common, args).await?);
+    let sale = opening::sale(&client, &common.sale).await?;
+    if !sale.items.iter().any(|item| item.sku_id == args.sku) {
+        bail!("sale {} has no SKU {}", common.sale, args.sku);
+    }
+    let before = match args.no_audit {
+        true => BTreeSet::new(),
+        false => mysql::order_ids(config, &common.sale).await?,
+    };
+    let seed = args
+        .seed
+        .unwrap_or_else(|| u64::try_from(clock::now_ms()).unwrap_or(0) / 100 % 100_000_000);
+    let schedule = Schedule::new(&args.wish(seed));
+    let basket = Basket {
+        sale: common.sale.clone(),
+        sku: args.sku.clone(),
+        quantity: args.quantity,
+    };
+    let crowd = Arc::new(Crowd::gather(
+        basket,
+        schedule,
+        seed,
+        client.clone(),
+        &mint,
+        args.poll,
+    )?);
+    let opens = match args.wait_open {
+        true => opening::instant_of(&client, sale.starts_ms()?).await?,
+        false => None,
+    };
+    let asked = Asked {
+        url,
+        sku: args.sku.clone(),
+        shape: args.shape_text(),
+        seed,
+        users: crowd.schedule().users,
+        span: Duration::from_micros(crowd.schedule().span_us()),
+    };
+    let harvest = send(&crowd, &client, opens).await?;
+    if let Some(path) = &args.journal {
+        journal::write(path, &harvest.entries)?;
+    }
+    let load = Load::new(asked, &harvest);
+    let (stored, report) = match args.no_audit {
+        true => (None, None),
+        false => {
+            let (stored, report) = judge(config, common, &client, &mint, (harvest.entries, before)).await?;
+            (Some(stored), Some(report))
+        }
+    };
+    let sale = common.sale.clone();
+    let summary = Summary::new(sale, Some(load), stored, report, &args.threshold, args.max_errors);
+    if !args.summary.is_empty() {
+        let text = serde_json::to_string_pretty(&summary)?;
+        std::fs::write(&args.summary, text + "\n")
+            .with_context(|| format!("cannot write {}", args.summary))?;
+    }
+    Ok(summary)
+}
+
+async fn send(crowd: &Arc<Crowd>, client: &Client, opens: Option<Instant>) -> anyhow::Result<Harvest> {
+    if let Some(opens) = opens {
+        let left = opens.saturating_duration_since(Instant::now());
+        say(&format!("the sale opens in {:.1} s", left.as_secs_f64()));
+        tokio::time::sleep(left.saturating_sub(WARMING)).await;
+    }
+    client.warm(crowd.schedule().clicks.len()).await?;
+    let ready = Instant::now() + BREATH;
+    let start = opens.map_or(ready, |opens| opens.max(ready));
+    let clicks = u64::try_from(crowd.schedule().clicks.len()).unwrap_or(u64::MAX);
+    say(&format!("{clicks} clicks of {} buyers", crowd.schedule().users));
+    tokio::select! {
+        harvest = crowd.go(start) => harvest,
+        () = progress::show(&crowd.counters, clicks, start) => bail!("the progress display ended"),
+    }
+}
+
+/// Waits until all is quiet, collects and audits.
+async fn judge(
+    config: &Config,
+    common: &CommonArgs,
+    client: &Client,
+    mint: &Mint,
+    (journal, before): (Vec<Entry>, BTreeSet<OrderId>),
+) -> anyhow::Result<(Stored, AuditReport)> {
+    let settled = settled(config, common).await?;
+    say("auditing");
+    let mut evidence = collect::stores(config, &common.sale, Some(journal), before).await?;
+    evidence.http = collect::http::read(client, mint, &evidence.rows).await?;
+    Ok(verdict(&evidence, settled))
+}
+
+fn verdict(evidence: &Evidence, settled: Settled) -> (Stored, AuditReport) {
+    let report = AuditReport::new(&audit::audit(evidence), audit::notes(evidence));
+    (Stored::new(evidence, &evidence.before, Some(settled)), report)
+}
+
+async fn settled(config: &Config, common: &CommonArgs) -> anyhow::Result<Settled> {
+    let Some(sale) = mysql::sale(config, &common.sale).await? else {
+        bail!("the directory knows no sale {}", common.sale);
+    };
+    settle(config, &sale, Duration::from_secs(common.settle_timeout)).await
+}
+
+async fn only_audit(config: &Config, args: &AuditArgs) -> anyhow::Result<Summary> {
+    let common = &args.common;
+    let mut entries = Vec::new();
+    for path in &args.journal {
+        entries.extend(journal::read(path)?);
+    }
+    let settled = settled(config, common).await?;
+    let journal = (!args.journal.is_empty()).then_some(entries);
+    let mut evidence = collect::stores(config, &common.sale, journal, BTreeSet::new()).await?;
+    // Without a secret or a server the stores can still be judged.
+    match Mint::new(&config.token, clock::now_ms()) {
+        Ok(mint) => {
+            let target = Target::resolve(&url(config, common), common.allow_remote).await?;
+            let client = Client::new(target, 4, 0, AUDIT_TIMEOUT);
+            evidence.http = collect::http::read(&client, &mint, &evidence.rows).await?;
+        }
+        Err(error) => say(&format!("HTTP is not audited: {error}")),
+    }
+    let (mut stored, report) = verdict(&evidence, settled);
+    // There was no run whose last answer it could be counted from.
+    stored.drain_ms = None;
+    Ok(Summary::new(
+        common.sale.clone(),
+        None,
+        Some(stored),
+        Some(report),
+        &[],
+        0,
+    ))
+}
+
+fn url(config: &Config, common: &CommonArgs) -> String {
+    common
+        .url
+        .clone()
+        .unwrap_or_else(|| format!("http://{}", config.http_bind))
+}
+
+async fn client(url: &str, common: &CommonArgs, args: &RunArgs) -> anyhow::Result<Client> {
+    let target = Target::resolve(url, common.allow_remote).await?;
+    let connections = usize::try_from(args.connections)?;
+    Ok(Client::new(
+        target,
+        connections,
+        args.sources,
+        Duration::from_secs(args.timeout),
+    ))
+}
+
+fn print(summary: &Summary, output: Output) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let text = match output {
+        Output::Json => serde_json::to_string_pretty(summary)? + "\n",
+        Output::Table => report::render(summary, out.is_terminal() && !plain),
+    };
+    out.write_all(text.as_bytes()).context("cannot write the report")
+}

@@ -1,0 +1,232 @@
+//! The summary for a person: the verdict first, then the figures, then what was found.
+
+use std::fmt::Write;
+
+use super::{AuditReport, Load, Quantiles, SLIP_P99_MAX_MS, Stored, Summary, Verdict};
+
+/// Renders the whole report; `colour` only marks the verdict.
+pub fn render(summary: &Summary, colour: bool) -> String {
+    let mut out = String::new();
+    line(&mut out, &headline(summary, colour));
+    if let Some(load) = &summary.load {
+        load_lines(&mut out, load);
+    }
+    if let Some(stored) = &summary.stored {
+        stored_lines(&mut out, stored);
+    }
+    if let Some(load) = &summary.load {
+        latency_lines(&mut out, load);
+    }
+    if let Some(audit) = &summary.audit {
+        audit_lines(&mut out, audit);
+    }
+    for result in &summary.thresholds {
+        let value = result
+            .value
+            .map_or("not measured".to_owned(), |value| format!("{value:.1}"));
+        let verdict = if result.held { "holds" } else { "CROSSED" };
+        row(
+            &mut out,
+            "threshold",
+            &format!("{}: {value}, {verdict}", result.threshold),
+        );
+    }
+    out
+}
+
+fn line(out: &mut String, text: &str) {
+    out.push_str(text);
+    out.push('\n');
+}
+
+fn row(out: &mut String, name: &str, text: &str) {
+    // Writing to a String cannot fail.
+    let _ = writeln!(out, "  {name:<11} {text}");
+}
+
+fn headline(summary: &Summary, colour: bool) -> String {
+    let (word, code) = match summary.verdict {
+        Verdict::Pass => ("PASS", "32"),
+        Verdict::Errors => ("ERRORS", "31"),
+        Verdict::ThresholdCrossed => ("THRESHOLD CROSSED", "33"),
+        Verdict::Violation => ("AUDIT VIOLATION", "31"),
+    };
+    let word = if colour {
+        format!("\x1b[1;{code}m{word}\x1b[0m")
+    } else {
+        word.to_owned()
+    };
+    let mut parts = Vec::new();
+    if let Some(load) = &summary.load {
+        parts.push(format!("{} accepted of {} clicks", load.accepted, load.clicks));
+    }
+    if let Some(stored) = &summary.stored {
+        parts.push(format!("{} persisted", stored.persisted));
+        let oversold: i64 = stored.stock.iter().map(|line| line.oversold).sum();
+        parts.push(format!("{oversold} oversold"));
+    }
+    match &summary.audit {
+        Some(audit) => parts.push(format!(
+            "{} violations of {} rules",
+            audit.violations, audit.rules
+        )),
+        None => parts.push("not audited".to_owned()),
+    }
+    format!("{word}  {}: {}", summary.sale, parts.join(", "))
+}
+
+fn load_lines(out: &mut String, load: &Load) {
+    let class = |name: &str| load.classes.get(name).copied().unwrap_or(0);
+    let offered = load
+        .offered_per_s
+        .map_or(String::new(), |rate| format!(", {rate:.0} clicks/s offered"));
+    row(
+        out,
+        "load",
+        &format!(
+            "{} clicks by {} buyers in {:.1} s ({}{offered}, seed {})",
+            load.clicks,
+            load.users,
+            load.took_ms / 1000.0,
+            load.shape,
+            load.seed
+        ),
+    );
+    let rate = load
+        .accepted_per_s
+        .map_or(String::new(), |rate| format!(" ({rate:.0}/s)"));
+    let reserved = match load.accepted_reserved {
+        0 => String::new(),
+        reserved => format!(", {reserved} answered `reserved`"),
+    };
+    let replays = class("replayed");
+    row(
+        out,
+        "accepted",
+        &format!("{}{rate}{reserved}; {replays} replays", load.accepted),
+    );
+    let reasons: Vec<String> = ["sold_out", "limited", "throttled", "shed", "closed"]
+        .into_iter()
+        .filter(|name| class(name) > 0)
+        .map(|name| format!("{name} {}", class(name)))
+        .collect();
+    let reasons = if reasons.is_empty() {
+        String::new()
+    } else {
+        format!(": {}", reasons.join(" · "))
+    };
+    row(out, "refused", &format!("{}{reasons}", load.refused));
+    row(
+        out,
+        "failed",
+        &format!(
+            "{} errors, {} with unknown outcome",
+            class("error"),
+            class("unknown")
+        ),
+    );
+    if class("error") + class("unknown") > 0 {
+        let codes: Vec<String> = load
+            .codes
+            .iter()
+            .map(|(code, count)| format!("{code} {count}"))
+            .collect();
+        row(out, "", &format!("codes: {}", codes.join(" · ")));
+    }
+}
+
+fn stored_lines(out: &mut String, stored: &Stored) {
+    let rate = stored.persisted_per_s.map_or(String::new(), |rate| {
+        format!(
+            "; {rate:.0}/s over the {} ms from first acceptance to last row",
+            stored.window_ms
+        )
+    });
+    row(
+        out,
+        "persisted",
+        &format!("{} orders, {} rejected{rate}", stored.persisted, stored.rejected),
+    );
+    for item in &stored.stock {
+        let oversold = if item.oversold > 0 {
+            format!(", OVERSOLD by {}", item.oversold)
+        } else {
+            String::new()
+        };
+        row(
+            out,
+            "stock",
+            &format!("{}: {} sold of {}{oversold}", item.sku, item.sold, item.stock),
+        );
+    }
+    match (stored.drain_ms, stored.quiet) {
+        (Some(ms), Some(true)) => row(out, "drain", &format!("quiet {ms:.0} ms after the last answer")),
+        (Some(ms), _) => row(
+            out,
+            "drain",
+            &format!("NOT quiet {ms:.0} ms after the last answer"),
+        ),
+        _ => {}
+    }
+}
+
+fn latency_lines(out: &mut String, load: &Load) {
+    let latency = &load.latency;
+    let mut name = "latency";
+    for (what, quantiles) in [
+        ("accepted", &latency.accepted),
+        ("refused", &latency.refused),
+        ("decided", &load.decided),
+        ("conn wait", &latency.connection_wait),
+        ("slip", &latency.slip),
+    ] {
+        if let Some(quantiles) = quantiles {
+            row(out, name, &quantile_text(what, quantiles));
+            name = "";
+        }
+    }
+    if !latency.valid {
+        let text = format!(
+            "INVALID: the generator's own slip p99 exceeds {SLIP_P99_MAX_MS} ms, so these latencies are not the server's"
+        );
+        row(out, "", &text);
+    }
+    if load.undecided > 0 {
+        row(out, "", &format!("{} buyers gave up polling", load.undecided));
+    }
+}
+
+fn quantile_text(what: &str, q: &Quantiles) -> String {
+    format!(
+        "{what:<9} p50 {:>8.2} ms  p99 {:>8.2} ms  p99.9 {:>8.2} ms  max {:>8.2} ms  (n={})",
+        q.p50_ms, q.p99_ms, q.p999_ms, q.max_ms, q.count
+    )
+}
+
+fn audit_lines(out: &mut String, audit: &AuditReport) {
+    row(
+        out,
+        "audit",
+        &format!("{} violations of {} rules", audit.violations, audit.rules),
+    );
+    for broken in &audit.broken {
+        row(
+            out,
+            "",
+            &format!(
+                "{} ×{} [{}] {}",
+                broken.rule, broken.count, broken.promise, broken.says
+            ),
+        );
+        for example in &broken.examples {
+            row(out, "", &format!("    {example}"));
+        }
+        let more = broken.count.saturating_sub(broken.examples.len());
+        if more > 0 {
+            row(out, "", &format!("    and {more} more"));
+        }
+    }
+    for note in &audit.notes {
+        row(out, "", &format!("note: {note}"));
+    }
+}
