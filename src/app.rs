@@ -91,32 +91,19 @@ pub async fn start_on(
     let map = config.shard_map()?;
     let tokens = match role {
         Role::Worker => Tokens::new(Vec::new(), &token_rules(&config.auth), clock.clone()),
-        Role::All | Role::Api => Tokens::new(
-            token_keys(&config.auth)?,
-            &token_rules(&config.auth),
-            clock.clone(),
-        ),
+        Role::All | Role::Api => {
+            Tokens::new(token_keys(&config.auth)?, &token_rules(&config.auth), clock.clone())
+        }
     };
     let (front, back) = (Tasks::on_current_runtime(), Tasks::on_current_runtime());
-    let shop = Shop::new(
-        ports(&backend),
-        settings(config),
-        map,
-        clock.clone(),
-        front.clone(),
-    );
+    let shop = Shop::new(ports(&backend), settings(config), map, clock.clone(), front.clone());
     shop.refresh().await;
     keep_fresh(&shop, &back, config, metrics.clone());
     if role != Role::Api {
         start_workers(config, &backend, &clock, &back)?;
     }
     let trusted_proxies = config.http.trusted_proxies.clone();
-    let context = web::Data::new(Context {
-        shop: shop.clone(),
-        tokens,
-        trusted_proxies,
-        metrics,
-    });
+    let context = web::Data::new(Context { shop: shop.clone(), tokens, trusted_proxies, metrics });
     let mut servers = Vec::new();
     let mut shopper = None;
     if role != Role::Worker {
@@ -127,16 +114,7 @@ pub async fn start_on(
     let (admin, admin_server) = admin_server(config, context, &back)?;
     tracing::info!(?role, ?shopper, %admin, version = env!("CARGO_PKG_VERSION"), "serving");
     let order_log = backend.order_log.clone();
-    Ok(Running {
-        shopper,
-        admin,
-        servers,
-        admin_server,
-        shop,
-        order_log,
-        front,
-        back,
-    })
+    Ok(Running { shopper, admin, servers, admin_server, shop, order_log, front, back })
 }
 
 impl Running {
@@ -209,11 +187,7 @@ fn token_keys(auth: &AuthConfig) -> anyhow::Result<Vec<TokenKey>> {
     let secret = auth.hs256_secret.expose();
     if !secret.is_empty() {
         let key = DecodingKey::from_secret(secret.as_bytes());
-        keys.push(TokenKey {
-            kid: auth.hs256_kid.clone(),
-            algorithm: Algorithm::HS256,
-            key,
-        });
+        keys.push(TokenKey { kid: auth.hs256_kid.clone(), algorithm: Algorithm::HS256, key });
     }
     if let Some(path) = &auth.public_key_file {
         let pem = std::fs::read(path)
@@ -223,11 +197,7 @@ fn token_keys(auth: &AuthConfig) -> anyhow::Result<Vec<TokenKey>> {
             PublicKeyAlgorithm::RS256 => (Algorithm::RS256, DecodingKey::from_rsa_pem(&pem)),
         };
         let key = key.with_context(|| format!("{} is not a public key in PEM form", path.display()))?;
-        keys.push(TokenKey {
-            kid: auth.public_key_kid.clone(),
-            algorithm,
-            key,
-        });
+        keys.push(TokenKey { kid: auth.public_key_kid.clone(), algorithm, key });
     }
     Ok(keys)
 }
@@ -247,20 +217,11 @@ fn keep_fresh(shop: &Arc<Shop>, back: &Tasks, config: &Config, metrics: Promethe
     back.spawn(async move {
         let mut meter = Meter::default();
         while !tasks.is_stopping() {
-            if let Err(error) = measured
-                .pace
-                .measure(&mut meter, &measured.ports, Instant::now())
-                .await
-            {
+            if let Err(error) = measured.pace.measure(&mut meter, &measured.ports, Instant::now()).await {
                 tracing::debug!(%error, "lag not measured");
             }
             let now_ms = measured.clock.now_ms();
-            gauge_holdings(
-                &measured.catalog.snapshot(),
-                measured.ports.ledger.as_ref(),
-                now_ms,
-            )
-            .await;
+            gauge_holdings(&measured.catalog.snapshot(), measured.ports.ledger.as_ref(), now_ms).await;
             tasks.pause(PACE_INTERVAL).await;
         }
     });
@@ -304,9 +265,7 @@ fn write_orders(writing: &Writing, log: &dyn OrderLog) {
     while !tasks.is_stopping() {
         let (orders, runtime) = (writing.orders.clone(), tasks.runtime().clone());
         let starts = Box::new(move |part| runtime.block_on(orders.take_over(part)));
-        let ended = log
-            .reader(starts)
-            .and_then(|reader| OrderWriter::new(writing.clone(), reader).run());
+        let ended = log.reader(starts).and_then(|reader| OrderWriter::new(writing.clone(), reader).run());
         if let Err(error) = ended {
             tracing::error!(%error, "order writer stopped; joining again");
             tasks.runtime().block_on(tasks.pause(REJOIN_PAUSE));
@@ -336,9 +295,8 @@ fn shopper_server(
     if http.workers > 0 {
         server = server.workers(http.workers);
     }
-    let server = server
-        .bind(http.bind)
-        .with_context(|| format!("cannot listen on {} (http.bind)", http.bind))?;
+    let server =
+        server.bind(http.bind).with_context(|| format!("cannot listen on {} (http.bind)", http.bind))?;
     let address = *server.addrs().first().context("the listener has no address")?;
     let server = server.run();
     let handle = server.handle();

@@ -80,28 +80,17 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             output::talk(&format!("error: {error:#}"));
-            if error.downcast_ref::<ConfigError>().is_some() {
-                ExitCode::from(3)
-            } else {
-                ExitCode::FAILURE
-            }
+            if error.downcast_ref::<ConfigError>().is_some() { ExitCode::from(3) } else { ExitCode::FAILURE }
         }
     }
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
-    let Global {
-        config: file,
-        output: format,
-    } = cli.global;
+    let Global { config: file, output: format } = cli.global;
     let file = file.as_deref();
     let load = |flags: &[(&str, String)]| config::load(file, flags);
     match cli.command {
-        Command::Serve {
-            role,
-            bind,
-            admin_bind,
-        } => {
+        Command::Serve { role, bind, admin_bind } => {
             let mut flags = Vec::new();
             flags.extend(bind.map(|bind| ("http.bind", bind)));
             flags.extend(admin_bind.map(|bind| ("admin.bind", bind)));
@@ -124,10 +113,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
 }
 
 fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
-    tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?
-        .block_on(work)
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
 }
 
 async fn serve(config: &Config, role: Role) -> anyhow::Result<()> {
@@ -140,10 +126,7 @@ async fn serve(config: &Config, role: Role) -> anyhow::Result<()> {
     shutdown::signalled().await?;
     output::talk("draining; a second signal ends at once");
     let deadline = Duration::from_millis(config.shutdown.deadline_ms);
-    anyhow::ensure!(
-        running.stop(deadline).await,
-        "not everything ended within shutdown.deadline_ms"
-    );
+    anyhow::ensure!(running.stop(deadline).await, "not everything ended within shutdown.deadline_ms");
     Ok(())
 }
 
@@ -153,21 +136,15 @@ async fn migrate(config: &Config) -> anyhow::Result<()> {
         .take(config.shards.months_ahead.into())
         .collect();
     let settings = app::backend_settings(config)?;
-    let report = migrate::run(&settings, &months, |step| {
-        output::talk(&format!("migrating {step} …"))
-    })
-    .await?;
+    let report =
+        migrate::run(&settings, &months, |step| output::talk(&format!("migrating {step} …"))).await?;
     let months: Vec<String> = report.months.iter().map(u32::to_string).collect();
     output::talk(&format!(
         "{} databases ready, orders tables for {}, topic {} {}",
         report.databases,
         months.join(" "),
         config.kafka.topic,
-        if report.topic_created {
-            "created"
-        } else {
-            "checked"
-        },
+        if report.topic_created { "created" } else { "checked" },
     ));
     Ok(())
 }

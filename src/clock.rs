@@ -22,10 +22,7 @@ impl Clock {
                 #[expect(clippy::disallowed_methods, reason = "this is the clock")]
                 let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
                 // A clock before 1970 or after the year 292 million is not one to sell by; 0 refuses all.
-                since
-                    .ok()
-                    .and_then(|elapsed| i64::try_from(elapsed.as_millis()).ok())
-                    .unwrap_or(0)
+                since.ok().and_then(|elapsed| i64::try_from(elapsed.as_millis()).ok()).unwrap_or(0)
             }
             Self::Manual(now_ms) => now_ms.load(Ordering::Relaxed),
         }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use config::{Environment, File, FileFormat, Map, Value, ValueKind};
+use config::{Environment, File, FileFormat, Map, Source, Value, ValueKind};
 use serde::Deserialize;
 
 pub use sections::*;
@@ -24,27 +24,16 @@ pub enum ConfigError {
     #[error("cannot read the configuration: {0}")]
     Unreadable(#[from] config::ConfigError),
     #[error("unknown key `{key}` (from {origin}){}", suggestion.as_ref().map(|s| format!(": did you mean `{s}`?")).unwrap_or_default())]
-    UnknownKey {
-        key: String,
-        origin: String,
-        suggestion: Option<String>,
-    },
+    UnknownKey { key: String, origin: String, suggestion: Option<String> },
     #[error("cannot read `{key}_file` {}: {source}", path.display())]
-    SecretFile {
-        key: &'static str,
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    SecretFile { key: &'static str, path: PathBuf, source: std::io::Error },
     #[error("`{key}` {problem}")]
     Invalid { key: &'static str, problem: String },
 }
 
 impl ConfigError {
     fn invalid(key: &'static str, problem: impl Into<String>) -> Self {
-        Self::Invalid {
-            key,
-            problem: problem.into(),
-        }
+        Self::Invalid { key, problem: problem.into() }
     }
 }
 
@@ -83,9 +72,9 @@ fn load_layers(
     environment: Environment,
     flags: &[(&str, String)],
 ) -> Result<Loaded, ConfigError> {
-    let defaults = config::Config::builder()
-        .add_source(File::from_str(DEFAULTS, FileFormat::Toml))
-        .build()?;
+    let environment_texts = environment.clone().try_parsing(false).collect()?;
+    let defaults =
+        config::Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml)).build()?;
     let mut builder = config::Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
     if let Some(path) = file {
         builder = builder.add_source(File::from(path).format(FileFormat::Toml));
@@ -101,22 +90,16 @@ fn load_layers(
         let origin = value.origin().unwrap_or("default").to_owned();
         if !known.contains_key(&key) {
             let suggestion = nearest(&key, known.keys());
-            return Err(ConfigError::UnknownKey {
-                key,
-                origin,
-                suggestion,
-            });
+            return Err(ConfigError::UnknownKey { key, origin, suggestion });
         }
-        let secret = SECRETS.contains(&key.as_str());
-        let text = if secret && !value.to_string().is_empty() {
-            "***".to_owned()
-        } else {
-            value.to_string()
-        };
+        let has_password = key == "redis.url" && value.to_string().contains('@');
+        let secret = has_password || SECRETS.contains(&key.as_str());
+        let text = if secret && !value.to_string().is_empty() { "***".to_owned() } else { value.to_string() };
         keys.insert(key, Explained { value: text, origin });
     }
     let mut config: Config = merged.try_deserialize()?;
     config.read_secret_files()?;
+    config.read_secret_texts(&environment_texts);
     config.validate()?;
     Ok(Loaded { config, keys })
 }
@@ -135,11 +118,7 @@ fn flatten(root: &Value) -> BTreeMap<String, Value> {
     }
     fn walk_table(prefix: &str, table: &Map<String, Value>, into: &mut BTreeMap<String, Value>) {
         for (name, value) in table {
-            let key = if prefix.is_empty() {
-                name.clone()
-            } else {
-                format!("{prefix}.{name}")
-            };
+            let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
             walk(&key, value, into);
         }
     }
@@ -159,11 +138,7 @@ fn nearest<'a>(key: &str, known: impl Iterator<Item = &'a String>) -> Option<Str
 impl Config {
     fn read_secret_files(&mut self) -> Result<(), ConfigError> {
         let slots: [(&'static str, &Option<PathBuf>, &mut Secret); 3] = [
-            (
-                SECRETS[0],
-                &self.auth.hs256_secret_file,
-                &mut self.auth.hs256_secret,
-            ),
+            (SECRETS[0], &self.auth.hs256_secret_file, &mut self.auth.hs256_secret),
             (SECRETS[1], &self.redis.password_file, &mut self.redis.password),
             (SECRETS[2], &self.mysql.password_file, &mut self.mysql.password),
         ];
@@ -178,6 +153,20 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// Secrets of the environment as they are written: one of digits is no number.
+    fn read_secret_texts(&mut self, environment: &Map<String, Value>) {
+        let slots: [(&'static str, &mut Secret); 3] = [
+            (SECRETS[0], &mut self.auth.hs256_secret),
+            (SECRETS[1], &mut self.redis.password),
+            (SECRETS[2], &mut self.mysql.password),
+        ];
+        for (key, secret) in slots {
+            if let Some(ValueKind::String(text)) = environment.get(key).map(|value| &value.kind) {
+                *secret = Secret::new(text);
+            }
+        }
     }
 
     /// What serving shoppers cannot do without.
@@ -229,10 +218,7 @@ mod tests {
     use super::*;
 
     fn with_env(pairs: &[(&str, &str)]) -> Result<Loaded, ConfigError> {
-        let source = pairs
-            .iter()
-            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-            .collect();
+        let source = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         let environment = Environment::with_prefix(ENV_PREFIX)
             .prefix_separator("__")
             .separator("__")
@@ -261,13 +247,8 @@ mod tests {
 
     #[test]
     fn an_unknown_key_is_an_error_that_names_the_nearest() {
-        let error = with_env(&[("SECKILL__HTTP__WORKRES", "2")])
-            .expect_err("unknown")
-            .to_string();
-        assert!(
-            error.contains("http.workres") && error.contains("`http.workers`"),
-            "{error}"
-        );
+        let error = with_env(&[("SECKILL__HTTP__WORKRES", "2")]).expect_err("unknown").to_string();
+        assert!(error.contains("http.workres") && error.contains("`http.workers`"), "{error}");
     }
 
     #[test]
@@ -292,6 +273,12 @@ mod tests {
         let loaded = with_env(&[("SECKILL__AUTH__HS256_SECRET", secret)]).expect("valid");
         assert_eq!(loaded.config.auth.hs256_secret.expose(), secret);
         assert!(!format!("{loaded:?}").contains(secret));
+    }
+
+    #[test]
+    fn a_secret_of_digits_is_kept_as_it_is_written() {
+        let loaded = with_env(&[("SECKILL__MYSQL__PASSWORD", "0123")]).expect("valid");
+        assert_eq!(loaded.config.mysql.password.expose(), "0123");
     }
 
     #[test]

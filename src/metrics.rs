@@ -97,9 +97,8 @@ pub const ADMISSION_OUTCOMES: &[&str] = &[
 pub const SHED_REASONS: &[&str] = &["in_flight", "outbox_full", "draining", "waiters", "rate_limited"];
 const RETRY_REASONS: &[&str] = &["conflict", "unavailable", "broken", "position_moved"];
 
-const SECONDS: &[f64] = &[
-    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
-];
+const SECONDS: &[f64] =
+    &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 const COUNTS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
 
 /// Installs the process-wide recorder and registers every series that is known before traffic at 0.
@@ -109,11 +108,7 @@ const COUNTS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512
 pub fn install() -> Result<PrometheusHandle, BuildError> {
     let mut builder = PrometheusBuilder::new();
     for metric in TABLE.iter().filter(|metric| metric.kind == Kind::Histogram) {
-        let buckets = if metric.name.ends_with("_seconds") {
-            SECONDS
-        } else {
-            COUNTS
-        };
+        let buckets = if metric.name.ends_with("_seconds") { SECONDS } else { COUNTS };
         builder = builder.set_buckets_for_metric(Matcher::Full(metric.name.to_owned()), buckets)?;
     }
     let handle = builder.install_recorder()?;

@@ -72,7 +72,8 @@ pub trait Gates: Send + Sync {
     /// Puts a sale's stock and gates in place in every bucket. Idempotent: existing buckets stay untouched.
     async fn preheat(&self, sale: &Sale) -> StoreResult<()>;
 
-    /// Brings every bucket's gate to the state the sale has. Idempotent.
+    /// Brings every bucket's gate to the state the sale has. Idempotent; an older version of the sale changes
+    /// nothing, so any node may call it at any time.
     async fn set_gates(&self, sale: &Sale) -> StoreResult<()>;
 
     /// Available units per bucket (ascending) and SKU; `None` for a bucket that is not in place.
@@ -135,6 +136,8 @@ pub enum LogEvent {
         part: Part,
         record: LogRecord,
     },
+    /// Some partition's position fell out of the log, and the log does not say whose: all of them are in doubt.
+    PositionsInDoubt,
     /// The stored position lies outside the log: an alarm for people, never a silent jump.
     OutOfRange {
         part: Part,
@@ -245,6 +248,10 @@ pub trait SaleStore: Send + Sync {
 #[async_trait]
 pub trait Probe: Send + Sync {
     fn name(&self) -> String;
+
+    /// Whether nothing can be sold while it is down. The others only delay what was sold.
+    fn is_vital(&self) -> bool;
+
     /// # Errors
     /// Whatever the component failed with.
     async fn check(&self) -> StoreResult<()>;

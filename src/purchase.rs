@@ -69,6 +69,13 @@ pub enum Failure {
     OutcomeUnknown,
 }
 
+impl Failure {
+    /// A read changes nothing, whatever it failed with.
+    fn of_read(error: StoreError) -> Self {
+        Self::from(StoreError { effect: Effect::NotApplied, ..error })
+    }
+}
+
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         tracing::warn!(%error, "use case failed");
@@ -110,10 +117,7 @@ impl Shop {
     }
 
     fn bucket(&self, sale: &Sale, order: OrderId) -> BucketId {
-        BucketId {
-            sale: sale.id.clone(),
-            bucket: self.map.bucket_of(order.shard(), sale.buckets),
-        }
+        BucketId { sale: sale.id.clone(), bucket: self.map.bucket_of(order.shard(), sale.buckets) }
     }
 
     /// One round of what the front repeats: renew the catalog, notice a full outbox, forget idle limiters.
@@ -124,11 +128,10 @@ impl Shop {
             Err(error) => tracing::warn!(%error, "catalog not renewed; the last one stays in use"),
         }
         let entries = self.catalog.snapshot().outbox_entries;
-        self.admission
-            .note_outbox(entries, self.settings.outbox_entries_max);
+        self.admission.note_outbox(entries, self.settings.outbox_entries_max);
+        self.admission.gauge_in_flight();
         self.admission.forget_idle();
-        self.desk
-            .forget_except(&self.catalog.snapshot(), self.clock.now_ms());
+        self.desk.forget_except(&self.catalog.snapshot(), self.clock.now_ms());
     }
 
     /// From now on purchases are answered "draining".

@@ -26,11 +26,7 @@ impl Tasks {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn on_current_runtime() -> Self {
-        Self {
-            runtime: Handle::current(),
-            tracker: TaskTracker::new(),
-            stop: CancellationToken::new(),
-        }
+        Self { runtime: Handle::current(), tracker: TaskTracker::new(), stop: CancellationToken::new() }
     }
 
     pub fn spawn<F>(&self, work: F) -> JoinHandle<F::Output>
@@ -103,10 +99,7 @@ pub async fn signalled() -> std::io::Result<()> {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "must not be waited for by the drain that it cuts short"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "must not be waited for by the drain that it cuts short")]
     tokio::spawn(async move {
         tokio::select! {
             _ = terminate.recv() => {}

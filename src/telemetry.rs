@@ -19,9 +19,7 @@ pub fn install(log: &LogConfig) -> Result<(), tracing_subscriber::filter::ParseE
         _ => !std::io::stderr().is_terminal(),
     };
     let timer = UtcTime::rfc_3339();
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let installed = if json {
         lines.json().flatten_event(true).with_timer(timer).try_init()
     } else {

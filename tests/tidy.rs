@@ -29,10 +29,8 @@ fn files(folder: &str) -> Vec<String> {
         for entry in entries {
             let path = entry.expect("entry").path();
             let name = path.file_name().expect("name").to_string_lossy().into_owned();
-            let is_ours = !matches!(
-                name.as_str(),
-                "target" | ".git" | ".stack" | ".env" | ".idea" | ".vscode"
-            );
+            let is_ours =
+                !matches!(name.as_str(), "target" | ".git" | ".stack" | ".env" | ".idea" | ".vscode");
             if path.is_dir() && is_ours {
                 folders.push(path);
             } else if path.is_file() && is_ours && !name.ends_with(".log") {
@@ -46,21 +44,13 @@ fn files(folder: &str) -> Vec<String> {
 }
 
 fn files_ending(folder: &str, end: &str) -> Vec<String> {
-    files(folder)
-        .into_iter()
-        .filter(|path| path.ends_with(end))
-        .collect()
+    files(folder).into_iter().filter(|path| path.ends_with(end)).collect()
 }
 
 #[track_caller]
 fn none(breaches: impl IntoIterator<Item = String>) {
     let breaches: Vec<String> = breaches.into_iter().collect();
-    assert!(
-        breaches.is_empty(),
-        "{} breach(es):\n  {}",
-        breaches.len(),
-        breaches.join("\n  ")
-    );
+    assert!(breaches.is_empty(), "{} breach(es):\n  {}", breaches.len(), breaches.join("\n  "));
 }
 
 /// Both directions of "these two say the same".
@@ -68,9 +58,7 @@ fn none(breaches: impl IntoIterator<Item = String>) {
 fn same<T: Ord + std::fmt::Debug>(left: &str, a: &BTreeSet<T>, right: &str, b: &BTreeSet<T>) {
     assert!(!a.is_empty(), "nothing found in {left}");
     let only = |here: &BTreeSet<T>, there: &BTreeSet<T>, name: &str| -> Vec<String> {
-        here.difference(there)
-            .map(|row| format!("only in {name}: {row:?}"))
-            .collect()
+        here.difference(there).map(|row| format!("only in {name}: {row:?}")).collect()
     };
     none(only(a, b, left).into_iter().chain(only(b, a, right)));
 }

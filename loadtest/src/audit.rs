@@ -160,9 +160,7 @@ pub fn notes(evidence: &Evidence) -> Vec<String> {
     }
     let letters: usize = evidence.books.iter().map(|books| books.dead_letters.len()).sum();
     if letters > 0 {
-        notes.push(format!(
-            "{letters} dead letters on this topic wait for an operator"
-        ));
+        notes.push(format!("{letters} dead letters on this topic wait for an operator"));
     }
     let owed: usize = evidence.books.iter().map(|books| books.owed.len()).sum();
     if owed > 0 {

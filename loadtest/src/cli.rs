@@ -152,23 +152,16 @@ pub struct AuditArgs {
 
 fn percent(text: &str) -> Result<f64, String> {
     let number: f64 = text.parse().map_err(|_| format!("{text:?} is not a number"))?;
-    if (0.0..=100.0).contains(&number) {
-        Ok(number)
-    } else {
-        Err("must be from 0 to 100".to_owned())
-    }
+    if (0.0..=100.0).contains(&number) { Ok(number) } else { Err("must be from 0 to 100".to_owned()) }
 }
 
 impl RunArgs {
     pub fn wish(&self, seed: u64) -> Wish {
         let shape = match self.shape {
-            ShapeName::Spike => Shape::Spike {
-                buyers: self.buyers.unwrap_or(1),
-            },
-            ShapeName::Constant => Shape::Constant {
-                per_s: self.rate.unwrap_or(1),
-                duration_s: self.duration.unwrap_or(1),
-            },
+            ShapeName::Spike => Shape::Spike { buyers: self.buyers.unwrap_or(1) },
+            ShapeName::Constant => {
+                Shape::Constant { per_s: self.rate.unwrap_or(1), duration_s: self.duration.unwrap_or(1) }
+            }
         };
         Wish {
             shape,
@@ -184,11 +177,7 @@ impl RunArgs {
         match self.shape {
             ShapeName::Spike => format!("spike of {}", self.buyers.unwrap_or(1)),
             ShapeName::Constant => {
-                format!(
-                    "{}/s for {} s",
-                    self.rate.unwrap_or(1),
-                    self.duration.unwrap_or(1)
-                )
+                format!("{}/s for {} s", self.rate.unwrap_or(1), self.duration.unwrap_or(1))
             }
         }
     }

@@ -74,31 +74,21 @@ impl Target {
     /// # Errors
     /// When the text is not such a URL, the name does not resolve, or the address is not allowed.
     pub async fn resolve(url: &str, allow_remote: bool) -> anyhow::Result<Self> {
-        let Some(rest) = url.strip_prefix("http://") else {
-            bail!("{url} does not begin with http://")
-        };
+        let Some(rest) = url.strip_prefix("http://") else { bail!("{url} does not begin with http://") };
         let authority = rest.trim_end_matches('/');
         if authority.contains('/') {
             bail!("{url} must not have a path");
         }
-        let with_port = if authority.contains(':') {
-            authority.to_owned()
-        } else {
-            format!("{authority}:80")
-        };
+        let with_port =
+            if authority.contains(':') { authority.to_owned() } else { format!("{authority}:80") };
         let mut addresses = tokio::net::lookup_host(&with_port)
             .await
             .with_context(|| format!("cannot resolve {with_port}"))?;
-        let address = addresses
-            .next()
-            .with_context(|| format!("{with_port} has no address"))?;
+        let address = addresses.next().with_context(|| format!("{with_port} has no address"))?;
         if !address.ip().is_loopback() && !allow_remote {
             bail!("{address} is not a loopback address; flooding another machine needs --allow-remote");
         }
-        Ok(Self {
-            address,
-            host: HeaderValue::from_str(authority)?,
-        })
+        Ok(Self { address, host: HeaderValue::from_str(authority)? })
     }
 }
 
@@ -149,21 +139,13 @@ impl Client {
         let mut waited = Duration::ZERO;
         let mut sent = false;
         let exchange = async {
-            let permit = self
-                .permits
-                .acquire()
-                .await
-                .map_err(|_| NoReply::NotSent("pool closed"))?;
+            let permit = self.permits.acquire().await.map_err(|_| NoReply::NotSent("pool closed"))?;
             waited = began.elapsed();
             self.exchange(request, permit, &mut sent).await
         };
         let result = tokio::time::timeout(self.timeout, exchange).await;
         let result = result.unwrap_or_else(|_| {
-            Err(if sent {
-                NoReply::Unknown("timeout")
-            } else {
-                NoReply::NotSent("no_free_connection")
-            })
+            Err(if sent { NoReply::Unknown("timeout") } else { NoReply::NotSent("no_free_connection") })
         });
         Exchange { waited, result }
     }
@@ -176,10 +158,7 @@ impl Client {
         }
         match request.body(Full::default()) {
             Ok(request) => self.send(request).await,
-            Err(_) => Exchange {
-                waited: Duration::ZERO,
-                result: Err(NoReply::NotSent("invalid path")),
-            },
+            Err(_) => Exchange { waited: Duration::ZERO, result: Err(NoReply::NotSent("invalid path")) },
         }
     }
 
@@ -228,19 +207,12 @@ impl Client {
 
     async fn take(&self) -> Result<Sender, NoReply> {
         loop {
-            let idle = self
-                .idle
-                .lock()
-                .expect("no code panics while holding it")
-                .pop_front();
+            let idle = self.idle.lock().expect("no code panics while holding it").pop_front();
             match idle {
                 Some(sender) if sender.is_closed() => {}
                 Some(sender) => return Ok(sender),
                 None => {
-                    return self
-                        .connect()
-                        .await
-                        .map_err(|_| NoReply::NotSent("connect_failed"));
+                    return self.connect().await.map_err(|_| NoReply::NotSent("connect_failed"));
                 }
             }
         }
@@ -248,10 +220,7 @@ impl Client {
 
     fn put_back(&self, sender: Sender) {
         if !sender.is_closed() {
-            self.idle
-                .lock()
-                .expect("no code panics while holding it")
-                .push_back(sender);
+            self.idle.lock().expect("no code panics while holding it").push_back(sender);
         }
     }
 
@@ -273,10 +242,7 @@ impl Client {
 
     /// 127.1.x.y, in turn.
     fn source(&self) -> Option<Ipv4Addr> {
-        let number = self
-            .next_source
-            .fetch_add(1, Ordering::Relaxed)
-            .checked_rem(self.sources)?;
+        let number = self.next_source.fetch_add(1, Ordering::Relaxed).checked_rem(self.sources)?;
         let third = u8::try_from(number / 250 % 250).expect("below 250");
         let fourth = u8::try_from(number % 250 + 1).expect("at most 250");
         Some(Ipv4Addr::new(127, 1, third, fourth))

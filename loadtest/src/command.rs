@@ -69,23 +69,10 @@ async fn run(config: &Config, args: &RunArgs) -> anyhow::Result<Summary> {
         true => BTreeSet::new(),
         false => mysql::order_ids(config, &common.sale).await?,
     };
-    let seed = args
-        .seed
-        .unwrap_or_else(|| u64::try_from(clock::now_ms()).unwrap_or(0) / 100 % 100_000_000);
+    let seed = args.seed.unwrap_or_else(|| u64::try_from(clock::now_ms()).unwrap_or(0) / 100 % 100_000_000);
     let schedule = Schedule::new(&args.wish(seed));
-    let basket = Basket {
-        sale: common.sale.clone(),
-        sku: args.sku.clone(),
-        quantity: args.quantity,
-    };
-    let crowd = Arc::new(Crowd::gather(
-        basket,
-        schedule,
-        seed,
-        client.clone(),
-        &mint,
-        args.poll,
-    )?);
+    let basket = Basket { sale: common.sale.clone(), sku: args.sku.clone(), quantity: args.quantity };
+    let crowd = Arc::new(Crowd::gather(basket, schedule, seed, client.clone(), &mint, args.poll)?);
     let opens = match args.wait_open {
         true => opening::instant_of(&client, sale.starts_ms()?).await?,
         false => None,
@@ -185,32 +172,17 @@ async fn only_audit(config: &Config, args: &AuditArgs) -> anyhow::Result<Summary
     let (mut stored, report) = verdict(&evidence, settled);
     // There was no run whose last answer it could be counted from.
     stored.drain_ms = None;
-    Ok(Summary::new(
-        common.sale.clone(),
-        None,
-        Some(stored),
-        Some(report),
-        &[],
-        0,
-    ))
+    Ok(Summary::new(common.sale.clone(), None, Some(stored), Some(report), &[], 0))
 }
 
 fn url(config: &Config, common: &CommonArgs) -> String {
-    common
-        .url
-        .clone()
-        .unwrap_or_else(|| format!("http://{}", config.http_bind))
+    common.url.clone().unwrap_or_else(|| format!("http://{}", config.http_bind))
 }
 
 async fn client(url: &str, common: &CommonArgs, args: &RunArgs) -> anyhow::Result<Client> {
     let target = Target::resolve(url, common.allow_remote).await?;
     let connections = usize::try_from(args.connections)?;
-    Ok(Client::new(
-        target,
-        connections,
-        args.sources,
-        Duration::from_secs(args.timeout),
-    ))
+    Ok(Client::new(target, connections, args.sources, Duration::from_secs(args.timeout)))
 }
 
 fn print(summary: &Summary, output: Output) -> anyhow::Result<()> {

@@ -51,30 +51,19 @@ impl Config {
     /// When the file cannot be read or is not TOML, or a value is unusable.
     pub fn load(file: &Path) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(file).with_context(|| {
-            format!(
-                "cannot read the configuration {}; name it with --config",
-                file.display()
-            )
+            format!("cannot read the configuration {}; name it with --config", file.display())
         })?;
-        let file: toml::Table = text
-            .parse()
-            .with_context(|| format!("{} is not TOML", file.display()))?;
+        let file: toml::Table = text.parse().with_context(|| format!("{} is not TOML", file.display()))?;
         Self::from_layers(file, std::env::vars().collect())
     }
 
     fn from_layers(file: toml::Table, environment: Vec<(String, String)>) -> anyhow::Result<Self> {
         let defaults = DEFAULTS.parse().context("config/default.toml is not TOML")?;
-        let layers = Layers {
-            defaults,
-            file,
-            environment,
-        };
+        let layers = Layers { defaults, file, environment };
         let instances: Vec<String> = layers.list("mysql", "instances")?;
         let count = u16::try_from(instances.len()).context("mysql.instances has too many entries")?;
-        let (shards, partitions) = (
-            layers.number("shards", "shards")?,
-            layers.number("shards", "partitions")?,
-        );
+        let (shards, partitions) =
+            (layers.number("shards", "shards")?, layers.number("shards", "partitions")?);
         let Some(layout) = Layout::new(shards, partitions, count) else {
             bail!("no layout has {shards} shards, {partitions} partitions and {count} instances");
         };
@@ -160,10 +149,7 @@ mod tests {
     use super::*;
 
     fn load(file: &str, environment: &[(&str, &str)]) -> anyhow::Result<Config> {
-        let environment = environment
-            .iter()
-            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-            .collect();
+        let environment = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         Config::from_layers(file.parse().expect("TOML"), environment)
     }
 
@@ -179,10 +165,7 @@ mod tests {
     #[test]
     fn the_environment_is_stronger_than_the_file() {
         let file = "[kafka]\ntopic = \"a\"\n[mysql]\ninstances = [\"x:1\"]\n";
-        let environment = [
-            ("SECKILL__KAFKA__TOPIC", "b"),
-            ("SECKILL__MYSQL__INSTANCES", "y:1, z:2"),
-        ];
+        let environment = [("SECKILL__KAFKA__TOPIC", "b"), ("SECKILL__MYSQL__INSTANCES", "y:1, z:2")];
         let config = load(file, &environment).expect("usable");
         assert_eq!(
             (config.topic.as_str(), config.instances),
@@ -193,9 +176,7 @@ mod tests {
     #[test]
     fn the_samples_load() {
         for sample in ["distributed.toml", "shards-128.toml"] {
-            let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-                .join("../config")
-                .join(sample);
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config").join(sample);
             let text = std::fs::read_to_string(path).expect(sample);
             load(&text, &[]).expect(sample);
         }

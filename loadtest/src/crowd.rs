@@ -132,9 +132,7 @@ impl Crowd {
         let keys =
             (0..schedule.keys).map(|key| HeaderValue::from_str(&key_name(seed, key)).map_err(Into::into));
         Ok(Self {
-            uri: uri
-                .parse()
-                .with_context(|| format!("{} is not a sale id", basket.sale))?,
+            uri: uri.parse().with_context(|| format!("{} is not a sale id", basket.sale))?,
             body: body.to_string().into(),
             tokens: tokens.collect::<anyhow::Result<_>>()?,
             keys: keys.collect::<anyhow::Result<_>>()?,
@@ -185,9 +183,7 @@ impl Crowd {
         }
         scheduling.await.context("the scheduling thread died")?;
         let clicks = self.schedule.clicks.iter().zip(outcomes);
-        harvest.entries = clicks
-            .map(|(click, outcome)| self.entry(click, outcome))
-            .collect();
+        harvest.entries = clicks.map(|(click, outcome)| self.entry(click, outcome)).collect();
         Ok(harvest)
     }
 
@@ -204,21 +200,12 @@ impl Crowd {
                 let exchange = self.client.send(request).await;
                 (exchange.waited, Answer::of(exchange.result))
             }
-            Err(_) => (
-                Duration::ZERO,
-                Answer::of(Err(NoReply::NotSent("invalid_request"))),
-            ),
+            Err(_) => (Duration::ZERO, Answer::of(Err(NoReply::NotSent("invalid_request")))),
         };
         self.counters.count(answer.class);
         let polling = (self.polls && answer.class == Class::Won)
             .then(|| (answer.order_id.clone(), answer.poll_after_ms));
-        let outcome = Outcome {
-            click: number,
-            slip,
-            waited,
-            latency: due.elapsed(),
-            answer,
-        };
+        let outcome = Outcome { click: number, slip, waited, latency: due.elapsed(), answer };
         // The receiver lives until the last sender is gone.
         let _ = events.send(Event::Answered(outcome));
         if let Some((Some(order), poll_after_ms)) = polling {
@@ -262,12 +249,9 @@ impl Crowd {
         let (slip, waited, latency, answer) = match outcome {
             Some(outcome) => (outcome.slip, outcome.waited, outcome.latency, outcome.answer),
             // Only a panic leaves no outcome, and the request may have been sent.
-            None => (
-                Duration::ZERO,
-                Duration::ZERO,
-                Duration::ZERO,
-                Answer::of(Err(NoReply::Unknown("lost"))),
-            ),
+            None => {
+                (Duration::ZERO, Duration::ZERO, Duration::ZERO, Answer::of(Err(NoReply::Unknown("lost"))))
+            }
         };
         Entry {
             user: user_name(self.seed, click.user),
@@ -305,10 +289,7 @@ impl Answer {
             Err(NoReply::Unknown(why)) => return without(Class::Unknown, why),
         };
         let Ok(body) = serde_json::from_slice::<Body>(&reply.body) else {
-            return Self {
-                http_status: reply.status,
-                ..without(Class::Error, "unreadable_body")
-            };
+            return Self { http_status: reply.status, ..without(Class::Error, "unreadable_body") };
         };
         Self {
             http_status: reply.status,
@@ -346,61 +327,39 @@ mod tests {
     use crate::schedule::{Shape, Wish};
 
     fn reply(status: u16, body: &'static str, replayed: bool) -> Answer {
-        Answer::of(Ok(Reply {
-            status,
-            replayed,
-            body: Bytes::from_static(body.as_bytes()),
-        }))
+        Answer::of(Ok(Reply { status, replayed, body: Bytes::from_static(body.as_bytes()) }))
     }
 
     #[test]
     fn an_accepted_answer_carries_its_order() {
-        let answer = reply(
-            202,
-            r#"{"id":"ord_1","status":"queued","final":false,"poll_after_ms":40}"#,
-            false,
-        );
+        let answer =
+            reply(202, r#"{"id":"ord_1","status":"queued","final":false,"poll_after_ms":40}"#, false);
         assert_eq!(answer.class, Class::Won);
         assert_eq!(answer.order_id.as_deref(), Some("ord_1"));
-        assert_eq!(
-            (answer.order_status.as_deref(), answer.poll_after_ms),
-            (Some("queued"), Some(40))
-        );
+        assert_eq!((answer.order_status.as_deref(), answer.poll_after_ms), (Some("queued"), Some(40)));
     }
 
     #[test]
     fn a_problem_carries_its_code_and_a_broken_body_is_an_error() {
         let answer = reply(409, r#"{"status":409,"code":"sold_out"}"#, false);
-        assert_eq!(
-            (answer.class, answer.code.as_deref()),
-            (Class::SoldOut, Some("sold_out"))
-        );
+        assert_eq!((answer.class, answer.code.as_deref()), (Class::SoldOut, Some("sold_out")));
         assert_eq!(answer.order_status, None);
         assert_eq!(reply(202, "<html>", false).class, Class::Error);
     }
 
     #[test]
     fn no_answer_is_an_error_only_when_nothing_was_sent() {
-        assert_eq!(
-            Answer::of(Err(NoReply::NotSent("connect_failed"))).class,
-            Class::Error
-        );
+        assert_eq!(Answer::of(Err(NoReply::NotSent("connect_failed"))).class, Class::Error);
         assert_eq!(Answer::of(Err(NoReply::Unknown("timeout"))).class, Class::Unknown);
     }
 
     #[tokio::test]
     async fn every_click_of_the_schedule_has_its_entry_and_none_is_early() {
         let shop = FakeShop::open(Does::Answer(202, r#"{"id":"ord_1","status":"queued"}"#)).await;
-        let target = Target {
-            address: shop.address,
-            host: HeaderValue::from_static("shop"),
-        };
+        let target = Target { address: shop.address, host: HeaderValue::from_static("shop") };
         let client = Arc::new(Client::new(target, 20, 4, Duration::from_secs(5)));
         let wish = Wish {
-            shape: Shape::Constant {
-                per_s: 500,
-                duration_s: 1,
-            },
+            shape: Shape::Constant { per_s: 500, duration_s: 1 },
             users: 40,
             same_key_percent: 20.0,
             new_key_percent: 0.0,
@@ -413,29 +372,15 @@ mod tests {
             issuer: String::new(),
         };
         let mint = Mint::new(&config, 0).expect("a secret");
-        let basket = Basket {
-            sale: "s".to_owned(),
-            sku: "x".to_owned(),
-            quantity: 2,
-        };
+        let basket = Basket { sale: "s".to_owned(), sku: "x".to_owned(), quantity: 2 };
         let crowd = Crowd::gather(basket, Schedule::new(&wish), 3, client, &mint, false).expect("gathers");
         let crowd = Arc::new(crowd);
         let harvest = crowd.go(Instant::now()).await.expect("runs");
         assert_eq!(harvest.entries.len(), crowd.schedule().clicks.len());
-        assert!(
-            harvest
-                .entries
-                .iter()
-                .all(|entry| entry.class == Class::Won && entry.quantity == 2)
-        );
+        assert!(harvest.entries.iter().all(|entry| entry.class == Class::Won && entry.quantity == 2));
         assert!(harvest.took >= Duration::from_micros(crowd.schedule().span_us()));
         let users: HashSet<&str> = harvest.entries.iter().map(|entry| entry.user.as_str()).collect();
         assert_eq!(users.len(), 40);
-        assert!(
-            harvest
-                .entries
-                .iter()
-                .all(|entry| entry.latency_us >= entry.slip_us + entry.wait_us)
-        );
+        assert!(harvest.entries.iter().all(|entry| entry.latency_us >= entry.slip_us + entry.wait_us));
     }
 }

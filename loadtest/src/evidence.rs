@@ -69,13 +69,8 @@ pub enum RowState {
 }
 
 impl RowState {
-    pub const ALL: [Self; 5] = [
-        Self::AwaitingPayment,
-        Self::Paid,
-        Self::Cancelled,
-        Self::Expired,
-        Self::Rejected,
-    ];
+    pub const ALL: [Self; 5] =
+        [Self::AwaitingPayment, Self::Paid, Self::Cancelled, Self::Expired, Self::Rejected];
 
     pub fn as_str(self) -> &'static str {
         match self {

@@ -159,11 +159,7 @@ pub fn yyyymm(month: u16) -> u32 {
 
 /// MurmurHash3_x86_32, seed 0. Source: smhasher `MurmurHash3.cpp` (public domain).
 fn murmur3_x86_32(key: &[u8]) -> u32 {
-    let mix = |word: u32| {
-        word.wrapping_mul(0xcc9e_2d51)
-            .rotate_left(15)
-            .wrapping_mul(0x1b87_3593)
-    };
+    let mix = |word: u32| word.wrapping_mul(0xcc9e_2d51).rotate_left(15).wrapping_mul(0x1b87_3593);
     let mut state = 0u32;
     for chunk in key.chunks(4) {
         let mut word = [0u8; 4];
@@ -211,32 +207,11 @@ mod tests {
         for vector in vectors {
             let layout = Layout::new(vector.shards, vector.partitions, vector.instances).expect("a layout");
             assert_eq!(layout.shard_of(&vector.user), vector.shard, "{}", vector.user);
-            assert_eq!(
-                layout.partition_of(vector.shard),
-                vector.partition,
-                "{}",
-                vector.user
-            );
-            assert_eq!(
-                layout.instance_of(vector.shard),
-                vector.instance,
-                "{}",
-                vector.user
-            );
+            assert_eq!(layout.partition_of(vector.shard), vector.partition, "{}", vector.user);
+            assert_eq!(layout.instance_of(vector.shard), vector.instance, "{}", vector.user);
             assert_eq!(yyyymm(vector.month), vector.yyyymm);
-            assert_eq!(
-                month_of_ms(vector.starts_ms),
-                Some(vector.month),
-                "{}",
-                vector.starts_ms
-            );
-            let id = OrderId::derive(
-                vector.shard,
-                vector.month,
-                &vector.sale,
-                &vector.user,
-                &vector.key,
-            );
+            assert_eq!(month_of_ms(vector.starts_ms), Some(vector.month), "{}", vector.starts_ms);
+            let id = OrderId::derive(vector.shard, vector.month, &vector.sale, &vector.user, &vector.key);
             assert_eq!(id.to_string(), vector.order_id);
             assert_eq!(OrderId::parse(&vector.order_id), Some(id));
         }
@@ -268,14 +243,7 @@ mod tests {
     #[test]
     fn shards_map_to_contiguous_ranges() {
         let layout = Layout::new(128, 32, 8).expect("a layout");
-        assert_eq!(
-            (
-                layout.instance_of(0),
-                layout.instance_of(15),
-                layout.instance_of(16)
-            ),
-            (0, 0, 1)
-        );
+        assert_eq!((layout.instance_of(0), layout.instance_of(15), layout.instance_of(16)), (0, 0, 1));
         assert_eq!((layout.partition_of(3), layout.partition_of(4)), (0, 1));
         assert_eq!((layout.bucket_of(127, 1), layout.bucket_of(127, 4)), (0, 3));
         assert!(Layout::new(8, 4, 3).is_none());

@@ -61,10 +61,7 @@ impl Class {
 
     /// Whether the answer promised that no order was made.
     pub fn is_refused(self) -> bool {
-        matches!(
-            self,
-            Self::SoldOut | Self::Limited | Self::Throttled | Self::Shed | Self::Closed
-        )
+        matches!(self, Self::SoldOut | Self::Limited | Self::Throttled | Self::Shed | Self::Closed)
     }
 
     /// Sorts an HTTP answer.
@@ -133,8 +130,7 @@ pub fn write(path: &Path, entries: &[Entry]) -> anyhow::Result<()> {
         serde_json::to_writer(&mut out, entry)?;
         out.write_all(b"\n")?;
     }
-    out.flush()
-        .with_context(|| format!("cannot write {}", path.display()))
+    out.flush().with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Reads what [`write`] wrote.
@@ -172,11 +168,7 @@ mod tests {
             (401, Some("unauthenticated"), false, Class::Error),
             (500, None, false, Class::Error),
         ] {
-            assert_eq!(
-                Class::of_answer(status, code, replayed),
-                class,
-                "{status} {code:?}"
-            );
+            assert_eq!(Class::of_answer(status, code, replayed), class, "{status} {code:?}");
         }
     }
 

@@ -36,11 +36,7 @@ async fn read<T: DeserializeOwned>(client: &Client, path: &str) -> anyhow::Resul
         Err(why) => bail!("GET {path}: {why:?}: is the server up?"),
     };
     if reply.status != 200 {
-        bail!(
-            "GET {path} answered {}: {}",
-            reply.status,
-            String::from_utf8_lossy(&reply.body)
-        );
+        bail!("GET {path} answered {}: {}", reply.status, String::from_utf8_lossy(&reply.body));
     }
     serde_json::from_slice(&reply.body).with_context(|| format!("GET {path}: unexpected body"))
 }
@@ -96,10 +92,7 @@ mod tests {
             starts_at: starts_at.to_owned(),
             items: Vec::new(),
         };
-        assert_eq!(
-            view("2026-01-01T00:00:00.007Z").starts_ms().expect("a time"),
-            1_767_225_600_007
-        );
+        assert_eq!(view("2026-01-01T00:00:00.007Z").starts_ms().expect("a time"), 1_767_225_600_007);
         assert!(view("soon").starts_ms().is_err());
     }
 }

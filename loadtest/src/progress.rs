@@ -67,10 +67,7 @@ pub async fn show(counters: &Counters, clicks: u64, start: Instant) {
         tokio::time::sleep(LINE_INTERVAL).await;
         let answered = counters.answered.load(Ordering::Relaxed);
         let line = counters.line();
-        say(&format!(
-            "{:>4} s  {answered}/{clicks} answered · {line}",
-            start.elapsed().as_secs()
-        ));
+        say(&format!("{:>4} s  {answered}/{clicks} answered · {line}", start.elapsed().as_secs()));
     }
 }
 

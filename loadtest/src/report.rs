@@ -175,10 +175,7 @@ impl Load {
         let classes = Class::ALL.map(|class| (class.as_str(), count(&|entry| entry.class == class)));
         let mut codes: BTreeMap<String, u64> = BTreeMap::new();
         for entry in entries.iter().filter(|entry| !entry.class.is_accepted()) {
-            let code = entry
-                .code
-                .clone()
-                .unwrap_or_else(|| format!("http_{}", entry.http_status));
+            let code = entry.code.clone().unwrap_or_else(|| format!("http_{}", entry.http_status));
             *codes.entry(code).or_default() += 1;
         }
         let accepted = count(&|entry| entry.class == Class::Won);
@@ -236,18 +233,10 @@ impl Stored {
         let last = kept().map(|row| row.created_ms).max().unwrap_or(0);
         let window = Duration::from_millis(u64::try_from(last - first).unwrap_or(0));
         let line = |item: &crate::evidence::ItemFacts| {
-            let live = evidence
-                .rows
-                .iter()
-                .filter(|row| row.sku == item.sku && row.state.is_live());
+            let live = evidence.rows.iter().filter(|row| row.sku == item.sku && row.state.is_live());
             let sold: i64 = live.map(|row| row.quantity).sum();
             let oversold = (sold - item.stock).max(0);
-            StockLine {
-                sku: item.sku.clone(),
-                stock: item.stock,
-                sold,
-                oversold,
-            }
+            StockLine { sku: item.sku.clone(), stock: item.stock, sold, oversold }
         };
         let ages = kept().map(|row| u64::try_from((row.created_ms - row.accepted_ms) * 1000).unwrap_or(0));
         Self {
@@ -274,18 +263,9 @@ impl AuditReport {
             promise: rule.promise(),
             says: rule.says(),
             count: details.len(),
-            examples: details
-                .iter()
-                .take(EXAMPLES_MAX)
-                .map(|detail| (*detail).to_owned())
-                .collect(),
+            examples: details.iter().take(EXAMPLES_MAX).map(|detail| (*detail).to_owned()).collect(),
         });
-        Self {
-            rules: Rule::ALL.len(),
-            violations: violations.len(),
-            broken: broken.collect(),
-            notes,
-        }
+        Self { rules: Rule::ALL.len(), violations: violations.len(), broken: broken.collect(), notes }
     }
 }
 
@@ -299,39 +279,15 @@ impl Summary {
         thresholds: &[Threshold],
         errors_max: u64,
     ) -> Self {
-        let mut summary = Self {
-            verdict: Verdict::Pass,
-            sale,
-            load,
-            stored,
-            audit,
-            thresholds: Vec::new(),
-        };
-        summary.thresholds = thresholds
-            .iter()
-            .map(|threshold| threshold.judge(&summary))
-            .collect();
-        let errors = summary
-            .load
-            .as_ref()
-            .and_then(|load| load.classes.get("error"))
-            .copied();
+        let mut summary = Self { verdict: Verdict::Pass, sale, load, stored, audit, thresholds: Vec::new() };
+        summary.thresholds = thresholds.iter().map(|threshold| threshold.judge(&summary)).collect();
+        let errors = summary.load.as_ref().and_then(|load| load.classes.get("error")).copied();
         let verdicts = [
             (errors.unwrap_or(0) > errors_max, Verdict::Errors),
-            (
-                summary.thresholds.iter().any(|result| !result.held),
-                Verdict::ThresholdCrossed,
-            ),
-            (
-                summary.audit.as_ref().is_some_and(|audit| audit.violations > 0),
-                Verdict::Violation,
-            ),
+            (summary.thresholds.iter().any(|result| !result.held), Verdict::ThresholdCrossed),
+            (summary.audit.as_ref().is_some_and(|audit| audit.violations > 0), Verdict::Violation),
         ];
-        let worst = verdicts
-            .into_iter()
-            .filter(|(applies, _)| *applies)
-            .map(|(_, verdict)| verdict)
-            .max();
+        let worst = verdicts.into_iter().filter(|(applies, _)| *applies).map(|(_, verdict)| verdict).max();
         summary.verdict = worst.unwrap_or(Verdict::Pass);
         summary
     }
@@ -343,10 +299,7 @@ mod tests {
 
     #[test]
     fn the_strongest_verdict_wins() {
-        let violation = Violation {
-            rule: Rule::SoldOverStock,
-            detail: "x".to_owned(),
-        };
+        let violation = Violation { rule: Rule::SoldOverStock, detail: "x".to_owned() };
         let audit = || Some(AuditReport::new(std::slice::from_ref(&violation), Vec::new()));
         let crossed: Threshold = "persisted<5".parse().expect("a threshold");
         let thresholds = [crossed];
@@ -365,20 +318,9 @@ mod tests {
 
     #[test]
     fn examples_are_capped_and_counted() {
-        let violations: Vec<Violation> = (0..9)
-            .map(|n| Violation {
-                rule: Rule::RecordsUnread,
-                detail: n.to_string(),
-            })
-            .collect();
+        let violations: Vec<Violation> =
+            (0..9).map(|n| Violation { rule: Rule::RecordsUnread, detail: n.to_string() }).collect();
         let report = AuditReport::new(&violations, Vec::new());
-        assert_eq!(
-            (
-                report.violations,
-                report.broken[0].count,
-                report.broken[0].examples.len()
-            ),
-            (9, 9, 5)
-        );
+        assert_eq!((report.violations, report.broken[0].count, report.broken[0].examples.len()), (9, 9, 5));
     }
 }

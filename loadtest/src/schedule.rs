@@ -64,38 +64,19 @@ impl Schedule {
         let mut dice = StdRng::seed_from_u64(wish.seed);
         let arrivals = arrivals(wish.shape, &mut dice);
         let count = u32::try_from(arrivals.len()).unwrap_or(u32::MAX);
-        let users = if wish.users == 0 {
-            count
-        } else {
-            wish.users.min(count)
-        };
+        let users = if wish.users == 0 { count } else { wish.users.min(count) };
         let mut clicks = Vec::with_capacity(arrivals.len());
         let mut keys = count;
         for (number, at_us) in (0..count).zip(arrivals) {
             let user = number % users;
-            clicks.push(Click {
-                at_us,
-                user,
-                key: number,
-                kind: Kind::First,
-            });
+            clicks.push(Click { at_us, user, key: number, kind: Kind::First });
             if dice.random_bool(wish.same_key_percent / 100.0) {
                 let at_us = at_us + dice.random_range(0..DOUBLE_CLICK_US);
-                clicks.push(Click {
-                    at_us,
-                    user,
-                    key: number,
-                    kind: Kind::SameKey,
-                });
+                clicks.push(Click { at_us, user, key: number, kind: Kind::SameKey });
             }
             if dice.random_bool(wish.new_key_percent / 100.0) {
                 let at_us = at_us + dice.random_range(SECOND_TRY_US);
-                clicks.push(Click {
-                    at_us,
-                    user,
-                    key: keys,
-                    kind: Kind::NewKey,
-                });
+                clicks.push(Click { at_us, user, key: keys, kind: Kind::NewKey });
                 keys += 1;
             }
         }
@@ -123,9 +104,7 @@ fn arrivals(shape: Shape, dice: &mut StdRng) -> Vec<u64> {
         }
         Shape::Constant { per_s, duration_s } => {
             let count = u64::from(per_s) * u64::from(duration_s);
-            (0..count)
-                .map(|number| number * SECOND_US / u64::from(per_s))
-                .collect()
+            (0..count).map(|number| number * SECOND_US / u64::from(per_s)).collect()
         }
     }
 }
@@ -157,13 +136,8 @@ mod tests {
     #[test]
     fn a_double_click_has_the_key_of_the_first_and_a_second_try_its_own() {
         let schedule = Schedule::new(&WISH);
-        let keys_of = |kind| {
-            schedule
-                .clicks
-                .iter()
-                .filter(move |click| click.kind == kind)
-                .map(|click| click.key)
-        };
+        let keys_of =
+            |kind| schedule.clicks.iter().filter(move |click| click.kind == kind).map(|click| click.key);
         let first: HashSet<u32> = keys_of(Kind::First).collect();
         assert!(keys_of(Kind::SameKey).count() > 50);
         assert!(keys_of(Kind::SameKey).all(|key| first.contains(&key)));
@@ -173,22 +147,10 @@ mod tests {
 
     #[test]
     fn a_constant_shape_keeps_its_rate_and_reuses_its_users() {
-        let shape = Shape::Constant {
-            per_s: 100,
-            duration_s: 3,
-        };
-        let wish = Wish {
-            shape,
-            users: 50,
-            same_key_percent: 0.0,
-            new_key_percent: 0.0,
-            ..WISH
-        };
+        let shape = Shape::Constant { per_s: 100, duration_s: 3 };
+        let wish = Wish { shape, users: 50, same_key_percent: 0.0, new_key_percent: 0.0, ..WISH };
         let schedule = Schedule::new(&wish);
-        assert_eq!(
-            (schedule.clicks.len(), schedule.users, schedule.keys),
-            (300, 50, 300)
-        );
+        assert_eq!((schedule.clicks.len(), schedule.users, schedule.keys), (300, 50, 300));
         assert_eq!(schedule.clicks[100].at_us, SECOND_US);
         assert_eq!(schedule.span_us(), 2_990_000);
     }

@@ -81,28 +81,15 @@ mod tests {
         };
         let mint = Mint::new(&config, crate::clock::now_ms()).expect("a secret");
         let header = mint.bearer("u1-7").expect("signs");
-        let token = header
-            .to_str()
-            .expect("text")
-            .strip_prefix("Bearer ")
-            .expect("bearer")
-            .to_owned();
-        assert_eq!(
-            decode_header(&token).expect("a header").kid.as_deref(),
-            Some("k1")
-        );
+        let token = header.to_str().expect("text").strip_prefix("Bearer ").expect("bearer").to_owned();
+        assert_eq!(decode_header(&token).expect("a header").kid.as_deref(), Some("k1"));
         let mut validation = Validation::new(Algorithm::HS256);
         validation.set_audience(&["seckill"]);
         let key = DecodingKey::from_secret(config.secret.as_bytes());
-        let claims = decode::<Value>(&token, &key, &validation)
-            .expect("verifies")
-            .claims;
+        let claims = decode::<Value>(&token, &key, &validation).expect("verifies").claims;
         assert_eq!(claims["sub"], "u1-7");
         assert!(claims.get("iss").is_none());
-        let without = TokenConfig {
-            secret: String::new(),
-            ..config
-        };
+        let without = TokenConfig { secret: String::new(), ..config };
         assert!(Mint::new(&without, 0).is_err());
     }
 }

@@ -78,10 +78,5 @@ pub async fn open_directory(settings: &Settings) -> StoreResult<Arc<dyn SaleStor
 /// A failure that is no outage: a component answered what it never should.
 fn broken(context: &'static str, detail: impl Into<String>) -> StoreError {
     let source: Box<dyn std::error::Error + Send + Sync> = detail.into().into();
-    StoreError {
-        kind: ErrorKind::Broken,
-        effect: Effect::Unknown,
-        context,
-        source,
-    }
+    StoreError { kind: ErrorKind::Broken, effect: Effect::Unknown, context, source }
 }

@@ -32,10 +32,7 @@ impl AdminClient {
 
     async fn exchange(&self, method: &str, path: &str, body: Option<Value>) -> anyhow::Result<Value> {
         let stream = TcpStream::connect(&self.address).await.with_context(|| {
-            format!(
-                "cannot reach the admin API at {}: is `seckill serve` running?",
-                self.address
-            )
+            format!("cannot reach the admin API at {}: is `seckill serve` running?", self.address)
         })?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         let request = hyper::Request::builder()
@@ -44,18 +41,12 @@ impl AdminClient {
             .header("Host", &self.address)
             .header("Authorization", format!("Bearer {}", self.key))
             .header("Content-Type", "application/json")
-            .body(Full::new(Bytes::from(
-                body.map(|body| body.to_string()).unwrap_or_default(),
-            )))?;
+            .body(Full::new(Bytes::from(body.map(|body| body.to_string()).unwrap_or_default())))?;
         let exchange = async {
             let response = sender.send_request(request).await?;
             let status = response.status();
             let limited = http_body_util::Limited::new(response.into_body(), ANSWER_BYTES_MAX);
-            let bytes = limited
-                .collect()
-                .await
-                .map_err(|error| anyhow::anyhow!(error))?
-                .to_bytes();
+            let bytes = limited.collect().await.map_err(|error| anyhow::anyhow!(error))?.to_bytes();
             anyhow::Ok((status, bytes))
         };
         let (status, bytes) = tokio::select! {
@@ -72,10 +63,7 @@ impl AdminClient {
             words.push_str(&format!(" {}", text("detail")));
         }
         if answer["allowed"].is_array() {
-            words.push_str(&format!(
-                " (state {}, allowed: {})",
-                answer["state"], answer["allowed"]
-            ));
+            words.push_str(&format!(" (state {}, allowed: {})", answer["state"], answer["allowed"]));
         }
         bail!("{words}")
     }

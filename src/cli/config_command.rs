@@ -39,17 +39,10 @@ impl ConfigCommand {
             Self::Show => None,
             Self::Explain { prefix } => prefix.as_deref(),
         };
-        let keys = loaded
-            .keys
-            .iter()
-            .filter(|(key, _)| key.starts_with(prefix.unwrap_or("")));
+        let keys = loaded.keys.iter().filter(|(key, _)| key.starts_with(prefix.unwrap_or("")));
         let (mut values, mut rows) = (Map::new(), Vec::new());
         for (key, explained) in keys {
-            let origin = if explained.origin == "default" {
-                "default"
-            } else {
-                explained.origin.as_str()
-            };
+            let origin = if explained.origin == "default" { "default" } else { explained.origin.as_str() };
             values.insert(key.clone(), json!({ "value": explained.value, "origin": origin }));
             rows.push(vec![key.clone(), explained.value.clone(), origin.to_owned()]);
         }

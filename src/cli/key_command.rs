@@ -38,9 +38,7 @@ impl KeyCommand {
         let sales = distributed::open_directory(&app::backend_settings(config)?).await?;
         let random: [u8; 32] = rand::random();
         let key = format!("sk_{}", URL_SAFE_NO_PAD.encode(random));
-        sales
-            .add_api_key(api_key_hash(&key), &ApiKey { name, scopes })
-            .await?;
+        sales.add_api_key(api_key_hash(&key), &ApiKey { name, scopes }).await?;
         output::talk("this key is shown once:");
         output::data(&key);
         Ok(())

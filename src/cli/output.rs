@@ -25,21 +25,12 @@ pub fn print(format: Format, value: &Value, head: &[&str], rows: &[Vec<String>])
         Format::Json => data(&format!("{value:#}")),
         Format::Table => {
             let width = |column: usize| {
-                let cells = rows
-                    .iter()
-                    .filter_map(|row| row.get(column))
-                    .map(|cell| cell.chars().count());
-                cells
-                    .chain(head.get(column).map(|name| name.len()))
-                    .max()
-                    .unwrap_or(0)
+                let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+                cells.chain(head.get(column).map(|name| name.len())).max().unwrap_or(0)
             };
             let widths: Vec<usize> = (0..head.len()).map(width).collect();
             let line = |cells: Vec<&str>| {
-                let padded = cells
-                    .iter()
-                    .zip(&widths)
-                    .map(|(cell, width)| format!("{cell:<width$}"));
+                let padded = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
                 data(padded.collect::<Vec<_>>().join("  ").trim_end());
             };
             line(head.to_vec());

@@ -60,10 +60,7 @@ impl SaleCommand {
     /// # Errors
     /// What the admin API answered.
     pub async fn run(self, format: Format) -> anyhow::Result<()> {
-        let client = AdminClient {
-            address: self.admin,
-            key: self.api_key,
-        };
+        let client = AdminClient { address: self.admin, key: self.api_key };
         match self.action {
             SaleAction::Create { file } => {
                 let body: Value = serde_json::from_str(&read(&file)?).context("the file is not JSON")?;
@@ -71,16 +68,10 @@ impl SaleCommand {
             }
             SaleAction::List => list(format, &client.call("GET", "/sales", None).await?),
             SaleAction::Show { sale } => {
-                show(
-                    format,
-                    &client.call("GET", &format!("/sales/{sale}"), None).await?,
-                );
+                show(format, &client.call("GET", &format!("/sales/{sale}"), None).await?);
             }
             SaleAction::Stock { sale } => {
-                stock(
-                    format,
-                    &client.call("GET", &format!("/sales/{sale}/stock"), None).await?,
-                );
+                stock(format, &client.call("GET", &format!("/sales/{sale}/stock"), None).await?);
             }
             SaleAction::Publish(step) => advance(format, &client, "publish", step).await?,
             SaleAction::Preheat(step) => advance(format, &client, "preheat", step).await?,
@@ -101,12 +92,7 @@ fn read(file: &PathBuf) -> anyhow::Result<String> {
 
 async fn advance(format: Format, client: &AdminClient, action: &str, step: Step) -> anyhow::Result<()> {
     let path = format!("/sales/{}/{action}", step.sale);
-    show(
-        format,
-        &client
-            .call("POST", &path, Some(json!({ "reason": step.reason })))
-            .await?,
-    );
+    show(format, &client.call("POST", &path, Some(json!({ "reason": step.reason }))).await?);
     Ok(())
 }
 
@@ -115,9 +101,7 @@ fn cell(value: &Value) -> String {
 }
 
 fn row(sale: &Value) -> Vec<String> {
-    ["id", "state", "starts_at", "ends_at", "buyer_limit", "version"]
-        .map(|key| cell(&sale[key]))
-        .to_vec()
+    ["id", "state", "starts_at", "ends_at", "buyer_limit", "version"].map(|key| cell(&sale[key])).to_vec()
 }
 
 const HEAD: [&str; 6] = ["SALE", "STATE", "STARTS", "ENDS", "LIMIT", "VERSION"];
@@ -132,28 +116,9 @@ fn list(format: Format, answer: &Value) {
 }
 
 fn stock(format: Format, answer: &Value) {
-    let keys = [
-        "sku_id",
-        "configured",
-        "available",
-        "held",
-        "sold",
-        "granted",
-        "allotted",
-    ];
+    let keys = ["sku_id", "configured", "available", "held", "sold", "granted", "allotted"];
     let items = answer["items"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let rows: Vec<Vec<String>> = items
-        .iter()
-        .map(|item| keys.map(|key| cell(&item[key])).to_vec())
-        .collect();
-    let head = [
-        "SKU",
-        "CONFIGURED",
-        "AVAILABLE",
-        "HELD",
-        "SOLD",
-        "GRANTED",
-        "ALLOTTED",
-    ];
+    let rows: Vec<Vec<String>> = items.iter().map(|item| keys.map(|key| cell(&item[key])).to_vec()).collect();
+    let head = ["SKU", "CONFIGURED", "AVAILABLE", "HELD", "SOLD", "GRANTED", "ALLOTTED"];
     output::print(format, answer, &head, &rows);
 }

@@ -52,15 +52,8 @@ impl TokenCommand {
             iat: now_s,
             exp: now_s.saturating_add(ttl_s),
         };
-        let header = Header {
-            kid: auth.hs256_kid.clone(),
-            ..Header::new(Algorithm::HS256)
-        };
-        output::data(&encode(
-            &header,
-            &claims,
-            &EncodingKey::from_secret(secret.as_bytes()),
-        )?);
+        let header = Header { kid: auth.hs256_kid.clone(), ..Header::new(Algorithm::HS256) };
+        output::data(&encode(&header, &claims, &EncodingKey::from_secret(secret.as_bytes()))?);
         Ok(())
     }
 }

@@ -79,18 +79,9 @@ section!(AdmissionConfig {
     wait_s_max: u64,
     waiters_max: usize,
 });
-section!(LimitsConfig {
-    user_per_s: u32,
-    user_burst: u32,
-    address_per_s: u32,
-    address_burst: u32,
-});
+section!(LimitsConfig { user_per_s: u32, user_burst: u32, address_per_s: u32, address_burst: u32 });
 section!(CatalogConfig { refresh_ms: u64 });
-section!(ShardsConfig {
-    shards: u16,
-    partitions: u16,
-    months_ahead: u16,
-});
+section!(ShardsConfig { shards: u16, partitions: u16, months_ahead: u16 });
 section!(RedisConfig {
     url: String,
     password: Secret,
@@ -140,16 +131,9 @@ section!(WriterConfig {
     retry_first_ms: u64,
     retry_last_ms: u64,
 });
-section!(RelayConfig {
-    interval_ms: u64,
-    min_age_ms: u64,
-    batch_entries_max: usize,
-});
+section!(RelayConfig { interval_ms: u64, min_age_ms: u64, batch_entries_max: usize });
 section!(ShutdownConfig { deadline_ms: u64 });
-section!(LogConfig {
-    filter: String,
-    format: String,
-});
+section!(LogConfig { filter: String, format: String });
 
 fn text<'de, D: Deserializer<'de>>(input: D) -> Result<Option<String>, D::Error> {
     Ok(Some(String::deserialize(input)?).filter(|text| !text.is_empty()))
@@ -175,51 +159,25 @@ impl Config {
         self.shard_map()?;
         let secret = self.auth.hs256_secret.expose();
         if !secret.is_empty() && secret.len() < 32 {
-            return Err(ConfigError::invalid(
-                "auth.hs256_secret",
-                "must have at least 32 bytes",
-            ));
+            return Err(ConfigError::invalid("auth.hs256_secret", "must have at least 32 bytes"));
         }
-        let ranges: [(&'static str, u64, std::ops::RangeInclusive<u64>); 12] = [
-            (
-                "admission.in_flight_max",
-                wide(self.admission.in_flight_max),
-                1..=1_000_000,
-            ),
-            (
-                "admission.reserve_batch_max",
-                wide(self.admission.reserve_batch_max),
-                1..=128,
-            ),
-            (
-                "admission.append_wait_ms",
-                self.admission.append_wait_ms,
-                1..=10_000,
-            ),
+        let ranges: [(&'static str, u64, std::ops::RangeInclusive<u64>); 17] = [
+            ("admission.in_flight_max", wide(self.admission.in_flight_max), 1..=1_000_000),
+            ("admission.reserve_batch_max", wide(self.admission.reserve_batch_max), 1..=128),
+            ("admission.append_wait_ms", self.admission.append_wait_ms, 1..=10_000),
             ("admission.wait_s_max", self.admission.wait_s_max, 0..=60),
             ("catalog.refresh_ms", self.catalog.refresh_ms, 50..=60_000),
             ("shards.months_ahead", u64::from(self.shards.months_ahead), 1..=24),
-            (
-                "redis.response_timeout_ms",
-                self.redis.response_timeout_ms,
-                10..=10_000,
-            ),
-            (
-                "writer.batch_records_max",
-                wide(self.writer.batch_records_max),
-                1..=1000,
-            ),
+            ("redis.response_timeout_ms", self.redis.response_timeout_ms, 10..=10_000),
+            ("writer.batch_records_max", wide(self.writer.batch_records_max), 1..=1000),
             ("writer.batch_wait_ms", self.writer.batch_wait_ms, 0..=1000),
-            (
-                "writer.buffer_records_max",
-                wide(self.writer.buffer_records_max),
-                1..=100_000,
-            ),
-            (
-                "relay.batch_entries_max",
-                wide(self.relay.batch_entries_max),
-                1..=10_000,
-            ),
+            ("writer.buffer_records_max", wide(self.writer.buffer_records_max), 1..=100_000),
+            ("writer.retry_first_ms", self.writer.retry_first_ms, 1..=self.writer.retry_last_ms),
+            ("redis.pool_connections_max", wide(self.redis.pool_connections_max), 1..=1000),
+            ("mysql.pool_connections_max", u64::from(self.mysql.pool_connections_max), 1..=1000),
+            ("mysql.acquire_timeout_ms", self.mysql.acquire_timeout_ms, 10..=60_000),
+            ("relay.interval_ms", self.relay.interval_ms, 10..=60_000),
+            ("relay.batch_entries_max", wide(self.relay.batch_entries_max), 1..=10_000),
             ("shutdown.deadline_ms", self.shutdown.deadline_ms, 100..=600_000),
         ];
         for (key, value, range) in ranges {
@@ -231,16 +189,10 @@ impl Config {
         let prefix = &self.mysql.database_prefix;
         let is_plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
         if prefix.len() > 40 || !prefix.bytes().all(is_plain) {
-            return Err(ConfigError::invalid(
-                "mysql.database_prefix",
-                "must be at most 40 of a-z 0-9 _",
-            ));
+            return Err(ConfigError::invalid("mysql.database_prefix", "must be at most 40 of a-z 0-9 _"));
         }
         if self.redis.key_prefix.contains(['{', '}']) {
-            return Err(ConfigError::invalid(
-                "redis.key_prefix",
-                "must not contain { or }",
-            ));
+            return Err(ConfigError::invalid("redis.key_prefix", "must not contain { or }"));
         }
         Ok(())
     }

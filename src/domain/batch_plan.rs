@@ -33,9 +33,7 @@ pub struct LogBatch {
 impl LogBatch {
     /// The position after this batch.
     pub fn next_offset(&self) -> i64 {
-        self.records
-            .last()
-            .map_or(self.start_offset, |last| last.offset + 1)
+        self.records.last().map_or(self.start_offset, |last| last.offset + 1)
     }
 }
 
@@ -129,10 +127,7 @@ fn decide(
 ) -> Result<Vec<u32>, RejectReason> {
     let units = record.quantity.units();
     let wanted = usize::try_from(units).expect("a quantity is at most 99");
-    let open: Vec<u32> = (0..sale.buyer_limit)
-        .filter(|unit| !claimed.contains(unit))
-        .take(wanted)
-        .collect();
+    let open: Vec<u32> = (0..sale.buyer_limit).filter(|unit| !claimed.contains(unit)).take(wanted).collect();
     if open.len() < wanted {
         return Err(RejectReason::Limit);
     }
@@ -156,7 +151,9 @@ fn validate<'a>(
     sales: &'a HashMap<SaleId, Sale>,
 ) -> Result<(&'a OrderRecord, &'a Sale), Poison> {
     let record = log_record.order.as_ref().map_err(|poison| *poison)?;
-    let sale = sales.get(&record.sale_id).ok_or(Poison::UnknownSale)?;
+    // Nothing can have been reserved of a sale that was never preheated; it has no pool to take from either.
+    let sale = sales.get(&record.sale_id).filter(|sale| !sale.state.is_editable());
+    let sale = sale.ok_or(Poison::UnknownSale)?;
     if sale.item(&record.sku_id).is_none() {
         return Err(Poison::UnknownSku);
     }
@@ -167,11 +164,7 @@ fn validate<'a>(
     let in_place = record.order_id.shard() == shard
         && map.part_of(shard) == part
         && record.order_id.month() == sale.month();
-    if in_place {
-        Ok((record, sale))
-    } else {
-        Err(Poison::WrongPlace)
-    }
+    if in_place { Ok((record, sale)) } else { Err(Poison::WrongPlace) }
 }
 
 #[cfg(test)]

@@ -133,10 +133,7 @@ impl OrderId {
     /// [`InvalidId`] unless `bytes` is exactly 16 long.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, InvalidId> {
         let rule = "16 bytes";
-        bytes.try_into().map(Self).map_err(|_| InvalidId {
-            what: "order id",
-            rule,
-        })
+        bytes.try_into().map(Self).map_err(|_| InvalidId { what: "order id", rule })
     }
 
     /// Reads `ord_` and 26 Crockford base32 digits, in either case.
@@ -144,24 +141,16 @@ impl OrderId {
     /// # Errors
     /// [`InvalidId`] for any other text, also one whose value exceeds 128 bits.
     pub fn parse(text: &str) -> Result<Self, InvalidId> {
-        let invalid = InvalidId {
-            what: "order id",
-            rule: "ord_ and 26 Crockford base32 digits",
-        };
+        let invalid = InvalidId { what: "order id", rule: "ord_ and 26 Crockford base32 digits" };
         let Some(digits) = text.strip_prefix(PREFIX).filter(|d| d.len() == DIGITS) else {
             return Err(invalid);
         };
         let mut value: u128 = 0;
         for byte in digits.bytes() {
-            let digit = CROCKFORD
-                .iter()
-                .position(|&c| c == byte.to_ascii_lowercase())
-                .ok_or(invalid.clone())?;
+            let digit =
+                CROCKFORD.iter().position(|&c| c == byte.to_ascii_lowercase()).ok_or(invalid.clone())?;
             let digit = u128::try_from(digit).map_err(|_| invalid.clone())?;
-            value = value
-                .checked_mul(32)
-                .and_then(|v| v.checked_add(digit))
-                .ok_or(invalid.clone())?;
+            value = value.checked_mul(32).and_then(|v| v.checked_add(digit)).ok_or(invalid.clone())?;
         }
         Ok(Self(value.to_be_bytes()))
     }
@@ -232,31 +221,20 @@ mod tests {
             let map = ShardMap::new(v.shards, v.partitions, v.instances).expect("valid map");
             let shard = map.shard_of(&v.user);
             let month = Month::of_ms(v.starts_ms);
-            assert_eq!(
-                (shard.number(), month.number(), month.yyyymm()),
-                (v.shard, v.month, v.yyyymm)
-            );
+            assert_eq!((shard.number(), month.number(), month.yyyymm()), (v.shard, v.month, v.yyyymm));
             assert_eq!(map.part_of(shard).number(), v.partition);
             assert_eq!(map.instance_of(shard).number(), v.instance);
             let id = OrderId::derive(shard, month, &v.sale, &v.user, &v.key);
             assert_eq!(id.to_string(), v.order_id);
             assert_eq!((id.shard(), id.month()), (shard, month));
-            assert_eq!(
-                OrderId::parse(&v.order_id.to_uppercase().replace("ORD_", "ord_")),
-                Ok(id)
-            );
+            assert_eq!(OrderId::parse(&v.order_id.to_uppercase().replace("ORD_", "ord_")), Ok(id));
         }
     }
 
     #[test]
     fn texts_that_are_no_order_id_are_refused() {
-        for text in [
-            "",
-            "ord_",
-            "ord_0",
-            "ord_80000000000000000000000000",
-            "ord_0000000000000000000000000u",
-        ] {
+        for text in ["", "ord_", "ord_0", "ord_80000000000000000000000000", "ord_0000000000000000000000000u"]
+        {
             assert!(OrderId::parse(text).is_err(), "{text}");
         }
     }

@@ -25,11 +25,7 @@ impl Quantity {
     /// # Errors
     /// [`InvalidAmount::Quantity`] outside 1..=[`Self::MAX`].
     pub fn new(units: u32) -> Result<Self, InvalidAmount> {
-        if (1..=Self::MAX).contains(&units) {
-            Ok(Self(units))
-        } else {
-            Err(InvalidAmount::Quantity)
-        }
+        if (1..=Self::MAX).contains(&units) { Ok(Self(units)) } else { Err(InvalidAmount::Quantity) }
     }
 
     pub fn units(self) -> u32 {
@@ -78,10 +74,7 @@ impl Money {
         if currency.len() != 3 || !currency.bytes().all(|b| b.is_ascii_uppercase()) {
             return Err(InvalidAmount::Currency);
         }
-        Ok(Self {
-            amount,
-            currency: currency.to_owned(),
-        })
+        Ok(Self { amount, currency: currency.to_owned() })
     }
 
     /// In minor units.

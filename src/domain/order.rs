@@ -55,10 +55,7 @@ impl OrderState {
 
     /// Paid, cancelled, expired, rejected: nothing changes any more.
     pub fn is_final(self) -> bool {
-        matches!(
-            self,
-            Self::Paid | Self::Cancelled | Self::Expired | Self::Rejected
-        )
+        matches!(self, Self::Paid | Self::Cancelled | Self::Expired | Self::Rejected)
     }
 
     /// Whether the order holds no units although a row exists, so that Redis owes its stock back.

@@ -95,10 +95,7 @@ mod tests {
     fn what_is_not_a_record_is_poison_and_never_a_panic() {
         assert_eq!(OrderRecord::decode(b""), Err(Poison::Garbage));
         assert_eq!(OrderRecord::decode(&[0xff; 40]), Err(Poison::Garbage));
-        assert_eq!(
-            OrderRecord::decode(br#"{"v":2,"anything":[]}"#),
-            Err(Poison::UnknownVersion)
-        );
+        assert_eq!(OrderRecord::decode(br#"{"v":2,"anything":[]}"#), Err(Poison::UnknownVersion));
         assert_eq!(OrderRecord::decode(br#"{"v":1}"#), Err(Poison::Garbage));
         assert_eq!(OrderRecord::decode(&vec![b'['; 5000]), Err(Poison::TooLarge));
         assert_eq!(OrderRecord::decode(&vec![b'['; 4000]), Err(Poison::Garbage));

@@ -84,13 +84,7 @@ pub struct InvalidSale {
 }
 
 impl SaleState {
-    pub const ALL: [Self; 5] = [
-        Self::Draft,
-        Self::Published,
-        Self::Preheated,
-        Self::Paused,
-        Self::Ended,
-    ];
+    pub const ALL: [Self; 5] = [Self::Draft, Self::Published, Self::Preheated, Self::Paused, Self::Ended];
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -125,10 +119,7 @@ impl SaleState {
     }
 
     pub fn allowed(self) -> Vec<SaleAction> {
-        SaleAction::ALL
-            .into_iter()
-            .filter(|&action| self.after(action).is_some())
-            .collect()
+        SaleAction::ALL.into_iter().filter(|&action| self.after(action).is_some()).collect()
     }
 
     /// Whether the definition (times, limits, items) may still be patched: nothing has been handed to Redis
@@ -196,12 +187,7 @@ impl Sale {
     /// # Errors
     /// [`InvalidSale`] with the first fault found.
     pub fn validate(&self, shards: u16) -> Result<(), InvalidSale> {
-        let fault = |pointer: &str, detail: String| {
-            Err(InvalidSale {
-                pointer: pointer.to_owned(),
-                detail,
-            })
-        };
+        let fault = |pointer: &str, detail: String| Err(InvalidSale { pointer: pointer.to_owned(), detail });
         if self.name.is_empty() || self.name.chars().count() > Self::NAME_MAX {
             return fault("/name", format!("must have 1 to {} characters", Self::NAME_MAX));
         }
@@ -216,10 +202,7 @@ impl Sale {
         }
         let buckets_max = Self::BUCKETS_MAX.min(shards);
         if !self.buckets.is_power_of_two() || self.buckets > buckets_max {
-            return fault(
-                "/buckets",
-                format!("must be a power of two from 1 to {buckets_max}"),
-            );
+            return fault("/buckets", format!("must be a power of two from 1 to {buckets_max}"));
         }
         if self.items.is_empty() || self.items.len() > Self::ITEMS_MAX {
             return fault("/items", format!("must hold 1 to {} items", Self::ITEMS_MAX));
@@ -235,10 +218,7 @@ impl Sale {
                     format!("must be from 1 to {}", Self::STOCK_MAX),
                 );
             }
-            if self.items[..index]
-                .iter()
-                .any(|other| other.sku_id == item.sku_id)
-            {
+            if self.items[..index].iter().any(|other| other.sku_id == item.sku_id) {
                 return fault(&format!("/items/{index}/sku_id"), "is listed twice".to_owned());
             }
         }

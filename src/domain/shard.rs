@@ -108,11 +108,7 @@ impl ShardMap {
         if instances == 0 || !parts.is_multiple_of(instances) {
             return Err(InvalidShardMap::Instances(instances));
         }
-        Ok(Self {
-            shards,
-            parts,
-            instances,
-        })
+        Ok(Self { shards, parts, instances })
     }
 
     pub fn shards(&self) -> u16 {
@@ -187,17 +183,11 @@ fn murmur3_x86_32(key: &[u8]) -> u32 {
     let mut blocks = key.chunks_exact(4);
     for block in &mut blocks {
         let word = u32::from_le_bytes([block[0], block[1], block[2], block[3]]);
-        hash = (hash ^ scramble(word))
-            .rotate_left(13)
-            .wrapping_mul(5)
-            .wrapping_add(0xe654_6b64);
+        hash = (hash ^ scramble(word)).rotate_left(13).wrapping_mul(5).wrapping_add(0xe654_6b64);
     }
     let tail = blocks.remainder();
     if !tail.is_empty() {
-        let word = tail
-            .iter()
-            .rev()
-            .fold(0u32, |word, &byte| (word << 8) | u32::from(byte));
+        let word = tail.iter().rev().fold(0u32, |word, &byte| (word << 8) | u32::from(byte));
         hash ^= scramble(word);
     }
     // Keys are at most 64 bytes; the reference casts the length to 32 bits as well.

@@ -35,19 +35,10 @@ impl Scope {
 /// `unauthenticated` for no or an unknown key, `forbidden` for a key without the scope.
 pub async fn operator(request: &HttpRequest, context: &Context, scope: Scope) -> Result<ApiKey, Problem> {
     let unauthenticated = || Problem::new(Code::Unauthenticated);
-    let header = request
-        .headers()
-        .get(AUTHORIZATION)
-        .and_then(|value| value.to_str().ok());
-    let key = header
-        .and_then(auth::bearer)
-        .filter(|key| key.starts_with("sk_"))
-        .ok_or_else(unauthenticated)?;
-    let found = context
-        .shop
-        .api_key(auth::api_key_hash(key))
-        .await?
-        .ok_or_else(unauthenticated)?;
+    let header = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let key =
+        header.and_then(auth::bearer).filter(|key| key.starts_with("sk_")).ok_or_else(unauthenticated)?;
+    let found = context.shop.api_key(auth::api_key_hash(key)).await?.ok_or_else(unauthenticated)?;
     if found.scopes.iter().any(|held| held == scope.as_str()) {
         Ok(found)
     } else {
@@ -57,15 +48,6 @@ pub async fn operator(request: &HttpRequest, context: &Context, scope: Scope) ->
 
 /// The audit row of what this request is about to do.
 pub fn change(request: &HttpRequest, operator: &ApiKey, action: &'static str, reason: &str) -> Change {
-    let request_id = request
-        .extensions()
-        .get::<RequestId>()
-        .map(|id| id.0.clone())
-        .unwrap_or_default();
-    Change {
-        actor: operator.name.clone(),
-        action,
-        reason: reason.to_owned(),
-        request_id,
-    }
+    let request_id = request.extensions().get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
+    Change { actor: operator.name.clone(), action, reason: reason.to_owned(), request_id }
 }

@@ -101,10 +101,7 @@ impl Tokens {
         let (key, validation) = self.keys.iter().find(fits)?;
         let claims = decode::<Claims>(token, &key.key, validation).ok()?.claims;
         let expires_ms = claims.exp.saturating_mul(1000).saturating_add(self.leeway_ms);
-        Some(Verified {
-            user: UserId::parse(&claims.sub).ok()?,
-            expires_ms,
-        })
+        Some(Verified { user: UserId::parse(&claims.sub).ok()?, expires_ms })
     }
 }
 

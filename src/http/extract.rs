@@ -33,19 +33,13 @@ pub fn json<T: DeserializeOwned>(request: &HttpRequest, body: &[u8]) -> Result<T
         let at = error.path().to_string();
         let inner = error.into_inner();
         if inner.is_data() {
-            let pointer = if at == "." {
-                String::new()
-            } else {
-                format!("/{}", pointer(&at))
-            };
+            let pointer = if at == "." { String::new() } else { format!("/{}", pointer(&at)) };
             Problem::invalid(&pointer, what(&inner))
         } else {
             Problem::new(Code::MalformedJson).detail(what(&inner))
         }
     })?;
-    reader
-        .end()
-        .map_err(|error| Problem::new(Code::MalformedJson).detail(what(&error)))?;
+    reader.end().map_err(|error| Problem::new(Code::MalformedJson).detail(what(&error)))?;
     Ok(value)
 }
 
@@ -70,9 +64,7 @@ pub fn idempotency_key(request: &HttpRequest) -> Result<IdempotencyKey, Problem>
 /// Seconds of `Prefer: wait=N`, if any.
 pub fn prefer_wait_s(request: &HttpRequest) -> Option<u64> {
     let preferences = header(request, "Prefer")?.split([',', ';']);
-    preferences
-        .filter_map(|preference| preference.trim().strip_prefix("wait="))
-        .find_map(|n| n.parse().ok())
+    preferences.filter_map(|preference| preference.trim().strip_prefix("wait=")).find_map(|n| n.parse().ok())
 }
 
 /// The client's address: the peer, or behind trusted proxies the right-most entry that is none of them.
@@ -83,13 +75,8 @@ pub fn address(request: &HttpRequest, context: &Context) -> IpAddr {
     if !is_trusted(&peer) {
         return peer;
     }
-    let mut hops = request
-        .headers()
-        .get_all("X-Forwarded-For")
-        .filter_map(|value| value.to_str().ok());
+    let mut hops = request.headers().get_all("X-Forwarded-For").filter_map(|value| value.to_str().ok());
     let forwarded = hops.by_ref().collect::<Vec<_>>().join(",");
     let mut addresses = forwarded.rsplit(',').map(|hop| hop.trim().parse::<IpAddr>());
-    addresses
-        .find_map(|hop| hop.map_or(Some(peer), |hop| (!is_trusted(&hop)).then_some(hop)))
-        .unwrap_or(peer)
+    addresses.find_map(|hop| hop.map_or(Some(peer), |hop| (!is_trusted(&hop)).then_some(hop))).unwrap_or(peer)
 }

@@ -34,10 +34,7 @@ pub async fn around(
     let status = response.status();
     if status.is_client_error() || status.is_server_error() {
         let problem = response.response_mut().extensions_mut().remove::<Problem>();
-        let is_ours = response
-            .headers()
-            .get(CONTENT_TYPE)
-            .is_some_and(|t| t == "application/json");
+        let is_ours = response.headers().get(CONTENT_TYPE).is_some_and(|t| t == "application/json");
         if problem.is_some() || !is_ours {
             let problem = problem.unwrap_or_else(|| Problem::of_status(status));
             let answer = problem.respond(&id, trace_id.as_deref());

@@ -82,12 +82,7 @@ pub struct Problem {
 impl Problem {
     pub fn new(code: Code) -> Self {
         let retry_after_ms = code.is_retryable().then_some(1000);
-        Self {
-            code,
-            detail: None,
-            members: Map::new(),
-            retry_after_ms,
-        }
+        Self { code, detail: None, members: Map::new(), retry_after_ms }
     }
 
     pub fn detail(mut self, detail: impl Into<String>) -> Self {
@@ -110,9 +105,7 @@ impl Problem {
     pub fn invalid(pointer: &str, detail: impl Into<String>) -> Self {
         let detail = detail.into();
         let errors = json!([{ "pointer": pointer, "detail": detail }]);
-        Self::new(Code::ValidationFailed)
-            .detail(format!("{pointer}: {detail}"))
-            .with("errors", errors)
+        Self::new(Code::ValidationFailed).detail(format!("{pointer}: {detail}")).with("errors", errors)
     }
 
     /// The problem that stands for a status the framework made.
@@ -133,10 +126,7 @@ impl Problem {
     /// The whole answer, with the ids that let support find the request.
     pub fn respond(&self, request_id: &str, trace_id: Option<&str>) -> HttpResponse {
         let mut body = self.members.clone();
-        body.insert(
-            "type".to_owned(),
-            format!("/problems/{}", self.code.as_str()).into(),
-        );
+        body.insert("type".to_owned(), format!("/problems/{}", self.code.as_str()).into());
         body.insert("title".to_owned(), self.code.title().into());
         body.insert("status".to_owned(), self.code.status().into());
         body.insert("code".to_owned(), self.code.as_str().into());

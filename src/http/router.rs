@@ -1,7 +1,8 @@
 //! Every route of both listeners, on one page.
 
-use actix_web::web::{self, PayloadConfig, ServiceConfig, get, patch, post, resource, scope};
+use actix_web::web::{self, PayloadConfig, QueryConfig, ServiceConfig, get, patch, post, resource, scope};
 
+use super::problem::Problem;
 use super::{admin, shopper};
 
 /// A purchase's body has some 50 bytes.
@@ -12,6 +13,10 @@ pub const ADMIN_BODY_BYTES_MAX: usize = 64 * 1024;
 /// The public listener.
 pub fn shopper_routes(app: &mut ServiceConfig) {
     app.app_data(PayloadConfig::new(SHOPPER_BODY_BYTES_MAX))
+        .app_data(
+            QueryConfig::default()
+                .error_handler(|error, _| Problem::invalid("", format!("the query string: {error}")).into()),
+        )
         .service(
             scope("/api/v1")
                 .service(resource("/time").route(get().to(shopper::sales::time)))

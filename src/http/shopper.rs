@@ -11,27 +11,20 @@ use time::format_description::well_known::{Iso8601, Rfc3339};
 use super::problem::Problem;
 
 const MILLISECONDS: EncodedConfig = Config::DEFAULT
-    .set_time_precision(TimePrecision::Second {
-        decimal_digits: std::num::NonZeroU8::new(3),
-    })
+    .set_time_precision(TimePrecision::Second { decimal_digits: std::num::NonZeroU8::new(3) })
     .encode();
 
 /// RFC 3339 in UTC with milliseconds.
 pub(super) fn rfc3339(at_ms: i64) -> String {
     let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(at_ms) * 1_000_000);
-    at.ok()
-        .and_then(|at| at.format(&Iso8601::<MILLISECONDS>).ok())
-        .unwrap_or_default()
+    at.ok().and_then(|at| at.format(&Iso8601::<MILLISECONDS>).ok()).unwrap_or_default()
 }
 
 /// Reads what [`rfc3339`] writes, with any offset.
 pub(super) fn parse_rfc3339(pointer: &str, text: &str) -> Result<i64, Problem> {
     let at = OffsetDateTime::parse(text, &Rfc3339);
     let at = at.map_err(|_| {
-        Problem::invalid(
-            pointer,
-            "must be an RFC 3339 time such as 2026-11-11T20:00:00.000Z",
-        )
+        Problem::invalid(pointer, "must be an RFC 3339 time such as 2026-11-11T20:00:00.000Z")
     })?;
     i64::try_from(at.unix_timestamp_nanos() / 1_000_000)
         .map_err(|_| Problem::invalid(pointer, "is too far from now"))
@@ -43,14 +36,8 @@ mod tests {
 
     #[test]
     fn times_are_utc_with_milliseconds_both_ways() {
-        assert_eq!(
-            rfc3339(1_767_225_600_007),
-            "2026-01-01T00:00:00.007000000Z".replace("007000000", "007")
-        );
-        assert_eq!(
-            parse_rfc3339("/x", "2026-01-01T08:00:00.007+08:00").expect("valid"),
-            1_767_225_600_007
-        );
+        assert_eq!(rfc3339(1_767_225_600_007), "2026-01-01T00:00:00.007000000Z".replace("007000000", "007"));
+        assert_eq!(parse_rfc3339("/x", "2026-01-01T08:00:00.007+08:00").expect("valid"), 1_767_225_600_007);
         assert!(parse_rfc3339("/x", "tomorrow").is_err());
     }
 }

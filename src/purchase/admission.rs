@@ -64,26 +64,22 @@ impl Admission {
             }
         };
         if let Some(users) = &self.users {
-            users
-                .check_key(&self.hasher.hash_one(user))
-                .map_err(too_fast("user"))?;
+            users.check_key(&self.hasher.hash_one(user)).map_err(too_fast("user"))?;
         }
         if let Some(addresses) = &self.addresses {
-            addresses
-                .check_key(&network(address))
-                .map_err(too_fast("address"))?;
+            addresses.check_key(&network(address)).map_err(too_fast("address"))?;
         }
         Ok(())
     }
 
     /// A place for one purchase between reservation and answer; `None` when all are taken.
     pub fn enter(&self) -> Option<OwnedSemaphorePermit> {
-        let permit = self.in_flight.clone().try_acquire_owned().ok();
-        let taken = self
-            .in_flight_max
-            .saturating_sub(self.in_flight.available_permits());
+        self.in_flight.clone().try_acquire_owned().ok()
+    }
+
+    pub fn gauge_in_flight(&self) {
+        let taken = self.in_flight_max.saturating_sub(self.in_flight.available_permits());
         gauge!(IN_FLIGHT).set(f64::from(u32::try_from(taken).unwrap_or(u32::MAX)));
-        permit
     }
 
     pub fn note_outbox(&self, entries: u64, entries_max: u64) {

@@ -26,10 +26,7 @@ where
     A: Send + 'static,
 {
     pub fn new(batch_max: usize) -> Arc<Self> {
-        let queue = Mutex::new(Queue {
-            in_flight: false,
-            waiting: VecDeque::new(),
-        });
+        let queue = Mutex::new(Queue { in_flight: false, waiting: VecDeque::new() });
         Arc::new(Self { batch_max, queue })
     }
 
@@ -57,10 +54,7 @@ where
         F: Future<Output = Vec<A>> + Send + 'static,
     {
         // Frees the queue also when a call panics; otherwise everybody would wait for ever.
-        let mut turn = Turn {
-            batcher: &self,
-            done: false,
-        };
+        let mut turn = Turn { batcher: &self, done: false };
         while let Some((questions, answers)) = self.next_batch() {
             for (asker, answer) in answers.into_iter().zip(call(questions).await) {
                 // A receiver that is gone has stopped waiting; its effect stands all the same.

@@ -57,10 +57,7 @@ pub struct Catalog {
 
 impl Catalog {
     pub fn snapshot(&self) -> Arc<Snapshot> {
-        self.current
-            .read()
-            .expect("no code panics while holding it")
-            .clone()
+        self.current.read().expect("no code panics while holding it").clone()
     }
 
     /// Puts one changed sale in place at once, so that the operator's own node follows without delay.
@@ -76,18 +73,21 @@ impl Catalog {
     }
 
     pub(super) async fn renew(&self, sales: Vec<Sale>, ports: &Ports, now_ms: i64) {
-        let mut bands = HashMap::new();
+        // What cannot be read now keeps its last band.
+        let mut bands = self.snapshot().bands.clone();
+        bands.retain(|(id, _), _| sales.iter().any(|sale| sale.id == *id));
         let mut outbox_entries = 0;
         for sale in sales.iter().filter(|sale| is_selling(sale, now_ms)) {
             match ports.gates.available(sale).await {
                 Ok(buckets) => bands_of(sale, &buckets, &mut bands),
                 Err(error) => tracing::debug!(%error, sale = %sale.id, "stock bands not renewed"),
             }
+            // Finishes what an operator's call could not: the directory says paused, Redis did not hear it.
+            if let Err(error) = ports.gates.set_gates(sale).await {
+                tracing::debug!(%error, sale = %sale.id, "gates not set");
+            }
             for bucket in 0..sale.buckets {
-                let bucket = BucketId {
-                    sale: sale.id.clone(),
-                    bucket,
-                };
+                let bucket = BucketId { sale: sale.id.clone(), bucket };
                 match ports.outbox.len(&bucket).await {
                     Ok(entries) => outbox_entries += entries,
                     Err(error) => tracing::debug!(%error, sale = %sale.id, "outbox length not read"),
@@ -96,11 +96,8 @@ impl Catalog {
         }
         gauge!(OUTBOX_ENTRIES).set(f64::from(u32::try_from(outbox_entries).unwrap_or(u32::MAX)));
         let sales = Arc::new(sales.into_iter().map(|sale| (sale.id.clone(), sale)).collect());
-        *self.current.write().expect("no code panics while holding it") = Arc::new(Snapshot {
-            sales,
-            bands,
-            outbox_entries,
-        });
+        *self.current.write().expect("no code panics while holding it") =
+            Arc::new(Snapshot { sales, bands, outbox_entries });
     }
 }
 
@@ -123,10 +120,7 @@ fn bands_of(
     for item in &sale.items {
         let units = |bucket: &HashMap<SkuId, i64>| bucket.get(&item.sku_id).copied().unwrap_or(0);
         let available: i64 = buckets.iter().flatten().map(units).sum();
-        bands.insert(
-            (sale.id.clone(), item.sku_id.clone()),
-            StockBand::of(available, item.stock),
-        );
+        bands.insert((sale.id.clone(), item.sku_id.clone()), StockBand::of(available, item.stock));
         gauge_units(&sale.id, &item.sku_id, "available", available);
     }
 }
@@ -161,10 +155,7 @@ impl Snapshot {
 
     /// The band of an item; before the preheat all of it is there.
     pub fn band(&self, sale: &SaleId, sku: &SkuId) -> StockBand {
-        self.bands
-            .get(&(sale.clone(), sku.clone()))
-            .copied()
-            .unwrap_or(StockBand::Plenty)
+        self.bands.get(&(sale.clone(), sku.clone())).copied().unwrap_or(StockBand::Plenty)
     }
 }
 

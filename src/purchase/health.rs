@@ -12,6 +12,8 @@ const ANSWER_WITHIN: Duration = Duration::from_millis(1500);
 pub struct Component {
     pub name: String,
     pub is_up: bool,
+    /// Whether nothing can be sold while it is down.
+    pub is_vital: bool,
 }
 
 impl Shop {
@@ -26,10 +28,7 @@ impl Shop {
                 }
                 Err(_) => false,
             };
-            Component {
-                name: probe.name(),
-                is_up,
-            }
+            Component { name: probe.name(), is_up, is_vital: probe.is_vital() }
         });
         futures::future::join_all(checks).await
     }

@@ -55,7 +55,7 @@ impl Shop {
     /// # Errors
     /// When the directory could not be read.
     pub async fn sale(&self, id: &SaleId) -> Result<Option<Sale>, Failure> {
-        Ok(self.ports.sales.sale(id).await?)
+        self.ports.sales.sale(id).await.map_err(Failure::of_read)
     }
 
     /// All sales, ascending by start.
@@ -63,7 +63,7 @@ impl Shop {
     /// # Errors
     /// When the directory could not be read.
     pub async fn sales(&self) -> Result<Vec<Sale>, Failure> {
-        Ok(self.ports.sales.sales().await?)
+        self.ports.sales.sales().await.map_err(Failure::of_read)
     }
 
     /// # Errors
@@ -100,10 +100,7 @@ impl Shop {
             return Ok(Changed::VersionMoved);
         }
         if !old.state.is_editable() {
-            return Ok(Changed::NotAllowed {
-                state: old.state,
-                allowed: old.state.allowed(),
-            });
+            return Ok(Changed::NotAllowed { state: old.state, allowed: old.state.allowed() });
         }
         let mut sale = Sale {
             name: patch.name.unwrap_or(old.name),
@@ -138,40 +135,38 @@ impl Shop {
             return Ok(Changed::Unknown);
         };
         let Some(state) = old.state.after(action) else {
-            return Ok(Changed::NotAllowed {
-                state: old.state,
-                allowed: old.state.allowed(),
-            });
+            return Ok(Changed::NotAllowed { state: old.state, allowed: old.state.allowed() });
         };
-        if action == SaleAction::Preheat && old.state == SaleState::Published {
-            if !self.ports.orders.holds_month(old.month()).await? {
-                return Ok(Changed::MonthMissing {
-                    yyyymm: old.month().yyyymm(),
-                });
-            }
-            // Before the directory says so: a sale that fronts see as preheated must be in place.
-            self.ports.ledger.open_pools(&old).await?;
-            self.ports.gates.preheat(&old).await?;
+        let preheating = action == SaleAction::Preheat;
+        if preheating && !self.ports.orders.holds_month(old.month()).await? {
+            return Ok(Changed::MonthMissing { yyyymm: old.month().yyyymm() });
         }
+        // The directory first: from here on the definition is frozen, so what is put in place is what it says.
+        // Until all of it stands, the missing gate refuses purchases, and repeating the action goes on.
         let changed = if state == old.state {
             Changed::Done(old)
         } else {
             let version = old.version;
-            self.replace(
-                Sale {
-                    state,
-                    version: version + 1,
-                    ..old
-                },
-                version,
-                change,
-            )
-            .await?
+            self.replace(Sale { state, version: version + 1, ..old }, version, change).await?
         };
         if let Changed::Done(sale) = &changed {
+            if preheating {
+                self.put_in_place(sale).await?;
+            }
             self.ports.gates.set_gates(sale).await?;
         }
         Ok(changed)
+    }
+
+    /// Pools, then Redis. Once units have left a pool the sale has been selling: its stock is not put into an
+    /// empty Redis a second time.
+    async fn put_in_place(&self, sale: &Sale) -> Result<(), Failure> {
+        self.ports.ledger.open_pools(sale).await?;
+        let holdings = self.ports.ledger.holdings(sale).await?;
+        if holdings.values().all(|of| of.granted == 0) {
+            self.ports.gates.preheat(sale).await?;
+        }
+        Ok(())
     }
 
     async fn replace(&self, sale: Sale, expected: u64, change: &Change) -> Result<Changed, Failure> {
@@ -198,11 +193,7 @@ impl Shop {
             holdings: holdings.get(&item.sku_id).copied().unwrap_or_default(),
             available: buckets
                 .iter()
-                .map(|bucket| {
-                    bucket
-                        .as_ref()
-                        .map(|units| units.get(&item.sku_id).copied().unwrap_or(0))
-                })
+                .map(|bucket| bucket.as_ref().map(|units| units.get(&item.sku_id).copied().unwrap_or(0)))
                 .collect(),
         };
         Ok(Some(sale.items.iter().map(view).collect()))
@@ -213,6 +204,6 @@ impl Shop {
     /// # Errors
     /// When the directory could not be read.
     pub async fn api_key(&self, key_hash: [u8; 32]) -> Result<Option<ApiKey>, Failure> {
-        Ok(self.ports.sales.api_key(key_hash).await?)
+        self.ports.sales.api_key(key_hash).await.map_err(Failure::of_read)
     }
 }

@@ -40,16 +40,12 @@ struct Seen {
 
 impl Pace {
     pub fn new(parts: u16) -> Self {
-        Self {
-            wait_ms: (0..parts).map(|_| AtomicU64::new(SHORTEST_MS)).collect(),
-        }
+        Self { wait_ms: (0..parts).map(|_| AtomicU64::new(SHORTEST_MS)).collect() }
     }
 
     /// When to ask again for an order of this partition, in ms.
     pub fn poll_after_ms(&self, part: Part) -> u64 {
-        self.wait_ms
-            .get(usize::from(part.number()))
-            .map_or(STALLED_MS, |wait| wait.load(Ordering::Relaxed))
+        self.wait_ms.get(usize::from(part.number())).map_or(STALLED_MS, |wait| wait.load(Ordering::Relaxed))
     }
 
     /// Measures once. Positions that cannot be read count as stalled.
@@ -62,13 +58,14 @@ impl Pace {
         let mut pending_all = 0;
         for (number, end) in (0u16..).zip(ends) {
             let part = Part::new(number);
-            let wait_ms = match positions.get(&part) {
-                Some(&position) => {
-                    let pending = u32::try_from(end.saturating_sub(position)).unwrap_or(0);
-                    pending_all += pending;
-                    gauge!(CONSUMER_LAG, "part" => number.to_string()).set(f64::from(pending));
-                    estimate_ms(pending, meter.rate(part, position, pending, now))
-                }
+            let read = positions.get(&part).copied();
+            // A position that cannot be read now stands still; the lag behind it is real.
+            let position = read.or_else(|| meter.last_position(part)).unwrap_or(end);
+            let pending = u32::try_from(end.saturating_sub(position)).unwrap_or(0);
+            pending_all += pending;
+            gauge!(CONSUMER_LAG, "part" => number.to_string()).set(f64::from(pending));
+            let wait_ms = match read {
+                Some(position) => estimate_ms(pending, meter.rate(part, position, pending, now)),
                 None => STALLED_MS,
             };
             if let Some(wait) = self.wait_ms.get(usize::from(number)) {
@@ -81,12 +78,12 @@ impl Pace {
 }
 
 impl Meter {
+    fn last_position(&self, part: Part) -> Option<i64> {
+        self.parts.get(&part).map(|seen| seen.position)
+    }
+
     fn rate(&mut self, part: Part, position: i64, pending: u32, now: Instant) -> Option<f64> {
-        let seen = self.parts.entry(part).or_insert(Seen {
-            position,
-            at: now,
-            rate: None,
-        });
+        let seen = self.parts.entry(part).or_insert(Seen { position, at: now, rate: None });
         let elapsed = now.saturating_duration_since(seen.at);
         if elapsed < Duration::from_millis(50) {
             return seen.rate;
@@ -95,10 +92,7 @@ impl Meter {
         let newest = f64::from(done) / elapsed.as_secs_f64();
         // An idle partition says nothing about how fast it would drain.
         if done > 0 && (pending > 0 || seen.rate.is_none()) {
-            seen.rate = Some(
-                seen.rate
-                    .map_or(newest, |rate| rate * (1.0 - NEWEST) + newest * NEWEST),
-            );
+            seen.rate = Some(seen.rate.map_or(newest, |rate| rate * (1.0 - NEWEST) + newest * NEWEST));
         } else if pending > 0 {
             seen.rate = seen.rate.map(|rate| rate * (1.0 - NEWEST));
         }
@@ -114,9 +108,7 @@ fn estimate_ms(pending: u32, rate: Option<f64>) -> u64 {
     match rate {
         Some(rate) if rate >= 1.0 => {
             let wait = Duration::try_from_secs_f64(f64::from(pending) / rate).unwrap_or(Duration::MAX);
-            u64::try_from(wait.as_millis())
-                .unwrap_or(LONGEST_MS)
-                .clamp(SHORTEST_MS, LONGEST_MS)
+            u64::try_from(wait.as_millis()).unwrap_or(LONGEST_MS).clamp(SHORTEST_MS, LONGEST_MS)
         }
         _ => STALLED_MS,
     }

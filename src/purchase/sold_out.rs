@@ -65,10 +65,7 @@ impl SoldOut {
     }
 
     pub fn retain(&self, keep: impl Fn(&BucketId) -> bool) {
-        self.buckets
-            .write()
-            .expect("no code panics while holding it")
-            .retain(|bucket, _| keep(bucket));
+        self.buckets.write().expect("no code panics while holding it").retain(|bucket, _| keep(bucket));
     }
 }
 
@@ -80,36 +77,18 @@ mod tests {
     #[test]
     fn a_winner_is_never_refused_locally_and_a_stranger_only_while_the_flag_is_up() {
         let flag = SoldOut::default();
-        let bucket = BucketId {
-            sale: SaleId::parse("s").expect("slug"),
-            bucket: 0,
-        };
+        let bucket = BucketId { sale: SaleId::parse("s").expect("slug"), bucket: 0 };
         let sku = SkuId::parse("x").expect("slug");
-        let (winner, stranger) = (
-            UserId::parse("w").expect("user"),
-            UserId::parse("z").expect("user"),
-        );
-        assert!(
-            flag.note(&bucket, &sku, 7, 1000),
-            "the first note asks for the winners"
-        );
+        let (winner, stranger) = (UserId::parse("w").expect("user"), UserId::parse("z").expect("user"));
+        assert!(flag.note(&bucket, &sku, 7, 1000), "the first note asks for the winners");
         assert!(!flag.note(&bucket, &sku, 7, 1000), "only one reader at a time");
-        assert!(
-            !flag.refuses(&bucket, &sku, &stranger, 500),
-            "no flag before the winners are known"
-        );
+        assert!(!flag.refuses(&bucket, &sku, &stranger, 500), "no flag before the winners are known");
         flag.set_winners(&bucket, &sku, Some((vec![winner.clone()], 7)), 1000);
         assert!(flag.refuses(&bucket, &sku, &stranger, 999));
         assert!(!flag.refuses(&bucket, &sku, &winner, 999));
         assert!(!flag.refuses(&bucket, &sku, &stranger, 1000), "the flag lapses");
-        assert!(
-            !flag.note(&bucket, &sku, 7, 2000),
-            "no new winner, no new reading"
-        );
+        assert!(!flag.note(&bucket, &sku, 7, 2000), "no new winner, no new reading");
         assert!(flag.refuses(&bucket, &sku, &stranger, 1999));
-        assert!(
-            flag.note(&bucket, &sku, 8, 3000),
-            "a new winner asks for a new reading"
-        );
+        assert!(flag.note(&bucket, &sku, 8, 3000), "a new winner asks for a new reading");
     }
 }

@@ -35,7 +35,7 @@ impl Shop {
         if !self.map.holds(id.shard()) || id.shard() != self.map.shard_of(user) {
             return Ok(None);
         }
-        let held = self.held(id).await;
+        let held = self.held(id, true).await;
         if let Ok(Some(held)) = &held {
             if held.user != *user {
                 return Ok(None);
@@ -47,11 +47,18 @@ impl Shop {
         }
         match self.ports.orders.order(id).await {
             Ok(Some(order)) => Ok(Some(order).filter(|order| order.user == *user)),
-            Ok(None) => Ok(held?.and_then(|held| self.order_of(&held))),
+            Ok(None) => {
+                // No row: perhaps one of a sale that is long over, whose writers were down all the time.
+                let held = match held? {
+                    Some(held) => Some(held),
+                    None => self.held(id, false).await?.filter(|held| held.user == *user),
+                };
+                Ok(held.and_then(|held| self.order_of(&held)))
+            }
             // The hold says at least that the order exists and what is known of it.
             Err(error) => match held {
                 Ok(Some(held)) => Ok(self.order_of(&held)),
-                _ => Err(error.into()),
+                _ => Err(Failure::of_read(error)),
             },
         }
     }
@@ -99,12 +106,8 @@ impl Shop {
             let below = after.filter(|cursor| cursor.month == month);
             let missing = limit.saturating_sub(u32::try_from(orders.len()).unwrap_or(limit));
             // One more than fits tells whether there is a next page.
-            orders.extend(
-                self.ports
-                    .orders
-                    .orders_of(user, month, below, missing + 1)
-                    .await?,
-            );
+            let page = self.ports.orders.orders_of(user, month, below, missing + 1).await;
+            orders.extend(page.map_err(Failure::of_read)?);
             if orders.len() > wanted {
                 break;
             }
@@ -139,16 +142,17 @@ impl Shop {
         self.ports.orders.order(held.id).await.ok().flatten()
     }
 
-    /// An id names shard and month, not its sale: ask the buckets of that month's running sales.
-    async fn held(&self, id: OrderId) -> Result<Option<Reservation>, Failure> {
+    /// An id names shard and month, not its sale: ask the buckets of that month's running sales, or of all.
+    async fn held(&self, id: OrderId, running_only: bool) -> Result<Option<Reservation>, Failure> {
         let snapshot = self.catalog.snapshot();
         let now_ms = self.clock.now_ms();
         let sales = snapshot.sales.values();
         let buckets: Vec<BucketId> = sales
-            .filter(|sale| sale.month() == id.month() && is_selling(sale, now_ms))
+            .filter(|sale| sale.month() == id.month() && !sale.state.is_editable())
+            .filter(|sale| !running_only || is_selling(sale, now_ms))
             .map(|sale| self.bucket(sale, id))
             .collect();
-        Ok(self.ports.inventory.reservation(&buckets, id).await?)
+        self.ports.inventory.reservation(&buckets, id).await.map_err(Failure::of_read)
     }
 
     fn order_of(&self, held: &Reservation) -> Option<Order> {

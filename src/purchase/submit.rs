@@ -122,12 +122,7 @@ impl Desk {
 
     fn counter(&self, bucket: &BucketId, epoch: u32) -> Counter {
         let key = (bucket.clone(), epoch);
-        if let Some(counter) = self
-            .counters
-            .read()
-            .expect("no code panics while holding it")
-            .get(&key)
-        {
+        if let Some(counter) = self.counters.read().expect("no code panics while holding it").get(&key) {
             return counter.clone();
         }
         let mut counters = self.counters.write().expect("no code panics while holding it");
@@ -140,16 +135,9 @@ impl Desk {
 
     /// Frees what belongs to sales that are gone or over.
     pub fn forget_except(&self, snapshot: &Snapshot, now_ms: i64) {
-        let keep = |bucket: &BucketId| {
-            snapshot
-                .sales
-                .get(&bucket.sale)
-                .is_some_and(|sale| is_selling(sale, now_ms))
-        };
-        self.counters
-            .write()
-            .expect("no code panics while holding it")
-            .retain(|(bucket, _), _| keep(bucket));
+        let keep =
+            |bucket: &BucketId| snapshot.sales.get(&bucket.sale).is_some_and(|sale| is_selling(sale, now_ms));
+        self.counters.write().expect("no code panics while holding it").retain(|(bucket, _), _| keep(bucket));
         self.sold_out.retain(keep);
     }
 }
@@ -224,21 +212,12 @@ impl Shop {
         if phase == Phase::Upcoming && now_ms + self.settings.opening_skew_ms < sale.starts_ms
             || !is_preheated(sale)
         {
-            return Some(Submitted::NotStarted {
-                starts_ms: sale.starts_ms,
-            });
+            return Some(Submitted::NotStarted { starts_ms: sale.starts_ms });
         }
         if purchase.quantity.units() > sale.buyer_limit {
-            return Some(Submitted::LimitReached {
-                held: 0,
-                limit: sale.buyer_limit,
-            });
+            return Some(Submitted::LimitReached { held: 0, limit: sale.buyer_limit });
         }
-        if self
-            .desk
-            .sold_out
-            .refuses(bucket, &purchase.sku, &purchase.user, now_ms)
-        {
+        if self.desk.sold_out.refuses(bucket, &purchase.sku, &purchase.user, now_ms) {
             return Some(Submitted::SoldOut);
         }
         match self.admission.check_rate(&purchase.user, purchase.address) {
@@ -260,7 +239,7 @@ impl Shop {
         let counter = self.desk.counter(&bucket, sale.epoch);
         let record = request.record.clone();
         let began = Instant::now();
-        let answer = self.reserve(&counter, &bucket, request).await;
+        let (answer, attempts) = self.reserve(&counter, &bucket, request).await;
         histogram!(STAGE_DURATION, "stage" => "reserve").record(began.elapsed().as_secs_f64());
         match answer {
             Ok(Verdict::Reserved { outbox_entry }) => {
@@ -270,16 +249,10 @@ impl Shop {
                     Ok(Ok(())) => OrderState::Queued,
                     _ => OrderState::Reserved,
                 };
-                Submitted::Accepted {
-                    order: pending_order(record, state),
-                    replayed: false,
-                }
+                Submitted::Accepted { order: pending_order(record, state), replayed: false }
             }
-            Ok(Verdict::Replayed(held)) => self.replay(record, held).await,
-            Ok(Verdict::SoldOut {
-                available,
-                orders_seen,
-            }) => {
+            Ok(Verdict::Replayed(held)) => self.replay(record, held, attempts == 1).await,
+            Ok(Verdict::SoldOut { available, orders_seen }) => {
                 if available == 0 {
                     self.note_sold_out(&bucket, &record.sku_id, orders_seen);
                 }
@@ -292,21 +265,21 @@ impl Shop {
     }
 
     /// Steps 3 and 6. A call without an answer is repeated once with the same ids. When no attempt can have
-    /// taken anything the error says so.
+    /// taken anything the error says so. Also answers how many attempts it took.
     async fn reserve(
         self: &Arc<Self>,
         counter: &Counter,
         bucket: &BucketId,
         request: ReserveRequest,
-    ) -> Answer {
+    ) -> (Answer, u32) {
         let first = self.reserve_once(counter, bucket, request.clone()).await;
         match first {
             Err(error) if error.effect == Effect::Unknown => {
                 let second = self.reserve_once(counter, bucket, request).await;
                 // The first attempt's outcome stays open, whatever the second failed with.
-                second.map_err(|_| error)
+                (second.map_err(|_| error), 2)
             }
-            decided => decided,
+            decided => (decided, 1),
         }
     }
 
@@ -376,38 +349,29 @@ impl Shop {
         order: OrderId,
     ) {
         let shop = self.clone();
-        drop(
-            counter
-                .acknowledge
-                .ask(&self.tasks, (entry, order), move |batch| {
-                    let (shop, bucket) = (shop.clone(), bucket.clone());
-                    async move {
-                        if let Err(error) = shop.ports.outbox.acknowledge(&bucket, &batch).await {
-                            tracing::debug!(%error, entries = batch.len(), "entries left to the relay");
-                        }
-                        vec![(); batch.len()]
-                    }
-                }),
-        );
+        drop(counter.acknowledge.ask(&self.tasks, (entry, order), move |batch| {
+            let (shop, bucket) = (shop.clone(), bucket.clone());
+            async move {
+                if let Err(error) = shop.ports.outbox.acknowledge(&bucket, &batch).await {
+                    tracing::debug!(%error, entries = batch.len(), "entries left to the relay");
+                }
+                vec![(); batch.len()]
+            }
+        }));
     }
 
-    /// The same click again: the order it made, in the state it has now.
-    async fn replay(&self, record: OrderRecord, held: Reservation) -> Submitted {
+    /// The same click again: the order it made, in the state it has now. What our own second attempt finds is
+    /// no replay to the client.
+    async fn replay(&self, record: OrderRecord, held: Reservation, replayed: bool) -> Submitted {
         let order = match self.settled_order(&held).await {
             Some(order) => order,
             None => pending_order(record, held.state),
         };
-        Submitted::Accepted {
-            order,
-            replayed: true,
-        }
+        Submitted::Accepted { order, replayed }
     }
 
     fn note_sold_out(self: &Arc<Self>, bucket: &BucketId, sku: &SkuId, orders_seen: u64) {
-        let until_ms = self
-            .clock
-            .now_ms()
-            .saturating_add(self.settings.sold_out_recheck_ms);
+        let until_ms = self.clock.now_ms().saturating_add(self.settings.sold_out_recheck_ms);
         if !self.desk.sold_out.note(bucket, sku, orders_seen, until_ms) {
             return;
         }
@@ -420,10 +384,7 @@ impl Shop {
                     None
                 }
             };
-            let until_ms = shop
-                .clock
-                .now_ms()
-                .saturating_add(shop.settings.sold_out_recheck_ms);
+            let until_ms = shop.clock.now_ms().saturating_add(shop.settings.sold_out_recheck_ms);
             shop.desk.sold_out.set_winners(&bucket, &sku, winners, until_ms);
         });
     }
@@ -466,13 +427,8 @@ fn pending_order(record: OrderRecord, state: OrderState) -> Order {
 fn refusal(verdict: &Verdict, sale: &Sale, phase: Phase) -> Submitted {
     match verdict {
         Verdict::KeyReused => Submitted::KeyReused,
-        Verdict::LimitReached { held } => Submitted::LimitReached {
-            held: *held,
-            limit: sale.buyer_limit,
-        },
-        Verdict::NotStarted => Submitted::NotStarted {
-            starts_ms: sale.starts_ms,
-        },
+        Verdict::LimitReached { held } => Submitted::LimitReached { held: *held, limit: sale.buyer_limit },
+        Verdict::NotStarted => Submitted::NotStarted { starts_ms: sale.starts_ms },
         Verdict::Paused => Submitted::Paused,
         Verdict::Ended => Submitted::Ended,
         Verdict::UnknownSku => Submitted::UnknownSku,

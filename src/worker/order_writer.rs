@@ -21,7 +21,8 @@ use crate::metrics::{
     WRITER_RETRIES,
 };
 use crate::ports::{
-    BatchOutcome, ErrorKind, Inventory, LogEvent, OrderLogReader, OrderStore, SaleStore, StoreResult, Written,
+    BatchOutcome, Effect, ErrorKind, Inventory, LogEvent, OrderLogReader, OrderStore, SaleStore, StoreError,
+    StoreResult, Written,
 };
 use crate::shutdown::Tasks;
 
@@ -72,25 +73,13 @@ struct Done {
 }
 
 enum Work {
-    Position {
-        stored: StoreResult<i64>,
-    },
-    Batch {
-        batch: LogBatch,
-        outcome: StoreResult<BatchOutcome>,
-        sales: Arc<HashMap<SaleId, Sale>>,
-    },
+    Position { stored: StoreResult<i64> },
+    Batch { batch: LogBatch, outcome: StoreResult<BatchOutcome>, sales: Arc<HashMap<SaleId, Sale>> },
 }
 
 impl OrderWriter {
     pub fn new(writing: Writing, reader: Box<dyn OrderLogReader>) -> Self {
-        Self {
-            writing,
-            reader,
-            lanes: BTreeMap::new(),
-            sales: Arc::default(),
-            done: channel(),
-        }
+        Self { writing, reader, lanes: BTreeMap::new(), sales: Arc::default(), done: channel() }
     }
 
     /// Runs until told to stop, then finishes the batches it has begun. Leaving the group is the reader's drop.
@@ -153,12 +142,13 @@ impl OrderWriter {
                     lane.push(record);
                 }
             }
-            LogEvent::OutOfRange {
-                part,
-                position,
-                low,
-                high,
-            } => {
+            LogEvent::PositionsInDoubt => {
+                tracing::error!(
+                    "a position fell out of the order log: every partition looks its own up again"
+                );
+                self.lanes.values_mut().for_each(Lane::doubt);
+            }
+            LogEvent::OutOfRange { part, position, low, high } => {
                 counter!(POSITION_ALARMS).increment(1);
                 tracing::error!(
                     part = part.number(),
@@ -183,9 +173,7 @@ impl OrderWriter {
         lane.busy = true;
         let (orders, report, life) = (self.writing.orders.clone(), self.done.0.clone(), lane.life);
         self.writing.tasks.spawn(async move {
-            let work = Work::Position {
-                stored: orders.take_over(part).await,
-            };
+            let work = Work::Position { stored: orders.take_over(part).await };
             drop(report.send(Done { part, life, work }));
         });
     }
@@ -232,33 +220,22 @@ impl OrderWriter {
         let (writing, sales, report) = (self.writing.clone(), self.sales.clone(), self.done.0.clone());
         let life = lane.life;
         self.writing.tasks.spawn(async move {
-            let (outcome, sales) = writing.write(&batch, sales).await;
+            let (attempt, known) = (batch.clone(), sales.clone());
+            // A task of its own: a panic must not leave the lane waiting for ever.
+            let tasks = writing.tasks.clone();
+            let written = tasks.spawn(async move { writing.write(&attempt, known).await }).await;
+            let (outcome, sales) = written.unwrap_or_else(|panicked| (Err(broken_batch(panicked)), sales));
             // The receiver is gone only when the writer itself is.
-            drop(report.send(Done {
-                part,
-                life,
-                work: Work::Batch {
-                    batch,
-                    outcome,
-                    sales,
-                },
-            }));
+            drop(report.send(Done { part, life, work: Work::Batch { batch, outcome, sales } }));
         });
     }
 
     fn finish(&mut self, done: Done) {
-        let alive = self
-            .lanes
-            .get(&done.part)
-            .is_some_and(|lane| lane.life == done.life);
+        let alive = self.lanes.get(&done.part).is_some_and(|lane| lane.life == done.life);
         match done.work {
             Work::Position { stored } if alive => self.start_lane(done.part, stored),
             Work::Position { .. } => {}
-            Work::Batch {
-                batch,
-                outcome,
-                sales,
-            } => {
+            Work::Batch { batch, outcome, sales } => {
                 // Never shrinks, so the larger map is the newer one.
                 if sales.len() >= self.sales.len() {
                     self.sales = sales;
@@ -303,6 +280,11 @@ impl OrderWriter {
     }
 }
 
+fn broken_batch(panicked: tokio::task::JoinError) -> StoreError {
+    let source = Box::new(panicked);
+    StoreError { kind: ErrorKind::Broken, effect: Effect::Unknown, context: "write batch", source }
+}
+
 impl Writing {
     /// Writes one batch. A sale that the snapshot lacks, or holds from before it was frozen by its preheat, is
     /// looked up before its records could become dead letters.
@@ -312,15 +294,10 @@ impl Writing {
         mut sales: Arc<HashMap<SaleId, Sale>>,
     ) -> (StoreResult<BatchOutcome>, Arc<HashMap<SaleId, Sale>>) {
         let is_known = |sales: &HashMap<SaleId, Sale>| {
-            let records = batch
-                .records
-                .iter()
-                .filter_map(|record| record.order.as_ref().ok());
-            records.into_iter().all(|record| {
-                sales
-                    .get(&record.sale_id)
-                    .is_some_and(|sale| !sale.state.is_editable())
-            })
+            let records = batch.records.iter().filter_map(|record| record.order.as_ref().ok());
+            records
+                .into_iter()
+                .all(|record| sales.get(&record.sale_id).is_some_and(|sale| !sale.state.is_editable()))
         };
         if !is_known(&sales) {
             match self.sales.sales().await {
@@ -360,10 +337,7 @@ impl Writing {
             histogram!(ORDER_PERSIST).record(Duration::from_millis(age_ms).as_secs_f64());
             if let Some(sale) = sales.get(&record.sale_id) {
                 let bucket = self.map.bucket_of(record.order_id.shard(), sale.buckets);
-                let bucket = BucketId {
-                    sale: sale.id.clone(),
-                    bucket,
-                };
+                let bucket = BucketId { sale: sale.id.clone(), bucket };
                 decided.entry(bucket).or_default().push((record.order_id, *state));
             }
         }

@@ -14,6 +14,8 @@ use crate::metrics::{OUTBOX_OLDEST, RELAYED};
 use crate::ports::{OrderLog, Outbox, SaleStore, StoreResult};
 use crate::shutdown::Tasks;
 
+/// How long one bucket's entries wait for their acknowledgements.
+const APPEND_WAIT: Duration = Duration::from_secs(2);
 /// Above this an entry has been overdue for several rounds: somebody should look.
 const ALARM_MS: i64 = 5_000;
 
@@ -59,17 +61,14 @@ impl OutboxRelay {
         let mut first_failure = Ok(());
         for sale in sales.iter().filter(|sale| has_outbox(sale)) {
             for bucket in 0..sale.buckets {
-                let bucket = BucketId {
-                    sale: sale.id.clone(),
-                    bucket,
-                };
+                let bucket = BucketId { sale: sale.id.clone(), bucket };
                 match self.relay_bucket(&bucket, &mut oldest_ms).await {
                     Ok(delivered) => relayed += delivered,
                     Err(error) => first_failure = first_failure.and(Err(error)),
                 }
             }
         }
-        gauge!(OUTBOX_OLDEST).set(Duration::from_millis(u64::try_from(oldest_ms).unwrap_or(0)).as_secs_f64());
+        gauge_oldest(oldest_ms);
         if oldest_ms > ALARM_MS {
             tracing::error!(oldest_ms, "accepted orders wait for the order log");
         }
@@ -78,25 +77,22 @@ impl OutboxRelay {
     }
 
     async fn relay_bucket(&self, bucket: &BucketId, oldest_ms: &mut i64) -> StoreResult<usize> {
-        let entries = self
-            .outbox
-            .pending(bucket, self.min_age, self.batch_entries_max)
-            .await?;
+        let entries = self.outbox.pending(bucket, self.min_age, self.batch_entries_max).await?;
         let now_ms = self.clock.now_ms();
-        let ages = entries
-            .iter()
-            .map(|entry| now_ms.saturating_sub(entry.reserved_ms));
+        let ages = entries.iter().map(|entry| now_ms.saturating_sub(entry.reserved_ms));
         *oldest_ms = ages.fold(*oldest_ms, i64::max);
-        let appends = entries
-            .iter()
-            .map(|entry| self.order_log.append(entry.order, entry.payload.clone()));
+        let appends = entries.iter().map(|entry| self.order_log.append(entry.order, entry.payload.clone()));
+        gauge_oldest(*oldest_ms);
+        // What is not acknowledged by then stays, and comes again; the other buckets must not wait longer.
+        let appends = appends.map(|append| tokio::time::timeout(APPEND_WAIT, append));
         let answers = futures::future::join_all(appends).await;
         let mut failure = Ok(());
         let mut delivered = Vec::with_capacity(entries.len());
         for (entry, answer) in entries.iter().zip(answers) {
             match answer {
-                Ok(()) => delivered.push((entry.id.clone(), entry.order)),
-                Err(error) => failure = Err(error),
+                Ok(Ok(())) => delivered.push((entry.id.clone(), entry.order)),
+                Ok(Err(error)) => failure = Err(error),
+                Err(_) => {}
             }
         }
         if !delivered.is_empty() {
@@ -106,10 +102,12 @@ impl OutboxRelay {
     }
 }
 
+fn gauge_oldest(oldest_ms: i64) {
+    let age = Duration::from_millis(u64::try_from(oldest_ms).unwrap_or(0));
+    gauge!(OUTBOX_OLDEST).set(age.as_secs_f64());
+}
+
 /// A sale keeps its buckets for good; a bucket without entries costs one cheap read.
 fn has_outbox(sale: &Sale) -> bool {
-    matches!(
-        sale.state,
-        SaleState::Preheated | SaleState::Paused | SaleState::Ended
-    )
+    matches!(sale.state, SaleState::Preheated | SaleState::Paused | SaleState::Ended)
 }

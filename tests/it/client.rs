@@ -24,9 +24,7 @@ impl Answer {
     }
 
     pub fn header(&self, name: &str) -> &str {
-        self.headers
-            .get(name)
-            .map_or("", |value| value.to_str().expect("text"))
+        self.headers.get(name).map_or("", |value| value.to_str().expect("text"))
     }
 
     /// The problem code; empty for anything but a problem.
@@ -65,10 +63,7 @@ pub async fn try_call(
     body: impl Into<Bytes>,
 ) -> Option<Answer> {
     let exchange = exchange(address, method, path, headers, body.into());
-    tokio::time::timeout(Duration::from_secs(20), exchange)
-        .await
-        .ok()?
-        .ok()
+    tokio::time::timeout(Duration::from_secs(20), exchange).await.ok()?.ok()
 }
 
 async fn exchange(
@@ -80,10 +75,7 @@ async fn exchange(
 ) -> anyhow::Result<Answer> {
     let stream = TcpStream::connect(address).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let mut request = hyper::Request::builder()
-        .method(method)
-        .uri(path)
-        .header("Host", "test");
+    let mut request = hyper::Request::builder().method(method).uri(path).header("Host", "test");
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
@@ -92,11 +84,7 @@ async fn exchange(
         let (head, body) = response.into_parts();
         let bytes = body.collect().await?.to_bytes();
         let text = String::from_utf8_lossy(&bytes).into_owned();
-        anyhow::Ok(Answer {
-            status: head.status.as_u16(),
-            headers: head.headers,
-            text,
-        })
+        anyhow::Ok(Answer { status: head.status.as_u16(), headers: head.headers, text })
     };
     tokio::pin!(exchange);
     tokio::select! {

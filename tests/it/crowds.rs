@@ -39,10 +39,7 @@ async fn a_crowd_buys_exactly_the_stock() {
         async move { shop.buy(&format!("u{n}"), "drop", "phone", "k").await }
     });
     let tally = tally(&join_all(buyers).await);
-    assert_eq!(
-        tally,
-        HashMap::from([("accepted".to_owned(), 40), ("sold_out".to_owned(), 360)])
-    );
+    assert_eq!(tally, HashMap::from([("accepted".to_owned(), 40), ("sold_out".to_owned(), 360)]));
     all_written(&shop, 40).await;
     shop.finish().await;
 }
@@ -56,10 +53,7 @@ async fn one_buyer_with_many_keys_gets_the_limit() {
         async move { shop.buy("alice", "drop", "phone", &format!("k{n}")).await }
     });
     let tally = tally(&join_all(clicks).await);
-    assert_eq!(
-        tally,
-        HashMap::from([("accepted".to_owned(), 1), ("limit_reached".to_owned(), 199)])
-    );
+    assert_eq!(tally, HashMap::from([("accepted".to_owned(), 1), ("limit_reached".to_owned(), 199)]));
     all_written(&shop, 1).await;
     shop.finish().await;
 }
@@ -71,10 +65,7 @@ async fn one_key_many_times_is_one_order() {
     let clicks = (0..200).map(|_| shop.buy("alice", "drop", "phone", "k"));
     let answers = join_all(clicks).await;
     assert_eq!(tally(&answers), HashMap::from([("accepted".to_owned(), 200)]));
-    let ids: HashSet<String> = answers
-        .iter()
-        .map(|answer| answer.json()["id"].to_string())
-        .collect();
+    let ids: HashSet<String> = answers.iter().map(|answer| answer.json()["id"].to_string()).collect();
     assert_eq!(ids.len(), 1);
     all_written(&shop, 1).await;
     shop.finish().await;
@@ -91,10 +82,7 @@ async fn the_last_unit_goes_to_one_buyer() {
             async move { shop.buy(&format!("u{n}"), sale, "phone", "k").await }
         });
         let tally = tally(&join_all(buyers).await);
-        assert_eq!(
-            tally,
-            HashMap::from([("accepted".to_owned(), 1), ("sold_out".to_owned(), 59)])
-        );
+        assert_eq!(tally, HashMap::from([("accepted".to_owned(), 1), ("sold_out".to_owned(), 59)]));
     }
     all_written(&shop, 10).await;
     shop.finish().await;

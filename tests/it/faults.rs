@@ -15,12 +15,7 @@ use seckill::ports::{
 use crate::harness::{TestShop, config, eventually, migrated, open};
 
 fn fault(effect: Effect) -> StoreError {
-    StoreError {
-        kind: ErrorKind::Unavailable,
-        effect,
-        context: "a test's fault",
-        source: "injected".into(),
-    }
+    StoreError { kind: ErrorKind::Unavailable, effect, context: "a test's fault", source: "injected".into() }
 }
 
 /// An order log whose appends fail while told to, with or without their effect.
@@ -71,11 +66,7 @@ impl Inventory for ForgetfulInventory {
         } else {
             self.forget.swap(false, Ordering::SeqCst)
         };
-        if forget {
-            Err(fault(Effect::Unknown))
-        } else {
-            Ok(verdicts)
-        }
+        if forget { Err(fault(Effect::Unknown)) } else { Ok(verdicts) }
     }
 
     async fn reservation(&self, buckets: &[BucketId], order: OrderId) -> StoreResult<Option<Reservation>> {
@@ -109,15 +100,8 @@ async fn an_accepted_order_whose_produce_was_lost_still_arrives() {
     let (shop, log) = shop_with_log(false).await;
     shop.open_sale("drop", 1, &[("phone", 5)]).await;
     let answer = shop.buy("alice", "drop", "phone", "k").await;
-    assert_eq!(
-        (answer.status, answer.json()["status"].as_str()),
-        (202, Some("reserved"))
-    );
-    assert_eq!(
-        shop.stock("drop").await["phone"]["available"],
-        4,
-        "the front never gives stock back"
-    );
+    assert_eq!((answer.status, answer.json()["status"].as_str()), (202, Some("reserved")));
+    assert_eq!(shop.stock("drop").await["phone"]["available"], 4, "the front never gives stock back");
     log.failing.store(false, Ordering::SeqCst);
     let id = answer.json()["id"].as_str().expect("id").to_owned();
     assert_eq!(shop.decided("alice", &id).await["status"], "awaiting_payment");
@@ -138,10 +122,7 @@ async fn a_produce_that_arrived_without_its_answer_is_one_order() {
     let sale = seckill::domain::SaleId::parse("drop").expect("slug");
     let backend = open(&shop.config).await;
     let bucket = BucketId { sale, bucket: 0 };
-    eventually("the outbox is empty", async || {
-        backend.outbox.len(&bucket).await.expect("Redis") == 0
-    })
-    .await;
+    eventually("the outbox is empty", async || backend.outbox.len(&bucket).await.expect("Redis") == 0).await;
     assert_eq!(shop.database().orders("awaiting_payment").await, 1);
     assert_eq!(shop.stock("drop").await["phone"]["held"], 1);
     shop.finish().await;
@@ -195,11 +176,7 @@ async fn a_redis_that_forgot_its_scripts_loses_nothing() {
     let client = redis::Client::open(shop.config.redis.url.as_str()).expect("a client");
     let mut connection = client.get_multiplexed_async_connection().await.expect("Redis");
     for n in 0..5 {
-        let _: () = redis::cmd("SCRIPT")
-            .arg("FLUSH")
-            .query_async(&mut connection)
-            .await
-            .expect("flushed");
+        let _: () = redis::cmd("SCRIPT").arg("FLUSH").query_async(&mut connection).await.expect("flushed");
         assert_eq!(shop.buy(&format!("u{n}"), "drop", "phone", "k").await.status, 202);
     }
     assert_eq!(shop.stock("drop").await["phone"]["available"], 0);
@@ -214,10 +191,7 @@ async fn writers_share_the_partitions_and_a_leaving_one_hands_over() {
     let second = TestShop::start_on(config.clone(), open(&config).await, Role::All).await;
     first.open_sale("drop", 1, &[("phone", 100)]).await;
     for n in 0..20 {
-        assert_eq!(
-            first.buy(&format!("a{n}"), "drop", "phone", "k").await.status,
-            202
-        );
+        assert_eq!(first.buy(&format!("a{n}"), "drop", "phone", "k").await.status, 202);
     }
     first.stop().await;
     eventually("the second shop knows the sale", async || {
@@ -225,15 +199,9 @@ async fn writers_share_the_partitions_and_a_leaving_one_hands_over() {
     })
     .await;
     for n in 0..20 {
-        assert_eq!(
-            second.buy(&format!("b{n}"), "drop", "phone", "k").await.status,
-            202
-        );
+        assert_eq!(second.buy(&format!("b{n}"), "drop", "phone", "k").await.status, 202);
     }
     let database = second.database();
-    eventually("all 41 orders are written", async || {
-        database.orders("awaiting_payment").await == 41
-    })
-    .await;
+    eventually("all 41 orders are written", async || database.orders("awaiting_payment").await == 41).await;
     second.finish().await;
 }

@@ -39,19 +39,13 @@ pub struct TestShop {
 
 pub fn metrics() -> PrometheusHandle {
     static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
-    HANDLE
-        .get_or_init(|| seckill::metrics::install().expect("installed once"))
-        .clone()
+    HANDLE.get_or_init(|| seckill::metrics::install().expect("installed once")).clone()
 }
 
 /// A configuration of the local stack with names of its own.
 pub fn config(flags: &[(&str, &str)]) -> Config {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
-    let name = format!(
-        "t{}x{}",
-        std::process::id(),
-        NUMBER.fetch_add(1, Ordering::Relaxed)
-    );
+    let name = format!("t{}x{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
     let mut all: Vec<(&str, String)> = vec![
         ("http.bind", "127.0.0.1:0".to_owned()),
         ("admin.bind", "127.0.0.1:0".to_owned()),
@@ -72,9 +66,7 @@ pub fn config(flags: &[(&str, &str)]) -> Config {
     ];
     all.extend(flags.iter().map(|(key, value)| (*key, (*value).to_owned())));
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/distributed.toml");
-    seckill::config::load(Some(&path), &all)
-        .expect("a valid configuration")
-        .config
+    seckill::config::load(Some(&path), &all).expect("a valid configuration").config
 }
 
 /// This month and the next, so that a test that runs at a month's end passes too.
@@ -85,18 +77,14 @@ pub fn months() -> Vec<Month> {
 
 pub async fn migrated(config: &Config) {
     let settings = app::backend_settings(config).expect("settings");
-    distributed::migrate::run(&settings, &months(), |_| ())
-        .await
-        .unwrap_or_else(|error| {
-            panic!("{error}\nIs the local stack up? `scripts/stack up`, then `scripts/stack status`.")
-        });
+    distributed::migrate::run(&settings, &months(), |_| ()).await.unwrap_or_else(|error| {
+        panic!("{error}\nIs the local stack up? `scripts/stack up`, then `scripts/stack status`.")
+    });
 }
 
 pub async fn open(config: &Config) -> Backend {
     let settings = app::backend_settings(config).expect("settings");
-    distributed::open(&settings, Clock::System)
-        .await
-        .expect("an open backend")
+    distributed::open(&settings, Clock::System).await.expect("an open backend")
 }
 
 impl TestShop {
@@ -115,42 +103,26 @@ impl TestShop {
     pub async fn start_on(config: Config, backend: Backend, role: Role) -> Self {
         for (key, scopes) in [(API_KEY, "sales:read sales:write"), (READ_ONLY_KEY, "sales:read")] {
             let scopes = scopes.split(' ').map(str::to_owned).collect();
-            let key_row = ApiKey {
-                name: "tester".to_owned(),
-                scopes,
-            };
+            let key_row = ApiKey { name: "tester".to_owned(), scopes };
             // A second shop over the same databases finds its keys there.
             drop(backend.sales.add_api_key(api_key_hash(key), &key_row).await);
         }
-        let running = app::start_on(backend, &config, role, metrics())
-            .await
-            .expect("a started shop");
+        let running = app::start_on(backend, &config, role, metrics()).await.expect("a started shop");
         let shopper = running.shopper.unwrap_or(running.admin);
         let admin = running.admin;
-        Self {
-            config,
-            running: Some(running),
-            shopper,
-            admin,
-        }
+        Self { config, running: Some(running), shopper, admin }
     }
 
     /// Stops within the deadline and removes what the test made.
     pub async fn finish(mut self) {
         let running = self.running.take().expect("running");
-        assert!(
-            running.stop(Duration::from_secs(15)).await,
-            "the shop did not drain in 15 s"
-        );
+        assert!(running.stop(Duration::from_secs(15)).await, "the shop did not drain in 15 s");
         remove(&self.config).await;
     }
 
     pub async fn stop(&mut self) {
         let running = self.running.take().expect("running");
-        assert!(
-            running.stop(Duration::from_secs(15)).await,
-            "the shop did not drain in 15 s"
-        );
+        assert!(running.stop(Duration::from_secs(15)).await, "the shop did not drain in 15 s");
     }
 
     pub async fn operate(&self, method: &str, path: &str, body: Value) -> Answer {
@@ -163,14 +135,7 @@ impl TestShop {
     }
 
     pub async fn buy(&self, user: &str, sale: &str, sku: &str, key: &str) -> Answer {
-        self.place(
-            user,
-            sale,
-            key,
-            &json!({ "sku_id": sku, "quantity": 1 }).to_string(),
-            &[],
-        )
-        .await
+        self.place(user, sale, key, &json!({ "sku_id": sku, "quantity": 1 }).to_string(), &[]).await
     }
 
     pub async fn place(
@@ -204,15 +169,10 @@ impl TestShop {
     }
 
     pub async fn stock(&self, sale: &str) -> HashMap<String, Value> {
-        let answer = self
-            .operate("GET", &format!("/sales/{sale}/stock"), Value::Null)
-            .await;
+        let answer = self.operate("GET", &format!("/sales/{sale}/stock"), Value::Null).await;
         assert_eq!(answer.status, 200, "{answer:?}");
         let items = answer.json()["items"].as_array().expect("items").clone();
-        items
-            .into_iter()
-            .map(|item| (item["sku_id"].as_str().expect("id").to_owned(), item))
-            .collect()
+        items.into_iter().map(|item| (item["sku_id"].as_str().expect("id").to_owned(), item)).collect()
     }
 
     pub fn database(&self) -> Database {
@@ -222,18 +182,8 @@ impl TestShop {
 
 pub async fn operate(admin: SocketAddr, key: &str, method: &str, path: &str, body: Value) -> Answer {
     let bearer = format!("Bearer {key}");
-    let headers = [
-        ("Authorization", bearer.as_str()),
-        ("Content-Type", "application/json"),
-    ];
-    call(
-        admin,
-        method,
-        &format!("/api/v1/admin{path}"),
-        &headers,
-        body.to_string(),
-    )
-    .await
+    let headers = [("Authorization", bearer.as_str()), ("Content-Type", "application/json")];
+    call(admin, method, &format!("/api/v1/admin{path}"), &headers, body.to_string()).await
 }
 
 pub fn sale_body(id: &str, buyer_limit: u32, stock: &[(&str, u32)]) -> Value {
@@ -274,20 +224,12 @@ pub async fn place(
         ("Idempotency-Key", key),
     ];
     all.extend(headers);
-    call(
-        shopper,
-        "POST",
-        &format!("/api/v1/sales/{sale}/orders"),
-        &all,
-        body.to_owned(),
-    )
-    .await
+    call(shopper, "POST", &format!("/api/v1/sales/{sale}/orders"), &all, body.to_owned()).await
 }
 
 pub fn rfc3339(at_ms: i64) -> String {
     let at = time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(at_ms) * 1_000_000).expect("a time");
-    at.format(&time::format_description::well_known::Rfc3339)
-        .expect("formatted")
+    at.format(&time::format_description::well_known::Rfc3339).expect("formatted")
 }
 
 pub fn token(user: &str) -> String {
@@ -340,32 +282,22 @@ impl Database {
 
     /// `(instance, database)` of every control database.
     pub fn controls(&self) -> Vec<(usize, String)> {
-        (0..self.pools.len())
-            .map(|i| (i, format!("{}control_{i:02}", self.prefix)))
-            .collect()
+        (0..self.pools.len()).map(|i| (i, format!("{}control_{i:02}", self.prefix))).collect()
     }
 
     /// `(instance, database)` of every shard.
     pub fn shards(&self) -> Vec<(usize, String)> {
         let each = usize::from(self.shards) / self.pools.len();
-        (0..usize::from(self.shards))
-            .map(|s| (s / each, format!("{}shard_{s:04}", self.prefix)))
-            .collect()
+        (0..usize::from(self.shards)).map(|s| (s / each, format!("{}shard_{s:04}", self.prefix))).collect()
     }
 
     pub async fn number(&self, instance: usize, text: &str) -> i64 {
-        let row = sqlx::query(AssertSqlSafe(text.to_owned()))
-            .fetch_one(&self.pools[instance])
-            .await;
-        row.unwrap_or_else(|error| panic!("{text}: {error}"))
-            .try_get(0)
-            .expect("a number")
+        let row = sqlx::query(AssertSqlSafe(text.to_owned())).fetch_one(&self.pools[instance]).await;
+        row.unwrap_or_else(|error| panic!("{text}: {error}")).try_get(0).expect("a number")
     }
 
     pub async fn execute(&self, instance: usize, text: &str) {
-        let done = sqlx::query(AssertSqlSafe(text.to_owned()))
-            .execute(&self.pools[instance])
-            .await;
+        let done = sqlx::query(AssertSqlSafe(text.to_owned())).execute(&self.pools[instance]).await;
         done.unwrap_or_else(|error| panic!("{text}: {error}"));
     }
 
@@ -376,10 +308,7 @@ impl Database {
             for month in months() {
                 let table = format!("{shard}.orders_{}", month.yyyymm());
                 sum += self
-                    .number(
-                        instance,
-                        &format!("SELECT COUNT(*) FROM {table} WHERE state = '{state}'"),
-                    )
+                    .number(instance, &format!("SELECT COUNT(*) FROM {table} WHERE state = '{state}'"))
                     .await;
             }
         }
@@ -404,23 +333,13 @@ pub async fn remove(config: &Config) {
     names.extend(database.shards());
     names.push((0, database.directory()));
     for (instance, name) in names {
-        database
-            .execute(instance, &format!("DROP DATABASE IF EXISTS {name}"))
-            .await;
+        database.execute(instance, &format!("DROP DATABASE IF EXISTS {name}")).await;
     }
     let client = redis::Client::open(config.redis.url.as_str()).expect("a client");
     let mut connection = client.get_multiplexed_async_connection().await.expect("Redis");
     let pattern = format!("{}*", config.redis.key_prefix);
-    let keys: Vec<String> = redis::cmd("KEYS")
-        .arg(pattern)
-        .query_async(&mut connection)
-        .await
-        .expect("keys");
+    let keys: Vec<String> = redis::cmd("KEYS").arg(pattern).query_async(&mut connection).await.expect("keys");
     if !keys.is_empty() {
-        let _: i64 = redis::cmd("DEL")
-            .arg(keys)
-            .query_async(&mut connection)
-            .await
-            .expect("deleted");
+        let _: i64 = redis::cmd("DEL").arg(keys).query_async(&mut connection).await.expect("deleted");
     }
 }

@@ -44,41 +44,25 @@ impl Findings {
             ("status", answer.status == status && body["status"] == status),
             ("code", codes.split('|').any(|one| one == code)),
             ("type", body["type"] == format!("/problems/{code}")),
-            (
-                "title",
-                body["title"].as_str().is_some_and(|title| !title.is_empty()),
-            ),
+            ("title", body["title"].as_str().is_some_and(|title| !title.is_empty())),
             ("retryable", body["retryable"] == again),
             ("retry_after_ms", body["retry_after_ms"].is_u64() == again),
             ("Retry-After", answer.header("Retry-After").is_empty() != again),
-            (
-                "request_id",
-                !id.is_empty() && answer.header("X-Request-Id") == id,
-            ),
+            ("request_id", !id.is_empty() && answer.header("X-Request-Id") == id),
             ("content type", content_type == "application/problem+json"),
         ];
         let broken: Vec<&str> = rules.iter().filter(|rule| !rule.1).map(|rule| rule.0).collect();
-        self.rule(
-            what,
-            broken.is_empty(),
-            &format!("wrong {broken:?}, not {status} {codes}: {answer:?}"),
-        );
+        self.rule(what, broken.is_empty(), &format!("wrong {broken:?}, not {status} {codes}: {answer:?}"));
     }
 
     pub fn rule(&mut self, what: &str, holds: bool, why: &str) {
         if !holds {
-            self.0
-                .push(format!("{what}: {}", why.chars().take(600).collect::<String>()));
+            self.0.push(format!("{what}: {}", why.chars().take(600).collect::<String>()));
         }
     }
 
     pub fn done(self) {
-        assert!(
-            self.0.is_empty(),
-            "{} findings:\n{}",
-            self.0.len(),
-            self.0.join("\n")
-        );
+        assert!(self.0.is_empty(), "{} findings:\n{}", self.0.len(), self.0.join("\n"));
     }
 }
 
@@ -104,11 +88,7 @@ impl Stores {
         }
         let log_ends = tokio::task::block_in_place(|| log_ends(config));
         let mysql = rows(&Database::of(config)).await;
-        Self {
-            redis,
-            log_ends,
-            mysql,
-        }
+        Self { redis, log_ends, mysql }
     }
 
     /// The state when the writers have nothing left to do.
@@ -128,38 +108,26 @@ impl Stores {
 
 fn log_ends(config: &Config) -> Vec<i64> {
     let mut client = ClientConfig::new();
-    client
-        .set("bootstrap.servers", &config.kafka.brokers)
-        .set("group.id", "onlooker");
+    client.set("bootstrap.servers", &config.kafka.brokers).set("group.id", "onlooker");
     let consumer: BaseConsumer = client.create().expect("a consumer");
     let end = |part| consumer.fetch_watermarks(&config.kafka.topic, part, Duration::from_secs(10));
-    (0..i32::from(config.shards.partitions))
-        .map(|part| end(part).expect("watermarks").1)
-        .collect()
+    (0..i32::from(config.shards.partitions)).map(|part| end(part).expect("watermarks").1).collect()
 }
 
 async fn rows(database: &Database) -> Vec<(String, i64)> {
     let mut rows = Vec::new();
     let ledger = ["SUM(allotted)", "SUM(held)", "SUM(sold)"].map(|sum| (sum, "ledger"));
-    let rest = [
-        ("SUM(granted)", "pool"),
-        ("SUM(next_offset)", "consumer_positions"),
-    ];
+    let rest = [("SUM(granted)", "pool"), ("SUM(next_offset)", "consumer_positions")];
     let counts = ["grants", "dead_letters", "release_outbox"].map(|table| ("COUNT(*)", table));
     for (expression, table) in ledger.into_iter().chain(rest).chain(counts) {
-        rows.push((
-            format!("{expression} {table}"),
-            database.control_sum(expression, table).await,
-        ));
+        rows.push((format!("{expression} {table}"), database.control_sum(expression, table).await));
     }
     let mut tables = vec!["claims".to_owned(), "order_moves".to_owned()];
     tables.extend(months().iter().map(|month| format!("orders_{}", month.yyyymm())));
     for (instance, shard) in database.shards() {
         for table in &tables {
             let name = format!("{shard}.{table}");
-            let count = database
-                .number(instance, &format!("SELECT COUNT(*) FROM {name}"))
-                .await;
+            let count = database.number(instance, &format!("SELECT COUNT(*) FROM {name}")).await;
             rows.push((name, count));
         }
     }
@@ -181,10 +149,7 @@ async fn finish_unchanged(shop: TestShop, before: &Stores, findings: Findings) {
     findings.done();
     let after = Stores::of(&shop.config).await;
     assert_eq!(after.redis, before.redis, "Redis was changed");
-    assert_eq!(
-        after.log_ends, before.log_ends,
-        "something was appended to the order log"
-    );
+    assert_eq!(after.log_ends, before.log_ends, "something was appended to the order log");
     assert_eq!(after.mysql, before.mysql, "MySQL was changed");
     shop.finish().await;
 }
@@ -200,11 +165,7 @@ async fn raw(address: SocketAddr, request: &[u8]) -> String {
     let _ = stream.write_all(request).await;
     let mut answer = Vec::new();
     let read = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut answer)).await;
-    assert!(
-        read.is_ok(),
-        "kept open: {:?}",
-        String::from_utf8_lossy(&request[..request.len().min(80)])
-    );
+    assert!(read.is_ok(), "kept open: {:?}", String::from_utf8_lossy(&request[..request.len().min(80)]));
     String::from_utf8_lossy(&answer).into_owned()
 }
 
@@ -228,101 +189,45 @@ fn bad_bodies() -> Vec<(String, Vec<u8>, &'static str)> {
         "\"\"",
     ] {
         let body = format!(r#"{{"sku_id":"phone","quantity":{quantity}}}"#);
-        bodies.push((
-            format!("quantity {quantity}"),
-            body.into_bytes(),
-            "validation_failed",
-        ));
+        bodies.push((format!("quantity {quantity}"), body.into_bytes(), "validation_failed"));
     }
-    for sku in [
-        "\"\"",
-        "\"PHONE\"",
-        "\"a b\"",
-        "\"\\u0000\"",
-        "7",
-        "null",
-        "[\"phone\"]",
-    ] {
+    for sku in ["\"\"", "\"PHONE\"", "\"a b\"", "\"\\u0000\"", "7", "null", "[\"phone\"]"] {
         let body = format!(r#"{{"sku_id":{sku},"quantity":1}}"#);
         bodies.push((format!("sku {sku}"), body.into_bytes(), "validation_failed"));
     }
-    let deep = format!(
-        r#"{{"sku_id":"phone","quantity":{}{}}}"#,
-        "[".repeat(400),
-        "]".repeat(400)
-    );
+    let deep = format!(r#"{{"sku_id":"phone","quantity":{}{}}}"#, "[".repeat(400), "]".repeat(400));
     let unknown_deep = format!(r#"{{"x":{}{}}}"#, "[".repeat(400), "]".repeat(400));
     let long = format!(r#"{{"sku_id":"{}","quantity":1}}"#, "a".repeat(33));
     let open = "[".repeat(1000);
     let texts = [
         ("no quantity", r#"{"sku_id":"phone"}"#, "validation_failed"),
         ("no sku", r#"{"quantity":1}"#, "validation_failed"),
-        (
-            "unknown field",
-            r#"{"sku_id":"phone","quantity":1,"price":1}"#,
-            "validation_failed",
-        ),
-        (
-            "user in the body",
-            r#"{"sku_id":"phone","quantity":1,"user_id":"bob"}"#,
-            "validation_failed",
-        ),
-        (
-            "duplicate key",
-            r#"{"sku_id":"phone","quantity":1,"quantity":1}"#,
-            UNREADABLE,
-        ),
-        (
-            "duplicate sku",
-            r#"{"sku_id":"phone","sku_id":"phone","quantity":1}"#,
-            UNREADABLE,
-        ),
+        ("unknown field", r#"{"sku_id":"phone","quantity":1,"price":1}"#, "validation_failed"),
+        ("user in the body", r#"{"sku_id":"phone","quantity":1,"user_id":"bob"}"#, "validation_failed"),
+        ("duplicate key", r#"{"sku_id":"phone","quantity":1,"quantity":1}"#, UNREADABLE),
+        ("duplicate sku", r#"{"sku_id":"phone","sku_id":"phone","quantity":1}"#, UNREADABLE),
         ("sku too long", &long, "validation_failed"),
         ("empty", "", "malformed_json"),
         ("blank", "  \n", "malformed_json"),
         ("truncated", r#"{"sku_id":"phone","quantity":1"#, "malformed_json"),
-        (
-            "trailing garbage",
-            r#"{"sku_id":"phone","quantity":1} x"#,
-            "malformed_json",
-        ),
-        (
-            "two documents",
-            r#"{"sku_id":"phone","quantity":1}{}"#,
-            "malformed_json",
-        ),
-        (
-            "trailing comma",
-            r#"{"sku_id":"phone","quantity":1,}"#,
-            "malformed_json",
-        ),
-        (
-            "not a number",
-            r#"{"sku_id":"phone","quantity":NaN}"#,
-            "malformed_json",
-        ),
+        ("trailing garbage", r#"{"sku_id":"phone","quantity":1} x"#, "malformed_json"),
+        ("two documents", r#"{"sku_id":"phone","quantity":1}{}"#, "malformed_json"),
+        ("trailing comma", r#"{"sku_id":"phone","quantity":1,}"#, "malformed_json"),
+        ("not a number", r#"{"sku_id":"phone","quantity":NaN}"#, "malformed_json"),
         ("infinite", r#"{"sku_id":"phone","quantity":1e400}"#, UNREADABLE),
         ("a form", "sku_id=phone&quantity=1", "malformed_json"),
-        (
-            "byte order mark",
-            "\u{feff}{\"sku_id\":\"phone\",\"quantity\":1}",
-            "malformed_json",
-        ),
+        ("byte order mark", "\u{feff}{\"sku_id\":\"phone\",\"quantity\":1}", "malformed_json"),
         ("array", r#"["phone",1]"#, UNREADABLE),
         ("null", "null", UNREADABLE),
         ("text", "\"phone\"", UNREADABLE),
         ("deep nesting", &deep, UNREADABLE),
         ("deep unknown field", &unknown_deep, UNREADABLE),
-        ("open brackets", &open, "malformed_json"),
+        ("open brackets", &open, UNREADABLE),
     ];
     bodies.extend(texts.map(|(what, text, code)| (what.to_owned(), text.as_bytes().to_vec(), code)));
     let bad_utf8 = b"{\"sku_id\":\"ph\xff\xfe\",\"quantity\":1}".to_vec();
     bodies.push(("bad UTF-8".to_owned(), bad_utf8, UNREADABLE));
-    bodies.push((
-        "UTF-16".to_owned(),
-        ONE.encode_utf16().flat_map(u16::to_le_bytes).collect(),
-        UNREADABLE,
-    ));
+    bodies.push(("UTF-16".to_owned(), ONE.encode_utf16().flat_map(u16::to_le_bytes).collect(), UNREADABLE));
     bodies
 }
 
@@ -335,19 +240,9 @@ async fn a_bad_body_is_refused_and_changes_nothing() {
     for (what, body, code) in bad_bodies() {
         let answer = purchase(&shop, &[auth, KEY, JSON], body).await;
         findings.check(&what, &answer, (400, code));
-        for field in ["quantity", "sku"]
-            .into_iter()
-            .filter(|field| what.starts_with(&format!("{field} ")))
-        {
-            let pointer = answer.json()["errors"][0]["pointer"]
-                .as_str()
-                .unwrap_or_default()
-                .to_owned();
-            findings.rule(
-                &what,
-                pointer.starts_with(&format!("/{field}")),
-                &format!("pointer {pointer:?}"),
-            );
+        for field in ["quantity", "sku"].into_iter().filter(|field| what.starts_with(&format!("{field} "))) {
+            let pointer = answer.json()["errors"][0]["pointer"].as_str().unwrap_or_default().to_owned();
+            findings.rule(&what, pointer.starts_with(&format!("/{field}")), &format!("pointer {pointer:?}"));
         }
     }
     let padded = |length: usize, body: &str| format!("{body}{}", " ".repeat(length - body.len()));
@@ -357,20 +252,13 @@ async fn a_bad_body_is_refused_and_changes_nothing() {
         (1_000_000, (413, "body_too_large")),
     ] {
         let what = format!("{length} bytes");
-        findings.check(
-            &what,
-            &purchase(&shop, &[auth, KEY, JSON], padded(length, NONE)).await,
-            want,
-        );
+        findings.check(&what, &purchase(&shop, &[auth, KEY, JSON], padded(length, NONE)).await, want);
     }
     let head = format!(
         "POST /api/v1/sales/drop/orders HTTP/1.1\r\nHost: t\r\nAuthorization: {bearer}\r\n\
         Idempotency-Key: k1\r\nContent-Type: application/json\r\nConnection: close\r\n"
     );
-    let chunks = format!(
-        "{head}Transfer-Encoding: chunked\r\n\r\n7d0\r\n{}\r\n0\r\n\r\n",
-        padded(2000, ONE)
-    );
+    let chunks = format!("{head}Transfer-Encoding: chunked\r\n\r\n7d0\r\n{}\r\n0\r\n\r\n", padded(2000, ONE));
     let answer = raw(shop.shopper, chunks.as_bytes()).await;
     findings.rule("too large in chunks", answer.starts_with("HTTP/1.1 413"), &answer);
     for kind in [
@@ -382,22 +270,10 @@ async fn a_bad_body_is_refused_and_changes_nothing() {
         "x",
     ] {
         let answer = purchase(&shop, &[auth, KEY, ("Content-Type", kind)], ONE).await;
-        findings.check(
-            &format!("type {kind:?}"),
-            &answer,
-            (415, "unsupported_media_type"),
-        );
+        findings.check(&format!("type {kind:?}"), &answer, (415, "unsupported_media_type"));
     }
-    findings.check(
-        "no type",
-        &purchase(&shop, &[auth, KEY], ONE).await,
-        (415, "unsupported_media_type"),
-    );
+    findings.check("no type", &purchase(&shop, &[auth, KEY], ONE).await, (415, "unsupported_media_type"));
     let utf8 = ("Content-Type", "application/json; charset=utf-8");
-    findings.check(
-        "charset",
-        &purchase(&shop, &[auth, KEY, utf8], NONE).await,
-        (400, "validation_failed"),
-    );
+    findings.check("charset", &purchase(&shop, &[auth, KEY, utf8], NONE).await, (400, "validation_failed"));
     finish_unchanged(shop, &before, findings).await;
 }

@@ -33,12 +33,19 @@ async fn a_changed_shard_count_is_refused_by_migrate_and_by_serve() {
     let text = migrate_error(&config).await;
     assert!(text.contains("shards is 8") && text.contains("was 4"), "{text}");
     let settings = app::backend_settings(&config).expect("settings");
-    let refused = distributed::open(&settings, Clock::System)
-        .await
-        .err()
-        .expect("refused")
-        .to_string();
+    let refused = distributed::open(&settings, Clock::System).await.err().expect("refused").to_string();
     assert!(refused.contains("set it back to 4"), "{refused}");
+    remove(&config).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_in_another_order_are_refused_before_anything_is_made() {
+    let mut config = config(&[]);
+    migrated(&config).await;
+    config.mysql.instances.reverse();
+    let text = migrate_error(&config).await;
+    assert!(text.contains("order of the first migration"), "{text}");
+    config.mysql.instances.reverse();
     remove(&config).await;
 }
 
@@ -48,10 +55,7 @@ async fn a_topic_with_other_settings_is_an_error_with_the_remedy() {
     migrated(&config).await;
     config.kafka.retention_ms = 1_000_000;
     let text = migrate_error(&config).await;
-    assert!(
-        text.contains("retention.ms=604800000") && text.contains("kafka-configs --alter"),
-        "{text}"
-    );
+    assert!(text.contains("retention.ms=604800000") && text.contains("kafka-configs --alter"), "{text}");
     remove(&config).await;
 }
 
@@ -59,10 +63,6 @@ async fn a_topic_with_other_settings_is_an_error_with_the_remedy() {
 async fn serving_before_migrating_says_what_to_do() {
     let config = config(&[]);
     let settings = app::backend_settings(&config).expect("settings");
-    let refused = distributed::open(&settings, Clock::System)
-        .await
-        .err()
-        .expect("refused")
-        .to_string();
+    let refused = distributed::open(&settings, Clock::System).await.err().expect("refused").to_string();
     assert!(refused.contains("seckill migrate"), "{refused}");
 }

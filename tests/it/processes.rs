@@ -29,10 +29,7 @@ fn free_address() -> SocketAddr {
 fn command(config: &Config) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_seckill"));
     command
-        .env(
-            "SECKILL_CONFIG",
-            concat!(env!("CARGO_MANIFEST_DIR"), "/config/distributed.toml"),
-        )
+        .env("SECKILL_CONFIG", concat!(env!("CARGO_MANIFEST_DIR"), "/config/distributed.toml"))
         .env("SECKILL__AUTH__HS256_SECRET", SECRET)
         .env("SECKILL__REDIS__KEY_PREFIX", &config.redis.key_prefix)
         .env("SECKILL__MYSQL__DATABASE_PREFIX", &config.mysql.database_prefix)
@@ -41,10 +38,7 @@ fn command(config: &Config) -> Command {
         .env("SECKILL__KAFKA__SESSION_TIMEOUT_MS", "2000")
         .env("SECKILL__KAFKA__HEARTBEAT_INTERVAL_MS", "300")
         .env("SECKILL__SHARDS__SHARDS", config.shards.shards.to_string())
-        .env(
-            "SECKILL__SHARDS__PARTITIONS",
-            config.shards.partitions.to_string(),
-        )
+        .env("SECKILL__SHARDS__PARTITIONS", config.shards.partitions.to_string())
         .env("SECKILL__LIMITS__USER_PER_S", "0")
         .env("SECKILL__LIMITS__ADDRESS_PER_S", "0")
         .env("SECKILL__CATALOG__REFRESH_MS", "100")
@@ -69,25 +63,17 @@ impl Process {
             ])
             .spawn()
             .expect("the binary starts");
-        let process = Self {
-            child,
-            shopper,
-            admin,
-        };
+        let process = Self { child, shopper, admin };
         eventually("the process is ready", async || {
-            try_call(admin, "GET", "/readyz", &[], "")
-                .await
-                .is_some_and(|answer| answer.status == 200)
+            try_call(admin, "GET", "/readyz", &[], "").await.is_some_and(|answer| answer.status == 200)
         })
         .await;
         process
     }
 
     fn signal(&self, name: &str) {
-        let sent = Command::new("kill")
-            .args([name, &self.child.id().to_string()])
-            .status()
-            .expect("kill runs");
+        let sent =
+            Command::new("kill").args([name, &self.child.id().to_string()]).status().expect("kill runs");
         assert!(sent.success());
     }
 
@@ -97,10 +83,7 @@ impl Process {
             if let Some(status) = self.child.try_wait().expect("a child") {
                 return status;
             }
-            assert!(
-                began.elapsed() < within,
-                "the process did not end within {within:?}"
-            );
+            assert!(began.elapsed() < within, "the process did not end within {within:?}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -118,16 +101,8 @@ async fn prepared() -> Config {
     let config = config(&[]);
     migrated(&config).await;
     let scopes = vec!["sales:read".to_owned(), "sales:write".to_owned()];
-    let key = ApiKey {
-        name: "tester".to_owned(),
-        scopes,
-    };
-    open(&config)
-        .await
-        .sales
-        .add_api_key(api_key_hash(API_KEY), &key)
-        .await
-        .expect("a key");
+    let key = ApiKey { name: "tester".to_owned(), scopes };
+    open(&config).await.sales.add_api_key(api_key_hash(API_KEY), &key).await.expect("a key");
     config
 }
 
@@ -157,11 +132,7 @@ async fn buy_until_refused(shopper: SocketAddr, prefix: String, users: usize) ->
 
 async fn crowd(shopper: SocketAddr) -> Vec<String> {
     let buyers = (0..16).map(|n| tokio::spawn(buy_until_refused(shopper, format!("u{n}"), 400)));
-    join_all(buyers)
-        .await
-        .into_iter()
-        .flat_map(|ids| ids.expect("no panic"))
-        .collect()
+    join_all(buyers).await.into_iter().flat_map(|ids| ids.expect("no panic")).collect()
 }
 
 /// Every answered order has its row, and nothing else holds units than rows.
@@ -184,10 +155,7 @@ async fn sigterm_under_load_loses_no_accepted_order_and_exits_zero() {
     open_sale(first.admin, sale_body("drop", 1, &[("phone", 100_000)])).await;
     let load = tokio::spawn(crowd(first.shopper));
     let database = Database::of(&config);
-    eventually("orders flow", async || {
-        database.orders("awaiting_payment").await > 100
-    })
-    .await;
+    eventually("orders flow", async || database.orders("awaiting_payment").await > 100).await;
     first.signal("-TERM");
     let status = first.ended(Duration::from_secs(20)).await;
     assert!(status.success(), "{status}");
@@ -207,10 +175,7 @@ async fn kill_nine_of_the_whole_process_loses_no_accepted_order() {
     open_sale(first.admin, sale_body("drop", 1, &[("phone", 100_000)])).await;
     let load = tokio::spawn(crowd(first.shopper));
     let database = Database::of(&config);
-    eventually("orders flow", async || {
-        database.orders("awaiting_payment").await > 100
-    })
-    .await;
+    eventually("orders flow", async || database.orders("awaiting_payment").await > 100).await;
     first.signal("-KILL");
     assert!(!first.ended(Duration::from_secs(5)).await.success());
     let accepted = load.await.expect("no panic").len();
@@ -229,10 +194,7 @@ async fn kill_nine_of_one_of_two_writers_is_taken_over() {
     open_sale(front.admin, sale_body("drop", 1, &[("phone", 100_000)])).await;
     let load = tokio::spawn(crowd(front.shopper));
     let database = Database::of(&config);
-    eventually("orders flow", async || {
-        database.orders("awaiting_payment").await > 100
-    })
-    .await;
+    eventually("orders flow", async || database.orders("awaiting_payment").await > 100).await;
     dying.signal("-KILL");
     dying.ended(Duration::from_secs(5)).await;
     let accepted = load.await.expect("no panic").len();
@@ -276,30 +238,16 @@ async fn the_command_line_runs_a_sale_from_key_to_end() {
     let created = run(&["sale", "create", file.to_str().expect("a path")], Some(&key));
     assert!(created.0 == Some(0) && created.1.contains("draft"), "{created:?}");
     std::fs::remove_file(&file).expect("removed");
-    for (action, state) in [
-        ("publish", "published"),
-        ("preheat", "preheated"),
-        ("end", "ended"),
-    ] {
+    for (action, state) in [("publish", "published"), ("preheat", "preheated"), ("end", "ended")] {
         let done = run(&["sale", action, "cli-sale", "-o", "json"], Some(&key));
         assert!(done.0 == Some(0) && done.1.contains(state), "{done:?}");
     }
     let refused = run(&["sale", "resume", "cli-sale"], Some(&key));
-    assert!(
-        refused.0 == Some(1) && refused.2.contains("allowed"),
-        "{refused:?}"
-    );
+    assert!(refused.0 == Some(1) && refused.2.contains("allowed"), "{refused:?}");
     let (code, minted, _) = run(&["token", "mint", "--user", "alice"], None);
     assert_eq!(code, Some(0));
     let bearer = format!("Bearer {minted}");
-    let orders = call(
-        process.shopper,
-        "GET",
-        "/api/v1/orders",
-        &[("Authorization", &bearer)],
-        "",
-    )
-    .await;
+    let orders = call(process.shopper, "GET", "/api/v1/orders", &[("Authorization", &bearer)], "").await;
     assert_eq!(orders.json()["orders"], json!([]));
     assert_eq!(run(&["sale"], None).0, Some(2), "usage");
     remove(&config).await;

@@ -15,12 +15,7 @@ async fn a_purchase_becomes_one_row_in_its_shard() {
     assert_eq!(order["status"], "queued");
     assert_eq!(order["final"], false);
     assert_eq!(order["price"], json!({ "amount": 19900, "currency": "CNY" }));
-    assert!(
-        order["poll_after_ms"]
-            .as_u64()
-            .is_some_and(|ms| (100..=33_000).contains(&ms)),
-        "{order}"
-    );
+    assert!(order["poll_after_ms"].as_u64().is_some_and(|ms| (100..=33_000).contains(&ms)), "{order}");
     let id = order["id"].as_str().expect("id");
     assert_eq!(answer.header("Location"), format!("/api/v1/orders/{id}"));
     assert_eq!(answer.header("Cache-Control"), "no-store");
@@ -30,10 +25,7 @@ async fn a_purchase_becomes_one_row_in_its_shard() {
     assert!(decided["expires_at"].is_string());
     assert_eq!(shop.database().orders("awaiting_payment").await, 1);
     let stock = &shop.stock("drop").await["phone"];
-    assert_eq!(
-        (&stock["available"], &stock["held"], &stock["sold"]),
-        (&json!(9), &json!(1), &json!(0))
-    );
+    assert_eq!((&stock["available"], &stock["held"], &stock["sold"]), (&json!(9), &json!(1), &json!(0)));
     shop.finish().await;
 }
 
@@ -44,33 +36,18 @@ async fn the_same_key_answers_the_same_order_and_another_body_is_refused() {
     let first = shop.buy("alice", "drop", "phone", "k1").await;
     let again = shop.buy("alice", "drop", "phone", "k1").await;
     assert_eq!(first.json()["id"], again.json()["id"]);
-    assert_eq!(
-        (
-            first.header("Idempotent-Replayed"),
-            again.header("Idempotent-Replayed")
-        ),
-        ("", "true")
-    );
+    assert_eq!((first.header("Idempotent-Replayed"), again.header("Idempotent-Replayed")), ("", "true"));
     let two = r#"{"sku_id":"phone","quantity":2}"#;
     let reused = (422, "idempotency_key_reused".to_owned());
-    assert_eq!(
-        shop.place("alice", "drop", "k1", two, &[]).await.problem(),
-        reused
-    );
+    assert_eq!(shop.place("alice", "drop", "k1", two, &[]).await.problem(), reused);
     assert_eq!(shop.buy("alice", "drop", "pad", "k1").await.problem(), reused);
     // The key belongs to the buyer: another one may use it.
-    assert_ne!(
-        shop.buy("bob", "drop", "phone", "k1").await.json()["id"],
-        first.json()["id"]
-    );
+    assert_ne!(shop.buy("bob", "drop", "phone", "k1").await.json()["id"], first.json()["id"]);
     // Decided, the same click still answers the same order.
     let id = first.json()["id"].as_str().expect("id").to_owned();
     shop.decided("alice", &id).await;
     let decided = shop.buy("alice", "drop", "phone", "k1").await;
-    assert_eq!(
-        (decided.status, decided.json()["id"].as_str()),
-        (200, Some(id.as_str()))
-    );
+    assert_eq!((decided.status, decided.json()["id"].as_str()), (200, Some(id.as_str())));
     assert_eq!(shop.stock("drop").await["phone"]["available"], 8);
     shop.finish().await;
 }
@@ -83,24 +60,11 @@ async fn a_buyer_cannot_pass_the_limit_of_a_sale() {
     let two = r#"{"sku_id":"phone","quantity":2}"#;
     let refused = shop.place("alice", "drop", "k2", two, &[]).await;
     assert_eq!(refused.problem(), (409, "limit_reached".to_owned()));
-    assert_eq!(
-        (&refused.json()["held"], &refused.json()["buyer_limit"]),
-        (&json!(1), &json!(2))
-    );
-    assert_eq!(
-        shop.buy("alice", "drop", "pad", "k3").await.status,
-        202,
-        "the limit counts all SKUs"
-    );
-    assert_eq!(
-        shop.buy("alice", "drop", "pad", "k4").await.code(),
-        "limit_reached"
-    );
+    assert_eq!((&refused.json()["held"], &refused.json()["buyer_limit"]), (&json!(1), &json!(2)));
+    assert_eq!(shop.buy("alice", "drop", "pad", "k3").await.status, 202, "the limit counts all SKUs");
+    assert_eq!(shop.buy("alice", "drop", "pad", "k4").await.code(), "limit_reached");
     let three = r#"{"sku_id":"phone","quantity":3}"#;
-    assert_eq!(
-        shop.place("bob", "drop", "k1", three, &[]).await.code(),
-        "limit_reached"
-    );
+    assert_eq!(shop.place("bob", "drop", "k1", three, &[]).await.code(), "limit_reached");
     shop.finish().await;
 }
 
@@ -125,14 +89,8 @@ async fn prefer_wait_answers_the_decided_order() {
     let shop = TestShop::start().await;
     shop.open_sale("drop", 1, &[("phone", 2)]).await;
     let body = r#"{"sku_id":"phone","quantity":1}"#;
-    let answer = shop
-        .place("alice", "drop", "k1", body, &[("Prefer", "wait=10")])
-        .await;
-    assert_eq!(
-        (answer.status, answer.header("Preference-Applied")),
-        (201, "wait=10"),
-        "{answer:?}"
-    );
+    let answer = shop.place("alice", "drop", "k1", body, &[("Prefer", "wait=10")]).await;
+    assert_eq!((answer.status, answer.header("Preference-Applied")), (201, "wait=10"), "{answer:?}");
     assert_eq!(answer.json()["status"], "awaiting_payment");
     assert_eq!(answer.json().get("poll_after_ms"), None);
     shop.finish().await;
@@ -152,17 +110,11 @@ async fn outside_its_window_a_sale_sells_nothing() {
     shop.open_sale("drop", 1, &[("phone", 5)]).await;
     let step = |action: &'static str| shop.operate("POST", action, json!({ "reason": "a test" }));
     assert_eq!(step("/sales/drop/pause").await.status, 200);
-    assert_eq!(
-        shop.buy("alice", "drop", "phone", "k1").await.problem(),
-        (409, "sale_paused".to_owned())
-    );
+    assert_eq!(shop.buy("alice", "drop", "phone", "k1").await.problem(), (409, "sale_paused".to_owned()));
     assert_eq!(step("/sales/drop/resume").await.status, 200);
     assert_eq!(shop.buy("alice", "drop", "phone", "k1").await.status, 202);
     assert_eq!(step("/sales/drop/end").await.status, 200);
-    assert_eq!(
-        shop.buy("bob", "drop", "phone", "k1").await.problem(),
-        (409, "sale_ended".to_owned())
-    );
+    assert_eq!(shop.buy("bob", "drop", "phone", "k1").await.problem(), (409, "sale_ended".to_owned()));
     // What was accepted before the end still stands, and the same click still finds it.
     assert!(shop.buy("alice", "drop", "phone", "k1").await.status < 300);
     assert_eq!(shop.stock("drop").await["phone"]["available"], 4);
@@ -183,23 +135,14 @@ async fn orders_are_listed_newest_first_in_pages_and_only_to_their_buyer() {
     let mut path = "/api/v1/orders?limit=2".to_owned();
     for _ in 0..3 {
         let page = shop.get("alice", &path).await.json();
-        listed.extend(
-            page["orders"]
-                .as_array()
-                .expect("orders")
-                .iter()
-                .map(|order| order["id"].clone()),
-        );
+        listed.extend(page["orders"].as_array().expect("orders").iter().map(|order| order["id"].clone()));
         let Some(cursor) = page["next_cursor"].as_str() else {
             break;
         };
         path = format!("/api/v1/orders?limit=2&cursor={cursor}");
     }
     assert_eq!(listed, ids);
-    assert_eq!(
-        shop.get("bob", "/api/v1/orders").await.json()["orders"],
-        json!([])
-    );
+    assert_eq!(shop.get("bob", "/api/v1/orders").await.json()["orders"], json!([]));
     let id = ids[0].as_str().expect("id");
     let foreign = shop.get("bob", &format!("/api/v1/orders/{id}")).await;
     assert_eq!(foreign.problem(), (404, "order_not_found".to_owned()));
@@ -227,10 +170,7 @@ async fn sale_reads_may_be_cached_and_tell_a_band_and_never_a_number() {
     let shop = TestShop::start().await;
     shop.open_sale("drop", 1, &[("phone", 500)]).await;
     let read = shop.get("alice", "/api/v1/sales/drop").await;
-    assert_eq!(
-        (read.status, read.header("Cache-Control")),
-        (200, "public, max-age=1")
-    );
+    assert_eq!((read.status, read.header("Cache-Control")), (200, "public, max-age=1"));
     assert_eq!(
         (&read.json()["status"], &read.json()["items"][0]["stock"]),
         (&json!("live"), &json!("plenty"))

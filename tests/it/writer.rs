@@ -52,14 +52,7 @@ impl Bench {
         let map = config.shard_map().expect("a map");
         let sales = HashMap::from([(sale.id.clone(), sale.clone())]);
         let database = Database::of(&config);
-        Self {
-            config,
-            backend,
-            map,
-            sale,
-            sales,
-            database,
-        }
+        Self { config, backend, map, sale, sales, database }
     }
 
     /// The `n`th user whose shard belongs to a partition.
@@ -90,26 +83,14 @@ impl Bench {
             .zip(payloads)
             .map(|(offset, payload)| {
                 let order = OrderRecord::decode(&payload);
-                LogRecord {
-                    offset,
-                    payload,
-                    order,
-                }
+                LogRecord { offset, payload, order }
             })
             .collect();
-        LogBatch {
-            part: Part::new(part),
-            start_offset,
-            records,
-        }
+        LogBatch { part: Part::new(part), start_offset, records }
     }
 
     async fn write(&self, batch: &LogBatch) -> BatchOutcome {
-        self.backend
-            .orders
-            .write(batch, &self.sales)
-            .await
-            .expect("written")
+        self.backend.orders.write(batch, &self.sales).await.expect("written")
     }
 
     async fn finish(self) {
@@ -137,19 +118,13 @@ fn written(outcome: BatchOutcome) -> seckill::ports::Written {
 async fn a_log_with_more_orders_than_stock_never_oversells() {
     let bench = Bench::new(5, 1).await;
     for part in [0, 1] {
-        let payloads = (0..10)
-            .map(|n| bench.record(&bench.user(part, n), "k", 1).encode())
-            .collect();
+        let payloads = (0..10).map(|n| bench.record(&bench.user(part, n), "k", 1).encode()).collect();
         written(bench.write(&bench.batch(part, 0, payloads)).await);
     }
     assert_eq!(bench.database.orders("awaiting_payment").await, 5);
     assert_eq!(bench.database.orders("rejected").await, 15);
     assert_eq!(bench.database.control_sum("SUM(held)", "ledger").await, 5);
-    assert_eq!(
-        bench.database.control_sum("COUNT(*)", "release_outbox").await,
-        15,
-        "their stock is owed"
-    );
+    assert_eq!(bench.database.control_sum("COUNT(*)", "release_outbox").await, 15, "their stock is owed");
     bench.finish().await;
 }
 
@@ -176,15 +151,9 @@ async fn a_batch_from_another_position_is_refused_whole() {
     let first = bench.batch(0, 0, vec![bench.record(&bench.user(0, 0), "k", 1).encode()]);
     assert_eq!(written(bench.write(&first).await).next_offset, 1);
     let zombie = bench.batch(0, 0, vec![bench.record(&bench.user(0, 1), "k", 1).encode()]);
-    assert!(matches!(
-        bench.write(&zombie).await,
-        BatchOutcome::PositionMoved { stored: 1 }
-    ));
+    assert!(matches!(bench.write(&zombie).await, BatchOutcome::PositionMoved { stored: 1 }));
     let gap = bench.batch(0, 7, vec![bench.record(&bench.user(0, 1), "k", 1).encode()]);
-    assert!(matches!(
-        bench.write(&gap).await,
-        BatchOutcome::PositionMoved { stored: 1 }
-    ));
+    assert!(matches!(bench.write(&gap).await, BatchOutcome::PositionMoved { stored: 1 }));
     assert_eq!(bench.database.orders("awaiting_payment").await, 1);
     bench.finish().await;
 }
@@ -194,15 +163,12 @@ async fn two_writers_of_one_partition_write_each_batch_once() {
     let bench = Bench::new(100, 1).await;
     let other = open(&bench.config).await;
     for round in 0..10 {
-        let payloads: Vec<Vec<u8>> = (0..5)
-            .map(|n| bench.record(&bench.user(0, round * 5 + n), "k", 1).encode())
-            .collect();
+        let payloads: Vec<Vec<u8>> =
+            (0..5).map(|n| bench.record(&bench.user(0, round * 5 + n), "k", 1).encode()).collect();
         let start = i64::try_from(round * 5).expect("small");
         let batch = bench.batch(0, start, payloads);
         let (a, b) = tokio::join!(bench.write(&batch), other.orders.write(&batch, &bench.sales));
-        let wrote = [a, b.expect("written")]
-            .into_iter()
-            .filter(|o| matches!(o, BatchOutcome::Written(_)));
+        let wrote = [a, b.expect("written")].into_iter().filter(|o| matches!(o, BatchOutcome::Written(_)));
         assert_eq!(wrote.count(), 1, "round {round}");
     }
     assert_eq!(bench.database.orders("awaiting_payment").await, 50);
@@ -214,11 +180,7 @@ async fn two_writers_of_one_partition_write_each_batch_once() {
 async fn an_order_that_is_there_already_is_skipped() {
     let bench = Bench::new(5, 1).await;
     let record = bench.record(&bench.user(0, 0), "k", 1).encode();
-    written(
-        bench
-            .write(&bench.batch(0, 0, vec![record.clone(), record.clone()]))
-            .await,
-    );
+    written(bench.write(&bench.batch(0, 0, vec![record.clone(), record.clone()])).await);
     let again = written(bench.write(&bench.batch(0, 2, vec![record])).await);
     assert_eq!((again.skipped, again.orders.len()), (1, 0));
     assert_eq!(bench.database.orders("awaiting_payment").await, 1);
@@ -229,24 +191,15 @@ async fn an_order_that_is_there_already_is_skipped() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_row_of_an_order_or_a_claim_is_refused_by_its_key() {
     let bench = Bench::new(5, 1).await;
-    written(
-        bench
-            .write(&bench.batch(0, 0, vec![bench.record(&bench.user(0, 0), "k", 1).encode()]))
-            .await,
-    );
+    written(bench.write(&bench.batch(0, 0, vec![bench.record(&bench.user(0, 0), "k", 1).encode()])).await);
     let shard = bench.map.shard_of(&bench.user(0, 0)).number();
     let (instance, shard) = bench.database.shards()[usize::from(shard)].clone();
     let orders = format!("{shard}.orders_{}", bench.sale.month().yyyymm());
     for table in [orders, format!("{shard}.claims"), format!("{shard}.order_moves")] {
         let copy = format!("INSERT INTO {table} SELECT * FROM {table}");
-        let refused = sqlx::query(sqlx::AssertSqlSafe(copy))
-            .execute(bench.database.pool(instance))
-            .await;
+        let refused = sqlx::query(sqlx::AssertSqlSafe(copy)).execute(bench.database.pool(instance)).await;
         let error = refused.expect_err("a second row must be refused");
-        assert!(
-            error.as_database_error().is_some_and(|e| e.is_unique_violation()),
-            "{table}: {error}"
-        );
+        assert!(error.as_database_error().is_some_and(|e| e.is_unique_violation()), "{table}: {error}");
     }
     bench.finish().await;
 }
@@ -256,28 +209,15 @@ async fn the_buyer_limit_holds_across_batches_and_inside_one() {
     let bench = Bench::new(50, 3).await;
     let user = bench.user(0, 0);
     let orders = |keys: &[(&str, u32)]| {
-        keys.iter()
-            .map(|(key, quantity)| bench.record(&user, key, *quantity).encode())
-            .collect::<Vec<_>>()
+        keys.iter().map(|(key, quantity)| bench.record(&user, key, *quantity).encode()).collect::<Vec<_>>()
     };
-    written(
-        bench
-            .write(&bench.batch(0, 0, orders(&[("a", 2), ("b", 2)])))
-            .await,
-    );
-    written(
-        bench
-            .write(&bench.batch(0, 2, orders(&[("c", 1), ("d", 1)])))
-            .await,
-    );
+    written(bench.write(&bench.batch(0, 0, orders(&[("a", 2), ("b", 2)]))).await);
+    written(bench.write(&bench.batch(0, 2, orders(&[("c", 1), ("d", 1)]))).await);
     assert_eq!(bench.database.orders("awaiting_payment").await, 2, "a and c");
     assert_eq!(bench.database.orders("rejected").await, 2, "b and d");
     let mut claims = 0;
     for (instance, shard) in bench.database.shards() {
-        claims += bench
-            .database
-            .number(instance, &format!("SELECT COUNT(*) FROM {shard}.claims"))
-            .await;
+        claims += bench.database.number(instance, &format!("SELECT COUNT(*) FROM {shard}.claims")).await;
     }
     assert_eq!(claims, 3);
     bench.finish().await;
@@ -288,22 +228,10 @@ async fn poison_becomes_dead_letters_and_its_neighbours_become_orders() {
     let bench = Bench::new(5, 2).await;
     let user = bench.user(0, 0);
     let good = bench.record(&user, "k", 1);
-    let unknown_sale = OrderRecord {
-        sale_id: SaleId::parse("other").expect("slug"),
-        ..good.clone()
-    };
-    let unknown_sku = OrderRecord {
-        sku_id: SkuId::parse("other").expect("slug"),
-        ..good.clone()
-    };
-    let over_limit = OrderRecord {
-        quantity: Quantity::new(3).expect("quantity"),
-        ..good.clone()
-    };
-    let stolen = OrderRecord {
-        user_id: bench.user(1, 0),
-        ..good.clone()
-    };
+    let unknown_sale = OrderRecord { sale_id: SaleId::parse("other").expect("slug"), ..good.clone() };
+    let unknown_sku = OrderRecord { sku_id: SkuId::parse("other").expect("slug"), ..good.clone() };
+    let over_limit = OrderRecord { quantity: Quantity::new(3).expect("quantity"), ..good.clone() };
+    let stolen = OrderRecord { user_id: bench.user(1, 0), ..good.clone() };
     let payloads = vec![
         b"garbage".to_vec(),
         br#"{"v":9}"#.to_vec(),
@@ -344,18 +272,11 @@ async fn a_grant_that_was_taken_and_never_applied_is_applied_at_takeover() {
          VALUES (REPEAT('g', 16), 'drop', 'phone', {taker}, 2, FALSE)"
     );
     bench.database.execute(home_at, &grant).await;
-    let part = bench
-        .map
-        .all_parts()
-        .find(|p| bench.map.instance_of_part(*p).number() == taker);
+    let part = bench.map.all_parts().find(|p| bench.map.instance_of_part(*p).number() == taker);
     let part = part.expect("a partition of the taker");
     for _ in 0..3 {
         assert_eq!(bench.backend.orders.take_over(part).await.expect("position"), 0);
-        assert_eq!(
-            bench.database.control_sum("SUM(allotted)", "ledger").await,
-            2,
-            "once, however often"
-        );
+        assert_eq!(bench.database.control_sum("SUM(allotted)", "ledger").await, 2, "once, however often");
     }
     let unsettled = format!("SELECT COUNT(*) FROM {home_db}.grants WHERE NOT settled");
     assert_eq!(bench.database.number(home_at, &unsettled).await, 0);

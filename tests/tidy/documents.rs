@@ -16,13 +16,7 @@ const PUBLIC_HOSTS: &str = "127.0.0.1 localhost host prometheus github.com docs.
 /// Cells of the Markdown table rows whose first or second cell begins with a back-quote.
 fn table_rows(text: &str) -> Vec<Vec<String>> {
     let rows = text.lines().filter(|line| line.starts_with('|'));
-    rows.map(|line| {
-        line.trim_matches('|')
-            .split('|')
-            .map(|cell| cell.trim().to_owned())
-            .collect()
-    })
-    .collect()
+    rows.map(|line| line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect()).collect()
 }
 
 fn unquoted(cell: &str) -> Option<&str> {
@@ -38,21 +32,12 @@ fn the_metrics_table_stands_in_the_docs() {
     };
     let code: BTreeSet<(String, String, String)> = TABLE
         .iter()
-        .map(|metric| {
-            (
-                metric.name.to_owned(),
-                kind(metric.kind).to_owned(),
-                metric.labels.join(", "),
-            )
-        })
+        .map(|metric| (metric.name.to_owned(), kind(metric.kind).to_owned(), metric.labels.join(", ")))
         .collect();
     let docs = table_rows(&read("docs/operations.md"));
     let docs = docs.iter().filter_map(|row| {
         let name = unquoted(row.first()?)?;
-        if !["seckill_", "http_", "db_"]
-            .iter()
-            .any(|prefix| name.starts_with(prefix))
-        {
+        if !["seckill_", "http_", "db_"].iter().any(|prefix| name.starts_with(prefix)) {
             return None;
         }
         let labels = row.get(2)?.replace('`', "").replace('–', "");
@@ -66,22 +51,12 @@ fn the_problem_codes_stand_in_the_docs() {
     let retryable = |is_retryable| if is_retryable { "yes" } else { "no" };
     let code: BTreeSet<(String, String, String)> = Code::ALL
         .iter()
-        .map(|c| {
-            (
-                c.as_str().to_owned(),
-                c.status().to_string(),
-                retryable(c.is_retryable()).to_owned(),
-            )
-        })
+        .map(|c| (c.as_str().to_owned(), c.status().to_string(), retryable(c.is_retryable()).to_owned()))
         .collect();
     let docs = table_rows(&read("docs/api.md"));
     let docs = docs.iter().filter_map(|row| {
         let status = row.first().filter(|status| status.parse::<u16>().is_ok())?;
-        Some((
-            unquoted(row.get(1)?)?.to_owned(),
-            status.clone(),
-            row.get(2)?.clone(),
-        ))
+        Some((unquoted(row.get(1)?)?.to_owned(), status.clone(), row.get(2)?.clone()))
     });
     same("src/http/problem.rs", &code, "docs/api.md", &docs.collect());
 }
@@ -93,9 +68,7 @@ fn every_configuration_key_is_explained() {
     for line in text.lines().map(str::trim) {
         if let Some((key, _)) = line.split_once(" = ").filter(|_| !line.starts_with('#')) {
             if !is_explained {
-                breaches.push(format!(
-                    "config/default.toml: {section}{key} has no comment above it"
-                ));
+                breaches.push(format!("config/default.toml: {section}{key} has no comment above it"));
             }
         } else {
             is_explained = line.starts_with('#');
@@ -110,11 +83,7 @@ fn links_between_documents_lead_somewhere() {
     let mut breaches = Vec::new();
     for path in files_ending("", ".md") {
         let folder = Path::new(&path).parent().expect("a folder");
-        for target in read(&path)
-            .split("](")
-            .skip(1)
-            .filter_map(|rest| rest.split(')').next())
-        {
+        for target in read(&path).split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             let file = target.split('#').next().unwrap_or_default();
             if !file.is_empty() && !file.contains("://") && !root().join(folder).join(file).exists() {
                 breaches.push(format!("{path} links to {target}"));
@@ -139,12 +108,8 @@ fn decisions_are_numbered_without_gaps() {
 #[test]
 fn nothing_names_a_private_host_or_a_folder_of_somebodys_machine() {
     // In pieces, so that this file does not breach its own rule.
-    let folders = [
-        concat!("/ro", "ot/"),
-        concat!("/ho", "me/"),
-        concat!("/wo", "rk/"),
-        concat!("/Us", "ers/"),
-    ];
+    let folders =
+        [concat!("/ro", "ot/"), concat!("/ho", "me/"), concat!("/wo", "rk/"), concat!("/Us", "ers/")];
     let mut breaches = Vec::new();
     for path in files("").into_iter().filter(|path| path != "Cargo.lock") {
         let Ok(text) = fs::read_to_string(root().join(&path)) else {
@@ -155,10 +120,8 @@ fn nothing_names_a_private_host_or_a_folder_of_somebodys_machine() {
             breaches.extend(folder.map(|folder| format!("{path}:{number} names {folder}")));
             for rest in line.split("://").skip(1) {
                 let before = line.split("://").next().unwrap_or_default();
-                let host: String = rest
-                    .chars()
-                    .take_while(|c| c.is_alphanumeric() || ".-".contains(*c))
-                    .collect();
+                let host: String =
+                    rest.chars().take_while(|c| c.is_alphanumeric() || ".-".contains(*c)).collect();
                 let is_web = before.ends_with("http") || before.ends_with("https");
                 // An empty host is a placeholder such as {address}.
                 if is_web && !host.is_empty() && !list(PUBLIC_HOSTS).contains(host.trim_end_matches('.')) {

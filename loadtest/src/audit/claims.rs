@@ -13,10 +13,7 @@ pub fn check(index: &Index<'_>, found: &mut Findings) {
         *live.entry(&row.user).or_default() += row.quantity;
     }
     for (user, units) in live.iter().filter(|(_, units)| **units > limit) {
-        found.add(
-            Rule::LimitExceeded,
-            format!("{user} holds {units} units, the limit is {limit}"),
-        );
+        found.add(Rule::LimitExceeded, format!("{user} holds {units} units, the limit is {limit}"));
     }
     let claimed = check_claims(index, found);
     for row in index.rows.values().filter(|row| row.state.is_live()) {
@@ -37,20 +34,14 @@ fn check_claims(index: &Index<'_>, found: &mut Findings) -> BTreeMap<OrderId, i6
         let is_held = row.is_some_and(|row| row.state.is_live() && row.user == claim.user);
         found.check(is_held, Rule::ClaimWithoutLiveOrder, || {
             let row = row.map(|row| (row.state.as_str(), &row.user));
-            format!(
-                "unit {} of {} names {}, which is {row:?}",
-                claim.unit, claim.user, claim.order
-            )
+            format!("unit {} of {} names {}, which is {row:?}", claim.unit, claim.user, claim.order)
         });
         found.check((0..limit).contains(&claim.unit), Rule::ClaimsDiffer, || {
             format!("{} claims unit {}, the limit is {limit}", claim.user, claim.unit)
         });
         let shard = index.evidence.layout.shard_of(&claim.user);
         found.check(claim.place.shard == shard, Rule::WrongShard, || {
-            format!(
-                "a claim of {} in shard {}, its buyer is in {shard}",
-                claim.user, claim.place.shard
-            )
+            format!("a claim of {} in shard {}, its buyer is in {shard}", claim.user, claim.place.shard)
         });
     }
     claimed

@@ -11,9 +11,7 @@ use crate::ids::OrderId;
 
 pub fn check(index: &Index<'_>, found: &mut Findings) {
     let outbox = index.outbox_len();
-    found.check(outbox == 0, Rule::OutboxNotEmpty, || {
-        format!("{outbox} entries wait for the order log")
-    });
+    found.check(outbox == 0, Rule::OutboxNotEmpty, || format!("{outbox} entries wait for the order log"));
     check_gates(index, found);
     for (number, bucket) in index.buckets() {
         for (sku, units) in &bucket.stock {
@@ -68,41 +66,24 @@ fn check_gates(index: &Index<'_>, found: &mut Findings) {
 }
 
 fn check_hold(index: &Index<'_>, number: u16, id: &OrderId, hold: &Hold, found: &mut Findings) {
-    let expected = index
-        .evidence
-        .layout
-        .bucket_of(id.shard(), index.evidence.sale.buckets);
+    let expected = index.evidence.layout.bucket_of(id.shard(), index.evidence.sale.buckets);
     found.check(number == expected, Rule::WrongBucket, || {
         format!("{id} is held in bucket {number}, its shard belongs to {expected}")
     });
     let Some(row) = index.rows.get(id) else {
         let is_explained = index.owed.contains(id) || !index.is_quiet();
         found.check(is_explained, Rule::HoldWithoutRow, || {
-            format!(
-                "{id} of {} is {:?} in Redis and has no row",
-                hold.user, hold.state
-            )
+            format!("{id} of {} is {:?} in Redis and has no row", hold.user, hold.state)
         });
         return;
     };
     let print = fingerprint(&row.sku, row.quantity);
     let agrees = (&hold.sku, &hold.user, hold.quantity) == (&row.sku, &row.user, row.quantity);
-    found.check(
-        agrees && hold.fingerprint == print,
-        Rule::RedisHoldDiffers,
-        || {
-            format!(
-                "{id}: {hold:?}, row {} {} x{} {print}",
-                row.user, row.sku, row.quantity
-            )
-        },
-    );
+    found.check(agrees && hold.fingerprint == print, Rule::RedisHoldDiffers, || {
+        format!("{id}: {hold:?}, row {} {} x{} {print}", row.user, row.sku, row.quantity)
+    });
     found.check(may_stand(hold.state, row), Rule::RedisStateContradicts, || {
-        format!(
-            "{id} is {:?} in Redis and {} in MySQL",
-            hold.state,
-            row.state.as_str()
-        )
+        format!("{id} is {:?} in Redis and {} in MySQL", hold.state, row.state.as_str())
     });
 }
 
@@ -123,11 +104,7 @@ fn may_stand(state: char, row: &OrderRow) -> bool {
 /// 16 hexadecimal digits over what a purchase's body asks for.
 pub fn fingerprint(sku: &str, quantity: i64) -> String {
     let units = u32::try_from(quantity).unwrap_or(0).to_be_bytes();
-    let digest = Sha256::new()
-        .chain_update(sku)
-        .chain_update(b"\0")
-        .chain_update(units)
-        .finalize();
+    let digest = Sha256::new().chain_update(sku).chain_update(b"\0").chain_update(units).finalize();
     digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -135,24 +112,17 @@ fn check_stock(index: &Index<'_>, found: &mut Findings) {
     for item in &index.evidence.sale.items {
         let in_bucket = |bucket: &BucketFacts| bucket.stock.get(&item.sku).copied().unwrap_or(0);
         let available: i64 = index.buckets().map(|(_, bucket)| in_bucket(bucket)).sum();
-        let rows = index
-            .rows
-            .values()
-            .filter(|row| row.sku == item.sku && row.state.is_live());
+        let rows = index.rows.values().filter(|row| row.sku == item.sku && row.state.is_live());
         let live: i64 = rows.map(|row| row.quantity).sum();
         let owed = index.owed_units(|sku, _| sku == item.sku);
-        found.check(
-            available == item.stock - live - owed,
-            Rule::RedisStockDiffers,
-            || {
-                format!(
-                    "{}: {available} available, stock {} - live {live} - owed {owed} = {}",
-                    item.sku,
-                    item.stock,
-                    item.stock - live - owed
-                )
-            },
-        );
+        found.check(available == item.stock - live - owed, Rule::RedisStockDiffers, || {
+            format!(
+                "{}: {available} available, stock {} - live {live} - owed {owed} = {}",
+                item.sku,
+                item.stock,
+                item.stock - live - owed
+            )
+        });
     }
 }
 

@@ -51,9 +51,7 @@ impl<'a> Index<'a> {
     /// Buckets that stand, with their numbers.
     pub fn buckets(&self) -> impl Iterator<Item = (u16, &'a BucketFacts)> {
         let buckets = self.evidence.buckets.iter().flatten();
-        (0u16..)
-            .zip(buckets)
-            .filter_map(|(number, bucket)| Some((number, bucket.as_ref()?)))
+        (0u16..).zip(buckets).filter_map(|(number, bucket)| Some((number, bucket.as_ref()?)))
     }
 
     /// Whether every bucket was read and stands, so that sums over them mean something.
@@ -71,18 +69,12 @@ impl<'a> Index<'a> {
     /// Records of the sale that lie at or behind the stored position of their partition.
     pub fn unread(&self) -> usize {
         let records = self.evidence.log.iter().flat_map(|log| &log.records);
-        records
-            .filter(|record| record.offset >= self.position(record.part))
-            .count()
+        records.filter(|record| record.offset >= self.position(record.part)).count()
     }
 
     /// The stored position of a partition; 0 when there is none.
     pub fn position(&self, part: u16) -> i64 {
-        self.evidence
-            .books
-            .iter()
-            .find_map(|books| books.positions.get(&part).copied())
-            .unwrap_or(0)
+        self.evidence.books.iter().find_map(|books| books.positions.get(&part).copied()).unwrap_or(0)
     }
 
     pub fn is_dead_letter(&self, part: u16, offset: i64) -> bool {
@@ -99,21 +91,11 @@ impl<'a> Index<'a> {
     }
 
     fn owed_orders(&self) -> BTreeSet<OrderId> {
-        let released = self
-            .evidence
-            .books
-            .iter()
-            .flat_map(|books| &books.owed)
-            .map(|row| row.order);
-        let dead = self
-            .evidence
-            .log
-            .iter()
-            .flat_map(|log| &log.records)
-            .filter_map(|record| {
-                let id = record.order.as_ref()?.id;
-                self.is_dead_letter(record.part, record.offset).then_some(id)
-            });
+        let released = self.evidence.books.iter().flat_map(|books| &books.owed).map(|row| row.order);
+        let dead = self.evidence.log.iter().flat_map(|log| &log.records).filter_map(|record| {
+            let id = record.order.as_ref()?.id;
+            self.is_dead_letter(record.part, record.offset).then_some(id)
+        });
         let is_live = |id: &OrderId| self.rows.get(id).is_some_and(|row| row.state.is_live());
         released.chain(dead).filter(|id| !is_live(id)).collect()
     }

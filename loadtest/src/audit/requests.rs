@@ -12,10 +12,7 @@ pub fn check(index: &Index<'_>, found: &mut Findings) {
     let Some(journal) = &index.evidence.journal else {
         return;
     };
-    let entries: Vec<&Entry> = journal
-        .iter()
-        .filter(|entry| entry.sale == index.evidence.sale.id)
-        .collect();
+    let entries: Vec<&Entry> = journal.iter().filter(|entry| entry.sale == index.evidence.sale.id).collect();
     check_ids(index, &entries, found);
     let mut requests: BTreeMap<OrderId, Vec<&Entry>> = BTreeMap::new();
     for entry in &entries {
@@ -25,11 +22,9 @@ pub fn check(index: &Index<'_>, found: &mut Findings) {
     for (id, row) in &index.rows {
         match requests.get(id) {
             Some(same_key) => check_row(row, same_key, found),
-            None => found.check(
-                index.evidence.before.contains(id),
-                Rule::RowWithoutRequest,
-                || format!("{id} of {}: nobody asked for it", row.user),
-            ),
+            None => found.check(index.evidence.before.contains(id), Rule::RowWithoutRequest, || {
+                format!("{id} of {}: nobody asked for it", row.user)
+            }),
         }
     }
 }
@@ -52,17 +47,12 @@ fn check_ids(index: &Index<'_>, entries: &[&Entry], found: &mut Findings) {
         if first_id != id {
             found.add(Rule::KeyHasTwoOrders, format!("{key:?} got {first_id} and {id}"));
         } else if first_key != key {
-            found.add(
-                Rule::KeysShareOrder,
-                format!("{first_key:?} and {key:?} got {id}"),
-            );
+            found.add(Rule::KeysShareOrder, format!("{first_key:?} and {key:?} got {id}"));
         } else {
             let expected = derived(index, entry);
-            found.check(
-                OrderId::parse(id) == Some(expected),
-                Rule::AnswerIdDiffers,
-                || format!("{key:?} got {id:?}, derived is {expected}"),
-            );
+            found.check(OrderId::parse(id) == Some(expected), Rule::AnswerIdDiffers, || {
+                format!("{key:?} got {id:?}, derived is {expected}")
+            });
         }
     }
 }
@@ -72,41 +62,23 @@ fn check_answers(index: &Index<'_>, requests: &BTreeMap<OrderId, Vec<&Entry>>, f
         let accepted = same_key.iter().filter(|entry| entry.class.is_accepted()).count();
         let won = same_key.iter().filter(|entry| entry.class == Class::Won).count();
         found.check(won <= 1, Rule::AcceptedTwice, || {
-            format!(
-                "{id} of {}: {won} answers that do not say they are replays",
-                same_key[0].user
-            )
+            format!("{id} of {}: {won} answers that do not say they are replays", same_key[0].user)
         });
         let stands = index.rows.contains_key(id);
-        found.check(
-            accepted == 0 || stands || !index.is_quiet(),
-            Rule::AcceptedWithoutRow,
-            || format!("{id} of {} was accepted and has no row", same_key[0].user),
-        );
+        found.check(accepted == 0 || stands || !index.is_quiet(), Rule::AcceptedWithoutRow, || {
+            format!("{id} of {} was accepted and has no row", same_key[0].user)
+        });
     }
 }
 
 fn check_row(row: &OrderRow, same_key: &[&Entry], found: &mut Findings) {
     let agrees = |entry: &&&Entry| entry.sku == row.sku && i64::from(entry.quantity) == row.quantity;
-    found.check(
-        same_key.iter().any(|entry| agrees(&entry)),
-        Rule::RowDiffersFromRequest,
-        || {
-            let asked = (&same_key[0].sku, same_key[0].quantity);
-            format!("{} is {} x{}, asked for {asked:?}", row.id, row.sku, row.quantity)
-        },
-    );
-    found.check(
-        !same_key.iter().all(|entry| entry.class.is_refused()),
-        Rule::RefusedButPersisted,
-        || {
-            let answers: Vec<&str> = same_key.iter().map(|entry| entry.class.as_str()).collect();
-            format!(
-                "{} of {} is {}; answered {answers:?}",
-                row.id,
-                row.user,
-                row.state.as_str()
-            )
-        },
-    );
+    found.check(same_key.iter().any(|entry| agrees(&entry)), Rule::RowDiffersFromRequest, || {
+        let asked = (&same_key[0].sku, same_key[0].quantity);
+        format!("{} is {} x{}, asked for {asked:?}", row.id, row.sku, row.quantity)
+    });
+    found.check(!same_key.iter().all(|entry| entry.class.is_refused()), Rule::RefusedButPersisted, || {
+        let answers: Vec<&str> = same_key.iter().map(|entry| entry.class.as_str()).collect();
+        format!("{} of {} is {}; answered {answers:?}", row.id, row.user, row.state.as_str())
+    });
 }

@@ -19,14 +19,9 @@ pub fn check(index: &Index<'_>, found: &mut Findings) {
         check_content(index, row, found);
     }
     for (id, rows) in places.iter().filter(|(_, rows)| rows.len() > 1) {
-        let seen: Vec<String> = rows
-            .iter()
-            .map(|row| format!("shard {} orders_{}", row.place.shard, row.yyyymm))
-            .collect();
-        found.add(
-            Rule::DuplicateOrder,
-            format!("{id} stands in {}", seen.join(" and ")),
-        );
+        let seen: Vec<String> =
+            rows.iter().map(|row| format!("shard {} orders_{}", row.place.shard, row.yyyymm)).collect();
+        found.add(Rule::DuplicateOrder, format!("{id} stands in {}", seen.join(" and ")));
     }
     check_moves(index, found);
 }
@@ -36,32 +31,18 @@ fn check_place(index: &Index<'_>, row: &OrderRow, found: &mut Findings) {
     let at = row.place.shard;
     let of_user = layout.shard_of(&row.user);
     found.check(at == row.id.shard() && at == of_user, Rule::WrongShard, || {
-        format!(
-            "{} in shard {at}; its id names {}, its buyer {of_user}",
-            row.id,
-            row.id.shard()
-        )
+        format!("{} in shard {at}; its id names {}, its buyer {of_user}", row.id, row.id.shard())
     });
     let named = row.id.month();
     let in_month = named == index.month && row.yyyymm == yyyymm(named);
     found.check(in_month, Rule::WrongMonth, || {
         let (named, sale) = (yyyymm(named), yyyymm(index.month));
-        format!(
-            "{} in orders_{}; its id names {named}, its sale {sale}",
-            row.id, row.yyyymm
-        )
+        format!("{} in orders_{}; its id names {named}, its sale {sale}", row.id, row.yyyymm)
     });
     let owner = index.evidence.servers.get(usize::from(layout.instance_of(at)));
-    found.check(
-        owner.is_some_and(|server| **server == *row.place.server),
-        Rule::WrongInstance,
-        || {
-            format!(
-                "{} of shard {at} on {}; owned by {owner:?}",
-                row.id, row.place.server
-            )
-        },
-    );
+    found.check(owner.is_some_and(|server| **server == *row.place.server), Rule::WrongInstance, || {
+        format!("{} of shard {at} on {}; owned by {owner:?}", row.id, row.place.server)
+    });
 }
 
 fn check_content(index: &Index<'_>, row: &OrderRow, found: &mut Findings) {
@@ -70,36 +51,16 @@ fn check_content(index: &Index<'_>, row: &OrderRow, found: &mut Findings) {
         item.is_some_and(|item| (item.unit_price, &item.currency) == (row.unit_price, &row.currency));
     found.check(priced, Rule::PriceDiffers, || {
         let item = item.map(|item| format!("{} {}", item.unit_price, item.currency));
-        format!(
-            "{} {}: row {} {}, item {item:?}",
-            row.id, row.sku, row.unit_price, row.currency
-        )
+        format!("{} {}: row {} {}, item {item:?}", row.id, row.sku, row.unit_price, row.currency)
     });
     let has_reason = row.reason.is_some();
-    found.check(
-        (row.state == RowState::Rejected) == has_reason,
-        Rule::ReasonDiffers,
-        || {
-            format!(
-                "{} is {} with reason {:?}",
-                row.id,
-                row.state.as_str(),
-                row.reason
-            )
-        },
-    );
+    found.check((row.state == RowState::Rejected) == has_reason, Rule::ReasonDiffers, || {
+        format!("{} is {} with reason {:?}", row.id, row.state.as_str(), row.reason)
+    });
     let starts_ms = index.evidence.sale.starts_ms;
-    found.check(
-        row.accepted_ms >= starts_ms - OPENING_SKEW_MS,
-        Rule::AcceptedBeforeOpening,
-        || {
-            format!(
-                "{} was accepted {} ms before the opening",
-                row.id,
-                starts_ms - row.accepted_ms
-            )
-        },
-    );
+    found.check(row.accepted_ms >= starts_ms - OPENING_SKEW_MS, Rule::AcceptedBeforeOpening, || {
+        format!("{} was accepted {} ms before the opening", row.id, starts_ms - row.accepted_ms)
+    });
 }
 
 /// The move kinds that lead to a state. A cancelled order may be a tombstone that was never persisted.
@@ -116,10 +77,7 @@ fn expected_moves(state: RowState) -> &'static [&'static [&'static str]] {
 fn check_moves(index: &Index<'_>, found: &mut Findings) {
     let mut moves: BTreeMap<OrderId, Vec<(&str, u16)>> = BTreeMap::new();
     for step in &index.evidence.moves {
-        moves
-            .entry(step.order)
-            .or_default()
-            .push((&step.kind, step.place.shard));
+        moves.entry(step.order).or_default().push((&step.kind, step.place.shard));
     }
     for (id, row) in &index.rows {
         let seen = moves.get(id).map_or(&[][..], Vec::as_slice);
@@ -133,9 +91,6 @@ fn check_moves(index: &Index<'_>, found: &mut Findings) {
         });
     }
     for (id, seen) in moves.iter().filter(|(id, _)| !index.rows.contains_key(id)) {
-        found.add(
-            Rule::MoveWithoutRow,
-            format!("{id} has moves {seen:?} and no row"),
-        );
+        found.add(Rule::MoveWithoutRow, format!("{id} has moves {seen:?} and no row"));
     }
 }

@@ -16,12 +16,7 @@ pub fn check(index: &Index<'_>, found: &mut Findings) {
     for answer in &http.orders {
         let row = index.rows.get(&answer.order);
         let agrees = row.is_some_and(|row| {
-            let said = (
-                answer.http_status,
-                answer.status.as_str(),
-                answer.sku.as_str(),
-                answer.quantity,
-            );
+            let said = (answer.http_status, answer.status.as_str(), answer.sku.as_str(), answer.quantity);
             said == (200, row.state.as_str(), row.sku.as_str(), row.quantity)
         });
         found.check(agrees, Rule::HttpOrderDiffers, || {
@@ -31,15 +26,10 @@ pub fn check(index: &Index<'_>, found: &mut Findings) {
     }
     for list in &http.lists {
         let rows = index.rows.iter().filter(|(_, row)| row.user == list.user);
-        let missing = rows
-            .filter(|(id, _)| !list.orders.contains(&id.to_string()))
-            .count();
+        let missing = rows.filter(|(id, _)| !list.orders.contains(&id.to_string())).count();
         let is_whole = list.http_status == 200 && (missing == 0 || !list.complete);
         found.check(is_whole, Rule::HttpListIncomplete, || {
-            format!(
-                "{}: status {}, {missing} orders missing",
-                list.user, list.http_status
-            )
+            format!("{}: status {}, {missing} orders missing", list.user, list.http_status)
         });
     }
 }

@@ -16,10 +16,7 @@ use crate::evidence::{BucketFacts, Evidence, HttpFacts, InstanceBooks, LogFacts,
 use crate::journal::Entry;
 
 fn rules(evidence: &Evidence) -> BTreeSet<Rule> {
-    audit(evidence)
-        .into_iter()
-        .map(|violation| violation.rule)
-        .collect()
+    audit(evidence).into_iter().map(|violation| violation.rule).collect()
 }
 
 /// Breaks the good state and compares what is found.
@@ -35,17 +32,13 @@ fn log(evidence: &mut Evidence) -> &mut LogFacts {
 }
 
 fn bucket_of<'a>(evidence: &'a mut Evidence, user: &str) -> &'a mut BucketFacts {
-    let number = evidence
-        .layout
-        .bucket_of(evidence.layout.shard_of(user), evidence.sale.buckets);
+    let number = evidence.layout.bucket_of(evidence.layout.shard_of(user), evidence.sale.buckets);
     bucket(evidence, number)
 }
 
 fn bucket(evidence: &mut Evidence, number: u16) -> &mut BucketFacts {
     let buckets = evidence.buckets.as_mut().expect("good has buckets");
-    buckets[usize::from(number)]
-        .as_mut()
-        .expect("good has all buckets")
+    buckets[usize::from(number)].as_mut().expect("good has all buckets")
 }
 
 fn http(evidence: &mut Evidence) -> &mut HttpFacts {
@@ -57,11 +50,7 @@ fn journal(evidence: &mut Evidence) -> &mut Vec<Entry> {
 }
 
 fn row_of<'a>(evidence: &'a mut Evidence, user: &str) -> &'a mut OrderRow {
-    evidence
-        .rows
-        .iter_mut()
-        .find(|row| row.user == user)
-        .expect("a buyer of the good state")
+    evidence.rows.iter_mut().find(|row| row.user == user).expect("a buyer of the good state")
 }
 
 fn books_of<'a>(evidence: &'a mut Evidence, user: &str) -> &'a mut InstanceBooks {
@@ -91,11 +80,7 @@ fn a_dead_letter_accounts_for_its_record() {
     let mut evidence = good();
     with_dead_letter(&mut evidence);
     assert_eq!(audit(&evidence), []);
-    assert!(
-        notes(&evidence)
-            .iter()
-            .any(|note| note.contains("1 dead letters"))
-    );
+    assert!(notes(&evidence).iter().any(|note| note.contains("1 dead letters")));
 }
 
 #[test]

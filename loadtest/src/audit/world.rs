@@ -41,10 +41,7 @@ pub fn id_of(user: &str, key: &str) -> OrderId {
 
 pub fn place_of(user: &str) -> Place {
     let shard = layout().shard_of(user);
-    Place {
-        server: SERVERS[usize::from(layout().instance_of(shard))].into(),
-        shard,
-    }
+    Place { server: SERVERS[usize::from(layout().instance_of(shard))].into(), shard }
 }
 
 pub fn row(user: &str, key: &str, sku: &str, quantity: i64, state: RowState) -> OrderRow {
@@ -68,9 +65,8 @@ pub fn row(user: &str, key: &str, sku: &str, quantity: i64, state: RowState) -> 
 
 /// Ten buyers: eight with one phone, `u-8` with two cases (paid), `u-9` with a phone and a rejected one.
 pub fn good() -> Evidence {
-    let mut rows: Vec<OrderRow> = (0..8)
-        .map(|n| row(&format!("u-{n}"), "k", PHONE, 1, RowState::AwaitingPayment))
-        .collect();
+    let mut rows: Vec<OrderRow> =
+        (0..8).map(|n| row(&format!("u-{n}"), "k", PHONE, 1, RowState::AwaitingPayment)).collect();
     rows.push(row("u-8", "k", CASE, 2, RowState::Paid));
     rows.push(row("u-9", "k", PHONE, 1, RowState::AwaitingPayment));
     rows.push(row("u-9", "k2", PHONE, 2, RowState::Rejected));
@@ -117,10 +113,7 @@ pub fn of_rows(rows: Vec<OrderRow>) -> Evidence {
 
 pub fn entry(row: &OrderRow, class: Class) -> Entry {
     // `good` uses one-word keys, so the key can be found again by deriving.
-    let key = ["k", "k2", "k3"]
-        .into_iter()
-        .find(|key| id_of(&row.user, key) == row.id)
-        .expect("a known key");
+    let key = ["k", "k2", "k3"].into_iter().find(|key| id_of(&row.user, key) == row.id).expect("a known key");
     Entry {
         user: row.user.clone(),
         sale: SALE.to_owned(),
@@ -161,11 +154,7 @@ fn moves(row: &OrderRow) -> Vec<Move> {
         RowState::Expired => &["persisted", "expired"],
         RowState::Rejected => &["rejected"],
     };
-    let step = |kind: &&str| Move {
-        place: row.place.clone(),
-        order: row.id,
-        kind: (*kind).to_owned(),
-    };
+    let step = |kind: &&str| Move { place: row.place.clone(), order: row.id, kind: (*kind).to_owned() };
     kinds.iter().map(step).collect()
 }
 
@@ -176,22 +165,10 @@ fn books(rows: &[OrderRow]) -> Vec<InstanceBooks> {
         let home = usize::from(layout().home_of(&item.sku));
         let mut granted = 0;
         for taker in 0..SERVERS.len() {
-            let here = rows
-                .iter()
-                .filter(|row| row.sku == item.sku && instance_of(row) == taker);
-            let units = |state| {
-                here.clone()
-                    .filter(|row| row.state == state)
-                    .map(|row| row.quantity)
-                    .sum()
-            };
+            let here = rows.iter().filter(|row| row.sku == item.sku && instance_of(row) == taker);
+            let units = |state| here.clone().filter(|row| row.state == state).map(|row| row.quantity).sum();
             let (held, sold): (i64, i64) = (units(RowState::AwaitingPayment), units(RowState::Paid));
-            let ledger = LedgerRow {
-                sku: item.sku.clone(),
-                allotted: held + sold,
-                held,
-                sold,
-            };
+            let ledger = LedgerRow { sku: item.sku.clone(), allotted: held + sold, held, sold };
             books[taker].ledger.push(ledger);
             if held + sold == 0 {
                 continue;
@@ -208,11 +185,7 @@ fn books(rows: &[OrderRow]) -> Vec<InstanceBooks> {
                 books[home].grants.push(grant);
             }
         }
-        books[home].pools.push(PoolRow {
-            sku: item.sku,
-            stock: item.stock,
-            granted,
-        });
+        books[home].pools.push(PoolRow { sku: item.sku, stock: item.stock, granted });
     }
     for row in rows.iter().filter(|row| !row.state.is_live()) {
         books[instance_of(row)].owed.push(OwedRow { order: row.id });
@@ -239,17 +212,10 @@ fn log(rows: &[OrderRow]) -> (LogFacts, BTreeMap<u16, i64>) {
     for row in rows {
         let part = layout().partition_of(row.place.shard);
         let end = ends.get_mut(&part).expect("four partitions");
-        records.push(LogRecord {
-            part,
-            offset: *end,
-            order: Some(record(row)),
-        });
+        records.push(LogRecord { part, offset: *end, order: Some(record(row)) });
         *end += 1;
     }
-    let partitions = ends
-        .values()
-        .map(|end| PartitionFacts { low: 0, end: *end })
-        .collect();
+    let partitions = ends.values().map(|end| PartitionFacts { low: 0, end: *end }).collect();
     (LogFacts { partitions, records }, ends)
 }
 
@@ -258,17 +224,9 @@ pub fn with_dead_letter(evidence: &mut Evidence) {
     let log = evidence.log.as_mut().expect("good has a log");
     let offset = log.partitions[0].end;
     log.partitions[0].end += 1;
-    log.records.push(LogRecord {
-        part: 0,
-        offset,
-        order: None,
-    });
+    log.records.push(LogRecord { part: 0, offset, order: None });
     evidence.books[0].positions.insert(0, offset + 1);
-    evidence.books[0].dead_letters.push(DeadLetter {
-        part: 0,
-        offset,
-        reason: "garbage".to_owned(),
-    });
+    evidence.books[0].dead_letters.push(DeadLetter { part: 0, offset, reason: "garbage".to_owned() });
 }
 
 fn buckets(sale: &SaleFacts, rows: &[OrderRow]) -> Vec<Option<BucketFacts>> {
@@ -282,18 +240,10 @@ fn buckets(sale: &SaleFacts, rows: &[OrderRow]) -> Vec<Option<BucketFacts>> {
     ]
     .map(|(field, value)| (field.to_owned(), value))
     .into();
-    let mut buckets = vec![
-        BucketFacts {
-            gate,
-            ..BucketFacts::default()
-        };
-        usize::from(BUCKETS)
-    ];
+    let mut buckets = vec![BucketFacts { gate, ..BucketFacts::default() }; usize::from(BUCKETS)];
     for item in &sale.items {
         // The first bucket gets what does not divide.
-        buckets[0]
-            .stock
-            .insert(item.sku.clone(), item.stock - item.stock / 2);
+        buckets[0].stock.insert(item.sku.clone(), item.stock - item.stock / 2);
         buckets[1].stock.insert(item.sku.clone(), item.stock / 2);
     }
     for row in rows {
@@ -328,10 +278,7 @@ fn http(rows: &[OrderRow]) -> HttpFacts {
         quantity: row.quantity,
     };
     let user = &rows[0].user;
-    let own = rows
-        .iter()
-        .filter(|row| row.user == *user)
-        .map(|row| row.id.to_string());
+    let own = rows.iter().filter(|row| row.user == *user).map(|row| row.id.to_string());
     HttpFacts {
         orders: rows.iter().take(2).map(answer).collect(),
         lists: vec![ListAnswer {

@@ -46,13 +46,8 @@ pub async fn read(client: &Client, mint: &Mint, rows: &[OrderRow]) -> anyhow::Re
     }
     for row in sample(rows, STRANGERS_MAX) {
         let stranger = mint.bearer("audit-stranger")?;
-        let reply = client
-            .get(&format!("/api/v1/orders/{}", row.id), Some(&stranger))
-            .await
-            .result;
-        facts
-            .strangers
-            .push((row.id, reply.map_or(0, |reply| reply.status)));
+        let reply = client.get(&format!("/api/v1/orders/{}", row.id), Some(&stranger)).await.result;
+        facts.strangers.push((row.id, reply.map_or(0, |reply| reply.status)));
     }
     let users: BTreeSet<&str> = sample(rows, LISTS_MAX).map(|row| row.user.as_str()).collect();
     for user in users {
@@ -70,9 +65,7 @@ async fn order(client: &Client, mint: &Mint, row: &OrderRow) -> anyhow::Result<O
     let token = mint.bearer(&row.user)?;
     let path = format!("/api/v1/orders/{}?wait={WAIT_S}", row.id);
     let reply = client.get(&path, Some(&token)).await.result.ok();
-    let body = reply
-        .as_ref()
-        .and_then(|reply| serde_json::from_slice::<OrderBody>(&reply.body).ok());
+    let body = reply.as_ref().and_then(|reply| serde_json::from_slice::<OrderBody>(&reply.body).ok());
     let body = body.filter(|body| body.id == row.id.to_string());
     Ok(OrderAnswer {
         order: row.id,
@@ -85,20 +78,12 @@ async fn order(client: &Client, mint: &Mint, row: &OrderRow) -> anyhow::Result<O
 
 async fn list(client: &Client, mint: &Mint, user: &str) -> anyhow::Result<ListAnswer> {
     let token = mint.bearer(user)?;
-    let reply = client
-        .get("/api/v1/orders?limit=100", Some(&token))
-        .await
-        .result
-        .ok();
-    let body = reply
-        .as_ref()
-        .and_then(|reply| serde_json::from_slice::<ListBody>(&reply.body).ok());
+    let reply = client.get("/api/v1/orders?limit=100", Some(&token)).await.result.ok();
+    let body = reply.as_ref().and_then(|reply| serde_json::from_slice::<ListBody>(&reply.body).ok());
     Ok(ListAnswer {
         user: user.to_owned(),
         http_status: reply.map_or(0, |reply| reply.status),
         complete: body.as_ref().is_none_or(|body| body.next_cursor.is_none()),
-        orders: body
-            .map(|body| body.orders.into_iter().map(|order| order.id).collect())
-            .unwrap_or_default(),
+        orders: body.map(|body| body.orders.into_iter().map(|order| order.id).collect()).unwrap_or_default(),
     })
 }

@@ -37,10 +37,7 @@ impl Log {
             .set("auto.offset.reset", "error")
             .create()
             .context("cannot make a Kafka consumer")?;
-        Ok(Self {
-            consumer,
-            topic: config.topic.clone(),
-        })
+        Ok(Self { consumer, topic: config.topic.clone() })
     }
 
     /// First kept and next offset of every partition, by number.
@@ -48,14 +45,9 @@ impl Log {
     /// # Errors
     /// When the broker does not answer or does not know the topic.
     pub fn bounds(&self) -> anyhow::Result<Vec<PartitionFacts>> {
-        let metadata = self
-            .consumer
-            .fetch_metadata(Some(&self.topic), TIMEOUT)
-            .context("cannot reach Kafka")?;
-        let count = metadata
-            .topics()
-            .first()
-            .map_or(0, |topic| topic.partitions().len());
+        let metadata =
+            self.consumer.fetch_metadata(Some(&self.topic), TIMEOUT).context("cannot reach Kafka")?;
+        let count = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
         if count == 0 {
             bail!("Kafka has no topic {}: run `seckill migrate`", self.topic);
         }
@@ -70,10 +62,7 @@ impl Log {
     }
 
     fn records(&self, sale: &str) -> anyhow::Result<LogFacts> {
-        let mut facts = LogFacts {
-            partitions: self.bounds()?,
-            records: Vec::new(),
-        };
+        let mut facts = LogFacts { partitions: self.bounds()?, records: Vec::new() };
         let mut assignment = TopicPartitionList::new();
         let mut open: BTreeSet<i32> = BTreeSet::new();
         for (part, bounds) in (0i32..).zip(&facts.partitions) {
@@ -82,17 +71,13 @@ impl Log {
                 open.insert(part);
             }
         }
-        self.consumer
-            .assign(&assignment)
-            .context("cannot read the order log")?;
+        self.consumer.assign(&assignment).context("cannot read the order log")?;
         while !open.is_empty() {
             match self.consumer.poll(TIMEOUT) {
                 Some(Ok(message)) => {
                     let part = u16::try_from(message.partition())?;
                     let payload = message.payload().unwrap_or(&[]);
-                    facts
-                        .records
-                        .extend(record(part, message.offset(), payload, sale));
+                    facts.records.extend(record(part, message.offset(), payload, sale));
                 }
                 Some(Err(KafkaError::PartitionEOF(part))) => drop(open.remove(&part)),
                 Some(Err(error)) => return Err(error).context("cannot read the order log"),

@@ -57,31 +57,21 @@ pub(super) async fn fetch(
 ) -> anyhow::Result<Vec<MySqlRow>> {
     let what = query.clone();
     let prepared = sqlx::query(AssertSqlSafe(query));
-    let prepared = bound
-        .iter()
-        .fold(prepared, |prepared, value| prepared.bind(value.as_bytes()));
-    prepared
-        .fetch_all(connection)
-        .await
-        .with_context(|| format!("MySQL: {what}"))
+    let prepared = bound.iter().fold(prepared, |prepared, value| prepared.bind(value.as_bytes()));
+    prepared.fetch_all(connection).await.with_context(|| format!("MySQL: {what}"))
 }
 
 async fn connect(config: &Config, server: &str) -> anyhow::Result<MySqlConnection> {
     let Some((host, port)) = server.rsplit_once(':') else {
         bail!("mysql.instances: {server} is not host:port")
     };
-    let port = port
-        .parse()
-        .with_context(|| format!("mysql.instances: {server} is not host:port"))?;
+    let port = port.parse().with_context(|| format!("mysql.instances: {server} is not host:port"))?;
     let options = MySqlConnectOptions::new()
         .host(host)
         .port(port)
         .username(&config.mysql_user)
         .password(&config.mysql_password);
-    options
-        .connect()
-        .await
-        .with_context(|| format!("cannot connect to MySQL at {server}"))
+    options.connect().await.with_context(|| format!("cannot connect to MySQL at {server}"))
 }
 
 /// The sale as the directory defines it; `None` when there is none.
@@ -132,9 +122,7 @@ pub async fn instances(config: &Config, sale: &str) -> anyhow::Result<Instances>
     for (instance, server) in (0u16..).zip(&config.instances) {
         servers.entry(server).or_default().push(instance);
     }
-    let readings = servers
-        .iter()
-        .map(|(server, instances)| read_server(config, server, instances, sale));
+    let readings = servers.iter().map(|(server, instances)| read_server(config, server, instances, sale));
     let mut all = Instances::default();
     let mut books = BTreeMap::new();
     for reading in try_join_all(readings).await? {
@@ -168,12 +156,8 @@ async fn read_server(
             bail!("{server} has no database for shard {shard}: run `seckill migrate`");
         }
     }
-    connection
-        .execute("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-        .await?;
-    connection
-        .execute("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
-        .await?;
+    connection.execute("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ").await?;
+    connection.execute("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY").await?;
     let mut reading = ServerReading::default();
     for instance in instances {
         let control = format!("{}control_{instance:02}", config.database_prefix);
@@ -182,21 +166,14 @@ async fn read_server(
     }
     let name: Arc<str> = server.into();
     for (shard, tables) in &shards {
-        let place = Place {
-            server: name.clone(),
-            shard: *shard,
-        };
+        let place = Place { server: name.clone(), shard: *shard };
         let database = format!("{}shard_{shard:04}", config.database_prefix);
         for yyyymm in tables {
             let found = rows::orders(&mut connection, &database, *yyyymm, &place, sale).await?;
             reading.rows.extend(found);
         }
-        reading
-            .claims
-            .extend(rows::claims(&mut connection, &database, &place, sale).await?);
-        reading
-            .moves
-            .extend(rows::moves(&mut connection, &database, tables, &place, sale).await?);
+        reading.claims.extend(rows::claims(&mut connection, &database, &place, sale).await?);
+        reading.moves.extend(rows::moves(&mut connection, &database, tables, &place, sale).await?);
     }
     connection.execute("COMMIT").await?;
     connection.close().await?;
@@ -212,21 +189,13 @@ async fn shards_on(
     let mut shards: BTreeMap<u16, Vec<u32>> = BTreeMap::new();
     for row in fetch(connection, query.to_owned(), &[]).await? {
         let (schema, table) = (text(&row, 0)?, text(&row, 1)?);
-        let shard = schema
-            .strip_prefix(&config.database_prefix)
-            .and_then(|name| name.strip_prefix("shard_"));
-        let Some(shard) = shard
-            .filter(|digits| digits.len() == 4)
-            .and_then(|digits| digits.parse().ok())
+        let shard = schema.strip_prefix(&config.database_prefix).and_then(|name| name.strip_prefix("shard_"));
+        let Some(shard) = shard.filter(|digits| digits.len() == 4).and_then(|digits| digits.parse().ok())
         else {
             continue;
         };
         let months = shards.entry(shard).or_default();
-        months.extend(
-            table
-                .strip_prefix("orders_")
-                .and_then(|month| month.parse::<u32>().ok()),
-        );
+        months.extend(table.strip_prefix("orders_").and_then(|month| month.parse::<u32>().ok()));
     }
     Ok(shards)
 }
@@ -242,9 +211,7 @@ impl Positions {
     /// When an instance cannot be reached.
     pub async fn connect(config: &Config) -> anyhow::Result<Self> {
         let connecting = config.instances.iter().map(|server| connect(config, server));
-        Ok(Self {
-            connections: try_join_all(connecting).await?.into_iter().enumerate().collect(),
-        })
+        Ok(Self { connections: try_join_all(connecting).await?.into_iter().enumerate().collect() })
     }
 
     /// Partition → next offset.
@@ -254,10 +221,7 @@ impl Positions {
     pub async fn read(&mut self, config: &Config) -> anyhow::Result<BTreeMap<u16, i64>> {
         let mut positions = BTreeMap::new();
         for (instance, connection) in &mut self.connections {
-            let table = format!(
-                "{}control_{instance:02}.consumer_positions",
-                config.database_prefix
-            );
+            let table = format!("{}control_{instance:02}.consumer_positions", config.database_prefix);
             let query = format!("SELECT part, next_offset FROM {table} WHERE topic = ?");
             for row in fetch(connection, query, &[&config.topic]).await? {
                 positions.insert(u16::try_from(number(&row, 0)?)?, number(&row, 1)?);
@@ -272,10 +236,5 @@ impl Positions {
 /// # Errors
 /// As [`instances`].
 pub async fn order_ids(config: &Config, sale: &str) -> anyhow::Result<std::collections::BTreeSet<OrderId>> {
-    Ok(instances(config, sale)
-        .await?
-        .rows
-        .into_iter()
-        .map(|row| row.id)
-        .collect())
+    Ok(instances(config, sale).await?.rows.into_iter().map(|row| row.id).collect())
 }

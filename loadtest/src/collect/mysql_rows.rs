@@ -31,11 +31,7 @@ pub async fn books(
     }
     let query = format!("SELECT sku_id, stock, granted FROM {control}.pool WHERE sale_id = ?");
     for row in fetch(connection, query, &[sale]).await? {
-        books.pools.push(PoolRow {
-            sku: text(&row, 0)?,
-            stock: number(&row, 1)?,
-            granted: number(&row, 2)?,
-        });
+        books.pools.push(PoolRow { sku: text(&row, 0)?, stock: number(&row, 1)?, granted: number(&row, 2)? });
     }
     let query = format!("SELECT grant_id, sku_id, taker, units FROM {control}.grants WHERE sale_id = ?");
     for row in fetch(connection, query, &[sale]).await? {
@@ -48,9 +44,7 @@ pub async fn books(
     }
     let query = format!("SELECT order_id FROM {control}.release_outbox WHERE sale_id = ?");
     for row in fetch(connection, query, &[sale]).await? {
-        books.owed.push(OwedRow {
-            order: order_id(&row, 0)?,
-        });
+        books.owed.push(OwedRow { order: order_id(&row, 0)? });
     }
     let query = format!("SELECT part, log_offset, reason FROM {control}.dead_letters WHERE topic = ?");
     for row in fetch(connection, query, &[topic]).await? {
@@ -62,10 +56,7 @@ pub async fn books(
     }
     let query = format!("SELECT part, next_offset FROM {control}.consumer_positions WHERE topic = ?");
     for row in fetch(connection, query, &[topic]).await? {
-        books.positions.insert(
-            small(number(&row, 0)?, "consumer_positions.part")?,
-            number(&row, 1)?,
-        );
+        books.positions.insert(small(number(&row, 0)?, "consumer_positions.part")?, number(&row, 1)?);
     }
     Ok(books)
 }
@@ -142,19 +133,13 @@ pub async fn moves(
             ),
             vec![sale],
         ));
-        orphan.push_str(&format!(
-            " AND NOT EXISTS (SELECT 1 FROM {table} o WHERE o.order_id = m.order_id)"
-        ));
+        orphan.push_str(&format!(" AND NOT EXISTS (SELECT 1 FROM {table} o WHERE o.order_id = m.order_id)"));
     }
     queries.push((orphan, Vec::new()));
     let mut moves = Vec::new();
     for (query, bound) in queries {
         for row in fetch(connection, query, &bound).await? {
-            moves.push(Move {
-                place: place.clone(),
-                order: order_id(&row, 0)?,
-                kind: text(&row, 1)?,
-            });
+            moves.push(Move { place: place.clone(), order: order_id(&row, 0)?, kind: text(&row, 1)? });
         }
     }
     Ok(moves)

@@ -17,11 +17,7 @@ const SCAN_COUNT: usize = 1000;
 /// # Errors
 /// When Redis cannot be reached.
 pub async fn connect(config: &Config) -> anyhow::Result<MultiplexedConnection> {
-    let mut info = config
-        .redis_url
-        .as_str()
-        .into_connection_info()
-        .context("redis.url")?;
+    let mut info = config.redis_url.as_str().into_connection_info().context("redis.url")?;
     if !config.redis_password.is_empty() {
         let settings = info.redis_settings().clone().set_password(&config.redis_password);
         info = info.set_redis_settings(settings);
@@ -30,9 +26,7 @@ pub async fn connect(config: &Config) -> anyhow::Result<MultiplexedConnection> {
         .set_response_timeout(Some(RESPONSE_TIMEOUT))
         .set_connection_timeout(Some(RESPONSE_TIMEOUT));
     let client = Client::open(info).context("redis.url")?;
-    let connection = client
-        .get_multiplexed_async_connection_with_config(&options)
-        .await;
+    let connection = client.get_multiplexed_async_connection_with_config(&options).await;
     connection.with_context(|| format!("cannot connect to Redis at {}", config.redis_url))
 }
 
@@ -51,10 +45,8 @@ pub async fn outbox_len(
 ) -> anyhow::Result<u64> {
     let mut sum = 0;
     for bucket in 0..sale.buckets {
-        let len: u64 = cmd("XLEN")
-            .arg(key(config, &sale.id, bucket, "outbox"))
-            .query_async(connection)
-            .await?;
+        let len: u64 =
+            cmd("XLEN").arg(key(config, &sale.id, bucket, "outbox")).query_async(connection).await?;
         sum += len;
     }
     Ok(sum)
@@ -69,34 +61,20 @@ pub async fn read(config: &Config, sale: &SaleFacts) -> anyhow::Result<Vec<Optio
     let mut buckets = Vec::new();
     for bucket in 0..sale.buckets {
         let named = |part: &str| key(config, &sale.id, bucket, part);
-        let gate: BTreeMap<String, String> = cmd("HGETALL")
-            .arg(named("gate"))
-            .query_async(&mut connection)
-            .await?;
+        let gate: BTreeMap<String, String> =
+            cmd("HGETALL").arg(named("gate")).query_async(&mut connection).await?;
         if gate.is_empty() {
             buckets.push(None);
             continue;
         }
         let holds: Vec<(Vec<u8>, String)> = scan(&mut connection, &named("orders")).await?;
-        let holds = holds
-            .into_iter()
-            .map(|(id, value)| hold(&id, &value))
-            .collect::<anyhow::Result<_>>()?;
+        let holds = holds.into_iter().map(|(id, value)| hold(&id, &value)).collect::<anyhow::Result<_>>()?;
         buckets.push(Some(BucketFacts {
             gate,
-            stock: cmd("HGETALL")
-                .arg(named("stock"))
-                .query_async(&mut connection)
-                .await?,
-            buyers: scan(&mut connection, &named("buyers"))
-                .await?
-                .into_iter()
-                .collect(),
+            stock: cmd("HGETALL").arg(named("stock")).query_async(&mut connection).await?,
+            buyers: scan(&mut connection, &named("buyers")).await?.into_iter().collect(),
             holds,
-            outbox: cmd("XLEN")
-                .arg(named("outbox"))
-                .query_async(&mut connection)
-                .await?,
+            outbox: cmd("XLEN").arg(named("outbox")).query_async(&mut connection).await?,
         }));
     }
     Ok(buckets)
@@ -110,13 +88,8 @@ where
     let mut found = Vec::new();
     let mut cursor: u64 = 0;
     loop {
-        let (next, page): (u64, Vec<(F, V)>) = cmd("HSCAN")
-            .arg(key)
-            .arg(cursor)
-            .arg("COUNT")
-            .arg(SCAN_COUNT)
-            .query_async(connection)
-            .await?;
+        let (next, page): (u64, Vec<(F, V)>) =
+            cmd("HSCAN").arg(key).arg(cursor).arg("COUNT").arg(SCAN_COUNT).query_async(connection).await?;
         found.extend(page);
         if next == 0 {
             return Ok(found);
@@ -135,9 +108,7 @@ fn hold(id: &[u8], value: &str) -> anyhow::Result<(OrderId, Hold)> {
     let hold = Hold {
         state: state.chars().next().unwrap_or('?'),
         fingerprint: (*fingerprint).to_owned(),
-        quantity: quantity
-            .parse()
-            .with_context(|| format!("the hold of {id}: quantity {quantity:?}"))?,
+        quantity: quantity.parse().with_context(|| format!("the hold of {id}: quantity {quantity:?}"))?,
         sku: (*sku).to_owned(),
         user: (*user).to_owned(),
     };

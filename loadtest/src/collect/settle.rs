@@ -61,22 +61,15 @@ async fn wait(
             behind.sum()
         });
         if missing == Some(0) {
-            return Ok(Settled {
-                took: began.elapsed(),
-                quiet: true,
-            });
+            return Ok(Settled { took: began.elapsed(), quiet: true });
         }
         if began.elapsed() >= limit {
-            return Ok(Settled {
-                took: began.elapsed(),
-                quiet: false,
-            });
+            return Ok(Settled { took: began.elapsed(), quiet: false });
         }
         if talked.elapsed() >= TALK_INTERVAL {
             talked = Instant::now();
-            let behind = missing.map_or("waiting for the outbox".to_owned(), |n| {
-                format!("{n} records to write")
-            });
+            let behind =
+                missing.map_or("waiting for the outbox".to_owned(), |n| format!("{n} records to write"));
             say(&format!("settling: {outbox} in the outbox, {behind}"));
         }
         tokio::time::sleep(LOOK_INTERVAL).await;

@@ -39,10 +39,7 @@ impl Quantiles {
 }
 
 /// For showing and comparing only: counts above 2^53 lose their last digits.
-#[expect(
-    clippy::as_conversions,
-    reason = "no lossless conversion exists, and a report needs none"
-)]
+#[expect(clippy::as_conversions, reason = "no lossless conversion exists, and a report needs none")]
 pub fn float(number: u64) -> f64 {
     number as f64
 }

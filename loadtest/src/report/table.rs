@@ -21,15 +21,9 @@ pub fn render(summary: &Summary, colour: bool) -> String {
         audit_lines(&mut out, audit);
     }
     for result in &summary.thresholds {
-        let value = result
-            .value
-            .map_or("not measured".to_owned(), |value| format!("{value:.1}"));
+        let value = result.value.map_or("not measured".to_owned(), |value| format!("{value:.1}"));
         let verdict = if result.held { "holds" } else { "CROSSED" };
-        row(
-            &mut out,
-            "threshold",
-            &format!("{}: {value}, {verdict}", result.threshold),
-        );
+        row(&mut out, "threshold", &format!("{}: {value}, {verdict}", result.threshold));
     }
     out
 }
@@ -51,11 +45,7 @@ fn headline(summary: &Summary, colour: bool) -> String {
         Verdict::ThresholdCrossed => ("THRESHOLD CROSSED", "33"),
         Verdict::Violation => ("AUDIT VIOLATION", "31"),
     };
-    let word = if colour {
-        format!("\x1b[1;{code}m{word}\x1b[0m")
-    } else {
-        word.to_owned()
-    };
+    let word = if colour { format!("\x1b[1;{code}m{word}\x1b[0m") } else { word.to_owned() };
     let mut parts = Vec::new();
     if let Some(load) = &summary.load {
         parts.push(format!("{} accepted of {} clicks", load.accepted, load.clicks));
@@ -66,20 +56,22 @@ fn headline(summary: &Summary, colour: bool) -> String {
         parts.push(format!("{oversold} oversold"));
     }
     match &summary.audit {
-        Some(audit) => parts.push(format!(
-            "{} violations of {} rules",
-            audit.violations, audit.rules
-        )),
+        Some(audit) => parts.push(format!("{} violations of {} rules", audit.violations, audit.rules)),
         None => parts.push("not audited".to_owned()),
     }
     format!("{word}  {}: {}", summary.sale, parts.join(", "))
 }
 
+fn violations(audit: &AuditReport) -> String {
+    match audit.violations {
+        1 => "1 violation".to_owned(),
+        count => format!("{count} violations"),
+    }
+}
+
 fn load_lines(out: &mut String, load: &Load) {
     let class = |name: &str| load.classes.get(name).copied().unwrap_or(0);
-    let offered = load
-        .offered_per_s
-        .map_or(String::new(), |rate| format!(", {rate:.0} clicks/s offered"));
+    let offered = load.offered_per_s.map_or(String::new(), |rate| format!(", {rate:.0} clicks/s offered"));
     row(
         out,
         "load",
@@ -92,80 +84,40 @@ fn load_lines(out: &mut String, load: &Load) {
             load.seed
         ),
     );
-    let rate = load
-        .accepted_per_s
-        .map_or(String::new(), |rate| format!(" ({rate:.0}/s)"));
+    let rate = load.accepted_per_s.map_or(String::new(), |rate| format!(" ({rate:.0}/s)"));
     let reserved = match load.accepted_reserved {
         0 => String::new(),
         reserved => format!(", {reserved} answered `reserved`"),
     };
     let replays = class("replayed");
-    row(
-        out,
-        "accepted",
-        &format!("{}{rate}{reserved}; {replays} replays", load.accepted),
-    );
+    row(out, "accepted", &format!("{}{rate}{reserved}; {replays} replays", load.accepted));
     let reasons: Vec<String> = ["sold_out", "limited", "throttled", "shed", "closed"]
         .into_iter()
         .filter(|name| class(name) > 0)
         .map(|name| format!("{name} {}", class(name)))
         .collect();
-    let reasons = if reasons.is_empty() {
-        String::new()
-    } else {
-        format!(": {}", reasons.join(" · "))
-    };
+    let reasons = if reasons.is_empty() { String::new() } else { format!(": {}", reasons.join(" · ")) };
     row(out, "refused", &format!("{}{reasons}", load.refused));
-    row(
-        out,
-        "failed",
-        &format!(
-            "{} errors, {} with unknown outcome",
-            class("error"),
-            class("unknown")
-        ),
-    );
+    row(out, "failed", &format!("{} errors, {} with unknown outcome", class("error"), class("unknown")));
     if class("error") + class("unknown") > 0 {
-        let codes: Vec<String> = load
-            .codes
-            .iter()
-            .map(|(code, count)| format!("{code} {count}"))
-            .collect();
+        let codes: Vec<String> = load.codes.iter().map(|(code, count)| format!("{code} {count}")).collect();
         row(out, "", &format!("codes: {}", codes.join(" · ")));
     }
 }
 
 fn stored_lines(out: &mut String, stored: &Stored) {
     let rate = stored.persisted_per_s.map_or(String::new(), |rate| {
-        format!(
-            "; {rate:.0}/s over the {} ms from first acceptance to last row",
-            stored.window_ms
-        )
+        format!("; {rate:.0}/s over the {} ms from first acceptance to last row", stored.window_ms)
     });
-    row(
-        out,
-        "persisted",
-        &format!("{} orders, {} rejected{rate}", stored.persisted, stored.rejected),
-    );
+    row(out, "persisted", &format!("{} orders, {} rejected{rate}", stored.persisted, stored.rejected));
     for item in &stored.stock {
-        let oversold = if item.oversold > 0 {
-            format!(", OVERSOLD by {}", item.oversold)
-        } else {
-            String::new()
-        };
-        row(
-            out,
-            "stock",
-            &format!("{}: {} sold of {}{oversold}", item.sku, item.sold, item.stock),
-        );
+        let oversold =
+            if item.oversold > 0 { format!(", OVERSOLD by {}", item.oversold) } else { String::new() };
+        row(out, "stock", &format!("{}: {} sold of {}{oversold}", item.sku, item.sold, item.stock));
     }
     match (stored.drain_ms, stored.quiet) {
         (Some(ms), Some(true)) => row(out, "drain", &format!("quiet {ms:.0} ms after the last answer")),
-        (Some(ms), _) => row(
-            out,
-            "drain",
-            &format!("NOT quiet {ms:.0} ms after the last answer"),
-        ),
+        (Some(ms), _) => row(out, "drain", &format!("NOT quiet {ms:.0} ms after the last answer")),
         _ => {}
     }
 }
@@ -204,20 +156,9 @@ fn quantile_text(what: &str, q: &Quantiles) -> String {
 }
 
 fn audit_lines(out: &mut String, audit: &AuditReport) {
-    row(
-        out,
-        "audit",
-        &format!("{} violations of {} rules", audit.violations, audit.rules),
-    );
+    row(out, "audit", &format!("{} violations of {} rules", audit.violations, audit.rules));
     for broken in &audit.broken {
-        row(
-            out,
-            "",
-            &format!(
-                "{} ×{} [{}] {}",
-                broken.rule, broken.count, broken.promise, broken.says
-            ),
-        );
+        row(out, "", &format!("{} ×{} [{}] {}", broken.rule, broken.count, broken.promise, broken.says));
         for example in &broken.examples {
             row(out, "", &format!("    {example}"));
         }

@@ -65,9 +65,7 @@ impl FromStr for Threshold {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let at = text
-            .find(['<', '>'])
-            .ok_or("expected METRIC<NUMBER, for example p99_ms<200")?;
+        let at = text.find(['<', '>']).ok_or("expected METRIC<NUMBER, for example p99_ms<200")?;
         let (name, rest) = text.split_at(at);
         let (comparison, bound) = match (rest.strip_prefix("<="), rest.strip_prefix(">=")) {
             (Some(bound), _) => (Comparison::AtMost, bound),
@@ -77,16 +75,8 @@ impl FromStr for Threshold {
         };
         let metric = METRICS.into_iter().find(|metric| *metric == name.trim());
         let metric = metric.ok_or_else(|| format!("{name:?} is none of {}", METRICS.join(", ")))?;
-        let bound = bound
-            .trim()
-            .parse()
-            .map_err(|_| format!("{bound:?} is not a number"))?;
-        Ok(Self {
-            text: text.to_owned(),
-            metric,
-            comparison,
-            bound,
-        })
+        let bound = bound.trim().parse().map_err(|_| format!("{bound:?} is not a number"))?;
+        Ok(Self { text: text.to_owned(), metric, comparison, bound })
     }
 }
 
@@ -99,11 +89,7 @@ impl Threshold {
             Comparison::Above => value > self.bound,
             Comparison::AtLeast => value >= self.bound,
         });
-        ThresholdResult {
-            threshold: self.text.clone(),
-            value,
-            held,
-        }
+        ThresholdResult { threshold: self.text.clone(), value, held }
     }
 }
 

@@ -41,12 +41,7 @@ impl ClientContext for QuietContext {
 }
 
 pub fn failed(context: &'static str, effect: Effect, source: KafkaError) -> StoreError {
-    StoreError {
-        kind: ErrorKind::Unavailable,
-        effect,
-        context,
-        source: Box::new(source),
-    }
+    StoreError { kind: ErrorKind::Unavailable, effect, context, source: Box::new(source) }
 }
 
 pub fn client(config: &KafkaConfig) -> ClientConfig {
@@ -71,26 +66,13 @@ impl KafkaOrderLog {
             .set("acks", "all")
             .set("linger.ms", config.linger_ms.to_string())
             .set("message.timeout.ms", config.message_timeout_ms.to_string())
-            .set(
-                "queue.buffering.max.messages",
-                config.queue_messages_max.to_string(),
-            )
+            .set("queue.buffering.max.messages", config.queue_messages_max.to_string())
             .create_with_context(QuietContext)
             .map_err(open)?;
-        let log = Self {
-            producer,
-            config: Arc::new(config.clone()),
-            map,
-        };
-        let metadata = log
-            .producer
-            .client()
-            .fetch_metadata(Some(&config.topic), METADATA_TIMEOUT)
-            .map_err(open)?;
-        let found = metadata
-            .topics()
-            .first()
-            .map_or(0, |topic| topic.partitions().len());
+        let log = Self { producer, config: Arc::new(config.clone()), map };
+        let metadata =
+            log.producer.client().fetch_metadata(Some(&config.topic), METADATA_TIMEOUT).map_err(open)?;
+        let found = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
         if found != usize::from(map.parts()) {
             let detail = format!(
                 "topic {} has {found} partitions, the configuration wants {}: run `seckill migrate`",
@@ -98,12 +80,7 @@ impl KafkaOrderLog {
                 map.parts()
             );
             let (kind, effect) = (ErrorKind::Broken, Effect::NotApplied);
-            return Err(StoreError {
-                kind,
-                effect,
-                context: "open order log",
-                source: detail.into(),
-            });
+            return Err(StoreError { kind, effect, context: "open order log", source: detail.into() });
         }
         Ok(log)
     }
@@ -113,14 +90,12 @@ impl KafkaOrderLog {
         work: impl FnOnce(&Self) -> StoreResult<T> + Send + 'static,
     ) -> StoreResult<T> {
         let log = self.clone();
-        tokio::task::spawn_blocking(move || work(&log))
-            .await
-            .map_err(|error| StoreError {
-                kind: ErrorKind::Broken,
-                effect: Effect::Unknown,
-                context: "order log task",
-                source: Box::new(error),
-            })?
+        tokio::task::spawn_blocking(move || work(&log)).await.map_err(|error| StoreError {
+            kind: ErrorKind::Broken,
+            effect: Effect::Unknown,
+            context: "order log task",
+            source: Box::new(error),
+        })?
     }
 }
 
@@ -134,11 +109,7 @@ impl OrderLog for KafkaOrderLog {
         // `send` would sleep while the queue is full; the relay can do the waiting.
         let delivery = self.producer.send_result(record).map_err(|(error, _)| {
             let local = KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull);
-            let effect = if error == local {
-                Effect::NotApplied
-            } else {
-                Effect::Unknown
-            };
+            let effect = if error == local { Effect::NotApplied } else { Effect::Unknown };
             failed("append", effect, error)
         })?;
         match delivery.await {
@@ -170,9 +141,7 @@ impl OrderLog for KafkaOrderLog {
 
     async fn flush(&self, timeout: Duration) -> StoreResult<()> {
         self.blocking(move |log| {
-            log.producer
-                .flush(timeout)
-                .map_err(|error| failed("flush", Effect::Unknown, error))
+            log.producer.flush(timeout).map_err(|error| failed("flush", Effect::Unknown, error))
         })
         .await
     }
@@ -188,13 +157,15 @@ impl Probe for KafkaOrderLog {
         "kafka".to_owned()
     }
 
+    fn is_vital(&self) -> bool {
+        false
+    }
+
     async fn check(&self) -> StoreResult<()> {
         self.blocking(|log| {
             let client = log.producer.client();
             let answer = client.fetch_metadata(Some(&log.config.topic), Duration::from_secs(1));
-            answer
-                .map(drop)
-                .map_err(|error| failed("read metadata", Effect::NotApplied, error))
+            answer.map(drop).map_err(|error| failed("read metadata", Effect::NotApplied, error))
         })
         .await
     }

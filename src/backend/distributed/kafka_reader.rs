@@ -58,21 +58,15 @@ impl ConsumerContext for Rebalancer {
         change: RDKafkaRespErr,
         parts: &mut TopicPartitionList,
     ) {
-        let cooperative = matches!(
-            consumer.rebalance_protocol(),
-            rdkafka::consumer::RebalanceProtocol::Cooperative
-        );
+        let cooperative =
+            matches!(consumer.rebalance_protocol(), rdkafka::consumer::RebalanceProtocol::Cooperative);
         let done = if change == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
             self.assign(consumer, parts, cooperative)
         } else {
             for part in numbers(parts) {
                 self.tell(LogEvent::Revoked { part });
             }
-            if cooperative {
-                consumer.incremental_unassign(parts)
-            } else {
-                consumer.unassign()
-            }
+            if cooperative { consumer.incremental_unassign(parts) } else { consumer.unassign() }
         };
         if let Err(error) = done {
             tracing::error!(%error, "rebalance failed; the session time-out will repeat it");
@@ -103,11 +97,7 @@ impl Rebalancer {
         } else {
             consumer.assign(parts)?
         }
-        if silent.count() > 0 {
-            consumer.pause(&silent)
-        } else {
-            Ok(())
-        }
+        if silent.count() > 0 { consumer.pause(&silent) } else { Ok(()) }
     }
 
     /// The stored position, if it can be read and lies inside the log.
@@ -123,12 +113,7 @@ impl Rebalancer {
         match consumer.fetch_watermarks(&self.topic, i32::from(part.number()), METADATA_TIMEOUT) {
             Ok((low, high)) if (low..=high).contains(&position) => Some(position),
             Ok((low, high)) => {
-                self.tell(LogEvent::OutOfRange {
-                    part,
-                    position,
-                    low,
-                    high,
-                });
+                self.tell(LogEvent::OutOfRange { part, position, low, high });
                 None
             }
             Err(error) => {
@@ -139,20 +124,12 @@ impl Rebalancer {
     }
 
     fn tell(&self, event: LogEvent) {
-        self.events
-            .lock()
-            .expect("never contended, never poisoned")
-            .push_back(event);
+        self.events.lock().expect("never contended, never poisoned").push_back(event);
     }
 }
 
 fn numbers(parts: &TopicPartitionList) -> Vec<Part> {
-    parts
-        .elements()
-        .iter()
-        .filter_map(|e| u16::try_from(e.partition()).ok())
-        .map(Part::new)
-        .collect()
+    parts.elements().iter().filter_map(|e| u16::try_from(e.partition()).ok()).map(Part::new).collect()
 }
 
 impl KafkaReader {
@@ -174,11 +151,8 @@ impl KafkaReader {
             GroupProtocol::Consumer => client.set("group.protocol", "consumer"),
         };
         let topic = config.topic.clone();
-        let rebalancer = Rebalancer {
-            topic: topic.clone(),
-            starts: Mutex::new(starts),
-            events: Mutex::default(),
-        };
+        let rebalancer =
+            Rebalancer { topic: topic.clone(), starts: Mutex::new(starts), events: Mutex::default() };
         let consumer: BaseConsumer<Rebalancer> = client.create_with_context(rebalancer).map_err(join)?;
         consumer.subscribe(&[&topic]).map_err(join)?;
         Ok(Self { consumer, topic })
@@ -192,12 +166,7 @@ impl KafkaReader {
 
     fn take_events(&self, into: &mut Vec<LogEvent>) {
         into.extend(
-            self.consumer
-                .context()
-                .events
-                .lock()
-                .expect("never contended, never poisoned")
-                .drain(..),
+            self.consumer.context().events.lock().expect("never contended, never poisoned").drain(..),
         );
     }
 }
@@ -206,14 +175,7 @@ fn record(message: &BorrowedMessage<'_>) -> Option<LogEvent> {
     let part = Part::new(u16::try_from(message.partition()).ok()?);
     let payload = message.payload().unwrap_or_default().to_vec();
     let order = OrderRecord::decode(&payload);
-    Some(LogEvent::Record {
-        part,
-        record: LogRecord {
-            offset: message.offset(),
-            payload,
-            order,
-        },
-    })
+    Some(LogEvent::Record { part, record: LogRecord { offset: message.offset(), payload, order } })
 }
 
 impl OrderLogReader for KafkaReader {
@@ -236,8 +198,11 @@ impl OrderLogReader for KafkaReader {
                     events.extend(record(&message));
                 }
                 Some(Err(KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset))) => {
-                    // librdkafka names no partition here; the writer's next look at the watermarks does.
-                    tracing::error!("a stored position is outside the order log");
+                    // librdkafka names no partition here, and never speaks of it again.
+                    events.push(LogEvent::PositionsInDoubt);
+                }
+                Some(Err(error)) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) => {
+                    return Err(failed("poll", Effect::NotApplied, error));
                 }
                 Some(Err(error)) => tracing::debug!(%error, "poll"),
                 None => break,
@@ -249,38 +214,22 @@ impl OrderLogReader for KafkaReader {
     fn seek(&mut self, part: Part, offset: i64) -> StoreResult<()> {
         let seek = |error| failed("seek", Effect::NotApplied, error);
         let number = i32::from(part.number());
-        let (low, high) = self
-            .consumer
-            .fetch_watermarks(&self.topic, number, METADATA_TIMEOUT)
-            .map_err(seek)?;
+        let (low, high) =
+            self.consumer.fetch_watermarks(&self.topic, number, METADATA_TIMEOUT).map_err(seek)?;
         if !(low..=high).contains(&offset) {
-            self.consumer.context().tell(LogEvent::OutOfRange {
-                part,
-                position: offset,
-                low,
-                high,
-            });
-            return Err(broken(
-                "seek",
-                format!("position {offset} is outside the log's {low}..={high}"),
-            ));
+            self.consumer.context().tell(LogEvent::OutOfRange { part, position: offset, low, high });
+            return Err(broken("seek", format!("position {offset} is outside the log's {low}..={high}")));
         }
-        self.consumer
-            .seek(&self.topic, number, Offset::Offset(offset), SEEK_TIMEOUT)
-            .map_err(seek)?;
+        self.consumer.seek(&self.topic, number, Offset::Offset(offset), SEEK_TIMEOUT).map_err(seek)?;
         self.resume(part)
     }
 
     fn pause(&mut self, part: Part) -> StoreResult<()> {
-        self.consumer
-            .pause(&self.one(part))
-            .map_err(|error| failed("pause", Effect::NotApplied, error))
+        self.consumer.pause(&self.one(part)).map_err(|error| failed("pause", Effect::NotApplied, error))
     }
 
     fn resume(&mut self, part: Part) -> StoreResult<()> {
-        self.consumer
-            .resume(&self.one(part))
-            .map_err(|error| failed("resume", Effect::NotApplied, error))
+        self.consumer.resume(&self.one(part)).map_err(|error| failed("resume", Effect::NotApplied, error))
     }
 
     fn publish_position(&mut self, part: Part, next_offset: i64) {

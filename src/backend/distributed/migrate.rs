@@ -38,20 +38,14 @@ pub struct Report {
 /// text says the remedy.
 pub async fn run(settings: &Settings, months: &[Month], progress: impl Fn(&str)) -> StoreResult<Report> {
     let mysql = Mysql::new(&settings.mysql, settings.map, &settings.kafka.topic)?;
+    check_order_of_instances(&mysql).await?;
     progress("directory");
     migrate_database(&mysql, Instance::new(0), &mysql.directory(), &DIRECTORY).await?;
     record_shard_map(&mysql).await?;
     let months = &with_months_of_sales(&mysql, months).await?[..];
-    let mut report = Report {
-        databases: 1,
-        ..Report::default()
-    };
+    let mut report = Report { databases: 1, ..Report::default() };
     for instance in mysql.map.all_instances() {
-        progress(&format!(
-            "instance {} of {}",
-            instance.number() + 1,
-            mysql.map.instances()
-        ));
+        progress(&format!("instance {} of {}", instance.number() + 1, mysql.map.instances()));
         migrate_database(&mysql, instance, &mysql.control(instance), &CONTROL).await?;
         make_positions(&mysql, instance).await?;
         report.databases += 1;
@@ -67,6 +61,36 @@ pub async fn run(settings: &Settings, months: &[Month], progress: impl Fn(&str))
     Ok(report)
 }
 
+/// Refuses `mysql.instances` in another order than the data was written in: a database that is missing here
+/// and present on another instance was not lost, it is being looked for in the wrong place.
+async fn check_order_of_instances(mysql: &Mysql) -> StoreResult<()> {
+    let context = "check the order of mysql.instances";
+    let mut found: Vec<BTreeSet<String>> = Vec::new();
+    for instance in mysql.map.all_instances() {
+        let rows = sqlx::query("SELECT CAST(schema_name AS CHAR) FROM information_schema.schemata")
+            .fetch_all(mysql.pool(instance))
+            .await
+            .map_err(|error| failed(context, error))?;
+        let names = rows.into_iter().map(|row| row.try_get(0).map_err(|error| failed(context, error)));
+        found.push(names.collect::<StoreResult<_>>()?);
+    }
+    let mut wanted: Vec<(Instance, String)> =
+        mysql.map.all_instances().map(|instance| (instance, mysql.control(instance))).collect();
+    wanted.push((Instance::new(0), mysql.directory()));
+    for (instance, name) in wanted {
+        let here = found.get(usize::from(instance.number())).is_some_and(|names| names.contains(&name));
+        if let Some(elsewhere) = found.iter().position(|names| names.contains(&name)).filter(|_| !here) {
+            let detail = format!(
+                "{name} belongs to entry {} of mysql.instances and is on entry {elsewhere}: put the entries \
+                 back into the order of the first migration",
+                instance.number()
+            );
+            return Err(broken(context, detail));
+        }
+    }
+    Ok(())
+}
+
 async fn migrate_database(
     mysql: &Mysql,
     instance: Instance,
@@ -78,14 +102,10 @@ async fn migrate_database(
     // The name is made of a checked prefix and numbers.
     let create =
         format!("CREATE DATABASE IF NOT EXISTS {database} CHARACTER SET utf8mb4 COLLATE utf8mb4_bin");
-    sqlx::query(AssertSqlSafe(create))
-        .execute(pool)
-        .await
-        .map_err(|error| failed(context, error))?;
+    sqlx::query(AssertSqlSafe(create)).execute(pool).await.map_err(|error| failed(context, error))?;
     let options = pool.connect_options().as_ref().clone().database(database);
-    let mut connection = MySqlConnection::connect_with(&options)
-        .await
-        .map_err(|error| failed(context, error))?;
+    let mut connection =
+        MySqlConnection::connect_with(&options).await.map_err(|error| failed(context, error))?;
     let migrated = migrator.run_direct(None, &mut connection, false).await;
     migrated.map_err(|error| broken(context, format!("{database}: {error}")))?;
     connection.close().await.map_err(|error| failed(context, error))
@@ -100,24 +120,16 @@ async fn with_months_of_sales(mysql: &Mysql, months: &[Month]) -> StoreResult<Ve
         .map_err(|error| failed(context, error))?;
     let mut all: BTreeSet<Month> = months.iter().copied().collect();
     for row in rows {
-        all.insert(Month::of_ms(
-            row.try_get(0).map_err(|error| failed(context, error))?,
-        ));
+        all.insert(Month::of_ms(row.try_get(0).map_err(|error| failed(context, error))?));
     }
     Ok(all.into_iter().collect())
 }
 
 async fn make_months(mysql: &Mysql, instance: Instance, database: &str, months: &[Month]) -> StoreResult<()> {
     let context = "make monthly tables";
-    let options = mysql
-        .pool(instance)
-        .connect_options()
-        .as_ref()
-        .clone()
-        .database(database);
-    let mut connection = MySqlConnection::connect_with(&options)
-        .await
-        .map_err(|error| failed(context, error))?;
+    let options = mysql.pool(instance).connect_options().as_ref().clone().database(database);
+    let mut connection =
+        MySqlConnection::connect_with(&options).await.map_err(|error| failed(context, error))?;
     for month in months {
         let text = ORDERS_MONTH.replace("{yyyymm}", &month.yyyymm().to_string());
         let made = sqlx::query(AssertSqlSafe(text)).execute(&mut connection).await;
@@ -130,11 +142,7 @@ async fn make_positions(mysql: &Mysql, instance: Instance) -> StoreResult<()> {
     let text = "INSERT INTO {control}.consumer_positions (topic, part, next_offset) \
                 SELECT ?, ?, 0 FROM dual WHERE NOT EXISTS \
                 (SELECT 1 FROM {control}.consumer_positions WHERE topic = ? AND part = ?)";
-    for part in mysql
-        .map
-        .all_parts()
-        .filter(|part| mysql.map.instance_of_part(*part) == instance)
-    {
+    for part in mysql.map.all_parts().filter(|part| mysql.map.instance_of_part(*part) == instance) {
         let made = sqlx::query(mysql.control_sql(instance, text))
             .bind(&mysql.topic)
             .bind(part.number())
@@ -190,10 +198,7 @@ pub async fn check_shard_map(mysql: &Mysql) -> StoreResult<()> {
         .await
         .map_err(|error| match &error {
             sqlx::Error::Database(answer) if matches!(answer.code().as_deref(), Some("42000" | "42S02")) => {
-                broken(
-                    context,
-                    format!("{} is not there: run `seckill migrate`", mysql.directory()),
-                )
+                broken(context, format!("{} is not there: run `seckill migrate`", mysql.directory()))
             }
             _ => failed(context, error),
         })?;
@@ -210,16 +215,10 @@ pub async fn check_shard_map(mysql: &Mysql) -> StoreResult<()> {
                     "{name} is {value} in the configuration and was {found} at the first migration; \
                      it is frozen: set it back to {found}"
                 );
-                return Err(StoreError {
-                    effect: Effect::NotApplied,
-                    ..broken(context, detail)
-                });
+                return Err(StoreError { effect: Effect::NotApplied, ..broken(context, detail) });
             }
             None => {
-                return Err(broken(
-                    context,
-                    format!("{name} is not recorded: run `seckill migrate`"),
-                ));
+                return Err(broken(context, format!("{name} is not recorded: run `seckill migrate`")));
             }
         }
     }
@@ -246,10 +245,7 @@ async fn make_topic(settings: &Settings) -> StoreResult<bool> {
         }
         Some(Err((_, code))) => Err(broken(
             "make topic",
-            format!(
-                "{}: {code} (replication factor {})",
-                kafka.topic, kafka.replication_factor
-            ),
+            format!("{}: {code} (replication factor {})", kafka.topic, kafka.replication_factor),
         )),
         None => Err(broken("make topic", "the broker gave no answer")),
     }
@@ -271,14 +267,8 @@ async fn check_topic(
 ) -> StoreResult<()> {
     let fault = |error| kafka_failed("check topic", Effect::NotApplied, error);
     let name = &settings.kafka.topic;
-    let metadata = admin
-        .inner()
-        .fetch_metadata(Some(name), METADATA_TIMEOUT)
-        .map_err(fault)?;
-    let found = metadata
-        .topics()
-        .first()
-        .map_or(0, |topic| topic.partitions().len());
+    let metadata = admin.inner().fetch_metadata(Some(name), METADATA_TIMEOUT).map_err(fault)?;
+    let found = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
     if found != usize::from(settings.map.parts()) {
         let detail = format!(
             "topic {name} has {found} partitions and the configuration wants {}: partitions are frozen with \
@@ -297,10 +287,7 @@ async fn check_topic(
         None => return Err(broken("check topic", "the broker gave no answer")),
     };
     for (key, value) in wanted {
-        let found = entries
-            .iter()
-            .find(|entry| entry.name == *key)
-            .and_then(|entry| entry.value.as_deref());
+        let found = entries.iter().find(|entry| entry.name == *key).and_then(|entry| entry.value.as_deref());
         if found != Some(value.as_str()) {
             let detail = format!(
                 "topic {name} has {key}={} and the configuration wants {value}: change one of them \

@@ -31,9 +31,7 @@ pub struct Mysql {
 pub fn failed(context: &'static str, source: sqlx::Error) -> StoreError {
     let (kind, effect) = match &source {
         sqlx::Error::Database(error) => {
-            let number = error
-                .try_downcast_ref::<MySqlDatabaseError>()
-                .map_or(0, MySqlDatabaseError::number);
+            let number = error.try_downcast_ref::<MySqlDatabaseError>().map_or(0, MySqlDatabaseError::number);
             // Deadlock, lock wait, NOWAIT; too many connections, shutting down, read-only.
             match number {
                 1213 | 1205 | 3572 => (ErrorKind::Conflict, Effect::NotApplied),
@@ -45,19 +43,12 @@ pub fn failed(context: &'static str, source: sqlx::Error) -> StoreError {
         sqlx::Error::Io(_) | sqlx::Error::WorkerCrashed => (ErrorKind::Unavailable, Effect::Unknown),
         _ => (ErrorKind::Broken, Effect::Unknown),
     };
-    StoreError {
-        kind,
-        effect,
-        context,
-        source: Box::new(source),
-    }
+    StoreError { kind, effect, context, source: Box::new(source) }
 }
 
 /// Whether a failure is the refusal of a duplicate key.
 pub fn is_duplicate(error: &sqlx::Error) -> bool {
-    error
-        .as_database_error()
-        .is_some_and(sqlx::error::DatabaseError::is_unique_violation)
+    error.as_database_error().is_some_and(sqlx::error::DatabaseError::is_unique_violation)
 }
 
 impl Mysql {
@@ -82,25 +73,14 @@ impl Mysql {
                 .acquire_timeout(Duration::from_millis(config.acquire_timeout_ms))
                 .after_connect(|connection, _| {
                     Box::pin(async move {
-                        connection
-                            .execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
-                            .await?;
+                        connection.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED").await?;
                         Ok(())
                     })
                 })
                 .connect_lazy_with(options))
         };
-        let pools = config
-            .instances
-            .iter()
-            .map(pool)
-            .collect::<StoreResult<Vec<_>>>()?;
-        Ok(Self {
-            pools,
-            map,
-            topic: topic.to_owned(),
-            prefix: config.database_prefix.clone(),
-        })
+        let pools = config.instances.iter().map(pool).collect::<StoreResult<Vec<_>>>()?;
+        Ok(Self { pools, map, topic: topic.to_owned(), prefix: config.database_prefix.clone() })
     }
 
     pub fn pool(&self, instance: Instance) -> &MySqlPool {
@@ -118,10 +98,7 @@ impl Mysql {
         context: &'static str,
     ) -> StoreResult<Transaction<'static, MySql>> {
         let begun = self.pool(instance).begin().await;
-        begun.map_err(|error| StoreError {
-            effect: Effect::NotApplied,
-            ..failed(context, error)
-        })
+        begun.map_err(|error| StoreError { effect: Effect::NotApplied, ..failed(context, error) })
     }
 
     pub fn directory(&self) -> String {
@@ -153,12 +130,8 @@ impl Mysql {
     }
 
     pub fn probes(self: &Arc<Self>) -> Vec<Arc<dyn Probe>> {
-        let probe = |instance| -> Arc<dyn Probe> {
-            Arc::new(InstanceProbe {
-                mysql: self.clone(),
-                instance,
-            })
-        };
+        let probe =
+            |instance| -> Arc<dyn Probe> { Arc::new(InstanceProbe { mysql: self.clone(), instance }) };
         self.map.all_instances().map(probe).collect()
     }
 }
@@ -174,10 +147,12 @@ impl Probe for InstanceProbe {
         format!("mysql-{}", self.instance.number())
     }
 
+    fn is_vital(&self) -> bool {
+        false
+    }
+
     async fn check(&self) -> StoreResult<()> {
-        let answer = sqlx::query("SELECT 1")
-            .execute(self.mysql.pool(self.instance))
-            .await;
+        let answer = sqlx::query("SELECT 1").execute(self.mysql.pool(self.instance)).await;
         answer.map(drop).map_err(|error| failed("ping MySQL", error))
     }
 }

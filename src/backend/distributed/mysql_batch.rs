@@ -31,9 +31,7 @@ pub async fn write(
     let mut tx = mysql.begin(instance, "begin batch").await?;
     if !advance_position(mysql, instance, batch, &mut tx).await? {
         drop(tx);
-        return Ok(BatchOutcome::PositionMoved {
-            stored: position(mysql, batch).await?,
-        });
+        return Ok(BatchOutcome::PositionMoved { stored: position(mysql, batch).await? });
     }
     let known = rows::known(mysql, batch, sales, &mut tx).await?;
     let (plan, applied) = hold(mysql, instance, batch, sales, &known, &mut tx).await?;
@@ -50,17 +48,9 @@ fn written(batch: &LogBatch, plan: Plan) -> Written {
     };
     Written {
         next_offset: batch.next_offset(),
-        orders: plan
-            .orders
-            .into_iter()
-            .map(|order| (order.record, state(&order.claims)))
-            .collect(),
+        orders: plan.orders.into_iter().map(|order| (order.record, state(&order.claims))).collect(),
         skipped: plan.skipped,
-        dead_letters: plan
-            .dead_letters
-            .iter()
-            .map(|(_, poison)| poison.as_str())
-            .collect(),
+        dead_letters: plan.dead_letters.iter().map(|(_, poison)| poison.as_str()).collect(),
     }
 }
 
@@ -97,12 +87,8 @@ async fn position(mysql: &Mysql, batch: &LogBatch) -> StoreResult<i64> {
     .fetch_optional(mysql.pool(instance))
     .await
     .map_err(|error| failed("read position", error))?;
-    let row = row.ok_or_else(|| {
-        broken(
-            "read position",
-            "no row for this partition: run `seckill migrate`",
-        )
-    })?;
+    let row =
+        row.ok_or_else(|| broken("read position", "no row for this partition: run `seckill migrate`"))?;
     row.try_get(0).map_err(|error| failed("read position", error))
 }
 
@@ -140,10 +126,7 @@ async fn hold(
     for scarce in &short {
         let units = plan.held.get(scarce).copied().unwrap_or(0);
         if units > 0 && !hold_units(mysql, instance, scarce, units, tx).await? {
-            return Err(broken(
-                "hold units",
-                format!("{}/{} changed under its lock", scarce.0, scarce.1),
-            ));
+            return Err(broken("hold units", format!("{}/{} changed under its lock", scarce.0, scarce.1)));
         }
     }
     Ok((plan, applied))
@@ -202,10 +185,9 @@ async fn commit(mysql: &Mysql, batch: &LogBatch, tx: Transaction<'_, MySql>) -> 
     let failure = failed("commit batch", error);
     match position(mysql, batch).await {
         Ok(stored) if stored == batch.next_offset() => Ok(()),
-        Ok(stored) if stored == batch.start_offset => Err(StoreError {
-            effect: Effect::NotApplied,
-            ..failure
-        }),
+        Ok(stored) if stored == batch.start_offset => {
+            Err(StoreError { effect: Effect::NotApplied, ..failure })
+        }
         _ => Err(failure),
     }
 }

@@ -50,13 +50,8 @@ pub async fn known(
         if shard != mysql.map.shard_of(&record.user_id) || mysql.map.part_of(shard) != batch.part {
             continue;
         }
-        ids.entry((shard, sale.month()))
-            .or_default()
-            .push(record.order_id);
-        buyers
-            .entry((shard, sale.id.clone()))
-            .or_default()
-            .push(record.user_id.clone());
+        ids.entry((shard, sale.month())).or_default().push(record.order_id);
+        buyers.entry((shard, sale.id.clone())).or_default().push(record.user_id.clone());
     }
     let mut known = Known::default();
     for ((shard, month), mut ids) in ids {
@@ -89,11 +84,7 @@ async fn known_orders(
         for id in run {
             query = query.bind(id.bytes().as_slice());
         }
-        for row in query
-            .fetch_all(&mut **tx)
-            .await
-            .map_err(|error| failed(context, error))?
-        {
+        for row in query.fetch_all(&mut **tx).await.map_err(|error| failed(context, error))? {
             let id: Vec<u8> = row.try_get(0).map_err(|error| failed(context, error))?;
             let state: String = row.try_get(1).map_err(|error| failed(context, error))?;
             let id = OrderId::from_bytes(&id).map_err(|error| broken(context, error.to_string()))?;
@@ -122,16 +113,10 @@ async fn known_claims(
         for user in run {
             query = query.bind(user.as_str().as_bytes());
         }
-        for row in query
-            .fetch_all(&mut **tx)
-            .await
-            .map_err(|error| failed(context, error))?
-        {
+        for row in query.fetch_all(&mut **tx).await.map_err(|error| failed(context, error))? {
             let user: Vec<u8> = row.try_get(0).map_err(|error| failed(context, error))?;
             let unit: i32 = row.try_get(1).map_err(|error| failed(context, error))?;
-            let user = std::str::from_utf8(&user)
-                .ok()
-                .and_then(|user| UserId::parse(user).ok());
+            let user = std::str::from_utf8(&user).ok().and_then(|user| UserId::parse(user).ok());
             let user = user.ok_or_else(|| broken(context, "a user id that is not ours"))?;
             let unit = u32::try_from(unit).map_err(|error| broken(context, error.to_string()))?;
             known.claims.entry((sale.clone(), user)).or_default().insert(unit);
@@ -157,34 +142,21 @@ pub async fn insert(
     for ((shard, month), orders) in &mut tables {
         orders.sort_unstable_by_key(|order| order.record.order_id);
         let table = format!("{}.orders_{}", mysql.shard(*shard), month.yyyymm());
-        insert_rows(
-            tx,
-            &format!("{table} ({ORDER_COLUMNS})"),
-            13,
-            orders,
-            |query, order| bind_order(query, order, now_ms),
-        )
+        insert_rows(tx, &format!("{table} ({ORDER_COLUMNS})"), 13, orders, |query, order| {
+            bind_order(query, order, now_ms)
+        })
         .await?;
         insert_claims(mysql, *shard, orders, tx).await?;
         let moves = format!("{}.order_moves (order_id, kind, at_ms)", mysql.shard(*shard));
         insert_rows(tx, &moves, 3, orders, |query, order| {
-            let kind = if order.claims.is_ok() {
-                "persisted"
-            } else {
-                "rejected"
-            };
-            query
-                .bind(order.record.order_id.bytes().as_slice())
-                .bind(kind)
-                .bind(now_ms)
+            let kind = if order.claims.is_ok() { "persisted" } else { "rejected" };
+            query.bind(order.record.order_id.bytes().as_slice()).bind(kind).bind(now_ms)
         })
         .await?;
     }
     insert_owed(mysql, instance, plan, tx).await?;
-    let letters = format!(
-        "{}.dead_letters (topic, part, log_offset, reason, payload)",
-        mysql.control(instance)
-    );
+    let letters =
+        format!("{}.dead_letters (topic, part, log_offset, reason, payload)", mysql.control(instance));
     insert_rows(tx, &letters, 5, &plan.dead_letters, |query, (record, poison)| {
         query
             .bind(&mysql.topic)
@@ -201,11 +173,7 @@ const ORDER_COLUMNS: &str = "order_id, sale_id, sku_id, user_id, quantity, unit_
 
 fn bind_order<'a>(query: Bound<'a>, order: &&'a PlannedOrder, now_ms: i64) -> Bound<'a> {
     let record = &order.record;
-    let state = if order.claims.is_ok() {
-        OrderState::AwaitingPayment
-    } else {
-        OrderState::Rejected
-    };
+    let state = if order.claims.is_ok() { OrderState::AwaitingPayment } else { OrderState::Rejected };
     query
         .bind(record.order_id.bytes().as_slice())
         .bind(record.sale_id.as_str().as_bytes())
@@ -254,16 +222,10 @@ async fn insert_owed(
     plan: &Plan,
     tx: &mut Transaction<'_, MySql>,
 ) -> StoreResult<()> {
-    let rejected = plan
-        .orders
-        .iter()
-        .filter(|order| order.claims.is_err())
-        .map(|order| &order.record);
+    let rejected = plan.orders.iter().filter(|order| order.claims.is_err()).map(|order| &order.record);
     let owed: Vec<&OrderRecord> = rejected.chain(&plan.owed).collect();
-    let table = format!(
-        "{}.release_outbox (order_id, sale_id, sku_id, user_id, quantity)",
-        mysql.control(instance)
-    );
+    let table =
+        format!("{}.release_outbox (order_id, sale_id, sku_id, user_id, quantity)", mysql.control(instance));
     insert_rows(tx, &table, 5, &owed, |query, record| {
         query
             .bind(record.order_id.bytes().as_slice())
@@ -286,10 +248,7 @@ async fn insert_rows<'a, T>(
     for run in runs(rows) {
         let text = format!("INSERT INTO {table} VALUES {}", placeholders(run.len(), columns));
         let query = run.iter().fold(sqlx::query(AssertSqlSafe(text)), &bind);
-        query
-            .execute(&mut **tx)
-            .await
-            .map_err(|error| failed("insert batch", error))?;
+        query.execute(&mut **tx).await.map_err(|error| failed("insert batch", error))?;
     }
     Ok(())
 }

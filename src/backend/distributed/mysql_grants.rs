@@ -31,12 +31,7 @@ pub async fn take(
     tx: &mut Transaction<'_, MySql>,
 ) -> StoreResult<Option<Grant>> {
     let home = mysql.map.home_of(&scarce.1);
-    let mut grant = Grant {
-        id: rand::random(),
-        scarce: scarce.clone(),
-        units: 0,
-        home,
-    };
+    let mut grant = Grant { id: rand::random(), scarce: scarce.clone(), units: 0, home };
     if home == taker {
         grant.units = from_pool(mysql, &grant, missing, tx).await?;
     } else {
@@ -44,10 +39,7 @@ pub async fn take(
         grant.units = from_pool(mysql, &grant, missing, &mut at_home).await?;
         if grant.units > 0 {
             record(mysql, home, taker, &grant, &mut at_home).await?;
-            at_home
-                .commit()
-                .await
-                .map_err(|error| failed("commit grant", error))?;
+            at_home.commit().await.map_err(|error| failed("commit grant", error))?;
         }
     }
     if grant.units == 0 {
@@ -64,10 +56,7 @@ async fn from_pool(
     missing: u32,
     tx: &mut Transaction<'_, MySql>,
 ) -> StoreResult<u32> {
-    let (sale, sku) = (
-        grant.scarce.0.as_str().as_bytes(),
-        grant.scarce.1.as_str().as_bytes(),
-    );
+    let (sale, sku) = (grant.scarce.0.as_str().as_bytes(), grant.scarce.1.as_str().as_bytes());
     let row = sqlx::query(mysql.control_sql(
         grant.home,
         "SELECT stock - granted FROM {control}.pool WHERE sale_id = ? AND sku_id = ? FOR UPDATE",
@@ -121,10 +110,7 @@ async fn apply(
     .await
     .map_err(|error| failed("apply grant", error))?;
     if allotted.rows_affected() != 1 {
-        return Err(broken(
-            "apply grant",
-            "no ledger row for a SKU on sale: preheat it again",
-        ));
+        return Err(broken("apply grant", "no ledger row for a SKU on sale: preheat it again"));
     }
     record(mysql, taker, taker, grant, tx).await
 }
@@ -166,10 +152,9 @@ async fn record(
 /// next takeover, and its key keeps it from being applied twice.
 pub async fn settle(mysql: &Mysql, taker: Instance, applied: &[Grant]) {
     for grant in applied.iter().filter(|grant| grant.home != taker) {
-        let settled = sqlx::query(mysql.control_sql(
-            grant.home,
-            "UPDATE {control}.grants SET settled = TRUE WHERE grant_id = ?",
-        ))
+        let settled = sqlx::query(
+            mysql.control_sql(grant.home, "UPDATE {control}.grants SET settled = TRUE WHERE grant_id = ?"),
+        )
         .bind(grant.id.as_slice())
         .execute(mysql.pool(grant.home))
         .await;
@@ -194,9 +179,7 @@ pub async fn apply_strays(mysql: &Mysql, taker: Instance) -> StoreResult<()> {
             let mut tx = mysql.begin(taker, "begin stray grant").await?;
             match apply(mysql, taker, grant, &mut tx).await {
                 Ok(()) => {
-                    tx.commit()
-                        .await
-                        .map_err(|error| failed("commit stray grant", error))?;
+                    tx.commit().await.map_err(|error| failed("commit stray grant", error))?;
                     tracing::info!(units = grant.units, sku = %grant.scarce.1, "applied a stray grant");
                 }
                 Err(error) if error.kind == ErrorKind::Conflict => drop(tx),

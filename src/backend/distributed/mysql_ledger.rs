@@ -49,8 +49,7 @@ impl Ledger for MysqlLedger {
             for instance in self.mysql.map.all_instances() {
                 self.insert_absent(instance, LEDGER, &sale.id, item).await?;
             }
-            self.insert_absent(self.mysql.map.home_of(&item.sku_id), POOL, &sale.id, item)
-                .await?;
+            self.insert_absent(self.mysql.map.home_of(&item.sku_id), POOL, &sale.id, item).await?;
         }
         Ok(())
     }
@@ -72,9 +71,7 @@ impl Ledger for MysqlLedger {
                     row.try_get(index).map_err(|error| failed(context, error))
                 };
                 let sku: Vec<u8> = row.try_get(0).map_err(|error| failed(context, error))?;
-                let sku = std::str::from_utf8(&sku)
-                    .ok()
-                    .and_then(|sku| SkuId::parse(sku).ok());
+                let sku = std::str::from_utf8(&sku).ok().and_then(|sku| SkuId::parse(sku).ok());
                 let sku = sku.ok_or_else(|| broken(context, "a SKU id that is not ours"))?;
                 let sum = holdings.entry(sku).or_default();
                 sum.allotted += number(1)?;

@@ -62,19 +62,12 @@ impl OrderStore for MysqlOrderStore {
         mysql_grants::apply_strays(&self.mysql, instance).await?;
         let positions = self.positions_on(instance).await?;
         positions.get(&part).copied().ok_or_else(|| {
-            broken(
-                "read position",
-                format!("no row for partition {}: run `seckill migrate`", part.number()),
-            )
+            broken("read position", format!("no row for partition {}: run `seckill migrate`", part.number()))
         })
     }
 
     async fn positions(&self) -> HashMap<Part, i64> {
-        let reads = self
-            .mysql
-            .map
-            .all_instances()
-            .map(|instance| self.positions_on(instance));
+        let reads = self.mysql.map.all_instances().map(|instance| self.positions_on(instance));
         let mut positions = HashMap::new();
         for answer in futures::future::join_all(reads).await {
             match answer {
@@ -108,22 +101,15 @@ impl OrderStore for MysqlOrderStore {
     async fn holds_month(&self, month: Month) -> StoreResult<bool> {
         let context = "look for monthly tables";
         for instance in self.mysql.map.all_instances() {
-            let shards: Vec<String> = self
-                .mysql
-                .map
-                .shards_of(instance)
-                .map(|shard| self.mysql.shard(shard))
-                .collect();
+            let shards: Vec<String> =
+                self.mysql.map.shards_of(instance).map(|shard| self.mysql.shard(shard)).collect();
             let text = format!(
                 "SELECT COUNT(*) FROM information_schema.tables WHERE table_name = ? AND table_schema IN {}",
                 placeholders(1, shards.len())
             );
             let query = sqlx::query(AssertSqlSafe(text)).bind(format!("orders_{}", month.yyyymm()));
             let row = shards.iter().fold(query, |query, shard| query.bind(shard));
-            let row = row
-                .fetch_one(self.mysql.pool(instance))
-                .await
-                .map_err(|e| failed(context, e))?;
+            let row = row.fetch_one(self.mysql.pool(instance)).await.map_err(|e| failed(context, e))?;
             let found: i64 = row.try_get(0).map_err(|error| failed(context, error))?;
             if usize::try_from(found) != Ok(shards.len()) {
                 return Ok(false);
@@ -169,9 +155,7 @@ fn observe(operation: &'static str, began: Instant) {
 
 /// An id or cursor may name any month; one without a table has no orders.
 fn is_missing_table(error: &sqlx::Error) -> bool {
-    error
-        .as_database_error()
-        .is_some_and(|error| error.code().as_deref() == Some("42S02"))
+    error.as_database_error().is_some_and(|error| error.code().as_deref() == Some("42S02"))
 }
 
 const COLUMNS: &str = "order_id, sale_id, sku_id, user_id, quantity, unit_price, currency, state, reason, \

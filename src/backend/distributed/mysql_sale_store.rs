@@ -170,14 +170,11 @@ impl SaleStore for MysqlSaleStore {
             return Ok(false);
         }
         if sale.state.is_editable() {
-            sqlx::query(
-                self.mysql
-                    .directory_sql("DELETE FROM {directory}.items WHERE sale_id = ?"),
-            )
-            .bind(sale.id.as_str().as_bytes())
-            .execute(&mut *tx)
-            .await
-            .map_err(|error| failed(context, error))?;
+            sqlx::query(self.mysql.directory_sql("DELETE FROM {directory}.items WHERE sale_id = ?"))
+                .bind(sale.id.as_str().as_bytes())
+                .execute(&mut *tx)
+                .await
+                .map_err(|error| failed(context, error))?;
             self.insert_items(sale, &mut tx).await?;
         }
         self.audit(sale, change, &mut tx).await?;
@@ -196,10 +193,7 @@ impl SaleStore for MysqlSaleStore {
         let Some(row) = row else { return Ok(None) };
         let scopes: String = row.try_get(1).map_err(|error| failed(context, error))?;
         let name = row.try_get(0).map_err(|error| failed(context, error))?;
-        Ok(Some(ApiKey {
-            name,
-            scopes: scopes.split(' ').map(str::to_owned).collect(),
-        }))
+        Ok(Some(ApiKey { name, scopes: scopes.split(' ').map(str::to_owned).collect() }))
     }
 
     async fn add_api_key(&self, key_hash: [u8; 32], key: &ApiKey) -> StoreResult<()> {

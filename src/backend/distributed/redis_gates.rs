@@ -31,10 +31,7 @@ impl RedisGates {
 }
 
 fn buckets(sale: &Sale) -> impl Iterator<Item = BucketId> + '_ {
-    (0..sale.buckets).map(|bucket| BucketId {
-        sale: sale.id.clone(),
-        bucket,
-    })
+    (0..sale.buckets).map(|bucket| BucketId { sale: sale.id.clone(), bucket })
 }
 
 #[async_trait]
@@ -44,21 +41,13 @@ impl Gates for RedisGates {
             let keys = self.link.keys(&bucket);
             let mut call = self.preheat.prepare_invoke();
             call.key(keys.gate).key(keys.stock);
-            call.arg(sale.epoch)
-                .arg(sale.starts_ms)
-                .arg(sale.ends_ms)
-                .arg(sale.buyer_limit)
-                .arg(NO_LEASE_MS);
+            call.arg(sale.epoch).arg(sale.starts_ms).arg(sale.ends_ms).arg(sale.buyer_limit).arg(NO_LEASE_MS);
             for item in &sale.items {
-                call.arg(item.sku_id.as_str())
-                    .arg(sale.bucket_stock(item, bucket.bucket));
+                call.arg(item.sku_id.as_str()).arg(sale.bucket_stock(item, bucket.bucket));
             }
             let answer: String = self.link.script("preheat", &call).await?;
             if answer == "conflict" {
-                return Err(broken(
-                    "preheat",
-                    format!("bucket {} has another epoch", bucket.bucket),
-                ));
+                return Err(broken("preheat", format!("bucket {} has another epoch", bucket.bucket)));
             }
         }
         Ok(())
@@ -73,14 +62,11 @@ impl Gates for RedisGates {
         };
         for bucket in buckets(sale) {
             let mut call = self.gate.prepare_invoke();
-            call.key(self.link.keys(&bucket).gate).arg(sale.epoch).arg(state);
+            call.key(self.link.keys(&bucket).gate).arg(sale.epoch).arg(state).arg(sale.version);
             let answer: String = self.link.script("set gate", &call).await?;
             // A published sale may be ended before it was preheated: then there is no gate to shut.
             if answer == "conflict" || (answer == "missing" && sale.state != SaleState::Ended) {
-                return Err(broken(
-                    "set gate",
-                    format!("bucket {}: gate {answer}", bucket.bucket),
-                ));
+                return Err(broken("set gate", format!("bucket {}: gate {answer}", bucket.bucket)));
             }
         }
         Ok(())
@@ -100,10 +86,7 @@ impl Gates for RedisGates {
             let units = stock
                 .into_iter()
                 .map(|(sku, units)| {
-                    Ok((
-                        SkuId::parse(&sku).map_err(|e| broken("read stock", e.to_string()))?,
-                        units,
-                    ))
+                    Ok((SkuId::parse(&sku).map_err(|e| broken("read stock", e.to_string()))?, units))
                 })
                 .collect::<StoreResult<HashMap<_, _>>>()?;
             found.push(in_place.then_some(units));

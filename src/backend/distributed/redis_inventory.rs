@@ -37,11 +37,7 @@ impl Inventory for RedisInventory {
     async fn reserve(&self, bucket: &BucketId, batch: Arc<[ReserveRequest]>) -> StoreResult<Vec<Verdict>> {
         let keys = self.link.keys(bucket);
         let mut call = self.reserve.prepare_invoke();
-        call.key(keys.gate)
-            .key(keys.stock)
-            .key(keys.buyers)
-            .key(keys.orders)
-            .key(keys.outbox);
+        call.key(keys.gate).key(keys.stock).key(keys.buyers).key(keys.orders).key(keys.outbox);
         let epoch = batch.first().map_or(0, |request| request.record.epoch);
         call.arg(epoch);
         for request in batch.iter() {
@@ -55,16 +51,9 @@ impl Inventory for RedisInventory {
         }
         let answers: Vec<Vec<Value>> = self.link.script("reserve", &call).await?;
         if answers.len() != batch.len() {
-            return Err(broken(
-                "reserve",
-                format!("{} answers to {} requests", answers.len(), batch.len()),
-            ));
+            return Err(broken("reserve", format!("{} answers to {} requests", answers.len(), batch.len())));
         }
-        answers
-            .iter()
-            .zip(batch.iter())
-            .map(|(answer, request)| verdict(answer, request))
-            .collect()
+        answers.iter().zip(batch.iter()).map(|(answer, request)| verdict(answer, request)).collect()
     }
 
     async fn reservation(&self, buckets: &[BucketId], order: OrderId) -> StoreResult<Option<Reservation>> {
@@ -76,12 +65,8 @@ impl Inventory for RedisInventory {
             pipeline.hget(self.link.keys(bucket).orders, order.bytes().as_slice());
         }
         let found: Vec<Option<String>> = self.link.pipeline("read reservation", &pipeline).await?;
-        let hit = found
-            .into_iter()
-            .zip(buckets)
-            .find_map(|(value, bucket)| Some((value?, bucket)));
-        hit.map(|(value, bucket)| reservation(&value, bucket, order))
-            .transpose()
+        let hit = found.into_iter().zip(buckets).find_map(|(value, bucket)| Some((value?, bucket)));
+        hit.map(|(value, bucket)| reservation(&value, bucket, order)).transpose()
     }
 
     async fn winners(&self, bucket: &BucketId) -> StoreResult<Vec<UserId>> {
@@ -125,21 +110,14 @@ fn verdict(answer: &[Value], request: &ReserveRequest) -> StoreResult<Verdict> {
     };
     let record = &request.record;
     Ok(match text(0) {
-        "reserved" => Verdict::Reserved {
-            outbox_entry: OutboxEntryId(text(1).to_owned()),
-        },
+        "reserved" => Verdict::Reserved { outbox_entry: OutboxEntryId(text(1).to_owned()) },
         "replayed" => {
             // The bucket number does not matter here: the caller asked this bucket.
-            let bucket = BucketId {
-                sale: record.sale_id.clone(),
-                bucket: 0,
-            };
+            let bucket = BucketId { sale: record.sale_id.clone(), bucket: 0 };
             Verdict::Replayed(reservation(text(1), &bucket, record.order_id)?)
         }
         "key_reused" => Verdict::KeyReused,
-        "limit_reached" => Verdict::LimitReached {
-            held: u32::try_from(number(1)).unwrap_or(u32::MAX),
-        },
+        "limit_reached" => Verdict::LimitReached { held: u32::try_from(number(1)).unwrap_or(u32::MAX) },
         "sold_out" => Verdict::SoldOut {
             available: u32::try_from(number(1)).unwrap_or(0),
             orders_seen: u64::try_from(number(2)).unwrap_or(0),
@@ -156,22 +134,8 @@ fn verdict(answer: &[Value], request: &ReserveRequest) -> StoreResult<Verdict> {
 
 fn reservation(value: &str, bucket: &BucketId, order: OrderId) -> StoreResult<Reservation> {
     let held = HeldOrder::parse(value).ok_or_else(|| broken("read reservation", "not a held order"))?;
-    let HeldOrder {
-        state,
-        quantity,
-        reserved_ms,
-        sku,
-        user,
-    } = held;
-    Ok(Reservation {
-        id: order,
-        sale: bucket.sale.clone(),
-        state,
-        sku,
-        user,
-        quantity,
-        reserved_ms,
-    })
+    let HeldOrder { state, quantity, reserved_ms, sku, user } = held;
+    Ok(Reservation { id: order, sale: bucket.sale.clone(), state, sku, user, quantity, reserved_ms })
 }
 
 /// A value of the `orders` hash: `state|fingerprint|quantity|reserved_ms|sku|user`, written by reserve.lua.
@@ -187,9 +151,7 @@ impl HeldOrder {
     fn parse(value: &str) -> Option<Self> {
         let mut fields = value.split('|');
         let state = fields.next()?;
-        let state = OrderState::ALL
-            .into_iter()
-            .find(|s| letter(*s).to_string() == state)?;
+        let state = OrderState::ALL.into_iter().find(|s| letter(*s).to_string() == state)?;
         let _fingerprint = fields.next()?;
         Some(Self {
             state,

@@ -41,18 +41,15 @@ pub struct BucketKeys {
 struct NoAnswer(Duration);
 
 pub fn failed(context: &'static str, effect: Effect, source: RedisError) -> StoreError {
-    let reached = source.code().is_some() && !source.is_io_error();
-    let kind = if reached {
-        ErrorKind::Broken
-    } else {
-        ErrorKind::Unavailable
-    };
-    StoreError {
-        kind,
-        effect,
-        context,
-        source: Box::new(source),
+    // These answers come before a command runs.
+    let refused = ["LOADING", "BUSY", "OOM", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "NOAUTH"];
+    if source.code().is_some_and(|code| refused.contains(&code)) {
+        let (kind, effect) = (ErrorKind::Unavailable, Effect::NotApplied);
+        return StoreError { kind, effect, context, source: Box::new(source) };
     }
+    let reached = source.code().is_some() && !source.is_io_error();
+    let kind = if reached { ErrorKind::Broken } else { ErrorKind::Unavailable };
+    StoreError { kind, effect, context, source: Box::new(source) }
 }
 
 impl RedisLink {
@@ -60,10 +57,7 @@ impl RedisLink {
         let open = |error| failed("open Redis", Effect::NotApplied, error);
         let mut info = config.url.as_str().into_connection_info().map_err(open)?;
         if !config.password.expose().is_empty() {
-            let settings = info
-                .redis_settings()
-                .clone()
-                .set_password(config.password.expose());
+            let settings = info.redis_settings().clone().set_password(config.password.expose());
             info = info.set_redis_settings(settings);
         }
         let response_timeout = Duration::from_millis(config.response_timeout_ms);
@@ -76,12 +70,7 @@ impl RedisLink {
             .runtime(deadpool_redis::Runtime::Tokio1)
             .build()
             .map_err(|error| broken("build the Redis pool", error.to_string()))?;
-        Ok(Self {
-            pool,
-            shared: Mutex::new(None),
-            response_timeout,
-            prefix: config.key_prefix.clone(),
-        })
+        Ok(Self { pool, shared: Mutex::new(None), response_timeout, prefix: config.key_prefix.clone() })
     }
 
     pub fn keys(&self, bucket: &BucketId) -> BucketKeys {
@@ -105,8 +94,7 @@ impl RedisLink {
         invocation: &ScriptInvocation<'_>,
     ) -> StoreResult<T> {
         let mut connection = self.connection(context).await?;
-        self.bounded(context, invocation.invoke_async(&mut connection))
-            .await
+        self.bounded(context, invocation.invoke_async(&mut connection)).await
     }
 
     pub async fn command<T: FromRedisValue>(&self, context: &'static str, command: &Cmd) -> StoreResult<T> {
@@ -145,23 +133,13 @@ impl RedisLink {
                 // The next command on this connection would wait for the answer of this one.
                 self.forget();
                 let source = Box::new(NoAnswer(self.response_timeout));
-                Err(StoreError {
-                    kind: ErrorKind::Unavailable,
-                    effect: Effect::Unknown,
-                    context,
-                    source,
-                })
+                Err(StoreError { kind: ErrorKind::Unavailable, effect: Effect::Unknown, context, source })
             }
         }
     }
 
     async fn connection(&self, context: &'static str) -> StoreResult<MultiplexedConnection> {
-        if let Some(connection) = self
-            .shared
-            .lock()
-            .expect("no code panics while holding it")
-            .clone()
-        {
+        if let Some(connection) = self.shared.lock().expect("no code panics while holding it").clone() {
             return Ok(connection);
         }
         let unavailable = |source: Box<dyn std::error::Error + Send + Sync>| StoreError {
@@ -188,6 +166,10 @@ impl RedisLink {
 impl Probe for RedisLink {
     fn name(&self) -> String {
         "redis".to_owned()
+    }
+
+    fn is_vital(&self) -> bool {
+        true
     }
 
     async fn check(&self) -> StoreResult<()> {

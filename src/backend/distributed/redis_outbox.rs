@@ -20,10 +20,7 @@ pub struct RedisOutbox {
 
 impl RedisOutbox {
     pub fn new(link: Arc<RedisLink>) -> Self {
-        Self {
-            link,
-            acknowledge: Script::new(include_str!("../../../lua/acknowledge.lua")),
-        }
+        Self { link, acknowledge: Script::new(include_str!("../../../lua/acknowledge.lua")) }
     }
 
     /// Redis's clock in ms: entry ids carry it, so ages are compared on one clock.
@@ -48,12 +45,7 @@ impl Outbox for RedisOutbox {
             return Ok(Vec::new());
         }
         let mut range = cmd("XRANGE");
-        range
-            .arg(self.link.keys(bucket).outbox)
-            .arg("-")
-            .arg(newest)
-            .arg("COUNT")
-            .arg(limit);
+        range.arg(self.link.keys(bucket).outbox).arg("-").arg(newest).arg("COUNT").arg(limit);
         let reply: StreamRangeReply = self.link.command(context, &range).await?;
         let read = |id: redis::streams::StreamId| -> Option<OutboxEntry> {
             let order: Vec<u8> = id.get("o")?;

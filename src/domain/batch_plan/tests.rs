@@ -60,19 +60,11 @@ fn log_record(offset: i64, what: Option<(u8, u8, bool, u32)>) -> LogRecord {
             accepted_ms: sale.starts_ms,
         }
     });
-    LogRecord {
-        offset,
-        payload: Vec::new(),
-        order,
-    }
+    LogRecord { offset, payload: Vec::new(), order }
 }
 
 fn units(orders: &[PlannedOrder], of: impl Fn(&PlannedOrder) -> bool) -> u32 {
-    orders
-        .iter()
-        .filter(|o| o.claims.is_ok() && of(o))
-        .map(|o| o.record.quantity.units())
-        .sum()
+    orders.iter().filter(|o| o.claims.is_ok() && of(o)).map(|o| o.record.quantity.units()).sum()
 }
 
 proptest! {

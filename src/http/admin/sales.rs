@@ -62,18 +62,8 @@ struct ReasonBody {
 
 fn items(bodies: Vec<ItemBody>) -> Vec<Item> {
     let item = |body: ItemBody| {
-        let ItemBody {
-            sku_id,
-            name,
-            stock,
-            price,
-        } = body;
-        Item {
-            sku_id,
-            name,
-            stock,
-            price,
-        }
+        let ItemBody { sku_id, name, stock, price } = body;
+        Item { sku_id, name, stock, price }
     };
     bodies.into_iter().map(item).collect()
 }
@@ -81,10 +71,7 @@ fn items(bodies: Vec<ItemBody>) -> Vec<Item> {
 fn checked_reason(reason: &str) -> Result<&str, Problem> {
     let reason = reason.trim();
     if reason.is_empty() || reason.chars().count() > REASON_MAX {
-        return Err(Problem::invalid(
-            "/reason",
-            format!("must have 1 to {REASON_MAX} characters"),
-        ));
+        return Err(Problem::invalid("/reason", format!("must have 1 to {REASON_MAX} characters")));
     }
     Ok(reason)
 }
@@ -171,12 +158,7 @@ pub async fn change(
         Some(Err(_)) => return Err(Problem::new(Code::EtagMismatch)),
     };
     let change = audit(&request, &operator, "patch", checked_reason(&body.reason)?);
-    let sale = done(
-        context
-            .shop
-            .patch_sale(&sale_id(&path)?, patch, if_version, &change)
-            .await?,
-    )?;
+    let sale = done(context.shop.patch_sale(&sale_id(&path)?, patch, if_version, &change).await?)?;
     Ok(respond(StatusCode::OK, &sale))
 }
 
@@ -194,18 +176,8 @@ pub async fn advance(
     let (sale, action) = path.into_inner();
     let action = SaleAction::parse(&action).ok_or_else(|| Problem::new(Code::NotFound))?;
     let body: ReasonBody = extract::json(&request, &body)?;
-    let change = audit(
-        &request,
-        &operator,
-        action.as_str(),
-        checked_reason(&body.reason)?,
-    );
-    let sale = done(
-        context
-            .shop
-            .advance_sale(&sale_id(&sale)?, action, &change)
-            .await?,
-    )?;
+    let change = audit(&request, &operator, action.as_str(), checked_reason(&body.reason)?);
+    let sale = done(context.shop.advance_sale(&sale_id(&sale)?, action, &change).await?)?;
     Ok(respond(StatusCode::OK, &sale))
 }
 
@@ -220,11 +192,7 @@ pub async fn stock(
 ) -> Result<HttpResponse, Problem> {
     operator(&request, &context, Scope::SalesRead).await?;
     let id = sale_id(&path)?;
-    let items = context
-        .shop
-        .stock(&id)
-        .await?
-        .ok_or_else(|| Problem::new(Code::SaleNotFound))?;
+    let items = context.shop.stock(&id).await?.ok_or_else(|| Problem::new(Code::SaleNotFound))?;
     let items: Vec<Value> = items.iter().map(stock_view).collect();
     Ok(HttpResponse::Ok().json(json!({ "sale_id": id, "items": items })))
 }
@@ -257,9 +225,7 @@ fn done(changed: Changed) -> Result<Sale, Problem> {
         ))),
         Changed::NotAllowed { state, allowed } => {
             let allowed: Vec<&str> = allowed.into_iter().map(SaleAction::as_str).collect();
-            Err(Problem::new(Code::StateConflict)
-                .with("state", state.as_str())
-                .with("allowed", allowed))
+            Err(Problem::new(Code::StateConflict).with("state", state.as_str()).with("allowed", allowed))
         }
     }
 }

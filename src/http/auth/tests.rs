@@ -15,23 +15,14 @@ const PUBLIC_PEM: &str = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEApqdFGc/JBs
 
 fn tokens(clock: &Clock) -> Tokens {
     let keys = vec![
-        TokenKey {
-            kid: None,
-            algorithm: Algorithm::HS256,
-            key: DecodingKey::from_secret(SECRET),
-        },
+        TokenKey { kid: None, algorithm: Algorithm::HS256, key: DecodingKey::from_secret(SECRET) },
         TokenKey {
             kid: Some("ed-1".to_owned()),
             algorithm: Algorithm::EdDSA,
             key: DecodingKey::from_ed_pem(PUBLIC_PEM.as_bytes()).expect("a public key"),
         },
     ];
-    let rules = TokenRules {
-        audience: "seckill".to_owned(),
-        issuer: None,
-        leeway_s: 5,
-        verified_max: 100,
-    };
+    let rules = TokenRules { audience: "seckill".to_owned(), issuer: None, leeway_s: 5, verified_max: 100 };
     Tokens::new(keys, &rules, clock.clone())
 }
 
@@ -40,28 +31,17 @@ fn claims() -> Value {
 }
 
 fn hs256(claims: &Value) -> String {
-    encode(
-        &Header::new(Algorithm::HS256),
-        claims,
-        &EncodingKey::from_secret(SECRET),
-    )
-    .expect("a token")
+    encode(&Header::new(Algorithm::HS256), claims, &EncodingKey::from_secret(SECRET)).expect("a token")
 }
 
 fn ed25519(kid: Option<&str>) -> String {
-    let header = Header {
-        kid: kid.map(str::to_owned),
-        ..Header::new(Algorithm::EdDSA)
-    };
+    let header = Header { kid: kid.map(str::to_owned), ..Header::new(Algorithm::EdDSA) };
     let key = EncodingKey::from_ed_pem(PRIVATE_PEM.as_bytes()).expect("a private key");
     encode(&header, &claims(), &key).expect("a token")
 }
 
 fn user(tokens: &Tokens, token: &str) -> Option<String> {
-    tokens
-        .shopper(Some(&format!("Bearer {token}")))
-        .ok()
-        .map(|user| user.to_string())
+    tokens.shopper(Some(&format!("Bearer {token}"))).ok().map(|user| user.to_string())
 }
 
 #[test]
@@ -80,16 +60,9 @@ fn a_key_with_an_id_accepts_only_tokens_that_name_it() {
 
 #[test]
 fn a_public_key_cannot_be_used_as_a_secret() {
-    let header = Header {
-        kid: Some("ed-1".to_owned()),
-        ..Header::new(Algorithm::HS256)
-    };
-    let forged = encode(
-        &header,
-        &claims(),
-        &EncodingKey::from_secret(PUBLIC_PEM.as_bytes()),
-    )
-    .expect("a token");
+    let header = Header { kid: Some("ed-1".to_owned()), ..Header::new(Algorithm::HS256) };
+    let forged =
+        encode(&header, &claims(), &EncodingKey::from_secret(PUBLIC_PEM.as_bytes())).expect("a token");
     assert_eq!(user(&tokens(&Clock::System), &forged), None);
 }
 
@@ -109,24 +82,12 @@ fn whatever_is_wrong_with_a_token_it_proves_nothing() {
         ("expired", with("exp", json!(1_000_000_000))),
         ("not yet valid", with("nbf", json!(NOW_S))),
         ("for another audience", with("aud", json!("other"))),
-        (
-            "without an audience",
-            hs256(&json!({ "sub": "alice", "exp": NOW_S })),
-        ),
-        (
-            "without an expiry",
-            hs256(&json!({ "sub": "alice", "aud": "seckill" })),
-        ),
-        (
-            "without a user",
-            hs256(&json!({ "aud": "seckill", "exp": NOW_S })),
-        ),
+        ("without an audience", hs256(&json!({ "sub": "alice", "exp": NOW_S }))),
+        ("without an expiry", hs256(&json!({ "sub": "alice", "aud": "seckill" }))),
+        ("without a user", hs256(&json!({ "aud": "seckill", "exp": NOW_S }))),
         ("with a user that is no user id", with("sub", json!("a|b"))),
         ("unsigned", format!("{none}.{}.", parts[1])),
-        (
-            "of another payload",
-            format!("{}.{mallory}.{}", parts[0], parts[2]),
-        ),
+        ("of another payload", format!("{}.{mallory}.{}", parts[0], parts[2])),
         ("endless", format!("{good}{}", "x".repeat(5000))),
         ("empty", String::new()),
     ] {
@@ -144,10 +105,5 @@ fn a_remembered_token_is_forgotten_when_it_expires() {
     let token = hs256(&claims());
     assert!(user(&tokens, &token).is_some());
     clock.advance_ms((NOW_S + 6) * 1000 - 1_900_000_000_000);
-    assert!(
-        tokens
-            .verified
-            .get(token.as_str())
-            .is_some_and(|v| v.expires_ms <= clock.now_ms())
-    );
+    assert!(tokens.verified.get(token.as_str()).is_some_and(|v| v.expires_ms <= clock.now_ms()));
 }

@@ -55,14 +55,7 @@ pub async fn place(
     let PlaceBody { sku_id, quantity } = extract::json(&request, &body)?;
     let sale = SaleId::parse(&path.into_inner()).map_err(|_| Problem::new(Code::SaleNotFound))?;
     let address = extract::address(&request, &context);
-    let purchase = Purchase {
-        user: user.clone(),
-        address,
-        sale,
-        sku: sku_id,
-        quantity,
-        key,
-    };
+    let purchase = Purchase { user: user.clone(), address, sale, sku: sku_id, quantity, key };
     let (mut order, replayed) = match context.shop.submit(purchase).await {
         Submitted::Accepted { order, replayed } => (order, replayed),
         refused => return Err(problem(refused)),
@@ -80,9 +73,7 @@ pub async fn place(
         (false, false) => StatusCode::CREATED,
     };
     let mut response = HttpResponseBuilder::new(status);
-    response
-        .insert_header((CACHE_CONTROL, "no-store"))
-        .insert_header((LOCATION, link(&order)));
+    response.insert_header((CACHE_CONTROL, "no-store")).insert_header((LOCATION, link(&order)));
     if replayed {
         response.insert_header(("Idempotent-Replayed", "true"));
     }
@@ -111,9 +102,7 @@ pub async fn read(
         None => context.shop.order(&user, id).await?,
     };
     let order = order.ok_or_else(not_found)?;
-    Ok(HttpResponse::Ok()
-        .insert_header((CACHE_CONTROL, "no-store"))
-        .json(view(&order, &context)))
+    Ok(HttpResponse::Ok().insert_header((CACHE_CONTROL, "no-store")).json(view(&order, &context)))
 }
 
 /// `GET /orders`: the buyer's own, newest first.
@@ -128,10 +117,7 @@ pub async fn list(
     let user = extract::shopper(&request, &context)?;
     let limit = query.limit.unwrap_or(PAGE_DEFAULT);
     if !(1..=PAGE_MAX).contains(&limit) {
-        return Err(Problem::invalid(
-            "/limit",
-            format!("must be from 1 to {PAGE_MAX}"),
-        ));
+        return Err(Problem::invalid("/limit", format!("must be from 1 to {PAGE_MAX}")));
     }
     let after = match &query.cursor {
         Some(text) => {
@@ -142,12 +128,10 @@ pub async fn list(
     };
     let page = context.shop.orders(&user, after, limit).await?;
     let orders: Vec<Value> = page.orders.iter().map(|order| view(order, &context)).collect();
-    Ok(HttpResponse::Ok()
-        .insert_header((CACHE_CONTROL, "no-store"))
-        .json(json!({
-            "orders": orders,
-            "next_cursor": page.next.map(|next| cursor_text(&next)),
-        })))
+    Ok(HttpResponse::Ok().insert_header((CACHE_CONTROL, "no-store")).json(json!({
+        "orders": orders,
+        "next_cursor": page.next.map(|next| cursor_text(&next)),
+    })))
 }
 
 /// The next page starts below the order it names: its time and its id, opaque to clients.
@@ -162,11 +146,7 @@ fn parse_cursor(text: &str) -> Option<OrderCursor> {
     let (time, id) = bytes.split_at_checked(8)?;
     let order = OrderId::from_bytes(id).ok()?;
     let month: Month = order.month();
-    Some(OrderCursor {
-        month,
-        accepted_ms: i64::from_be_bytes(time.try_into().ok()?),
-        order,
-    })
+    Some(OrderCursor { month, accepted_ms: i64::from_be_bytes(time.try_into().ok()?), order })
 }
 
 fn link(order: &Order) -> String {
@@ -221,9 +201,7 @@ fn problem(refused: Submitted) -> Problem {
         Submitted::TooFast(TooFast { policy, retry_after }) => {
             let wait = retry_after.max(Duration::from_millis(1));
             let ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX / 2);
-            Problem::new(Code::RateLimited)
-                .with("policy", policy)
-                .retry_after_ms(with_jitter(ms.max(100)))
+            Problem::new(Code::RateLimited).with("policy", policy).retry_after_ms(with_jitter(ms.max(100)))
         }
         Submitted::Overloaded => Problem::new(Code::Overloaded).retry_after_ms(with_jitter(1000)),
         Submitted::Unavailable => Problem::new(Code::DependencyUnavailable).retry_after_ms(with_jitter(1000)),

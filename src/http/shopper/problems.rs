@@ -18,15 +18,8 @@ pub async fn page(path: web::Path<String>) -> Result<HttpResponse, Problem> {
         _ if code.is_retryable() => "Repeat later.",
         _ => "The call has a fault: change it before you repeat it.",
     };
-    let text = format!(
-        "{}\nstatus {}\n\n{}\n{advice}\n",
-        code.as_str(),
-        code.status(),
-        code.title()
-    );
-    Ok(HttpResponse::Ok()
-        .content_type("text/plain; charset=utf-8")
-        .body(text))
+    let text = format!("{}\nstatus {}\n\n{}\n{advice}\n", code.as_str(), code.status(), code.title());
+    Ok(HttpResponse::Ok().content_type("text/plain; charset=utf-8").body(text))
 }
 
 /// # Errors

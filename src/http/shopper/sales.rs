@@ -24,16 +24,10 @@ pub async fn time(context: web::Data<Context>) -> HttpResponse {
 pub async fn list(request: HttpRequest, context: web::Data<Context>) -> HttpResponse {
     let snapshot = context.shop.catalog.snapshot();
     let now_ms = context.shop.clock.now_ms();
-    let mut visible: Vec<(&Sale, Phase)> = snapshot
-        .sales
-        .values()
-        .filter_map(|sale| Some((sale, sale.phase(now_ms)?)))
-        .collect();
+    let mut visible: Vec<(&Sale, Phase)> =
+        snapshot.sales.values().filter_map(|sale| Some((sale, sale.phase(now_ms)?))).collect();
     visible.sort_unstable_by(|(a, _), (b, _)| (a.starts_ms, &a.id).cmp(&(b.starts_ms, &b.id)));
-    let sales: Vec<Value> = visible
-        .iter()
-        .map(|(sale, phase)| view(sale, *phase, &snapshot))
-        .collect();
+    let sales: Vec<Value> = visible.iter().map(|(sale, phase)| view(sale, *phase, &snapshot)).collect();
     cacheable(&request, &json!({ "sales": sales }))
 }
 
@@ -47,9 +41,7 @@ pub async fn read(
     let not_found = || Problem::new(Code::SaleNotFound);
     let id = SaleId::parse(&path.into_inner()).map_err(|_| not_found())?;
     let snapshot = context.shop.catalog.snapshot();
-    let (sale, phase) = snapshot
-        .visible(&id, context.shop.clock.now_ms())
-        .ok_or_else(not_found)?;
+    let (sale, phase) = snapshot.visible(&id, context.shop.clock.now_ms()).ok_or_else(not_found)?;
     Ok(cacheable(&request, &view(sale, phase, &snapshot)))
 }
 
@@ -84,27 +76,11 @@ fn view(sale: &Sale, phase: Phase, snapshot: &Snapshot) -> Value {
 fn cacheable(request: &HttpRequest, body: &Value) -> HttpResponse {
     let text = body.to_string();
     let digest = Sha256::digest(text.as_bytes());
-    let word = digest
-        .iter()
-        .take(8)
-        .fold(0u64, |word, byte| (word << 8) | u64::from(*byte));
+    let word = digest.iter().take(8).fold(0u64, |word, byte| (word << 8) | u64::from(*byte));
     let etag = format!("\"{word:016x}\"");
-    let mut known = request
-        .headers()
-        .get_all(IF_NONE_MATCH)
-        .filter_map(|value| value.to_str().ok());
+    let mut known = request.headers().get_all(IF_NONE_MATCH).filter_map(|value| value.to_str().ok());
     let is_known = known.any(|value| value == "*" || value.contains(&etag));
-    let mut response = if is_known {
-        HttpResponse::NotModified()
-    } else {
-        HttpResponse::Ok()
-    };
-    response
-        .insert_header((CACHE_CONTROL, "public, max-age=1"))
-        .insert_header((ETAG, etag));
-    if is_known {
-        response.finish()
-    } else {
-        response.content_type("application/json").body(text)
-    }
+    let mut response = if is_known { HttpResponse::NotModified() } else { HttpResponse::Ok() };
+    response.insert_header((CACHE_CONTROL, "public, max-age=1")).insert_header((ETAG, etag));
+    if is_known { response.finish() } else { response.content_type("application/json").body(text) }
 }

@@ -81,9 +81,7 @@ impl Lane {
         if self.busy || self.buffer.is_empty() || !self.may_try(now) {
             return None;
         }
-        let waited = self
-            .waiting_since
-            .is_none_or(|since| now.saturating_duration_since(since) >= wait);
+        let waited = self.waiting_since.is_none_or(|since| now.saturating_duration_since(since) >= wait);
         if self.buffer.len() < records_max && !waited {
             return None;
         }
@@ -91,31 +89,38 @@ impl Lane {
         let records: Vec<LogRecord> = self.buffer.drain(..size).collect();
         self.waiting_since = (!self.buffer.is_empty()).then_some(now);
         self.busy = true;
-        Some(LogBatch {
-            part,
-            start_offset,
-            records,
-        })
+        Some(LogBatch { part, start_offset, records })
     }
 
     pub fn written(&mut self, next_offset: i64) {
-        self.next = Some(next_offset);
+        // In doubt it stays: the stored position is looked up all the same.
+        if self.next.is_some() {
+            self.next = Some(next_offset);
+        }
         self.succeeded();
     }
 
     /// The batch in flight failed: it comes again from its start, before everything read since.
     pub fn put_back(&mut self, batch: LogBatch) {
         self.busy = false;
-        for record in batch.records.into_iter().rev() {
-            self.buffer.push_front(record);
+        if self.next.is_some() {
+            for record in batch.records.into_iter().rev() {
+                self.buffer.push_front(record);
+            }
         }
+    }
+
+    /// What follows the committed records may be missing: nothing read ahead counts, and the position is looked
+    /// up again when the batch in flight is done.
+    pub fn doubt(&mut self) {
+        self.next = None;
+        self.clear();
     }
 
     /// Somebody else moved the position: nothing read ahead can be trusted to follow it.
     pub fn lose_position(&mut self) {
         self.busy = false;
-        self.next = None;
-        self.clear();
+        self.doubt();
     }
 
     pub fn back_off(&mut self, now: Instant, first: Duration, last: Duration) {
@@ -142,11 +147,7 @@ mod tests {
     use crate::domain::record::Poison;
 
     fn record(offset: i64) -> LogRecord {
-        LogRecord {
-            offset,
-            payload: Vec::new(),
-            order: Err(Poison::Garbage),
-        }
+        LogRecord { offset, payload: Vec::new(), order: Err(Poison::Garbage) }
     }
 
     fn offsets(batch: &LogBatch) -> Vec<i64> {
@@ -162,10 +163,7 @@ mod tests {
         (10..13).for_each(|offset| lane.push(record(offset)));
         let batch = lane.next_batch(Part::new(0), now, 2, NOW).expect("full");
         assert_eq!((batch.start_offset, offsets(&batch)), (10, vec![10, 11]));
-        assert!(
-            lane.next_batch(Part::new(0), now, 2, NOW).is_none(),
-            "one batch in flight at a time"
-        );
+        assert!(lane.next_batch(Part::new(0), now, 2, NOW).is_none(), "one batch in flight at a time");
         lane.put_back(batch);
         let again = lane.next_batch(Part::new(0), now, 9, NOW).expect("all");
         assert_eq!((again.start_offset, offsets(&again)), (10, vec![10, 11, 12]));
@@ -182,10 +180,20 @@ mod tests {
         lane.start_at(5);
         lane.push(record(4));
         lane.push(record(5));
-        let batch = lane
-            .next_batch(Part::new(0), Instant::now(), 9, NOW)
-            .expect("one");
+        let batch = lane.next_batch(Part::new(0), Instant::now(), 9, NOW).expect("one");
         assert_eq!((batch.start_offset, offsets(&batch)), (5, vec![5]));
+    }
+
+    #[test]
+    fn a_doubted_lane_finishes_its_batch_and_asks_for_its_position() {
+        let mut lane = Lane::new(Some(0));
+        lane.push(record(0));
+        let batch = lane.next_batch(Part::new(0), Instant::now(), 9, NOW).expect("one");
+        lane.doubt();
+        assert!(!lane.needs_position(Instant::now()), "not while a batch is in flight");
+        lane.put_back(batch);
+        assert_eq!(lane.buffered(), 0);
+        assert!(lane.needs_position(Instant::now()));
     }
 
     #[test]
@@ -193,9 +201,7 @@ mod tests {
         let mut lane = Lane::new(Some(0));
         lane.push(record(0));
         lane.push(record(7));
-        let batch = lane
-            .next_batch(Part::new(0), Instant::now(), 9, NOW)
-            .expect("two");
+        let batch = lane.next_batch(Part::new(0), Instant::now(), 9, NOW).expect("two");
         assert_eq!(batch.next_offset(), 8);
     }
 }

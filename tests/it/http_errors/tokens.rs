@@ -42,11 +42,8 @@ fn bad_credentials() -> Vec<(String, String)> {
     let mut bob = claims();
     bob["sub"] = "bob".into();
     let stranger = "another secret of 32 bytes or more, or so";
-    let hs512 = encode(
-        &Header::new(Algorithm::HS512),
-        &claims(),
-        &EncodingKey::from_secret(SECRET.as_bytes()),
-    );
+    let hs512 =
+        encode(&Header::new(Algorithm::HS512), &claims(), &EncodingKey::from_secret(SECRET.as_bytes()));
     let mut credentials = vec![
         ("no scheme".to_owned(), good.clone()),
         ("basic".to_owned(), format!("Basic {good}")),
@@ -61,10 +58,7 @@ fn bad_credentials() -> Vec<(String, String)> {
         ("not base64", "$$$.$$$.$$$".to_owned()),
         ("wrong key", token_of(&claims(), stranger)),
         ("other algorithm", hs512.expect("a token")),
-        (
-            "tampered payload",
-            format!("{}.{}.{}", parts[0], encoded(&bob), parts[2]),
-        ),
+        ("tampered payload", format!("{}.{}.{}", parts[0], encoded(&bob), parts[2])),
         ("no signature", format!("{}.{}.", parts[0], parts[1])),
         ("two parts", format!("{}.{}", parts[0], parts[1])),
         ("half a signature", good[..good.len() - 10].to_owned()),
@@ -126,14 +120,8 @@ fn without_ids(answer: &Answer) -> (Value, Vec<String>) {
         members.retain(|name, _| name != "request_id" && name != "trace_id");
     }
     let varying = ["x-request-id", "date", "content-length"];
-    let names = answer
-        .headers
-        .iter()
-        .filter(|(name, _)| !varying.contains(&name.as_str()));
-    (
-        body,
-        names.map(|(name, value)| format!("{name}: {value:?}")).collect(),
-    )
+    let names = answer.headers.iter().filter(|(name, _)| !varying.contains(&name.as_str()));
+    (body, names.map(|(name, value)| format!("{name}: {value:?}")).collect())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -159,18 +147,10 @@ async fn every_bad_token_gets_the_same_answer() {
             findings.rule(&what, same, &format!("tells more than other 401s: {answer:?}"));
         }
         let same = without_ids(&answers[0]) == without_ids(&nothing);
-        findings.rule(
-            &what,
-            same,
-            &format!("headers tell more than other 401s: {:?}", answers[0]),
-        );
+        findings.rule(&what, same, &format!("headers tell more than other 401s: {:?}", answers[0]));
     }
     let good = format!("Bearer {}", token("alice"));
-    findings.check(
-        "control",
-        &purchase(&shop, &[("Authorization", &good), KEY, JSON], NONE).await,
-        CONTROL,
-    );
+    findings.check("control", &purchase(&shop, &[("Authorization", &good), KEY, JSON], NONE).await, CONTROL);
     finish_unchanged(shop, &before, findings).await;
 }
 
@@ -194,47 +174,15 @@ fn tokens_with_kid() -> Vec<(String, String, bool)> {
     let mut pointing = with_kid(hs, "main");
     pointing.jku = Some("http://127.0.0.1:9/keys".to_owned());
     let mut tokens = vec![
-        (
-            "the secret".to_owned(),
-            signed(&with_kid(hs, "main"), &secret),
-            true,
-        ),
-        (
-            "the key pair".to_owned(),
-            signed(&with_kid(ed, "pub"), &pair),
-            true,
-        ),
+        ("the secret".to_owned(), signed(&with_kid(hs, "main"), &secret), true),
+        ("the key pair".to_owned(), signed(&with_kid(ed, "pub"), &pair), true),
         ("no kid".to_owned(), signed(&Header::new(hs), &secret), false),
-        (
-            "no kid, key pair".to_owned(),
-            signed(&Header::new(ed), &pair),
-            false,
-        ),
-        (
-            "the public key as a secret".to_owned(),
-            signed(&with_kid(hs, "pub"), &public),
-            false,
-        ),
-        (
-            "the public key as a secret, other kid".to_owned(),
-            signed(&with_kid(hs, "main"), &public),
-            false,
-        ),
-        (
-            "the secret under the pair's kid".to_owned(),
-            signed(&with_kid(hs, "pub"), &secret),
-            false,
-        ),
-        (
-            "the pair under the secret's kid".to_owned(),
-            signed(&with_kid(ed, "main"), &pair),
-            false,
-        ),
-        (
-            "a stranger's key with jku".to_owned(),
-            signed(&pointing, &stranger),
-            false,
-        ),
+        ("no kid, key pair".to_owned(), signed(&Header::new(ed), &pair), false),
+        ("the public key as a secret".to_owned(), signed(&with_kid(hs, "pub"), &public), false),
+        ("the public key as a secret, other kid".to_owned(), signed(&with_kid(hs, "main"), &public), false),
+        ("the secret under the pair's kid".to_owned(), signed(&with_kid(hs, "pub"), &secret), false),
+        ("the pair under the secret's kid".to_owned(), signed(&with_kid(ed, "main"), &pair), false),
+        ("a stranger's key with jku".to_owned(), signed(&pointing, &stranger), false),
     ];
     let long = "k".repeat(4000);
     for kid in [
@@ -250,11 +198,7 @@ fn tokens_with_kid() -> Vec<(String, String, bool)> {
     ] {
         let what = format!("kid {}", &kid[..kid.len().min(20)]);
         tokens.push((what.clone(), signed(&with_kid(hs, kid), &secret), false));
-        tokens.push((
-            what,
-            signed(&with_kid(hs, kid), &EncodingKey::from_secret(b"")),
-            false,
-        ));
+        tokens.push((what, signed(&with_kid(hs, kid), &EncodingKey::from_secret(b"")), false));
     }
     tokens
 }
@@ -264,22 +208,14 @@ async fn a_token_is_checked_only_with_the_key_and_algorithm_that_its_kid_names()
     let file = std::env::temp_dir().join(format!("seckill-it-{}.pem", std::process::id()));
     std::fs::write(&file, ED25519_PUBLIC).expect("written");
     let path = file.to_str().expect("a path");
-    let keys = [
-        ("auth.hs256_kid", "main"),
-        ("auth.public_key_file", path),
-        ("auth.public_key_kid", "pub"),
-    ];
+    let keys = [("auth.hs256_kid", "main"), ("auth.public_key_file", path), ("auth.public_key_kid", "pub")];
     let shop = TestShop::start_with(&keys).await;
     shop.open_sale("drop", 1, &[("phone", 10)]).await;
     let mut findings = Findings::default();
     for (what, token, good) in tokens_with_kid() {
         let bearer = format!("Bearer {token}");
         let answer = purchase(&shop, &[("Authorization", &bearer), KEY, JSON], NONE).await;
-        findings.check(
-            &what,
-            &answer,
-            if good { CONTROL } else { (401, "unauthenticated") },
-        );
+        findings.check(&what, &answer, if good { CONTROL } else { (401, "unauthenticated") });
     }
     findings.done();
     std::fs::remove_file(&file).expect("removed");

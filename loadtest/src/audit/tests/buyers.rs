@@ -26,9 +26,7 @@ fn an_answer_with_an_underived_id() {
 #[test]
 fn the_same_key_with_two_ids() {
     broken(&[Rule::KeyHasTwoOrders], |evidence| {
-        let replay = journal(evidence)
-            .iter_mut()
-            .find(|entry| entry.class == Class::Replayed);
+        let replay = journal(evidence).iter_mut().find(|entry| entry.class == Class::Replayed);
         replay.expect("one").order_id = Some(id_of("u-0", "k9").to_string());
     });
 }
@@ -44,18 +42,14 @@ fn two_keys_with_one_id() {
 #[test]
 fn a_double_click_accepted_twice() {
     broken(&[Rule::AcceptedTwice], |evidence| {
-        let replay = journal(evidence)
-            .iter_mut()
-            .find(|entry| entry.class == Class::Replayed);
+        let replay = journal(evidence).iter_mut().find(|entry| entry.class == Class::Replayed);
         replay.expect("one").class = Class::Won;
     });
 }
 
 #[test]
 fn an_order_that_nobody_asked_for() {
-    broken(&[Rule::RowWithoutRequest], |evidence| {
-        journal(evidence).retain(|entry| entry.user != "u-5")
-    });
+    broken(&[Rule::RowWithoutRequest], |evidence| journal(evidence).retain(|entry| entry.user != "u-5"));
     // One that stood before the run is somebody else's business.
     broken(&[], |evidence| {
         evidence.before.insert(id_of("u-5", "k"));
@@ -89,20 +83,14 @@ fn a_buyer_told_sold_out_whose_order_stands() {
 
 #[test]
 fn a_shop_that_lies_to_shoppers() {
-    broken(&[Rule::HttpOrderDiffers], |evidence| {
-        http(evidence).orders[0].status = "queued".to_owned()
-    });
-    broken(&[Rule::HttpListIncomplete], |evidence| {
-        http(evidence).lists[0].orders.clear()
-    });
+    broken(&[Rule::HttpOrderDiffers], |evidence| http(evidence).orders[0].status = "queued".to_owned());
+    broken(&[Rule::HttpListIncomplete], |evidence| http(evidence).lists[0].orders.clear());
     broken(&[], |evidence| {
         // There is a next page, which may hold it.
         http(evidence).lists[0].orders.clear();
         http(evidence).lists[0].complete = false;
     });
-    broken(&[Rule::HttpOrderLeaks], |evidence| {
-        http(evidence).strangers[0].1 = 200
-    });
+    broken(&[Rule::HttpOrderLeaks], |evidence| http(evidence).strangers[0].1 = 200);
 }
 
 #[test]

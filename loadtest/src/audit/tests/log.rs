@@ -23,15 +23,8 @@ fn a_position_behind_the_end_of_the_log() {
 fn records_that_nobody_read() {
     broken(&[Rule::RecordsUnread], |evidence| {
         let last = log(evidence).records[0].part;
-        let books = evidence
-            .books
-            .iter_mut()
-            .find(|books| books.positions.contains_key(&last));
-        *books
-            .expect("a stored position")
-            .positions
-            .get_mut(&last)
-            .expect("stored") -= 1;
+        let books = evidence.books.iter_mut().find(|books| books.positions.contains_key(&last));
+        *books.expect("a stored position").positions.get_mut(&last).expect("stored") -= 1;
     });
 }
 
@@ -57,8 +50,6 @@ fn a_record_in_the_wrong_partition() {
 #[test]
 fn a_row_that_no_record_asked_for() {
     broken(&[Rule::RowWithoutRecord], |evidence| {
-        log(evidence)
-            .records
-            .retain(|record| record.order.as_ref().is_none_or(|order| order.user != "u-4"));
+        log(evidence).records.retain(|record| record.order.as_ref().is_none_or(|order| order.user != "u-4"));
     });
 }

@@ -49,39 +49,25 @@ fn a_live_order_that_redis_forgot() {
 #[test]
 fn a_hold_with_another_quantity() {
     broken(&[Rule::RedisHoldDiffers], |evidence| {
-        bucket_of(evidence, "u-3")
-            .holds
-            .get_mut(&id_of("u-3", "k"))
-            .expect("held")
-            .quantity = 2;
+        bucket_of(evidence, "u-3").holds.get_mut(&id_of("u-3", "k")).expect("held").quantity = 2;
     });
 }
 
 #[test]
 fn a_rejected_order_marked_payable_in_redis() {
     broken(&[Rule::RedisStateContradicts], |evidence| {
-        bucket_of(evidence, "u-9")
-            .holds
-            .get_mut(&id_of("u-9", "k2"))
-            .expect("held")
-            .state = 'a';
+        bucket_of(evidence, "u-9").holds.get_mut(&id_of("u-9", "k2")).expect("held").state = 'a';
     });
     // A mark that never came is no contradiction: marking is best effort.
     broken(&[], |evidence| {
-        bucket_of(evidence, "u-9")
-            .holds
-            .get_mut(&id_of("u-9", "k2"))
-            .expect("held")
-            .state = 'q';
+        bucket_of(evidence, "u-9").holds.get_mut(&id_of("u-9", "k2")).expect("held").state = 'q';
     });
 }
 
 #[test]
 fn a_gate_of_another_epoch_and_a_gate_that_is_gone() {
     broken(&[Rule::GateDiffers], |evidence| {
-        bucket(evidence, 1)
-            .gate
-            .insert("epoch".to_owned(), "2".to_owned());
+        bucket(evidence, 1).gate.insert("epoch".to_owned(), "2".to_owned());
     });
     broken(&[Rule::GateDiffers], |evidence| {
         evidence.buckets.as_mut().expect("good has buckets")[1] = None;

@@ -8,12 +8,7 @@ use crate::evidence::{Claim, Move, OrderRow, RowState};
 #[test]
 fn an_order_that_stands_twice() {
     broken(&[Rule::DuplicateOrder, Rule::WrongMonth], |evidence| {
-        let mut twin = evidence
-            .rows
-            .iter()
-            .find(|row| row.state == RowState::Rejected)
-            .expect("one")
-            .clone();
+        let mut twin = evidence.rows.iter().find(|row| row.state == RowState::Rejected).expect("one").clone();
         twin.yyyymm = 202_606;
         evidence.rows.push(twin);
     });
@@ -36,9 +31,7 @@ fn an_order_in_the_wrong_shard() {
 
 #[test]
 fn an_order_in_the_wrong_month() {
-    broken(&[Rule::WrongMonth], |evidence| {
-        row_of(evidence, "u-4").yyyymm = 202_606
-    });
+    broken(&[Rule::WrongMonth], |evidence| row_of(evidence, "u-4").yyyymm = 202_606);
 }
 
 #[test]
@@ -56,13 +49,8 @@ fn an_order_at_another_price() {
     // Also when the log agrees.
     broken(&[Rule::PriceDiffers], |evidence| {
         row_of(evidence, "u-4").unit_price = 1;
-        let records = log(evidence)
-            .records
-            .iter_mut()
-            .filter_map(|record| record.order.as_mut());
-        records
-            .filter(|order| order.user == "u-4")
-            .for_each(|order| order.unit_price = 1);
+        let records = log(evidence).records.iter_mut().filter_map(|record| record.order.as_mut());
+        records.filter(|order| order.user == "u-4").for_each(|order| order.unit_price = 1);
     });
 }
 
@@ -78,13 +66,8 @@ fn an_order_accepted_before_the_opening() {
     broken(&[Rule::AcceptedBeforeOpening], |evidence| {
         let early = evidence.sale.starts_ms - 5_000;
         row_of(evidence, "u-4").accepted_ms = early;
-        let records = log(evidence)
-            .records
-            .iter_mut()
-            .filter_map(|record| record.order.as_mut());
-        records
-            .filter(|order| order.user == "u-4")
-            .for_each(|order| order.accepted_ms = early);
+        let records = log(evidence).records.iter_mut().filter_map(|record| record.order.as_mut());
+        records.filter(|order| order.user == "u-4").for_each(|order| order.accepted_ms = early);
     });
 }
 
@@ -92,17 +75,11 @@ fn an_order_accepted_before_the_opening() {
 fn moves_that_do_not_lead_to_the_state() {
     broken(&[Rule::MovesDiffer], |evidence| drop(evidence.moves.remove(0)));
     broken(&[Rule::MovesDiffer], |evidence| {
-        let step = Move {
-            kind: "expired".to_owned(),
-            ..evidence.moves[0].clone()
-        };
+        let step = Move { kind: "expired".to_owned(), ..evidence.moves[0].clone() };
         evidence.moves.push(step);
     });
     broken(&[Rule::MoveWithoutRow], |evidence| {
-        let step = Move {
-            order: id_of("u-0", "gone"),
-            ..evidence.moves[0].clone()
-        };
+        let step = Move { order: id_of("u-0", "gone"), ..evidence.moves[0].clone() };
         evidence.moves.push(step);
     });
 }
@@ -118,12 +95,7 @@ fn a_buyer_above_the_limit() {
     for (claim, unit) in evidence.claims.iter_mut().zip([0, 1, 1]) {
         claim.unit = unit;
     }
-    assert_eq!(
-        rules(&evidence),
-        [Rule::LimitExceeded].into(),
-        "{:#?}",
-        audit(&evidence)
-    );
+    assert_eq!(rules(&evidence), [Rule::LimitExceeded].into(), "{:#?}", audit(&evidence));
 }
 
 #[test]
@@ -131,12 +103,7 @@ fn a_live_order_without_claim_and_a_claim_without_order() {
     broken(&[Rule::ClaimsDiffer], |evidence| drop(evidence.claims.remove(0)));
     broken(&[Rule::ClaimWithoutLiveOrder], |evidence| {
         let order = id_of("u-9", "k2");
-        let claim = Claim {
-            place: place_of("u-9"),
-            user: "u-9".to_owned(),
-            unit: 1,
-            order,
-        };
+        let claim = Claim { place: place_of("u-9"), user: "u-9".to_owned(), unit: 1, order };
         evidence.claims.push(claim);
     });
 }

@@ -8,20 +8,12 @@ use crate::evidence::{OwedRow, RowState};
 #[test]
 fn more_sold_than_the_stock() {
     // Consistent in itself: the pool was opened with more than the promoter's stock.
-    let rows = (0..21)
-        .map(|n| row(&format!("b-{n}"), "k", PHONE, 1, RowState::AwaitingPayment))
-        .collect();
+    let rows = (0..21).map(|n| row(&format!("b-{n}"), "k", PHONE, 1, RowState::AwaitingPayment)).collect();
     let mut evidence = of_rows(rows);
-    home_of_phone(&mut evidence)
-        .pools
-        .iter_mut()
-        .for_each(|pool| pool.stock += i64::from(pool.sku == PHONE));
+    home_of_phone(&mut evidence).pools.iter_mut().for_each(|pool| pool.stock += i64::from(pool.sku == PHONE));
     // Redis was preheated with the same wrong number.
     for number in 0..2 {
-        let available = bucket(&mut evidence, number)
-            .stock
-            .get_mut(PHONE)
-            .expect("preheated");
+        let available = bucket(&mut evidence, number).stock.get_mut(PHONE).expect("preheated");
         *available = 0;
     }
     let expected = [Rule::SoldOverStock, Rule::PoolDiffers, Rule::RedisStockDiffers];
@@ -31,10 +23,7 @@ fn more_sold_than_the_stock() {
 #[test]
 fn a_pool_that_granted_more_than_it_had() {
     broken(&[Rule::PoolOvergranted, Rule::GrantsUnbalanced], |evidence| {
-        home_of_phone(evidence)
-            .pools
-            .iter_mut()
-            .for_each(|pool| pool.granted += 100);
+        home_of_phone(evidence).pools.iter_mut().for_each(|pool| pool.granted += 100);
     });
 }
 
@@ -42,11 +31,7 @@ fn a_pool_that_granted_more_than_it_had() {
 fn a_pool_away_from_its_home() {
     broken(&[Rule::PoolDiffers, Rule::GrantsUnbalanced], |evidence| {
         let home = usize::from(evidence.layout.home_of(PHONE));
-        let at = evidence.books[home]
-            .pools
-            .iter()
-            .position(|pool| pool.sku == PHONE)
-            .expect("opened");
+        let at = evidence.books[home].pools.iter().position(|pool| pool.sku == PHONE).expect("opened");
         let pool = evidence.books[home].pools.remove(at);
         evidence.books[1 - home].pools.push(pool);
     });
@@ -60,10 +45,7 @@ fn a_grant_taken_and_never_applied() {
         let mut stray = home.grants[0].clone();
         (stray.id, stray.sku, stray.taker, stray.units) = (vec![9], PHONE.to_owned(), taker, 1);
         home.grants.push(stray);
-        home.pools
-            .iter_mut()
-            .filter(|pool| pool.sku == PHONE)
-            .for_each(|pool| pool.granted += 1);
+        home.pools.iter_mut().filter(|pool| pool.sku == PHONE).for_each(|pool| pool.granted += 1);
     });
 }
 
@@ -71,10 +53,7 @@ fn a_grant_taken_and_never_applied() {
 fn a_ledger_that_lost_a_unit() {
     broken(&[Rule::LedgerDiffers], |evidence| {
         let ledger = &mut books_of(evidence, "u-0").ledger;
-        ledger
-            .iter_mut()
-            .filter(|row| row.sku == PHONE)
-            .for_each(|row| row.held -= 1);
+        ledger.iter_mut().filter(|row| row.sku == PHONE).for_each(|row| row.held -= 1);
     });
 }
 
@@ -82,18 +61,13 @@ fn a_ledger_that_lost_a_unit() {
 fn a_ledger_above_its_allotment() {
     broken(&[Rule::LedgerOverAllotment, Rule::GrantsUnbalanced], |evidence| {
         let ledger = &mut books_of(evidence, "u-0").ledger;
-        ledger
-            .iter_mut()
-            .filter(|row| row.sku == PHONE)
-            .for_each(|row| row.allotted -= 1);
+        ledger.iter_mut().filter(|row| row.sku == PHONE).for_each(|row| row.allotted -= 1);
     });
 }
 
 #[test]
 fn a_release_queued_for_a_live_order() {
     broken(&[Rule::LiveOrderReleased], |evidence| {
-        books_of(evidence, "u-2").owed.push(OwedRow {
-            order: id_of("u-2", "k"),
-        });
+        books_of(evidence, "u-2").owed.push(OwedRow { order: id_of("u-2", "k") });
     });
 }

@@ -1,0 +1,111 @@
+//! What a load balancer and Prometheus see.
+
+use seckill::metrics::{ADMISSION_OUTCOMES, Kind, TABLE};
+use serde_json::Value;
+
+use crate::client::{Answer, call};
+use crate::harness::{TestShop, eventually};
+
+async fn see(shop: &TestShop, path: &str) -> Answer {
+    call(shop.admin, "GET", path, &[], "").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shop_that_can_sell_is_live_and_ready_and_names_its_components() {
+    let shop = TestShop::start().await;
+    let live = see(&shop, "/livez").await;
+    assert_eq!(live.status, 200, "{live:?}");
+    let ready = see(&shop, "/readyz").await;
+    assert_eq!((ready.status, &ready.json()["components"]), (200, &Value::Null), "{ready:?}");
+    let verbose = see(&shop, "/readyz?verbose").await;
+    assert_eq!(verbose.status, 200, "{verbose:?}");
+    let components = verbose.json()["components"].as_object().expect("components").clone();
+    assert!(components.values().all(|state| state == "up"), "{components:?}");
+    for part in ["redis", "kafka", "mysql"] {
+        assert!(components.keys().any(|name| name.contains(part)), "no {part} in {components:?}");
+    }
+    shop.finish().await;
+}
+
+/// The series of a metric: `(labels as text, value)`.
+fn series<'a>(page: &'a str, name: &str) -> Vec<(&'a str, f64)> {
+    let lines = page.lines().filter_map(|line| line.strip_prefix(name));
+    let own = lines.filter(|rest| rest.starts_with(['{', ' ']));
+    own.map(|rest| {
+        let (labels, value) = rest.rsplit_once(' ').expect("a value");
+        (labels, value.parse().expect("a number"))
+    })
+    .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_metric_is_on_the_page_before_anything_happened() {
+    let shop = TestShop::start().await;
+    // Its id is of this test alone: the tests of one run share a recorder.
+    shop.open_sale("nobody-comes", 1, &[("phone", 5)]).await;
+    let outcome = |outcome: &str| format!("sale=\"nobody-comes\",outcome=\"{outcome}\"");
+    let mut page = String::new();
+    eventually("the sale has its series", async || {
+        page = see(&shop, "/metrics").await.text;
+        page.contains("nobody-comes") && page.contains("seckill_stock_units{")
+    })
+    .await;
+    let answer = see(&shop, "/metrics").await;
+    assert!(answer.header("Content-Type").starts_with("text/plain; version=0.0.4"), "{:?}", answer.headers);
+    for metric in TABLE {
+        let kind = match metric.kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
+        };
+        let name = metric.name;
+        assert!(page.contains(&format!("# HELP {name} {}", metric.help)), "no help of {name}");
+        assert!(page.contains(&format!("# TYPE {name} {kind}")), "no type of {name}");
+        let sample = if kind == "histogram" { format!("{name}_count") } else { name.to_owned() };
+        assert!(!series(&page, &sample).is_empty(), "no series of {name}");
+        assert!(series(&page, &sample).iter().all(|(_, value)| value.is_finite()), "{name}");
+    }
+    let admissions = series(&page, "seckill_admission_total");
+    for one in ADMISSION_OUTCOMES {
+        let label = outcome(one);
+        let found = admissions.iter().find(|(labels, _)| labels.contains(&label));
+        assert_eq!(
+            found.map(|(_, value)| *value),
+            Some(0.0),
+            "{one} of a sale without purchases: {admissions:?}"
+        );
+    }
+    shop.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purchase_moves_its_counters() {
+    let shop = TestShop::start().await;
+    shop.open_sale("counted", 1, &[("phone", 5)]).await;
+    let order = shop.buy("alice", "counted", "phone", "k1").await.json();
+    shop.decided("alice", order["id"].as_str().expect("an id")).await;
+    assert_eq!(shop.buy("alice", "counted", "phone", "k2").await.status, 409);
+    let count = |page: &str, outcome: &str| {
+        let label = format!("outcome=\"{outcome}\"");
+        let all = series(page, "seckill_admission_total").into_iter();
+        let own = all.filter(|(labels, _)| labels.contains("sale=\"counted\"") && labels.contains(&label));
+        own.map(|(_, value)| value).sum::<f64>()
+    };
+    let page = see(&shop, "/metrics").await.text;
+    assert_eq!(
+        (count(&page, "queued") + count(&page, "reserved"), count(&page, "limit_reached")),
+        (1.0, 1.0)
+    );
+    eventually("the ledger's units are shown", async || {
+        let page = see(&shop, "/metrics").await.text;
+        let units = |state: &str| {
+            let own = series(&page, "seckill_stock_units").into_iter().find(|(labels, _)| {
+                labels.contains("sale=\"counted\"") && labels.contains(&format!("state=\"{state}\""))
+            });
+            own.map(|(_, value)| value)
+        };
+        (units("available"), units("held")) == (Some(4.0), Some(1.0))
+    })
+    .await;
+    shop.finish().await;
+}

@@ -1,0 +1,213 @@
+//! The states of a sale: what leads where, what is refused, and what the audit log keeps.
+
+use std::collections::BTreeSet;
+
+use seckill::app;
+use seckill::backend::distributed;
+use seckill::clock::Clock;
+use seckill::domain::Month;
+use serde_json::{Value, json};
+
+use crate::client::{Answer, call};
+use crate::harness::{API_KEY, TestShop, open_sale, rfc3339, sale_body};
+use crate::http_errors::Findings;
+
+use super::{PHONE, audit, audited, create, reason};
+
+const ACTIONS: [&str; 5] = ["publish", "preheat", "pause", "resume", "end"];
+
+async fn advance(shop: &TestShop, action: &str) -> Answer {
+    shop.operate("POST", &format!("/sales/drop/{action}"), reason("a test")).await
+}
+
+fn set(actions: &Value) -> BTreeSet<String> {
+    let actions = actions.as_array().expect("a list").iter();
+    actions.map(|action| action.as_str().expect("an action").to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sale_goes_through_its_life_and_no_other_way() {
+    let shop = TestShop::start().await;
+    create(&shop, sale_body("drop", 1, PHONE)).await;
+    let mut findings = Findings::default();
+    let mut version = 1;
+    // The action that leads into a state, the state, and what is allowed there: the ways out, and what led in.
+    for (action, state, allowed) in [
+        (None, "draft", &["publish"][..]),
+        (Some("publish"), "published", &["publish", "preheat", "end"]),
+        (Some("preheat"), "preheated", &["preheat", "pause", "resume", "end"]),
+        (Some("pause"), "paused", &["pause", "resume", "end"]),
+        (Some("resume"), "preheated", &["preheat", "pause", "resume", "end"]),
+        (Some("end"), "ended", &["end"]),
+    ] {
+        if let Some(action) = action {
+            let done = advance(&shop, action).await;
+            version += 1;
+            let told = (done.status, done.json()["state"].clone(), done.json()["version"].clone());
+            assert_eq!(told, (200, json!(state), json!(version)), "{done:?}");
+            assert_eq!(done.header("ETag"), format!("\"{version}\""));
+            for _ in 0..2 {
+                let again = advance(&shop, action).await;
+                let same = (again.status, again.json()) == (200, done.json());
+                findings.rule(state, same, &format!("{action} again: {again:?}"));
+            }
+        }
+        let rows = audited(&shop).await;
+        assert_eq!(rows, version, "one row per change, none for a repetition");
+        let allowed: BTreeSet<String> = allowed.iter().map(|&one| one.to_owned()).collect();
+        let sale = shop.operate("GET", "/sales/drop", Value::Null).await.json();
+        findings.rule(state, set(&sale["allowed"]) == allowed, &format!("allowed: {}", sale["allowed"]));
+        for wrong in ACTIONS.into_iter().filter(|action| !allowed.contains(*action)) {
+            let what = format!("{wrong} when {state}");
+            let refused = advance(&shop, wrong).await;
+            findings.check(&what, &refused, (409, "state_conflict"));
+            let body = refused.json();
+            findings.rule(&what, body["state"] == state && set(&body["allowed"]) == allowed, &refused.text);
+        }
+        findings.rule(state, audited(&shop).await == rows, "a refusal was audited");
+        let now = shop.operate("GET", "/sales/drop", Value::Null).await.json();
+        findings.rule(state, now == sale, &format!("a refusal changed {sale} to {now}"));
+    }
+    for unknown in ["settle", "clone", "PUBLISH", "stock", "%00"] {
+        let answer = advance(&shop, unknown).await;
+        findings.rule(unknown, matches!(answer.status, 404 | 405), &format!("{answer:?}"));
+    }
+    findings.done();
+    shop.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_without_a_good_reason_is_refused() {
+    let shop = TestShop::start().await;
+    create(&shop, sale_body("drop", 1, PHONE)).await;
+    let mut findings = Findings::default();
+    let long = "理".repeat(201);
+    for body in [
+        json!({}),
+        json!({ "reason": null }),
+        json!({ "reason": "" }),
+        json!({ "reason": " \n\t " }),
+        json!({ "reason": "r".repeat(201) }),
+        json!({ "reason": long }),
+        json!({ "reason": 5 }),
+        json!({ "reason": ["a test"] }),
+        json!({ "reason": "a test", "force": true }),
+    ] {
+        for action in ACTIONS {
+            let answer = shop.operate("POST", &format!("/sales/drop/{action}"), body.clone()).await;
+            findings.check(&format!("{action} {body}"), &answer, (400, "validation_failed"));
+            let pointer = answer.json()["errors"][0]["pointer"].clone();
+            let typed = body["reason"].is_string() && body["force"].is_null();
+            findings.rule(action, !typed || pointer == "/reason", &format!("points to {pointer}"));
+        }
+    }
+    findings.done();
+    let sale = shop.operate("GET", "/sales/drop", Value::Null).await.json();
+    assert_eq!((&sale["state"], audited(&shop).await), (&json!("draft"), 1));
+    // The limit counts characters, whatever they are.
+    for (action, character) in
+        [("publish", "秒"), ("preheat", "🔥"), ("pause", "'"), ("resume", "\u{0}"), ("end", "é")]
+    {
+        let text = character.repeat(200);
+        let path = format!("/sales/drop/{action}");
+        let answer = shop.operate("POST", &path, json!({ "reason": text })).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let [_, written, why, _] = audit(&shop, "drop").await.pop().expect("a row");
+        assert_eq!((written.as_str(), why), (action, text));
+    }
+    shop.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_audit_log_says_who_did_what_why_and_in_which_request() {
+    let shop = TestShop::start().await;
+    let mut body = sale_body("drop", 1, PHONE);
+    body["reason"] = "autumn campaign".into();
+    let mut expected = Vec::new();
+    let mut note = |answer: Answer, action: &str, why: &str| {
+        assert!(matches!(answer.status, 200 | 201), "{answer:?}");
+        let id = answer.header("X-Request-Id").to_owned();
+        expected.push(["tester".to_owned(), action.to_owned(), why.to_owned(), id]);
+    };
+    note(shop.operate("POST", "/sales", body).await, "create", "autumn campaign");
+    let patch = json!({ "name": "Autumn", "reason": "a better name" });
+    note(shop.operate("PATCH", "/sales/drop", patch).await, "patch", "a better name");
+    for action in ACTIONS {
+        let why = format!("because of {action}");
+        let path = format!("/sales/drop/{action}");
+        note(shop.operate("POST", &path, reason(&why)).await, action, &why);
+    }
+    assert_eq!(audit(&shop, "drop").await, expected);
+    let database = shop.database();
+    let log = format!("{}.audit_log", database.directory());
+    let last = "JSON_UNQUOTE(JSON_EXTRACT(sale_after, '$.state')) = 'ended'";
+    let text = format!("SELECT COUNT(*) FROM {log} WHERE {last}");
+    assert_eq!(database.number(0, &text).await, 1, "the sale as it was afterwards is kept");
+    shop.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_id_of_any_shape_breaks_no_change() {
+    let shop = TestShop::start().await;
+    let bearer = format!("Bearer {API_KEY}");
+    let long = "x".repeat(2000);
+    let just = "y".repeat(65);
+    for (n, id) in
+        [long.as_str(), &just, "", "a b", "'; DROP TABLE sales; --", "\"", "{}"].into_iter().enumerate()
+    {
+        let headers =
+            [("Authorization", bearer.as_str()), ("Content-Type", "application/json"), ("X-Request-Id", id)];
+        let name = format!("sale-{n}");
+        let body = sale_body(&name, 1, PHONE).to_string();
+        let answer = call(shop.admin, "POST", "/api/v1/admin/sales", &headers, body).await;
+        assert_eq!(answer.status, 201, "{id}: {answer:?}");
+        let rows = audit(&shop, &name).await;
+        assert_eq!((rows.len(), rows[0][3].as_str()), (1, answer.header("X-Request-Id")), "{id}");
+        assert!((1..=64).contains(&rows[0][3].len()), "{id}");
+    }
+    shop.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sale_in_a_month_without_tables_says_how_to_get_them() {
+    let shop = TestShop::start().await;
+    let starts_ms = Clock::System.now_ms() + 200 * 86_400_000;
+    let mut body = sale_body("drop", 1, PHONE);
+    body["starts_at"] = rfc3339(starts_ms).into();
+    body["ends_at"] = rfc3339(starts_ms + 3_600_000).into();
+    create(&shop, body).await;
+    assert_eq!(advance(&shop, "publish").await.status, 200);
+    let before = audited(&shop).await;
+    let refused = advance(&shop, "preheat").await;
+    let mut findings = Findings::default();
+    findings.check("preheat", &refused, (409, "state_conflict"));
+    findings.done();
+    let detail = refused.json()["detail"].as_str().unwrap_or_default().to_owned();
+    let month = Month::of_ms(starts_ms);
+    assert!(detail.contains("seckill migrate") && detail.contains(&month.yyyymm().to_string()), "{detail}");
+    let sale = shop.operate("GET", "/sales/drop", Value::Null).await.json();
+    assert_eq!((&sale["state"], audited(&shop).await), (&json!("published"), before));
+
+    let settings = app::backend_settings(&shop.config).expect("settings");
+    distributed::migrate::run(&settings, &[month], |_| ()).await.expect("migrated");
+    let done = advance(&shop, "preheat").await;
+    assert_eq!((done.status, done.json()["state"].clone()), (200, json!("preheated")), "{done:?}");
+    shop.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_action_from_two_operators_at_once_is_one_change() {
+    let shop = TestShop::start().await;
+    open_sale(shop.admin, sale_body("drop", 1, PHONE)).await;
+    for round in 0..8 {
+        let action = ["pause", "resume"][round % 2];
+        let before = audited(&shop).await;
+        let (one, two, three) =
+            tokio::join!(advance(&shop, action), advance(&shop, action), advance(&shop, action));
+        for answer in [&one, &two, &three] {
+            assert_eq!((answer.status, answer.json()), (200, one.json()), "{answer:?}");
+        }
+        assert_eq!(audited(&shop).await, before + 1, "{action}");
+    }
+    shop.finish().await;
+}
