@@ -29,7 +29,7 @@ use tokio_util::task::TaskTracker;
 
 /// Connections opened at the same time before the start.
 const WARMING_MAX: usize = 64;
-/// An idle connection may have been closed by the server; so many are tried before giving up.
+/// Idle connections that the server has closed meanwhile and that are tried before a fresh one is opened.
 const STALE_MAX: usize = 4;
 
 type Sender = SendRequest<Full<Bytes>>;
@@ -172,8 +172,12 @@ impl Client {
         _permit: SemaphorePermit<'_>,
         sent: &mut bool,
     ) -> Result<Reply, NoReply> {
-        for _ in 0..STALE_MAX {
-            let mut sender = self.take().await?;
+        for attempt in 0..=STALE_MAX {
+            let idle = if attempt < STALE_MAX { self.idle() } else { None };
+            let mut sender = match idle {
+                Some(sender) => sender,
+                None => self.connect().await.map_err(|_| NoReply::NotSent("connect_failed"))?,
+            };
             if sender.ready().await.is_err() {
                 continue;
             }
@@ -205,17 +209,10 @@ impl Client {
         Err(NoReply::NotSent("connections_close"))
     }
 
-    async fn take(&self) -> Result<Sender, NoReply> {
-        loop {
-            let idle = self.idle.lock().expect("no code panics while holding it").pop_front();
-            match idle {
-                Some(sender) if sender.is_closed() => {}
-                Some(sender) => return Ok(sender),
-                None => {
-                    return self.connect().await.map_err(|_| NoReply::NotSent("connect_failed"));
-                }
-            }
-        }
+    /// The connection that was idle longest, of those not known to be closed.
+    fn idle(&self) -> Option<Sender> {
+        let mut idle = self.idle.lock().expect("no code panics while holding it");
+        std::iter::from_fn(|| idle.pop_front()).find(|sender| !sender.is_closed())
     }
 
     fn put_back(&self, sender: Sender) {

@@ -95,9 +95,16 @@ impl Catalog {
             }
         }
         gauge!(OUTBOX_ENTRIES).set(f64::from(u32::try_from(outbox_entries).unwrap_or(u32::MAX)));
-        let sales = Arc::new(sales.into_iter().map(|sale| (sale.id.clone(), sale)).collect());
-        *self.current.write().expect("no code panics while holding it") =
-            Arc::new(Snapshot { sales, bands, outbox_entries });
+        let mut sales: HashMap<SaleId, Sale> =
+            sales.into_iter().map(|sale| (sale.id.clone(), sale)).collect();
+        let mut current = self.current.write().expect("no code panics while holding it");
+        // An operator may have changed a sale while this round was reading.
+        for (id, known) in current.sales.iter() {
+            if sales.get(id).is_none_or(|read| read.version < known.version) {
+                sales.insert(id.clone(), known.clone());
+            }
+        }
+        *current = Arc::new(Snapshot { sales: Arc::new(sales), bands, outbox_entries });
     }
 }
 
@@ -117,6 +124,10 @@ fn bands_of(
     buckets: &[Option<HashMap<SkuId, i64>>],
     bands: &mut HashMap<(SaleId, SkuId), StockBand>,
 ) {
+    // A sale that is not in place yet is not sold out.
+    if buckets.iter().any(Option::is_none) {
+        return;
+    }
     for item in &sale.items {
         let units = |bucket: &HashMap<SkuId, i64>| bucket.get(&item.sku_id).copied().unwrap_or(0);
         let available: i64 = buckets.iter().flatten().map(units).sum();

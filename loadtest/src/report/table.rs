@@ -56,7 +56,7 @@ fn headline(summary: &Summary, colour: bool) -> String {
         parts.push(format!("{oversold} oversold"));
     }
     match &summary.audit {
-        Some(audit) => parts.push(format!("{} violations of {} rules", audit.violations, audit.rules)),
+        Some(audit) => parts.push(violations(audit)),
         None => parts.push("not audited".to_owned()),
     }
     format!("{word}  {}: {}", summary.sale, parts.join(", "))
@@ -156,7 +156,7 @@ fn quantile_text(what: &str, q: &Quantiles) -> String {
 }
 
 fn audit_lines(out: &mut String, audit: &AuditReport) {
-    row(out, "audit", &format!("{} violations of {} rules", audit.violations, audit.rules));
+    row(out, "audit", &format!("{} rules, {}", audit.rules, violations(audit)));
     for broken in &audit.broken {
         row(out, "", &format!("{} ×{} [{}] {}", broken.rule, broken.count, broken.promise, broken.says));
         for example in &broken.examples {

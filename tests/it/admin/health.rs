@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use crate::client::{Answer, call};
 use crate::harness::{TestShop, eventually};
+use crate::http_errors::Findings;
 
 async fn see(shop: &TestShop, path: &str) -> Answer {
     call(shop.admin, "GET", path, &[], "").await
@@ -43,15 +44,15 @@ async fn every_metric_is_on_the_page_before_anything_happened() {
     let shop = TestShop::start().await;
     // Its id is of this test alone: the tests of one run share a recorder.
     shop.open_sale("nobody-comes", 1, &[("phone", 5)]).await;
-    let outcome = |outcome: &str| format!("sale=\"nobody-comes\",outcome=\"{outcome}\"");
-    let mut page = String::new();
+    let mut page = see(&shop, "/metrics").await;
     eventually("the sale has its series", async || {
-        page = see(&shop, "/metrics").await.text;
-        page.contains("nobody-comes") && page.contains("seckill_stock_units{")
+        page = see(&shop, "/metrics").await;
+        page.text.contains("{sale=\"nobody-comes\"")
     })
     .await;
-    let answer = see(&shop, "/metrics").await;
-    assert!(answer.header("Content-Type").starts_with("text/plain; version=0.0.4"), "{:?}", answer.headers);
+    let mut findings = Findings::default();
+    let kind = page.header("Content-Type");
+    findings.rule("page", kind.starts_with("text/plain; version=0.0.4"), kind);
     for metric in TABLE {
         let kind = match metric.kind {
             Kind::Counter => "counter",
@@ -59,22 +60,19 @@ async fn every_metric_is_on_the_page_before_anything_happened() {
             Kind::Histogram => "histogram",
         };
         let name = metric.name;
-        assert!(page.contains(&format!("# HELP {name} {}", metric.help)), "no help of {name}");
-        assert!(page.contains(&format!("# TYPE {name} {kind}")), "no type of {name}");
+        findings.rule(name, page.text.contains(&format!("# HELP {name} {}", metric.help)), "no help");
+        findings.rule(name, page.text.contains(&format!("# TYPE {name} {kind}")), "no type");
         let sample = if kind == "histogram" { format!("{name}_count") } else { name.to_owned() };
-        assert!(!series(&page, &sample).is_empty(), "no series of {name}");
-        assert!(series(&page, &sample).iter().all(|(_, value)| value.is_finite()), "{name}");
+        findings.rule(name, !series(&page.text, &sample).is_empty(), "no series");
     }
-    let admissions = series(&page, "seckill_admission_total");
-    for one in ADMISSION_OUTCOMES {
-        let label = outcome(one);
+    let admissions = series(&page.text, "seckill_admission_total");
+    for outcome in ADMISSION_OUTCOMES {
+        let label = format!("sale=\"nobody-comes\",outcome=\"{outcome}\"");
         let found = admissions.iter().find(|(labels, _)| labels.contains(&label));
-        assert_eq!(
-            found.map(|(_, value)| *value),
-            Some(0.0),
-            "{one} of a sale without purchases: {admissions:?}"
-        );
+        let found = found.map(|(_, value)| *value);
+        findings.rule(outcome, found == Some(0.0), &format!("of a sale without purchases: {found:?}"));
     }
+    findings.done();
     shop.finish().await;
 }
 

@@ -130,11 +130,6 @@ async fn every_bad_token_gets_the_same_answer() {
     let mut findings = Findings::default();
     let nothing = purchase(&shop, &[KEY, JSON], ONE).await;
     findings.check("none", &nothing, (401, "unauthenticated"));
-    findings.rule(
-        "none",
-        !nothing.header("WWW-Authenticate").is_empty(),
-        "RFC 9110: a 401 has WWW-Authenticate",
-    );
     for (what, credential) in bad_credentials() {
         let auth = ("Authorization", credential.as_str());
         let mut answers = vec![purchase(&shop, &[auth, KEY, JSON], ONE).await];
