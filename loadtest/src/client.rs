@@ -31,8 +31,18 @@ use tokio_util::task::TaskTracker;
 const WARMING_MAX: usize = 64;
 /// Idle connections that the server has closed meanwhile and that are tried before a fresh one is opened.
 const STALE_MAX: usize = 4;
+/// A connection idle for so long is given up, well before a server does it: one closed in the same moment as
+/// a request is sent would make an error of what is none. The first request is waited for the shortest
+/// (`http.request_head_timeout_ms`).
+const UNUSED_MAX: Duration = Duration::from_millis(2500);
+const IDLE_MAX: Duration = Duration::from_secs(30);
 
 type Sender = SendRequest<Full<Bytes>>;
+
+struct Idle {
+    sender: Sender,
+    until: Instant,
+}
 
 /// Where the shop is.
 #[derive(Debug, Clone)]
@@ -96,7 +106,7 @@ impl Target {
 pub struct Client {
     target: Target,
     permits: Semaphore,
-    idle: Mutex<VecDeque<Sender>>,
+    idle: Mutex<VecDeque<Idle>>,
     connections: TaskTracker,
     /// Distinct source addresses; 0 lets the system choose.
     sources: u32,
@@ -128,7 +138,7 @@ impl Client {
             futures::stream::iter((0..count).map(|_| self.connect())).buffer_unordered(WARMING_MAX);
         while let Some(opened) = opening.next().await {
             let sender = opened.with_context(|| format!("cannot connect to {}", self.target.address))?;
-            self.put_back(sender);
+            self.put_back(sender, UNUSED_MAX);
         }
         Ok(())
     }
@@ -186,7 +196,7 @@ impl Client {
                 Ok(response) => {
                     let (head, body) = response.into_parts();
                     let body = body.collect().await.map_err(|_| NoReply::Unknown("answer_cut"))?;
-                    self.put_back(sender);
+                    self.put_back(sender, IDLE_MAX);
                     return Ok(Reply {
                         status: head.status.as_u16(),
                         replayed: head
@@ -209,15 +219,18 @@ impl Client {
         Err(NoReply::NotSent("connections_close"))
     }
 
-    /// The connection that was idle longest, of those not known to be closed.
+    /// The connection that was idle longest, of those that can still be trusted.
     fn idle(&self) -> Option<Sender> {
         let mut idle = self.idle.lock().expect("no code panics while holding it");
-        std::iter::from_fn(|| idle.pop_front()).find(|sender| !sender.is_closed())
+        let now = Instant::now();
+        let mut oldest_first = std::iter::from_fn(|| idle.pop_front());
+        oldest_first.find(|idle| now < idle.until && !idle.sender.is_closed()).map(|idle| idle.sender)
     }
 
-    fn put_back(&self, sender: Sender) {
+    fn put_back(&self, sender: Sender, trusted: Duration) {
         if !sender.is_closed() {
-            self.idle.lock().expect("no code panics while holding it").push_back(sender);
+            let idle = Idle { sender, until: Instant::now() + trusted };
+            self.idle.lock().expect("no code panics while holding it").push_back(idle);
         }
     }
 

@@ -25,7 +25,7 @@ use crate::schedule::Schedule;
 use crate::token::Mint;
 
 /// Connections are opened so long before the start: the server closes one that stays silent for seconds.
-const WARMING: Duration = Duration::from_secs(2);
+const WARMING: Duration = Duration::from_millis(1500);
 /// Between the last connection and the first click.
 const BREATH: Duration = Duration::from_millis(200);
 /// Of the audit's own questions.

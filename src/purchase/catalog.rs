@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::sync::{Arc, RwLock};
 
-use metrics::gauge;
+use metrics::{counter, gauge};
 
 use crate::domain::sale::Phase;
 use crate::domain::{BucketId, Sale, SaleId, SkuId};
-use crate::metrics::{OUTBOX_ENTRIES, STOCK_UNITS};
+use crate::metrics::{ADMISSION, ADMISSION_OUTCOMES, OUTBOX_ENTRIES, STOCK_UNITS};
 use crate::ports::Ledger;
 
 use super::Ports;
@@ -78,6 +78,9 @@ impl Catalog {
         bands.retain(|(id, _), _| sales.iter().any(|sale| sale.id == *id));
         let mut outbox_entries = 0;
         for sale in sales.iter().filter(|sale| is_selling(sale, now_ms)) {
+            for outcome in ADMISSION_OUTCOMES {
+                counter!(ADMISSION, "sale" => sale.id.to_string(), "outcome" => *outcome).increment(0);
+            }
             match ports.gates.available(sale).await {
                 Ok(buckets) => bands_of(sale, &buckets, &mut bands),
                 Err(error) => tracing::debug!(%error, sale = %sale.id, "stock bands not renewed"),

@@ -1,5 +1,7 @@
 //! The real binary as a process: signals, kills, and what is left afterwards.
 
+#![expect(clippy::disallowed_methods, reason = "a crowd's task ends with its test")]
+
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};

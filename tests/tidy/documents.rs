@@ -40,7 +40,7 @@ fn the_metrics_table_stands_in_the_docs() {
         if !["seckill_", "http_", "db_"].iter().any(|prefix| name.starts_with(prefix)) {
             return None;
         }
-        let labels = row.get(2)?.replace('`', "").replace('–', "");
+        let labels = row.get(2)?.replace(['`', '–'], "");
         Some((name.to_owned(), row.get(1)?.clone(), labels))
     });
     same("src/metrics.rs", &code, "docs/operations.md", &docs.collect());

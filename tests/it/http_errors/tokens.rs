@@ -74,6 +74,12 @@ fn bad_credentials() -> Vec<(String, String)> {
         ("list of claims", token_of(&json!(["alice"]), SECRET)),
     ];
     credentials.extend(tokens.map(|(what, token)| (what.to_owned(), format!("Bearer {token}"))));
+    credentials.extend(bad_claims());
+    credentials
+}
+
+fn bad_claims() -> Vec<(String, String)> {
+    let mut credentials = Vec::new();
     let now_s = Clock::System.now_ms() / 1000;
     let long = "u".repeat(65);
     let wrong = [
