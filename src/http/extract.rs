@@ -74,13 +74,14 @@ pub fn prefer_wait_s(request: &HttpRequest) -> Option<u64> {
 /// The client's address: the peer, or behind trusted proxies the right-most entry that is none of them.
 pub fn address(request: &HttpRequest, context: &Context) -> IpAddr {
     let unknown = IpAddr::from([0, 0, 0, 0]);
-    let peer = request.peer_addr().map_or(unknown, |peer| peer.ip());
+    let peer = request.peer_addr().map_or(unknown, |peer| peer.ip().to_canonical());
     let is_trusted = |address: &IpAddr| context.trusted_proxies.contains(address);
     if !is_trusted(&peer) {
         return peer;
     }
     let mut hops = request.headers().get_all("X-Forwarded-For").filter_map(|value| value.to_str().ok());
     let forwarded = hops.by_ref().collect::<Vec<_>>().join(",");
-    let mut addresses = forwarded.rsplit(',').map(|hop| hop.trim().parse::<IpAddr>());
+    let mut addresses =
+        forwarded.rsplit(',').map(|hop| hop.trim().parse::<IpAddr>().map(|hop| hop.to_canonical()));
     addresses.find_map(|hop| hop.map_or(Some(peer), |hop| (!is_trusted(&hop)).then_some(hop))).unwrap_or(peer)
 }

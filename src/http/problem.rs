@@ -3,7 +3,7 @@
 //! The table is exhaustive and has no default arm; docs/api.md carries the same rows and a test compares them.
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use actix_web::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpResponse, ResponseError};
 use serde_json::{Map, Value, json};
 
@@ -140,6 +140,9 @@ impl Problem {
         }
         let mut response = HttpResponse::build(self.status_code());
         response.insert_header((CONTENT_TYPE, "application/problem+json"));
+        if self.code == Code::Unauthenticated {
+            response.insert_header((WWW_AUTHENTICATE, "Bearer"));
+        }
         if let Some(ms) = self.retry_after_ms {
             body.insert("retry_after_ms".to_owned(), ms.into());
             response.insert_header((RETRY_AFTER, ms.div_ceil(1000).to_string()));

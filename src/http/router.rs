@@ -13,10 +13,7 @@ pub const ADMIN_BODY_BYTES_MAX: usize = 64 * 1024;
 /// The public listener.
 pub fn shopper_routes(app: &mut ServiceConfig) {
     app.app_data(PayloadConfig::new(SHOPPER_BODY_BYTES_MAX))
-        .app_data(
-            QueryConfig::default()
-                .error_handler(|error, _| Problem::invalid("", format!("the query string: {error}")).into()),
-        )
+        .app_data(query_config())
         .service(
             scope("/api/v1")
                 .service(resource("/time").route(get().to(shopper::sales::time)))
@@ -33,6 +30,7 @@ pub fn shopper_routes(app: &mut ServiceConfig) {
 /// The operators' listener: keep it off the public network.
 pub fn admin_routes(app: &mut ServiceConfig) {
     app.app_data(PayloadConfig::new(ADMIN_BODY_BYTES_MAX))
+        .app_data(query_config())
         .service(
             scope("/api/v1/admin")
                 .service(
@@ -53,4 +51,10 @@ pub fn admin_routes(app: &mut ServiceConfig) {
         .service(resource("/metrics").route(get().to(admin::health::metrics)))
         .service(resource("/problems/{code}").route(get().to(shopper::problems::page)))
         .default_service(web::to(shopper::problems::not_found));
+}
+
+/// A bad query string is a fault like a bad field.
+fn query_config() -> QueryConfig {
+    QueryConfig::default()
+        .error_handler(|error, _| Problem::invalid("", format!("the query string: {error}")).into())
 }
