@@ -10,15 +10,15 @@ use anyhow::Context as _;
 use jsonwebtoken::{Algorithm, DecodingKey};
 use metrics_exporter_prometheus::PrometheusHandle;
 
-use crate::backend::{Backend, distributed};
+use crate::backend::distributed;
 use crate::clock::Clock;
 use crate::config::{AuthConfig, Config, PublicKeyAlgorithm};
 use crate::http::auth::{TokenKey, TokenRules, Tokens};
 use crate::http::{Context, middleware, router};
-use crate::ports::OrderLog;
+use crate::ports::{OrderLog, Ports};
 use crate::purchase::catalog::gauge_holdings;
 use crate::purchase::pace::Meter;
-use crate::purchase::{Ports, Settings, Shop};
+use crate::purchase::{Settings, Shop};
 use crate::shutdown::Tasks;
 use crate::worker::order_writer::{Limits, OrderWriter, Writing};
 use crate::worker::outbox_relay::OutboxRelay;
@@ -82,7 +82,7 @@ pub async fn start(config: &Config, role: Role, metrics: PrometheusHandle) -> an
 /// # Errors
 /// As [`start`].
 pub async fn start_on(
-    backend: Backend,
+    backend: Ports,
     config: &Config,
     role: Role,
     metrics: PrometheusHandle,
@@ -96,7 +96,7 @@ pub async fn start_on(
         }
     };
     let (front, back) = (Tasks::on_current_runtime(), Tasks::on_current_runtime());
-    let shop = Shop::new(ports(&backend), settings(config), map, clock.clone(), front.clone());
+    let shop = Shop::new(backend.clone(), settings(config), map, clock.clone(), front.clone());
     shop.refresh().await;
     keep_fresh(&shop, &back, config, metrics.clone());
     if role != Role::Api {
@@ -139,19 +139,6 @@ impl Running {
         self.back.stop();
         self.admin_server.stop(true).await;
         self.back.drained().await;
-    }
-}
-
-fn ports(backend: &Backend) -> Ports {
-    Ports {
-        inventory: backend.inventory.clone(),
-        gates: backend.gates.clone(),
-        outbox: backend.outbox.clone(),
-        order_log: backend.order_log.clone(),
-        orders: backend.orders.clone(),
-        ledger: backend.ledger.clone(),
-        sales: backend.sales.clone(),
-        probes: backend.probes.clone(),
     }
 }
 
@@ -227,7 +214,7 @@ fn keep_fresh(shop: &Arc<Shop>, back: &Tasks, config: &Config, metrics: Promethe
     });
 }
 
-fn start_workers(config: &Config, backend: &Backend, clock: &Clock, back: &Tasks) -> anyhow::Result<()> {
+fn start_workers(config: &Config, backend: &Ports, clock: &Clock, back: &Tasks) -> anyhow::Result<()> {
     let relay = OutboxRelay {
         sales: backend.sales.clone(),
         outbox: backend.outbox.clone(),

@@ -46,6 +46,20 @@ pub struct StoreError {
 
 pub type StoreResult<T> = Result<T, StoreError>;
 
+/// One opened backend. Cheap to clone.
+#[derive(Clone)]
+pub struct Ports {
+    pub inventory: Arc<dyn Inventory>,
+    pub gates: Arc<dyn Gates>,
+    pub outbox: Arc<dyn Outbox>,
+    pub order_log: Arc<dyn OrderLog>,
+    pub orders: Arc<dyn OrderStore>,
+    pub ledger: Arc<dyn Ledger>,
+    pub sales: Arc<dyn SaleStore>,
+    /// What `/readyz` asks, each under its own name.
+    pub probes: Vec<Arc<dyn Probe>>,
+}
+
 /// The scarce units in front of MySQL: who may become an order.
 #[async_trait]
 pub trait Inventory: Send + Sync {

@@ -19,9 +19,7 @@ use std::sync::Arc;
 use crate::clock::Clock;
 use crate::domain::ShardMap;
 use crate::domain::{BucketId, OrderId, Sale};
-use crate::ports::{
-    Effect, Gates, Inventory, Ledger, OrderLog, OrderStore, Outbox, Probe, SaleStore, StoreError,
-};
+use crate::ports::{Effect, Ports, StoreError};
 use crate::shutdown::Tasks;
 
 use admission::Admission;
@@ -44,19 +42,6 @@ pub struct Settings {
     pub user_burst: u32,
     pub address_per_s: u32,
     pub address_burst: u32,
-}
-
-/// What the use cases stand on.
-#[derive(Clone)]
-pub struct Ports {
-    pub inventory: Arc<dyn Inventory>,
-    pub gates: Arc<dyn Gates>,
-    pub outbox: Arc<dyn Outbox>,
-    pub order_log: Arc<dyn OrderLog>,
-    pub orders: Arc<dyn OrderStore>,
-    pub ledger: Arc<dyn Ledger>,
-    pub sales: Arc<dyn SaleStore>,
-    pub probes: Vec<Arc<dyn Probe>>,
 }
 
 /// A use case that could not be carried out, as far as a client may know. The cause is logged here, where it

@@ -133,7 +133,7 @@ pub fn write(path: &Path, entries: &[Entry]) -> anyhow::Result<()> {
     out.flush().with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Reads what [`write`] wrote.
+/// Reads what [`write()`] wrote.
 ///
 /// # Errors
 /// When the file cannot be read or a line is not a journal entry.

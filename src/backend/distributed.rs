@@ -17,11 +17,10 @@ mod redis_outbox;
 
 use std::sync::Arc;
 
-use crate::backend::Backend;
 use crate::clock::Clock;
 use crate::config::{KafkaConfig, MysqlConfig, RedisConfig};
 use crate::domain::ShardMap;
-use crate::ports::{Effect, ErrorKind, Probe, SaleStore, StoreError, StoreResult};
+use crate::ports::{Effect, ErrorKind, Ports, Probe, SaleStore, StoreError, StoreResult};
 
 use kafka_order_log::KafkaOrderLog;
 use mysql::Mysql;
@@ -46,14 +45,14 @@ pub struct Settings {
 ///
 /// # Errors
 /// When a component cannot be reached, was not migrated, or was migrated with another shard map.
-pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Backend> {
+pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Ports> {
     let mysql = Arc::new(Mysql::new(&settings.mysql, settings.map, &settings.kafka.topic)?);
     migrate::check_shard_map(&mysql).await?;
     let link = Arc::new(RedisLink::new(&settings.redis)?);
     let log = Arc::new(KafkaOrderLog::open(&settings.kafka, settings.map)?);
     let mut probes: Vec<Arc<dyn Probe>> = vec![link.clone(), log.clone()];
     probes.extend(mysql.probes());
-    Ok(Backend {
+    Ok(Ports {
         inventory: Arc::new(RedisInventory::new(link.clone())),
         gates: Arc::new(RedisGates::new(link.clone())),
         outbox: Arc::new(RedisOutbox::new(link)),

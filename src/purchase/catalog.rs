@@ -8,9 +8,7 @@ use metrics::{counter, gauge};
 use crate::domain::sale::Phase;
 use crate::domain::{BucketId, Sale, SaleId, SkuId};
 use crate::metrics::{ADMISSION, ADMISSION_OUTCOMES, OUTBOX_ENTRIES, STOCK_UNITS};
-use crate::ports::Ledger;
-
-use super::Ports;
+use crate::ports::{Ledger, Ports};
 
 /// What a shopper is told about the stock: a band, never the number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]

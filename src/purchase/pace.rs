@@ -8,9 +8,7 @@ use metrics::gauge;
 
 use crate::domain::Part;
 use crate::metrics::{CONSUMER_LAG, ORDERS_PENDING};
-use crate::ports::StoreResult;
-
-use super::Ports;
+use crate::ports::{Ports, StoreResult};
 
 /// A batch waits for its records and for its commit, also when nothing is ahead of it.
 const SHORTEST_MS: u64 = 100;

@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use metrics_exporter_prometheus::PrometheusHandle;
 use seckill::app::{self, Role, Running};
-use seckill::backend::Backend;
 use seckill::backend::distributed;
 use seckill::clock::Clock;
 use seckill::config::Config;
 use seckill::domain::{ApiKey, Month};
 use seckill::http::auth::api_key_hash;
+use seckill::ports::Ports;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, MySqlPool, Row};
 
@@ -82,7 +82,7 @@ pub async fn migrated(config: &Config) {
     });
 }
 
-pub async fn open(config: &Config) -> Backend {
+pub async fn open(config: &Config) -> Ports {
     let settings = app::backend_settings(config).expect("settings");
     distributed::open(&settings, Clock::System).await.expect("an open backend")
 }
@@ -100,7 +100,7 @@ impl TestShop {
     }
 
     /// Starts over a backend that the test has put faults into. The databases must be migrated.
-    pub async fn start_on(config: Config, backend: Backend, role: Role) -> Self {
+    pub async fn start_on(config: Config, backend: Ports, role: Role) -> Self {
         for (key, scopes) in [(API_KEY, "sales:read sales:write"), (READ_ONLY_KEY, "sales:read")] {
             let scopes = scopes.split(' ').map(str::to_owned).collect();
             let key_row = ApiKey { name: "tester".to_owned(), scopes };

@@ -2,20 +2,19 @@
 
 use std::collections::HashMap;
 
-use seckill::backend::Backend;
 use seckill::clock::Clock;
 use seckill::config::Config;
 use seckill::domain::batch_plan::{LogBatch, LogRecord};
 use seckill::domain::{
     Item, Money, OrderId, OrderRecord, Part, Quantity, Sale, SaleId, SaleState, ShardMap, SkuId, UserId,
 };
-use seckill::ports::BatchOutcome;
+use seckill::ports::{BatchOutcome, Ports};
 
 use crate::harness::{Database, config, migrated, open, remove};
 
 struct Bench {
     config: Config,
-    backend: Backend,
+    backend: Ports,
     map: ShardMap,
     sale: Sale,
     sales: HashMap<SaleId, Sale>,

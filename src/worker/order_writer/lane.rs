@@ -96,6 +96,7 @@ impl Lane {
         // In doubt it stays: the stored position is looked up all the same.
         if self.next.is_some() {
             self.next = Some(next_offset);
+            self.buffer.retain(|record| record.offset >= next_offset);
         }
         self.succeeded();
     }
