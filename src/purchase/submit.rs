@@ -210,7 +210,7 @@ impl Shop {
         }
         // Redis's clock decides; ours only spares it the crowd that is clearly early.
         if phase == Phase::Upcoming && now_ms + self.settings.opening_skew_ms < sale.starts_ms
-            || !is_preheated(sale)
+            || sale.state.is_editable()
         {
             return Some(Submitted::NotStarted { starts_ms: sale.starts_ms });
         }
@@ -388,11 +388,6 @@ impl Shop {
             shop.desk.sold_out.set_winners(&bucket, &sku, winners, until_ms);
         });
     }
-}
-
-fn is_preheated(sale: &Sale) -> bool {
-    use crate::domain::SaleState as S;
-    matches!(sale.state, S::Preheated | S::Paused | S::Ended)
 }
 
 fn record_of(purchase: &Purchase, sale: &Sale, order_id: OrderId, now_ms: i64) -> Option<OrderRecord> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use metrics::{counter, gauge};
 
 use crate::clock::Clock;
-use crate::domain::{BucketId, Sale, SaleState};
+use crate::domain::{BucketId, Sale};
 use crate::metrics::{OUTBOX_OLDEST, RELAYED};
 use crate::ports::{OrderLog, Outbox, SaleStore, StoreResult};
 use crate::shutdown::Tasks;
@@ -59,7 +59,7 @@ impl OutboxRelay {
         let mut relayed = 0;
         let mut oldest_ms = 0;
         let mut first_failure = Ok(());
-        for sale in sales.iter().filter(|sale| has_outbox(sale)) {
+        for sale in sales.iter().filter(|sale| !sale.state.is_editable()) {
             for bucket in 0..sale.buckets {
                 let bucket = BucketId { sale: sale.id.clone(), bucket };
                 match self.relay_bucket(&bucket, &mut oldest_ms).await {
@@ -105,9 +105,4 @@ impl OutboxRelay {
 fn gauge_oldest(oldest_ms: i64) {
     let age = Duration::from_millis(u64::try_from(oldest_ms).unwrap_or(0));
     gauge!(OUTBOX_OLDEST).set(age.as_secs_f64());
-}
-
-/// A sale keeps its buckets for good; a bucket without entries costs one cheap read.
-fn has_outbox(sale: &Sale) -> bool {
-    matches!(sale.state, SaleState::Preheated | SaleState::Paused | SaleState::Ended)
 }
