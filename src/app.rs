@@ -250,9 +250,7 @@ fn start_workers(config: &Config, backend: &Ports, clock: &Clock, back: &Tasks) 
 fn write_orders(writing: &Writing, log: &dyn OrderLog) {
     let tasks = &writing.tasks;
     while !tasks.is_stopping() {
-        let (orders, runtime) = (writing.orders.clone(), tasks.runtime().clone());
-        let starts = Box::new(move |part| runtime.block_on(orders.take_over(part)));
-        let ended = log.reader(starts).and_then(|reader| OrderWriter::new(writing.clone(), reader).run());
+        let ended = log.reader().and_then(|reader| OrderWriter::new(writing.clone(), reader).run());
         if let Err(error) = ended {
             tracing::error!(%error, "order writer stopped; joining again");
             tasks.runtime().block_on(tasks.pause(REJOIN_PAUSE));

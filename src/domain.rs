@@ -5,6 +5,7 @@
 
 pub mod batch_plan;
 pub mod ids;
+pub mod inventory_model;
 pub mod money;
 pub mod operator;
 pub mod order;

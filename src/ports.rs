@@ -128,20 +128,15 @@ pub trait OrderLog: Send + Sync {
     async fn flush(&self, timeout: Duration) -> StoreResult<()>;
 
     /// Joins the readers. Call on the thread that will poll: closing blocks.
-    fn reader(&self, starts: StartPositions) -> StoreResult<Box<dyn OrderLogReader>>;
+    fn reader(&self) -> StoreResult<Box<dyn OrderLogReader>>;
 }
-
-/// Answers the stored position of a partition that was just assigned. Blocks; called on the reader's thread.
-pub type StartPositions = Box<dyn Fn(Part) -> StoreResult<i64> + Send>;
 
 /// What a reader tells its writer.
 #[derive(Debug)]
 pub enum LogEvent {
-    /// This partition is ours from `start` on; `None` when its position could not be read: it stays silent
-    /// until [`OrderLogReader::seek`].
+    /// This partition is ours and silent until [`OrderLogReader::seek`].
     Assigned {
         part: Part,
-        start: Option<i64>,
     },
     Revoked {
         part: Part,
@@ -169,7 +164,7 @@ pub trait OrderLogReader {
     /// Only for failures that polling again cannot mend.
     fn poll(&mut self, timeout: Duration, limit: usize) -> StoreResult<Vec<LogEvent>>;
 
-    /// Continues a partition at `offset`, dropping what was read ahead; also resumes it.
+    /// Starts or continues a partition at `offset`, dropping what was read ahead; also resumes it.
     fn seek(&mut self, part: Part, offset: i64) -> StoreResult<()>;
 
     /// Stops and restarts delivery of a partition (back-pressure).

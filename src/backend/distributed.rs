@@ -20,7 +20,9 @@ use std::sync::Arc;
 use crate::clock::Clock;
 use crate::config::{KafkaConfig, MysqlConfig, RedisConfig};
 use crate::domain::ShardMap;
-use crate::ports::{Effect, ErrorKind, Ports, Probe, SaleStore, StoreError, StoreResult};
+use crate::ports::{
+    Effect, ErrorKind, Gates, Inventory, Outbox, Ports, Probe, SaleStore, StoreError, StoreResult,
+};
 
 use kafka_order_log::KafkaOrderLog;
 use mysql::Mysql;
@@ -48,19 +50,41 @@ pub struct Settings {
 pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Ports> {
     let mysql = Arc::new(Mysql::new(&settings.mysql, settings.map, &settings.kafka.topic)?);
     migrate::check_shard_map(&mysql).await?;
-    let link = Arc::new(RedisLink::new(&settings.redis)?);
+    let redis = open_redis(&settings.redis)?;
     let log = Arc::new(KafkaOrderLog::open(&settings.kafka, settings.map)?);
-    let mut probes: Vec<Arc<dyn Probe>> = vec![link.clone(), log.clone()];
+    let mut probes: Vec<Arc<dyn Probe>> = vec![redis.probe, log.clone()];
     probes.extend(mysql.probes());
     Ok(Ports {
-        inventory: Arc::new(RedisInventory::new(link.clone())),
-        gates: Arc::new(RedisGates::new(link.clone())),
-        outbox: Arc::new(RedisOutbox::new(link)),
+        inventory: redis.inventory,
+        gates: redis.gates,
+        outbox: redis.outbox,
         order_log: log,
         orders: Arc::new(MysqlOrderStore::new(mysql.clone(), clock)),
         ledger: Arc::new(MysqlLedger::new(mysql.clone())),
         sales: Arc::new(MysqlSaleStore::new(mysql)),
         probes,
+    })
+}
+
+/// The ports that Redis alone serves.
+pub struct RedisPorts {
+    pub inventory: Arc<dyn Inventory>,
+    pub gates: Arc<dyn Gates>,
+    pub outbox: Arc<dyn Outbox>,
+    pub probe: Arc<dyn Probe>,
+}
+
+/// Opens only the Redis side. Connects at the first call.
+///
+/// # Errors
+/// When the address cannot be read.
+pub fn open_redis(config: &RedisConfig) -> StoreResult<RedisPorts> {
+    let link = Arc::new(RedisLink::new(config)?);
+    Ok(RedisPorts {
+        inventory: Arc::new(RedisInventory::new(link.clone())),
+        gates: Arc::new(RedisGates::new(link.clone())),
+        outbox: Arc::new(RedisOutbox::new(link.clone())),
+        probe: link,
     })
 }
 

@@ -128,10 +128,10 @@ impl OrderWriter {
 
     fn note(&mut self, event: LogEvent) {
         match event {
-            LogEvent::Assigned { part, start } => {
-                tracing::info!(part = part.number(), ?start, "partition assigned");
+            LogEvent::Assigned { part } => {
+                tracing::info!(part = part.number(), "partition assigned");
                 // A fresh lane: nothing of an earlier life may slip into this one.
-                self.lanes.insert(part, Lane::new(start));
+                self.lanes.insert(part, Lane::new());
             }
             LogEvent::Revoked { part } => {
                 tracing::info!(part = part.number(), "partition revoked");
@@ -184,7 +184,10 @@ impl OrderWriter {
             return;
         };
         match stored.and_then(|stored| self.reader.seek(part, stored).map(|()| stored)) {
-            Ok(stored) => lane.start_at(stored),
+            Ok(stored) => {
+                tracing::info!(part = part.number(), position = stored, "partition starts");
+                lane.start_at(stored);
+            }
             Err(error) => {
                 tracing::warn!(%error, part = part.number(), "partition waits for its position");
                 lane.back_off(Instant::now(), limits.retry_first, limits.retry_last);

@@ -9,7 +9,7 @@ use seckill::app::Role;
 use seckill::domain::reservation::{Reservation, ReserveRequest, Verdict};
 use seckill::domain::{BucketId, OrderId, OrderState, UserId};
 use seckill::ports::{
-    Effect, ErrorKind, Inventory, OrderLog, OrderLogReader, StartPositions, StoreError, StoreResult,
+    Effect, ErrorKind, Inventory, OrderLog, OrderLogReader, StoreError, StoreResult,
 };
 
 use crate::harness::{TestShop, config, eventually, migrated, open};
@@ -45,8 +45,8 @@ impl OrderLog for FaultyLog {
         self.inner.flush(timeout).await
     }
 
-    fn reader(&self, starts: StartPositions) -> StoreResult<Box<dyn OrderLogReader>> {
-        self.inner.reader(starts)
+    fn reader(&self) -> StoreResult<Box<dyn OrderLogReader>> {
+        self.inner.reader()
     }
 }
 

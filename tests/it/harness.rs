@@ -62,6 +62,8 @@ pub fn config(flags: &[(&str, &str)]) -> Config {
         ("limits.user_per_s", "0".to_owned()),
         ("limits.address_per_s", "0".to_owned()),
         ("catalog.refresh_ms", "100".to_owned()),
+        // A starved machine is no fault; tests of a Redis that hangs set the default again.
+        ("redis.response_timeout_ms", "2000".to_owned()),
         ("log.filter", "off".to_owned()),
     ];
     all.extend(flags.iter().map(|(key, value)| (*key, (*value).to_owned())));

@@ -2,6 +2,7 @@
 //! ports of its own; a missing service is a failed test.
 
 mod admin;
+mod binary;
 mod client;
 mod crowds;
 mod faults;

@@ -13,7 +13,7 @@ use super::kafka_reader::KafkaReader;
 use crate::config::KafkaConfig;
 use crate::domain::{OrderId, ShardMap};
 use crate::ports::{
-    Effect, ErrorKind, OrderLog, OrderLogReader, Probe, StartPositions, StoreError, StoreResult,
+    Effect, ErrorKind, OrderLog, OrderLogReader, Probe, StoreError, StoreResult,
 };
 
 /// Bound of calls that block on the broker's metadata.
@@ -146,8 +146,8 @@ impl OrderLog for KafkaOrderLog {
         .await
     }
 
-    fn reader(&self, starts: StartPositions) -> StoreResult<Box<dyn OrderLogReader>> {
-        Ok(Box::new(KafkaReader::join(&self.config, starts)?))
+    fn reader(&self) -> StoreResult<Box<dyn OrderLogReader>> {
+        Ok(Box::new(KafkaReader::join(&self.config)?))
     }
 }
 

@@ -1,8 +1,8 @@
 //! One member of the order writers' consumer group.
 //!
-//! Invariant: a partition is read from its stored position and from nowhere else. Positions are set in the
-//! assignment itself: seeking inside the rebalance callback fails (librdkafka: "Erroneous state"). A partition
-//! whose position is unknown or outside the log is assigned paused and stays silent until it is sought.
+//! Invariant: a partition is read from its stored position and from nowhere else. It is handed out paused and
+//! stays silent until it is sought there. The position is not read inside the rebalance callback: that would
+//! block this thread, and with it every partition, for as long as one database is down (docs/adr/0006).
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -22,7 +22,7 @@ use super::kafka_order_log::{METADATA_TIMEOUT, client, failed};
 use crate::config::{GroupProtocol, KafkaConfig};
 use crate::domain::batch_plan::LogRecord;
 use crate::domain::{OrderRecord, Part};
-use crate::ports::{Effect, LogEvent, OrderLogReader, StartPositions, StoreResult};
+use crate::ports::{Effect, LogEvent, OrderLogReader, StoreResult};
 
 /// How long a seek may block its thread.
 const SEEK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -32,12 +32,10 @@ pub struct KafkaReader {
     topic: String,
 }
 
-/// Sets stored positions while partitions are handed out, and remembers what happened for the next poll.
+/// Hands out partitions paused, and remembers what happened for the next poll.
 struct Rebalancer {
     topic: String,
-    // The callback runs inside poll, on the reader's own thread; the mutexes satisfy `Sync` and are never
-    // contended.
-    starts: Mutex<StartPositions>,
+    // The callback runs inside poll, on the reader's own thread: never contended.
     events: Mutex<VecDeque<LogEvent>>,
 }
 
@@ -81,46 +79,17 @@ impl Rebalancer {
         parts: &mut TopicPartitionList,
         cooperative: bool,
     ) -> Result<(), KafkaError> {
-        let mut silent = TopicPartitionList::new();
         for part in numbers(parts) {
-            let number = i32::from(part.number());
-            let start = self.start_of(consumer, part);
-            let offset = start.map_or(Offset::End, Offset::Offset);
-            parts.set_partition_offset(&self.topic, number, offset)?;
-            if start.is_none() {
-                silent.add_partition(&self.topic, number);
-            }
-            self.tell(LogEvent::Assigned { part, start });
+            // Paused before the first fetch; wherever this offset is, nothing is read from it.
+            parts.set_partition_offset(&self.topic, i32::from(part.number()), Offset::End)?;
+            self.tell(LogEvent::Assigned { part });
         }
         if cooperative {
             consumer.incremental_assign(parts)?
         } else {
             consumer.assign(parts)?
         }
-        if silent.count() > 0 { consumer.pause(&silent) } else { Ok(()) }
-    }
-
-    /// The stored position, if it can be read and lies inside the log.
-    fn start_of(&self, consumer: &BaseConsumer<Self>, part: Part) -> Option<i64> {
-        let stored = (self.starts.lock().expect("never contended, never poisoned"))(part);
-        let position = match stored {
-            Ok(position) => position,
-            Err(error) => {
-                tracing::warn!(%error, part = part.number(), "partition waits for its position");
-                return None;
-            }
-        };
-        match consumer.fetch_watermarks(&self.topic, i32::from(part.number()), METADATA_TIMEOUT) {
-            Ok((low, high)) if (low..=high).contains(&position) => Some(position),
-            Ok((low, high)) => {
-                self.tell(LogEvent::OutOfRange { part, position, low, high });
-                None
-            }
-            Err(error) => {
-                tracing::warn!(%error, part = part.number(), "partition waits for its watermarks");
-                None
-            }
-        }
+        consumer.pause(parts)
     }
 
     fn tell(&self, event: LogEvent) {
@@ -133,7 +102,7 @@ fn numbers(parts: &TopicPartitionList) -> Vec<Part> {
 }
 
 impl KafkaReader {
-    pub fn join(config: &KafkaConfig, starts: StartPositions) -> StoreResult<Self> {
+    pub fn join(config: &KafkaConfig) -> StoreResult<Self> {
         let join = |error| failed("join readers", Effect::NotApplied, error);
         let mut client = client(config);
         client
@@ -151,8 +120,7 @@ impl KafkaReader {
             GroupProtocol::Consumer => client.set("group.protocol", "consumer"),
         };
         let topic = config.topic.clone();
-        let rebalancer =
-            Rebalancer { topic: topic.clone(), starts: Mutex::new(starts), events: Mutex::default() };
+        let rebalancer = Rebalancer { topic: topic.clone(), events: Mutex::default() };
         let consumer: BaseConsumer<Rebalancer> = client.create_with_context(rebalancer).map_err(join)?;
         consumer.subscribe(&[&topic]).map_err(join)?;
         Ok(Self { consumer, topic })

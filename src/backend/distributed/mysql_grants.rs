@@ -167,8 +167,11 @@ pub async fn settle(mysql: &Mysql, taker: Instance, applied: &[Grant]) {
 /// Applies what was taken for `taker` and never applied. A home that cannot be asked is passed over: its
 /// grants stay idle, and nothing is oversold.
 pub async fn apply_strays(mysql: &Mysql, taker: Instance) -> StoreResult<()> {
-    for home in mysql.map.all_instances().filter(|home| *home != taker) {
-        let strays = match unsettled(mysql, home, taker).await {
+    // All at once: a home that is down answers only after the pool's time-out.
+    let homes: Vec<Instance> = mysql.map.all_instances().filter(|home| *home != taker).collect();
+    let answers = futures::future::join_all(homes.iter().map(|home| unsettled(mysql, *home, taker))).await;
+    for (home, answer) in homes.iter().zip(answers) {
+        let strays = match answer {
             Ok(strays) => strays,
             Err(error) => {
                 tracing::warn!(%error, home = home.number(), "grants of this home are not checked now");

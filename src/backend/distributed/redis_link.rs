@@ -1,5 +1,8 @@
 //! One multiplexed Redis connection for scripts, replaced when it fails, and the names of the keys.
 //!
+//! While Redis does not answer, one caller at a time finds that out; the others are refused at once, so that a
+//! crowd behind a hung server is told so in one time limit and not in as many as it has batches.
+//!
 //! The hot path shares a single connection because a pool pings on every checkout, twice the cost of the
 //! call itself; the pool only supplies replacements. Every call has our own time limit: a connection manager
 //! would wait for its reconnects beyond it.
@@ -21,9 +24,18 @@ use crate::ports::{Effect, ErrorKind, Probe, StoreError, StoreResult};
 
 pub struct RedisLink {
     pool: Pool,
-    shared: Mutex<Option<MultiplexedConnection>>,
+    shared: Mutex<Shared>,
     response_timeout: Duration,
     prefix: String,
+}
+
+/// Pause after a connection that could not be made, before the next is tried.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
+
+#[derive(Default)]
+struct Shared {
+    connection: Option<MultiplexedConnection>,
+    refuse_until: Option<Instant>,
 }
 
 /// The five keys of a bucket; the hash tag keeps them in one slot.
@@ -39,6 +51,10 @@ pub struct BucketKeys {
 #[derive(Debug, thiserror::Error)]
 #[error("no answer within {0:?}")]
 struct NoAnswer(Duration);
+
+#[derive(Debug, thiserror::Error)]
+#[error("could not be reached a moment ago")]
+struct NotReached;
 
 pub fn failed(context: &'static str, effect: Effect, source: RedisError) -> StoreError {
     // These answers come before a command runs.
@@ -70,7 +86,7 @@ impl RedisLink {
             .runtime(deadpool_redis::Runtime::Tokio1)
             .build()
             .map_err(|error| broken("build the Redis pool", error.to_string()))?;
-        Ok(Self { pool, shared: Mutex::new(None), response_timeout, prefix: config.key_prefix.clone() })
+        Ok(Self { pool, shared: Mutex::default(), response_timeout, prefix: config.key_prefix.clone() })
     }
 
     pub fn keys(&self, bucket: &BucketId) -> BucketKeys {
@@ -139,26 +155,41 @@ impl RedisLink {
     }
 
     async fn connection(&self, context: &'static str) -> StoreResult<MultiplexedConnection> {
-        if let Some(connection) = self.shared.lock().expect("no code panics while holding it").clone() {
-            return Ok(connection);
-        }
         let unavailable = |source: Box<dyn std::error::Error + Send + Sync>| StoreError {
             kind: ErrorKind::Unavailable,
             effect: Effect::NotApplied,
             context,
             source,
         };
-        let fresh = tokio::time::timeout(self.response_timeout, self.pool.get())
-            .await
-            .map_err(|_| unavailable(Box::new(NoAnswer(self.response_timeout))))?
-            .map_err(|error| unavailable(Box::new(error)))?;
-        let connection = Connection::take(fresh);
-        *self.shared.lock().expect("no code panics while holding it") = Some(connection.clone());
-        Ok(connection)
+        {
+            let shared = self.shared.lock().expect("no code panics while holding it");
+            if let Some(connection) = shared.connection.clone() {
+                return Ok(connection);
+            }
+            if shared.refuse_until.is_some_and(|until| Instant::now() < until) {
+                return Err(unavailable(Box::new(NotReached)));
+            }
+        }
+        let fresh = match tokio::time::timeout(self.response_timeout, self.pool.get()).await {
+            Ok(fresh) => fresh.map_err(|error| unavailable(Box::new(error))),
+            Err(_) => Err(unavailable(Box::new(NoAnswer(self.response_timeout)))),
+        };
+        let mut shared = self.shared.lock().expect("no code panics while holding it");
+        match fresh {
+            Ok(fresh) => {
+                let connection = Connection::take(fresh);
+                *shared = Shared { connection: Some(connection.clone()), refuse_until: None };
+                Ok(connection)
+            }
+            Err(error) => {
+                shared.refuse_until = Some(Instant::now() + RECONNECT_PAUSE);
+                Err(error)
+            }
+        }
     }
 
     fn forget(&self) {
-        *self.shared.lock().expect("no code panics while holding it") = None;
+        self.shared.lock().expect("no code panics while holding it").connection = None;
     }
 }
 

@@ -23,13 +23,14 @@ pub struct Lane {
 }
 
 impl Lane {
-    pub fn new(start: Option<i64>) -> Self {
+    /// A lane without a position: records that come before it has one are not kept.
+    pub fn new() -> Self {
         static LIVES: AtomicU64 = AtomicU64::new(0);
         Self {
             life: LIVES.fetch_add(1, Ordering::Relaxed),
             busy: false,
             paused: false,
-            next: start,
+            next: None,
             buffer: VecDeque::new(),
             waiting_since: None,
             not_before: None,
@@ -155,11 +156,17 @@ mod tests {
         batch.records.iter().map(|record| record.offset).collect()
     }
 
+    fn lane_at(position: i64) -> Lane {
+        let mut lane = Lane::new();
+        lane.start_at(position);
+        lane
+    }
+
     const NOW: Duration = Duration::ZERO;
 
     #[test]
     fn a_failed_batch_comes_again_before_what_was_read_since() {
-        let mut lane = Lane::new(Some(10));
+        let mut lane = lane_at(10);
         let now = Instant::now();
         (10..13).for_each(|offset| lane.push(record(offset)));
         let batch = lane.next_batch(Part::new(0), now, 2, NOW).expect("full");
@@ -172,7 +179,7 @@ mod tests {
 
     #[test]
     fn a_lost_position_drops_everything_until_the_lane_is_sought() {
-        let mut lane = Lane::new(Some(0));
+        let mut lane = lane_at(0);
         lane.push(record(0));
         lane.lose_position();
         assert!(lane.needs_position(Instant::now()));
@@ -187,7 +194,7 @@ mod tests {
 
     #[test]
     fn a_doubted_lane_finishes_its_batch_and_asks_for_its_position() {
-        let mut lane = Lane::new(Some(0));
+        let mut lane = lane_at(0);
         lane.push(record(0));
         let batch = lane.next_batch(Part::new(0), Instant::now(), 9, NOW).expect("one");
         lane.doubt();
@@ -199,7 +206,7 @@ mod tests {
 
     #[test]
     fn gaps_of_the_log_move_the_position_past_them() {
-        let mut lane = Lane::new(Some(0));
+        let mut lane = lane_at(0);
         lane.push(record(0));
         lane.push(record(7));
         let batch = lane.next_batch(Part::new(0), Instant::now(), 9, NOW).expect("two");

@@ -1,0 +1,251 @@
+//! One bucket of the inventory as plain rules: the readable specification of `lua/*.lua`.
+//!
+//! The product never runs this. `tests/it/lua_model.rs` gives the scripts and this model the same random
+//! commands and compares every answer and the whole state, so where the two differ, one of them is a bug.
+//! Redis reads its own clock and names its own outbox entries; here the caller gives the time, and entries are
+//! named by their number.
+//!
+//! Invariant: nothing here makes or loses units. What is available plus what orders were given is what was put
+//! in place, and no buyer holds more than the limit that was in force at their last reservation.
+
+use std::collections::BTreeMap;
+
+use super::ids::{OrderId, SkuId, UserId};
+use super::money::Quantity;
+use super::order::OrderState;
+use super::reservation::{Fingerprint, OutboxEntryId, Reservation, ReserveRequest, Verdict};
+
+/// The five keys of a bucket. Fields are open: a test also loses, damages and renews a gate, which no script
+/// does.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Bucket {
+    pub gate: Option<Gate>,
+    /// Available units. Only SKUs that were put in place are in it.
+    pub stock: BTreeMap<SkuId, u32>,
+    /// Live units of each buyer, over all SKUs.
+    pub buyers: BTreeMap<UserId, u32>,
+    /// Every order ever held.
+    pub orders: BTreeMap<OrderId, Hold>,
+    /// Oldest first.
+    pub outbox: Vec<Accepted>,
+    /// How many outbox entries there ever were; the next one gets the next number.
+    pub entries_made: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gate {
+    pub epoch: u32,
+    pub state: GateState,
+    /// Version of the sale that set the state last; `None` since it was put in place.
+    pub version: Option<u64>,
+    /// `None` when one of them cannot be read: such a gate is shut.
+    pub terms: Option<Terms>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GateState {
+    Open,
+    Paused,
+    Ended,
+    /// Anything else: damaged, or written by a newer version.
+    Unknown,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    pub opens_ms: i64,
+    /// Exclusive.
+    pub closes_ms: i64,
+    pub buyer_limit: u32,
+    /// From when on the gate is shut; 0 means that no guard renews a lease for it.
+    pub lease_ms: i64,
+}
+
+/// An order as it stands in the inventory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hold {
+    pub state: OrderState,
+    pub fingerprint: Fingerprint,
+    pub quantity: Quantity,
+    pub reserved_ms: i64,
+    pub sku: SkuId,
+    pub user: UserId,
+}
+
+/// An outbox entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accepted {
+    pub entry: OutboxEntryId,
+    pub order: OrderId,
+    /// The encoded order record.
+    pub payload: Vec<u8>,
+}
+
+/// What `preheat.lua` answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Preheated {
+    Created,
+    /// A gate of this epoch stands already, whatever its terms and state.
+    Exists,
+    /// A gate of another epoch stands.
+    Conflict,
+}
+
+/// What `gate.lua` answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GateChange {
+    Set,
+    /// The gate was set by a newer version of the sale.
+    Older,
+    Missing,
+    /// The gate stands in another epoch.
+    Conflict,
+}
+
+impl Bucket {
+    /// `preheat.lua`: puts stock and an open gate in place, unless there is a gate. Stock that was left without
+    /// a gate is replaced; orders, buyers and outbox stay.
+    pub fn preheat(&mut self, epoch: u32, terms: Terms, stock: &BTreeMap<SkuId, u32>) -> Preheated {
+        if let Some(gate) = &self.gate {
+            return if gate.epoch == epoch { Preheated::Exists } else { Preheated::Conflict };
+        }
+        self.stock = stock.clone();
+        self.gate = Some(Gate { epoch, state: GateState::Open, version: None, terms: Some(terms) });
+        Preheated::Created
+    }
+
+    /// `gate.lua`: sets the gate's state, never back to what an older version of the sale said.
+    pub fn set_gate(&mut self, epoch: u32, state: GateState, version: u64) -> GateChange {
+        match &mut self.gate {
+            None => GateChange::Missing,
+            Some(gate) if gate.epoch != epoch => GateChange::Conflict,
+            Some(gate) if gate.version.is_some_and(|newest| version < newest) => GateChange::Older,
+            Some(gate) => {
+                gate.state = state;
+                gate.version = Some(version);
+                GateChange::Set
+            }
+        }
+    }
+
+    /// `reserve.lua`: one verdict per request, in order; each request sees what the ones before it took.
+    /// `epoch` is the one the caller believes in.
+    pub fn reserve(&mut self, epoch: u32, batch: &[ReserveRequest], now_ms: i64) -> Vec<Verdict> {
+        let admission = self.admission(epoch, now_ms);
+        batch.iter().map(|request| self.reserve_one(&admission, request, now_ms)).collect()
+    }
+
+    /// What the gate says to every new order: the buyer limit when it lets them pass, or why it does not.
+    ///
+    /// # Errors
+    /// The verdict that every new order gets.
+    pub fn admission(&self, epoch: u32, now_ms: i64) -> Result<u32, Verdict> {
+        let gate = self.gate.as_ref().ok_or(Verdict::GateShut)?;
+        if gate.epoch != epoch {
+            return Err(Verdict::StaleEpoch);
+        }
+        let terms = gate.terms.ok_or(Verdict::GateShut)?;
+        let is_leased = terms.lease_ms <= 0 || now_ms < terms.lease_ms;
+        match gate.state {
+            GateState::Ended => Err(Verdict::Ended),
+            _ if now_ms >= terms.closes_ms => Err(Verdict::Ended),
+            GateState::Paused => Err(Verdict::Paused),
+            GateState::Unknown => Err(Verdict::GateShut),
+            GateState::Open if !is_leased => Err(Verdict::GateShut),
+            GateState::Open if now_ms < terms.opens_ms => Err(Verdict::NotStarted),
+            GateState::Open => Ok(terms.buyer_limit),
+        }
+    }
+
+    /// A known order is answered whatever the gate says: its buyer asks again for an answer that was lost.
+    fn reserve_one(
+        &mut self,
+        admission: &Result<u32, Verdict>,
+        request: &ReserveRequest,
+        now_ms: i64,
+    ) -> Verdict {
+        let record = &request.record;
+        if let Some(hold) = self.orders.get(&record.order_id) {
+            if hold.fingerprint != request.fingerprint {
+                return Verdict::KeyReused;
+            }
+            return Verdict::Replayed(Reservation {
+                id: record.order_id,
+                sale: record.sale_id.clone(),
+                state: hold.state,
+                sku: hold.sku.clone(),
+                user: hold.user.clone(),
+                quantity: hold.quantity,
+                reserved_ms: hold.reserved_ms,
+            });
+        }
+        let limit = match admission {
+            Ok(limit) => *limit,
+            Err(verdict) => return verdict.clone(),
+        };
+        let units = record.quantity.units();
+        let held = self.buyers.get(&record.user_id).copied().unwrap_or(0);
+        if held + units > limit {
+            return Verdict::LimitReached { held };
+        }
+        let orders_seen = u64::try_from(self.orders.len()).unwrap_or(u64::MAX);
+        let Some(available) = self.stock.get_mut(&record.sku_id) else {
+            return Verdict::UnknownSku;
+        };
+        if *available < units {
+            return Verdict::SoldOut { available: *available, orders_seen };
+        }
+        *available -= units;
+        self.accept(request, held + units, now_ms)
+    }
+
+    fn accept(&mut self, request: &ReserveRequest, held: u32, now_ms: i64) -> Verdict {
+        let record = &request.record;
+        self.entries_made += 1;
+        let entry = OutboxEntryId(self.entries_made.to_string());
+        self.outbox.push(Accepted {
+            entry: entry.clone(),
+            order: record.order_id,
+            payload: record.encode(),
+        });
+        let hold = Hold {
+            state: OrderState::Reserved,
+            fingerprint: request.fingerprint,
+            quantity: record.quantity,
+            reserved_ms: now_ms,
+            sku: record.sku_id.clone(),
+            user: record.user_id.clone(),
+        };
+        self.orders.insert(record.order_id, hold);
+        self.buyers.insert(record.user_id.clone(), held);
+        Verdict::Reserved { outbox_entry: entry }
+    }
+
+    /// `acknowledge.lua`: the order log has these records. Answers how many entries it removed. An entry and
+    /// the order beside it are two facts: one that is gone does not keep the other from changing.
+    pub fn acknowledge(&mut self, entries: &[(OutboxEntryId, OrderId)]) -> usize {
+        let mut removed = 0;
+        for (entry, order) in entries {
+            if let Some(hold) = self.orders.get_mut(order).filter(|hold| hold.state == OrderState::Reserved) {
+                hold.state = OrderState::Queued;
+            }
+            let before = self.outbox.len();
+            self.outbox.retain(|accepted| accepted.entry != *entry);
+            removed += before - self.outbox.len();
+        }
+        removed
+    }
+
+    /// `settle.lua`: marks what MySQL decided. Answers how many orders it marked; only a pending one is, so
+    /// that a late mark never hides a newer state.
+    pub fn settle(&mut self, decided: &[(OrderId, OrderState)]) -> usize {
+        let mut marked = 0;
+        for (order, state) in decided {
+            if let Some(hold) = self.orders.get_mut(order).filter(|hold| hold.state.is_pending()) {
+                hold.state = *state;
+                marked += 1;
+            }
+        }
+        marked
+    }
+}

@@ -1,0 +1,157 @@
+//! The real binary as a process, and a crowd that buys from it.
+
+#![expect(clippy::disallowed_methods, reason = "a crowd's task ends with its test")]
+
+use std::net::SocketAddr;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use seckill::config::Config;
+use seckill::domain::ApiKey;
+use seckill::http::auth::api_key_hash;
+
+use crate::client::try_call;
+use crate::harness::{API_KEY, Database, SECRET, config, eventually, migrated, open, token};
+
+pub struct Process {
+    child: Child,
+    pub shopper: SocketAddr,
+    pub admin: SocketAddr,
+}
+
+fn free_address() -> SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("an address")
+}
+
+pub fn command(config: &Config) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_seckill"));
+    command
+        .env("SECKILL_CONFIG", concat!(env!("CARGO_MANIFEST_DIR"), "/config/distributed.toml"))
+        .env("SECKILL__AUTH__HS256_SECRET", SECRET)
+        .env("SECKILL__REDIS__KEY_PREFIX", &config.redis.key_prefix)
+        .env("SECKILL__MYSQL__DATABASE_PREFIX", &config.mysql.database_prefix)
+        .env("SECKILL__KAFKA__TOPIC", &config.kafka.topic)
+        .env("SECKILL__KAFKA__GROUP", &config.kafka.group)
+        .env("SECKILL__KAFKA__BROKERS", &config.kafka.brokers)
+        .env("SECKILL__KAFKA__SESSION_TIMEOUT_MS", config.kafka.session_timeout_ms.to_string())
+        .env("SECKILL__KAFKA__HEARTBEAT_INTERVAL_MS", config.kafka.heartbeat_interval_ms.to_string())
+        .env("SECKILL__REDIS__URL", &config.redis.url)
+        .env("SECKILL__REDIS__RESPONSE_TIMEOUT_MS", config.redis.response_timeout_ms.to_string())
+        .env("SECKILL__MYSQL__INSTANCES", config.mysql.instances.join(","))
+        .env("SECKILL__WRITER__BATCH_RECORDS_MAX", config.writer.batch_records_max.to_string())
+        .env("SECKILL__WRITER__BUFFER_RECORDS_MAX", config.writer.buffer_records_max.to_string())
+        .env("SECKILL__SHARDS__SHARDS", config.shards.shards.to_string())
+        .env("SECKILL__SHARDS__PARTITIONS", config.shards.partitions.to_string())
+        .env("SECKILL__LIMITS__USER_PER_S", "0")
+        .env("SECKILL__LIMITS__ADDRESS_PER_S", "0")
+        .env("SECKILL__CATALOG__REFRESH_MS", "100")
+        .env("SECKILL__LOG__FILTER", "error")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    command
+}
+
+impl Process {
+    pub async fn start(config: &Config, role: &str) -> Self {
+        let (shopper, admin) = (free_address(), free_address());
+        let child = command(config)
+            .args([
+                "serve",
+                "--role",
+                role,
+                "--bind",
+                &shopper.to_string(),
+                "--admin-bind",
+                &admin.to_string(),
+            ])
+            .spawn()
+            .expect("the binary starts");
+        let process = Self { child, shopper, admin };
+        eventually("the process is ready", async || {
+            try_call(admin, "GET", "/readyz", &[], "").await.is_some_and(|answer| answer.status == 200)
+        })
+        .await;
+        process
+    }
+
+    pub fn signal(&self, name: &str) {
+        let sent =
+            Command::new("kill").args([name, &self.child.id().to_string()]).status().expect("kill runs");
+        assert!(sent.success());
+    }
+
+    pub async fn ended(&mut self, within: Duration) -> ExitStatus {
+        let began = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child") {
+                return status;
+            }
+            assert!(began.elapsed() < within, "the process did not end within {within:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Also when the test failed half-way; an ended child answers an error that is of no interest.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+pub async fn prepared() -> Config {
+    let config = config(&[]);
+    migrated(&config).await;
+    let scopes = vec!["sales:read".to_owned(), "sales:write".to_owned()];
+    let key = ApiKey { name: "tester".to_owned(), scopes };
+    open(&config).await.sales.add_api_key(api_key_hash(API_KEY), &key).await.expect("a key");
+    config
+}
+
+/// Buys for `users`, one after the other; answers the ids that were accepted. A connection that fails ends it.
+async fn buy_until_refused(shopper: SocketAddr, prefix: String, users: usize) -> Vec<String> {
+    let mut accepted = Vec::new();
+    for n in 0..users {
+        let bearer = format!("Bearer {}", token(&format!("{prefix}-{n}")));
+        let headers = [
+            ("Authorization", bearer.as_str()),
+            ("Content-Type", "application/json"),
+            ("Idempotency-Key", "k"),
+        ];
+        let body = r#"{"sku_id":"phone","quantity":1}"#;
+        let path = "/api/v1/sales/drop/orders";
+        let mut answer = try_call(shopper, "POST", path, &headers, body).await;
+        // What the API asks of a client whose outcome is unknown, which a starved machine may well make it.
+        while answer.as_ref().is_some_and(|answer| answer.status == 504) {
+            answer = try_call(shopper, "POST", path, &headers, body).await;
+        }
+        let Some(answer) = answer else { break };
+        match answer.status {
+            200 | 202 => accepted.push(answer.json()["id"].as_str().expect("id").to_owned()),
+            503 => break,
+            _ => panic!("{answer:?}"),
+        }
+    }
+    accepted
+}
+
+pub async fn crowd(shopper: SocketAddr) -> Vec<String> {
+    let buyers = (0..16).map(|n| tokio::spawn(buy_until_refused(shopper, format!("u{n}"), 400)));
+    join_all(buyers).await.into_iter().flat_map(|ids| ids.expect("no panic")).collect()
+}
+
+/// Every answered order has its row, and nothing else holds units than rows.
+pub async fn assert_all_written(config: &Config, accepted: usize) {
+    let database = Database::of(config);
+    let accepted = i64::try_from(accepted).expect("small");
+    eventually("every accepted order has its row", async || {
+        database.orders("awaiting_payment").await >= accepted
+    })
+    .await;
+    assert_eq!(database.orders("rejected").await, 0);
+    let held = database.control_sum("SUM(held)", "ledger").await;
+    assert_eq!(held, database.orders("awaiting_payment").await);
+}

@@ -1,0 +1,131 @@
+//! A Redis of one test's own: a process that the test may kill, start again on the same data, or stop for a
+//! while, without touching the shared stack.
+//!
+//! Invariant: what was answered is on disk (`appendfsync always`), and nothing is left when it is dropped.
+
+use std::fs::{self, File};
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use rand::Rng;
+
+/// Below the ports that the system hands to clients, so that nobody takes ours while the server is down. A
+/// cluster's bus listens 10,000 above and stays below them too.
+const PORTS: std::ops::Range<u16> = 20_000..22_700;
+const BUS_ABOVE: u16 = 10_000;
+
+/// How long a server may take to answer after its start: loading a test's data takes well below a second.
+const START_MAX: Duration = Duration::from_secs(30);
+
+pub struct OwnRedis {
+    child: Option<Child>,
+    folder: PathBuf,
+    port: u16,
+    args: Vec<String>,
+}
+
+impl OwnRedis {
+    /// Starts an empty server on a free loopback port and waits until it answers. `args` are added to its
+    /// command line, such as `&["--cluster-enabled", "yes"]`.
+    pub async fn start(args: &[&str]) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let name =
+            format!("seckill-redis-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let folder = std::env::temp_dir().join(name);
+        // Left by a process that was killed and had the same number.
+        drop(fs::remove_dir_all(&folder));
+        fs::create_dir_all(&folder).expect("a folder of its own");
+        let args = args.iter().map(|&arg| arg.to_owned()).collect();
+        let mut redis = Self { child: None, folder, port: free_port(), args };
+        redis.start_again().await;
+        redis
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// A connection beside those of the product, for what only a test does.
+    pub async fn connection(&self) -> redis::aio::MultiplexedConnection {
+        let client = redis::Client::open(self.url()).expect("an address");
+        let settings = redis::AsyncConnectionConfig::new().set_response_timeout(Some(START_MAX));
+        client.get_multiplexed_async_connection_with_config(&settings).await.expect("a connection")
+    }
+
+    /// Ends the process at once (SIGKILL); its data and its port stay.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // A child that has ended already answers an error that is of no interest.
+            drop(child.kill());
+            drop(child.wait());
+        }
+    }
+
+    /// Starts on the same data and port after [`Self::kill`], and waits until everything is loaded.
+    pub async fn start_again(&mut self) {
+        assert!(self.child.is_none(), "kill it first");
+        let log = File::create(self.folder.join("redis.log")).expect("a log file");
+        let port = self.port.to_string();
+        let child = Command::new("redis-server")
+            .args(["--bind", "127.0.0.1", "--port", &port, "--daemonize", "no"])
+            .args(["--appendonly", "yes", "--appendfsync", "always", "--save", ""])
+            .args(&self.args)
+            .current_dir(&self.folder)
+            .stdin(Stdio::null())
+            .stdout(log)
+            .spawn()
+            .unwrap_or_else(|error| panic!("redis-server: {error}. `scripts/stack up` installs it."));
+        self.child = Some(child);
+        let began = Instant::now();
+        while !self.answers().await {
+            let ended = self.child.as_mut().expect("just started").try_wait().expect("a child");
+            assert!(ended.is_none(), "redis-server ended ({ended:?}):\n{}", self.log());
+            assert!(began.elapsed() < START_MAX, "redis-server never answers:\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Stops the process without ending it (SIGSTOP): connections stay open and nothing is answered.
+    pub fn pause(&self) {
+        self.signal("-STOP");
+    }
+
+    /// Continues it after [`Self::pause`].
+    pub fn resume(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, name: &str) {
+        let child = self.child.as_ref().expect("a running server").id().to_string();
+        let sent = Command::new("kill").args([name, &child]).status().expect("kill runs");
+        assert!(sent.success(), "kill {name}: {sent}");
+    }
+
+    async fn answers(&self) -> bool {
+        let client = redis::Client::open(self.url()).expect("an address");
+        let Ok(mut connection) = client.get_multiplexed_async_connection().await else {
+            return false;
+        };
+        redis::cmd("PING").query_async::<String>(&mut connection).await.is_ok()
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("redis.log")).unwrap_or_default()
+    }
+}
+
+impl Drop for OwnRedis {
+    fn drop(&mut self) {
+        self.kill();
+        drop(fs::remove_dir_all(&self.folder));
+    }
+}
+
+fn free_port() -> u16 {
+    let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
+    let mut ports = std::iter::repeat_with(|| rand::rng().random_range(PORTS)).take(1000);
+    ports.find(|&port| is_free(port) && is_free(port + BUS_ABOVE)).expect("a free port")
+}

@@ -1,0 +1,20 @@
+//! What the system does while a server is dead, frozen, slow or cut off, and while its own processes die. Each
+//! test has the machine for itself, and a stack of its own to break (`scripts/outage-stack`, started by the first
+//! test); proxies stand between it and the product.
+
+#[path = "../it/binary.rs"]
+#[expect(dead_code, reason = "the other test binary uses the rest")]
+mod binary;
+#[path = "../it/client.rs"]
+mod client;
+#[path = "../it/harness.rs"]
+#[expect(dead_code, reason = "the other test binary uses the rest")]
+mod harness;
+
+mod kafka;
+mod mysql;
+mod processes;
+mod proxy;
+mod redis;
+mod shaving;
+mod world;

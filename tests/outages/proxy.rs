@@ -1,0 +1,105 @@
+//! A TCP proxy that a test makes slow, deaf or dead.
+
+#![expect(clippy::disallowed_methods, reason = "a proxy's tasks end with its test's runtime")]
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+/// What a proxy does with what it is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weather {
+    Fair,
+    /// Everything the server says comes this much later.
+    Slow(Duration),
+    /// Connections that stand are cut, new ones are closed at once.
+    Cut,
+}
+
+pub struct Proxy {
+    pub address: SocketAddr,
+    weather: watch::Sender<Weather>,
+    /// How many answers to COMMIT are still to be lost.
+    commits_to_lose: Arc<AtomicUsize>,
+}
+
+impl Proxy {
+    /// Listens on `port` (0 = any) and passes everything on to `server`.
+    pub async fn start(port: u16, server: SocketAddr) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", port)).await.expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let (weather, forecast) = watch::channel(Weather::Fair);
+        let commits_to_lose = Arc::new(AtomicUsize::new(0));
+        let lose = commits_to_lose.clone();
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                if *forecast.borrow() != Weather::Cut {
+                    tokio::spawn(pass(client, server, forecast.clone(), lose.clone()));
+                }
+            }
+        });
+        Self { address, weather, commits_to_lose }
+    }
+
+    pub fn set(&self, weather: Weather) {
+        self.weather.send_replace(weather);
+    }
+
+    /// The next COMMIT reaches the server, and its answer nobody: the connection is cut instead.
+    pub fn lose_answer_to_commit(&self) {
+        self.commits_to_lose.store(1, Ordering::SeqCst);
+    }
+
+    pub fn is_answer_lost(&self) -> bool {
+        self.commits_to_lose.load(Ordering::SeqCst) == 0
+    }
+}
+
+async fn pass(
+    client: TcpStream,
+    server: SocketAddr,
+    forecast: watch::Receiver<Weather>,
+    commits_to_lose: Arc<AtomicUsize>,
+) {
+    let Ok(upstream) = TcpStream::connect(server).await else { return };
+    drop(client.set_nodelay(true).and(upstream.set_nodelay(true)));
+    let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), upstream.into_split());
+    let mut until_cut = forecast.clone();
+    tokio::select! {
+        () = ask(from_client, to_server, commits_to_lose) => {}
+        () = answer(from_server, to_client, forecast) => {}
+        _ = until_cut.wait_for(|weather| *weather == Weather::Cut) => {}
+    }
+}
+
+/// From client to server. Ends, and with it the connection, when the answer to a COMMIT is to be lost.
+async fn ask(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, commits_to_lose: Arc<AtomicUsize>) {
+    let mut chunk = vec![0; 65_536];
+    while let Ok(size @ 1..) = from.read(&mut chunk).await {
+        let is_commit = chunk[..size].windows(6).any(|word| word == b"COMMIT");
+        let lose = is_commit && commits_to_lose.swap(0, Ordering::SeqCst) > 0;
+        if to.write_all(&chunk[..size]).await.is_err() || lose {
+            return;
+        }
+    }
+}
+
+/// From server to client.
+async fn answer(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, forecast: watch::Receiver<Weather>) {
+    let mut chunk = vec![0; 65_536];
+    while let Ok(size @ 1..) = from.read(&mut chunk).await {
+        let weather = *forecast.borrow();
+        if let Weather::Slow(delay) = weather {
+            tokio::time::sleep(delay).await;
+        }
+        if to.write_all(&chunk[..size]).await.is_err() {
+            return;
+        }
+    }
+}
