@@ -1,12 +1,15 @@
 # Each target is a line that a person could type. `make demo` and `make test` need Rust, a C++ compiler and Java.
 
-.PHONY: demo test lint stack-up stack-down
+.PHONY: demo test test-mariadb lint stack-up stack-down
 
 demo: ## the stack, a sale of 500 units, 20,000 buyers, the audit
 	scripts/demo
 
 test: ## everything, on the real stack
 	scripts/test
+
+test-mariadb: ## the tests of stores, migration and whole purchases again, on MariaDB
+	scripts/test-mariadb
 
 lint:
 	cargo fmt --check

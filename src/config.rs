@@ -57,6 +57,22 @@ pub struct Loaded {
 /// # Errors
 /// [`ConfigError`] for an unreadable file, an unknown key, a value of the wrong type or out of its range.
 pub fn load(file: Option<&Path>, flags: &[(&str, String)]) -> Result<Loaded, ConfigError> {
+    load_layers(file, environment(), flags)
+}
+
+/// As [`load`], with `variables` instead of the process's environment.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_with(
+    file: Option<&Path>,
+    variables: &[(String, String)],
+    flags: &[(&str, String)],
+) -> Result<Loaded, ConfigError> {
+    load_layers(file, environment().source(Some(variables.iter().cloned().collect())), flags)
+}
+
+fn environment() -> Environment {
     let environment = Environment::with_prefix(ENV_PREFIX)
         .prefix_separator("__")
         .separator("__")
@@ -64,7 +80,7 @@ pub fn load(file: Option<&Path>, flags: &[(&str, String)]) -> Result<Loaded, Con
         .with_list_parse_key("mysql.instances")
         .with_list_parse_key("http.trusted_proxies")
         .try_parsing(true);
-    load_layers(file, environment, flags)
+    environment
 }
 
 fn load_layers(

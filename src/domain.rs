@@ -7,6 +7,7 @@ pub mod batch_plan;
 pub mod ids;
 pub mod inventory_model;
 pub mod money;
+pub mod object;
 pub mod operator;
 pub mod order;
 pub mod record;
@@ -16,6 +17,7 @@ pub mod shard;
 
 pub use ids::{IdempotencyKey, OrderId, SaleId, SkuId, UserId};
 pub use money::{Money, Quantity};
+pub use object::Object;
 pub use operator::{ApiKey, Change, Holdings};
 pub use order::{Order, OrderCursor, OrderState, RejectReason};
 pub use record::OrderRecord;

@@ -106,12 +106,13 @@ impl Shop {
     }
 
     /// One round of what the front repeats: renew the catalog, notice a full outbox, forget idle limiters.
-    /// A failure leaves the last snapshot in place.
+    /// Sales that cannot be read stay as they were known; what the inventory says of them is renewed all the same.
     pub async fn refresh(&self) {
-        match self.ports.sales.sales().await {
-            Ok(sales) => self.catalog.renew(sales, &self.ports, self.clock.now_ms()).await,
-            Err(error) => tracing::warn!(%error, "catalog not renewed; the last one stays in use"),
-        }
+        let sales = self.ports.sales.sales().await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "sales not read; the last known stay in use");
+            self.catalog.snapshot().sales.values().cloned().collect()
+        });
+        self.catalog.renew(sales, &self.ports, self.clock.now_ms()).await;
         let entries = self.catalog.snapshot().outbox_entries;
         self.admission.note_outbox(entries, self.settings.outbox_entries_max);
         self.admission.gauge_in_flight();

@@ -53,7 +53,7 @@ macro_rules! rules {
 
 rules! {
     SoldOverStock "sold_over_stock" "I1" "live units of a SKU are at most its stock";
-    PoolDiffers "pool_differs" "I1" "each SKU has one pool, at its home, with the stock of the sale";
+    PoolDiffers "pool_differs" "I1" "every instance has one pool of a SKU, with its share of the stock";
     PoolOvergranted "pool_overgranted" "I1" "a pool grants at most its stock";
     GrantsUnbalanced "grants_unbalanced" "I1" "units granted by the pool = units of grants = units allotted";
     LedgerOverAllotment "ledger_over_allotment" "I1" "0 <= held + sold <= allotted";

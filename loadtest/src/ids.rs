@@ -138,9 +138,16 @@ impl Layout {
         shard / (self.shards / buckets.clamp(1, self.shards))
     }
 
-    /// The instance that holds a SKU's pool.
+    /// The instance whose pool gets the first of the units of a SKU's stock that do not divide evenly.
     pub fn home_of(self, sku: &str) -> u16 {
         self.instance_of(self.shard_of(sku))
+    }
+
+    /// What an instance's pool holds of a SKU's stock.
+    pub fn share_of(self, sku: &str, stock: i64, instance: u16) -> i64 {
+        let instances = i64::from(self.instances);
+        let nth = (i64::from(instance) - i64::from(self.home_of(sku))).rem_euclid(instances);
+        stock / instances + i64::from(nth < stock % instances)
     }
 }
 

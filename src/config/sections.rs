@@ -123,6 +123,8 @@ section!(MysqlConfig {
     database_prefix: String,
     pool_connections_max: u32,
     acquire_timeout_ms: u64,
+    read_timeout_ms: u64,
+    write_timeout_ms: u64,
 });
 section!(WriterConfig {
     batch_records_max: usize,
@@ -161,7 +163,7 @@ impl Config {
         if !secret.is_empty() && secret.len() < 32 {
             return Err(ConfigError::invalid("auth.hs256_secret", "must have at least 32 bytes"));
         }
-        let ranges: [(&'static str, u64, std::ops::RangeInclusive<u64>); 17] = [
+        let ranges: [(&'static str, u64, std::ops::RangeInclusive<u64>); 19] = [
             ("admission.in_flight_max", wide(self.admission.in_flight_max), 1..=1_000_000),
             ("admission.reserve_batch_max", wide(self.admission.reserve_batch_max), 1..=128),
             ("admission.append_wait_ms", self.admission.append_wait_ms, 1..=10_000),
@@ -176,6 +178,8 @@ impl Config {
             ("redis.pool_connections_max", wide(self.redis.pool_connections_max), 1..=1000),
             ("mysql.pool_connections_max", u64::from(self.mysql.pool_connections_max), 1..=1000),
             ("mysql.acquire_timeout_ms", self.mysql.acquire_timeout_ms, 10..=60_000),
+            ("mysql.read_timeout_ms", self.mysql.read_timeout_ms, 100..=60_000),
+            ("mysql.write_timeout_ms", self.mysql.write_timeout_ms, 1000..=600_000),
             ("relay.interval_ms", self.relay.interval_ms, 10..=60_000),
             ("relay.batch_entries_max", wide(self.relay.batch_entries_max), 1..=10_000),
             ("shutdown.deadline_ms", self.shutdown.deadline_ms, 100..=600_000),

@@ -203,11 +203,7 @@ impl Bucket {
         let record = &request.record;
         self.entries_made += 1;
         let entry = OutboxEntryId(self.entries_made.to_string());
-        self.outbox.push(Accepted {
-            entry: entry.clone(),
-            order: record.order_id,
-            payload: record.encode(),
-        });
+        self.outbox.push(Accepted { entry: entry.clone(), order: record.order_id, payload: record.encode() });
         let hold = Hold {
             state: OrderState::Reserved,
             fingerprint: request.fingerprint,
@@ -247,5 +243,70 @@ impl Bucket {
             }
         }
         marked
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::domain::{IdempotencyKey, Money, Month, OrderRecord, SaleId, Shard};
+
+    const LIMIT: u32 = 5;
+
+    /// Which user, key, SKU and quantity.
+    fn request((user, key, sku, units): (u8, u8, u8, u32)) -> ReserveRequest {
+        let sale_id = SaleId::parse("drop").expect("slug");
+        let user_id = UserId::parse(&format!("user-{user}")).expect("user");
+        let key = IdempotencyKey::parse(&format!("key-{key}")).expect("key");
+        let sku_id = SkuId::parse(&format!("sku-{sku}")).expect("slug");
+        let quantity = Quantity::new(units).expect("quantity");
+        let record = OrderRecord {
+            v: OrderRecord::VERSION,
+            order_id: OrderId::derive(Shard::new(0), Month::new(600), &sale_id, &user_id, &key),
+            sale_id,
+            sku_id,
+            user_id,
+            quantity,
+            unit_price: Money::new(100, "CNY").expect("money"),
+            epoch: 1,
+            accepted_ms: 1,
+        };
+        ReserveRequest { fingerprint: Fingerprint::of(&record.sku_id, quantity), record }
+    }
+
+    proptest! {
+        #[test]
+        fn units_are_neither_made_nor_lost_and_asking_again_changes_nothing(
+            wishes in prop::collection::vec((0u8..6, 0u8..4, 0u8..3, 1u32..=4), 1..40),
+            stock in prop::collection::vec(0u32..12, 2),
+        ) {
+            let stock: BTreeMap<SkuId, u32> = (0..)
+                .zip(stock)
+                .map(|(n, units): (u8, u32)| (SkuId::parse(&format!("sku-{n}")).expect("slug"), units))
+                .collect();
+            let terms = Terms { opens_ms: 10, closes_ms: 20, buyer_limit: LIMIT, lease_ms: 0 };
+            let mut bucket = Bucket::default();
+            prop_assert_eq!(bucket.preheat(1, terms, &stock), Preheated::Created);
+            let batch: Vec<ReserveRequest> = wishes.into_iter().map(request).collect();
+            bucket.reserve(1, &batch, 10);
+
+            let units = |chosen: &dyn Fn(&Hold) -> bool| -> u32 {
+                bucket.orders.values().filter(|hold| chosen(hold)).map(|hold| hold.quantity.units()).sum()
+            };
+            for (sku, before) in &stock {
+                prop_assert_eq!(bucket.stock[sku] + units(&|hold| hold.sku == *sku), *before);
+            }
+            for (user, held) in &bucket.buyers {
+                prop_assert!(*held <= LIMIT);
+                prop_assert_eq!(units(&|hold| hold.user == *user), *held);
+            }
+            prop_assert_eq!(bucket.outbox.len(), bucket.orders.len());
+
+            let after = bucket.clone();
+            bucket.reserve(1, &batch, 10);
+            prop_assert_eq!(bucket, after);
+        }
     }
 }

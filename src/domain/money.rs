@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::object::Object;
+
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidAmount {
     #[error("quantity must be a whole number from 1 to {}", Quantity::MAX)]
@@ -48,7 +50,7 @@ impl From<Quantity> for u32 {
 
 /// A price in minor units (fen, cents) of an ISO 4217 currency.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "RawMoney")]
+#[serde(try_from = "Object<RawMoney>")]
 pub struct Money {
     amount: i64,
     currency: String,
@@ -87,9 +89,9 @@ impl Money {
     }
 }
 
-impl TryFrom<RawMoney> for Money {
+impl TryFrom<Object<RawMoney>> for Money {
     type Error = InvalidAmount;
-    fn try_from(raw: RawMoney) -> Result<Self, InvalidAmount> {
+    fn try_from(Object(raw): Object<RawMoney>) -> Result<Self, InvalidAmount> {
         Self::new(raw.amount, &raw.currency)
     }
 }

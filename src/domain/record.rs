@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ids::{OrderId, SaleId, SkuId, UserId};
 use super::money::{Money, Quantity};
+use super::object::Object;
 
 /// One accepted order. Unknown fields are ignored, so that a newer front may add some; a changed meaning
 /// needs a new version.
@@ -76,11 +77,11 @@ impl OrderRecord {
         if payload.len() > Self::BYTES_MAX {
             return Err(Poison::TooLarge);
         }
-        match serde_json::from_slice::<Self>(payload) {
-            Ok(record) if record.v == Self::VERSION => Ok(record),
+        match serde_json::from_slice::<Object<Self>>(payload) {
+            Ok(Object(record)) if record.v == Self::VERSION => Ok(record),
             Ok(_) => Err(Poison::UnknownVersion),
-            Err(_) => match serde_json::from_slice::<Version>(payload) {
-                Ok(version) if version.v != Self::VERSION => Err(Poison::UnknownVersion),
+            Err(_) => match serde_json::from_slice::<Object<Version>>(payload) {
+                Ok(Object(version)) if version.v != Self::VERSION => Err(Poison::UnknownVersion),
                 _ => Err(Poison::Garbage),
             },
         }
@@ -97,6 +98,7 @@ mod tests {
         assert_eq!(OrderRecord::decode(&[0xff; 40]), Err(Poison::Garbage));
         assert_eq!(OrderRecord::decode(br#"{"v":2,"anything":[]}"#), Err(Poison::UnknownVersion));
         assert_eq!(OrderRecord::decode(br#"{"v":1}"#), Err(Poison::Garbage));
+        assert_eq!(OrderRecord::decode(b"[2]"), Err(Poison::Garbage));
         assert_eq!(OrderRecord::decode(&vec![b'['; 5000]), Err(Poison::TooLarge));
         assert_eq!(OrderRecord::decode(&vec![b'['; 4000]), Err(Poison::Garbage));
     }

@@ -139,9 +139,23 @@ impl ShardMap {
         Instance(part.0 / (self.parts / self.instances))
     }
 
-    /// The instance that holds a SKU's pool.
+    /// The instance that is first in a SKU's ring.
     pub fn home_of(&self, sku: &SkuId) -> Instance {
         self.instance_of(Shard(self.hash(sku.as_str().as_bytes())))
+    }
+
+    /// All instances in the order in which they are given shares of a SKU and asked for units, from its home on.
+    pub fn ring_of(&self, sku: &SkuId) -> impl Iterator<Item = Instance> + use<> {
+        let (home, instances) = (self.home_of(sku).0, self.instances);
+        (0..instances).map(move |step| Instance((home + step) % instances))
+    }
+
+    /// Every instance's share of a SKU's stock, along its ring. The shares add up to `stock` and differ by at most
+    /// one unit, the first getting more.
+    pub fn shares_of(&self, sku: &SkuId, stock: u32) -> impl Iterator<Item = (Instance, u32)> + use<> {
+        let instances = u32::from(self.instances);
+        let share = move |nth: u32| stock / instances + u32::from(nth < stock % instances);
+        self.ring_of(sku).zip(0u32..).map(move |(instance, nth)| (instance, share(nth)))
     }
 
     /// Which of a sale's `buckets` (a power of two, at most the shards) serves a shard.
@@ -230,6 +244,40 @@ mod tests {
             for shard in map.shards_of(instance) {
                 assert_eq!(map.instance_of(shard), instance);
                 assert_eq!(map.instance_of_part(map.part_of(shard)), instance);
+            }
+        }
+    }
+
+    #[test]
+    fn a_million_users_lie_evenly_on_eight_instances() {
+        let map = ShardMap::new(128, 32, 8).expect("valid");
+        // Names as shops give them: numbers, addresses, and ids that differ only in their last digits.
+        let shops: [fn(u32) -> String; 3] =
+            [|n| n.to_string(), |n| format!("buyer{n}@shop.example"), |n| format!("usr_{:032x}", n)];
+        for name in shops {
+            let mut users = vec![0u32; 8];
+            for n in 0..1_000_000 {
+                let user = UserId::parse(&name(n)).expect("a user");
+                users[usize::from(map.instance_of(map.shard_of(&user)).number())] += 1;
+            }
+            let fair = 125_000;
+            let worst = users.iter().map(|count| count.abs_diff(fair)).max().expect("eight");
+            assert!(worst * 100 <= fair, "{users:?} for {}", name(0));
+        }
+    }
+
+    #[test]
+    fn the_shares_of_a_stock_add_up_to_it() {
+        let map = ShardMap::new(128, 32, 8).expect("valid");
+        for sku in ["phone", "pad", "watch"].map(|sku| SkuId::parse(sku).expect("a slug")) {
+            for stock in [0, 1, 7, 8, 9, 1000, 1_000_003, u32::MAX] {
+                let shares: Vec<(Instance, u32)> = map.shares_of(&sku, stock).collect();
+                let sum: u64 = shares.iter().map(|(_, units)| u64::from(*units)).sum();
+                assert_eq!(sum, u64::from(stock));
+                assert!(shares.iter().all(|(_, units)| shares[0].1 - units <= 1), "{shares:?}");
+                assert_eq!(shares[0].0, map.home_of(&sku));
+                let instances: std::collections::BTreeSet<u16> = shares.iter().map(|(i, _)| i.0).collect();
+                assert_eq!(instances.len(), 8);
             }
         }
     }

@@ -48,7 +48,10 @@ struct Verified {
 #[derive(Deserialize)]
 struct Claims {
     sub: String,
+    /// Whole seconds since 1970, as `nbf`.
     exp: i64,
+    #[serde(default)]
+    nbf: i64,
 }
 
 impl Tokens {
@@ -57,8 +60,8 @@ impl Tokens {
             let mut validation = Validation::new(key.algorithm);
             validation.set_required_spec_claims(&["exp", "aud", "sub"]);
             validation.set_audience(&[&rules.audience]);
-            validation.validate_nbf = true;
-            validation.leeway = rules.leeway_s;
+            // The library would ask the wall clock; `verify` asks ours.
+            validation.validate_exp = false;
             if let Some(issuer) = &rules.issuer {
                 validation.set_issuer(&[issuer]);
             }
@@ -95,12 +98,20 @@ impl Tokens {
 
     fn verify(&self, token: &str) -> Option<Verified> {
         let header = decode_header(token).ok()?;
+        // What `crit` lists must be understood, and nothing is. Source: RFC 7515 §4.1.11.
+        if header.crit.is_some() {
+            return None;
+        }
         let fits = |(key, _): &&(TokenKey, Validation)| {
             key.algorithm == header.alg && (key.kid.is_none() || key.kid == header.kid)
         };
         let (key, validation) = self.keys.iter().find(fits)?;
         let claims = decode::<Claims>(token, &key.key, validation).ok()?.claims;
         let expires_ms = claims.exp.saturating_mul(1000).saturating_add(self.leeway_ms);
+        let begins_ms = claims.nbf.saturating_mul(1000).saturating_sub(self.leeway_ms);
+        if !(begins_ms..expires_ms).contains(&self.clock.now_ms()) {
+            return None;
+        }
         Some(Verified { user: UserId::parse(&claims.sub).ok()?, expires_ms })
     }
 }

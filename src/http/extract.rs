@@ -5,10 +5,11 @@ use std::net::IpAddr;
 use actix_web::HttpRequest;
 use actix_web::http::header::{AUTHORIZATION, CONTENT_TYPE};
 use serde::de::DeserializeOwned;
+use serde_path_to_error::{Path, Segment};
 
 use super::Context;
 use super::problem::{Code, Problem};
-use crate::domain::{IdempotencyKey, UserId};
+use crate::domain::{IdempotencyKey, Object, UserId};
 
 fn header<'a>(request: &'a HttpRequest, name: &str) -> Option<&'a str> {
     request.headers().get(name)?.to_str().ok()
@@ -28,16 +29,11 @@ pub fn json<T: DeserializeOwned>(request: &HttpRequest, body: &[u8]) -> Result<T
     if !essence.eq_ignore_ascii_case("application/json") {
         return Err(Problem::new(Code::UnsupportedMediaType));
     }
-    // serde would also read a struct from an array of its fields in order.
-    if body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[') {
-        return Err(Problem::invalid("", "must be a JSON object"));
-    }
     let mut reader = serde_json::Deserializer::from_slice(body);
-    let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
-        let at = error.path().to_string();
+    let Object(value) = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        let pointer = pointer(error.path());
         let inner = error.into_inner();
         if inner.is_data() {
-            let pointer = if at == "." { String::new() } else { format!("/{}", pointer(&at)) };
             Problem::invalid(&pointer, what(&inner))
         } else {
             Problem::new(Code::MalformedJson).detail(what(&inner))
@@ -47,9 +43,16 @@ pub fn json<T: DeserializeOwned>(request: &HttpRequest, body: &[u8]) -> Result<T
     Ok(value)
 }
 
-/// `items[0].stock` → `items/0/stock`.
-fn pointer(path: &str) -> String {
-    path.replace('[', "/").replace([']'], "").replace('.', "/")
+/// `items[0].stock` → `/items/0/stock`. Source: RFC 6901.
+fn pointer(path: &Path) -> String {
+    let step = |segment: &Segment| match segment {
+        Segment::Seq { index } => format!("/{index}"),
+        Segment::Map { key } | Segment::Enum { variant: key } => {
+            format!("/{}", key.replace('~', "~0").replace('/', "~1"))
+        }
+        Segment::Unknown => String::new(),
+    };
+    path.iter().map(step).collect()
 }
 
 /// serde's words without the place, which the pointer gives.
@@ -68,14 +71,19 @@ pub fn idempotency_key(request: &HttpRequest) -> Result<IdempotencyKey, Problem>
 /// Seconds of `Prefer: wait=N`, if any.
 pub fn prefer_wait_s(request: &HttpRequest) -> Option<u64> {
     let preferences = header(request, "Prefer")?.split([',', ';']);
-    preferences.filter_map(|preference| preference.trim().strip_prefix("wait=")).find_map(|n| n.parse().ok())
+    preferences.filter_map(|preference| preference.trim().strip_prefix("wait=")).find_map(digits)
+}
+
+/// A number as HTTP writes it: digits without a sign, which Rust would read, too.
+pub fn digits(text: &str) -> Option<u64> {
+    text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// The client's address: the peer, or behind trusted proxies the right-most entry that is none of them.
-pub fn address(request: &HttpRequest, context: &Context) -> IpAddr {
+pub fn address(request: &HttpRequest, trusted_proxies: &[IpAddr]) -> IpAddr {
     let unknown = IpAddr::from([0, 0, 0, 0]);
     let peer = request.peer_addr().map_or(unknown, |peer| peer.ip().to_canonical());
-    let is_trusted = |address: &IpAddr| context.trusted_proxies.contains(address);
+    let is_trusted = |address: &IpAddr| trusted_proxies.contains(address);
     if !is_trusted(&peer) {
         return peer;
     }

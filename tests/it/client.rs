@@ -1,5 +1,7 @@
 //! A plain HTTP client that shows a test everything an answer holds.
 
+#![expect(clippy::disallowed_methods, reason = "a connection's task ends with its sender")]
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -73,22 +75,38 @@ async fn exchange(
     headers: &[(&str, &str)],
     body: Bytes,
 ) -> anyhow::Result<Answer> {
-    let stream = TcpStream::connect(address).await?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let mut request = hyper::Request::builder().method(method).uri(path).header("Host", "test");
-    for (name, value) in headers {
-        request = request.header(*name, *value);
+    Line::open(address).await?.exchange(method, path, headers, body).await
+}
+
+/// A connection that is kept for one request after the other.
+pub struct Line {
+    sender: http1::SendRequest<Full<Bytes>>,
+}
+
+impl Line {
+    pub async fn open(address: SocketAddr) -> anyhow::Result<Self> {
+        let stream = TcpStream::connect(address).await?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        Ok(Self { sender })
     }
-    let exchange = async {
-        let response = sender.send_request(request.body(Full::new(body))?).await?;
+
+    pub async fn exchange(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Bytes,
+    ) -> anyhow::Result<Answer> {
+        let mut request = hyper::Request::builder().method(method).uri(path).header("Host", "test");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.sender.ready().await?;
+        let response = self.sender.send_request(request.body(Full::new(body))?).await?;
         let (head, body) = response.into_parts();
         let bytes = body.collect().await?.to_bytes();
         let text = String::from_utf8_lossy(&bytes).into_owned();
-        anyhow::Ok(Answer { status: head.status.as_u16(), headers: head.headers, text })
-    };
-    tokio::pin!(exchange);
-    tokio::select! {
-        answer = &mut exchange => answer,
-        ended = connection => { ended?; exchange.await }
+        Ok(Answer { status: head.status.as_u16(), headers: head.headers, text })
     }
 }

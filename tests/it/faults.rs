@@ -8,9 +8,7 @@ use async_trait::async_trait;
 use seckill::app::Role;
 use seckill::domain::reservation::{Reservation, ReserveRequest, Verdict};
 use seckill::domain::{BucketId, OrderId, OrderState, UserId};
-use seckill::ports::{
-    Effect, ErrorKind, Inventory, OrderLog, OrderLogReader, StoreError, StoreResult,
-};
+use seckill::ports::{Effect, ErrorKind, Inventory, OrderLog, OrderLogReader, StoreError, StoreResult};
 
 use crate::harness::{TestShop, config, eventually, migrated, open};
 

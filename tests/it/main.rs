@@ -2,13 +2,15 @@
 //! ports of its own; a missing service is a failed test.
 
 mod admin;
-mod binary;
+mod broken_clients;
 mod client;
 mod crowds;
 mod faults;
 mod harness;
 mod http_errors;
+mod lua_model;
 mod migrate;
-mod processes;
+mod own_redis;
+mod poison;
 mod purchases;
 mod writer;

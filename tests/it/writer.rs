@@ -128,6 +128,49 @@ async fn a_log_with_more_orders_than_stock_never_oversells() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_instance_may_sell_the_whole_stock() {
+    let bench = Bench::new(9, 1).await;
+    for round in 0..3 {
+        let payloads = (0..3).map(|n| bench.record(&bench.user(0, round * 3 + n), "k", 1).encode()).collect();
+        let start = i64::try_from(round * 3).expect("small");
+        written(bench.write(&bench.batch(0, start, payloads)).await);
+    }
+    assert_eq!(bench.database.orders("awaiting_payment").await, 9, "half of it was fetched from the other");
+    let late = vec![bench.record(&bench.user(1, 0), "k", 1).encode()];
+    written(bench.write(&bench.batch(1, 0, late)).await);
+    assert_eq!(bench.database.orders("rejected").await, 1);
+    let unsettled = bench.database.control_sum("SUM(NOT settled)", "grants").await;
+    assert_eq!(unsettled, 0, "every grant stands on both sides");
+    bench.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_instances_that_want_each_others_units_do_not_wait_for_each_other() {
+    let bench = Bench::new(40, 1).await;
+    let batches = |part: u16| {
+        let payloads = (0..30).map(|n| bench.record(&bench.user(part, n), "k", 1).encode()).collect();
+        bench.batch(part, 0, payloads)
+    };
+    // Each wants thirty of its own twenty: what one fetches the other lacks.
+    let (zero, one) = (batches(0), batches(1));
+    let began = std::time::Instant::now();
+    for _ in 0..2 {
+        let (a, b) = tokio::join!(
+            bench.backend.orders.write(&zero, &bench.sales),
+            bench.backend.orders.write(&one, &bench.sales)
+        );
+        // A conflict is taken again, as the writer does; what was written answers that the position moved.
+        if a.is_ok() && b.is_ok() {
+            break;
+        }
+    }
+    assert!(began.elapsed() < std::time::Duration::from_secs(10), "{:?}", began.elapsed());
+    assert_eq!(bench.database.orders("awaiting_payment").await, 40);
+    assert_eq!(bench.database.orders("rejected").await, 20);
+    bench.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_first_orders_in_the_log_win_and_a_smaller_later_one_may_fit() {
     let bench = Bench::new(5, 4).await;
     let wants = [4, 3, 1];

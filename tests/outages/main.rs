@@ -2,11 +2,11 @@
 //! test has the machine for itself, and a stack of its own to break (`scripts/outage-stack`, started by the first
 //! test); proxies stand between it and the product.
 
-#[path = "../it/binary.rs"]
-#[expect(dead_code, reason = "the other test binary uses the rest")]
 mod binary;
 #[path = "../it/client.rs"]
+#[expect(dead_code, reason = "the other test binary uses the rest")]
 mod client;
+mod command_line;
 #[path = "../it/harness.rs"]
 #[expect(dead_code, reason = "the other test binary uses the rest")]
 mod harness;

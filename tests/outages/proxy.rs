@@ -10,7 +10,9 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
 
 /// What a proxy does with what it is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +29,13 @@ pub struct Proxy {
     weather: watch::Sender<Weather>,
     /// How many answers to COMMIT are still to be lost.
     commits_to_lose: Arc<AtomicUsize>,
+    listening: JoinHandle<()>,
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.listening.abort();
+    }
 }
 
 impl Proxy {
@@ -37,14 +46,14 @@ impl Proxy {
         let (weather, forecast) = watch::channel(Weather::Fair);
         let commits_to_lose = Arc::new(AtomicUsize::new(0));
         let lose = commits_to_lose.clone();
-        tokio::spawn(async move {
+        let listening = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 if *forecast.borrow() != Weather::Cut {
                     tokio::spawn(pass(client, server, forecast.clone(), lose.clone()));
                 }
             }
         });
-        Self { address, weather, commits_to_lose }
+        Self { address, weather, commits_to_lose, listening }
     }
 
     pub fn set(&self, weather: Weather) {
@@ -90,16 +99,28 @@ async fn ask(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, commits_to_lose: A
     }
 }
 
-/// From server to client.
+/// From server to client. A delay lets later answers catch up with nobody, and holds up none of them twice.
 async fn answer(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, forecast: watch::Receiver<Weather>) {
-    let mut chunk = vec![0; 65_536];
-    while let Ok(size @ 1..) = from.read(&mut chunk).await {
-        let weather = *forecast.borrow();
-        if let Weather::Slow(delay) = weather {
-            tokio::time::sleep(delay).await;
+    let (sender, mut due) = mpsc::unbounded_channel::<(Instant, Vec<u8>)>();
+    let read = async move {
+        let mut chunk = vec![0; 65_536];
+        while let Ok(size @ 1..) = from.read(&mut chunk).await {
+            let delay = match *forecast.borrow() {
+                Weather::Slow(delay) => delay,
+                Weather::Fair | Weather::Cut => Duration::ZERO,
+            };
+            if sender.send((Instant::now() + delay, chunk[..size].to_vec())).is_err() {
+                return;
+            }
         }
-        if to.write_all(&chunk[..size]).await.is_err() {
-            return;
+    };
+    let write = async move {
+        while let Some((at, chunk)) = due.recv().await {
+            sleep_until(at).await;
+            if to.write_all(&chunk).await.is_err() {
+                return;
+            }
         }
-    }
+    };
+    tokio::join!(read, write);
 }

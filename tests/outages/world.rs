@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use seckill::app::Role;
 use seckill::config::Config;
-use seckill::domain::{Instance, SkuId, UserId};
+use seckill::domain::{SkuId, UserId};
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::harness::{Database, TestShop, config, migrated, open, remove};
@@ -112,7 +112,7 @@ impl World {
     pub fn sku_at_home_on(&self, instance: u16) -> String {
         let map = self.config.shard_map().expect("a map");
         let skus = (0..).map(|n| SkuId::parse(&format!("sku-{n}")).expect("a slug"));
-        let mut at_home = skus.filter(|sku| map.home_of(sku) == Instance::new(instance));
+        let mut at_home = skus.filter(|sku| map.home_of(sku).number() == instance);
         at_home.next().expect("endless").to_string()
     }
 
@@ -120,7 +120,7 @@ impl World {
     pub fn users_of(&self, instance: u16, count: usize) -> Vec<String> {
         let map = self.config.shard_map().expect("a map");
         let users = (0..).map(|n| UserId::parse(&format!("user-{n}")).expect("a user"));
-        let theirs = users.filter(|user| map.instance_of(map.shard_of(user)) == Instance::new(instance));
+        let theirs = users.filter(|user| map.instance_of(map.shard_of(user)).number() == instance);
         theirs.take(count).map(|user| user.to_string()).collect()
     }
 

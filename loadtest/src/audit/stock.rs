@@ -1,6 +1,6 @@
 //! Units: stock, pools, grants, ledgers and live orders must all tell the same story.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use super::index::Index;
 use super::{Findings, Rule};
@@ -12,7 +12,7 @@ pub fn check(index: &Index<'_>, found: &mut Findings) {
         found.check(live <= item.stock, Rule::SoldOverStock, || {
             format!("{}: {live} live units of a stock of {}", item.sku, item.stock)
         });
-        check_pool(index, item, found);
+        check_pools(index, item, found);
         for (instance, books) in (0u16..).zip(&index.evidence.books) {
             check_ledger(index, item, instance, books, found);
         }
@@ -32,34 +32,33 @@ fn units(
     rows.filter(|row| here(row.place.shard)).map(|row| row.quantity).sum()
 }
 
-fn check_pool(index: &Index<'_>, item: &ItemFacts, found: &mut Findings) {
-    let home = index.evidence.layout.home_of(&item.sku);
-    let mut pools = Vec::new();
-    for (instance, books) in (0u16..).zip(&index.evidence.books) {
-        pools.extend(books.pools.iter().filter(|pool| pool.sku == item.sku).map(|pool| (instance, pool)));
-    }
+fn check_pools(index: &Index<'_>, item: &ItemFacts, found: &mut Findings) {
+    let layout = index.evidence.layout;
     let is_opened = matches!(index.evidence.sale.state.as_str(), "preheated" | "paused");
     let is_sold = index.evidence.rows.iter().any(|row| row.sku == item.sku);
-    if pools.is_empty() && !is_opened && !is_sold {
+    let has_pool = |books: &InstanceBooks| books.pools.iter().any(|pool| pool.sku == item.sku);
+    if !is_opened && !is_sold && !index.evidence.books.iter().any(has_pool) {
         return;
     }
-    let expected = matches!(pools.as_slice(), [(at, pool)] if *at == home && pool.stock == item.stock);
-    found.check(expected, Rule::PoolDiffers, || {
-        let seen: Vec<String> = pools.iter().map(|(at, pool)| format!("{} on {at}", pool.stock)).collect();
-        format!("{}: pools {seen:?}, expected {} on its home {home}", item.sku, item.stock)
-    });
-    for (at, pool) in &pools {
-        found.check((0..=pool.stock).contains(&pool.granted), Rule::PoolOvergranted, || {
-            format!("{} on {at}: granted {} of {}", item.sku, pool.granted, pool.stock)
+    for (instance, books) in (0u16..).zip(&index.evidence.books) {
+        let pools: Vec<_> = books.pools.iter().filter(|pool| pool.sku == item.sku).collect();
+        let share = layout.share_of(&item.sku, item.stock, instance);
+        found.check(matches!(pools.as_slice(), [pool] if pool.stock == share), Rule::PoolDiffers, || {
+            let stocks: Vec<i64> = pools.iter().map(|pool| pool.stock).collect();
+            format!("{} on {instance}: pools of {stocks:?}, expected one of {share}", item.sku)
         });
-        let books = &index.evidence.books[usize::from(*at)];
-        let given: i64 = grants(books, item).map(|grant| grant.units).sum();
-        found.check(given == pool.granted, Rule::GrantsUnbalanced, || {
-            format!("{} on its home {at}: pool granted {}, its grants say {given}", item.sku, pool.granted)
-        });
+        let given = given_by(index, instance, item);
+        for pool in pools {
+            found.check((0..=pool.stock).contains(&pool.granted), Rule::PoolOvergranted, || {
+                format!("{} on {instance}: granted {} of {}", item.sku, pool.granted, pool.stock)
+            });
+            found.check(given == pool.granted, Rule::GrantsUnbalanced, || {
+                format!("{} on {instance}: pool granted {}, its grants say {given}", item.sku, pool.granted)
+            });
+        }
     }
     if index.is_quiet() {
-        check_both_sides(index, item, home, found);
+        check_both_sides(index, item, found);
     }
 }
 
@@ -67,29 +66,36 @@ fn grants<'a>(books: &'a InstanceBooks, item: &'a ItemFacts) -> impl Iterator<It
     books.grants.iter().filter(|grant| grant.sku == item.sku)
 }
 
+/// Units that an instance's pool gave: to others, and to itself, which no other instance knows of.
+fn given_by(index: &Index<'_>, instance: u16, item: &ItemFacts) -> i64 {
+    let all = || (0u16..).zip(&index.evidence.books);
+    let elsewhere: BTreeSet<&Vec<u8>> = all()
+        .filter(|(other, _)| *other != instance)
+        .flat_map(|(_, books)| grants(books, item).map(|grant| &grant.id))
+        .collect();
+    let own = all().filter(|(one, _)| *one == instance).flat_map(|(_, books)| grants(books, item));
+    own.filter(|grant| grant.taker != instance || !elsewhere.contains(&grant.id))
+        .map(|grant| grant.units)
+        .sum()
+}
+
 /// A grant between two instances is a row on each, with the same units.
-fn check_both_sides(index: &Index<'_>, item: &ItemFacts, home: u16, found: &mut Findings) {
+fn check_both_sides(index: &Index<'_>, item: &ItemFacts, found: &mut Findings) {
     let all = &index.evidence.books;
-    let Some(at_home) = all.get(usize::from(home)) else {
-        return;
-    };
-    let key = |grant: &GrantRow| (grant.id.clone(), grant.taker);
-    let given: BTreeMap<_, i64> = grants(at_home, item).map(|grant| (key(grant), grant.units)).collect();
-    let mut applied: BTreeMap<_, i64> = BTreeMap::new();
     for (instance, books) in (0u16..).zip(all) {
-        let own = grants(books, item).filter(|grant| grant.taker == instance);
-        applied.extend(own.map(|grant| (key(grant), grant.units)));
-    }
-    for ((id, taker), units) in &given {
-        let there = applied.get(&(id.clone(), *taker)).copied();
-        found.check(there == Some(*units), Rule::GrantsUnbalanced, || {
-            format!("{}: grant of {units} to {taker} was applied as {there:?}", item.sku)
-        });
-    }
-    for ((id, taker), units) in &applied {
-        found.check(given.contains_key(&(id.clone(), *taker)), Rule::GrantsUnbalanced, || {
-            format!("{}: {taker} applied {units} units that the home {home} never gave", item.sku)
-        });
+        for given in grants(books, item).filter(|grant| grant.taker != instance) {
+            let taker = all.get(usize::from(given.taker));
+            let applied = taker.and_then(|books| grants(books, item).find(|grant| grant.id == given.id));
+            let is_same =
+                applied.is_some_and(|applied| (applied.taker, applied.units) == (given.taker, given.units));
+            found.check(is_same, Rule::GrantsUnbalanced, || {
+                let (units, taker) = (given.units, given.taker);
+                format!(
+                    "{}: grant of {units} from {instance} to {taker} was applied as {applied:?}",
+                    item.sku
+                )
+            });
+        }
     }
 }
 

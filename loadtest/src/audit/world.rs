@@ -158,34 +158,51 @@ fn moves(row: &OrderRow) -> Vec<Move> {
     kinds.iter().map(step).collect()
 }
 
+/// A grant as its giver and its taker have it.
+fn give(books: &mut [InstanceBooks], sku: &str, (giver, taker): (u16, u16), units: i64) {
+    if units == 0 {
+        return;
+    }
+    let id = format!("{sku}/{giver}/{taker}/{units}").into_bytes();
+    let grant = GrantRow { id, sku: sku.to_owned(), taker, units };
+    if giver != taker {
+        books[usize::from(giver)].grants.push(grant.clone());
+    }
+    books[usize::from(taker)].grants.push(grant);
+}
+
 fn books(rows: &[OrderRow]) -> Vec<InstanceBooks> {
     let mut books = vec![InstanceBooks::default(); SERVERS.len()];
     let instance_of = |row: &OrderRow| usize::from(layout().instance_of(row.place.shard));
     for item in items() {
-        let home = usize::from(layout().home_of(&item.sku));
-        let mut granted = 0;
-        for taker in 0..SERVERS.len() {
-            let here = rows.iter().filter(|row| row.sku == item.sku && instance_of(row) == taker);
+        let home = layout().home_of(&item.sku);
+        let mut left = [0, 1].map(|instance| layout().share_of(&item.sku, item.stock, instance));
+        let mut short = [0, 0];
+        for taker in [0, 1] {
+            let at = usize::from(taker);
+            let here = rows.iter().filter(|row| row.sku == item.sku && instance_of(row) == at);
             let units = |state| here.clone().filter(|row| row.state == state).map(|row| row.quantity).sum();
             let (held, sold): (i64, i64) = (units(RowState::AwaitingPayment), units(RowState::Paid));
             let ledger = LedgerRow { sku: item.sku.clone(), allotted: held + sold, held, sold };
-            books[taker].ledger.push(ledger);
-            if held + sold == 0 {
-                continue;
-            }
-            granted += held + sold;
-            let grant = GrantRow {
-                id: format!("{}/{taker}", item.sku).into_bytes(),
-                sku: item.sku.clone(),
-                taker: u16::try_from(taker).expect("two instances"),
-                units: held + sold,
-            };
-            books[taker].grants.push(grant.clone());
-            if home != taker {
-                books[home].grants.push(grant);
-            }
+            books[at].ledger.push(ledger);
+            let own = left[at].min(held + sold);
+            left[at] -= own;
+            short[at] = held + sold - own;
+            give(&mut books, &item.sku, (taker, taker), own);
         }
-        books[home].pools.push(PoolRow { sku: item.sku, stock: item.stock, granted });
+        for taker in [0, 1] {
+            let at = usize::from(taker);
+            let fetched = left[1 - at].min(short[at]);
+            left[1 - at] -= fetched;
+            give(&mut books, &item.sku, (1 - taker, taker), fetched);
+            // What a test sells beyond the stock comes from the home.
+            left[usize::from(home)] -= short[at] - fetched;
+            give(&mut books, &item.sku, (home, taker), short[at] - fetched);
+        }
+        for instance in [0, 1] {
+            let (at, stock) = (usize::from(instance), layout().share_of(&item.sku, item.stock, instance));
+            books[at].pools.push(PoolRow { sku: item.sku.clone(), stock, granted: stock - left[at] });
+        }
     }
     for row in rows.iter().filter(|row| !row.state.is_live()) {
         books[instance_of(row)].owed.push(OwedRow { order: row.id });

@@ -19,12 +19,24 @@ use super::broken;
 /// Every (table, row count) of a batch is one statement text; the writers' texts must fit beside the rest.
 const STATEMENTS_CACHED: usize = 1024;
 
+/// After so many seconds without a word from us the server closes a connection and rolls its transaction back:
+/// a writer that is frozen in the middle of a batch must not keep its locks on a SKU that everybody wants.
+const ABANDONED_S: u8 = 5;
+/// Idle connections are given back before the server takes them.
+const POOL_IDLE: Duration = Duration::from_secs(4);
+
 pub struct Mysql {
     pools: Vec<MySqlPool>,
     pub map: ShardMap,
     pub topic: String,
     prefix: String,
+    read_timeout: Duration,
+    write_timeout: Duration,
 }
+
+#[derive(Debug, thiserror::Error)]
+#[error("no answer within {0:?}")]
+struct NoAnswer(Duration);
 
 /// Says what a failed statement means. A lost connection leaves the effect open, an answer of the server
 /// does not: its statement was not applied.
@@ -71,16 +83,45 @@ impl Mysql {
             Ok(MySqlPoolOptions::new()
                 .max_connections(config.pool_connections_max)
                 .acquire_timeout(Duration::from_millis(config.acquire_timeout_ms))
+                .idle_timeout(POOL_IDLE)
                 .after_connect(|connection, _| {
                     Box::pin(async move {
                         connection.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED").await?;
+                        connection
+                            .execute(AssertSqlSafe(format!("SET SESSION wait_timeout = {ABANDONED_S}")))
+                            .await?;
                         Ok(())
                     })
                 })
                 .connect_lazy_with(options))
         };
         let pools = config.instances.iter().map(pool).collect::<StoreResult<Vec<_>>>()?;
-        Ok(Self { pools, map, topic: topic.to_owned(), prefix: config.database_prefix.clone() })
+        Ok(Self {
+            pools,
+            map,
+            topic: topic.to_owned(),
+            prefix: config.database_prefix.clone(),
+            read_timeout: Duration::from_millis(config.read_timeout_ms),
+            write_timeout: Duration::from_millis(config.write_timeout_ms),
+        })
+    }
+
+    /// Gives a read up after `mysql.read_timeout_ms`: an instance that hangs breaks no connection.
+    pub async fn read<T>(
+        &self,
+        context: &'static str,
+        work: impl Future<Output = StoreResult<T>> + Send,
+    ) -> StoreResult<T> {
+        bounded(self.read_timeout, context, work).await
+    }
+
+    /// The same for a change, after `mysql.write_timeout_ms`; it may stand all the same.
+    pub async fn change<T>(
+        &self,
+        context: &'static str,
+        work: impl Future<Output = StoreResult<T>> + Send,
+    ) -> StoreResult<T> {
+        bounded(self.write_timeout, context, work).await
     }
 
     pub fn pool(&self, instance: Instance) -> &MySqlPool {
@@ -134,6 +175,17 @@ impl Mysql {
             |instance| -> Arc<dyn Probe> { Arc::new(InstanceProbe { mysql: self.clone(), instance }) };
         self.map.all_instances().map(probe).collect()
     }
+}
+
+async fn bounded<T>(
+    limit: Duration,
+    context: &'static str,
+    work: impl Future<Output = StoreResult<T>> + Send,
+) -> StoreResult<T> {
+    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
+        let source = Box::new(NoAnswer(limit));
+        Err(StoreError { kind: ErrorKind::Unavailable, effect: Effect::Unknown, context, source })
+    })
 }
 
 struct InstanceProbe {

@@ -10,12 +10,15 @@ use sqlx::{MySql, Row, Transaction};
 
 use super::mysql::{Mysql, failed};
 use super::{broken, mysql_batch_rows as rows, mysql_grants as grants};
-use crate::domain::batch_plan::{self, Known, LogBatch, Plan, Scarce};
+use crate::domain::batch_plan::{self, LogBatch, Plan, Scarce};
 use crate::domain::{Instance, OrderState, Sale, SaleId};
-use crate::ports::{BatchOutcome, Effect, StoreError, StoreResult, Written};
+use crate::ports::{BatchOutcome, Effect, ErrorKind, StoreError, StoreResult, Written};
 
 /// Units per SKU.
 type Units = BTreeMap<Scarce, u32>;
+
+/// How often one batch asks the other instances for units, before it lets its partition's siblings go first.
+const FETCHES_MAX: usize = 4;
 
 /// Writes one batch.
 ///
@@ -28,17 +31,60 @@ pub async fn write(
     now_ms: i64,
 ) -> StoreResult<BatchOutcome> {
     let instance = mysql.map.instance_of_part(batch.part);
+    let mut is_all_there_is = false;
+    for _ in 0..FETCHES_MAX {
+        match attempt(mysql, batch, sales, now_ms, is_all_there_is).await? {
+            Attempt::Done(outcome) => return Ok(outcome),
+            Attempt::Short(missing) => {
+                for (scarce, units) in missing {
+                    is_all_there_is |= grants::fetch(mysql, instance, &scarce, units).await? < units;
+                }
+            }
+        }
+    }
+    let (kind, effect) = (ErrorKind::Conflict, Effect::NotApplied);
+    let source = "other partitions took the units that were fetched for this one".into();
+    Err(StoreError { kind, effect, context: "fetch units", source })
+}
+
+enum Attempt {
+    Done(BatchOutcome),
+    /// Rolled back: this instance has too few units; others may have more.
+    Short(Units),
+}
+
+async fn attempt(
+    mysql: &Mysql,
+    batch: &LogBatch,
+    sales: &HashMap<SaleId, Sale>,
+    now_ms: i64,
+    is_all_there_is: bool,
+) -> StoreResult<Attempt> {
+    let instance = mysql.map.instance_of_part(batch.part);
     let mut tx = mysql.begin(instance, "begin batch").await?;
     if !advance_position(mysql, instance, batch, &mut tx).await? {
         drop(tx);
-        return Ok(BatchOutcome::PositionMoved { stored: position(mysql, batch).await? });
+        let stored = position(mysql, batch).await?;
+        return Ok(Attempt::Done(BatchOutcome::PositionMoved { stored }));
     }
     let known = rows::known(mysql, batch, sales, &mut tx).await?;
-    let (plan, applied) = hold(mysql, instance, batch, sales, &known, &mut tx).await?;
+    let wish = batch_plan::plan(batch, &mysql.map, sales, &known, |_| u32::MAX);
+    let (fits, missing) = hold(mysql, instance, &wish, &mut tx).await?;
+    if !missing.is_empty() && !is_all_there_is {
+        tx.rollback().await.map_err(|error| failed("roll back short batch", error))?;
+        return Ok(Attempt::Short(missing));
+    }
+    let plan = if fits.is_empty() {
+        wish
+    } else {
+        let free = |scarce: &Scarce| fits.get(scarce).or(wish.held.get(scarce)).copied().unwrap_or(0);
+        let plan = batch_plan::plan(batch, &mysql.map, sales, &known, free);
+        hold_what_fits(mysql, instance, &plan, &fits, &mut tx).await?;
+        plan
+    };
     rows::insert(mysql, instance, batch, &plan, now_ms, &mut tx).await?;
     commit(mysql, batch, tx).await?;
-    grants::settle(mysql, instance, &applied).await;
-    Ok(BatchOutcome::Written(written(batch, plan)))
+    Ok(Attempt::Done(BatchOutcome::Written(written(batch, plan))))
 }
 
 fn written(batch: &LogBatch, plan: Plan) -> Written {
@@ -92,44 +138,44 @@ async fn position(mysql: &Mysql, batch: &LogBatch) -> StoreResult<i64> {
     row.try_get(0).map_err(|error| failed("read position", error))
 }
 
-/// Step 11: decides the batch and holds its units in the ledger, with grants where the allotment is short.
-/// Returns the final plan and the grants applied.
+/// Step 11: holds a wish's units in the ledger. Answers the SKUs that were not held yet, with what may be held of
+/// them now, units of this instance's own pool included; and what is missing here.
 async fn hold(
     mysql: &Mysql,
     instance: Instance,
-    batch: &LogBatch,
-    sales: &HashMap<SaleId, Sale>,
-    known: &Known,
+    wish: &Plan,
     tx: &mut Transaction<'_, MySql>,
-) -> StoreResult<(Plan, Vec<grants::Grant>)> {
-    let wish = batch_plan::plan(batch, &mysql.map, sales, known, |_| u32::MAX);
-    let mut fits = Units::new();
-    let mut short = Vec::new();
-    let mut applied = Vec::new();
+) -> StoreResult<(Units, Units)> {
+    let (mut fits, mut missing) = (Units::new(), Units::new());
     for (scarce, &units) in &wish.held {
         if hold_units(mysql, instance, scarce, units, tx).await? {
-            fits.insert(scarce.clone(), units);
             continue;
         }
-        let free = free_units(mysql, instance, scarce, tx).await?;
-        let granted = grants::take(mysql, instance, scarce, units.saturating_sub(free), tx).await?;
-        let free = free.saturating_add(granted.as_ref().map_or(0, |grant| grant.units));
-        applied.extend(granted);
-        fits.insert(scarce.clone(), free.min(units));
-        short.push(scarce.clone());
+        let allotted = free_units(mysql, instance, scarce, tx).await?;
+        let taken = grants::take_own(mysql, instance, scarce, units.saturating_sub(allotted), tx).await?;
+        let free = allotted.saturating_add(taken).min(units);
+        if free < units {
+            missing.insert(scarce.clone(), units - free);
+        }
+        fits.insert(scarce.clone(), free);
     }
-    if short.is_empty() {
-        return Ok((wish, applied));
-    }
-    let fit = |scarce: &Scarce| fits.get(scarce).copied().unwrap_or(0);
-    let plan = batch_plan::plan(batch, &mysql.map, sales, known, fit);
-    for scarce in &short {
+    Ok((fits, missing))
+}
+
+async fn hold_what_fits(
+    mysql: &Mysql,
+    instance: Instance,
+    plan: &Plan,
+    fits: &Units,
+    tx: &mut Transaction<'_, MySql>,
+) -> StoreResult<()> {
+    for scarce in fits.keys() {
         let units = plan.held.get(scarce).copied().unwrap_or(0);
         if units > 0 && !hold_units(mysql, instance, scarce, units, tx).await? {
             return Err(broken("hold units", format!("{}/{} changed under its lock", scarce.0, scarce.1)));
         }
     }
-    Ok((plan, applied))
+    Ok(())
 }
 
 /// The condition that I1 rests on; `false` when the allotment does not cover the units.

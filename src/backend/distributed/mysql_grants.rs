@@ -1,8 +1,9 @@
-//! Grants: units that move from a SKU's pool at its home to the ledger of the instance that needs them.
+//! Grants: units that move from an instance's pool to the ledger of the instance that needs them, mostly its own.
 //!
 //! Invariant: units taken from a pool are in exactly one grant, and a grant is applied at most once, because
 //! its id is the primary key on the taker. A grant taken and not applied (a crash between the two) is found
-//! again by [`apply_strays`]; until then its units are merely idle.
+//! again by [`apply_strays`]; until then its units are merely idle. No lock is held while another instance is
+//! asked: two instances that want each other's units would wait in a circle that no server sees.
 
 use sqlx::mysql::MySqlRow;
 use sqlx::{MySql, Row, Transaction};
@@ -14,39 +15,77 @@ use crate::domain::{Instance, SaleId, SkuId};
 use crate::ports::{Effect, ErrorKind, StoreError, StoreResult};
 
 #[derive(Debug, Clone)]
-pub struct Grant {
-    pub id: [u8; 16],
-    pub scarce: Scarce,
-    pub units: u32,
-    pub home: Instance,
+struct Grant {
+    id: [u8; 16],
+    scarce: Scarce,
+    units: u32,
+    /// Whose pool gave.
+    giver: Instance,
 }
 
-/// Takes up to `missing` units from the SKU's home and applies them inside the taker's transaction. `None`
-/// when the pool has nothing left.
-pub async fn take(
+impl Grant {
+    fn new(scarce: &Scarce, giver: Instance) -> Self {
+        Self { id: rand::random(), scarce: scarce.clone(), units: 0, giver }
+    }
+}
+
+/// Moves up to `missing` units from an instance's own pool to its ledger, inside its transaction; answers how
+/// many there were.
+pub async fn take_own(
     mysql: &Mysql,
-    taker: Instance,
+    instance: Instance,
     scarce: &Scarce,
     missing: u32,
     tx: &mut Transaction<'_, MySql>,
-) -> StoreResult<Option<Grant>> {
-    let home = mysql.map.home_of(&scarce.1);
-    let mut grant = Grant { id: rand::random(), scarce: scarce.clone(), units: 0, home };
-    if home == taker {
-        grant.units = from_pool(mysql, &grant, missing, tx).await?;
-    } else {
-        let mut at_home = mysql.begin(home, "begin grant").await?;
-        grant.units = from_pool(mysql, &grant, missing, &mut at_home).await?;
-        if grant.units > 0 {
-            record(mysql, home, taker, &grant, &mut at_home).await?;
-            at_home.commit().await.map_err(|error| failed("commit grant", error))?;
+) -> StoreResult<u32> {
+    let mut grant = Grant::new(scarce, instance);
+    grant.units = from_pool(mysql, &grant, missing, tx).await?;
+    if grant.units > 0 {
+        apply(mysql, instance, &grant, tx).await?;
+    }
+    Ok(grant.units)
+}
+
+/// Moves up to `missing` units from the other instances' pools to the taker's ledger, one instance after the
+/// other; answers how many there were. To be called without a transaction.
+///
+/// # Errors
+/// When too few were found and an instance could not be asked: it may have them.
+pub async fn fetch(mysql: &Mysql, taker: Instance, scarce: &Scarce, missing: u32) -> StoreResult<u32> {
+    let mut found = 0;
+    let mut unasked = None;
+    for giver in mysql.map.ring_of(&scarce.1).filter(|giver| *giver != taker) {
+        match fetch_from(mysql, giver, taker, scarce, missing - found).await {
+            Ok(units) => found += units,
+            Err(error) => unasked = Some(error),
+        }
+        if found == missing {
+            return Ok(found);
         }
     }
+    unasked.map_or(Ok(found), Err)
+}
+
+async fn fetch_from(
+    mysql: &Mysql,
+    giver: Instance,
+    taker: Instance,
+    scarce: &Scarce,
+    missing: u32,
+) -> StoreResult<u32> {
+    let mut grant = Grant::new(scarce, giver);
+    let mut given = mysql.begin(giver, "begin grant").await?;
+    grant.units = from_pool(mysql, &grant, missing, &mut given).await?;
     if grant.units == 0 {
-        return Ok(None);
+        return Ok(0);
     }
-    apply(mysql, taker, &grant, tx).await?;
-    Ok(Some(grant))
+    record(mysql, giver, taker, &grant, &mut given).await?;
+    given.commit().await.map_err(|error| failed("commit grant", error))?;
+    let mut taken = mysql.begin(taker, "begin to apply grant").await?;
+    apply(mysql, taker, &grant, &mut taken).await?;
+    taken.commit().await.map_err(|error| failed("commit applied grant", error))?;
+    settle(mysql, &grant).await;
+    Ok(grant.units)
 }
 
 /// Moves units out of the pool; answers how many there were.
@@ -58,7 +97,7 @@ async fn from_pool(
 ) -> StoreResult<u32> {
     let (sale, sku) = (grant.scarce.0.as_str().as_bytes(), grant.scarce.1.as_str().as_bytes());
     let row = sqlx::query(mysql.control_sql(
-        grant.home,
+        grant.giver,
         "SELECT stock - granted FROM {control}.pool WHERE sale_id = ? AND sku_id = ? FOR UPDATE",
     ))
     .bind(sale)
@@ -73,7 +112,7 @@ async fn from_pool(
         return Ok(0);
     }
     let taken = sqlx::query(mysql.control_sql(
-        grant.home,
+        grant.giver,
         "UPDATE {control}.pool SET granted = granted + ? \
          WHERE sale_id = ? AND sku_id = ? AND granted + ? <= stock",
     ))
@@ -115,7 +154,7 @@ async fn apply(
     record(mysql, taker, taker, grant, tx).await
 }
 
-/// Writes the grant's row on `at`: settled on the taker, unsettled on a foreign home.
+/// Writes the grant's row on `at`: settled on the taker, unsettled on a giver that is another.
 async fn record(
     mysql: &Mysql,
     at: Instance,
@@ -148,33 +187,32 @@ async fn record(
     }
 }
 
-/// Marks foreign grants as applied at their homes. Best effort: an unsettled grant is looked at again at the
-/// next takeover, and its key keeps it from being applied twice.
-pub async fn settle(mysql: &Mysql, taker: Instance, applied: &[Grant]) {
-    for grant in applied.iter().filter(|grant| grant.home != taker) {
-        let settled = sqlx::query(
-            mysql.control_sql(grant.home, "UPDATE {control}.grants SET settled = TRUE WHERE grant_id = ?"),
-        )
-        .bind(grant.id.as_slice())
-        .execute(mysql.pool(grant.home))
-        .await;
-        if let Err(error) = settled {
-            tracing::warn!(%error, "grant stays unsettled until the next takeover");
-        }
+/// Marks a grant as applied where it was given. Best effort: an unsettled grant is looked at again at the next
+/// takeover, and its key keeps it from being applied twice.
+async fn settle(mysql: &Mysql, grant: &Grant) {
+    let settled = sqlx::query(
+        mysql.control_sql(grant.giver, "UPDATE {control}.grants SET settled = TRUE WHERE grant_id = ?"),
+    )
+    .bind(grant.id.as_slice())
+    .execute(mysql.pool(grant.giver))
+    .await;
+    if let Err(error) = settled {
+        tracing::warn!(%error, "grant stays unsettled until the next takeover");
     }
 }
 
-/// Applies what was taken for `taker` and never applied. A home that cannot be asked is passed over: its
+/// Applies what was taken for `taker` and never applied. An instance that cannot be asked is passed over: its
 /// grants stay idle, and nothing is oversold.
 pub async fn apply_strays(mysql: &Mysql, taker: Instance) -> StoreResult<()> {
-    // All at once: a home that is down answers only after the pool's time-out.
-    let homes: Vec<Instance> = mysql.map.all_instances().filter(|home| *home != taker).collect();
-    let answers = futures::future::join_all(homes.iter().map(|home| unsettled(mysql, *home, taker))).await;
-    for (home, answer) in homes.iter().zip(answers) {
+    // All at once: an instance that is down answers only after the pool's time-out.
+    let givers: Vec<Instance> = mysql.map.all_instances().filter(|giver| *giver != taker).collect();
+    let asked = givers.iter().map(|giver| mysql.read("read stray grants", unsettled(mysql, *giver, taker)));
+    let answers = futures::future::join_all(asked).await;
+    for (giver, answer) in givers.iter().zip(answers) {
         let strays = match answer {
             Ok(strays) => strays,
             Err(error) => {
-                tracing::warn!(%error, home = home.number(), "grants of this home are not checked now");
+                tracing::warn!(%error, giver = giver.number(), "grants of this instance are not checked now");
                 continue;
             }
         };
@@ -204,19 +242,19 @@ async fn settle_applied(mysql: &Mysql, taker: Instance, strays: &[Grant]) -> Sto
                 .await
                 .map_err(|error| failed("read grant", error))?;
         if there.is_some() {
-            settle(mysql, taker, std::slice::from_ref(grant)).await;
+            settle(mysql, grant).await;
         }
     }
     Ok(())
 }
 
-async fn unsettled(mysql: &Mysql, home: Instance, taker: Instance) -> StoreResult<Vec<Grant>> {
+async fn unsettled(mysql: &Mysql, giver: Instance, taker: Instance) -> StoreResult<Vec<Grant>> {
     let rows = sqlx::query(mysql.control_sql(
-        home,
+        giver,
         "SELECT grant_id, sale_id, sku_id, units FROM {control}.grants WHERE NOT settled AND taker = ?",
     ))
     .bind(taker.number())
-    .fetch_all(mysql.pool(home))
+    .fetch_all(mysql.pool(giver))
     .await
     .map_err(|error| failed("read stray grants", error))?;
     let read = |row: &MySqlRow| -> Option<Grant> {
@@ -227,7 +265,7 @@ async fn unsettled(mysql: &Mysql, home: Instance, taker: Instance) -> StoreResul
             id: id.try_into().ok()?,
             scarce: (SaleId::parse(&text(1)?).ok()?, SkuId::parse(&text(2)?).ok()?),
             units: u32::try_from(units).ok()?,
-            home,
+            giver,
         })
     };
     let damaged = || broken("read stray grants", "a grant row that is not ours");

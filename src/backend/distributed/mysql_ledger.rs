@@ -1,4 +1,4 @@
-//! Pools at their homes and ledgers on every instance: opening them, and reading what they hold.
+//! A pool and a ledger on every instance: opening them with its share of the stock, and reading what they hold.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use sqlx::Row;
 
 use super::broken;
 use super::mysql::{Mysql, failed};
-use crate::domain::{Holdings, Instance, Item, Sale, SaleId, SkuId};
+use crate::domain::{Holdings, Instance, Sale, SaleId, SkuId};
 use crate::ports::{Ledger, StoreResult};
 
 pub struct MysqlLedger {
@@ -21,12 +21,18 @@ impl MysqlLedger {
     }
 
     /// Inserts a row that is not there yet. No `INSERT IGNORE`: it would also swallow truncation.
-    async fn insert_absent(&self, at: Instance, text: &str, sale: &SaleId, item: &Item) -> StoreResult<()> {
-        let (sale, sku) = (sale.as_str().as_bytes(), item.sku_id.as_str().as_bytes());
+    async fn insert_absent(
+        &self,
+        at: Instance,
+        text: &str,
+        (sale, sku): (&SaleId, &SkuId),
+        units: u32,
+    ) -> StoreResult<()> {
+        let (sale, sku) = (sale.as_str().as_bytes(), sku.as_str().as_bytes());
         sqlx::query(self.mysql.control_sql(at, text))
             .bind(sale)
             .bind(sku)
-            .bind(item.stock)
+            .bind(units)
             .bind(sale)
             .bind(sku)
             .execute(self.mysql.pool(at))
@@ -34,11 +40,8 @@ impl MysqlLedger {
             .map(drop)
             .map_err(|error| failed("open pools", error))
     }
-}
 
-#[async_trait]
-impl Ledger for MysqlLedger {
-    async fn open_pools(&self, sale: &Sale) -> StoreResult<()> {
+    async fn insert_pools(&self, sale: &Sale) -> StoreResult<()> {
         const POOL: &str = "INSERT INTO {control}.pool (sale_id, sku_id, stock, granted) \
              SELECT ?, ?, ?, 0 FROM dual WHERE NOT EXISTS \
              (SELECT 1 FROM {control}.pool WHERE sale_id = ? AND sku_id = ?)";
@@ -46,15 +49,15 @@ impl Ledger for MysqlLedger {
              SELECT ?, ?, 0 * ?, 0, 0 FROM dual WHERE NOT EXISTS \
              (SELECT 1 FROM {control}.ledger WHERE sale_id = ? AND sku_id = ?)";
         for item in &sale.items {
-            for instance in self.mysql.map.all_instances() {
-                self.insert_absent(instance, LEDGER, &sale.id, item).await?;
+            for (instance, share) in self.mysql.map.shares_of(&item.sku_id, item.stock) {
+                self.insert_absent(instance, LEDGER, (&sale.id, &item.sku_id), share).await?;
+                self.insert_absent(instance, POOL, (&sale.id, &item.sku_id), share).await?;
             }
-            self.insert_absent(self.mysql.map.home_of(&item.sku_id), POOL, &sale.id, item).await?;
         }
         Ok(())
     }
 
-    async fn holdings(&self, sale: &Sale) -> StoreResult<HashMap<SkuId, Holdings>> {
+    async fn read_holdings(&self, sale: &Sale) -> StoreResult<HashMap<SkuId, Holdings>> {
         let context = "read holdings";
         let mut holdings: HashMap<SkuId, Holdings> = HashMap::new();
         let text = "SELECT sku_id, allotted, held, sold, 0, 0 FROM {control}.ledger WHERE sale_id = ? UNION ALL \
@@ -82,5 +85,16 @@ impl Ledger for MysqlLedger {
             }
         }
         Ok(holdings)
+    }
+}
+
+#[async_trait]
+impl Ledger for MysqlLedger {
+    async fn open_pools(&self, sale: &Sale) -> StoreResult<()> {
+        self.mysql.change("open pools", self.insert_pools(sale)).await
+    }
+
+    async fn holdings(&self, sale: &Sale) -> StoreResult<HashMap<SkuId, Holdings>> {
+        self.mysql.read("read holdings", self.read_holdings(sale)).await
     }
 }

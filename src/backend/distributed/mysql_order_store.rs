@@ -31,6 +31,10 @@ impl MysqlOrderStore {
     }
 
     async fn positions_on(&self, instance: Instance) -> StoreResult<HashMap<Part, i64>> {
+        self.mysql.read("read positions", self.read_positions(instance)).await
+    }
+
+    async fn read_positions(&self, instance: Instance) -> StoreResult<HashMap<Part, i64>> {
         let context = "read positions";
         let text = "SELECT part, next_offset FROM {control}.consumer_positions WHERE topic = ?";
         let rows = sqlx::query(self.mysql.control_sql(instance, text))
@@ -46,51 +50,15 @@ impl MysqlOrderStore {
         };
         rows.into_iter().map(read).collect()
     }
-}
 
-#[async_trait]
-impl OrderStore for MysqlOrderStore {
-    async fn write(&self, batch: &LogBatch, sales: &HashMap<SaleId, Sale>) -> StoreResult<BatchOutcome> {
-        let began = Instant::now();
-        let outcome = mysql_batch::write(&self.mysql, batch, sales, self.clock.now_ms()).await;
-        observe("write batch", began);
-        outcome
-    }
-
-    async fn take_over(&self, part: Part) -> StoreResult<i64> {
-        let instance = self.mysql.map.instance_of_part(part);
-        mysql_grants::apply_strays(&self.mysql, instance).await?;
-        let positions = self.positions_on(instance).await?;
-        positions.get(&part).copied().ok_or_else(|| {
-            broken("read position", format!("no row for partition {}: run `seckill migrate`", part.number()))
-        })
-    }
-
-    async fn positions(&self) -> HashMap<Part, i64> {
-        let reads = self.mysql.map.all_instances().map(|instance| self.positions_on(instance));
-        let mut positions = HashMap::new();
-        for answer in futures::future::join_all(reads).await {
-            match answer {
-                Ok(found) => positions.extend(found),
-                Err(error) => tracing::debug!(%error, "positions of an instance left out"),
-            }
-        }
-        positions
-    }
-
-    async fn order(&self, order: OrderId) -> StoreResult<Option<Order>> {
+    async fn read_order(&self, order: OrderId) -> StoreResult<Option<Order>> {
         let context = "read order";
         let (shard, month) = (order.shard(), order.month());
-        if !self.mysql.map.holds(shard) {
-            return Ok(None);
-        }
-        let began = Instant::now();
         let text = format!("SELECT {COLUMNS} FROM {{shard}}.orders_{{yyyymm}} WHERE order_id = ?");
         let row = sqlx::query(self.mysql.shard_sql(shard, month, &text))
             .bind(order.bytes().as_slice())
             .fetch_optional(self.mysql.pool(self.mysql.map.instance_of(shard)))
             .await;
-        observe(context, began);
         match row {
             Ok(row) => row.as_ref().map(read).transpose(),
             Err(error) if is_missing_table(&error) => Ok(None),
@@ -98,7 +66,7 @@ impl OrderStore for MysqlOrderStore {
         }
     }
 
-    async fn holds_month(&self, month: Month) -> StoreResult<bool> {
+    async fn look_for_month(&self, month: Month) -> StoreResult<bool> {
         let context = "look for monthly tables";
         for instance in self.mysql.map.all_instances() {
             let shards: Vec<String> =
@@ -118,7 +86,7 @@ impl OrderStore for MysqlOrderStore {
         Ok(true)
     }
 
-    async fn orders_of(
+    async fn read_orders_of(
         &self,
         user: &UserId,
         month: Month,
@@ -145,6 +113,62 @@ impl OrderStore for MysqlOrderStore {
             Err(error) if is_missing_table(&error) => Ok(Vec::new()),
             Err(error) => Err(failed("read orders of a buyer", error)),
         }
+    }
+}
+
+#[async_trait]
+impl OrderStore for MysqlOrderStore {
+    async fn write(&self, batch: &LogBatch, sales: &HashMap<SaleId, Sale>) -> StoreResult<BatchOutcome> {
+        let began = Instant::now();
+        let write = mysql_batch::write(&self.mysql, batch, sales, self.clock.now_ms());
+        let outcome = self.mysql.change("write batch", write).await;
+        observe("write batch", began);
+        outcome
+    }
+
+    async fn take_over(&self, part: Part) -> StoreResult<i64> {
+        let instance = self.mysql.map.instance_of_part(part);
+        self.mysql.change("apply stray grants", mysql_grants::apply_strays(&self.mysql, instance)).await?;
+        let positions = self.positions_on(instance).await?;
+        positions.get(&part).copied().ok_or_else(|| {
+            broken("read position", format!("no row for partition {}: run `seckill migrate`", part.number()))
+        })
+    }
+
+    async fn positions(&self) -> HashMap<Part, i64> {
+        let reads = self.mysql.map.all_instances().map(|instance| self.positions_on(instance));
+        let mut positions = HashMap::new();
+        for answer in futures::future::join_all(reads).await {
+            match answer {
+                Ok(found) => positions.extend(found),
+                Err(error) => tracing::debug!(%error, "positions of an instance left out"),
+            }
+        }
+        positions
+    }
+
+    async fn order(&self, order: OrderId) -> StoreResult<Option<Order>> {
+        if !self.mysql.map.holds(order.shard()) {
+            return Ok(None);
+        }
+        let began = Instant::now();
+        let found = self.mysql.read("read order", self.read_order(order)).await;
+        observe("read order", began);
+        found
+    }
+
+    async fn holds_month(&self, month: Month) -> StoreResult<bool> {
+        self.mysql.read("look for monthly tables", self.look_for_month(month)).await
+    }
+
+    async fn orders_of(
+        &self,
+        user: &UserId,
+        month: Month,
+        below: Option<OrderCursor>,
+        limit: u32,
+    ) -> StoreResult<Vec<Order>> {
+        self.mysql.read("read orders of a buyer", self.read_orders_of(user, month, below, limit)).await
     }
 }
 

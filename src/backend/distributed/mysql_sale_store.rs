@@ -99,19 +99,8 @@ impl MysqlSaleStore {
         let begun = self.mysql.directory_pool().begin().await;
         begun.map_err(|error| failed("begin change", error))
     }
-}
 
-#[async_trait]
-impl SaleStore for MysqlSaleStore {
-    async fn sales(&self) -> StoreResult<Vec<Sale>> {
-        self.read(None).await
-    }
-
-    async fn sale(&self, id: &SaleId) -> StoreResult<Option<Sale>> {
-        Ok(self.read(Some(id)).await?.pop())
-    }
-
-    async fn create(&self, sale: &Sale, change: &Change) -> StoreResult<bool> {
+    async fn insert(&self, sale: &Sale, change: &Change) -> StoreResult<bool> {
         let context = "create sale";
         let mut tx = self.begin().await?;
         let text = "INSERT INTO {directory}.sales (sale_id, name, state, starts_ms, ends_ms, buyer_limit, \
@@ -146,7 +135,7 @@ impl SaleStore for MysqlSaleStore {
         Ok(true)
     }
 
-    async fn replace(&self, sale: &Sale, expected: u64, change: &Change) -> StoreResult<bool> {
+    async fn update(&self, sale: &Sale, expected: u64, change: &Change) -> StoreResult<bool> {
         let context = "change sale";
         let mut tx = self.begin().await?;
         let text = "UPDATE {directory}.sales SET name = ?, state = ?, starts_ms = ?, ends_ms = ?, \
@@ -182,7 +171,7 @@ impl SaleStore for MysqlSaleStore {
         Ok(true)
     }
 
-    async fn api_key(&self, key_hash: [u8; 32]) -> StoreResult<Option<ApiKey>> {
+    async fn read_api_key(&self, key_hash: [u8; 32]) -> StoreResult<Option<ApiKey>> {
         let context = "read API key";
         let text = "SELECT name, scopes FROM {directory}.api_keys WHERE key_hash = ? AND revoked_at IS NULL";
         let row = sqlx::query(self.mysql.directory_sql(text))
@@ -196,7 +185,7 @@ impl SaleStore for MysqlSaleStore {
         Ok(Some(ApiKey { name, scopes: scopes.split(' ').map(str::to_owned).collect() }))
     }
 
-    async fn add_api_key(&self, key_hash: [u8; 32], key: &ApiKey) -> StoreResult<()> {
+    async fn insert_api_key(&self, key_hash: [u8; 32], key: &ApiKey) -> StoreResult<()> {
         let text = "INSERT INTO {directory}.api_keys (key_hash, name, scopes) VALUES (?, ?, ?)";
         sqlx::query(self.mysql.directory_sql(text))
             .bind(key_hash.as_slice())
@@ -206,6 +195,33 @@ impl SaleStore for MysqlSaleStore {
             .await
             .map(drop)
             .map_err(|error| failed("add API key", error))
+    }
+}
+
+#[async_trait]
+impl SaleStore for MysqlSaleStore {
+    async fn sales(&self) -> StoreResult<Vec<Sale>> {
+        self.mysql.read("read sales", self.read(None)).await
+    }
+
+    async fn sale(&self, id: &SaleId) -> StoreResult<Option<Sale>> {
+        Ok(self.mysql.read("read sale", self.read(Some(id))).await?.pop())
+    }
+
+    async fn create(&self, sale: &Sale, change: &Change) -> StoreResult<bool> {
+        self.mysql.change("create sale", self.insert(sale, change)).await
+    }
+
+    async fn replace(&self, sale: &Sale, expected: u64, change: &Change) -> StoreResult<bool> {
+        self.mysql.change("change sale", self.update(sale, expected, change)).await
+    }
+
+    async fn api_key(&self, key_hash: [u8; 32]) -> StoreResult<Option<ApiKey>> {
+        self.mysql.read("read API key", self.read_api_key(key_hash)).await
+    }
+
+    async fn add_api_key(&self, key_hash: [u8; 32], key: &ApiKey) -> StoreResult<()> {
+        self.mysql.change("add API key", self.insert_api_key(key_hash, key)).await
     }
 }
 

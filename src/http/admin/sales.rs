@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{Scope, change as audit, operator};
 use crate::domain::sale::SaleAction;
-use crate::domain::{Item, Money, Sale, SaleId, SaleState, SkuId};
+use crate::domain::{Item, Money, Object, Sale, SaleId, SaleState, SkuId};
 use crate::http::problem::{Code, Problem};
 use crate::http::shopper::{parse_rfc3339, rfc3339};
 use crate::http::{Context, extract};
@@ -27,9 +27,10 @@ struct ItemBody {
     price: Money,
 }
 
+/// The body of a new sale.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct CreateBody {
+pub struct CreateBody {
     id: SaleId,
     name: String,
     starts_at: String,
@@ -37,43 +38,111 @@ struct CreateBody {
     buyer_limit: u32,
     payment_window_ms: Option<i64>,
     buckets: Option<u16>,
-    items: Vec<ItemBody>,
+    items: Vec<Object<ItemBody>>,
     reason: Option<String>,
 }
 
+/// The body of a change: what is missing stays as it is.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct PatchBody {
+pub struct PatchBody {
     name: Option<String>,
     starts_at: Option<String>,
     ends_at: Option<String>,
     buyer_limit: Option<u32>,
     payment_window_ms: Option<i64>,
     buckets: Option<u16>,
-    items: Option<Vec<ItemBody>>,
+    items: Option<Vec<Object<ItemBody>>>,
     reason: String,
 }
 
+/// The body of a step in a sale's life.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct ReasonBody {
+pub struct ReasonBody {
     reason: String,
 }
 
-fn items(bodies: Vec<ItemBody>) -> Vec<Item> {
-    let item = |body: ItemBody| {
+impl CreateBody {
+    /// The sale as a draft, and the reason.
+    ///
+    /// # Errors
+    /// `validation_failed` for a time that is none, or no reason.
+    pub fn sale(self) -> Result<(Sale, String), Problem> {
+        let sale = Sale {
+            id: self.id,
+            name: self.name,
+            state: SaleState::Draft,
+            starts_ms: parse_rfc3339("/starts_at", &self.starts_at)?,
+            ends_ms: parse_rfc3339("/ends_at", &self.ends_at)?,
+            buyer_limit: self.buyer_limit,
+            payment_window_ms: self.payment_window_ms.unwrap_or(PAYMENT_WINDOW_DEFAULT_MS),
+            buckets: self.buckets.unwrap_or(1),
+            epoch: 1,
+            version: 1,
+            items: items(self.items),
+        };
+        Ok((sale, checked_reason(self.reason.as_deref().unwrap_or("created"))?))
+    }
+}
+
+impl PatchBody {
+    /// What changes, and the reason.
+    ///
+    /// # Errors
+    /// As [`CreateBody::sale`].
+    pub fn patch(self) -> Result<(Patch, String), Problem> {
+        let time = |pointer: &str, text: Option<String>| text.map(|t| parse_rfc3339(pointer, &t)).transpose();
+        let patch = Patch {
+            name: self.name,
+            starts_ms: time("/starts_at", self.starts_at)?,
+            ends_ms: time("/ends_at", self.ends_at)?,
+            buyer_limit: self.buyer_limit,
+            payment_window_ms: self.payment_window_ms,
+            buckets: self.buckets,
+            items: self.items.map(items),
+        };
+        Ok((patch, checked_reason(&self.reason)?))
+    }
+}
+
+impl ReasonBody {
+    /// # Errors
+    /// `validation_failed` for no reason, or one that is too long.
+    pub fn reason(self) -> Result<String, Problem> {
+        checked_reason(&self.reason)
+    }
+}
+
+fn items(bodies: Vec<Object<ItemBody>>) -> Vec<Item> {
+    let item = |Object(body)| {
         let ItemBody { sku_id, name, stock, price } = body;
         Item { sku_id, name, stock, price }
     };
     bodies.into_iter().map(item).collect()
 }
 
-fn checked_reason(reason: &str) -> Result<&str, Problem> {
+fn checked_reason(reason: &str) -> Result<String, Problem> {
     let reason = reason.trim();
     if reason.is_empty() || reason.chars().count() > REASON_MAX {
         return Err(Problem::invalid("/reason", format!("must have 1 to {REASON_MAX} characters")));
     }
-    Ok(reason)
+    Ok(reason.to_owned())
+}
+
+/// The version that `If-Match` asks for; `None` for any.
+///
+/// # Errors
+/// `etag_mismatch` for one that this API did not give.
+pub fn if_version(request: &HttpRequest) -> Result<Option<u64>, Problem> {
+    match request.headers().get(IF_MATCH).map(|value| value.to_str()) {
+        None | Some(Ok("*")) => Ok(None),
+        Some(Ok(text)) => {
+            let version = extract::digits(text.trim_matches('"'));
+            Ok(Some(version.ok_or_else(|| Problem::new(Code::EtagMismatch))?))
+        }
+        Some(Err(_)) => Err(Problem::new(Code::EtagMismatch)),
+    }
 }
 
 fn sale_id(path: &str) -> Result<SaleId, Problem> {
@@ -109,22 +178,8 @@ pub async fn create(
     context: web::Data<Context>,
 ) -> Result<HttpResponse, Problem> {
     let operator = operator(&request, &context, Scope::SalesWrite).await?;
-    let body: CreateBody = extract::json(&request, &body)?;
-    let reason = body.reason.unwrap_or_else(|| "created".to_owned());
-    let sale = Sale {
-        id: body.id,
-        name: body.name,
-        state: SaleState::Draft,
-        starts_ms: parse_rfc3339("/starts_at", &body.starts_at)?,
-        ends_ms: parse_rfc3339("/ends_at", &body.ends_at)?,
-        buyer_limit: body.buyer_limit,
-        payment_window_ms: body.payment_window_ms.unwrap_or(PAYMENT_WINDOW_DEFAULT_MS),
-        buckets: body.buckets.unwrap_or(1),
-        epoch: 1,
-        version: 1,
-        items: items(body.items),
-    };
-    let change = audit(&request, &operator, "create", checked_reason(&reason)?);
+    let (sale, reason) = extract::json::<CreateBody>(&request, &body)?.sale()?;
+    let change = audit(&request, &operator, "create", &reason);
     let sale = done(context.shop.create_sale(sale, &change).await?)?;
     Ok(respond(StatusCode::CREATED, &sale))
 }
@@ -138,26 +193,9 @@ pub async fn change(
     context: web::Data<Context>,
 ) -> Result<HttpResponse, Problem> {
     let operator = operator(&request, &context, Scope::SalesWrite).await?;
-    let body: PatchBody = extract::json(&request, &body)?;
-    let time = |pointer: &str, text: Option<String>| text.map(|t| parse_rfc3339(pointer, &t)).transpose();
-    let patch = Patch {
-        name: body.name,
-        starts_ms: time("/starts_at", body.starts_at)?,
-        ends_ms: time("/ends_at", body.ends_at)?,
-        buyer_limit: body.buyer_limit,
-        payment_window_ms: body.payment_window_ms,
-        buckets: body.buckets,
-        items: body.items.map(items),
-    };
-    let if_version = match request.headers().get(IF_MATCH).map(|value| value.to_str()) {
-        None | Some(Ok("*")) => None,
-        Some(Ok(text)) => {
-            let version = text.trim_matches('"').parse().ok();
-            Some(version.ok_or_else(|| Problem::new(Code::EtagMismatch))?)
-        }
-        Some(Err(_)) => return Err(Problem::new(Code::EtagMismatch)),
-    };
-    let change = audit(&request, &operator, "patch", checked_reason(&body.reason)?);
+    let (patch, reason) = extract::json::<PatchBody>(&request, &body)?.patch()?;
+    let if_version = if_version(&request)?;
+    let change = audit(&request, &operator, "patch", &reason);
     let sale = done(context.shop.patch_sale(&sale_id(&path)?, patch, if_version, &change).await?)?;
     Ok(respond(StatusCode::OK, &sale))
 }
@@ -175,8 +213,8 @@ pub async fn advance(
     let operator = operator(&request, &context, Scope::SalesWrite).await?;
     let (sale, action) = path.into_inner();
     let action = SaleAction::parse(&action).ok_or_else(|| Problem::new(Code::NotFound))?;
-    let body: ReasonBody = extract::json(&request, &body)?;
-    let change = audit(&request, &operator, action.as_str(), checked_reason(&body.reason)?);
+    let reason = extract::json::<ReasonBody>(&request, &body)?.reason()?;
+    let change = audit(&request, &operator, action.as_str(), &reason);
     let sale = done(context.shop.advance_sale(&sale_id(&sale)?, action, &change).await?)?;
     Ok(respond(StatusCode::OK, &sale))
 }

@@ -21,22 +21,41 @@ use crate::purchase::submit::{Purchase, Submitted};
 const PAGE_DEFAULT: u32 = 20;
 const PAGE_MAX: u32 = 100;
 
-#[derive(Deserialize)]
+/// The body of a purchase.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct PlaceBody {
-    sku_id: SkuId,
-    quantity: Quantity,
+pub struct PlaceBody {
+    pub sku_id: SkuId,
+    pub quantity: Quantity,
 }
 
 #[derive(Deserialize)]
 pub struct ReadQuery {
-    wait: Option<u64>,
+    pub wait: Option<u64>,
 }
 
 #[derive(Deserialize)]
 pub struct ListQuery {
     cursor: Option<String>,
     limit: Option<u32>,
+}
+
+impl ListQuery {
+    /// Where the page starts, and how many orders it may hold.
+    ///
+    /// # Errors
+    /// `validation_failed` for a cursor that this API did not give, or a limit out of range.
+    pub fn page(&self) -> Result<(Option<OrderCursor>, u32), Problem> {
+        let limit = self.limit.unwrap_or(PAGE_DEFAULT);
+        if !(1..=PAGE_MAX).contains(&limit) {
+            return Err(Problem::invalid("/limit", format!("must be from 1 to {PAGE_MAX}")));
+        }
+        let Some(text) = &self.cursor else {
+            return Ok((None, limit));
+        };
+        let cursor = parse_cursor(text);
+        Ok((Some(cursor.ok_or_else(|| Problem::invalid("/cursor", "is not a cursor of this API"))?), limit))
+    }
 }
 
 /// `POST /sales/{sale}/orders`. The body is an argument so that it is read before anything is refused: a
@@ -54,7 +73,7 @@ pub async fn place(
     let key = extract::idempotency_key(&request)?;
     let PlaceBody { sku_id, quantity } = extract::json(&request, &body)?;
     let sale = SaleId::parse(&path.into_inner()).map_err(|_| Problem::new(Code::SaleNotFound))?;
-    let address = extract::address(&request, &context);
+    let address = extract::address(&request, &context.trusted_proxies);
     let purchase = Purchase { user: user.clone(), address, sale, sku: sku_id, quantity, key };
     let (mut order, replayed) = match context.shop.submit(purchase).await {
         Submitted::Accepted { order, replayed } => (order, replayed),
@@ -115,17 +134,7 @@ pub async fn list(
     context: web::Data<Context>,
 ) -> Result<HttpResponse, Problem> {
     let user = extract::shopper(&request, &context)?;
-    let limit = query.limit.unwrap_or(PAGE_DEFAULT);
-    if !(1..=PAGE_MAX).contains(&limit) {
-        return Err(Problem::invalid("/limit", format!("must be from 1 to {PAGE_MAX}")));
-    }
-    let after = match &query.cursor {
-        Some(text) => {
-            let cursor = parse_cursor(text);
-            Some(cursor.ok_or_else(|| Problem::invalid("/cursor", "is not a cursor of this API"))?)
-        }
-        None => None,
-    };
+    let (after, limit) = query.page()?;
     let page = context.shop.orders(&user, after, limit).await?;
     let orders: Vec<Value> = page.orders.iter().map(|order| view(order, &context)).collect();
     Ok(HttpResponse::Ok().insert_header((CACHE_CONTROL, "no-store")).json(json!({
@@ -135,7 +144,7 @@ pub async fn list(
 }
 
 /// The next page starts below the order it names: its time and its id, opaque to clients.
-fn cursor_text(cursor: &OrderCursor) -> String {
+pub fn cursor_text(cursor: &OrderCursor) -> String {
     let mut bytes = cursor.accepted_ms.to_be_bytes().to_vec();
     bytes.extend_from_slice(cursor.order.bytes());
     URL_SAFE_NO_PAD.encode(bytes)

@@ -2,17 +2,22 @@
 
 #![expect(clippy::disallowed_methods, reason = "a crowd's task ends with its test")]
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use seckill::config::Config;
-use seckill::domain::ApiKey;
+use seckill::domain::{ApiKey, OrderId};
 use seckill::http::auth::api_key_hash;
+use sqlx::{AssertSqlSafe, Row};
+use tokio::task::JoinHandle;
 
 use crate::client::try_call;
-use crate::harness::{API_KEY, Database, SECRET, config, eventually, migrated, open, token};
+use crate::harness::{API_KEY, Database, SECRET, eventually, months, open, token};
 
 pub struct Process {
     child: Child,
@@ -76,6 +81,10 @@ impl Process {
         process
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn signal(&self, name: &str) {
         let sent =
             Command::new("kill").args([name, &self.child.id().to_string()]).status().expect("kill runs");
@@ -102,19 +111,17 @@ impl Drop for Process {
     }
 }
 
-pub async fn prepared() -> Config {
-    let config = config(&[]);
-    migrated(&config).await;
+/// Lets [`API_KEY`] operate.
+pub async fn add_key(config: &Config) {
     let scopes = vec!["sales:read".to_owned(), "sales:write".to_owned()];
     let key = ApiKey { name: "tester".to_owned(), scopes };
-    open(&config).await.sales.add_api_key(api_key_hash(API_KEY), &key).await.expect("a key");
-    config
+    open(config).await.sales.add_api_key(api_key_hash(API_KEY), &key).await.expect("a key");
 }
 
-/// Buys for `users`, one after the other; answers the ids that were accepted. A connection that fails ends it.
-async fn buy_until_refused(shopper: SocketAddr, prefix: String, users: usize) -> Vec<String> {
+/// Buys for one user after the other until stopped; answers the ids that were accepted. A connection that fails ends it.
+async fn buy_until_refused(shopper: SocketAddr, prefix: String, stopped: Arc<AtomicBool>) -> Vec<String> {
     let mut accepted = Vec::new();
-    for n in 0..users {
+    for n in (0..).take_while(|_: &u32| !stopped.load(Ordering::Relaxed)) {
         let bearer = format!("Bearer {}", token(&format!("{prefix}-{n}")));
         let headers = [
             ("Authorization", bearer.as_str()),
@@ -138,20 +145,57 @@ async fn buy_until_refused(shopper: SocketAddr, prefix: String, users: usize) ->
     accepted
 }
 
-pub async fn crowd(shopper: SocketAddr) -> Vec<String> {
-    let buyers = (0..16).map(|n| tokio::spawn(buy_until_refused(shopper, format!("u{n}"), 400)));
-    join_all(buyers).await.into_iter().flat_map(|ids| ids.expect("no panic")).collect()
+/// Buyers who go on until they are stopped or refused.
+pub struct Load {
+    stopped: Arc<AtomicBool>,
+    buyers: Vec<JoinHandle<Vec<String>>>,
+}
+
+impl Load {
+    /// `name` makes the users' names differ from those of other loads.
+    pub fn start(shopper: SocketAddr, name: &str, buyers: usize) -> Self {
+        let stopped = Arc::new(AtomicBool::new(false));
+        let buyer = |n| tokio::spawn(buy_until_refused(shopper, format!("{name}{n}"), stopped.clone()));
+        let buyers = (0..buyers).map(buyer).collect();
+        Self { stopped, buyers }
+    }
+
+    /// The ids of all orders that were accepted.
+    pub async fn stop(self) -> Vec<String> {
+        self.stopped.store(true, Ordering::Relaxed);
+        join_all(self.buyers).await.into_iter().flat_map(|ids| ids.expect("no panic")).collect()
+    }
 }
 
 /// Every answered order has its row, and nothing else holds units than rows.
-pub async fn assert_all_written(config: &Config, accepted: usize) {
+pub async fn assert_all_written(config: &Config, accepted: &[String]) {
     let database = Database::of(config);
-    let accepted = i64::try_from(accepted).expect("small");
+    let least = i64::try_from(accepted.len()).expect("small");
     eventually("every accepted order has its row", async || {
-        database.orders("awaiting_payment").await >= accepted
+        database.orders("awaiting_payment").await >= least
     })
     .await;
+    let rows = order_ids(&database).await;
+    let lost: Vec<&String> = accepted.iter().filter(|id| !rows.contains(*id)).collect();
+    assert!(lost.is_empty(), "{} of {} accepted orders have no row: {lost:?}", lost.len(), accepted.len());
     assert_eq!(database.orders("rejected").await, 0);
+    assert_eq!(database.control_sum("COUNT(*)", "dead_letters").await, 0);
     let held = database.control_sum("SUM(held)", "ledger").await;
     assert_eq!(held, database.orders("awaiting_payment").await);
+}
+
+/// The ids of all orders, whatever their state.
+async fn order_ids(database: &Database) -> HashSet<String> {
+    let mut ids = HashSet::new();
+    for (instance, shard) in database.shards() {
+        for month in months() {
+            let text = format!("SELECT order_id FROM {shard}.orders_{}", month.yyyymm());
+            let rows = sqlx::query(AssertSqlSafe(text)).fetch_all(database.pool(instance)).await;
+            for row in rows.expect("rows") {
+                let bytes: Vec<u8> = row.try_get(0).expect("an id");
+                ids.insert(OrderId::from_bytes(&bytes).expect("16 bytes").to_string());
+            }
+        }
+    }
+    ids
 }

@@ -1,0 +1,31 @@
+-- wrk: clicks of many buyers, one after another, for benches/run. All requests are made before the first is
+-- sent, so that the generator costs the same whatever it asks.
+--
+--   wrk … -s benches/buy.lua URL -- FILE PATH BODY
+-- FILE has a line "token key" for each buyer. Prints one line of JSON.
+
+local requests = {}
+local last = 0
+
+function init(args)
+  for line in io.lines(args[1]) do
+    local token, key = line:match('^(%S+) (%S+)$')
+    requests[#requests + 1] = wrk.format('POST', args[2], {
+      ['Authorization'] = 'Bearer ' .. token,
+      ['Idempotency-Key'] = key,
+      ['Content-Type'] = 'application/json',
+    }, args[3])
+  end
+end
+
+function request()
+  last = last % #requests + 1
+  return requests[last]
+end
+
+function done(summary)
+  local e = summary.errors
+  io.write(string.format(
+    '{"requests":%d,"refusals":%d,"failures":%d,"microseconds":%d}\n',
+    summary.requests, e.status, e.connect + e.read + e.write + e.timeout, summary.duration))
+end

@@ -1,0 +1,72 @@
+//! The Rust half of `benches/run`: the parts of the product to measure, and what they are measured against.
+//!
+//! Each subcommand is one side of a pair. The long-lived ones take their slices from standard input, so that
+//! the script can look at CPU times between two of them. Nothing here judges: the script and docs/benchmarks.md
+//! do. Configuration is the product's own, file and environment.
+
+#[path = "parts/bare.rs"]
+mod bare;
+#[path = "parts/fixture.rs"]
+mod fixture;
+#[path = "parts/raw_insert.rs"]
+mod raw_insert;
+#[path = "parts/requests.rs"]
+mod requests;
+#[path = "parts/reserve.rs"]
+mod reserve;
+#[path = "parts/slices.rs"]
+mod slices;
+#[path = "parts/writer.rs"]
+mod writer;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+use seckill::config;
+
+/// The parts that benches/run measures.
+#[derive(Debug, Parser)]
+struct Cli {
+    /// The product's configuration file; environment SECKILL__SECTION__KEY is stronger.
+    #[arg(long, env = "SECKILL_CONFIG", default_value = "config/distributed.toml")]
+    config: PathBuf,
+    /// Given by `cargo bench` to every bench; means nothing here.
+    #[arg(long, hide = true)]
+    bench: bool,
+    #[command(subcommand)]
+    part: Option<Part>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Part {
+    /// An actix endpoint that reads the body and answers fixed JSON, with the settings of the shopper listener.
+    Bare,
+    /// Reservations through batcher and inventory. Slices: `prepare SALE`, then `go SECONDS`.
+    Reserve {
+        /// Purchases that wait at the same time.
+        #[arg(long, default_value_t = 512)]
+        askers: usize,
+    },
+    /// The order store, all partitions at once. Slices: `prepare BATCHES` (of each partition), then `go`.
+    Writer,
+    /// Multi-row INSERTs of the same rows into equal tables. Slices as `writer`.
+    RawInsert,
+    /// N purchases of a sold-out sale through the router, in this process.
+    Refused { requests: usize },
+    /// N purchases that are accepted, one after another, each by another buyer.
+    Accepted { requests: usize },
+}
+
+fn main() -> anyhow::Result<()> {
+    let cli = Cli::parse();
+    let config = config::load(Some(&cli.config), &[])?.config;
+    match cli.part {
+        Some(Part::Bare) => bare::run(&config),
+        Some(Part::Reserve { askers }) => reserve::run(&config, askers),
+        Some(Part::Writer) => writer::run(&config),
+        Some(Part::RawInsert) => raw_insert::run(&config),
+        Some(Part::Refused { requests }) => requests::refused(&config, requests),
+        Some(Part::Accepted { requests }) => requests::accepted(&config, requests),
+        None => slices::say(&serde_json::json!({ "hint": "a part of benches/run; see benches/run --help" })),
+    }
+}

@@ -1,0 +1,208 @@
+//! Purchases through the real router over the real backend, in one thread, for counting instructions.
+//!
+//! The background loops of a front (catalog, pace, upkeep of the metrics) do not run, so that what is counted
+//! does not depend on how long it takes. callgrind collects inside [`measured_requests`]; its name is known to
+//! `benches/run`.
+
+use actix_web::body::MessageBody;
+use actix_web::dev::{Service, ServiceFactory, ServiceRequest, ServiceResponse};
+use actix_web::http::StatusCode;
+use actix_web::rt::{System, SystemRunner};
+use actix_web::test::{TestRequest, init_service};
+use actix_web::{App, Error, middleware::from_fn, web};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, encode};
+use metrics_exporter_prometheus::PrometheusHandle;
+use seckill::clock::Clock;
+use seckill::config::Config;
+use seckill::domain::Sale;
+use seckill::http::auth::{TokenKey, TokenRules, Tokens};
+use seckill::http::{Context, middleware, router};
+use seckill::metrics::STAGE_DURATION;
+use seckill::purchase::{Settings, Shop};
+use seckill::shutdown::Tasks;
+use serde_json::json;
+
+use crate::{fixture, slices};
+
+/// Buyers who are refused again and again.
+const REFUSED_BUYERS: usize = 100;
+/// How often a sold-out flag is looked for.
+const FLAG_LOOKS_MAX: usize = 200;
+
+struct Front {
+    system: SystemRunner,
+    context: web::Data<Context>,
+    metrics: PrometheusHandle,
+    sale: Sale,
+    secret: String,
+    audience: String,
+}
+
+/// N refusals by the sold-out flag, by buyers whose tokens are known.
+pub fn refused(config: &Config, requests: usize) -> anyhow::Result<()> {
+    let front = Front::open(config, 1)?;
+    let service = front.system.block_on(init_service(app(front.context.clone())));
+    let first = front.status(&service, front.click(0)?.to_request())?;
+    anyhow::ensure!(first == StatusCode::ACCEPTED, "the only unit was not sold: {first}");
+    let mut looks = 0;
+    loop {
+        let asked = front.reservations();
+        for buyer in 1..=REFUSED_BUYERS {
+            let status = front.status(&service, front.click(buyer)?.to_request())?;
+            anyhow::ensure!(status == StatusCode::CONFLICT, "not refused: {status}");
+        }
+        if front.reservations() == asked {
+            break;
+        }
+        looks += 1;
+        anyhow::ensure!(looks < FLAG_LOOKS_MAX, "the sold-out flag is never set");
+        let pause = std::time::Duration::from_millis(20);
+        front.system.block_on(async { tokio::time::sleep(pause).await });
+    }
+    let asked = front.reservations();
+    let click = |n| Ok(front.click(1 + n % REFUSED_BUYERS)?.to_request());
+    let mut clicks = (0..requests).map(click).collect::<anyhow::Result<Vec<_>>>()?;
+    measured_requests(&mut || {
+        front.system.block_on(send(&service, std::mem::take(&mut clicks), StatusCode::CONFLICT))
+    })?;
+    anyhow::ensure!(front.reservations() == asked, "a refusal asked Redis");
+    slices::say(&json!({ "refused": requests }))
+}
+
+/// N acceptances: reserved in Redis, acknowledged by Kafka, each by a buyer who was never seen.
+pub fn accepted(config: &Config, requests: usize) -> anyhow::Result<()> {
+    let front = Front::open(config, 1_000_000)?;
+    let service = front.system.block_on(init_service(app(front.context.clone())));
+    // What happens once: connections, the script, the producer's metadata.
+    for buyer in 0..20 {
+        let status = front.status(&service, front.click(buyer)?.to_request())?;
+        anyhow::ensure!(status == StatusCode::ACCEPTED, "not accepted: {status}");
+    }
+    let click = |n| Ok(front.click(100 + n)?.to_request());
+    let mut clicks = (0..requests).map(click).collect::<anyhow::Result<Vec<_>>>()?;
+    measured_requests(&mut || {
+        front.system.block_on(send(&service, std::mem::take(&mut clicks), StatusCode::ACCEPTED))
+    })?;
+    slices::say(&json!({ "accepted": requests }))
+}
+
+/// What is counted: everything that happens on this thread while the requests are answered one after another.
+/// Its name must stay plain, without type arguments, and it must not be inlined.
+#[inline(never)]
+fn measured_requests(work: &mut dyn FnMut() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    // Not the last act of the function, or leaving it would be a jump that callgrind does not see.
+    std::hint::black_box(work())
+}
+
+/// Sends the requests one after another.
+async fn send<S, R, B>(service: &S, clicks: Vec<R>, wanted: StatusCode) -> anyhow::Result<()>
+where
+    S: Service<R, Response = ServiceResponse<B>, Error = Error>,
+    B: MessageBody,
+{
+    for click in clicks {
+        let status = answer(service, click).await?;
+        anyhow::ensure!(status == wanted, "answered {status}");
+    }
+    Ok(())
+}
+
+async fn answer<S, R, B>(service: &S, click: R) -> anyhow::Result<StatusCode>
+where
+    S: Service<R, Response = ServiceResponse<B>, Error = Error>,
+    B: MessageBody,
+{
+    let response = service.call(click).await.map_err(|error| anyhow::anyhow!("{error}"))?;
+    Ok(response.status())
+}
+
+impl Front {
+    fn open(config: &Config, stock: u32) -> anyhow::Result<Self> {
+        let system = System::new();
+        let metrics = seckill::metrics::install()?;
+        let sale = fixture::sale(&format!("callgrind-{}", Clock::System.now_ms()), stock)?;
+        let secret = config.auth.hs256_secret.expose().to_owned();
+        let audience = config.auth.audience.clone();
+        let context = system.block_on(async {
+            let ports = fixture::open(config).await?;
+            ports.gates.preheat(&sale).await?;
+            let tasks = Tasks::on_current_runtime();
+            let shop = Shop::new(ports, settings(config), config.shard_map()?, Clock::System, tasks);
+            shop.catalog.put(sale.clone());
+            let key = DecodingKey::from_secret(secret.as_bytes());
+            let key = TokenKey { kid: None, algorithm: Algorithm::HS256, key };
+            let rules = TokenRules {
+                audience: config.auth.audience.clone(),
+                issuer: config.auth.issuer.clone(),
+                leeway_s: config.auth.leeway_s,
+                verified_max: config.auth.verified_tokens_max,
+            };
+            let tokens = Tokens::new(vec![key], &rules, Clock::System);
+            anyhow::Ok(Context { shop, tokens, trusted_proxies: Vec::new(), metrics: metrics.clone() })
+        })?;
+        Ok(Self { system, context: web::Data::new(context), metrics, sale, secret, audience })
+    }
+
+    fn click(&self, buyer: usize) -> anyhow::Result<TestRequest> {
+        let claims = json!({
+            "sub": format!("buyer-{buyer:010}"), "aud": self.audience, "exp": 4_000_000_000_u32,
+        });
+        let key = EncodingKey::from_secret(self.secret.as_bytes());
+        let token = encode(&Header::new(Algorithm::HS256), &claims, &key)?;
+        Ok(TestRequest::post()
+            .uri(&format!("/api/v1/sales/{}/orders", self.sale.id))
+            .peer_addr(([127, 0, 0, 1], 1).into())
+            .insert_header(("Authorization", format!("Bearer {token}")))
+            .insert_header(("Idempotency-Key", format!("key-{buyer:010}")))
+            .insert_header(("Content-Type", "application/json"))
+            .set_payload(format!(r#"{{"sku_id":"{}","quantity":1}}"#, fixture::SKU)))
+    }
+
+    fn status<S, R, B>(&self, service: &S, click: R) -> anyhow::Result<StatusCode>
+    where
+        S: Service<R, Response = ServiceResponse<B>, Error = Error>,
+        B: MessageBody,
+    {
+        self.system.block_on(answer(service, click))
+    }
+
+    /// How many purchases went to Redis so far.
+    fn reservations(&self) -> String {
+        let series = format!("{STAGE_DURATION}_count{{stage=\"reserve\"}}");
+        let rendered = self.metrics.render();
+        rendered.lines().find(|line| line.starts_with(&series)).unwrap_or_default().to_owned()
+    }
+}
+
+/// The application of `shopper_server` in src/app.rs.
+fn app(
+    context: web::Data<Context>,
+) -> App<
+    impl ServiceFactory<
+        ServiceRequest,
+        Config = (),
+        Response = ServiceResponse<impl MessageBody>,
+        Error = Error,
+        InitError = (),
+    >,
+> {
+    App::new().app_data(context).wrap(from_fn(middleware::around)).configure(router::shopper_routes)
+}
+
+fn settings(config: &Config) -> Settings {
+    let (admission, limits) = (&config.admission, &config.limits);
+    Settings {
+        in_flight_max: admission.in_flight_max,
+        reserve_batch_max: admission.reserve_batch_max,
+        sold_out_recheck_ms: admission.sold_out_recheck_ms,
+        opening_skew_ms: admission.opening_skew_ms,
+        append_wait_ms: admission.append_wait_ms,
+        outbox_entries_max: admission.outbox_entries_max,
+        wait_s_max: admission.wait_s_max,
+        waiters_max: admission.waiters_max,
+        user_per_s: limits.user_per_s,
+        user_burst: limits.user_burst,
+        address_per_s: limits.address_per_s,
+        address_burst: limits.address_burst,
+    }
+}

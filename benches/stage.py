@@ -1,0 +1,310 @@
+"""What benches/run measures with: the stack, the built programs, processes with their CPU, the shop from outside.
+"""
+import base64
+import contextlib
+import datetime
+import glob
+import hashlib
+import hmac
+import json
+import os
+import pathlib
+import re
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+STACK_DIR = pathlib.Path(os.environ.get("STACK_DIR", ROOT / ".stack"))
+SHOP, ADMIN, BARE = "127.0.0.1:18480", "127.0.0.1:18490", "127.0.0.1:18481"
+WORKER_ADMIN = "127.0.0.1:18491"
+SKU = "phone-x"
+BODY = json.dumps({"sku_id": SKU, "quantity": 1}, separators=(",", ":"))
+
+
+def talk(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+def fail(text):
+    sys.exit(f"benches/run: {text}")
+
+
+def check(holds, text):
+    if not holds:
+        raise RuntimeError(text)
+
+
+# ---- what is needed -------------------------------------------------------------------------------------------
+
+def need(program, package):
+    if shutil.which(program):
+        return
+    if os.geteuid() == 0 and shutil.which("apt-get"):
+        talk(f"installing {package}")
+        subprocess.run(["apt-get", "install", "-y", "--no-install-recommends", package],
+                       stdout=subprocess.DEVNULL, check=False)
+    if not shutil.which(program):
+        fail(f"{program} is missing; install with: sudo apt-get install {package}")
+
+
+def build():
+    """Paths of the built programs by name."""
+    talk("building (profile bench)")
+    command = ["cargo", "build", "--profile", "bench", "-p", "seckill", "-p", "loadtest", "--bin", "seckill",
+               "--bin", "loadtest", "--bench", "parts", "--message-format", "json-render-diagnostics"]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        fail("the build failed")
+    messages = map(json.loads, done.stdout.splitlines())
+    return {m["target"]["name"]: m["executable"] for m in messages if m.get("executable")}
+
+
+class Stack:
+    """The running stack: its settings, its processes, and the environment that makes the product use it."""
+
+    def __init__(self):
+        if subprocess.run([ROOT / "scripts/stack", "status"], capture_output=True, check=False).returncode:
+            subprocess.run([ROOT / "scripts/stack", "up"], check=True)
+        lines = (STACK_DIR / "stack.env").read_text().splitlines()
+        self.settings = dict(line.split("=", 1) for line in lines if "=" in line and line[0] != "#")
+        status = subprocess.run([ROOT / "scripts/stack", "status"], capture_output=True, text=True, check=True)
+        self.pids = {name: int(pid) for name, pid in re.findall(r"^(\S+) +pid (\d+)", status.stdout, re.M)}
+        self.versions = [" ".join(line.split()[5:]) for line in status.stdout.splitlines()]
+        self.secret = secrets.token_hex(32)
+
+    def environment(self, name="", **more):
+        """Of the product, for databases, keys and a topic named after `name`; `more` as section__key."""
+        at = self.settings
+        keys = {
+            "redis__url": f"redis://127.0.0.1:{at['REDIS_PORT']}",
+            "redis__key_prefix": f"bench:{name}",
+            "kafka__brokers": f"127.0.0.1:{at['KAFKA_PORT']}",
+            "kafka__topic": f"bench.{name}orders",
+            "kafka__group": f"bench.{name}writers",
+            "mysql__instances": f"127.0.0.1:{at['MYSQL_A_PORT']},127.0.0.1:{at['MYSQL_B_PORT']}",
+            "mysql__database_prefix": f"bench_{name}",
+            "auth__hs256_secret": self.secret,
+            "limits__user_per_s": 0,
+            "limits__address_per_s": 0,
+            "log__filter": "warn",
+            **more,
+        }
+        product = {"SECKILL__" + key.upper(): str(value) for key, value in keys.items()}
+        return {**os.environ, "SECKILL_CONFIG": str(ROOT / "config/distributed.toml"), **product}
+
+    def redis_at_rest(self):
+        """Waits until Redis rewrites no append-only file: a rewrite of what is gone belongs to no slice."""
+        wait_until("Redis rests", lambda: "aof_rewrite_in_progress:0" in self.redis("INFO", "persistence"))
+
+    def mysql(self, part, statement):
+        client = shutil.which("mysql") or shutil.which("mariadb") or next(iter(self.unpacked_clients()), None)
+        check(client, "no MySQL client")
+        command = [client, f"--defaults-file={STACK_DIR}/conf/{part}.cnf", "-N", "-e", statement]
+        return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()
+
+    def unpacked_clients(self):
+        folders = [os.environ.get("STACK_DIST"), self.settings.get("DIST"), STACK_DIR / "dist", ROOT / ".stack/dist"]
+        paths = [pathlib.Path(folder) / "mysql/bin/mysql" for folder in folders if folder]
+        return [str(path) for path in paths if path.exists()]
+
+    def redis(self, *words):
+        command = ["redis-cli", "-p", self.settings["REDIS_PORT"], *words]
+        return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+
+
+# ---- processes and their CPU ----------------------------------------------------------------------------------
+
+def cpu_now(pids):
+    """Nanoseconds of every thread, by process name and thread."""
+    found = {}
+    for name, pid in pids.items():
+        for path in glob.glob(f"/proc/{pid}/task/*/schedstat"):
+            with contextlib.suppress(OSError):
+                found[name, path] = int(pathlib.Path(path).read_text().split()[0])
+    return found
+
+
+def cpu_between(before, after):
+    """Seconds by process. A thread that ended in between is missing, one that began counts in full."""
+    spent = {}
+    for (name, path), nanoseconds in after.items():
+        spent[name] = spent.get(name, 0) + (nanoseconds - before.get((name, path), 0)) / 1e9
+    return spent
+
+
+@contextlib.contextmanager
+def running(command, environment, core=None, **pipes):
+    """A child that is ended with the block, by its own process id."""
+    if core is not None:
+        command = ["taskset", "-c", str(core), *command]
+    child = subprocess.Popen(command, env=environment, cwd=ROOT, text=True, **pipes)
+    try:
+        yield child
+    finally:
+        child.send_signal(signal.SIGTERM)
+        try:
+            child.wait(20)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+class Part:
+    """A side that takes its slices from standard input (benches/parts/slices.rs)."""
+
+    def __init__(self, child):
+        self.child = child
+        check(self.read() == {"ready": True}, "a part did not start")
+
+    def read(self):
+        line = self.child.stdout.readline()
+        check(line, "a part ended; its message stands above")
+        return json.loads(line)
+
+    def ask(self, text):
+        self.child.stdin.write(text + "\n")
+        self.child.stdin.flush()
+        return self.read()
+
+
+def part(programs, environment, *words, core=None):
+    return running([programs["parts"], *words], environment, core, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+@contextlib.contextmanager
+def pinned(pid, core):
+    """All threads of a process on one core, until the end of the block."""
+    threads = [int(path.rsplit("/", 1)[1]) for path in glob.glob(f"/proc/{pid}/task/*")]
+    before = {thread: os.sched_getaffinity(thread) for thread in threads}
+    for thread in threads:
+        os.sched_setaffinity(thread, {core})
+    try:
+        yield
+    finally:
+        for thread, cores in before.items():
+            with contextlib.suppress(OSError):
+                os.sched_setaffinity(thread, cores)
+
+
+# ---- the shop from outside ------------------------------------------------------------------------------------
+
+def get(address, path):
+    with urllib.request.urlopen(f"http://{address}{path}", timeout=5) as answer:
+        return answer.read().decode()
+
+
+def wait_ready(child, admin):
+    for _ in range(300):
+        check(child.poll() is None, "the server ended")
+        with contextlib.suppress(OSError):
+            get(admin, "/readyz")
+            return
+        time.sleep(0.1)
+    raise RuntimeError("the server does not become ready")
+
+
+def value(admin, name):
+    """One metric without labels."""
+    return float(re.search(rf"^{name} (\S+)$", get(admin, "/metrics"), re.M)[1])
+
+
+def wait_until(what, holds, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not holds():
+        check(time.monotonic() < deadline, f"never: {what}")
+        time.sleep(0.2)
+
+
+def samples(admin, name):
+    """Labels (as text) to value of one metric."""
+    text = get(admin, "/metrics")
+    return {labels: float(value) for labels, value in re.findall(rf"^{name}\{{(.*)\}} (\S+)$", text, re.M)}
+
+
+def token(secret, user):
+    def part(data):
+        return base64.urlsafe_b64encode(data).rstrip(b"=")
+
+    def text(value):
+        return part(json.dumps(value, separators=(",", ":")).encode())
+
+    claims = {"sub": user, "aud": "seckill", "iat": int(time.time()), "exp": int(time.time()) + 36000}
+    head = text({"alg": "HS256", "typ": "JWT"}) + b"." + text(claims)
+    return (head + b"." + part(hmac.digest(secret.encode(), head, hashlib.sha256))).decode()
+
+
+def open_sale(programs, environment, admin, stock):
+    """Creates, publishes and preheats a sale that is on; answers its id."""
+    sale = f"bench-{time.time_ns() // 1_000_000}"
+    seckill = programs["seckill"]
+    key = subprocess.run([seckill, "key", "create", "--name", "bench"], env=environment, capture_output=True,
+                         text=True, check=True).stdout.strip()
+    environment = {**environment, "SECKILL_API_KEY": key, "SECKILL_ADMIN": admin}
+    now = datetime.datetime.now(datetime.timezone.utc)
+    at = [(now + datetime.timedelta(seconds=s)).strftime("%Y-%m-%dT%H:%M:%SZ") for s in (-2, 36000)]
+    body = {"id": sale, "name": "Bench", "starts_at": at[0], "ends_at": at[1], "buyer_limit": 1, "items": [
+        {"sku_id": SKU, "name": "Phone X", "stock": stock, "price": {"amount": 19900, "currency": "CNY"}}]}
+    subprocess.run([seckill, "sale", "create", "-"], env=environment, input=json.dumps(body), text=True,
+                   stdout=subprocess.DEVNULL, check=True)
+    for action in ("publish", "preheat"):
+        subprocess.run([seckill, "sale", action, sale, "--reason", "bench"], env=environment,
+                       stdout=subprocess.DEVNULL, check=True)
+    return sale
+
+
+def migrate(programs, environment):
+    subprocess.run([programs["seckill"], "migrate"], env=environment, stderr=subprocess.DEVNULL, check=True)
+
+
+def drop_databases(stack, prefix):
+    """Drops this script's own databases of one prefix, so that a row begins with empty tables."""
+    check(prefix.startswith("bench_"), prefix)
+    for part in ("mysql-a", "mysql-b"):
+        names = stack.mysql(part, f"SHOW DATABASES LIKE '{prefix.replace('_', chr(92) + '_')}%'")
+        for name in names:
+            check(name.startswith(prefix), name)
+            stack.mysql(part, f"DROP DATABASE {name}")
+
+
+def buy(shop, sale, bearer, key):
+    """The status and code of one purchase."""
+    headers = {"Authorization": f"Bearer {bearer}", "Idempotency-Key": key, "Content-Type": "application/json"}
+    url = f"http://{shop}/api/v1/sales/{sale}/orders"
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, BODY.encode(), headers), timeout=5) as answer:
+            return answer.status, ""
+    except urllib.error.HTTPError as refused:
+        return refused.code, json.loads(refused.read())["code"]
+
+
+
+
+# ---- the machine ----------------------------------------------------------------------------------------------
+
+def cores():
+    return len(os.sched_getaffinity(0))
+
+
+def machine(stack):
+    """Hardware and versions, for the raw data."""
+    def first_line(*command):
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        return (done.stdout or done.stderr).splitlines()[0] if done.stdout or done.stderr else ""
+
+    model = re.search(r"model name\s*: (.*)", pathlib.Path("/proc/cpuinfo").read_text())
+    memory = re.search(r"MemTotal: +(\d+) kB", pathlib.Path("/proc/meminfo").read_text())
+    changed = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=False)
+    return {
+        "cpu": model and model[1], "cores": cores(), "memory_kib": memory and int(memory[1]),
+        "kernel": os.uname().release, "servers": stack.versions, "rustc": first_line("rustc", "-V"),
+        "wrk": first_line("wrk", "-v"), "redis-benchmark": first_line("redis-benchmark", "--version"),
+        "valgrind": first_line("valgrind", "--version"), "commit": first_line("git", "rev-parse", "HEAD"),
+        "changed_files": len(changed.stdout.splitlines()),
+        "at": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    }

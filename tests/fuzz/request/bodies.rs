@@ -1,0 +1,279 @@
+//! Bodies, against what an independent reading of the same JSON says of them.
+
+use actix_web::HttpRequest;
+use seckill::domain::{Item, Sale};
+use seckill::http::admin::sales::{CreateBody, PatchBody, ReasonBody};
+use seckill::http::extract;
+use seckill::http::problem::Problem;
+use seckill::http::router::{ADMIN_BODY_BYTES_MAX, SHOPPER_BODY_BYTES_MAX};
+use seckill::http::shopper::orders::PlaceBody;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::head::is_slug;
+use super::{Input, answer, leads_somewhere};
+use crate::json::{self, Doc};
+
+fn is_json_type(input: &Input) -> bool {
+    let essence = input.text("Content-Type").unwrap_or("").split(';').next().unwrap_or("").trim();
+    essence.to_ascii_lowercase() == "application/json"
+}
+
+/// Reads a body and holds the verdict against `is_right`; `Err` says what was refused.
+fn read<T: DeserializeOwned>(
+    input: &Input,
+    request: &HttpRequest,
+    is_right: impl Fn(&Doc) -> bool,
+) -> Result<(T, Doc), String> {
+    let doc = json::parse(input.body).filter(|doc| doc.is_unicode() && doc.is_finite());
+    match extract::json::<T>(request, input.body) {
+        Ok(body) => {
+            assert!(is_json_type(input), "a body of another type was read");
+            let doc = doc.expect("what was read is JSON");
+            assert!(is_right(&doc), "a body out of bounds was accepted");
+            Ok((body, doc))
+        }
+        Err(problem) => {
+            let (code, pointer) = answer(&problem);
+            if code == "unsupported_media_type" {
+                assert!(!is_json_type(input), "application/json was refused");
+                return Err(code);
+            }
+            assert!(is_json_type(input), "the type is looked at first");
+            assert!(["malformed_json", "validation_failed"].contains(&code.as_str()), "{code}");
+            if let Some(doc) = doc {
+                assert_eq!(code, "validation_failed", "JSON was called malformed");
+                assert!(!is_right(&doc), "a good body was refused at {pointer:?}");
+                leads_somewhere(&pointer, &doc);
+            }
+            Err(format!("{code} {}", without_index(&pointer)))
+        }
+    }
+}
+
+/// So that the third item is no other finding than the first.
+fn without_index(pointer: &str) -> String {
+    let words = pointer.split('/').map(|word| if word.parse::<u32>().is_ok() { "n" } else { word });
+    let known = |word: &str| word.len() <= 20 && word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+    words.map(|word| if known(word) { word } else { "?" }).collect::<Vec<_>>().join("/")
+}
+
+/// The second reading of what was accepted: written again, it is accepted again.
+fn again<T: DeserializeOwned>(request: &HttpRequest, body: &Value) -> T {
+    let body = body.to_string();
+    extract::json(request, body.as_bytes()).unwrap_or_else(|problem: Problem| panic!("{problem}: {body}"))
+}
+
+fn is_whole(doc: Option<&Doc>, range: std::ops::RangeInclusive<i128>) -> bool {
+    doc.and_then(Doc::whole).is_some_and(|number| range.contains(&number))
+}
+
+fn is_text(doc: Option<&Doc>) -> bool {
+    doc.is_some_and(|doc| doc.text().is_some())
+}
+
+/// Missing, null, or as `is_right` says.
+fn perhaps(doc: &Doc, name: &str, is_right: impl Fn(Option<&Doc>) -> bool) -> bool {
+    !doc.has(name) || doc.member(name) == Some(&Doc::Null) || is_right(doc.member(name))
+}
+
+pub fn place(input: &Input, request: &HttpRequest) -> String {
+    if input.body.len() > SHOPPER_BODY_BYTES_MAX {
+        return "too large".to_owned();
+    }
+    let is_right = |doc: &Doc| {
+        doc.is_object_of(&["sku_id", "quantity"], &[])
+            && doc.member("sku_id").and_then(Doc::text).is_some_and(is_slug)
+            && is_whole(doc.member("quantity"), 1..=99)
+    };
+    let (body, doc) = match read::<PlaceBody>(input, request, is_right) {
+        Ok(read) => read,
+        Err(refused) => return refused,
+    };
+    let units = i128::from(body.quantity.units());
+    assert_eq!(doc.member("quantity").and_then(Doc::whole), Some(units));
+    assert_eq!(doc.member("sku_id").and_then(Doc::text), Some(body.sku_id.as_str()));
+    let text = json!({ "quantity": body.quantity, "sku_id": body.sku_id });
+    assert_eq!(again::<PlaceBody>(request, &text), body);
+    "purchase".to_owned()
+}
+
+fn is_item(doc: &Doc) -> bool {
+    let is_price = |price: &Doc| {
+        price.is_object_of(&["amount", "currency"], &[])
+            && is_whole(price.member("amount"), 0..=9_007_199_254_740_991)
+            && price.member("currency").and_then(Doc::text).is_some_and(|text| {
+                text.chars().count() == 3 && text.chars().all(|letter| letter.is_ascii_uppercase())
+            })
+    };
+    doc.is_object_of(&["sku_id", "name", "stock", "price"], &[])
+        && doc.member("sku_id").and_then(Doc::text).is_some_and(is_slug)
+        && is_text(doc.member("name"))
+        && is_whole(doc.member("stock"), 0..=u32::MAX.into())
+        && doc.member("price").is_some_and(is_price)
+}
+
+fn are_items(doc: Option<&Doc>) -> bool {
+    doc.and_then(Doc::list).is_some_and(|items| items.iter().all(is_item))
+}
+
+pub fn create(input: &Input, request: &HttpRequest) -> String {
+    if input.body.len() > ADMIN_BODY_BYTES_MAX {
+        return "too large".to_owned();
+    }
+    let is_right = |doc: &Doc| {
+        let required = ["id", "name", "starts_at", "ends_at", "buyer_limit", "items"];
+        doc.is_object_of(&required, &["payment_window_ms", "buckets", "reason"])
+            && doc.member("id").and_then(Doc::text).is_some_and(is_slug)
+            && ["name", "starts_at", "ends_at"].iter().all(|name| is_text(doc.member(name)))
+            && is_whole(doc.member("buyer_limit"), 0..=u32::MAX.into())
+            && perhaps(doc, "payment_window_ms", |doc| is_whole(doc, i64::MIN.into()..=i64::MAX.into()))
+            && perhaps(doc, "buckets", |doc| is_whole(doc, 0..=u16::MAX.into()))
+            && perhaps(doc, "reason", is_text)
+            && are_items(doc.member("items"))
+    };
+    let (body, doc) = match read::<CreateBody>(input, request, is_right) {
+        Ok(read) => read,
+        Err(refused) => return refused,
+    };
+    let (sale, reason) = match body.sale() {
+        Ok(sale) => sale,
+        Err(problem) => return late_fault(&problem, &doc),
+    };
+    is_reason(&reason);
+    assert_eq!(rewritten(&sale, request), sale, "a sale means what it meant");
+    match sale.validate(8) {
+        Ok(()) => {
+            is_within_bounds(&sale);
+            "sale".to_owned()
+        }
+        Err(invalid) => {
+            leads_somewhere(&invalid.pointer, &doc);
+            format!("invalid {}", without_index(&invalid.pointer))
+        }
+    }
+}
+
+/// What the types do not check is refused with the field it is about.
+fn late_fault(problem: &Problem, doc: &Doc) -> String {
+    let (code, pointer) = answer(problem);
+    assert_eq!(code, "validation_failed");
+    assert!(["/starts_at", "/ends_at", "/reason"].contains(&pointer.as_str()), "{pointer}");
+    leads_somewhere(&pointer, doc);
+    format!("late {pointer}")
+}
+
+fn is_reason(reason: &str) {
+    let length = reason.chars().count();
+    assert!((1..=200).contains(&length) && reason.trim() == reason, "a reason of {length}: {reason:?}");
+}
+
+/// The same sale out of a body written anew.
+fn rewritten(sale: &Sale, request: &HttpRequest) -> Sale {
+    let item = |item: &Item| {
+        let price = json!({ "currency": item.price.currency(), "amount": item.price.amount() });
+        json!({ "stock": item.stock, "price": price, "name": item.name, "sku_id": item.sku_id })
+    };
+    let items: Vec<Value> = sale.items.iter().map(item).collect();
+    let text = json!({
+        "id": sale.id, "name": sale.name, "starts_at": utc(sale.starts_ms), "ends_at": utc(sale.ends_ms),
+        "buyer_limit": sale.buyer_limit, "payment_window_ms": sale.payment_window_ms,
+        "buckets": sale.buckets, "items": items, "reason": "again",
+    });
+    let (sale, reason) = again::<CreateBody>(request, &text).sale().expect("a sale");
+    assert_eq!(reason, "again");
+    sale
+}
+
+/// A time as RFC 3339 has it, by counting days.
+fn utc(at_ms: i64) -> String {
+    let is_leap = |year: i64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let (mut days, ms) = (at_ms.div_euclid(86_400_000), at_ms.rem_euclid(86_400_000));
+    let mut year = 1970;
+    loop {
+        let length = if is_leap(year) { 366 } else { 365 };
+        if days < 0 {
+            year -= 1;
+            days += if is_leap(year) { 366 } else { 365 };
+        } else if days >= length {
+            days -= length;
+            year += 1;
+        } else {
+            break;
+        }
+    }
+    let mut month = 1;
+    for length in [31, if is_leap(year) { 29 } else { 28 }, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
+        if days < length {
+            break;
+        }
+        days -= length;
+        month += 1;
+    }
+    let (hour, minute, second) = (ms / 3_600_000, ms / 60_000 % 60, ms / 1000 % 60);
+    format!("{year:04}-{month:02}-{:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", days + 1, ms % 1000)
+}
+
+fn is_within_bounds(sale: &Sale) {
+    let is_name = |name: &str| (1..=120).contains(&name.chars().count());
+    assert!(is_name(&sale.name));
+    assert!(0 < sale.starts_ms && sale.starts_ms < sale.ends_ms);
+    assert!((1..=99).contains(&sale.buyer_limit));
+    assert!((10_000..=86_400_000).contains(&sale.payment_window_ms));
+    assert!([1, 2, 4, 8].contains(&sale.buckets), "{} buckets of 8 shards", sale.buckets);
+    assert!((1..=100).contains(&sale.items.len()));
+    for item in &sale.items {
+        assert!(is_name(&item.name) && (1..=100_000_000).contains(&item.stock));
+        assert_eq!(sale.items.iter().filter(|other| other.sku_id == item.sku_id).count(), 1);
+    }
+}
+
+pub fn patch(input: &Input, request: &HttpRequest) -> String {
+    if input.body.len() > ADMIN_BODY_BYTES_MAX {
+        return "too large".to_owned();
+    }
+    let is_right = |doc: &Doc| {
+        let numbers = ["buyer_limit", "payment_window_ms", "buckets"];
+        let texts = ["name", "starts_at", "ends_at"];
+        doc.is_object_of(&["reason"], &[&texts[..], &numbers[..], &["items"]].concat())
+            && is_text(doc.member("reason"))
+            && texts.iter().all(|name| perhaps(doc, name, is_text))
+            && perhaps(doc, "buyer_limit", |doc| is_whole(doc, 0..=u32::MAX.into()))
+            && perhaps(doc, "payment_window_ms", |doc| is_whole(doc, i64::MIN.into()..=i64::MAX.into()))
+            && perhaps(doc, "buckets", |doc| is_whole(doc, 0..=u16::MAX.into()))
+            && perhaps(doc, "items", are_items)
+    };
+    let (body, doc) = match read::<PatchBody>(input, request, is_right) {
+        Ok(read) => read,
+        Err(refused) => return refused,
+    };
+    match body.patch() {
+        Ok((patch, reason)) => {
+            is_reason(&reason);
+            let is_given = |name: &str| doc.member(name).is_some_and(|doc| *doc != Doc::Null);
+            assert_eq!(patch.name.is_some(), is_given("name"));
+            assert_eq!(patch.starts_ms.is_some(), is_given("starts_at"));
+            assert_eq!(patch.items.is_some(), is_given("items"));
+            format!("patch {} {}", patch.starts_ms.is_some(), patch.items.is_some())
+        }
+        Err(problem) => late_fault(&problem, &doc),
+    }
+}
+
+pub fn reason(input: &Input, request: &HttpRequest) -> String {
+    if input.body.len() > ADMIN_BODY_BYTES_MAX {
+        return "too large".to_owned();
+    }
+    let is_right = |doc: &Doc| doc.is_object_of(&["reason"], &[]) && is_text(doc.member("reason"));
+    let (body, doc) = match read::<ReasonBody>(input, request, is_right) {
+        Ok(read) => read,
+        Err(refused) => return refused,
+    };
+    match body.reason() {
+        Ok(reason) => {
+            is_reason(&reason);
+            "reason".to_owned()
+        }
+        Err(problem) => late_fault(&problem, &doc),
+    }
+}

@@ -1,0 +1,136 @@
+//! Clients that reset, close and stammer at every stage of a request: whatever they did not hear, each click is one
+//! order or none, and no unit is lost between.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
+use futures::stream::{StreamExt, iter};
+use socket2::{Domain, Socket, Type};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::harness::{TestShop, eventually, token};
+
+const CLICKS: u32 = 2000;
+/// More clicks than units: the last of them are sold out.
+const STOCK: u32 = 1500;
+
+/// How a client ends, each at every byte of its request in turn.
+#[derive(Debug, Clone, Copy)]
+enum End {
+    /// RST: what is in flight is thrown away.
+    Reset,
+    /// FIN, and it reads no answer.
+    Close,
+    /// FIN of its own direction; it reads to the end.
+    HalfClose,
+    /// The same request twice in one write, then RST.
+    PipelinedReset,
+    /// Three requests in one write, all answers read.
+    Pipelined,
+}
+
+const ENDS: [End; 5] = [End::Reset, End::Close, End::HalfClose, End::PipelinedReset, End::Pipelined];
+
+fn request(user: &str, is_chunked: bool) -> Vec<u8> {
+    let body = r#"{"sku_id":"phone","quantity":1}"#;
+    let (length, body) = match is_chunked {
+        true => ("Transfer-Encoding: chunked".to_owned(), format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len())),
+        false => (format!("Content-Length: {}", body.len()), body.to_owned()),
+    };
+    format!(
+        "POST /api/v1/sales/drop/orders HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {}\r\n\
+         Idempotency-Key: k\r\nContent-Type: application/json\r\n{length}\r\n\r\n{body}",
+        token(user)
+    )
+    .into_bytes()
+}
+
+/// A connection whose drop resets it.
+fn connect(address: SocketAddr, end: End) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.connect(&address.into()).expect("a connection");
+    if matches!(end, End::Reset | End::PipelinedReset) {
+        socket.set_linger(Some(std::time::Duration::ZERO)).expect("set");
+    }
+    socket.set_nonblocking(true).expect("set");
+    TcpStream::from_std(socket.into()).expect("a stream")
+}
+
+/// One broken client; answers what it heard.
+async fn click(address: SocketAddr, n: u32) -> String {
+    let end = ENDS[usize::try_from(n).expect("small") % ENDS.len()];
+    let one = request(&format!("u{n}"), n % 3 == 0);
+    let mut stream = connect(address, end);
+    let mut heard = Vec::new();
+    match end {
+        // Every stage, from the first byte to all of them.
+        End::Reset | End::Close => {
+            let sent = one.len() * usize::try_from(n / 5).expect("small") / 399;
+            let _ = stream.write_all(&one[..sent.min(one.len())]).await;
+            // At the end of its request half of them wait for the first byte of the answer.
+            if sent >= one.len() && n % 2 == 0 {
+                let _ = stream.read(&mut [0; 1]).await;
+            }
+        }
+        End::HalfClose => {
+            let _ = stream.write_all(&one).await;
+            let _ = stream.shutdown().await;
+            let _ = stream.read_to_end(&mut heard).await;
+        }
+        End::PipelinedReset => {
+            let _ = stream.write_all(&[one.as_slice(), &one].concat()).await;
+        }
+        End::Pipelined => {
+            let _ = stream.write_all(&[one.as_slice(), &one, &one].concat()).await;
+            let _ = stream.shutdown().await;
+            let _ = stream.read_to_end(&mut heard).await;
+        }
+    }
+    drop(stream);
+    String::from_utf8_lossy(&heard).into_owned()
+}
+
+/// The order ids in what a client heard.
+fn ids(heard: &str) -> Vec<String> {
+    heard.split(r#""id":""#).skip(1).filter_map(|rest| Some(rest.split('"').next()?.to_owned())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_break_off_leave_no_reservation_without_an_order() {
+    let shop = TestShop::start().await;
+    shop.open_sale("drop", 1, &[("phone", STOCK)]).await;
+    let clicks = iter(0..CLICKS).map(|n| async move { (n, click(shop.shopper, n).await) });
+    let heard: HashMap<u32, String> = clicks.buffer_unordered(64).collect().await;
+
+    for (n, text) in &heard {
+        let mut of_one_click = ids(text);
+        of_one_click.dedup();
+        assert!(of_one_click.len() <= 1, "click {n} was told of several orders: {text}");
+        assert!(!text.contains("HTTP/1.1 5"), "click {n}: {text}");
+    }
+    // Quiet: what was accepted is written, and what was taken is what was written.
+    let database = shop.database();
+    let mut last = (-1, -1);
+    eventually("all is quiet", async || {
+        let available = shop.stock("drop").await["phone"]["available"].as_i64().expect("units");
+        let now = (available, database.orders("awaiting_payment").await);
+        let is_quiet = now == last && now.0 + now.1 == i64::from(STOCK);
+        last = now;
+        is_quiet
+    })
+    .await;
+    let (available, orders) = last;
+    assert!(orders > 600, "only {orders} orders: the clients broke off too early to mean anything");
+    assert_eq!(available + orders, i64::from(STOCK), "a unit is lost");
+    assert_eq!(database.orders("rejected").await, 0);
+    assert_eq!(database.control_sum("SUM(held)", "ledger").await, orders);
+    assert_eq!(database.control_sum("COUNT(*)", "dead_letters").await, 0);
+
+    // Everybody may ask again, and gets the order that the broken click made, if it made one.
+    for (n, text) in heard.iter().filter(|(_, text)| text.contains("HTTP/1.1 20")) {
+        let again = shop.buy(&format!("u{n}"), "drop", "phone", "k").await;
+        assert_eq!(Some(&again.json()["id"].as_str().expect("an id").to_owned()), ids(text).first());
+    }
+    shop.finish().await;
+}

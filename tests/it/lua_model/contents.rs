@@ -1,0 +1,140 @@
+//! What stands in Redis for one bucket: its five keys, read raw and decoded by a reader of its own, so that a
+//! fault of the product's readers hides nothing.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Display;
+use std::str::FromStr;
+
+use redis::aio::MultiplexedConnection;
+use redis::streams::StreamRangeReply;
+use seckill::domain::inventory_model::{Accepted, Bucket, Gate, GateState, Hold, Terms};
+use seckill::domain::reservation::{Fingerprint, OutboxEntryId};
+use seckill::domain::{BucketId, OrderId, OrderState, Quantity, SkuId, UserId};
+
+/// The five keys of a bucket. Source: docs/protocol.md §3.
+pub struct Keys {
+    pub gate: String,
+    pub stock: String,
+    pub buyers: String,
+    pub orders: String,
+    pub outbox: String,
+}
+
+impl Keys {
+    pub fn of(prefix: &str, bucket: &BucketId) -> Self {
+        let key = |part: &str| format!("{prefix}{{{}.{}}}:{part}", bucket.sale, bucket.bucket);
+        Self {
+            gate: key("gate"),
+            stock: key("stock"),
+            buyers: key("buyers"),
+            orders: key("orders"),
+            outbox: key("outbox"),
+        }
+    }
+}
+
+type Fields = BTreeMap<String, String>;
+
+/// The bucket as Redis has it, its outbox entries under Redis's names. How many entries it ever made is not to
+/// be seen there and stays 0.
+///
+/// # Panics
+/// For anything that no script of ours writes.
+pub async fn read(connection: &mut MultiplexedConnection, keys: &Keys) -> Bucket {
+    let mut question = redis::pipe();
+    question.hgetall(&keys.gate).hgetall(&keys.stock).hgetall(&keys.buyers).hgetall(&keys.orders);
+    question.cmd("XRANGE").arg(&keys.outbox).arg("-").arg("+");
+    let (gate, stock, buyers, orders, outbox): (
+        Fields,
+        Fields,
+        Fields,
+        HashMap<Vec<u8>, String>,
+        StreamRangeReply,
+    ) = question.query_async(connection).await.expect("five keys of their types");
+    let id = |bytes: &[u8]| OrderId::from_bytes(bytes).expect("16 bytes");
+    let accepted = |entry: redis::streams::StreamId| {
+        assert_eq!(entry.map.len(), 2, "fields of {entry:?}");
+        let order: Vec<u8> = entry.get("o").expect("an order id");
+        let payload = entry.get("r").expect("an order record");
+        Accepted { order: id(&order), payload, entry: OutboxEntryId(entry.id) }
+    };
+    Bucket {
+        gate: (!gate.is_empty()).then(|| decode_gate(&gate)),
+        stock: decode_units(stock, SkuId::parse),
+        buyers: decode_units(buyers, UserId::parse),
+        orders: orders.into_iter().map(|(order, value)| (id(&order), decode_hold(&value))).collect(),
+        outbox: outbox.ids.into_iter().map(accepted).collect(),
+        entries_made: 0,
+    }
+}
+
+fn number<T: FromStr>(text: &str) -> T
+where
+    T::Err: Display,
+{
+    text.parse().unwrap_or_else(|error| panic!("{text:?} is no number: {error}"))
+}
+
+fn decode_units<I: Ord, E: Display>(fields: Fields, parse: fn(&str) -> Result<I, E>) -> BTreeMap<I, u32> {
+    let decode = |(name, units): (String, String)| {
+        (parse(&name).unwrap_or_else(|error| panic!("{name:?}: {error}")), number(&units))
+    };
+    fields.into_iter().map(decode).collect()
+}
+
+fn decode_gate(fields: &Fields) -> Gate {
+    const NAMES: [&str; 7] =
+        ["buyer_limit", "closes_ms", "epoch", "lease_ms", "opens_ms", "state", "version"];
+    assert!(fields.keys().all(|name| NAMES.contains(&name.as_str())), "{fields:?}");
+    let terms = || {
+        Some(Terms {
+            opens_ms: fields.get("opens_ms")?.parse().ok()?,
+            closes_ms: fields.get("closes_ms")?.parse().ok()?,
+            buyer_limit: fields.get("buyer_limit")?.parse().ok()?,
+            lease_ms: fields.get("lease_ms")?.parse().ok()?,
+        })
+    };
+    Gate {
+        epoch: number(&fields["epoch"]),
+        state: match fields["state"].as_str() {
+            "open" => GateState::Open,
+            "paused" => GateState::Paused,
+            "ended" => GateState::Ended,
+            _ => GateState::Unknown,
+        },
+        version: fields.get("version").map(|version| number(version)),
+        terms: terms(),
+    }
+}
+
+fn decode_hold(value: &str) -> Hold {
+    let fields: Vec<&str> = value.split('|').collect();
+    let [state, fingerprint, quantity, reserved_ms, sku, user] = fields[..] else {
+        panic!("{value:?} has not six fields");
+    };
+    let state = OrderState::ALL.into_iter().find(|&known| letter(known) == state);
+    let sku = SkuId::parse(sku).expect("a SKU");
+    let quantity = Quantity::new(number(quantity)).expect("a quantity");
+    assert_eq!(fingerprint, Fingerprint::of(&sku, quantity).as_str(), "fingerprint of {value:?}");
+    Hold {
+        state: state.unwrap_or_else(|| panic!("{value:?}: no such state")),
+        fingerprint: Fingerprint::of(&sku, quantity),
+        quantity,
+        reserved_ms: number(reserved_ms),
+        sku,
+        user: UserId::parse(user).expect("a user"),
+    }
+}
+
+/// How a state is written in the `orders` hash.
+pub fn letter(state: OrderState) -> &'static str {
+    match state {
+        OrderState::Reserved => "r",
+        OrderState::Queued => "q",
+        OrderState::AwaitingPayment => "a",
+        OrderState::Paid => "p",
+        OrderState::Cancelled => "c",
+        OrderState::Expired => "e",
+        OrderState::Rejected => "x",
+    }
+}

@@ -1,0 +1,450 @@
+//! One random history of one bucket: each call goes to Redis and to the model, and both must say the same.
+
+mod quiet;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use redis::aio::MultiplexedConnection;
+use redis::{Script, ScriptInvocation, Value};
+use seckill::backend::distributed::RedisPorts;
+use seckill::domain::inventory_model::{Bucket, GateChange, GateState, Preheated};
+use seckill::domain::reservation::{OutboxEntryId, ReserveRequest, Verdict};
+use seckill::domain::{BucketId, Item, Money, OrderId, OrderState, Sale, SaleId, SaleState, SkuId, UserId};
+use seckill::ports::{Effect, ErrorKind, StoreError, StoreResult};
+
+use self::quiet::stream_id;
+use super::contents::{self, Keys, letter};
+use super::wishes::{self, HOUR_MS, SKUS, chance, now_ms, one_of, order_id, order_number, sku};
+
+/// How far Redis's reading of the machine's clock may be from ours.
+const CLOCK_SLACK_MS: i64 = 60_000;
+
+/// The two ways to one server: the product's ports, and the scripts called directly, whose bare answers the
+/// ports do not pass on.
+pub struct Line {
+    pub ports: RedisPorts,
+    pub raw: MultiplexedConnection,
+    pub prefix: String,
+    pub scripts: Scripts,
+}
+
+pub struct Scripts {
+    pub preheat: Script,
+    gate: Script,
+    reserve: Script,
+    acknowledge: Script,
+    settle: Script,
+}
+
+impl Scripts {
+    pub fn new() -> Self {
+        Self {
+            preheat: Script::new(include_str!("../../../lua/preheat.lua")),
+            gate: Script::new(include_str!("../../../lua/gate.lua")),
+            reserve: Script::new(include_str!("../../../lua/reserve.lua")),
+            acknowledge: Script::new(include_str!("../../../lua/acknowledge.lua")),
+            settle: Script::new(include_str!("../../../lua/settle.lua")),
+        }
+    }
+}
+
+/// How often each kind of call was made and each kind of answer was given.
+pub type Tally = BTreeMap<&'static str, u64>;
+
+/// An outbox entry that there was: its names in the model and in Redis, and its order.
+type Entry = (OutboxEntryId, OutboxEntryId, OrderId);
+
+pub struct History {
+    seed: u64,
+    number: u64,
+    dice: StdRng,
+    bucket: BucketId,
+    epoch: u32,
+    model: Bucket,
+    entries: Vec<Entry>,
+    /// Redis's time of each reservation whose time was seen; from then on it may not change.
+    times: HashMap<OrderId, i64>,
+    calls: u32,
+    pub tally: Tally,
+}
+
+/// A call whose server was killed or stood still under it.
+pub struct Cut {
+    epoch: u32,
+    batch: Arc<[ReserveRequest]>,
+    asked_ms: i64,
+    answers: StoreResult<Vec<Verdict>>,
+}
+
+pub fn word(verdict: &Verdict) -> &'static str {
+    match verdict {
+        Verdict::Reserved { .. } => "reserved",
+        Verdict::Replayed(_) => "replayed",
+        Verdict::KeyReused => "key_reused",
+        Verdict::LimitReached { .. } => "limit_reached",
+        Verdict::SoldOut { .. } => "sold_out",
+        Verdict::NotStarted => "not_started",
+        Verdict::Paused => "paused",
+        Verdict::Ended => "ended",
+        Verdict::StaleEpoch => "stale_epoch",
+        Verdict::GateShut => "gate_shut",
+        Verdict::UnknownSku => "unknown_sku",
+    }
+}
+
+fn count(length: usize) -> i64 {
+    i64::try_from(length).expect("few")
+}
+
+impl History {
+    pub fn new(seed: u64, number: u64) -> Self {
+        let sale = SaleId::parse(&format!("h{number}")).expect("a slug");
+        Self {
+            seed,
+            number,
+            dice: StdRng::seed_from_u64(seed.wrapping_add(number.wrapping_mul(0x9e37_79b9_7f4a_7c15))),
+            bucket: BucketId { sale, bucket: 0 },
+            epoch: 1,
+            model: Bucket::default(),
+            entries: Vec::new(),
+            times: HashMap::new(),
+            calls: 0,
+            tally: Tally::new(),
+        }
+    }
+
+    fn place(&self) -> String {
+        let Self { seed, number, calls, .. } = self;
+        format!("history {number}, call {calls}; SECKILL_MODEL_SEED={seed} repeats it")
+    }
+
+    fn keys(&self, line: &Line) -> Keys {
+        Keys::of(&line.prefix, &self.bucket)
+    }
+
+    fn note(&mut self, what: &'static str) {
+        *self.tally.entry(what).or_default() += 1;
+    }
+
+    pub async fn run(&mut self, line: &Line, calls: u32) {
+        for _ in 0..calls {
+            self.disturb(line).await;
+            self.calls += 1;
+            self.note("calls");
+            let is_shut = self.model.admission(self.epoch, now_ms()).is_err();
+            match self.dice.random_range(0..100) {
+                0..25 if is_shut => self.heal(line).await,
+                0..68 => self.reserve(line).await,
+                68..79 => self.acknowledge(line).await,
+                79..88 => self.settle(line).await,
+                88..92 => {
+                    let states = [GateState::Open, GateState::Paused, GateState::Ended, GateState::Unknown];
+                    let state = one_of(&mut self.dice, &states).expect("four");
+                    self.set_gate(line, state).await;
+                }
+                92..97 => self.preheat(line).await,
+                _ => self.ask_wrongly(line).await,
+            }
+        }
+    }
+
+    async fn raw<T: redis::FromRedisValue>(&self, line: &Line, call: &ScriptInvocation<'_>) -> T {
+        let answer = call.invoke_async(&mut line.raw.clone()).await;
+        answer.unwrap_or_else(|error| panic!("{}: {error}", self.place()))
+    }
+
+    /// What no script does: a gate that is lost, damaged, or has its lease renewed or lapsed.
+    async fn disturb(&mut self, line: &Line) {
+        let key = self.keys(line).gate;
+        let mut command = match self.dice.random_range(0..1000) {
+            0..15 => {
+                self.model.gate = None;
+                redis::cmd("DEL").arg(&key).take()
+            }
+            15..20 => {
+                let Some(gate) = &mut self.model.gate else { return };
+                gate.terms = None;
+                let fields = ["opens_ms", "closes_ms", "buyer_limit", "lease_ms"];
+                let field = one_of(&mut self.dice, &fields).expect("four");
+                if chance(&mut self.dice, 50) {
+                    redis::cmd("HDEL").arg(&key).arg(field).take()
+                } else {
+                    redis::cmd("HSET").arg(&key).arg(field).arg("soon").take()
+                }
+            }
+            20..40 => {
+                let lease_ms = wishes::lease_ms(&mut self.dice);
+                let Some(terms) = self.model.gate.as_mut().and_then(|gate| gate.terms.as_mut()) else {
+                    return;
+                };
+                terms.lease_ms = lease_ms;
+                redis::cmd("HSET").arg(&key).arg("lease_ms").arg(lease_ms).take()
+            }
+            _ => return,
+        };
+        let done: Result<Value, _> = command.take().query_async(&mut line.raw.clone()).await;
+        done.unwrap_or_else(|error| panic!("{}: {error}", self.place()));
+    }
+
+    /// Brings a gate that lets nobody pass back, so that a history does not end in refusals.
+    async fn heal(&mut self, line: &Line) {
+        if self.model.gate.as_ref().is_some_and(|gate| gate.terms.is_some() && gate.state != GateState::Open)
+        {
+            return self.set_gate(line, GateState::Open).await;
+        }
+        self.model.gate = None;
+        let lost: Result<i64, _> =
+            redis::cmd("DEL").arg(self.keys(line).gate).query_async(&mut line.raw.clone()).await;
+        lost.unwrap_or_else(|error| panic!("{}: {error}", self.place()));
+        self.preheat(line).await;
+    }
+
+    async fn preheat(&mut self, line: &Line) {
+        self.note("preheat calls");
+        let mut terms = wishes::terms(&mut self.dice);
+        let mut stock = BTreeMap::new();
+        for name in SKUS {
+            // Not always both, so that what a lost gate left behind shows.
+            if chance(&mut self.dice, 90) {
+                stock.insert(sku(name), self.dice.random_range(0..=24));
+            }
+        }
+        let epoch = (self.epoch + self.dice.random_range(0..3)).saturating_sub(1).max(1);
+        let is_raw = chance(&mut self.dice, 50);
+        if !is_raw {
+            terms.lease_ms = 0;
+        }
+        let expected = self.model.preheat(epoch, terms, &stock);
+        if expected == Preheated::Created {
+            self.epoch = epoch;
+        }
+        if is_raw {
+            let keys = self.keys(line);
+            let mut call = line.scripts.preheat.prepare_invoke();
+            call.key(keys.gate).key(keys.stock).arg(epoch).arg(terms.opens_ms).arg(terms.closes_ms);
+            call.arg(terms.buyer_limit).arg(terms.lease_ms);
+            for (sku, units) in &stock {
+                call.arg(sku.as_str()).arg(*units);
+            }
+            let expected = match expected {
+                Preheated::Created => "created",
+                Preheated::Exists => "exists",
+                Preheated::Conflict => "conflict",
+            };
+            assert_eq!(self.raw::<String>(line, &call).await, expected, "{}", self.place());
+        } else {
+            let mut sale = self.sale(epoch, &stock);
+            (sale.starts_ms, sale.ends_ms) = (terms.opens_ms, terms.closes_ms);
+            sale.buyer_limit = terms.buyer_limit;
+            self.expect_done(line.ports.gates.preheat(&sale).await, expected != Preheated::Conflict);
+        }
+    }
+
+    async fn set_gate(&mut self, line: &Line, state: GateState) {
+        self.note("gate calls");
+        let newest = self.model.gate.as_ref().and_then(|gate| gate.version).unwrap_or(0);
+        let version = (newest + self.dice.random_range(0..4)).saturating_sub(1);
+        let epoch = if chance(&mut self.dice, 90) { self.epoch } else { self.epoch + 1 };
+        let (written, sale_state) = match state {
+            GateState::Open => ("open", Some(SaleState::Preheated)),
+            GateState::Paused => ("paused", Some(SaleState::Paused)),
+            GateState::Ended => ("ended", Some(SaleState::Ended)),
+            GateState::Unknown => ("frozen", None),
+        };
+        let expected = self.model.set_gate(epoch, state, version);
+        if let Some(sale_state) = sale_state.filter(|_| chance(&mut self.dice, 50)) {
+            let sale = Sale { state: sale_state, version, ..self.sale(epoch, &BTreeMap::new()) };
+            let is_done = match expected {
+                GateChange::Set | GateChange::Older => true,
+                GateChange::Missing => sale_state == SaleState::Ended,
+                GateChange::Conflict => false,
+            };
+            return self.expect_done(line.ports.gates.set_gates(&sale).await, is_done);
+        }
+        let mut call = line.scripts.gate.prepare_invoke();
+        call.key(self.keys(line).gate).arg(epoch).arg(written).arg(version);
+        let expected = match expected {
+            GateChange::Set => "set",
+            GateChange::Older => "older",
+            GateChange::Missing => "missing",
+            GateChange::Conflict => "conflict",
+        };
+        assert_eq!(self.raw::<String>(line, &call).await, expected, "{}", self.place());
+    }
+
+    fn sale(&self, epoch: u32, stock: &BTreeMap<SkuId, u32>) -> Sale {
+        let price = Money::new(19_900, "CNY").expect("money");
+        let item = |(sku, units): (&SkuId, &u32)| Item {
+            sku_id: sku.clone(),
+            name: sku.to_string(),
+            stock: *units,
+            price: price.clone(),
+        };
+        Sale {
+            id: self.bucket.sale.clone(),
+            name: "A history".to_owned(),
+            state: SaleState::Preheated,
+            starts_ms: 1,
+            ends_ms: 2,
+            buyer_limit: 1,
+            payment_window_ms: HOUR_MS,
+            buckets: 1,
+            epoch,
+            version: 1,
+            items: stock.iter().map(item).collect(),
+        }
+    }
+
+    /// A conflict is a failure of the port, and no outage.
+    fn expect_done(&self, answer: StoreResult<()>, is_done: bool) {
+        let kind = answer.as_ref().err().map(|error| error.kind);
+        assert_eq!(kind, (!is_done).then_some(ErrorKind::Broken), "{}: {answer:?}", self.place());
+    }
+
+    fn any_batch(&mut self) -> (u32, Arc<[ReserveRequest]>) {
+        let epoch = if chance(&mut self.dice, 95) { self.epoch } else { self.dice.random_range(0..9) };
+        (epoch, wishes::batch(&mut self.dice, &self.bucket.sale, self.calls, epoch))
+    }
+
+    async fn reserve(&mut self, line: &Line) {
+        self.note("reserve calls");
+        let (epoch, batch) = self.any_batch();
+        let expected = self.model.reserve(epoch, &batch, now_ms());
+        let answers = line.ports.inventory.reserve(&self.bucket, batch.clone()).await;
+        let answers = answers.unwrap_or_else(|error| panic!("{}: {error}", self.place()));
+        self.compare(&batch, expected, &answers);
+    }
+
+    fn compare(&mut self, batch: &[ReserveRequest], expected: Vec<Verdict>, answers: &[Verdict]) {
+        assert_eq!(expected.len(), answers.len(), "{}", self.place());
+        for ((request, mut expected), answer) in batch.iter().zip(expected).zip(answers) {
+            let order = request.record.order_id;
+            self.note(word(&expected));
+            match (&mut expected, answer) {
+                (Verdict::Reserved { outbox_entry }, Verdict::Reserved { outbox_entry: real }) => {
+                    self.learn_entry(outbox_entry.clone(), real.clone(), order);
+                    *outbox_entry = real.clone();
+                }
+                (Verdict::Replayed(reservation), Verdict::Replayed(real)) => {
+                    reservation.reserved_ms = self.learn_time(order, real.reserved_ms);
+                }
+                _ => {}
+            }
+            assert_eq!(*answer, expected, "{}: {request:?}", self.place());
+        }
+    }
+
+    fn learn_entry(&mut self, model: OutboxEntryId, real: OutboxEntryId, order: OrderId) {
+        let newest = self.entries.last().map_or((0, 0), |(_, newest, _)| stream_id(newest));
+        assert!(stream_id(&real) > newest, "{}: entry {real:?} after {newest:?}", self.place());
+        self.entries.push((model, real, order));
+    }
+
+    /// The time that `order` must have: the one seen first, which must be about the model's.
+    fn learn_time(&mut self, order: OrderId, real_ms: i64) -> i64 {
+        let Some(hold) = self.model.orders.get_mut(&order) else { return real_ms };
+        if let Some(known_ms) = self.times.get(&order) {
+            return *known_ms;
+        }
+        let off_ms = (real_ms - hold.reserved_ms).abs();
+        assert!(off_ms <= CLOCK_SLACK_MS, "{order}: reserved {off_ms} ms from when it was asked for");
+        hold.reserved_ms = real_ms;
+        self.times.insert(order, real_ms);
+        real_ms
+    }
+
+    /// Entries that are there, that were removed before, that belong to another order, or that never were.
+    async fn acknowledge(&mut self, line: &Line) {
+        self.note("acknowledge calls");
+        let (mut known, mut named) = (Vec::new(), Vec::new());
+        let recent = self.entries.len().saturating_sub(24);
+        for _ in 0..self.dice.random_range(1..=6) {
+            let from = if chance(&mut self.dice, 80) { recent } else { 0 };
+            let other = order_id(&self.bucket.sale, order_number(&mut self.dice, self.calls));
+            let never = (OutboxEntryId("0".to_owned()), OutboxEntryId("0-1".to_owned()), other);
+            let chosen = one_of(&mut self.dice, &self.entries[from..]);
+            let (model, real, order) = chosen.filter(|_| chance(&mut self.dice, 90)).unwrap_or(never);
+            let order = if chance(&mut self.dice, 95) { order } else { other };
+            known.push((model, order));
+            named.push((real, order));
+        }
+        let removed = self.model.acknowledge(&known);
+        if chance(&mut self.dice, 50) {
+            let done = line.ports.outbox.acknowledge(&self.bucket, &named).await;
+            return self.expect_done(done, true);
+        }
+        let keys = self.keys(line);
+        let mut call = line.scripts.acknowledge.prepare_invoke();
+        call.key(keys.outbox).key(keys.orders);
+        for (entry, order) in &named {
+            call.arg(entry.0.as_str()).arg(order.bytes().as_slice());
+        }
+        assert_eq!(self.raw::<i64>(line, &call).await, count(removed), "{}", self.place());
+    }
+
+    /// Any order, also one that is unknown or settled, to any state.
+    async fn settle(&mut self, line: &Line) {
+        self.note("settle calls");
+        let number = self.dice.random_range(1..=4);
+        let decided: Vec<(OrderId, OrderState)> = (0..number)
+            .map(|_| {
+                let order = order_id(&self.bucket.sale, order_number(&mut self.dice, self.calls));
+                (order, one_of(&mut self.dice, &OrderState::ALL).expect("seven"))
+            })
+            .collect();
+        let marked = self.model.settle(&decided);
+        if chance(&mut self.dice, 50) {
+            let done = line.ports.inventory.settle(&self.bucket, &decided).await;
+            return self.expect_done(done, true);
+        }
+        let mut call = line.scripts.settle.prepare_invoke();
+        call.key(self.keys(line).orders);
+        for (order, state) in &decided {
+            call.arg(order.bytes().as_slice()).arg(letter(*state));
+        }
+        assert_eq!(self.raw::<i64>(line, &call).await, count(marked), "{}", self.place());
+    }
+
+    /// Purchases that the product cannot even express, straight to the script: none may change anything.
+    async fn ask_wrongly(&mut self, line: &Line) {
+        self.note("malformed calls");
+        let refused = self.model.admission(self.epoch, now_ms()).err();
+        let refused = refused.as_ref().map_or("invalid", word);
+        let mut asked: Vec<(Vec<u8>, &str, String, &str)> = wishes::malformed(&mut self.dice)
+            .into_iter()
+            .map(|(id, quantity, fingerprint)| (id, quantity, fingerprint.to_owned(), refused))
+            .collect();
+        let held: Vec<(&OrderId, &str)> =
+            self.model.orders.iter().map(|(id, hold)| (id, hold.fingerprint.as_str())).collect();
+        if let Some((id, fingerprint)) = one_of(&mut self.dice, &held) {
+            let (first, last) = (&fingerprint[..1], &fingerprint[15..]);
+            let other = |digit: &str| if digit == "0" { "1" } else { "0" };
+            for (near, expected) in [
+                (fingerprint.to_owned(), "replayed"),
+                (format!("{}{}", other(first), &fingerprint[1..]), "key_reused"),
+                (format!("{}{}", &fingerprint[..15], other(last)), "key_reused"),
+                (fingerprint[..15].to_owned(), "key_reused"),
+                (format!("{fingerprint}|"), "key_reused"),
+            ] {
+                asked.push((id.bytes().to_vec(), "nan", near, expected));
+            }
+        }
+        let keys = self.keys(line);
+        let mut call = line.scripts.reserve.prepare_invoke();
+        call.key(keys.gate).key(keys.stock).key(keys.buyers).key(keys.orders).key(keys.outbox);
+        call.arg(self.epoch);
+        for (id, quantity, fingerprint, _) in &asked {
+            call.arg(id.as_slice()).arg("mallory").arg(SKUS[0]).arg(*quantity).arg(fingerprint).arg("{}");
+        }
+        let answers: Vec<Vec<Value>> = self.raw(line, &call).await;
+        assert_eq!(answers.len(), asked.len(), "{}", self.place());
+        for (answer, question) in answers.iter().zip(&asked) {
+            let word = redis::from_redis_value_ref::<String>(&answer[0]).expect("a word");
+            assert_eq!(word, question.3, "{}: {question:?}", self.place());
+        }
+    }
+}

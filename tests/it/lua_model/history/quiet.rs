@@ -1,0 +1,117 @@
+//! What a history does while none of its calls is under way: compare the whole bucket, and find out what became
+//! of a call that may have got no answer.
+
+use std::collections::BTreeSet;
+
+use super::*;
+
+impl History {
+    /// Compares everything that stands in Redis with the model: raw, and through the ports that read it.
+    pub async fn verify(&mut self, line: &Line) {
+        let mut real = contents::read(&mut line.raw.clone(), &self.keys(line)).await;
+        for accepted in &mut real.outbox {
+            if let Some((model, ..)) = self.entries.iter().find(|(_, name, _)| *name == accepted.entry) {
+                accepted.entry = model.clone();
+            }
+        }
+        for (order, hold) in &real.orders {
+            self.learn_time(*order, hold.reserved_ms);
+        }
+        let (place, model) = (self.place(), &self.model);
+        assert_eq!(real.gate, model.gate, "gate: left Redis, right model; {place}");
+        assert_eq!(real.stock, model.stock, "stock: left Redis, right model; {place}");
+        assert_eq!(real.buyers, model.buyers, "buyers: left Redis, right model; {place}");
+        assert_eq!(real.orders, model.orders, "orders: left Redis, right model; {place}");
+        assert_eq!(real.outbox, model.outbox, "outbox: left Redis, right model; {place}");
+        self.verify_ports(line).await;
+    }
+
+    async fn verify_ports(&mut self, line: &Line) {
+        let place = self.place();
+        let failed = |error: StoreError| -> ! { panic!("{place}: {error}") };
+        let ports = &line.ports;
+        let winners = ports.inventory.winners(&self.bucket).await.unwrap_or_else(|e| failed(e));
+        // A scan may tell one twice.
+        let winners: BTreeSet<UserId> = winners.into_iter().collect();
+        let users: BTreeSet<UserId> = self.model.orders.values().map(|hold| hold.user.clone()).collect();
+        assert_eq!(winners, users, "{place}");
+
+        let available = ports.gates.available(&self.sale(self.epoch, &BTreeMap::new())).await;
+        let available = available.unwrap_or_else(|e| failed(e));
+        let stock = self.model.stock.iter().map(|(sku, units)| (sku.clone(), i64::from(*units))).collect();
+        assert_eq!(available, [self.model.gate.is_some().then_some(stock)], "{place}");
+
+        let pending = ports.outbox.pending(&self.bucket, Duration::ZERO, 10_000).await;
+        let pending = pending.unwrap_or_else(|e| failed(e));
+        let pending: Vec<_> = pending.into_iter().map(|entry| (entry.order, entry.payload)).collect();
+        let outbox = self.model.outbox.iter().map(|accepted| (accepted.order, accepted.payload.clone()));
+        assert_eq!(pending, outbox.collect::<Vec<_>>(), "{place}");
+        let length = ports.outbox.len(&self.bucket).await.unwrap_or_else(|e| failed(e));
+        assert_eq!(usize::try_from(length), Ok(self.model.outbox.len()), "{place}");
+
+        let order = order_id(&self.bucket.sale, order_number(&mut self.dice, self.calls));
+        let found = ports.inventory.reservation(std::slice::from_ref(&self.bucket), order).await;
+        let found = found.unwrap_or_else(|e| failed(e));
+        let found = found.map(|it| (it.state, it.sku, it.user, it.quantity, it.reserved_ms));
+        let held = self.model.orders.get(&order).cloned();
+        let held = held.map(|it| (it.state, it.sku, it.user, it.quantity, it.reserved_ms));
+        assert_eq!(found, held, "{place}");
+    }
+
+    /// One call whose server is about to be killed or stands still.
+    pub async fn ask_cut(&mut self, ports: &RedisPorts) -> Cut {
+        self.calls += 1;
+        let (epoch, batch) = self.any_batch();
+        let asked_ms = now_ms();
+        let answers = ports.inventory.reserve(&self.bucket, batch.clone()).await;
+        Cut { epoch, batch, asked_ms, answers }
+    }
+
+    /// Finds out what became of it, which must be all or nothing, and asks again as a client would.
+    pub async fn resolve_cut(&mut self, line: &Line, cut: Cut) {
+        let mut after = self.model.clone();
+        let expected = after.reserve(cut.epoch, &cut.batch, cut.asked_ms);
+        match cut.answers {
+            Ok(answers) => {
+                self.note("cut: answered before");
+                self.model = after;
+                self.compare(&cut.batch, expected, &answers);
+            }
+            Err(error) => {
+                assert_eq!(error.kind, ErrorKind::Unavailable, "{}: {error}", self.place());
+                if self.learn_cut(line, &after).await {
+                    self.note("cut: applied unseen");
+                    assert_eq!(error.effect, Effect::Unknown, "{}: {error}", self.place());
+                    self.model = after;
+                } else {
+                    self.note("cut: without effect");
+                }
+            }
+        }
+        self.verify(line).await;
+        let expected = self.model.reserve(cut.epoch, &cut.batch, now_ms());
+        let answers = line.ports.inventory.reserve(&self.bucket, cut.batch.clone()).await;
+        let answers = answers.unwrap_or_else(|error| panic!("{}: {error}", self.place()));
+        self.compare(&cut.batch, expected, &answers);
+    }
+
+    /// Whether a call without answer had an effect; if so, learns Redis's names of its outbox entries.
+    async fn learn_cut(&mut self, line: &Line, after: &Bucket) -> bool {
+        let real = contents::read(&mut line.raw.clone(), &self.keys(line)).await;
+        if real.orders.len() == self.model.orders.len() {
+            return false;
+        }
+        let made = after.outbox.iter().skip(self.model.outbox.len());
+        let named = real.outbox.iter().skip(self.model.outbox.len());
+        for (made, named) in made.zip(named) {
+            self.learn_entry(made.entry.clone(), named.entry.clone(), made.order);
+        }
+        true
+    }
+}
+
+/// The two numbers of a Redis stream id.
+pub(super) fn stream_id(entry: &OutboxEntryId) -> (u64, u64) {
+    let (time, sequence) = entry.0.split_once('-').expect("two numbers");
+    (time.parse().expect("a number"), sequence.parse().expect("a number"))
+}

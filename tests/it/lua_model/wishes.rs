@@ -1,0 +1,126 @@
+//! What a random history asks for: few users, SKUs and order ids, so that requests meet each other, and times
+//! hours away from now, so that the millisecond of a call never matters.
+
+use std::sync::Arc;
+
+use rand::Rng;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use seckill::clock::Clock;
+use seckill::domain::inventory_model::Terms;
+use seckill::domain::reservation::{Fingerprint, ReserveRequest};
+use seckill::domain::{
+    IdempotencyKey, Money, Month, OrderId, OrderRecord, Quantity, SaleId, Shard, SkuId, UserId,
+};
+
+pub const HOUR_MS: i64 = 3_600_000;
+
+/// Order ids in play at a time.
+const ORDERS: u32 = 40;
+const USERS: u32 = 6;
+/// The SKUs that are put in place, and one that never is.
+pub const SKUS: [&str; 2] = ["pad", "phone"];
+const UNKNOWN_SKU: &str = "ghost";
+
+pub fn now_ms() -> i64 {
+    Clock::System.now_ms()
+}
+
+pub fn sku(name: &str) -> SkuId {
+    SkuId::parse(name).expect("a slug")
+}
+
+/// `true` in so many of a hundred.
+pub fn chance(dice: &mut StdRng, percent: u32) -> bool {
+    dice.random_range(0..100) < percent
+}
+
+/// An order number of a history's moment. The numbers in play move on with its calls: with the same few for
+/// ever, every order would soon be known and every buyer at the limit.
+pub fn order_number(dice: &mut StdRng, calls: u32) -> u32 {
+    calls + dice.random_range(0..ORDERS)
+}
+
+fn user(order: u32) -> UserId {
+    UserId::parse(&format!("u{}.{}:a_B@c-d", order / ORDERS, order % USERS)).expect("a user")
+}
+
+pub fn order_id(sale: &SaleId, order: u32) -> OrderId {
+    let key = IdempotencyKey::parse(&format!("k{order}")).expect("a key");
+    let shard = Shard::new(u16::try_from(order % 4).expect("below four"));
+    OrderId::derive(shard, Month::new(600), sale, &user(order), &key)
+}
+
+/// 1 to 64 requests, mostly few.
+pub fn batch(dice: &mut StdRng, sale: &SaleId, calls: u32, epoch: u32) -> Arc<[ReserveRequest]> {
+    let size = match dice.random_range(0..100) {
+        0..40 => 1,
+        40..88 => dice.random_range(2..=8),
+        _ => dice.random_range(9..=64),
+    };
+    (0..size).map(|_| request(dice, sale, calls, epoch)).collect()
+}
+
+/// Mostly the body that this order always has, so that it is replayed; sometimes another, and rarely another
+/// user's (whom a hash collision would bring there).
+fn request(dice: &mut StdRng, sale: &SaleId, calls: u32, epoch: u32) -> ReserveRequest {
+    let order = order_number(dice, calls);
+    let body = if chance(dice, 80) { order } else { dice.random_range(0..1000) };
+    let sku = match body % 9 {
+        0 => sku(UNKNOWN_SKU),
+        odd if odd % 2 == 1 => sku(SKUS[0]),
+        _ => sku(SKUS[1]),
+    };
+    let quantity = Quantity::new(1 + (body / 9) % 4).expect("1 to 4");
+    let buyer = if chance(dice, 4) { order + 1 } else { order };
+    let fingerprint = Fingerprint::of(&sku, quantity);
+    let record = OrderRecord {
+        v: OrderRecord::VERSION,
+        order_id: order_id(sale, order),
+        sale_id: sale.clone(),
+        sku_id: sku,
+        user_id: user(buyer),
+        quantity,
+        unit_price: Money::new(19_900, "CNY").expect("money"),
+        epoch,
+        accepted_ms: i64::from(calls),
+    };
+    ReserveRequest { record, fingerprint }
+}
+
+pub fn terms(dice: &mut StdRng) -> Terms {
+    let now_ms = now_ms();
+    let opens_ms = match dice.random_range(0..100) {
+        0..8 => now_ms + HOUR_MS,
+        8..16 => now_ms - 2 * HOUR_MS,
+        _ => now_ms - HOUR_MS,
+    };
+    let closes_ms = if opens_ms == now_ms - HOUR_MS { now_ms + HOUR_MS } else { opens_ms + HOUR_MS };
+    Terms { opens_ms, closes_ms, buyer_limit: dice.random_range(1..=6), lease_ms: lease_ms(dice) }
+}
+
+/// None, lapsed or far.
+pub fn lease_ms(dice: &mut StdRng) -> i64 {
+    match dice.random_range(0..100) {
+        0..10 => now_ms() - HOUR_MS,
+        10..40 => now_ms() + HOUR_MS,
+        _ => 0,
+    }
+}
+
+/// Purchases that no front of ours sends: order id, quantity, fingerprint.
+pub fn malformed(dice: &mut StdRng) -> Vec<(Vec<u8>, &'static str, &'static str)> {
+    const FINGERPRINT: &str = "0123456789abcdef";
+    const QUANTITIES: [&str; 16] =
+        ["0", "-1", "nan", "1.5", "100", "", "+1", " 1", "1e1", "01", "0x1", "1 ", "1\n", "inf", "-nan", "١"];
+    let mut fresh = |length: usize| -> Vec<u8> { (0..length).map(|_| dice.random()).collect() };
+    let mut calls: Vec<_> = QUANTITIES.iter().map(|&text| (fresh(16), text, FINGERPRINT)).collect();
+    calls.extend([0, 1, 15, 17, 32].map(|length| (fresh(length), "1", FINGERPRINT)));
+    calls.extend(["", "0123456789abcde", "0123456789abcdef0"].map(|text| (fresh(16), "1", text)));
+    calls
+}
+
+/// One of a list, or `None` of an empty one.
+pub fn one_of<T: Clone>(dice: &mut StdRng, list: &[T]) -> Option<T> {
+    list.choose(dice).cloned()
+}

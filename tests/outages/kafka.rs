@@ -1,0 +1,88 @@
+//! Kafka gone or slow: selling goes on from the outbox until its bound, and the relay delivers.
+
+use std::time::{Duration, Instant};
+
+use seckill::domain::{BucketId, SaleId};
+
+use crate::harness::{TestShop, eventually, open};
+use crate::proxy::Weather;
+use crate::world::{LOSSES, Loss, World};
+
+const OUTBOX_MAX: usize = 40;
+/// 150 ms for the acknowledgement; the rest is for this machine.
+const ANSWERED_WITHIN: Duration = Duration::from_millis(150 + 250);
+
+/// Buys one after the other until refused; answers how many were accepted.
+async fn buy_until_refused(shop: &TestShop, loss: Loss) -> usize {
+    for n in 0..10 * OUTBOX_MAX {
+        let began = Instant::now();
+        let answer = shop.buy(&format!("during-{n}"), "drop", "phone", "k").await;
+        if answer.status == 503 {
+            assert_eq!(answer.code(), "dependency_unavailable", "{loss:?}");
+            return n;
+        }
+        assert_eq!((answer.status, &answer.json()["status"]), (202, &"reserved".into()), "{loss:?}");
+        assert!(began.elapsed() <= ANSWERED_WITHIN, "{loss:?}: {:?}", began.elapsed());
+    }
+    panic!("{loss:?}: the outbox has no bound");
+}
+
+async fn sell_through(world: &mut World, loss: Loss) {
+    let shop = world.shop().await;
+    shop.open_sale("drop", 1, &[("phone", 1000)]).await;
+    for n in 0..10 {
+        assert_eq!(shop.buy(&format!("before-{n}"), "drop", "phone", "k").await.status, 202);
+    }
+    let database = world.database();
+    eventually("the first are written", async || database.orders("awaiting_payment").await == 10).await;
+
+    world.lose("kafka", loss);
+    let accepted = buy_until_refused(&shop, loss).await;
+    assert!(accepted >= OUTBOX_MAX, "{loss:?}: refused after {accepted} of {OUTBOX_MAX}");
+    // The bound is looked at every 100 ms here, and a purchase takes 150 ms.
+    assert!(accepted <= OUTBOX_MAX + 5, "{loss:?}: {accepted} accepted over a bound of {OUTBOX_MAX}");
+    let available = shop.stock("drop").await["phone"]["available"].clone();
+    assert_eq!(available, 990 - accepted, "{loss:?}");
+    for n in 0..20 {
+        assert_eq!(shop.buy(&format!("late-{n}"), "drop", "phone", "k").await.status, 503);
+    }
+    assert_eq!(shop.stock("drop").await["phone"]["available"], available, "a refusal takes nothing");
+
+    world.restore();
+    let orders = i64::try_from(10 + accepted).expect("small");
+    eventually("the relay has delivered all", async || database.orders("awaiting_payment").await == orders)
+        .await;
+    let backend = open(&world.config).await;
+    let bucket = BucketId { sale: SaleId::parse("drop").expect("slug"), bucket: 0 };
+    eventually("the outbox is empty", async || backend.outbox.len(&bucket).await.expect("Redis") == 0).await;
+    eventually("selling goes on", async || shop.buy("late-0", "drop", "phone", "k").await.status < 300).await;
+    eventually("the last is written", async || database.orders("awaiting_payment").await == orders + 1).await;
+    shop.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_kafka_orders_are_reserved_up_to_the_bound_and_delivered_afterwards() {
+    for loss in LOSSES {
+        let bound = OUTBOX_MAX.to_string();
+        let mut world = World::new(&[("admission.outbox_entries_max", &bound)]).await;
+        sell_through(&mut world, loss).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_kafka_delays_rows_and_no_answers() {
+    let world = World::new(&[]).await;
+    let shop = world.shop().await;
+    shop.open_sale("drop", 1, &[("phone", 100)]).await;
+    world.kafka.set(Weather::Slow(Duration::from_millis(400)));
+    for n in 0..20 {
+        let began = Instant::now();
+        let answer = shop.buy(&format!("u{n}"), "drop", "phone", "k").await;
+        assert_eq!((answer.status, &answer.json()["status"]), (202, &"reserved".into()));
+        assert!(began.elapsed() <= ANSWERED_WITHIN, "{:?}", began.elapsed());
+    }
+    let database = world.database();
+    eventually("all are written all the same", async || database.orders("awaiting_payment").await == 20)
+        .await;
+    shop.finish().await;
+}

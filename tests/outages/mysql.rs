@@ -1,0 +1,122 @@
+//! One MySQL instance gone or slow, and a COMMIT whose answer is lost.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::harness::{Database, TestShop, eventually, months};
+use crate::proxy::Weather;
+use crate::world::{LOSSES, Loss, World};
+
+const ORDERS: usize = 30;
+
+async fn orders_on(database: &Database, instance: usize) -> usize {
+    let mut sum = 0;
+    for (_, shard) in database.shards().into_iter().filter(|(at, _)| *at == instance) {
+        for month in months() {
+            let text = format!("SELECT COUNT(*) FROM {shard}.orders_{}", month.yyyymm());
+            sum += database.number(instance, &text).await;
+        }
+    }
+    usize::try_from(sum).expect("a count")
+}
+
+async fn buy_all(shop: &TestShop, users: &[String], sku: &str) {
+    for user in users {
+        let answer = shop.buy(user, "drop", sku, "k").await;
+        assert_eq!(answer.status, 202, "{answer:?}");
+    }
+}
+
+/// The second instance goes away while both have orders to write.
+async fn sell_through(world: &mut World, loss: Loss) {
+    let shop = world.shop().await;
+    let (sku, here, there) =
+        (world.sku_at_home_on(0), world.users_of(0, 2 * ORDERS), world.users_of(1, ORDERS));
+    shop.open_sale("drop", 1, &[(&sku, 1000)]).await;
+    buy_all(&shop, &here[..1], &sku).await;
+    let database = world.database();
+    eventually("orders flow", async || orders_on(&database, 0).await == 1).await;
+
+    world.lose("mysql-b", loss);
+    let began = Instant::now();
+    buy_all(&shop, &there, &sku).await;
+    buy_all(&shop, &here[1..], &sku).await;
+    eventually("the other instance's orders flow", async || orders_on(&database, 0).await == ORDERS).await;
+    let flowed = began.elapsed();
+    assert!(flowed < Duration::from_secs(10), "{loss:?}: held up for {flowed:?}");
+    assert_eq!(shop.get(&there[0], "/api/v1/sales/drop").await.status, 200);
+
+    world.restore();
+    eventually("all drain", async || orders_on(&database, 1).await == ORDERS).await;
+    assert_eq!(shop.stock("drop").await[&sku]["available"], 1000 - 2 * ORDERS);
+    assert_eq!(shop.stock("drop").await[&sku]["held"], 2 * ORDERS);
+    shop.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_is_gone_holds_up_only_its_own_partitions() {
+    for loss in LOSSES {
+        let mut world = World::new(&[]).await;
+        sell_through(&mut world, loss).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn units_that_a_lost_instance_may_have_are_waited_for_and_never_called_sold_out() {
+    let mut world = World::new(&[]).await;
+    let shop = world.shop().await;
+    let (sku, here) = (world.sku_at_home_on(0), world.users_of(0, 15));
+    shop.open_sale("drop", 1, &[(&sku, 20)]).await;
+    world.lose("mysql-b", Loss::Cut);
+    buy_all(&shop, &here, &sku).await;
+    let database = Database::of(&world.config);
+    eventually("some of the instance's own ten units are sold", async || orders_on(&database, 0).await > 0)
+        .await;
+    world.restore();
+    eventually("the others are fetched", async || orders_on(&database, 0).await == 15).await;
+    assert_eq!(database.orders("rejected").await, 0);
+    assert_eq!(shop.stock("drop").await[&sku]["held"], 15);
+    shop.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_instance_holds_up_only_its_own_partitions() {
+    let world = World::new(&[]).await;
+    let shop = world.shop().await;
+    let (sku, here, there) = (world.sku_at_home_on(1), world.users_of(0, ORDERS), world.users_of(1, ORDERS));
+    shop.open_sale("drop", 1, &[(&sku, 1000)]).await;
+    world.mysql[1].set(Weather::Slow(Duration::from_millis(500)));
+    buy_all(&shop, &there, &sku).await;
+    buy_all(&shop, &here, &sku).await;
+    let database = Database::of(&world.config);
+    eventually("the quick instance's orders are there first", async || {
+        orders_on(&database, 0).await == ORDERS
+    })
+    .await;
+    world.mysql[1].set(Weather::Fair);
+    eventually("the slow one's come", async || orders_on(&database, 1).await == ORDERS).await;
+    shop.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_whose_answer_is_lost_is_found_in_the_position() {
+    const ROUNDS: usize = 8;
+    let world = World::new(&[]).await;
+    let shop = world.shop().await;
+    let (sku, users) = (world.sku_at_home_on(0), world.users_of(0, ROUNDS));
+    shop.open_sale("drop", 1, &[(&sku, 1000)]).await;
+    for user in &users {
+        world.mysql[0].lose_answer_to_commit();
+        let answer = shop.buy(user, "drop", &sku, "k").await;
+        let id = answer.json()["id"].as_str().expect("accepted").to_owned();
+        assert_eq!(shop.decided(user, &id).await["status"], "awaiting_payment");
+        assert!(world.mysql[0].is_answer_lost(), "the fault did not happen");
+    }
+    let database = world.database();
+    assert_eq!(database.orders("awaiting_payment").await, i64::try_from(ROUNDS).expect("small"));
+    let positions = database.control_sum("SUM(next_offset)", "consumer_positions").await;
+    assert_eq!(positions, i64::try_from(ROUNDS).expect("small"), "every record was counted once");
+    assert_eq!(shop.stock("drop").await[&sku]["held"], Value::from(ROUNDS));
+    shop.finish().await;
+}

@@ -1,0 +1,68 @@
+//! Redis gone: nothing can be sold, which is said at once, and nothing that was sold is lost.
+
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+
+use crate::client::{Answer, call};
+use crate::harness::{TestShop, eventually};
+use crate::world::{LOSSES, Loss, World};
+
+/// What api.md promises, and what a client's own connection and this machine may add to it.
+const ANSWERED_WITHIN: Duration = Duration::from_millis(300 + 100);
+
+async fn timed(shop: &TestShop, user: &str) -> (Answer, Duration) {
+    let began = Instant::now();
+    let answer = shop.buy(user, "drop", "phone", "k").await;
+    (answer, began.elapsed())
+}
+
+async fn is_ready(shop: &TestShop) -> bool {
+    call(shop.admin, "GET", "/readyz", &[], "").await.status == 200
+}
+
+/// The sale is on; Redis goes away and comes back.
+async fn sell_through(world: &mut World, loss: Loss) {
+    let mut shop = world.shop().await;
+    shop.open_sale("drop", 1, &[("phone", 1000)]).await;
+    for n in 0..20 {
+        assert_eq!(shop.buy(&format!("before-{n}"), "drop", "phone", "k").await.status, 202);
+    }
+    world.lose("redis", loss);
+    // Those whose call was on its way do not know what came of it; everybody after them was not let in.
+    let names: Vec<String> = (0..200).map(|n| format!("during-{n}")).collect();
+    let first = join_all(names.iter().map(|user| timed(&shop, user))).await;
+    let later = join_all(names.iter().map(|user| timed(&shop, user))).await;
+    for (answer, _) in &first {
+        assert!(matches!(answer.status, 503 | 504), "{loss:?}: {answer:?}");
+    }
+    for (answer, took) in &later {
+        assert_eq!(answer.problem(), (503, "dependency_unavailable".to_owned()), "{loss:?}");
+        assert_eq!(answer.json()["retryable"], true);
+        assert!(*took <= ANSWERED_WITHIN, "{loss:?}: {took:?}");
+    }
+    let slowest = first.iter().map(|(_, took)| *took).max().expect("some");
+    assert!(slowest <= ANSWERED_WITHIN, "{loss:?}: the first took {slowest:?}");
+    assert!(!is_ready(&shop).await, "{loss:?}");
+
+    world.restore();
+    eventually("the shop is ready again", async || is_ready(&shop).await).await;
+    // Whatever became of the first try, the same key finds or makes the buyer's one order.
+    for answer in join_all(names.iter().map(|user| shop.buy(user, "drop", "phone", "k"))).await {
+        assert!(answer.status < 300, "{loss:?}: {answer:?}");
+    }
+    let database = world.database();
+    eventually("all orders are written", async || database.orders("awaiting_payment").await >= 220).await;
+    assert_eq!(database.orders("awaiting_payment").await, 220);
+    assert_eq!(shop.stock("drop").await["phone"]["available"], 780, "{loss:?}");
+    shop.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_redis_nothing_is_sold_it_is_said_within_300_ms_and_the_sale_goes_on_afterwards() {
+    for loss in LOSSES {
+        let mut world = World::new(&[("redis.response_timeout_ms", "140")]).await;
+        sell_through(&mut world, loss).await;
+        world.finish().await;
+    }
+}

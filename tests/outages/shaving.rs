@@ -1,0 +1,176 @@
+//! Peak shaving: with the writers slowed to a tenth of the arrivals, shoppers notice nothing but the wait that
+//! they are promised. Writes `target/shaving.csv`, the picture of docs/benchmarks.md.
+
+#![expect(clippy::disallowed_methods, reason = "an arrival's task ends with its test")]
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures::future::join_all;
+use seckill::config::Config;
+use seckill::domain::{Part, UserId};
+use seckill::ports::Ports;
+use tokio::time::{Instant, sleep_until};
+
+use crate::binary::{Process, add_key};
+use crate::harness::{eventually, open, open_sale, place, sale_body};
+use crate::proxy::Weather;
+use crate::world::World;
+
+const ARRIVALS: usize = 900;
+const ARRIVALS_F64: f64 = 900.0;
+/// Between two arrivals: 300 a second.
+const GAP: Duration = Duration::from_micros(3333);
+const PARTS: u16 = 4;
+/// Added to every answer of MySQL; with batches of twelve this makes about a tenth of the arrivals.
+const SLOW: Duration = Duration::from_millis(30);
+const BODY: &str = r#"{"sku_id":"phone","quantity":1}"#;
+
+/// From the intended time of each arrival to its answer.
+struct Crowd(Vec<Duration>);
+
+/// An open model: arrivals come at their time, whatever became of those before.
+async fn rush(shopper: SocketAddr, sale: &'static str, accepted: Arc<AtomicUsize>) -> Crowd {
+    let began = Instant::now() + Duration::from_millis(100);
+    let arrivals = (0u32..).take(ARRIVALS).map(|n| {
+        let at = began + GAP * n;
+        let accepted = accepted.clone();
+        tokio::spawn(async move {
+            sleep_until(at).await;
+            let answer = place(shopper, &format!("u{n}"), sale, ("k", BODY), &[]).await;
+            assert_eq!(answer.status, 202, "{answer:?}");
+            accepted.fetch_add(1, Ordering::Relaxed);
+            at.elapsed()
+        })
+    });
+    Crowd(join_all(arrivals).await.into_iter().map(|took| took.expect("an answer")).collect())
+}
+
+impl Crowd {
+    fn p99(&self) -> Duration {
+        let mut sorted = self.0.clone();
+        sorted.sort();
+        sorted[sorted.len() * 99 / 100]
+    }
+}
+
+async fn lag(backend: &Ports) -> Vec<i64> {
+    let ends = backend.order_log.ends().await.expect("Kafka");
+    let positions = backend.orders.positions().await;
+    (0..PARTS)
+        .zip(ends)
+        .map(|(part, end)| end - positions.get(&Part::new(part)).copied().unwrap_or(0))
+        .collect()
+}
+
+/// Resident memory of a process, in KiB.
+fn resident_kib(process: &Process) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).expect("a process");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a size");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
+/// The lag of every partition, looked at every 100 ms until all is drained, and the same as a CSV file.
+async fn watch(backend: Ports, accepted: Arc<AtomicUsize>) -> Vec<(Instant, Vec<i64>)> {
+    let began = Instant::now();
+    let mut seen = Vec::new();
+    let mut text = "ms,arrivals,accepted,lag,persisted\n".to_owned();
+    loop {
+        let lags = lag(&backend).await;
+        let behind: i64 = lags.iter().sum();
+        let accepts = accepted.load(Ordering::Relaxed);
+        let persisted = (i64::try_from(accepts).expect("small") - behind).max(0);
+        let arrivals = began.elapsed().div_duration_f64(GAP).min(ARRIVALS_F64);
+        let ms = began.elapsed().as_millis();
+        text.push_str(&format!("{ms},{arrivals:.0},{accepts},{behind},{persisted}\n"));
+        seen.push((Instant::now(), lags));
+        if accepts == ARRIVALS && behind == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/target/shaving.csv"), text).expect("written");
+    seen
+}
+
+/// What a buyer of each partition is promised now, in seconds.
+async fn promises(front: &Process, config: &Config, sale: &str) -> Vec<f64> {
+    let map = config.shard_map().expect("a map");
+    let mut promised = Vec::new();
+    for part in 0..PARTS {
+        let mut newest = (0..ARRIVALS).rev().map(|n| format!("u{n}"));
+        let of_part = |user: &String| {
+            map.part_of(map.shard_of(&UserId::parse(user).expect("a user"))) == Part::new(part)
+        };
+        let user = newest.find(of_part).expect("one of so many");
+        let answer = place(front.shopper, &user, sale, ("k", BODY), &[]).await;
+        promised.push(answer.json()["poll_after_ms"].as_f64().unwrap_or(0.0) / 1000.0);
+    }
+    promised
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_writers_cost_shoppers_only_the_wait_they_are_promised() {
+    let world = World::new(&[
+        ("shards.shards", "8"),
+        ("shards.partitions", "4"),
+        ("writer.batch_records_max", "12"),
+        ("writer.buffer_records_max", "100"),
+    ])
+    .await;
+    add_key(&world.config).await;
+    let front = Process::start(&world.config, "api").await;
+    let worker = Process::start(&world.config, "worker").await;
+    for sale in ["warm", "fair", "slow"] {
+        open_sale(front.admin, sale_body(sale, 1, &[("phone", 100_000)])).await;
+    }
+    let backend = open(&world.config).await;
+    let mut crowds = Vec::new();
+    for sale in ["warm", "fair"] {
+        crowds.push(rush(front.shopper, sale, Arc::default()).await);
+        eventually("the writers keep up", async || lag(&backend).await.iter().sum::<i64>() == 0).await;
+    }
+    let fair = crowds.pop().expect("the second").p99();
+
+    world.mysql.iter().for_each(|proxy| proxy.set(Weather::Slow(SLOW)));
+    let resident = [&front, &worker].map(resident_kib);
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let watching = tokio::spawn(watch(backend.clone(), accepted.clone()));
+    let slow = rush(front.shopper, "slow", accepted).await.p99();
+    let ended = Instant::now();
+    // The front measures twice a second.
+    sleep_until(ended + Duration::from_secs(2)).await;
+    let asked = Instant::now();
+    let promised = promises(&front, &world.config, "slow").await;
+    let resident_at_peak = [&front, &worker].map(resident_kib);
+    let seen = watching.await.expect("watched");
+    world.mysql.iter().for_each(|proxy| proxy.set(Weather::Fair));
+
+    let peak = seen.iter().map(|(_, lags)| lags.iter().sum::<i64>()).max().expect("some");
+    let drain = seen.last().expect("some").0 - ended;
+    let written = f64::from(u32::try_from(peak).expect("small")) / drain.as_secs_f64();
+    println!(
+        "p99 {fair:?} with quick writers, {slow:?} with slow ones; lag up to {peak}; {written:.0} rows/s; "
+    );
+    println!(
+        "drained {drain:.1?} after the last arrival; KiB {resident:?}, at the peak {resident_at_peak:?}"
+    );
+    assert!(slow.as_secs_f64() <= 1.5 * fair.as_secs_f64(), "p99 {slow:?}, {fair:?} with quick writers");
+    assert!(written < 1.2 * 0.1 / GAP.as_secs_f64(), "{written} rows/s are not a tenth of the arrivals");
+    for (part, promised) in promised.into_iter().enumerate() {
+        let drained = seen.iter().find(|(at, lags)| *at > asked && lags[part] == 0).expect("drained");
+        let took = (drained.0 - asked).as_secs_f64();
+        println!("partition {part}: promised {promised:.1} s, took {took:.1} s");
+        assert!(
+            (0.7..=1.3).contains(&(took / promised)),
+            "partition {part}: {took} s instead of {promised} s"
+        );
+    }
+    for (before, at_peak) in resident.into_iter().zip(resident_at_peak) {
+        assert!(at_peak < before + 16 * 1024, "memory grew from {before} to {at_peak} KiB");
+    }
+    drop((front, worker));
+    world.finish().await;
+}
