@@ -1,39 +1,47 @@
 //! Configuration: built-in defaults < TOML file < environment `SECKILL__SECTION__KEY` < flags.
 //!
 //! The only place that reads the environment. Every key stands in `config/default.toml` with its unit and
-//! meaning; a key that does not is an error with a suggestion. Invariant: a [`Config`] that loaded is usable,
-//! except for secrets, which [`Config::require_secrets`] checks for the roles that need them.
+//! meaning; a key that does not is an error with a suggestion. Invariants: a [`Config`] that loaded is usable,
+//! except for secrets, which [`Config::require_secrets`] checks for the roles that need them; what is loaded is
+//! what was written, never a rounded or otherwise converted form of it; no message holds a value that may be a
+//! secret.
 
+mod layers;
 mod sections;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use config::{Environment, File, FileFormat, Map, Source, Value, ValueKind};
 use serde::Deserialize;
 
+use layers::Layers;
 pub use sections::*;
 
 const DEFAULTS: &str = include_str!("../config/default.toml");
-const ENV_PREFIX: &str = "SECKILL";
+const ENV_PREFIX: &str = "seckill__";
 const SECRETS: [&str; 3] = ["auth.hs256_secret", "redis.password", "mysql.password"];
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error("cannot read the configuration: {0}")]
-    Unreadable(#[from] config::ConfigError),
+    #[error("cannot read the configuration {}: {source}", path.display())]
+    Unreadable { path: PathBuf, source: std::io::Error },
+    /// Without the line's text: there may be a secret in it.
+    #[error("{}, line {line}: {problem}", path.display())]
+    Syntax { path: PathBuf, line: usize, problem: String },
     #[error("unknown key `{key}` (from {origin}){}", suggestion.as_ref().map(|s| format!(": did you mean `{s}`?")).unwrap_or_default())]
     UnknownKey { key: String, origin: String, suggestion: Option<String> },
+    #[error("{0}")]
+    Unusable(#[from] config::ConfigError),
     #[error("cannot read `{key}_file` {}: {source}", path.display())]
     SecretFile { key: &'static str, path: PathBuf, source: std::io::Error },
     #[error("`{key}` {problem}")]
-    Invalid { key: &'static str, problem: String },
+    Invalid { key: String, problem: String },
 }
 
 impl ConfigError {
-    fn invalid(key: &'static str, problem: impl Into<String>) -> Self {
-        Self::Invalid { key, problem: problem.into() }
+    fn invalid(key: &str, problem: impl Into<String>) -> Self {
+        Self::Invalid { key: key.to_owned(), problem: problem.into() }
     }
 }
 
@@ -57,7 +65,7 @@ pub struct Loaded {
 /// # Errors
 /// [`ConfigError`] for an unreadable file, an unknown key, a value of the wrong type or out of its range.
 pub fn load(file: Option<&Path>, flags: &[(&str, String)]) -> Result<Loaded, ConfigError> {
-    load_layers(file, environment(), flags)
+    load_with(file, &variables()?, flags)
 }
 
 /// As [`load`], with `variables` instead of the process's environment.
@@ -69,86 +77,46 @@ pub fn load_with(
     variables: &[(String, String)],
     flags: &[(&str, String)],
 ) -> Result<Loaded, ConfigError> {
-    load_layers(file, environment().source(Some(variables.iter().cloned().collect())), flags)
-}
-
-fn environment() -> Environment {
-    let environment = Environment::with_prefix(ENV_PREFIX)
-        .prefix_separator("__")
-        .separator("__")
-        .list_separator(",")
-        .with_list_parse_key("mysql.instances")
-        .with_list_parse_key("http.trusted_proxies")
-        .try_parsing(true);
-    environment
-}
-
-fn load_layers(
-    file: Option<&Path>,
-    environment: Environment,
-    flags: &[(&str, String)],
-) -> Result<Loaded, ConfigError> {
-    let environment_texts = environment.clone().try_parsing(false).collect()?;
-    let defaults =
-        config::Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml)).build()?;
-    let mut builder = config::Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
+    let mut layers = Layers::of_defaults();
     if let Some(path) = file {
-        builder = builder.add_source(File::from(path).format(FileFormat::Toml));
+        layers.put_file(path)?;
     }
-    builder = builder.add_source(environment);
-    for (key, value) in flags {
-        builder = builder.set_override(*key, value.as_str())?;
-    }
-    let merged = builder.build()?;
-    let known = flatten(&defaults.cache);
-    let mut keys = BTreeMap::new();
-    for (key, value) in flatten(&merged.cache) {
-        let origin = value.origin().unwrap_or("default").to_owned();
-        if !known.contains_key(&key) {
-            let suggestion = nearest(&key, known.keys());
-            return Err(ConfigError::UnknownKey { key, origin, suggestion });
+    for (name, text) in variables {
+        if let Some(key) = key_of(name) {
+            layers.put_text(&key, text, "the environment")?;
         }
-        let has_password = key == "redis.url" && value.to_string().contains('@');
-        let secret = has_password || SECRETS.contains(&key.as_str());
-        let text = if secret && !value.to_string().is_empty() { "***".to_owned() } else { value.to_string() };
-        keys.insert(key, Explained { value: text, origin });
     }
-    let mut config: Config = merged.try_deserialize()?;
+    for (key, text) in flags {
+        layers.put_text(key, text, "the command line")?;
+    }
+    let mut config: Config = layers.merged()?.try_deserialize()?;
     config.read_secret_files()?;
-    config.read_secret_texts(&environment_texts);
     config.validate()?;
-    Ok(Loaded { config, keys })
+    Ok(Loaded { config, keys: layers.explained() })
+}
+
+/// The process's environment, as far as it is ours.
+fn variables() -> Result<Vec<(String, String)>, ConfigError> {
+    let mut variables = Vec::new();
+    for (name, value) in std::env::vars_os() {
+        let Some((name, key)) = name.to_str().and_then(|name| Some((name, key_of(name)?))) else {
+            continue;
+        };
+        let text = value.into_string();
+        let text = text.map_err(|_| ConfigError::invalid(&key, "is no Unicode text in the environment"))?;
+        variables.push((name.to_owned(), text));
+    }
+    Ok(variables)
+}
+
+/// `SECKILL__HTTP__BIND` → `http.bind`.
+fn key_of(variable: &str) -> Option<String> {
+    variable.to_lowercase().strip_prefix(ENV_PREFIX).map(|key| key.replace("__", "."))
 }
 
 /// The configuration with its comments, as compiled in.
 pub fn defaults_text() -> &'static str {
     DEFAULTS
-}
-
-fn flatten(root: &Value) -> BTreeMap<String, Value> {
-    fn walk(prefix: &str, value: &Value, into: &mut BTreeMap<String, Value>) {
-        match &value.kind {
-            ValueKind::Table(table) => walk_table(prefix, table, into),
-            _ => drop(into.insert(prefix.to_owned(), value.clone())),
-        }
-    }
-    fn walk_table(prefix: &str, table: &Map<String, Value>, into: &mut BTreeMap<String, Value>) {
-        for (name, value) in table {
-            let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
-            walk(&key, value, into);
-        }
-    }
-    let mut keys = BTreeMap::new();
-    walk("", root, &mut keys);
-    keys
-}
-
-fn nearest<'a>(key: &str, known: impl Iterator<Item = &'a String>) -> Option<String> {
-    known
-        .map(|candidate| (strsim::damerau_levenshtein(key, candidate), candidate))
-        .min()
-        .filter(|(distance, _)| *distance <= 4)
-        .map(|(_, candidate)| candidate.clone())
 }
 
 impl Config {
@@ -169,20 +137,6 @@ impl Config {
             }
         }
         Ok(())
-    }
-
-    /// Secrets of the environment as they are written: one of digits is no number.
-    fn read_secret_texts(&mut self, environment: &Map<String, Value>) {
-        let slots: [(&'static str, &mut Secret); 3] = [
-            (SECRETS[0], &mut self.auth.hs256_secret),
-            (SECRETS[1], &mut self.redis.password),
-            (SECRETS[2], &mut self.mysql.password),
-        ];
-        for (key, secret) in slots {
-            if let Some(ValueKind::String(text)) = environment.get(key).map(|value| &value.kind) {
-                *secret = Secret::new(text);
-            }
-        }
     }
 
     /// What serving shoppers cannot do without.
@@ -234,15 +188,8 @@ mod tests {
     use super::*;
 
     fn with_env(pairs: &[(&str, &str)]) -> Result<Loaded, ConfigError> {
-        let source = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        let environment = Environment::with_prefix(ENV_PREFIX)
-            .prefix_separator("__")
-            .separator("__")
-            .list_separator(",")
-            .with_list_parse_key("mysql.instances")
-            .try_parsing(true)
-            .source(Some(source));
-        load_layers(None, environment, &[])
+        let own = |(name, text): &(&str, &str)| ((*name).to_owned(), (*text).to_owned());
+        load_with(None, &pairs.iter().map(own).collect::<Vec<_>>(), &[])
     }
 
     #[test]
@@ -257,7 +204,7 @@ mod tests {
     fn the_samples_load() {
         for sample in ["distributed.toml", "shards-128.toml"] {
             let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(sample);
-            load_layers(Some(&path), Environment::with_prefix("NOTHING_IS_CALLED_SO"), &[]).expect(sample);
+            load_with(Some(&path), &[], &[]).expect(sample);
         }
     }
 
@@ -292,9 +239,11 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_of_digits_is_kept_as_it_is_written() {
-        let loaded = with_env(&[("SECKILL__MYSQL__PASSWORD", "0123")]).expect("valid");
+    fn a_text_of_digits_is_kept_as_it_is_written() {
+        let texts = [("SECKILL__MYSQL__PASSWORD", "0123"), ("SECKILL__MYSQL__USER", "1.10")];
+        let loaded = with_env(&texts).expect("valid");
         assert_eq!(loaded.config.mysql.password.expose(), "0123");
+        assert_eq!(loaded.config.mysql.user, "1.10");
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! The sections of `config/default.toml` as types, and their ranges.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer};
@@ -82,16 +84,19 @@ section!(AdmissionConfig {
 section!(LimitsConfig { user_per_s: u32, user_burst: u32, address_per_s: u32, address_burst: u32 });
 section!(CatalogConfig { refresh_ms: u64 });
 section!(ShardsConfig { shards: u16, partitions: u16, months_ahead: u16 });
-section!(RedisConfig {
-    url: String,
-    password: Secret,
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RedisConfig {
+    pub url: String,
+    pub password: Secret,
     #[serde(deserialize_with = "path")]
-    password_file: Option<PathBuf>,
-    key_prefix: String,
-    response_timeout_ms: u64,
-    connect_timeout_ms: u64,
-    pool_connections_max: usize,
-});
+    pub password_file: Option<PathBuf>,
+    pub key_prefix: String,
+    pub response_timeout_ms: u64,
+    pub connect_timeout_ms: u64,
+    pub pool_connections_max: usize,
+}
+
 section!(KafkaConfig {
     brokers: String,
     topic: String,
@@ -163,32 +168,26 @@ impl Config {
         if !secret.is_empty() && secret.len() < 32 {
             return Err(ConfigError::invalid("auth.hs256_secret", "must have at least 32 bytes"));
         }
-        let ranges: [(&'static str, u64, std::ops::RangeInclusive<u64>); 19] = [
-            ("admission.in_flight_max", wide(self.admission.in_flight_max), 1..=1_000_000),
-            ("admission.reserve_batch_max", wide(self.admission.reserve_batch_max), 1..=128),
-            ("admission.append_wait_ms", self.admission.append_wait_ms, 1..=10_000),
-            ("admission.wait_s_max", self.admission.wait_s_max, 0..=60),
-            ("catalog.refresh_ms", self.catalog.refresh_ms, 50..=60_000),
-            ("shards.months_ahead", u64::from(self.shards.months_ahead), 1..=24),
-            ("redis.response_timeout_ms", self.redis.response_timeout_ms, 10..=10_000),
-            ("writer.batch_records_max", wide(self.writer.batch_records_max), 1..=1000),
-            ("writer.batch_wait_ms", self.writer.batch_wait_ms, 0..=1000),
-            ("writer.buffer_records_max", wide(self.writer.buffer_records_max), 1..=100_000),
-            ("writer.retry_first_ms", self.writer.retry_first_ms, 1..=self.writer.retry_last_ms),
-            ("redis.pool_connections_max", wide(self.redis.pool_connections_max), 1..=1000),
-            ("mysql.pool_connections_max", u64::from(self.mysql.pool_connections_max), 1..=1000),
-            ("mysql.acquire_timeout_ms", self.mysql.acquire_timeout_ms, 10..=60_000),
-            ("mysql.read_timeout_ms", self.mysql.read_timeout_ms, 100..=60_000),
-            ("mysql.write_timeout_ms", self.mysql.write_timeout_ms, 1000..=600_000),
-            ("relay.interval_ms", self.relay.interval_ms, 10..=60_000),
-            ("relay.batch_entries_max", wide(self.relay.batch_entries_max), 1..=10_000),
-            ("shutdown.deadline_ms", self.shutdown.deadline_ms, 100..=600_000),
-        ];
-        for (key, value, range) in ranges {
+        for (key, value, range) in self.ranges() {
             if !range.contains(&value) {
                 let problem = format!("must be from {} to {}, not {value}", range.start(), range.end());
                 return Err(ConfigError::invalid(key, problem));
             }
+        }
+        if self.kafka.min_insync_replicas > self.kafka.replication_factor {
+            return Err(ConfigError::invalid(
+                "kafka.min_insync_replicas",
+                "is more than kafka.replication_factor: the topic would take no record",
+            ));
+        }
+        if self.kafka.heartbeat_interval_ms >= self.kafka.session_timeout_ms {
+            return Err(ConfigError::invalid(
+                "kafka.heartbeat_interval_ms",
+                "must be less than kafka.session_timeout_ms",
+            ));
+        }
+        if !["auto", "json", "pretty"].contains(&self.log.format.as_str()) {
+            return Err(ConfigError::invalid("log.format", "must be auto, json or pretty"));
         }
         let prefix = &self.mysql.database_prefix;
         let is_plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
@@ -200,8 +199,74 @@ impl Config {
         }
         Ok(())
     }
+
+    /// What every number may be. Beyond it the process would not start, not answer, or take memory without end.
+    fn ranges(&self) -> Vec<(&'static str, i128, RangeInclusive<i128>)> {
+        let Self { http, auth, admission, redis, kafka, mysql, writer, relay, .. } = self;
+        let retry_last_ms = wide(writer.retry_last_ms);
+        vec![
+            ("http.workers", wide(http.workers), 0..=1024),
+            ("http.connections_max", wide(http.connections_max), 1..=1_000_000),
+            ("http.request_head_timeout_ms", wide(http.request_head_timeout_ms), 1..=600_000),
+            ("http.keep_alive_ms", wide(http.keep_alive_ms), 1..=3_600_000),
+            ("auth.leeway_s", wide(auth.leeway_s), 0..=600),
+            ("auth.verified_tokens_max", wide(auth.verified_tokens_max), 1..=10_000_000),
+            ("admission.in_flight_max", wide(admission.in_flight_max), 1..=1_000_000),
+            ("admission.reserve_batch_max", wide(admission.reserve_batch_max), 1..=128),
+            ("admission.sold_out_recheck_ms", wide(admission.sold_out_recheck_ms), 0..=60_000),
+            ("admission.opening_skew_ms", wide(admission.opening_skew_ms), 0..=60_000),
+            ("admission.append_wait_ms", wide(admission.append_wait_ms), 1..=10_000),
+            ("admission.outbox_entries_max", wide(admission.outbox_entries_max), 1..=100_000_000),
+            ("admission.wait_s_max", wide(admission.wait_s_max), 0..=60),
+            ("admission.waiters_max", wide(admission.waiters_max), 0..=1_000_000),
+            ("catalog.refresh_ms", wide(self.catalog.refresh_ms), 50..=60_000),
+            ("shards.months_ahead", wide(self.shards.months_ahead), 1..=24),
+            ("redis.response_timeout_ms", wide(redis.response_timeout_ms), 10..=10_000),
+            ("redis.connect_timeout_ms", wide(redis.connect_timeout_ms), 10..=60_000),
+            ("redis.pool_connections_max", wide(redis.pool_connections_max), 1..=1000),
+            ("kafka.replication_factor", wide(kafka.replication_factor), 1..=32_767),
+            ("kafka.min_insync_replicas", wide(kafka.min_insync_replicas), 1..=32_767),
+            ("kafka.retention_ms", wide(kafka.retention_ms), -1..=i64::MAX.into()),
+            ("kafka.linger_ms", wide(kafka.linger_ms), 0..=900_000),
+            ("kafka.message_timeout_ms", wide(kafka.message_timeout_ms), 1..=i32::MAX.into()),
+            ("kafka.queue_messages_max", wide(kafka.queue_messages_max), 1..=i32::MAX.into()),
+            ("kafka.session_timeout_ms", wide(kafka.session_timeout_ms), 1..=3_600_000),
+            ("kafka.heartbeat_interval_ms", wide(kafka.heartbeat_interval_ms), 1..=3_600_000),
+            ("mysql.pool_connections_max", wide(mysql.pool_connections_max), 1..=1000),
+            ("mysql.acquire_timeout_ms", wide(mysql.acquire_timeout_ms), 10..=60_000),
+            ("mysql.read_timeout_ms", wide(mysql.read_timeout_ms), 100..=60_000),
+            ("mysql.write_timeout_ms", wide(mysql.write_timeout_ms), 1000..=600_000),
+            ("writer.batch_records_max", wide(writer.batch_records_max), 1..=1000),
+            ("writer.batch_wait_ms", wide(writer.batch_wait_ms), 0..=1000),
+            ("writer.buffer_records_max", wide(writer.buffer_records_max), 1..=100_000),
+            ("writer.retry_last_ms", retry_last_ms, 1..=600_000),
+            ("writer.retry_first_ms", wide(writer.retry_first_ms), 1..=retry_last_ms),
+            ("relay.interval_ms", wide(relay.interval_ms), 10..=60_000),
+            ("relay.min_age_ms", wide(relay.min_age_ms), 0..=600_000),
+            ("relay.batch_entries_max", wide(relay.batch_entries_max), 1..=10_000),
+            ("shutdown.deadline_ms", wide(self.shutdown.deadline_ms), 100..=600_000),
+        ]
+    }
 }
 
-fn wide(number: usize) -> u64 {
-    u64::try_from(number).unwrap_or(u64::MAX)
+fn wide(number: impl TryInto<i128>) -> i128 {
+    number.try_into().unwrap_or(i128::MAX)
+}
+
+/// A URL without what may be a password in it.
+pub(super) fn shown_url(url: &str) -> &str {
+    if url.contains('@') { "***" } else { url }
+}
+
+/// As derived, but for the URL.
+impl fmt::Debug for RedisConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { url, password, password_file, key_prefix, .. } = self;
+        f.debug_struct("RedisConfig")
+            .field("url", &shown_url(url))
+            .field("password", password)
+            .field("password_file", password_file)
+            .field("key_prefix", key_prefix)
+            .finish_non_exhaustive()
+    }
 }

@@ -3,6 +3,8 @@
 //! Invariant (I6): a user id comes out of a verified token and from nowhere else. Every key accepts exactly
 //! one algorithm, so a token cannot choose how it is checked.
 
+use std::ops::Range;
+
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use quick_cache::sync::Cache;
 use serde::Deserialize;
@@ -42,7 +44,8 @@ pub struct Tokens {
 #[derive(Clone)]
 struct Verified {
     user: UserId,
-    expires_ms: i64,
+    /// From `nbf` until `exp`, the leeway included.
+    valid_ms: Range<i64>,
 }
 
 #[derive(Deserialize)]
@@ -58,7 +61,10 @@ impl Tokens {
     pub fn new(keys: Vec<TokenKey>, rules: &TokenRules, clock: Clock) -> Self {
         let with_rules = |key: TokenKey| {
             let mut validation = Validation::new(key.algorithm);
-            validation.set_required_spec_claims(&["exp", "aud", "sub"]);
+            // The library compares an `iss` that is there and lets a token without one pass.
+            let required = ["exp", "aud", "sub", "iss"];
+            let required = if rules.issuer.is_some() { &required[..] } else { &required[..3] };
+            validation.set_required_spec_claims(required);
             validation.set_audience(&[&rules.audience]);
             // The library would ask the wall clock; `verify` asks ours.
             validation.validate_exp = false;
@@ -86,7 +92,7 @@ impl Tokens {
             return Err(refused());
         }
         if let Some(verified) = self.verified.get(token)
-            && self.clock.now_ms() < verified.expires_ms
+            && verified.valid_ms.contains(&self.clock.now_ms())
         {
             return Ok(verified.user);
         }
@@ -109,10 +115,11 @@ impl Tokens {
         let claims = decode::<Claims>(token, &key.key, validation).ok()?.claims;
         let expires_ms = claims.exp.saturating_mul(1000).saturating_add(self.leeway_ms);
         let begins_ms = claims.nbf.saturating_mul(1000).saturating_sub(self.leeway_ms);
-        if !(begins_ms..expires_ms).contains(&self.clock.now_ms()) {
+        let valid_ms = begins_ms..expires_ms;
+        if !valid_ms.contains(&self.clock.now_ms()) {
             return None;
         }
-        Some(Verified { user: UserId::parse(&claims.sub).ok()?, expires_ms })
+        Some(Verified { user: UserId::parse(&claims.sub).ok()?, valid_ms })
     }
 }
 

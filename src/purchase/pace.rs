@@ -1,6 +1,6 @@
 //! How long an order waits for its row: measured lag divided by measured drain rate, per partition.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -15,8 +15,11 @@ const SHORTEST_MS: u64 = 100;
 const LONGEST_MS: u64 = 30_000;
 /// Told while records wait and no progress has been seen.
 const STALLED_MS: u64 = 2_000;
-/// Weight of the newest measurement of the drain rate.
-const NEWEST: f64 = 0.3;
+/// The drain rate is that of the last so many seconds with something to do: long enough for some batches of a slow
+/// database, short enough to follow when it turns slow.
+const WINDOW: Duration = Duration::from_secs(5);
+/// Less says nothing yet; the rate known before holds.
+const WINDOW_LEAST: Duration = Duration::from_millis(900);
 
 /// The current estimate of every partition.
 pub struct Pace {
@@ -29,9 +32,10 @@ pub struct Meter {
     parts: HashMap<Part, Seen>,
 }
 
+#[derive(Default)]
 struct Seen {
-    position: i64,
-    at: Instant,
+    /// Positions since the partition last had nothing to do, at most [`WINDOW`] old and one more.
+    positions: VecDeque<(Instant, i64)>,
     /// Records per second while there was something to do; `None` before the first progress.
     rate: Option<f64>,
 }
@@ -77,24 +81,28 @@ impl Pace {
 
 impl Meter {
     fn last_position(&self, part: Part) -> Option<i64> {
-        self.parts.get(&part).map(|seen| seen.position)
+        Some(self.parts.get(&part)?.positions.back()?.1)
     }
 
     fn rate(&mut self, part: Part, position: i64, pending: u32, now: Instant) -> Option<f64> {
-        let seen = self.parts.entry(part).or_insert(Seen { position, at: now, rate: None });
-        let elapsed = now.saturating_duration_since(seen.at);
-        if elapsed < Duration::from_millis(50) {
-            return seen.rate;
+        let seen = self.parts.entry(part).or_default();
+        seen.positions.push_back((now, position));
+        // The second oldest decides, so that the window is never shorter than meant.
+        while seen.positions.get(1).is_some_and(|(at, _)| now.saturating_duration_since(*at) >= WINDOW) {
+            seen.positions.pop_front();
         }
-        let done = u32::try_from(position.saturating_sub(seen.position)).unwrap_or(0);
-        let newest = f64::from(done) / elapsed.as_secs_f64();
+        let (since, from) = *seen.positions.front().expect("pushed above");
+        let elapsed = now.saturating_duration_since(since);
+        let done = u32::try_from(position.saturating_sub(from)).unwrap_or(0);
         // An idle partition says nothing about how fast it would drain.
-        if done > 0 && (pending > 0 || seen.rate.is_none()) {
-            seen.rate = Some(seen.rate.map_or(newest, |rate| rate * (1.0 - NEWEST) + newest * NEWEST));
-        } else if pending > 0 {
-            seen.rate = seen.rate.map(|rate| rate * (1.0 - NEWEST));
+        let has_worked = done > 0 || pending > 0;
+        if has_worked && elapsed >= WINDOW_LEAST {
+            seen.rate = Some(f64::from(done) / elapsed.as_secs_f64());
         }
-        (seen.position, seen.at) = (position, now);
+        if pending == 0 {
+            seen.positions.clear();
+            seen.positions.push_back((now, position));
+        }
         seen.rate
     }
 }
@@ -104,7 +112,7 @@ fn estimate_ms(pending: u32, rate: Option<f64>) -> u64 {
         return SHORTEST_MS;
     }
     match rate {
-        Some(rate) if rate >= 1.0 => {
+        Some(rate) if rate > 0.0 => {
             let wait = Duration::try_from_secs_f64(f64::from(pending) / rate).unwrap_or(Duration::MAX);
             u64::try_from(wait.as_millis()).unwrap_or(LONGEST_MS).clamp(SHORTEST_MS, LONGEST_MS)
         }
@@ -116,17 +124,49 @@ fn estimate_ms(pending: u32, rate: Option<f64>) -> u64 {
 mod tests {
     use super::*;
 
+    fn after(start: Instant, ms: u64) -> Instant {
+        start + Duration::from_millis(ms)
+    }
+
     #[test]
     fn the_estimate_is_lag_over_drain_rate_within_its_bounds() {
         let mut meter = Meter::default();
         let (part, start) = (Part::new(0), Instant::now());
         assert_eq!(meter.rate(part, 0, 1000, start), None);
-        let rate = meter.rate(part, 500, 4000, start + Duration::from_secs(1));
+        let rate = meter.rate(part, 500, 4000, after(start, 1000));
         assert_eq!(rate, Some(500.0));
         assert_eq!(estimate_ms(4000, rate), 8000);
         assert_eq!(estimate_ms(0, rate), SHORTEST_MS);
         assert_eq!(estimate_ms(1, rate), SHORTEST_MS);
         assert_eq!(estimate_ms(u32::MAX, rate), LONGEST_MS);
         assert_eq!(estimate_ms(10, None), STALLED_MS);
+    }
+
+    #[test]
+    fn the_rate_follows_a_database_that_turns_slow_within_the_window() {
+        let mut meter = Meter::default();
+        let (part, start) = (Part::new(0), Instant::now());
+        let mut rate = None;
+        for half_second in 0..40u32 {
+            // A thousand a second for ten seconds, then ten.
+            let position =
+                if half_second <= 20 { half_second * 500 } else { 10_000 + (half_second - 20) * 5 };
+            rate = meter.rate(part, i64::from(position), 500, after(start, u64::from(half_second) * 500));
+            if half_second == 20 {
+                assert_eq!(rate, Some(1000.0));
+            }
+        }
+        assert_eq!(rate, Some(10.0));
+    }
+
+    #[test]
+    fn a_pause_without_work_does_not_count_as_slowness() {
+        let mut meter = Meter::default();
+        let (part, start) = (Part::new(0), Instant::now());
+        meter.rate(part, 0, 100, start);
+        assert_eq!(meter.rate(part, 100, 0, after(start, 1000)), Some(100.0));
+        for second in 2..60 {
+            assert_eq!(meter.rate(part, 100, 0, after(start, second * 1000)), Some(100.0));
+        }
     }
 }

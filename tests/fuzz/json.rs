@@ -1,8 +1,8 @@
 //! A reading of JSON by RFC 8259 that shares nothing with the product's: it keeps repeated keys, and numbers
 //! as they are written. Source: RFC 8259.
 
-/// Deeper texts are refused, as the product's reader does.
-const DEPTH_MAX: usize = 127;
+/// Deeper texts are refused, for the sake of this reader's stack.
+pub const DEPTH_MAX: usize = 1000;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Doc {

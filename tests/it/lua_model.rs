@@ -138,13 +138,13 @@ async fn resolve(line: &Line, histories: &mut [History], cuts: Vec<Cut>) {
 
 /// What happens in the middle of a round; most rounds are left alone. Answers how many restarts it took.
 async fn strike(server: &mut Server, histories: &mut [History], round: u64) -> u64 {
-    match round % 8 {
-        1 => {
+    match round % 16 {
+        1 | 9 | 13 => {
             verify(&server.line, histories).await;
             server.forget_scripts().await;
             verify(&server.line, histories).await;
         }
-        3 => {
+        3 | 11 | 15 => {
             // Under running calls. The scripts were all loaded by the first half of the round.
             let (line, flush) = (&server.line, server.forget_scripts());
             tokio::join!(run(line, histories, 20), flush);
@@ -162,7 +162,12 @@ async fn strike(server: &mut Server, histories: &mut [History], round: u64) -> u
             }
             return 2;
         }
-        7 => stand_still(server, histories).await,
+        7 => {
+            // Few calls change anything at all; so many surely hold one that does.
+            for _ in 0..6 {
+                stand_still(server, histories).await;
+            }
+        }
         _ => {}
     }
     0
@@ -202,14 +207,14 @@ fn assert_wide(tally: &Tally, calls_min: u64) {
     let times = |what: &str| tally.get(what).copied().unwrap_or(0);
     let rare: Vec<&str> = KINDS.into_iter().filter(|what| times(what) < calls_min / 1000).collect();
     assert!(rare.is_empty(), "rare: {rare:?} in {tally:#?}");
-    assert!(times("calls") >= calls_min, "{tally:#?}");
+    assert!(times("reserve calls") >= calls_min, "{tally:#?}");
     assert!(times("restarts") >= 3 && times("cut: applied unseen") >= 1, "{tally:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_scripts_do_what_the_model_says() {
     let mut server = Server::start(&[]).await;
-    let tally = play(&mut server, 32).await;
+    let tally = play(&mut server, 52).await;
     println!("{tally:#?}");
     assert_wide(&tally, 100_000);
 }
@@ -231,7 +236,7 @@ async fn the_scripts_stay_in_one_slot_of_a_cluster() {
     let keys: i64 = redis::cmd("DBSIZE").query_async(&mut server.line.raw).await.expect("a number");
     assert_eq!(keys, 0);
 
-    let tally = play(&mut server, 8).await;
+    let tally = play(&mut server, 11).await;
     println!("{tally:#?}");
     assert_wide(&tally, 20_000);
 }

@@ -31,8 +31,8 @@ async fn buy_all(shop: &TestShop, users: &[String], sku: &str) {
 /// The second instance goes away while both have orders to write.
 async fn sell_through(world: &mut World, loss: Loss) {
     let shop = world.shop().await;
-    let (sku, here, there) =
-        (world.sku_at_home_on(0), world.users_of(0, 2 * ORDERS), world.users_of(1, ORDERS));
+    // At home on the instance that will be lost.
+    let (sku, here, there) = (world.sku_at_home_on(1), world.users_of(0, ORDERS), world.users_of(1, ORDERS));
     shop.open_sale("drop", 1, &[(&sku, 1000)]).await;
     buy_all(&shop, &here[..1], &sku).await;
     let database = world.database();

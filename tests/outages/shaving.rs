@@ -19,13 +19,13 @@ use crate::harness::{eventually, open, open_sale, place, sale_body};
 use crate::proxy::Weather;
 use crate::world::World;
 
-const ARRIVALS: usize = 900;
-const ARRIVALS_F64: f64 = 900.0;
-/// Between two arrivals: 300 a second.
-const GAP: Duration = Duration::from_micros(3333);
+const ARRIVALS: usize = 450;
+const ARRIVALS_F64: f64 = 450.0;
+/// Between two arrivals: 150 a second.
+const GAP: Duration = Duration::from_micros(6667);
 const PARTS: u16 = 4;
-/// Added to every answer of MySQL; with batches of twelve this makes about a tenth of the arrivals.
-const SLOW: Duration = Duration::from_millis(30);
+/// Added to every answer of MySQL; with batches of one this makes about a tenth of the arrivals.
+const SLOW: Duration = Duration::from_millis(12);
 const BODY: &str = r#"{"sku_id":"phone","quantity":1}"#;
 
 /// From the intended time of each arrival to its answer.
@@ -116,7 +116,7 @@ async fn slow_writers_cost_shoppers_only_the_wait_they_are_promised() {
     let world = World::new(&[
         ("shards.shards", "8"),
         ("shards.partitions", "4"),
-        ("writer.batch_records_max", "12"),
+        ("writer.batch_records_max", "1"),
         ("writer.buffer_records_max", "100"),
     ])
     .await;

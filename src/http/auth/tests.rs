@@ -111,6 +111,18 @@ fn a_remembered_token_is_forgotten_when_it_expires() {
 }
 
 #[test]
+fn a_required_issuer_must_be_named() {
+    let key = TokenKey { kid: None, algorithm: Algorithm::HS256, key: DecodingKey::from_secret(SECRET) };
+    let issuer = Some("shop".to_owned());
+    let rules = TokenRules { audience: "seckill".to_owned(), issuer, leeway_s: 5, verified_max: 100 };
+    let tokens = Tokens::new(vec![key], &rules, Clock::System);
+    let of = |issuer: &str| hs256(&json!({ "sub": "alice", "aud": "seckill", "exp": NOW_S, "iss": issuer }));
+    assert!(user(&tokens, &of("shop")).is_some());
+    assert_eq!(user(&tokens, &of("other")), None);
+    assert_eq!(user(&tokens, &hs256(&claims())), None, "without an issuer");
+}
+
+#[test]
 fn a_token_that_lists_what_must_be_understood_is_not_understood() {
     let header = Header { crit: Some(vec!["exp".to_owned()]), ..Header::new(Algorithm::HS256) };
     let token = encode(&header, &claims(), &EncodingKey::from_secret(SECRET)).expect("a token");

@@ -51,11 +51,17 @@ fn read<T: DeserializeOwned>(
     }
 }
 
-/// So that the third item is no other finding than the first.
+const FIELDS: &str = "sku_id quantity id name starts_at ends_at buyer_limit payment_window_ms buckets items reason \
+    stock price amount currency";
+
+/// So that the third item is no other finding than the first, nor one unknown field than another.
 fn without_index(pointer: &str) -> String {
-    let words = pointer.split('/').map(|word| if word.parse::<u32>().is_ok() { "n" } else { word });
-    let known = |word: &str| word.len() <= 20 && word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
-    words.map(|word| if known(word) { word } else { "?" }).collect::<Vec<_>>().join("/")
+    let word = |word: &str| {
+        let is_index = !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit());
+        let is_known = word.is_empty() || FIELDS.split(' ').any(|field| field == word);
+        if is_index { "n".to_owned() } else { if is_known { word } else { "?" }.to_owned() }
+    };
+    pointer.split('/').map(word).collect::<Vec<_>>().join("/")
 }
 
 /// The second reading of what was accepted: written again, it is accepted again.
