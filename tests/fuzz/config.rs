@@ -161,7 +161,11 @@ impl Bench {
         ranges::hold(&loaded.config);
         assert_eq!(loaded.keys.len(), self.defaults.len(), "every key is explained, and no other");
         let text = String::from_utf8(layers.file.clone()).expect("a file that loads is a text");
-        let given = flat(&text.parse::<Table>().expect("a file that loads is TOML"));
+        let given = text.trim_start_matches('\u{feff}').parse::<Table>().expect("a file that loads is TOML");
+        let is_section =
+            |name: &String| self.defaults.iter().any(|(key, _)| key.starts_with(&format!("{name}.")));
+        assert!(given.keys().all(is_section), "an unknown section: {:?}", given.keys());
+        let given = flat(&given);
         let mut from_file = 0;
         for (key, default) in &self.defaults {
             let of_file = given.iter().find(|(name, _)| name == key).map(|(_, value)| value);

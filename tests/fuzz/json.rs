@@ -3,6 +3,8 @@
 
 /// Deeper texts are refused, for the sake of this reader's stack.
 pub const DEPTH_MAX: usize = 1000;
+/// Any reader can follow this far; what is deeper may be refused or not.
+pub const DEPTH_SAFE: usize = 100;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Doc {
@@ -67,7 +69,7 @@ impl Doc {
     }
 
     /// Whether everything in it is Unicode.
-    pub fn is_unicode(&self) -> bool {
+    fn is_unicode(&self) -> bool {
         match self {
             Self::Null | Self::Bool(_) | Self::Number(_) => true,
             Self::Text(text) => text.is_some(),
@@ -77,13 +79,26 @@ impl Doc {
     }
 
     /// Whether a reader of 64-bit floats can hold all its numbers.
-    pub fn is_finite(&self) -> bool {
+    fn is_finite(&self) -> bool {
         match self {
             Self::Null | Self::Bool(_) | Self::Text(_) => true,
             Self::Number(text) => text.parse::<f64>().is_ok_and(f64::is_finite),
             Self::List(docs) => docs.iter().all(Self::is_finite),
             Self::Object(members) => members.iter().all(|(_, doc)| doc.is_finite()),
         }
+    }
+
+    pub fn depth(&self) -> usize {
+        match self {
+            Self::Null | Self::Bool(_) | Self::Number(_) | Self::Text(_) => 0,
+            Self::List(docs) => 1 + docs.iter().map(Self::depth).max().unwrap_or(0),
+            Self::Object(members) => 1 + members.iter().map(|(_, doc)| doc.depth()).max().unwrap_or(0),
+        }
+    }
+
+    /// Whether no reader has a reason of its own to refuse it.
+    pub fn is_plain(&self) -> bool {
+        self.is_unicode() && self.is_finite() && self.depth() < DEPTH_SAFE
     }
 
     /// What a JSON pointer leads to. Source: RFC 6901.

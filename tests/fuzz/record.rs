@@ -14,16 +14,13 @@ use seckill::domain::{
 
 use crate::engine::{Target, run};
 use crate::grammar::{INTEGERS, Node, one_of, slug, text_of};
-use crate::json::{self, Doc};
+use crate::json::{self, DEPTH_SAFE, Doc};
 use crate::request::{is_order, is_safe, is_slug};
 
 const BYTES_MAX: usize = 4096;
 const LIMIT: u32 = 3;
 const FIELDS: [&str; 9] =
     ["v", "order_id", "sale_id", "sku_id", "user_id", "quantity", "unit_price", "epoch", "accepted_ms"];
-/// Nesting that any reader can follow: deeper texts may be refused or not.
-const DEPTH_SAFE: usize = 100;
-
 fn brackets(payload: &[u8]) -> usize {
     payload.iter().filter(|byte| b"[{".contains(byte)).count()
 }
@@ -52,14 +49,6 @@ fn sale() -> Sale {
 
 fn map() -> ShardMap {
     ShardMap::new(8, 4, 2).expect("valid")
-}
-
-fn depth(doc: &Doc) -> usize {
-    match doc {
-        Doc::List(docs) => 1 + docs.iter().map(depth).max().unwrap_or(0),
-        Doc::Object(members) => 1 + members.iter().map(|(_, doc)| depth(doc)).max().unwrap_or(0),
-        Doc::Null | Doc::Bool(_) | Doc::Number(_) | Doc::Text(_) => 0,
-    }
 }
 
 fn is_whole(doc: Option<&Doc>, range: std::ops::RangeInclusive<i128>) -> bool {
@@ -101,8 +90,7 @@ fn check(payload: &[u8]) -> String {
         assert_eq!(decoded, Err(Poison::TooLarge), "too large, whatever is in it");
         return planned(payload, decoded);
     }
-    let doc = json::parse(payload).filter(|doc| depth(doc) < DEPTH_SAFE);
-    let is_strict = |doc: &&Doc| doc.is_unicode() && doc.is_finite();
+    let doc = json::parse(payload).filter(|doc| doc.depth() < DEPTH_SAFE);
     match (&decoded, &doc) {
         (Ok(record), Some(doc)) => {
             assert!(is_record(doc) && is_version_one(doc), "what is no record was decoded");
@@ -113,7 +101,7 @@ fn check(payload: &[u8]) -> String {
             within_bounds(record);
         }
         (Err(Poison::Garbage), Some(doc)) => {
-            let is_clean = Some(doc).filter(is_strict).is_some();
+            let is_clean = doc.is_plain();
             assert!(!(is_clean && is_record(doc)), "a record was called garbage");
             let version = doc.member("v").filter(|v| is_whole(Some(v), 0..=u32::MAX.into()));
             assert!(!is_clean || version.is_none() || is_version_one(doc), "the version is not known");

@@ -96,7 +96,8 @@ fn header_is_plain(header: &Doc, setting: Setting) -> Option<bool> {
         return None;
     }
     let is_text = |name: &str| !header.has(name) || header.member(name).is_some_and(|d| d.text().is_some());
-    Some(header.is_object_of(&["alg"], &["typ", "kid", "x"]) && is_text("typ") && is_text("kid"))
+    let has_known = header.is_object_of(&["alg"], &["typ", "kid", "x"]) && is_text("typ") && is_text("kid");
+    Some(has_known && header.is_plain())
 }
 
 /// `None` when a claim is missing, repeated, out of order or out of time.
@@ -132,8 +133,7 @@ fn claimed(claims: &Doc, setting: Setting) -> Option<Proof> {
             || claims.member(name).and_then(Doc::whole).is_some_and(|at| (0..time_max).contains(&at))
     };
     let is_plain = claims.is_object_of(&["sub", "aud", "exp"], &["nbf", "iss", "iat", "x"])
-        && claims.is_unicode()
-        && claims.is_finite()
+        && claims.is_plain()
         && is_text(audience)
         && (!claims.has("iss") || issued.is_some_and(is_text))
         && is_time("exp")

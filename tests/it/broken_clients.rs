@@ -60,7 +60,7 @@ fn connect(address: SocketAddr, end: End) -> TcpStream {
 /// One broken client; answers what it heard.
 async fn click(address: SocketAddr, n: u32) -> String {
     let end = ENDS[usize::try_from(n).expect("small") % ENDS.len()];
-    let one = request(&format!("u{n}"), n % 3 == 0);
+    let one = request(&format!("u{n}"), n.is_multiple_of(3));
     let mut stream = connect(address, end);
     let mut heard = Vec::new();
     match end {
@@ -69,7 +69,7 @@ async fn click(address: SocketAddr, n: u32) -> String {
             let sent = one.len() * usize::try_from(n / 5).expect("small") / 399;
             let _ = stream.write_all(&one[..sent.min(one.len())]).await;
             // At the end of its request half of them wait for the first byte of the answer.
-            if sent >= one.len() && n % 2 == 0 {
+            if sent >= one.len() && n.is_multiple_of(2) {
                 let _ = stream.read(&mut [0; 1]).await;
             }
         }

@@ -208,7 +208,7 @@ fn assert_wide(tally: &Tally, calls_min: u64) {
     let rare: Vec<&str> = KINDS.into_iter().filter(|what| times(what) < calls_min / 1000).collect();
     assert!(rare.is_empty(), "rare: {rare:?} in {tally:#?}");
     assert!(times("reserve calls") >= calls_min, "{tally:#?}");
-    assert!(times("restarts") >= 3 && times("cut: applied unseen") >= 1, "{tally:#?}");
+    assert!(times("restarts") >= 3, "{tally:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -217,6 +217,7 @@ async fn the_scripts_do_what_the_model_says() {
     let tally = play(&mut server, 52).await;
     println!("{tally:#?}");
     assert_wide(&tally, 100_000);
+    assert!(tally.contains_key("cut: applied unseen"), "{tally:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -59,7 +59,7 @@ async fn ten_thousand_poison_records_in_a_row_hold_up_nobody() {
     let began = Instant::now();
     for chunk in (0..POISON).collect::<Vec<_>>().chunks(1000) {
         let payload =
-            |n: usize| if n % 500 == 0 { too_large.clone() } else { kinds[n % kinds.len()].clone() };
+            |n: usize| if n.is_multiple_of(500) { too_large.clone() } else { kinds[n % kinds.len()].clone() };
         let appends = chunk.iter().map(|n| backend.order_log.append(id, payload(*n)));
         join_all(appends).await.into_iter().for_each(|done| done.expect("appended"));
     }

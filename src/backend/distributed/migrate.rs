@@ -21,6 +21,9 @@ use crate::ports::{Effect, StoreError, StoreResult};
 static DIRECTORY: Migrator = sqlx::migrate!("migrations/directory");
 static CONTROL: Migrator = sqlx::migrate!("migrations/control");
 static SHARD: Migrator = sqlx::migrate!("migrations/shard");
+
+/// How long a migration waits for another of the same database.
+const LOCK_WAIT_S: u32 = 120;
 const ORDERS_MONTH: &str = include_str!("queries/create_orders_month.sql");
 
 /// What a migration did or found, for people.
@@ -106,9 +109,22 @@ async fn migrate_database(
     let options = pool.connect_options().as_ref().clone().database(database);
     let mut connection =
         MySqlConnection::connect_with(&options).await.map_err(|error| failed(context, error))?;
+    lock(&mut connection, database).await?;
     let migrated = migrator.run_direct(None, &mut connection, false).await;
     migrated.map_err(|error| broken(context, format!("{database}: {error}")))?;
     connection.close().await.map_err(|error| failed(context, error))
+}
+
+/// Waits for another migration of this database to end; the lock goes with the connection. sqlx has a lock of its
+/// own, whose endless wait MariaDB takes for none.
+async fn lock(connection: &mut MySqlConnection, database: &str) -> StoreResult<()> {
+    let context = "lock database";
+    let row = sqlx::query("SELECT GET_LOCK(?, ?)").bind(format!("seckill:{database}")).bind(LOCK_WAIT_S);
+    let row = row.fetch_one(connection).await.map_err(|error| failed(context, error))?;
+    match row.try_get::<Option<i64>, _>(0) {
+        Ok(Some(1)) => Ok(()),
+        _ => Err(broken(context, format!("another migration is at work on {database} for {LOCK_WAIT_S} s"))),
+    }
 }
 
 /// A sale may be planned further ahead than tables are made.

@@ -58,7 +58,17 @@ struct NotReached;
 
 pub fn failed(context: &'static str, effect: Effect, source: RedisError) -> StoreError {
     // These answers come before a command runs.
-    let refused = ["LOADING", "BUSY", "OOM", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "NOAUTH"];
+    let refused = [
+        "LOADING",
+        "BUSY",
+        "OOM",
+        "READONLY",
+        "MASTERDOWN",
+        "CLUSTERDOWN",
+        "NOAUTH",
+        "MISCONF",
+        "NOREPLICAS",
+    ];
     if source.code().is_some_and(|code| refused.contains(&code)) {
         let (kind, effect) = (ErrorKind::Unavailable, Effect::NotApplied);
         return StoreError { kind, effect, context, source: Box::new(source) };

@@ -25,7 +25,7 @@ fn read<T: DeserializeOwned>(
     request: &HttpRequest,
     is_right: impl Fn(&Doc) -> bool,
 ) -> Result<(T, Doc), String> {
-    let doc = json::parse(input.body).filter(|doc| doc.is_unicode() && doc.is_finite());
+    let doc = json::parse(input.body).filter(Doc::is_plain);
     match extract::json::<T>(request, input.body) {
         Ok(body) => {
             assert!(is_json_type(input), "a body of another type was read");
