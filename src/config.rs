@@ -24,16 +24,16 @@ const SECRETS: [&str; 3] = ["auth.hs256_secret", "redis.password", "mysql.passwo
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error("cannot read the configuration {}: {source}", path.display())]
+    #[error("cannot read the configuration {}", path.display())]
     Unreadable { path: PathBuf, source: std::io::Error },
     /// Without the line's text: there may be a secret in it.
     #[error("{}, line {line}: {problem}", path.display())]
     Syntax { path: PathBuf, line: usize, problem: String },
     #[error("unknown key `{key}` (from {origin}){}", suggestion.as_ref().map(|s| format!(": did you mean `{s}`?")).unwrap_or_default())]
     UnknownKey { key: String, origin: String, suggestion: Option<String> },
-    #[error("{0}")]
+    #[error(transparent)]
     Unusable(#[from] config::ConfigError),
-    #[error("cannot read `{key}_file` {}: {source}", path.display())]
+    #[error("cannot read `{key}_file` {}", path.display())]
     SecretFile { key: &'static str, path: PathBuf, source: std::io::Error },
     #[error("`{key}` {problem}")]
     Invalid { key: String, problem: String },

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use crate::clock::Clock;
 use crate::domain::ShardMap;
-use crate::domain::{BucketId, OrderId, Sale};
+use crate::domain::{BucketId, Sale, Shard};
 use crate::ports::{Effect, Ports, StoreError};
 use crate::shutdown::Tasks;
 
@@ -101,8 +101,8 @@ impl Shop {
         })
     }
 
-    fn bucket(&self, sale: &Sale, order: OrderId) -> BucketId {
-        BucketId { sale: sale.id.clone(), bucket: self.map.bucket_of(order.shard(), sale.buckets) }
+    fn bucket(&self, sale: &Sale, shard: Shard) -> BucketId {
+        BucketId { sale: sale.id.clone(), bucket: self.map.bucket_of(shard, sale.buckets) }
     }
 
     /// One round of what the front repeats: renew the catalog, notice a full outbox, forget idle limiters.

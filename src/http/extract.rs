@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use actix_web::HttpRequest;
-use actix_web::http::header::{AUTHORIZATION, CONTENT_TYPE};
+use actix_web::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName};
 use serde::de::DeserializeOwned;
 use serde_path_to_error::{Path, Segment};
 
@@ -11,24 +11,33 @@ use super::Context;
 use super::problem::{Code, Problem};
 use crate::domain::{IdempotencyKey, Object, UserId};
 
-fn header<'a>(request: &'a HttpRequest, name: &str) -> Option<&'a str> {
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const PREFER: HeaderName = HeaderName::from_static("prefer");
+
+fn header(request: &HttpRequest, name: HeaderName) -> Option<&str> {
     request.headers().get(name)?.to_str().ok()
 }
 
 /// # Errors
 /// `unauthenticated`.
 pub fn shopper(request: &HttpRequest, context: &Context) -> Result<UserId, Problem> {
-    context.tokens.shopper(header(request, AUTHORIZATION.as_str()))
+    // Not `header`: that looks at every byte, and whatever is not ASCII is no token of ours anyway.
+    let authorization = request.headers().get(AUTHORIZATION);
+    context.tokens.shopper(authorization.and_then(|value| std::str::from_utf8(value.as_bytes()).ok()))
 }
 
 /// # Errors
 /// `unsupported_media_type`, `malformed_json`, or `validation_failed` with the field's pointer.
 pub fn json<T: DeserializeOwned>(request: &HttpRequest, body: &[u8]) -> Result<T, Problem> {
-    let media_type = header(request, CONTENT_TYPE.as_str()).unwrap_or("");
+    let media_type = header(request, CONTENT_TYPE).unwrap_or("");
     let essence = media_type.split(';').next().unwrap_or("").trim();
     if !essence.eq_ignore_ascii_case("application/json") {
         return Err(Problem::new(Code::UnsupportedMediaType));
     }
+    if let Ok(Object(value)) = serde_json::from_slice(body) {
+        return Ok(value);
+    }
+    // Once more and slower, to say which field is at fault.
     let mut reader = serde_json::Deserializer::from_slice(body);
     let Object(value) = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
         let pointer = pointer(error.path());
@@ -64,13 +73,13 @@ fn what(error: &serde_json::Error) -> String {
 /// # Errors
 /// `idempotency_key_missing`, also for a key with characters that are not allowed.
 pub fn idempotency_key(request: &HttpRequest) -> Result<IdempotencyKey, Problem> {
-    let key = header(request, "Idempotency-Key").and_then(|key| IdempotencyKey::parse(key).ok());
+    let key = header(request, IDEMPOTENCY_KEY).and_then(|key| IdempotencyKey::parse(key).ok());
     key.ok_or_else(|| Problem::new(Code::IdempotencyKeyMissing))
 }
 
 /// Seconds of `Prefer: wait=N`, if any.
 pub fn prefer_wait_s(request: &HttpRequest) -> Option<u64> {
-    let preferences = header(request, "Prefer")?.split([',', ';']);
+    let preferences = header(request, PREFER)?.split([',', ';']);
     preferences.filter_map(|preference| preference.trim().strip_prefix("wait=")).find_map(digits)
 }
 

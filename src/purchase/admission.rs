@@ -28,6 +28,9 @@ pub struct Admission {
     users: Option<DefaultKeyedRateLimiter<u64>>,
     addresses: Option<DefaultKeyedRateLimiter<IpAddr>>,
     hasher: RandomState,
+    /// Made once: making one asks the processor what it is, and that costs more than the whole refusal on a
+    /// virtual machine.
+    clock: DefaultClock,
     in_flight: Arc<Semaphore>,
     in_flight_max: usize,
     outbox_full: AtomicBool,
@@ -45,6 +48,7 @@ impl Admission {
             users: quota(settings.user_per_s, settings.user_burst).map(RateLimiter::keyed),
             addresses: quota(settings.address_per_s, settings.address_burst).map(RateLimiter::keyed),
             hasher: RandomState::new(),
+            clock: DefaultClock::default(),
             in_flight: Arc::new(Semaphore::new(settings.in_flight_max)),
             in_flight_max: settings.in_flight_max,
             outbox_full: AtomicBool::new(false),
@@ -60,7 +64,7 @@ impl Admission {
         let too_fast = |policy| {
             move |refused: governor::NotUntil<governor::clock::QuantaInstant>| TooFast {
                 policy,
-                retry_after: refused.wait_time_from(DefaultClock::default().now()),
+                retry_after: refused.wait_time_from(self.clock.now()),
             }
         };
         if let Some(users) = &self.users {

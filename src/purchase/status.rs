@@ -150,7 +150,7 @@ impl Shop {
         let buckets: Vec<BucketId> = sales
             .filter(|sale| sale.month() == id.month() && !sale.state.is_editable())
             .filter(|sale| !running_only || is_selling(sale, now_ms))
-            .map(|sale| self.bucket(sale, id))
+            .map(|sale| self.bucket(sale, id.shard()))
             .collect();
         self.ports.inventory.reservation(&buckets, id).await.map_err(Failure::of_read)
     }

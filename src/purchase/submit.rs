@@ -109,6 +109,8 @@ pub struct Desk {
     reserve_batch_max: usize,
     counters: RwLock<HashMap<(BucketId, u32), Counter>>,
     sold_out: SoldOut,
+    /// The series of `seckill_admission_total`: to look one up by its labels costs as much as a refusal.
+    outcomes: RwLock<HashMap<SaleId, HashMap<&'static str, metrics::Counter>>>,
 }
 
 impl Desk {
@@ -117,7 +119,25 @@ impl Desk {
             reserve_batch_max: settings.reserve_batch_max,
             counters: RwLock::default(),
             sold_out: SoldOut::default(),
+            outcomes: RwLock::default(),
         }
+    }
+
+    fn count(&self, sale: &SaleId, submitted: &Submitted) {
+        let outcome = submitted.outcome();
+        if matches!(submitted, Submitted::UnknownSale) {
+            // An unknown id comes from outside; as a label it would be unbounded.
+            return counter!(ADMISSION, "sale" => "-", "outcome" => outcome).increment(1);
+        }
+        let outcomes = self.outcomes.read().expect("no code panics while holding it");
+        if let Some(series) = outcomes.get(sale).and_then(|of| of.get(outcome)) {
+            return series.increment(1);
+        }
+        drop(outcomes);
+        let series = counter!(ADMISSION, "sale" => sale.to_string(), "outcome" => outcome);
+        series.increment(1);
+        let mut outcomes = self.outcomes.write().expect("no code panics while holding it");
+        outcomes.entry(sale.clone()).or_default().insert(outcome, series);
     }
 
     fn counter(&self, bucket: &BucketId, epoch: u32) -> Counter {
@@ -135,37 +155,31 @@ impl Desk {
 
     /// Frees what belongs to sales that are gone or over.
     pub fn forget_except(&self, snapshot: &Snapshot, now_ms: i64) {
-        let keep =
-            |bucket: &BucketId| snapshot.sales.get(&bucket.sale).is_some_and(|sale| is_selling(sale, now_ms));
-        self.counters.write().expect("no code panics while holding it").retain(|(bucket, _), _| keep(bucket));
-        self.sold_out.retain(keep);
+        let keep = |id: &SaleId| snapshot.sales.get(id).is_some_and(|sale| is_selling(sale, now_ms));
+        let counters = self.counters.write();
+        counters.expect("no code panics while holding it").retain(|(bucket, _), _| keep(&bucket.sale));
+        self.outcomes.write().expect("no code panics while holding it").retain(|id, _| keep(id));
+        self.sold_out.retain(|bucket| keep(&bucket.sale));
     }
 }
 
 impl Shop {
     /// Buys, or says why not. Idempotent by (sale, user, key).
     pub async fn submit(self: &Arc<Self>, purchase: Purchase) -> Submitted {
-        let sale_id = purchase.sale.clone();
-        let submitted = self.decide(purchase).await;
-        let label = match &submitted {
-            // An unknown id comes from outside; as a label it would be unbounded.
-            Submitted::UnknownSale => "-".to_owned(),
-            _ => sale_id.to_string(),
-        };
-        counter!(ADMISSION, "sale" => label, "outcome" => submitted.outcome()).increment(1);
+        let submitted = self.decide(&purchase).await;
+        self.desk.count(&purchase.sale, &submitted);
         submitted
     }
 
-    async fn decide(self: &Arc<Self>, purchase: Purchase) -> Submitted {
+    async fn decide(self: &Arc<Self>, purchase: &Purchase) -> Submitted {
         let snapshot = self.catalog.snapshot();
         let now_ms = self.clock.now_ms();
         let Some((sale, phase)) = snapshot.visible(&purchase.sale, now_ms) else {
             return Submitted::UnknownSale;
         };
         let shard = self.map.shard_of(&purchase.user);
-        let order = OrderId::derive(shard, sale.month(), &sale.id, &purchase.user, &purchase.key);
-        let bucket = self.bucket(sale, order);
-        if let Some(refused) = self.refuse_locally(&purchase, sale, phase, &bucket, now_ms) {
+        let bucket = self.bucket(sale, shard);
+        if let Some(refused) = self.refuse_locally(purchase, sale, phase, &bucket, now_ms) {
             return refused;
         }
         if self.admission.is_draining() {
@@ -180,7 +194,8 @@ impl Shop {
             counter!(SHED, "reason" => "in_flight").increment(1);
             return Submitted::Overloaded;
         };
-        let Some(record) = record_of(&purchase, sale, order, now_ms) else {
+        let order = OrderId::derive(shard, sale.month(), &sale.id, &purchase.user, &purchase.key);
+        let Some(record) = record_of(purchase, sale, order, now_ms) else {
             return Submitted::UnknownSku;
         };
         let fingerprint = Fingerprint::of(&record.sku_id, record.quantity);

@@ -154,7 +154,12 @@ impl Bench {
             return format!("unknown key, a suggestion {}", suggestion.is_some());
         }
         assert!(key.is_some() || has_line || text.contains("`shards`"), "nobody can find that: {text}");
-        format!("refused {}", key.unwrap_or("a line"))
+        let problem = match error {
+            ConfigError::Syntax { problem, .. } | ConfigError::Invalid { problem, .. } => problem.as_str(),
+            _ => "",
+        };
+        let problem: Vec<&str> = problem.split(' ').take(4).collect();
+        format!("refused {} {}", key.unwrap_or("a line"), problem.join(" "))
     }
 
     fn loaded(&self, loaded: &Loaded, layers: &Layers) -> String {
@@ -164,7 +169,7 @@ impl Bench {
         let given = text.trim_start_matches('\u{feff}').parse::<Table>().expect("a file that loads is TOML");
         let is_section =
             |name: &String| self.defaults.iter().any(|(key, _)| key.starts_with(&format!("{name}.")));
-        assert!(given.keys().all(is_section), "an unknown section: {:?}", given.keys());
+        assert!(given.keys().all(is_section), "an unknown section: {given:?}");
         let given = flat(&given);
         let mut from_file = 0;
         for (key, default) in &self.defaults {

@@ -265,7 +265,7 @@ fn signature_of(input: &[u8], authorization: &str, setting: Setting) -> String {
     let token = authorization.split_once(' ').map_or("", |(_, token)| token.trim());
     let parts: Vec<&str> = token.split('.').collect();
     let doc = |at: usize| parts.get(at).and_then(|part| json::parse(&decoded(part)?));
-    let header = doc(0).and_then(|header| Some(header_is_plain(&header, setting).is_some()));
+    let header = doc(0).map(|header| header_is_plain(&header, setting).is_some());
     let claims = doc(1);
     let kind = |name: &str| match claims.as_ref().map(|claims| claims.member(name)) {
         None => "-",

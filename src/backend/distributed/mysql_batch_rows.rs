@@ -32,6 +32,15 @@ fn runs<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
     })
 }
 
+/// Splits what a reading asks for into runs as long as a statement may be, filled up to a power of two by
+/// repeating the last: a key that is asked for twice is found once, and one statement does for several.
+fn padded<T>(rows: &[T]) -> impl Iterator<Item = (usize, impl Iterator<Item = &T>)> {
+    rows.chunks(ROWS_MAX).map(|run| {
+        let size = run.len().next_power_of_two();
+        (size, run.iter().chain(run.last().into_iter().cycle()).take(size))
+    })
+}
+
 /// Steps 9 and 11, the reading: which orders exist, and which units their buyers hold.
 pub async fn known(
     mysql: &Mysql,
@@ -75,10 +84,10 @@ async fn known_orders(
     tx: &mut Transaction<'_, MySql>,
 ) -> StoreResult<()> {
     let context = "read known orders";
-    for run in runs(ids) {
+    for (size, run) in padded(ids) {
         let text = format!(
             "SELECT order_id, state FROM {{shard}}.orders_{{yyyymm}} WHERE order_id IN {}",
-            placeholders(1, run.len())
+            placeholders(1, size)
         );
         let mut query = sqlx::query(mysql.shard_sql(shard, month, &text));
         for id in run {
@@ -103,11 +112,11 @@ async fn known_claims(
     tx: &mut Transaction<'_, MySql>,
 ) -> StoreResult<()> {
     let context = "read claims";
-    for run in runs(users) {
+    for (size, run) in padded(users) {
         let text = format!(
             "SELECT user_id, unit FROM {}.claims WHERE sale_id = ? AND user_id IN {}",
             mysql.shard(shard),
-            placeholders(1, run.len())
+            placeholders(1, size)
         );
         let mut query = sqlx::query(AssertSqlSafe(text)).bind(sale.as_str().as_bytes());
         for user in run {
@@ -264,5 +273,18 @@ mod tests {
         assert_eq!(sizes, [512, 512, 256, 16, 4]);
         assert_eq!(runs(&rows).flatten().copied().collect::<Vec<_>>(), rows);
         assert_eq!(runs::<usize>(&[]).count(), 0);
+    }
+
+    #[test]
+    fn padding_asks_for_all_rows_and_for_no_others() {
+        let rows: Vec<usize> = (0..1300).collect();
+        let asked: Vec<(usize, Vec<usize>)> =
+            padded(&rows).map(|(size, run)| (size, run.copied().collect())).collect();
+        assert!(asked.iter().all(|(size, run)| run.len() == *size));
+        assert_eq!(asked.iter().map(|(size, _)| *size).collect::<Vec<_>>(), [512, 512, 512]);
+        let mut found: Vec<usize> = asked.into_iter().flat_map(|(_, run)| run).collect();
+        found.dedup();
+        assert_eq!(found, rows);
+        assert_eq!(padded::<usize>(&[]).count(), 0);
     }
 }

@@ -10,13 +10,14 @@ use seckill::http::shopper::orders::PlaceBody;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use super::calendar::{instant, utc};
 use super::head::is_slug;
 use super::{Input, answer, leads_somewhere};
 use crate::json::{self, Doc};
 
 fn is_json_type(input: &Input) -> bool {
     let essence = input.text("Content-Type").unwrap_or("").split(';').next().unwrap_or("").trim();
-    essence.to_ascii_lowercase() == "application/json"
+    essence.eq_ignore_ascii_case("application/json")
 }
 
 /// Reads a body and holds the verdict against `is_right`; `Err` says what was refused.
@@ -147,6 +148,8 @@ pub fn create(input: &Input, request: &HttpRequest) -> String {
         Err(problem) => return late_fault(&problem, &doc),
     };
     is_reason(&reason);
+    is_instant(&doc, "starts_at", Some(sale.starts_ms));
+    is_instant(&doc, "ends_at", Some(sale.ends_ms));
     assert_eq!(rewritten(&sale, request), sale, "a sale means what it meant");
     match sale.validate(8) {
         Ok(()) => {
@@ -166,6 +169,7 @@ fn late_fault(problem: &Problem, doc: &Doc) -> String {
     assert_eq!(code, "validation_failed");
     assert!(["/starts_at", "/ends_at", "/reason"].contains(&pointer.as_str()), "{pointer}");
     leads_somewhere(&pointer, doc);
+    is_instant(doc, &pointer[1..], None);
     format!("late {pointer}")
 }
 
@@ -191,33 +195,11 @@ fn rewritten(sale: &Sale, request: &HttpRequest) -> Sale {
     sale
 }
 
-/// A time as RFC 3339 has it, by counting days.
-fn utc(at_ms: i64) -> String {
-    let is_leap = |year: i64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-    let (mut days, ms) = (at_ms.div_euclid(86_400_000), at_ms.rem_euclid(86_400_000));
-    let mut year = 1970;
-    loop {
-        let length = if is_leap(year) { 366 } else { 365 };
-        if days < 0 {
-            year -= 1;
-            days += if is_leap(year) { 366 } else { 365 };
-        } else if days >= length {
-            days -= length;
-            year += 1;
-        } else {
-            break;
-        }
+/// A text that is a time was read as that time; one that surely is one was not refused.
+fn is_instant(doc: &Doc, name: &str, at_ms: Option<i64>) {
+    if let Some(instant) = doc.member(name).and_then(Doc::text).and_then(instant) {
+        assert_eq!(at_ms, Some(instant), "{name}");
     }
-    let mut month = 1;
-    for length in [31, if is_leap(year) { 29 } else { 28 }, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
-        if days < length {
-            break;
-        }
-        days -= length;
-        month += 1;
-    }
-    let (hour, minute, second) = (ms / 3_600_000, ms / 60_000 % 60, ms / 1000 % 60);
-    format!("{year:04}-{month:02}-{:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", days + 1, ms % 1000)
 }
 
 fn is_within_bounds(sale: &Sale) {
@@ -257,6 +239,8 @@ pub fn patch(input: &Input, request: &HttpRequest) -> String {
         Ok((patch, reason)) => {
             is_reason(&reason);
             let is_given = |name: &str| doc.member(name).is_some_and(|doc| *doc != Doc::Null);
+            is_instant(&doc, "starts_at", patch.starts_ms);
+            is_instant(&doc, "ends_at", patch.ends_ms);
             assert_eq!(patch.name.is_some(), is_given("name"));
             assert_eq!(patch.starts_ms.is_some(), is_given("starts_at"));
             assert_eq!(patch.items.is_some(), is_given("items"));

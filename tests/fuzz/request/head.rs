@@ -25,6 +25,10 @@ pub fn is_safe(text: &str) -> bool {
     (1..=64).contains(&text.len()) && text.chars().all(is_safe)
 }
 
+fn is_digit_64(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'
+}
+
 fn digits(text: &str) -> Option<u64> {
     let is_whole = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     is_whole.then(|| text.parse().ok()).flatten()
@@ -136,7 +140,11 @@ pub fn list_query(query: &str) -> String {
             assert!((1..=100).contains(&limit), "a page of {limit}");
             assert!(plain.is_none() || plain == Some(u64::from(limit)), "?{query} is not {limit}");
             let Some(after) = after else { return "first page".to_owned() };
-            let again = format!("cursor={}", cursor_text(&after));
+            let text = cursor_text(&after);
+            // Escaped, or beside other parameters, it is not looked for.
+            let alone = query.strip_prefix("cursor=").filter(|text| text.bytes().all(is_digit_64));
+            assert!(alone.is_none_or(|alone| alone == text), "?{query} was read as {text}");
+            let again = format!("cursor={text}");
             let again = Query::<ListQuery>::from_query(&again).expect("a query");
             let (cursor, _) = again.page().expect("a cursor of ours");
             assert_eq!(cursor, Some(after), "a cursor means what it meant");

@@ -99,7 +99,7 @@ fn list(rng: &mut StdRng) -> String {
     let cursor: String = (0..length).map(|_| char::from(one_of(letters, rng))).collect();
     let limit = one_of(INTEGERS, rng);
     match rng.random_range(0..5) {
-        0 => format!("limit={limit}"),
+        0 => format!("limit={limit}{}", one_of(&["", "", "&", "&x=1"], rng)),
         1 => format!("cursor={cursor}"),
         2 => format!("limit=20&cursor={cursor}{}", one_of(&["=", "", "%3D", "+"], rng)),
         3 => format!("cursor={cursor}&limit={limit}&limit=1"),
