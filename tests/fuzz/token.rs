@@ -88,7 +88,8 @@ fn proof(authorization: &str, setting: Setting) -> Option<Proof> {
 
 /// `None` when the header asks for anything but HS256 with the key at hand.
 fn header_is_plain(header: &Doc, setting: Setting) -> Option<bool> {
-    if header.member("alg")?.text() != Some("HS256") || header.has("crit") {
+    let must_understand = header.has("crit") && header.member("crit") != Some(&Doc::Null);
+    if header.member("alg")?.text() != Some("HS256") || must_understand {
         return None;
     }
     let kid = header.member("kid").and_then(Doc::text);
