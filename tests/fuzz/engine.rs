@@ -216,14 +216,14 @@ fn shrunk(target: &Target, mut input: Vec<u8>) -> Vec<u8> {
 fn keep_found(target: &str, pool: &Pool, of_corpus: &HashSet<String>) {
     let is_found = |path: &Path| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("found-"));
     let before = corpus(target).iter().filter(|(path, _)| is_found(path)).count();
-    let mut found: Vec<&Vec<u8>> = pool
+    let mut found: Vec<(&String, &Vec<u8>)> = pool
         .inputs
         .iter()
         .filter(|(signature, input)| !of_corpus.contains(*signature) && input.len() <= FOUND_BYTES_MAX)
-        .map(|(_, input)| input)
         .collect();
-    found.sort_by_key(|input| input.len());
-    for input in found.into_iter().take(FOUND_MAX.saturating_sub(before)) {
+    // A draw: the smallest ones resemble each other.
+    found.sort_by_cached_key(|(signature, _)| hash(signature.as_bytes()));
+    for (_, input) in found.into_iter().take(FOUND_MAX.saturating_sub(before)) {
         let path = folder(target).join(format!("found-{}", hash(input)));
         fs::write(&path, input).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     }
