@@ -102,6 +102,12 @@ class Stack:
         """Waits until Redis rewrites no append-only file: a rewrite of what is gone belongs to no slice."""
         wait_until("Redis rests", lambda: "aof_rewrite_in_progress:0" in self.redis("INFO", "persistence"))
 
+    def sweep(self):
+        """Removes this script's keys."""
+        keys = self.redis("--scan", "--pattern", "bench:*").split()
+        if keys:
+            self.redis("DEL", *keys)
+
     def mysql(self, part, statement):
         client = shutil.which("mysql") or shutil.which("mariadb") or next(iter(self.unpacked_clients()), None)
         check(client, "no MySQL client")

@@ -8,6 +8,7 @@ use std::fs;
 use std::path::Path;
 
 use config::{Value as Merged, ValueKind};
+use toml::de::DeTable;
 use toml::{Table, Value};
 
 use super::sections::shown_url;
@@ -42,10 +43,13 @@ impl Layers {
         let text = std::str::from_utf8(&bytes)
             .map_err(|error| fault(&bytes[..error.valid_up_to()], "is not UTF-8"))?;
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        let table: Table = text.parse().map_err(|error: toml::de::Error| {
+        let at = |error: &toml::de::Error, problem: &str| {
             let start = error.span().map_or(0, |span| span.start);
-            fault(&text.as_bytes()[..start.min(text.len())], error.message())
-        })?;
+            fault(&text.as_bytes()[..start.min(text.len())], problem)
+        };
+        DeTable::parse(text).map_err(|error| at(&error, error.message()))?;
+        // What is wrong now is a number, and the library would repeat it: a secret that lost its quotes, perhaps.
+        let table: Table = text.parse().map_err(|error| at(&error, "holds a number that is too large"))?;
         self.put_table("", table, &path.display().to_string())
     }
 

@@ -15,8 +15,8 @@ use toml::{Table, Value};
 
 use crate::engine::{Target, run};
 
-/// What no message and no debug text may hold.
-const MARKER: &str = "S3CRET-MARKER";
+/// What no message and no debug text may hold: a text, and a number for secrets that lost their quotes.
+const MARKERS: [&str; 2] = ["S3CRET-MARKER", "48151623421084815162342108481516234210"];
 const SECRETS: [&str; 3] = ["auth.hs256_secret", "redis.password", "mysql.password"];
 const FLAGS: [&str; 2] = ["http.bind", "admin.bind"];
 
@@ -76,17 +76,17 @@ impl Layers {
         let is_secret = |key: &str| SECRETS.contains(&key);
         let variables = self.variables.iter().all(|(name, value)| {
             let key = name.to_lowercase().replace("seckill__", "").replace("__", ".");
-            !name.contains(MARKER) && (!value.contains(MARKER) || is_secret(&key))
+            !is_marked(name) && (!is_marked(value) || is_secret(&key))
         });
-        let flags = self.flags.iter().all(|(_, value)| !value.contains(MARKER));
+        let flags = self.flags.iter().all(|(_, value)| !is_marked(value));
         let text = String::from_utf8_lossy(&self.file);
         let file = match text.parse::<Table>() {
             Ok(table) => flat(&table).iter().all(|(key, value)| {
                 let is_url = key == "redis.url" && value.as_str().is_some_and(is_password_of_url);
-                !key.contains(MARKER) && (!value.to_string().contains(MARKER) || is_secret(key) || is_url)
+                !is_marked(key) && (!is_marked(&value.to_string()) || is_secret(key) || is_url)
             }),
             // What cannot be read has no keys: believe the line.
-            Err(_) => text.lines().filter(|line| line.contains(MARKER)).all(|line| {
+            Err(_) => text.lines().filter(|line| is_marked(line)).all(|line| {
                 let name = line.split('=').next().unwrap_or("").trim();
                 line.starts_with('#') || ["hs256_secret", "password"].contains(&name)
             }),
@@ -95,8 +95,12 @@ impl Layers {
     }
 }
 
+fn is_marked(text: &str) -> bool {
+    MARKERS.iter().any(|marker| text.contains(marker))
+}
+
 fn is_password_of_url(url: &str) -> bool {
-    url.split_once('@').is_some_and(|(before, after)| before.contains(':') && !after.contains(MARKER))
+    url.split_once('@').is_some_and(|(before, after)| before.contains(':') && !is_marked(after))
 }
 
 struct Bench {
@@ -129,7 +133,7 @@ impl Bench {
             Err(error) => format!("{error} {error:?}"),
         };
         if layers.hides_marker() {
-            assert!(!shown.contains(MARKER), "a secret is shown: {shown}");
+            assert!(!is_marked(&shown), "a secret is shown: {shown}");
         }
         match outcome {
             Ok(loaded) => self.loaded(&loaded, &layers),

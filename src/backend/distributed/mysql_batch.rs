@@ -10,15 +10,16 @@ use sqlx::{MySql, Row, Transaction};
 
 use super::mysql::{Mysql, failed};
 use super::{broken, mysql_batch_rows as rows, mysql_grants as grants};
-use crate::domain::batch_plan::{self, LogBatch, Plan, Scarce};
+use crate::domain::batch_plan::{self, Known, LogBatch, LogRecord, Plan, Scarce};
 use crate::domain::{Instance, OrderState, Sale, SaleId};
 use crate::ports::{BatchOutcome, Effect, ErrorKind, StoreError, StoreResult, Written};
 
 /// Units per SKU.
 type Units = BTreeMap<Scarce, u32>;
 
-/// How often one batch asks the other instances for units, before it lets its partition's siblings go first.
-const FETCHES_MAX: usize = 4;
+/// How often one batch begins again, with units fetched or with what it found to exist, before it lets its
+/// partition's siblings go first.
+const ATTEMPTS_MAX: usize = 6;
 
 /// Writes one batch.
 ///
@@ -31,13 +32,21 @@ pub async fn write(
     now_ms: i64,
 ) -> StoreResult<BatchOutcome> {
     let instance = mysql.map.instance_of_part(batch.part);
-    let mut is_all_there_is = false;
-    for _ in 0..FETCHES_MAX {
-        match attempt(mysql, batch, sales, now_ms, is_all_there_is).await? {
+    // Of a sale with a limit of one nearly every buyer is new; the primary keys find those who are not.
+    let is_new = |record: &LogRecord| match &record.order {
+        Ok(order) => sales.get(&order.sale_id).is_some_and(|sale| sale.buyer_limit == 1),
+        Err(_) => true,
+    };
+    let mut view = View { reads_first: !batch.records.iter().all(is_new), is_all_there_is: false };
+    for _ in 0..ATTEMPTS_MAX {
+        match attempt(mysql, batch, sales, now_ms, view).await? {
             Attempt::Done(outcome) => return Ok(outcome),
+            // Short on a wish that may hold orders which exist: what is wanted has to be known first.
+            Attempt::Duplicate | Attempt::Short(_) if !view.reads_first => view.reads_first = true,
+            Attempt::Duplicate => return Err(broken("insert batch", "a key that was not there a moment ago")),
             Attempt::Short(missing) => {
                 for (scarce, units) in missing {
-                    is_all_there_is |= grants::fetch(mysql, instance, &scarce, units).await? < units;
+                    view.is_all_there_is |= grants::fetch(mysql, instance, &scarce, units).await? < units;
                 }
             }
         }
@@ -47,8 +56,19 @@ pub async fn write(
     Err(StoreError { kind, effect, context: "fetch units", source })
 }
 
+/// What an attempt knows of the attempts before it.
+#[derive(Clone, Copy)]
+struct View {
+    /// Whether to read which orders and claims exist, or to let their keys say so.
+    reads_first: bool,
+    /// Whether the other instances were asked for units in vain.
+    is_all_there_is: bool,
+}
+
 enum Attempt {
     Done(BatchOutcome),
+    /// Rolled back: some order or claim is there already.
+    Duplicate,
     /// Rolled back: this instance has too few units; others may have more.
     Short(Units),
 }
@@ -58,7 +78,7 @@ async fn attempt(
     batch: &LogBatch,
     sales: &HashMap<SaleId, Sale>,
     now_ms: i64,
-    is_all_there_is: bool,
+    view: View,
 ) -> StoreResult<Attempt> {
     let instance = mysql.map.instance_of_part(batch.part);
     let mut tx = mysql.begin(instance, "begin batch").await?;
@@ -67,10 +87,11 @@ async fn attempt(
         let stored = position(mysql, batch).await?;
         return Ok(Attempt::Done(BatchOutcome::PositionMoved { stored }));
     }
-    let known = rows::known(mysql, batch, sales, &mut tx).await?;
+    let known =
+        if view.reads_first { rows::known(mysql, batch, sales, &mut tx).await? } else { Known::default() };
     let wish = batch_plan::plan(batch, &mysql.map, sales, &known, |_| u32::MAX);
     let (fits, missing) = hold(mysql, instance, &wish, &mut tx).await?;
-    if !missing.is_empty() && !is_all_there_is {
+    if !missing.is_empty() && !view.is_all_there_is {
         tx.rollback().await.map_err(|error| failed("roll back short batch", error))?;
         return Ok(Attempt::Short(missing));
     }
@@ -82,7 +103,10 @@ async fn attempt(
         hold_what_fits(mysql, instance, &plan, &fits, &mut tx).await?;
         plan
     };
-    rows::insert(mysql, instance, batch, &plan, now_ms, &mut tx).await?;
+    if !rows::insert(mysql, instance, batch, &plan, now_ms, &mut tx).await? {
+        tx.rollback().await.map_err(|error| failed("roll back duplicates", error))?;
+        return Ok(Attempt::Duplicate);
+    }
     commit(mysql, batch, tx).await?;
     Ok(Attempt::Done(BatchOutcome::Written(written(batch, plan))))
 }

@@ -8,7 +8,7 @@ use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, MySql, Row, Transaction};
 
 use super::broken;
-use super::mysql::{Mysql, failed, placeholders};
+use super::mysql::{Mysql, failed, is_duplicate, placeholders};
 use crate::domain::batch_plan::{Known, LogBatch, Plan, PlannedOrder};
 use crate::domain::{Instance, Month, OrderId, OrderRecord, OrderState, Sale, SaleId, Shard, UserId};
 use crate::ports::StoreResult;
@@ -143,7 +143,8 @@ async fn known_claims(
     Ok(())
 }
 
-/// Steps 10 and 12: everything the plan holds, in key order.
+/// Steps 10 and 12: everything the plan holds, in key order; `false` when an order or a claim is there already, and
+/// then nothing of the transaction may stand.
 pub async fn insert(
     mysql: &Mysql,
     instance: Instance,
@@ -151,7 +152,7 @@ pub async fn insert(
     plan: &Plan,
     now_ms: i64,
     tx: &mut Transaction<'_, MySql>,
-) -> StoreResult<()> {
+) -> StoreResult<bool> {
     let mut tables: BTreeMap<(Shard, Month), Vec<&PlannedOrder>> = BTreeMap::new();
     for order in &plan.orders {
         let id = order.record.order_id;
@@ -161,8 +162,12 @@ pub async fn insert(
         orders.sort_unstable_by_key(|order| order.record.order_id);
         let table = format!("{}.orders_{}", mysql.shard(*shard), month.yyyymm());
         let columns = format!("{table} ({ORDER_COLUMNS})");
-        insert_text(tx, &columns, orders, |text, order| push_order(text, order, now_ms)).await?;
-        insert_claims(mysql, *shard, orders, tx).await?;
+        let push = |text: &mut String, order: &&PlannedOrder| push_order(text, order, now_ms);
+        if !insert_text(tx, &columns, orders, push).await?
+            || !insert_claims(mysql, *shard, orders, tx).await?
+        {
+            return Ok(false);
+        }
         let moves = format!("{}.order_moves (order_id, kind, at_ms)", mysql.shard(*shard));
         insert_text(tx, &moves, orders, |text, order| {
             push_bytes(text, order.record.order_id.bytes());
@@ -182,7 +187,8 @@ pub async fn insert(
             .bind(poison.as_str())
             .bind(&record.payload[..record.payload.len().min(DEAD_LETTER_BYTES_MAX)])
     })
-    .await
+    .await?;
+    Ok(true)
 }
 
 const ORDER_COLUMNS: &str = "order_id, sale_id, sku_id, user_id, quantity, unit_price, currency, state, reason, \
@@ -218,7 +224,7 @@ async fn insert_claims(
     shard: Shard,
     orders: &[&PlannedOrder],
     tx: &mut Transaction<'_, MySql>,
-) -> StoreResult<()> {
+) -> StoreResult<bool> {
     let mut claims: Vec<(&OrderRecord, u32)> = Vec::new();
     for order in orders {
         let units = order.claims.as_ref().map_or(&[][..], Vec::as_slice);
@@ -261,14 +267,14 @@ async fn insert_owed(
 }
 
 /// Multi-row INSERT into `table (columns)` as text; `push` appends one row's values. For the three tables that every
-/// order has: a prepared statement is one row count, so a batch would be six statements a table and not one
+/// order has; `false` when a key is there already: a prepared statement is one row count, so a batch would be six statements a table and not one
 /// (docs/benchmarks.md). Values are numbers, words of ours, and bytes as [`push_bytes`] writes them.
 async fn insert_text<T>(
     tx: &mut Transaction<'_, MySql>,
     table: &str,
     rows: &[T],
     push: impl Fn(&mut String, &T),
-) -> StoreResult<()> {
+) -> StoreResult<bool> {
     for run in rows.chunks(ROWS_MAX) {
         let mut text = format!("INSERT INTO {table} VALUES ");
         for (nth, row) in run.iter().enumerate() {
@@ -276,10 +282,13 @@ async fn insert_text<T>(
             push(&mut text, row);
             text.push(')');
         }
-        let inserted = sqlx::raw_sql(AssertSqlSafe(text)).execute(&mut **tx).await;
-        inserted.map_err(|error| failed("insert batch", error))?;
+        match sqlx::raw_sql(AssertSqlSafe(text)).execute(&mut **tx).await {
+            Ok(_) => {}
+            Err(error) if is_duplicate(&error) => return Ok(false),
+            Err(error) => return Err(failed("insert batch", error)),
+        }
     }
-    Ok(())
+    Ok(true)
 }
 
 /// The same, prepared, for what is rare or may be large; `bind` adds one row's values, as many as `columns`.

@@ -4,7 +4,7 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use toml::Value;
 
-use super::{FLAGS, MARKER, SECRETS};
+use super::{FLAGS, MARKERS, SECRETS};
 use crate::grammar::{INTEGERS, one_of, slug, text_of};
 
 const ODD_VALUES: &[&str] = &[
@@ -110,7 +110,7 @@ fn value(key: &str, default: &Value, rng: &mut StdRng) -> String {
         }
         Value::String(text) if rng.random_bool(0.4) => quoted(text),
         Value::String(_) if key == "redis.url" && rng.random_bool(0.5) => {
-            quoted(&format!("redis://user:{MARKER}@127.0.0.1:6379"))
+            quoted(&format!("redis://user:{}@127.0.0.1:6379", MARKERS[0]))
         }
         _ => quoted(one_of(
             &[
@@ -160,7 +160,8 @@ fn shard_map(text: &mut String, rng: &mut StdRng) {
 fn secret(text: &mut String, rng: &mut StdRng) {
     let key = one_of(&SECRETS, rng);
     let secret = format!(
-        "{MARKER}{}",
+        "{}{}",
+        one_of(&MARKERS, rng),
         one_of(&["", "-of-32-bytes-or-more-than-that", "\\\"", "\\q", "\u{1}", "é"], rng)
     );
     let variable = format!("SECKILL__{}", key.to_uppercase().replace('.', "__"));
