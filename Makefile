@@ -1,6 +1,6 @@
 # Each target is a line that a person could type. `make demo` and `make test` need Rust, a C++ compiler and Java.
 
-.PHONY: demo test test-mariadb lint stack-up stack-down
+.PHONY: demo test test-mariadb bench lint stack-up stack-down
 
 demo: ## the stack, a sale of 500 units, 20,000 buyers, the audit
 	scripts/demo
@@ -10,6 +10,9 @@ test: ## everything, on the real stack
 
 test-mariadb: ## the tests of stores, migration and whole purchases again, on MariaDB
 	scripts/test-mariadb
+
+bench: ## the paired figures of docs/benchmarks.md
+	benches/run
 
 lint:
 	cargo fmt --check

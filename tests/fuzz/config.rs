@@ -75,8 +75,8 @@ impl Layers {
     fn hides_marker(&self) -> bool {
         let is_secret = |key: &str| SECRETS.contains(&key);
         let variables = self.variables.iter().all(|(name, value)| {
-            let key = name.to_lowercase().replace("seckill__", "").replace("__", ".");
-            !is_marked(name) && (!is_marked(value) || is_secret(&key))
+            let is_ours = dotted(name).is_some_and(|key| is_secret(&key));
+            !is_marked(name) && (!is_marked(value) || is_ours)
         });
         let flags = self.flags.iter().all(|(_, value)| !is_marked(value));
         let text = String::from_utf8_lossy(&self.file);
@@ -93,6 +93,11 @@ impl Layers {
         };
         variables && flags && file
     }
+}
+
+/// The key of a variable, if it is one of ours.
+fn dotted(name: &str) -> Option<String> {
+    Some(name.to_lowercase().strip_prefix("seckill__")?.replace("__", "."))
 }
 
 fn is_marked(text: &str) -> bool {
@@ -178,11 +183,10 @@ impl Bench {
         let mut from_file = 0;
         for (key, default) in &self.defaults {
             let of_file = given.iter().find(|(name, _)| name == key).map(|(_, value)| value);
-            let dotted = |name: &str| name.to_lowercase().replace("seckill__", "").replace("__", ".");
             let of_variables: Vec<&String> = layers
                 .variables
                 .iter()
-                .filter(|(name, _)| dotted(name) == *key)
+                .filter(|(name, _)| dotted(name).as_ref() == Some(key))
                 .map(|(_, value)| value)
                 .collect();
             from_file += usize::from(of_file.is_some());

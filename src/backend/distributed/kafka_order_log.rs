@@ -12,9 +12,7 @@ use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 use super::kafka_reader::KafkaReader;
 use crate::config::KafkaConfig;
 use crate::domain::{OrderId, ShardMap};
-use crate::ports::{
-    Effect, ErrorKind, OrderLog, OrderLogReader, Probe, StoreError, StoreResult,
-};
+use crate::ports::{Effect, ErrorKind, OrderLog, OrderLogReader, Probe, StoreError, StoreResult};
 
 /// Bound of calls that block on the broker's metadata.
 pub const METADATA_TIMEOUT: Duration = Duration::from_secs(5);

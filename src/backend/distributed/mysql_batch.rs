@@ -43,7 +43,9 @@ pub async fn write(
             Attempt::Done(outcome) => return Ok(outcome),
             // Short on a wish that may hold orders which exist: what is wanted has to be known first.
             Attempt::Duplicate | Attempt::Short(_) if !view.reads_first => view.reads_first = true,
-            Attempt::Duplicate => return Err(broken("insert batch", "a key that was not there a moment ago")),
+            Attempt::Duplicate => {
+                return Err(broken("insert batch", "a key that was not there a moment ago"));
+            }
             Attempt::Short(missing) => {
                 for (scarce, units) in missing {
                     view.is_all_there_is |= grants::fetch(mysql, instance, &scarce, units).await? < units;
