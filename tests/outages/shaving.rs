@@ -1,5 +1,5 @@
 //! Peak shaving: with the writers slowed to a tenth of the arrivals, shoppers notice nothing but the wait that
-//! they are promised. Writes `target/shaving.csv`, the picture of docs/benchmarks.md.
+//! they are promised. Writes `.stack/shaving.csv`, the picture of docs/benchmarks.md.
 
 #![expect(clippy::disallowed_methods, reason = "an arrival's task ends with its test")]
 
@@ -91,7 +91,7 @@ async fn watch(backend: Ports, accepted: Arc<AtomicUsize>) -> Vec<(Instant, Vec<
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/target/shaving.csv"), text).expect("written");
+    std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/.stack/shaving.csv"), text).expect("written");
     seen
 }
 
