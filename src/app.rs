@@ -10,12 +10,15 @@ use anyhow::Context as _;
 use jsonwebtoken::{Algorithm, DecodingKey};
 use metrics_exporter_prometheus::PrometheusHandle;
 
+#[cfg(feature = "distributed")]
 use crate::backend::distributed;
+#[cfg(feature = "embedded")]
+use crate::backend::embedded;
 use crate::clock::Clock;
-use crate::config::{AuthConfig, Config, PublicKeyAlgorithm};
+use crate::config::{AuthConfig, Config, Mode, PublicKeyAlgorithm};
 use crate::http::auth::{TokenKey, TokenRules, Tokens};
 use crate::http::{Context, middleware, router};
-use crate::ports::{OrderLog, Ports};
+use crate::ports::{OrderLog, Ports, SaleStore};
 use crate::purchase::catalog::gauge_holdings;
 use crate::purchase::pace::Meter;
 use crate::purchase::{Settings, Shop};
@@ -56,6 +59,7 @@ pub struct Running {
 ///
 /// # Errors
 /// When the shard map's counts do not fit together.
+#[cfg(feature = "distributed")]
 pub fn backend_settings(config: &Config) -> anyhow::Result<distributed::Settings> {
     Ok(distributed::Settings {
         redis: config.redis.clone(),
@@ -63,6 +67,56 @@ pub fn backend_settings(config: &Config) -> anyhow::Result<distributed::Settings
         mysql: config.mysql.clone(),
         map: config.shard_map()?,
     })
+}
+
+/// What the embedded backend takes of a configuration.
+///
+/// # Errors
+/// When the shard map's counts do not fit together.
+#[cfg(feature = "embedded")]
+pub fn embedded_settings(config: &Config) -> anyhow::Result<embedded::Settings> {
+    Ok(embedded::Settings { embedded: config.embedded.clone(), map: config.shard_map()? })
+}
+
+/// Opens the backend that the configuration names.
+///
+/// # Errors
+/// When it cannot be reached or was not migrated, or this program was built without it.
+async fn open_backend(config: &Config) -> anyhow::Result<Ports> {
+    match config.backend.mode {
+        #[cfg(feature = "distributed")]
+        Mode::Distributed => Ok(distributed::open(&backend_settings(config)?, Clock::System).await?),
+        #[cfg(feature = "embedded")]
+        Mode::Embedded => {
+            let embedded::Opened { ports, found } =
+                embedded::open(&embedded_settings(config)?, Clock::System).await?;
+            tracing::info!(?found, folder = %config.embedded.folder.display(), "folder opened");
+            Ok(ports)
+        }
+        #[cfg(not(all(feature = "distributed", feature = "embedded")))]
+        absent => Err(built_without(absent)),
+    }
+}
+
+/// Opens only the directory of sales and keys, for commands that need nothing else.
+///
+/// # Errors
+/// As [`start`], of the first MySQL instance or of the data folder.
+pub async fn open_directory(config: &Config) -> anyhow::Result<Arc<dyn SaleStore>> {
+    match config.backend.mode {
+        #[cfg(feature = "distributed")]
+        Mode::Distributed => Ok(distributed::open_directory(&backend_settings(config)?).await?),
+        #[cfg(feature = "embedded")]
+        Mode::Embedded => Ok(embedded::open_directory(&embedded_settings(config)?, Clock::System).await?),
+        #[cfg(not(all(feature = "distributed", feature = "embedded")))]
+        absent => Err(built_without(absent)),
+    }
+}
+
+#[cfg(not(all(feature = "distributed", feature = "embedded")))]
+fn built_without(mode: Mode) -> anyhow::Error {
+    let mode = mode.as_str();
+    anyhow::anyhow!("this program was built without the {mode} mode: build it with `--features {mode}`")
 }
 
 /// Starts everything of a role and returns when it serves. Port 0 binds a free one.
@@ -73,7 +127,11 @@ pub async fn start(config: &Config, role: Role, metrics: PrometheusHandle) -> an
     if role != Role::Worker {
         config.require_secrets()?;
     }
-    let backend = distributed::open(&backend_settings(config)?, Clock::System).await?;
+    anyhow::ensure!(
+        config.backend.mode != Mode::Embedded || role == Role::All,
+        "embedded mode is one process: it has no --role but all"
+    );
+    let backend = open_backend(config).await?;
     start_on(backend, config, role, metrics).await
 }
 

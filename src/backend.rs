@@ -1,3 +1,9 @@
 //! Backends: what the ports stand on. Only `app` (and the test harness) opens one.
 
+#[cfg(feature = "distributed")]
 pub mod distributed;
+#[cfg(feature = "embedded")]
+pub mod embedded;
+
+#[cfg(not(any(feature = "distributed", feature = "embedded")))]
+compile_error!("a backend is needed: build with the feature `distributed`, `embedded` or both");

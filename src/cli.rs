@@ -15,13 +15,15 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 
 use crate::app::{self, Role};
+#[cfg(feature = "distributed")]
 use crate::backend::distributed::migrate;
 use crate::clock::Clock;
-use crate::config::{self, Config, ConfigError};
+use crate::config::{self, Config, ConfigError, Mode};
+#[cfg(feature = "distributed")]
 use crate::domain::Month;
 use crate::{metrics, shutdown, telemetry};
 
-/// Flash-sale (秒杀) backend: Redis admits, Kafka queues, MySQL is the only truth.
+/// Flash-sale (秒杀) backend: one process and one folder, or Redis, Kafka and MySQL.
 #[derive(Debug, Parser)]
 #[command(name = "seckill", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
 pub struct Cli {
@@ -39,6 +41,12 @@ struct Global {
     /// TOML file over the built-in defaults.
     #[arg(long, short, global = true, env = "SECKILL_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
+    /// What the shop stands on, instead of backend.mode.
+    #[arg(long, global = true, value_enum)]
+    mode: Option<Mode>,
+    /// Data folder of embedded mode, instead of embedded.folder.
+    #[arg(long, global = true, value_name = "FOLDER")]
+    data: Option<String>,
     /// How data is printed.
     #[arg(long, short, global = true, value_enum, default_value_t = output::Format::Table)]
     output: output::Format,
@@ -86,9 +94,14 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
-    let Global { config: file, output: format } = cli.global;
+    let Global { config: file, mode, data, output: format } = cli.global;
     let file = file.as_deref();
-    let load = |flags: &[(&str, String)]| config::load(file, flags);
+    let load = |flags: &[(&str, String)]| {
+        let mut all = flags.to_vec();
+        all.extend(mode.map(|mode| ("backend.mode", mode.as_str().to_owned())));
+        all.extend(data.clone().map(|folder| ("embedded.folder", folder)));
+        config::load(file, &all)
+    };
     match cli.command {
         Command::Serve { role, bind, admin_bind } => {
             let mut flags = Vec::new();
@@ -131,6 +144,20 @@ async fn serve(config: &Config, role: Role) -> anyhow::Result<()> {
 }
 
 async fn migrate(config: &Config) -> anyhow::Result<()> {
+    match config.backend.mode {
+        #[cfg(feature = "distributed")]
+        Mode::Distributed => migrate_services(config).await,
+        // Opening a folder migrates it.
+        _ => {
+            app::open_directory(config).await?;
+            output::talk(&format!("folder {} ready", config.embedded.folder.display()));
+            Ok(())
+        }
+    }
+}
+
+#[cfg(feature = "distributed")]
+async fn migrate_services(config: &Config) -> anyhow::Result<()> {
     let first = Month::of_ms(Clock::System.now_ms());
     let months: Vec<Month> = std::iter::successors(Some(first), |month| Some(month.next()))
         .take(config.shards.months_ahead.into())

@@ -33,13 +33,15 @@ metrics_table! {
     HTTP_DURATION Histogram "http_server_request_duration_seconds" ["method", "route", "status"]
         "Time from the first byte of a request to its answer";
     DB_DURATION Histogram "db_client_operation_duration_seconds" ["system", "operation"]
-        "Time of one call to Redis or MySQL, answered or not";
+        "Time of one call to Redis, MySQL or SQLite, answered or not";
     ADMISSION Counter "seckill_admission_total" ["sale", "outcome"]
         "Purchases by what the shop answered";
     STAGE_DURATION Histogram "seckill_admission_stage_duration_seconds" ["stage"]
         "Time a purchase spends in a stage: reserve, append";
     RESERVE_BATCH Histogram "seckill_reserve_batch_requests" []
         "Purchases merged into one script call";
+    GROUP_COMMIT Histogram "seckill_group_commit_jobs" []
+        "Changes committed together in embedded mode";
     SHED Counter "seckill_shed_total" ["reason"]
         "Requests refused to protect the service";
     IN_FLIGHT Gauge "seckill_purchases_in_flight" []

@@ -6,7 +6,6 @@ use clap::Subcommand;
 
 use super::output;
 use crate::app;
-use crate::backend::distributed;
 use crate::config::Config;
 use crate::domain::ApiKey;
 use crate::http::admin::Scope;
@@ -14,7 +13,7 @@ use crate::http::auth::api_key_hash;
 
 #[derive(Debug, Subcommand)]
 pub enum KeyCommand {
-    /// Make an API key and print it, once. Needs the database's credentials.
+    /// Make an API key and print it, once. Needs the database's credentials, or a data folder that nobody serves.
     Create {
         /// Who will use it; the actor of the audit log.
         #[arg(long)]
@@ -35,7 +34,7 @@ impl KeyCommand {
             anyhow::bail!("unknown scope {unknown}: known are {}", known.join(", "));
         }
         anyhow::ensure!((1..=64).contains(&name.len()), "--name must have 1 to 64 bytes");
-        let sales = distributed::open_directory(&app::backend_settings(config)?).await?;
+        let sales = app::open_directory(config).await?;
         let random: [u8; 32] = rand::random();
         let key = format!("sk_{}", URL_SAFE_NO_PAD.encode(random));
         sales.add_api_key(api_key_hash(&key), &ApiKey { name, scopes }).await?;

@@ -22,6 +22,7 @@ macro_rules! section {
 section!(
     /// The whole configuration, one field per section.
     Config {
+        backend: BackendConfig,
         http: HttpConfig,
         admin: AdminConfig,
         auth: AuthConfig,
@@ -32,12 +33,34 @@ section!(
         redis: RedisConfig,
         kafka: KafkaConfig,
         mysql: MysqlConfig,
+        embedded: EmbeddedConfig,
         writer: WriterConfig,
         relay: RelayConfig,
         shutdown: ShutdownConfig,
         log: LogConfig,
     }
 );
+section!(BackendConfig { mode: Mode });
+
+/// What the shop stands on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Redis, Kafka and MySQL.
+    Distributed,
+    /// One process and one data folder.
+    Embedded,
+}
+
+impl Mode {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Distributed => "distributed",
+            Self::Embedded => "embedded",
+        }
+    }
+}
+
 section!(HttpConfig {
     bind: SocketAddr,
     workers: usize,
@@ -131,6 +154,19 @@ section!(MysqlConfig {
     read_timeout_ms: u64,
     write_timeout_ms: u64,
 });
+section!(EmbeddedConfig { folder: PathBuf, synchronous: Synchronous });
+
+/// What a commit waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Synchronous {
+    /// The disk: an answered order survives a power failure.
+    Full,
+    /// The operating system: an answered order survives a crash of the process; a power failure may take the
+    /// last ones, and never half of one.
+    Normal,
+}
+
 section!(WriterConfig {
     batch_records_max: usize,
     batch_wait_ms: u64,
@@ -156,7 +192,11 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Invalid`] for counts that cannot form one.
     pub fn shard_map(&self) -> Result<ShardMap, ConfigError> {
-        let instances = u16::try_from(self.mysql.instances.len())
+        let instances = match self.backend.mode {
+            Mode::Distributed => self.mysql.instances.len(),
+            Mode::Embedded => 1,
+        };
+        let instances = u16::try_from(instances)
             .map_err(|_| ConfigError::invalid("mysql.instances", "has too many entries"))?;
         ShardMap::new(self.shards.shards, self.shards.partitions, instances)
             .map_err(|fault| ConfigError::invalid("shards", fault.to_string()))
@@ -185,6 +225,9 @@ impl Config {
                 "kafka.heartbeat_interval_ms",
                 "must be less than kafka.session_timeout_ms",
             ));
+        }
+        if self.embedded.folder.as_os_str().is_empty() {
+            return Err(ConfigError::invalid("embedded.folder", "must name a folder"));
         }
         if !["auto", "json", "pretty"].contains(&self.log.format.as_str()) {
             return Err(ConfigError::invalid("log.format", "must be auto, json or pretty"));

@@ -1,6 +1,5 @@
-//! One bucket of the inventory as plain rules: the readable specification of `lua/*.lua`.
-//!
-//! The product never runs this. `tests/it/lua_model.rs` gives the scripts and this model the same random
+//! One bucket of the inventory as plain rules: what the embedded mode decides with, and the readable
+//! specification of `lua/*.lua`, which the distributed mode decides with. `tests/it/lua_model.rs` gives the scripts and this model the same random
 //! commands and compares every answer and the whole state, so where the two differ, one of them is a bug.
 //! Redis reads its own clock and names its own outbox entries; here the caller gives the time, and entries are
 //! named by their number.

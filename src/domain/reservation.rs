@@ -33,6 +33,12 @@ impl Fingerprint {
         Self(text)
     }
 
+    /// As it is stored; `None` unless it has 16 hexadecimal digits.
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits: [u8; 16] = text.as_bytes().try_into().ok()?;
+        digits.iter().all(u8::is_ascii_hexdigit).then_some(Self(digits))
+    }
+
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).expect("hexadecimal digits are ASCII")
     }

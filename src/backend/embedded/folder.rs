@@ -1,0 +1,88 @@
+//! The data folder: made when it is absent, and used by one process at a time.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::{broken, unavailable};
+use crate::ports::StoreResult;
+
+/// A locked data folder. The lock ends with this value, also when the process is killed.
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Folder {
+    /// Makes the folder if need be, for its owner alone, and locks it.
+    ///
+    /// # Errors
+    /// When it cannot be made or written, or another process uses it.
+    pub fn lock(path: &Path) -> StoreResult<Self> {
+        let shown = path.display();
+        let context = "open data folder";
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(|error| unavailable(context, format!("cannot make {shown}: {error}")))?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path.join("lock"))
+            .map_err(|error| unavailable(context, format!("cannot write in {shown}: {error}")))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(unavailable(context, format!("{shown} is in use{}", by_whom(&file))));
+            }
+            Err(TryLockError::Error(error)) => {
+                return Err(broken(context, format!("cannot lock {shown}: {error}")));
+            }
+        }
+        note_owner(&file)
+            .map_err(|error| unavailable(context, format!("cannot write in {shown}: {error}")))?;
+        Ok(Self { path: path.to_owned(), _lock: file })
+    }
+
+    /// The database's path in it.
+    pub fn database(&self) -> PathBuf {
+        self.path.join("seckill.db")
+    }
+}
+
+fn note_owner(mut file: &File) -> std::io::Result<()> {
+    file.set_len(0)?;
+    file.rewind()?;
+    writeln!(file, "{}", std::process::id())
+}
+
+/// Best effort: the owner may just be writing its number.
+fn by_whom(mut file: &File) -> String {
+    let mut text = String::new();
+    match file.read_to_string(&mut text) {
+        Ok(_) if !text.trim().is_empty() => format!(" by process {}", text.trim()),
+        _ => " by another process".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_has_one_owner_and_says_who_it_is() {
+        let path = std::env::temp_dir().join(format!("seckill-folder-{}", std::process::id()));
+        let folder = Folder::lock(&path).expect("a fresh folder");
+        let refused = Folder::lock(&path).expect_err("locked").to_string();
+        assert!(refused.contains(&format!("in use by process {}", std::process::id())), "{refused}");
+        drop(folder);
+        drop(Folder::lock(&path).expect("free again"));
+        std::fs::remove_dir_all(&path).expect("removed");
+    }
+}

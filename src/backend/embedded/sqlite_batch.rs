@@ -1,0 +1,190 @@
+//! One batch of the order log in the writer's transaction: protocol steps 8 to 12.
+//!
+//! Order: position CAS → read what is known → decide → ledger → rows. There is one writer, so what was read
+//! holds until the commit.
+
+use std::collections::{BTreeSet, HashMap};
+
+use serde_json::{Value, json};
+use sqlx::sqlite::SqliteConnection;
+
+use super::broken;
+use super::sqlite::{column, failed, number, parsed};
+use crate::domain::batch_plan::{self, Known, LogBatch, Plan, PlannedOrder, Scarce};
+use crate::domain::{OrderId, OrderRecord, OrderState, Part, Sale, SaleId, ShardMap, SkuId, UserId};
+use crate::ports::{BatchOutcome, StoreResult, Written};
+
+const ADVANCE: &str = "UPDATE consumer_positions SET next_offset = ? WHERE part = ? AND next_offset = ?";
+const KNOWN_ORDERS: &str =
+    "SELECT order_id, state FROM orders WHERE order_id IN (SELECT value FROM json_each(?))";
+const KNOWN_CLAIMS: &str = "SELECT c.sale_id, c.user_id, c.unit FROM json_each(?) wanted \
+     JOIN claims c ON c.sale_id = wanted.value->>0 AND c.user_id = wanted.value->>1";
+const FREE: &str = "SELECT l.sale_id, l.sku_id, l.stock - l.held - l.sold AS free FROM json_each(?) wanted \
+     JOIN ledger l ON l.sale_id = wanted.value->>0 AND l.sku_id = wanted.value->>1";
+const HOLD: &str =
+    "UPDATE ledger SET held = held + ?1 WHERE sale_id = ?2 AND sku_id = ?3 AND held + sold + ?1 <= stock";
+const INSERT_ORDERS: &str = "INSERT INTO orders (order_id, month, sale_id, sku_id, user_id, quantity, unit_price, \
+     currency, state, reason, epoch, accepted_ms, created_ms, expires_ms) \
+     SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, value->>7, value->>8, \
+     value->>9, value->>10, value->>11, value->>12, value->>13 FROM json_each(?)";
+const INSERT_CLAIMS: &str = "INSERT INTO claims (sale_id, user_id, unit, order_id) \
+     SELECT value->>0, value->>1, value->>2, value->>3 FROM json_each(?)";
+const INSERT_MOVES: &str = "INSERT INTO order_moves (order_id, kind, at_ms) \
+     SELECT value->>0, value->>1, value->>2 FROM json_each(?)";
+const INSERT_OWED: &str = "INSERT INTO release_outbox (order_id, sale_id, sku_id, user_id, quantity, at_ms) \
+     SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5 FROM json_each(?)";
+const INSERT_DEAD: &str =
+    "INSERT INTO dead_letters (part, log_offset, reason, payload, at_ms) VALUES (?, ?, ?, ?, ?)";
+/// Kept of a record that is no order.
+const DEAD_LETTER_BYTES_MAX: usize = 65_536;
+
+/// # Errors
+/// As [`crate::ports::OrderStore::write`].
+pub async fn write(
+    connection: &mut SqliteConnection,
+    batch: &LogBatch,
+    sales: &HashMap<SaleId, Sale>,
+    map: ShardMap,
+    now_ms: i64,
+) -> StoreResult<BatchOutcome> {
+    let moved = sqlx::query(ADVANCE)
+        .bind(batch.next_offset())
+        .bind(batch.part.number())
+        .bind(batch.start_offset)
+        .execute(&mut *connection)
+        .await
+        .map_err(|error| failed("advance position", error))?;
+    if moved.rows_affected() != 1 {
+        return Ok(BatchOutcome::PositionMoved { stored: position(connection, batch.part).await? });
+    }
+    let known = known(connection, batch).await?;
+    let free = free(connection, batch).await?;
+    let free = |scarce: &Scarce| free.get(scarce).copied().unwrap_or(0);
+    let plan = batch_plan::plan(batch, &map, sales, &known, free);
+    for ((sale, sku), units) in &plan.held {
+        let query = sqlx::query(HOLD).bind(units).bind(sale.as_str()).bind(sku.as_str());
+        let held = query.execute(&mut *connection).await.map_err(|error| failed("hold units", error))?;
+        if held.rows_affected() != 1 {
+            return Err(broken("hold units", format!("{sale}/{sku} has no {units} units left")));
+        }
+    }
+    insert(connection, batch.part, &plan, now_ms).await?;
+    Ok(BatchOutcome::Written(written(batch, plan)))
+}
+
+/// # Errors
+/// When it cannot be read or was never made.
+pub async fn position(connection: &mut SqliteConnection, part: Part) -> StoreResult<i64> {
+    let text = "SELECT next_offset FROM consumer_positions WHERE part = ?";
+    let row = sqlx::query(text).bind(part.number()).fetch_one(connection).await;
+    column(&row.map_err(|error| failed("read position", error))?, "next_offset")
+}
+
+fn records(batch: &LogBatch) -> impl Iterator<Item = &OrderRecord> {
+    batch.records.iter().filter_map(|record| record.order.as_ref().ok())
+}
+
+async fn known(connection: &mut SqliteConnection, batch: &LogBatch) -> StoreResult<Known> {
+    let fault = |error| failed("read known orders", error);
+    let mut known = Known::default();
+    let ids: Vec<OrderId> = records(batch).map(|record| record.order_id).collect();
+    let rows = sqlx::query(KNOWN_ORDERS).bind(json!(ids).to_string()).fetch_all(&mut *connection).await;
+    for row in rows.map_err(fault)? {
+        let state: &str = column(&row, "state")?;
+        let state = OrderState::parse(state).ok_or_else(|| broken("read known orders", state))?;
+        known.orders.insert(parsed(&row, "order_id", OrderId::parse)?, state);
+    }
+    let buyers: BTreeSet<_> = records(batch).map(|record| (&record.sale_id, &record.user_id)).collect();
+    let rows = sqlx::query(KNOWN_CLAIMS).bind(json!(buyers).to_string()).fetch_all(connection).await;
+    for row in rows.map_err(fault)? {
+        let buyer = (parsed(&row, "sale_id", SaleId::parse)?, parsed(&row, "user_id", UserId::parse)?);
+        known.claims.entry(buyer).or_default().insert(number(&row, "unit")?);
+    }
+    Ok(known)
+}
+
+/// Units that may still be held of every SKU the batch names.
+async fn free(connection: &mut SqliteConnection, batch: &LogBatch) -> StoreResult<HashMap<Scarce, u32>> {
+    let wanted: BTreeSet<_> = records(batch).map(|record| (&record.sale_id, &record.sku_id)).collect();
+    let rows = sqlx::query(FREE).bind(json!(wanted).to_string()).fetch_all(connection).await;
+    let rows = rows.map_err(|error| failed("read ledger", error))?;
+    let read = |row| {
+        let scarce = (parsed(&row, "sale_id", SaleId::parse)?, parsed(&row, "sku_id", SkuId::parse)?);
+        Ok((scarce, number(&row, "free")?))
+    };
+    rows.into_iter().map(read).collect()
+}
+
+async fn insert(connection: &mut SqliteConnection, part: Part, plan: &Plan, now_ms: i64) -> StoreResult<()> {
+    let orders = &plan.orders;
+    let claims = orders.iter().flat_map(|order| {
+        let PlannedOrder { record, claims, .. } = order;
+        let units = claims.as_ref().map_or(&[][..], Vec::as_slice);
+        units.iter().map(move |unit| json!([record.sale_id, record.user_id, unit, record.order_id]))
+    });
+    let moves = orders.iter().map(|order| {
+        let kind = if order.claims.is_ok() { "persisted" } else { "rejected" };
+        json!([order.record.order_id, kind, now_ms])
+    });
+    let rejected = orders.iter().filter(|order| order.claims.is_err()).map(|order| &order.record);
+    let owed = rejected.chain(&plan.owed).map(|record| {
+        let units = record.quantity.units();
+        json!([record.order_id, record.sale_id, record.sku_id, record.user_id, units, now_ms])
+    });
+    let tables: [(&'static str, Vec<Value>); 4] = [
+        (INSERT_ORDERS, orders.iter().map(|order| order_row(order, now_ms)).collect()),
+        (INSERT_CLAIMS, claims.collect()),
+        (INSERT_MOVES, moves.collect()),
+        (INSERT_OWED, owed.collect()),
+    ];
+    for (text, rows) in tables.into_iter().filter(|(_, rows)| !rows.is_empty()) {
+        let query = sqlx::query(text).bind(Value::Array(rows).to_string());
+        query.execute(&mut *connection).await.map_err(|error| failed("insert batch", error))?;
+    }
+    for (record, poison) in &plan.dead_letters {
+        sqlx::query(INSERT_DEAD)
+            .bind(part.number())
+            .bind(record.offset)
+            .bind(poison.as_str())
+            .bind(&record.payload[..record.payload.len().min(DEAD_LETTER_BYTES_MAX)])
+            .bind(now_ms)
+            .execute(&mut *connection)
+            .await
+            .map_err(|error| failed("insert dead letter", error))?;
+    }
+    Ok(())
+}
+
+fn state(order: &PlannedOrder) -> OrderState {
+    if order.claims.is_ok() { OrderState::AwaitingPayment } else { OrderState::Rejected }
+}
+
+fn order_row(order: &PlannedOrder, now_ms: i64) -> Value {
+    let record = &order.record;
+    json!([
+        record.order_id,
+        record.order_id.month().number(),
+        record.sale_id,
+        record.sku_id,
+        record.user_id,
+        record.quantity.units(),
+        record.unit_price.amount(),
+        record.unit_price.currency(),
+        state(order).as_str(),
+        order.claims.as_ref().err().map(|reason| reason.as_str()),
+        record.epoch,
+        record.accepted_ms,
+        now_ms,
+        now_ms.saturating_add(order.payment_window_ms),
+    ])
+}
+
+fn written(batch: &LogBatch, plan: Plan) -> Written {
+    let states: Vec<OrderState> = plan.orders.iter().map(state).collect();
+    Written {
+        next_offset: batch.next_offset(),
+        orders: plan.orders.into_iter().map(|order| order.record).zip(states).collect(),
+        skipped: plan.skipped,
+        dead_letters: plan.dead_letters.iter().map(|(_, poison)| poison.as_str()).collect(),
+    }
+}

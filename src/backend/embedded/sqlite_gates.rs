@@ -1,0 +1,157 @@
+//! A sale's buckets as the operator sets them: stock in place, gates open, paused or ended.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use sqlx::sqlite::SqliteConnection;
+
+use super::broken;
+use super::sqlite::{Sqlite, column, failed, number, parsed};
+use crate::domain::{Sale, SaleState, SkuId};
+use crate::ports::{Gates, StoreResult};
+
+pub struct SqliteGates {
+    pub sqlite: Arc<Sqlite>,
+}
+
+#[async_trait]
+impl Gates for SqliteGates {
+    async fn preheat(&self, sale: &Sale) -> StoreResult<()> {
+        let sale = sale.clone();
+        let work = async move |connection: &mut SqliteConnection| {
+            for bucket in 0..sale.buckets {
+                put_in_place(connection, &sale, bucket).await?;
+            }
+            Ok(())
+        };
+        self.sqlite.writer.write("preheat", work).await
+    }
+
+    async fn set_gates(&self, sale: &Sale) -> StoreResult<()> {
+        let state = match sale.state {
+            SaleState::Preheated => "open",
+            SaleState::Paused => "paused",
+            SaleState::Ended => "ended",
+            SaleState::Draft | SaleState::Published => return Ok(()),
+        };
+        // Repeated by every round of the catalog: nothing is written that stands already.
+        if self.all_are(sale, state).await? {
+            return Ok(());
+        }
+        let sale = sale.clone();
+        let work = async move |connection: &mut SqliteConnection| {
+            for bucket in 0..sale.buckets {
+                set(connection, &sale, bucket, state).await?;
+            }
+            Ok(())
+        };
+        self.sqlite.writer.write("set gate", work).await
+    }
+
+    async fn available(&self, sale: &Sale) -> StoreResult<Vec<Option<HashMap<SkuId, i64>>>> {
+        let text = "SELECT g.bucket, s.sku_id, s.available FROM gates g \
+             JOIN stock s ON s.sale_id = g.sale_id AND s.bucket = g.bucket WHERE g.sale_id = ?";
+        let rows = sqlx::query(text).bind(sale.id.as_str()).fetch_all(self.sqlite.readers()).await;
+        let mut buckets = vec![None; usize::from(sale.buckets)];
+        for row in rows.map_err(|error| failed("read stock", error))? {
+            let bucket: usize = number(&row, "bucket")?;
+            let units = buckets.get_mut(bucket).map(|bucket| bucket.get_or_insert_with(HashMap::new));
+            let units =
+                units.ok_or_else(|| broken("read stock", format!("bucket {bucket} is not the sale's")))?;
+            units.insert(parsed(&row, "sku_id", SkuId::parse)?, column(&row, "available")?);
+        }
+        Ok(buckets)
+    }
+}
+
+impl SqliteGates {
+    async fn all_are(&self, sale: &Sale, state: &str) -> StoreResult<bool> {
+        let text = "SELECT COUNT(*) AS gates FROM gates \
+             WHERE sale_id = ? AND epoch = ? AND state = ? AND version >= ?";
+        let row = sqlx::query(text)
+            .bind(sale.id.as_str())
+            .bind(sale.epoch)
+            .bind(state)
+            .bind(i64::try_from(sale.version).unwrap_or(i64::MAX))
+            .fetch_one(self.sqlite.readers())
+            .await;
+        let found: i64 = column(&row.map_err(|error| failed("read gates", error))?, "gates")?;
+        Ok(found == i64::from(sale.buckets))
+    }
+}
+
+/// As `lua/preheat.lua`: a gate that stands is left as it is.
+async fn put_in_place(connection: &mut SqliteConnection, sale: &Sale, bucket: u16) -> StoreResult<()> {
+    let fault = |error| failed("preheat", error);
+    let gate = "INSERT INTO gates (sale_id, bucket, epoch, state, opens_ms, closes_ms, buyer_limit) \
+         VALUES (?, ?, ?, 'open', ?, ?, ?) ON CONFLICT DO NOTHING";
+    let made = sqlx::query(gate)
+        .bind(sale.id.as_str())
+        .bind(bucket)
+        .bind(sale.epoch)
+        .bind(sale.starts_ms)
+        .bind(sale.ends_ms)
+        .bind(sale.buyer_limit)
+        .execute(&mut *connection)
+        .await
+        .map_err(fault)?;
+    if made.rows_affected() == 0 {
+        let row = sqlx::query("SELECT epoch FROM gates WHERE sale_id = ? AND bucket = ?")
+            .bind(sale.id.as_str())
+            .bind(bucket)
+            .fetch_one(connection)
+            .await
+            .map_err(fault)?;
+        return match number::<u32>(&row, "epoch")? == sale.epoch {
+            true => Ok(()),
+            false => Err(broken("preheat", format!("bucket {bucket} has another epoch"))),
+        };
+    }
+    for item in &sale.items {
+        sqlx::query("INSERT INTO stock (sale_id, bucket, sku_id, available) VALUES (?, ?, ?, ?)")
+            .bind(sale.id.as_str())
+            .bind(bucket)
+            .bind(item.sku_id.as_str())
+            .bind(sale.bucket_stock(item, bucket))
+            .execute(&mut *connection)
+            .await
+            .map_err(fault)?;
+    }
+    Ok(())
+}
+
+/// As `lua/gate.lua`: never back to what an older version of the sale said.
+async fn set(connection: &mut SqliteConnection, sale: &Sale, bucket: u16, state: &str) -> StoreResult<()> {
+    let fault = |error| failed("set gate", error);
+    let row = sqlx::query(
+        "SELECT epoch, COALESCE(version, 0) AS version FROM gates WHERE sale_id = ? AND bucket = ?",
+    )
+    .bind(sale.id.as_str())
+    .bind(bucket)
+    .fetch_optional(&mut *connection)
+    .await
+    .map_err(fault)?;
+    let Some(row) = row else {
+        // A published sale may be ended before it was preheated: then there is no gate to shut.
+        return match sale.state {
+            SaleState::Ended => Ok(()),
+            _ => Err(broken("set gate", format!("bucket {bucket}: gate missing"))),
+        };
+    };
+    if number::<u32>(&row, "epoch")? != sale.epoch {
+        return Err(broken("set gate", format!("bucket {bucket}: gate conflict")));
+    }
+    if number::<u64>(&row, "version")? > sale.version {
+        return Ok(());
+    }
+    sqlx::query("UPDATE gates SET state = ?, version = ? WHERE sale_id = ? AND bucket = ?")
+        .bind(state)
+        .bind(i64::try_from(sale.version).unwrap_or(i64::MAX))
+        .bind(sale.id.as_str())
+        .bind(bucket)
+        .execute(connection)
+        .await
+        .map(drop)
+        .map_err(fault)
+}

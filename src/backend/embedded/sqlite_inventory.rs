@@ -1,0 +1,249 @@
+//! Reservations: the slice of a bucket that a batch touches is read, decided by the same rules that the scripts
+//! of the distributed mode are tested against, and written back, all in one transaction.
+//!
+//! A reservation's order-log record is a row of that transaction, so there is no outbox: what is reserved is
+//! queued.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde_json::json;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+
+use super::broken;
+use super::sqlite::{Sqlite, column, failed, number, observed, parsed};
+use super::sqlite_order_log::Ends;
+use crate::clock::Clock;
+use crate::domain::inventory_model::{Bucket, Gate, GateState, Hold, Terms};
+use crate::domain::reservation::{Fingerprint, Reservation, ReserveRequest, Verdict};
+use crate::domain::{BucketId, OrderId, OrderState, Part, Quantity, SaleId, ShardMap, SkuId, UserId};
+use crate::ports::{Inventory, StoreResult};
+
+/// Reservations with the state their order has; one without a row waits in the log.
+const HOLDS: &str = "SELECT r.order_id, r.sale_id, r.sku_id, r.user_id, r.quantity, r.fingerprint, r.reserved_ms, \
+     COALESCE(o.state, 'queued') AS state \
+     FROM reservations r LEFT JOIN orders o ON o.order_id = r.order_id \
+     WHERE r.order_id IN (SELECT value FROM json_each(?))";
+const GATE: &str = "SELECT epoch, state, version, opens_ms, closes_ms, buyer_limit, orders_made FROM gates \
+     WHERE sale_id = ? AND bucket = ?";
+const STOCK: &str = "SELECT sku_id, available FROM stock WHERE sale_id = ? AND bucket = ? \
+     AND sku_id IN (SELECT value FROM json_each(?))";
+const BUYERS: &str = "SELECT user_id, units FROM buyers WHERE sale_id = ? AND bucket = ? \
+     AND user_id IN (SELECT value FROM json_each(?))";
+const INSERT_RESERVATIONS: &str = "INSERT INTO reservations \
+     (order_id, sale_id, bucket, sku_id, user_id, quantity, fingerprint, reserved_ms) \
+     SELECT value->>0, ?, ?, value->>1, value->>2, value->>3, value->>4, value->>5 FROM json_each(?)";
+const UPSERT_BUYERS: &str = "INSERT INTO buyers (sale_id, bucket, user_id, units) \
+     SELECT ?, ?, value->>0, value->>1 FROM json_each(?) WHERE true \
+     ON CONFLICT (sale_id, bucket, user_id) DO UPDATE SET units = excluded.units";
+const UPDATE_STOCK: &str = "UPDATE stock SET available = (SELECT value->>1 FROM json_each(?3) WHERE value->>0 = sku_id) \
+     WHERE sale_id = ?1 AND bucket = ?2 AND sku_id IN (SELECT value->>0 FROM json_each(?3))";
+const COUNT_ORDERS: &str = "UPDATE gates SET orders_made = orders_made + ? WHERE sale_id = ? AND bucket = ?";
+const INSERT_RECORDS: &str = "INSERT INTO order_log (part, log_offset, payload) \
+     SELECT value->>0, value->>1, CAST(value->>2 AS BLOB) FROM json_each(?)";
+
+pub struct SqliteInventory {
+    pub sqlite: Arc<Sqlite>,
+    pub ends: Arc<Ends>,
+    pub clock: Clock,
+}
+
+/// What a call reserved: the end of the log in each partition it appended to.
+type Appended = BTreeMap<Part, i64>;
+
+#[async_trait]
+impl Inventory for SqliteInventory {
+    async fn reserve(&self, bucket: &BucketId, batch: Arc<[ReserveRequest]>) -> StoreResult<Vec<Verdict>> {
+        let (bucket, clock, map) = (bucket.clone(), self.clock.clone(), self.sqlite.map);
+        let work = async move |connection: &mut SqliteConnection| {
+            reserve(connection, &bucket, &batch, clock.now_ms(), map).await
+        };
+        let (verdicts, appended) = observed("reserve", self.sqlite.writer.write("reserve", work)).await?;
+        self.ends.advance(&appended);
+        Ok(verdicts)
+    }
+
+    /// The buckets are not needed: an order's id finds it.
+    async fn reservation(&self, buckets: &[BucketId], order: OrderId) -> StoreResult<Option<Reservation>> {
+        let ids = json!([order]).to_string();
+        let row = sqlx::query(HOLDS).bind(ids).fetch_optional(self.sqlite.readers()).await;
+        let row = row.map_err(|error| failed("read reservation", error))?;
+        let Some((_, held)) = row.as_ref().map(hold).transpose()? else {
+            return Ok(None);
+        };
+        Ok(Some(held).filter(|held| buckets.iter().any(|bucket| bucket.sale == held.sale)))
+    }
+
+    async fn winners(&self, bucket: &BucketId) -> StoreResult<Vec<UserId>> {
+        let rows = sqlx::query("SELECT user_id FROM buyers WHERE sale_id = ? AND bucket = ?")
+            .bind(bucket.sale.as_str())
+            .bind(bucket.bucket)
+            .fetch_all(self.sqlite.readers())
+            .await
+            .map_err(|error| failed("read winners", error))?;
+        rows.iter().map(|row| parsed(row, "user_id", UserId::parse)).collect()
+    }
+
+    /// Nothing to mark: an order's row is its reservation's state.
+    async fn settle(&self, _: &BucketId, _: &[(OrderId, OrderState)]) -> StoreResult<()> {
+        Ok(())
+    }
+}
+
+async fn reserve(
+    connection: &mut SqliteConnection,
+    bucket: &BucketId,
+    batch: &[ReserveRequest],
+    now_ms: i64,
+    map: ShardMap,
+) -> StoreResult<(Vec<Verdict>, Appended)> {
+    let (mut slice, orders_made) = read_slice(connection, bucket, batch).await?;
+    let before = slice.clone();
+    let epoch = batch.first().map_or(0, |request| request.record.epoch);
+    let mut verdicts = slice.reserve(epoch, batch, now_ms);
+    // The slice knows only the orders of this batch.
+    let unseen = orders_made.saturating_sub(u64::try_from(before.orders.len()).unwrap_or(0));
+    for verdict in &mut verdicts {
+        if let Verdict::SoldOut { orders_seen, .. } = verdict {
+            *orders_seen += unseen;
+        }
+    }
+    let taken: Vec<&ReserveRequest> = batch
+        .iter()
+        .zip(&verdicts)
+        .filter(|(_, verdict)| matches!(verdict, Verdict::Reserved { .. }))
+        .map(|(request, _)| request)
+        .collect();
+    if taken.is_empty() {
+        return Ok((verdicts, Appended::new()));
+    }
+    write_slice(connection, bucket, &taken, (&before, &slice), now_ms).await?;
+    let appended = append(connection, &taken, map).await?;
+    Ok((verdicts, appended))
+}
+
+/// The gate, and of stock, buyers and orders what the batch names; also how many orders the bucket ever held.
+async fn read_slice(
+    connection: &mut SqliteConnection,
+    bucket: &BucketId,
+    batch: &[ReserveRequest],
+) -> StoreResult<(Bucket, u64)> {
+    let context = "read bucket";
+    let fault = |error| failed(context, error);
+    let mut slice = Bucket::default();
+    let ids: Vec<OrderId> = batch.iter().map(|request| request.record.order_id).collect();
+    let rows = sqlx::query(HOLDS).bind(json!(ids).to_string()).fetch_all(&mut *connection).await;
+    for row in rows.map_err(fault)? {
+        let (fingerprint, held) = hold(&row)?;
+        let Reservation { id, state, sku, user, quantity, reserved_ms, .. } = held;
+        slice.orders.insert(id, Hold { state, fingerprint, quantity, reserved_ms, sku, user });
+    }
+    let sale = bucket.sale.as_str();
+    let row = sqlx::query(GATE).bind(sale).bind(bucket.bucket).fetch_optional(&mut *connection).await;
+    let Some(row) = row.map_err(fault)? else {
+        return Ok((slice, 0));
+    };
+    slice.gate = Some(gate(&row)?);
+    let skus: BTreeSet<&str> = batch.iter().map(|request| request.record.sku_id.as_str()).collect();
+    let query = sqlx::query(STOCK).bind(sale).bind(bucket.bucket).bind(json!(skus).to_string());
+    for row in query.fetch_all(&mut *connection).await.map_err(fault)? {
+        slice.stock.insert(parsed(&row, "sku_id", SkuId::parse)?, number(&row, "available")?);
+    }
+    let users: BTreeSet<&str> = batch.iter().map(|request| request.record.user_id.as_str()).collect();
+    let query = sqlx::query(BUYERS).bind(sale).bind(bucket.bucket).bind(json!(users).to_string());
+    for row in query.fetch_all(&mut *connection).await.map_err(fault)? {
+        slice.buyers.insert(parsed(&row, "user_id", UserId::parse)?, number(&row, "units")?);
+    }
+    Ok((slice, number(&row, "orders_made")?))
+}
+
+fn gate(row: &SqliteRow) -> StoreResult<Gate> {
+    let state = match column::<&str>(row, "state")? {
+        "open" => GateState::Open,
+        "paused" => GateState::Paused,
+        "ended" => GateState::Ended,
+        _ => GateState::Unknown,
+    };
+    let version: Option<i64> = column(row, "version")?;
+    let terms = Terms {
+        opens_ms: column(row, "opens_ms")?,
+        closes_ms: column(row, "closes_ms")?,
+        buyer_limit: number(row, "buyer_limit")?,
+        // One process: nobody else could go on selling.
+        lease_ms: 0,
+    };
+    let version = version.and_then(|version| u64::try_from(version).ok());
+    Ok(Gate { epoch: number(row, "epoch")?, state, version, terms: Some(terms) })
+}
+
+fn hold(row: &SqliteRow) -> StoreResult<(Fingerprint, Reservation)> {
+    let damaged = |what: &str| broken("read reservation", format!("{what} is damaged"));
+    let fingerprint =
+        Fingerprint::parse(column(row, "fingerprint")?).ok_or_else(|| damaged("fingerprint"))?;
+    let held = Reservation {
+        id: parsed(row, "order_id", OrderId::parse)?,
+        sale: parsed(row, "sale_id", SaleId::parse)?,
+        state: OrderState::parse(column(row, "state")?).ok_or_else(|| damaged("state"))?,
+        sku: parsed(row, "sku_id", SkuId::parse)?,
+        user: parsed(row, "user_id", UserId::parse)?,
+        quantity: Quantity::new(number(row, "quantity")?).map_err(|_| damaged("quantity"))?,
+        reserved_ms: column(row, "reserved_ms")?,
+    };
+    Ok((fingerprint, held))
+}
+
+async fn write_slice(
+    connection: &mut SqliteConnection,
+    bucket: &BucketId,
+    taken: &[&ReserveRequest],
+    (before, after): (&Bucket, &Bucket),
+    now_ms: i64,
+) -> StoreResult<()> {
+    let rows: Vec<_> = taken
+        .iter()
+        .map(|request| {
+            let record = &request.record;
+            let units = record.quantity.units();
+            let fingerprint = request.fingerprint.as_str();
+            json!([record.order_id, record.sku_id, record.user_id, units, fingerprint, now_ms])
+        })
+        .collect();
+    let buyers: Vec<_> =
+        after.buyers.iter().filter(|(user, units)| before.buyers.get(*user) != Some(*units)).collect();
+    let stock: Vec<_> =
+        after.stock.iter().filter(|(sku, units)| before.stock.get(*sku) != Some(*units)).collect();
+    for (text, changed) in
+        [(INSERT_RESERVATIONS, json!(rows)), (UPSERT_BUYERS, json!(buyers)), (UPDATE_STOCK, json!(stock))]
+    {
+        let query =
+            sqlx::query(text).bind(bucket.sale.as_str()).bind(bucket.bucket).bind(changed.to_string());
+        query.execute(&mut *connection).await.map_err(|error| failed("write bucket", error))?;
+    }
+    let count = i64::try_from(taken.len()).unwrap_or(i64::MAX);
+    let query = sqlx::query(COUNT_ORDERS).bind(count).bind(bucket.sale.as_str()).bind(bucket.bucket);
+    query.execute(connection).await.map(drop).map_err(|error| failed("write bucket", error))
+}
+
+/// Appends the records of what was taken to the order log.
+async fn append(
+    connection: &mut SqliteConnection,
+    taken: &[&ReserveRequest],
+    map: ShardMap,
+) -> StoreResult<Appended> {
+    let mut ends = Appended::new();
+    let mut rows = Vec::with_capacity(taken.len());
+    for request in taken {
+        let part = map.part_of(request.record.order_id.shard());
+        let end = match ends.get(&part) {
+            Some(end) => *end,
+            None => super::sqlite_order_log::end(connection, part).await?,
+        };
+        let payload = request.record.encode();
+        rows.push(json!([part.number(), end, String::from_utf8_lossy(&payload)]));
+        ends.insert(part, end + 1);
+    }
+    let query = sqlx::query(INSERT_RECORDS).bind(json!(rows).to_string());
+    query.execute(connection).await.map_err(|error| failed("append records", error))?;
+    Ok(ends)
+}

@@ -1,0 +1,54 @@
+//! The stock ledger: one row per SKU of a sale. There is one instance, so its pool is the ledger itself.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use sqlx::sqlite::SqliteConnection;
+
+use super::sqlite::{Sqlite, column, failed, parsed};
+use crate::domain::{Holdings, Sale, SkuId};
+use crate::ports::{Ledger, StoreResult};
+
+pub struct SqliteLedger {
+    pub sqlite: Arc<Sqlite>,
+}
+
+#[async_trait]
+impl Ledger for SqliteLedger {
+    async fn open_pools(&self, sale: &Sale) -> StoreResult<()> {
+        let sale = sale.clone();
+        let work = async move |connection: &mut SqliteConnection| {
+            for item in &sale.items {
+                let text =
+                    "INSERT INTO ledger (sale_id, sku_id, stock) VALUES (?, ?, ?) ON CONFLICT DO NOTHING";
+                sqlx::query(text)
+                    .bind(sale.id.as_str())
+                    .bind(item.sku_id.as_str())
+                    .bind(item.stock)
+                    .execute(&mut *connection)
+                    .await
+                    .map_err(|error| failed("open pools", error))?;
+            }
+            Ok(())
+        };
+        self.sqlite.writer.write("open pools", work).await
+    }
+
+    /// All of the stock is allotted here; granted is what orders took of it.
+    async fn holdings(&self, sale: &Sale) -> StoreResult<HashMap<SkuId, Holdings>> {
+        let rows = sqlx::query("SELECT sku_id, stock, held, sold FROM ledger WHERE sale_id = ?")
+            .bind(sale.id.as_str())
+            .fetch_all(self.sqlite.readers())
+            .await
+            .map_err(|error| failed("read holdings", error))?;
+        let mut holdings = HashMap::new();
+        for row in rows {
+            let (stock, held, sold): (i64, i64, i64) =
+                (column(&row, "stock")?, column(&row, "held")?, column(&row, "sold")?);
+            let of = Holdings { stock, granted: held + sold, allotted: stock, held, sold };
+            holdings.insert(parsed(&row, "sku_id", SkuId::parse)?, of);
+        }
+        Ok(holdings)
+    }
+}

@@ -1,0 +1,120 @@
+//! Orders: the writer's batches and the buyers' reads.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+
+use super::sqlite::{Sqlite, column, failed, number, observed, parsed};
+use super::{broken, sqlite_batch};
+use crate::clock::Clock;
+use crate::domain::batch_plan::LogBatch;
+use crate::domain::{
+    Money, Month, Order, OrderCursor, OrderId, OrderState, Part, Quantity, RejectReason, Sale, SaleId, SkuId,
+    UserId,
+};
+use crate::ports::{BatchOutcome, OrderStore, StoreResult};
+
+const ORDER: &str = "SELECT order_id, sale_id, sku_id, user_id, quantity, unit_price, currency, state, reason, \
+     accepted_ms, expires_ms FROM orders WHERE order_id = ?";
+const ORDERS_OF: &str = "SELECT order_id, sale_id, sku_id, user_id, quantity, unit_price, currency, state, reason, \
+     accepted_ms, expires_ms FROM orders \
+     WHERE user_id = ? AND month = ? AND (accepted_ms, order_id) < (?, ?) \
+     ORDER BY accepted_ms DESC, order_id DESC LIMIT ?";
+
+pub struct SqliteOrderStore {
+    pub sqlite: Arc<Sqlite>,
+    pub clock: Clock,
+}
+
+#[async_trait]
+impl OrderStore for SqliteOrderStore {
+    async fn write(&self, batch: &LogBatch, sales: &HashMap<SaleId, Sale>) -> StoreResult<BatchOutcome> {
+        let named = batch.records.iter().filter_map(|record| record.order.as_ref().ok());
+        let sales: HashMap<SaleId, Sale> = named
+            .filter_map(|record| Some((record.sale_id.clone(), sales.get(&record.sale_id)?.clone())))
+            .collect();
+        let (batch, map, clock) = (batch.clone(), self.sqlite.map, self.clock.clone());
+        let work = async move |connection: &mut SqliteConnection| {
+            sqlite_batch::write(connection, &batch, &sales, map, clock.now_ms()).await
+        };
+        observed("write batch", self.sqlite.writer.write("write batch", work)).await
+    }
+
+    /// There are no other instances that could have granted anything.
+    async fn take_over(&self, part: Part) -> StoreResult<i64> {
+        let work = async move |connection: &mut SqliteConnection| {
+            let text =
+                "INSERT INTO consumer_positions (part, next_offset) VALUES (?, 0) ON CONFLICT DO NOTHING";
+            let made = sqlx::query(text).bind(part.number()).execute(&mut *connection).await;
+            made.map_err(|error| failed("make position", error))?;
+            sqlite_batch::position(connection, part).await
+        };
+        self.sqlite.writer.write("take over", work).await
+    }
+
+    async fn positions(&self) -> HashMap<Part, i64> {
+        let rows = sqlx::query("SELECT part, next_offset FROM consumer_positions")
+            .fetch_all(self.sqlite.readers())
+            .await
+            .map_err(|error| failed("read positions", error));
+        let read = |row| Ok((Part::new(number(&row, "part")?), column(&row, "next_offset")?));
+        let positions = rows.and_then(|rows| rows.into_iter().map(read).collect::<StoreResult<_>>());
+        positions.unwrap_or_else(|error| {
+            tracing::debug!(%error, "positions not read");
+            HashMap::new()
+        })
+    }
+
+    async fn order(&self, order: OrderId) -> StoreResult<Option<Order>> {
+        let query = sqlx::query(ORDER).bind(order.to_string());
+        let row = query.fetch_optional(self.sqlite.readers()).await;
+        let row = row.map_err(|error| failed("read order", error))?;
+        row.as_ref().map(read).transpose()
+    }
+
+    /// One table holds every month.
+    async fn holds_month(&self, _: Month) -> StoreResult<bool> {
+        Ok(true)
+    }
+
+    async fn orders_of(
+        &self,
+        user: &UserId,
+        month: Month,
+        below: Option<OrderCursor>,
+        limit: u32,
+    ) -> StoreResult<Vec<Order>> {
+        let (at_ms, id) = below.map_or((i64::MAX, String::new()), |c| (c.accepted_ms, c.order.to_string()));
+        let rows = sqlx::query(ORDERS_OF)
+            .bind(user.as_str())
+            .bind(month.number())
+            .bind(at_ms)
+            .bind(id)
+            .bind(limit)
+            .fetch_all(self.sqlite.readers())
+            .await
+            .map_err(|error| failed("read orders of a buyer", error))?;
+        rows.iter().map(read).collect()
+    }
+}
+
+fn read(row: &SqliteRow) -> StoreResult<Order> {
+    let damaged = |detail: String| broken("read order", detail);
+    let state: &str = column(row, "state")?;
+    let reason: Option<&str> = column(row, "reason")?;
+    Ok(Order {
+        id: parsed(row, "order_id", OrderId::parse)?,
+        sale: parsed(row, "sale_id", SaleId::parse)?,
+        sku: parsed(row, "sku_id", SkuId::parse)?,
+        user: parsed(row, "user_id", UserId::parse)?,
+        quantity: Quantity::new(number(row, "quantity")?).map_err(|error| damaged(error.to_string()))?,
+        unit_price: Money::new(column(row, "unit_price")?, column(row, "currency")?)
+            .map_err(|error| damaged(error.to_string()))?,
+        state: OrderState::parse(state).ok_or_else(|| damaged(state.to_owned()))?,
+        reason: reason.and_then(RejectReason::parse),
+        accepted_ms: column(row, "accepted_ms")?,
+        expires_ms: Some(column(row, "expires_ms")?),
+    })
+}

@@ -1,0 +1,202 @@
+//! The one writer. Whatever waits is committed as one transaction (group commit), and nobody is answered before
+//! that commit is durable.
+//!
+//! Invariants: no statement runs outside a transaction; an answer leaves after COMMIT; of a group that failed
+//! nothing stands, except when the last flush failed, which is answered as unknown.
+
+use std::time::{Duration, Instant};
+
+use futures::future::LocalBoxFuture;
+use metrics::histogram;
+use sqlx::ConnectOptions;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteError};
+use tokio::sync::{mpsc, oneshot};
+
+use super::broken;
+use super::sqlite::{failed, gone};
+use crate::metrics::{DB_DURATION, GROUP_COMMIT};
+use crate::ports::{Effect, ErrorKind, StoreError, StoreResult};
+
+/// Jobs that may wait; who finds no room waits for it.
+const WAITING_MAX: usize = 1024;
+/// Jobs committed together.
+const GROUP_MAX: usize = 64;
+/// SQLITE_IOERR_FSYNC and SQLITE_IOERR_DIR_FSYNC: what was written may yet be found after a crash.
+const FLUSH_FAILED: [&str; 2] = ["1034", "1290"];
+
+/// Cheap to share; the thread ends when the last of it is gone.
+pub struct Writer {
+    jobs: mpsc::Sender<Box<dyn Job>>,
+}
+
+/// Something to be done in a transaction, perhaps more than once until one of them is committed.
+trait Job: Send {
+    fn run<'a>(&'a mut self, connection: &'a mut SqliteConnection) -> LocalBoxFuture<'a, StoreResult<()>>;
+    fn answer(self: Box<Self>, committed: Result<(), Failure>);
+}
+
+/// A failure that several jobs share.
+#[derive(Debug, Clone)]
+struct Failure {
+    kind: ErrorKind,
+    effect: Effect,
+    text: String,
+}
+
+struct Asked<T, F> {
+    context: &'static str,
+    work: F,
+    result: Option<T>,
+    sender: oneshot::Sender<StoreResult<T>>,
+}
+
+impl<T, F> Job for Asked<T, F>
+where
+    T: Send,
+    F: AsyncFn(&mut SqliteConnection) -> StoreResult<T> + Send,
+{
+    fn run<'a>(&'a mut self, connection: &'a mut SqliteConnection) -> LocalBoxFuture<'a, StoreResult<()>> {
+        Box::pin(async move {
+            self.result = Some((self.work)(connection).await?);
+            Ok(())
+        })
+    }
+
+    fn answer(self: Box<Self>, committed: Result<(), Failure>) {
+        let context = self.context;
+        let answer = match committed {
+            Ok(()) => self.result.ok_or_else(|| broken(context, "committed without having run")),
+            Err(Failure { kind, effect, text }) => {
+                Err(StoreError { kind, effect, context, source: text.into() })
+            }
+        };
+        // An asker that is gone has stopped waiting; what was done stands all the same.
+        drop(self.sender.send(answer));
+    }
+}
+
+impl Writer {
+    /// Starts the thread with a connection that is open already; `options` open the next one after a failure.
+    ///
+    /// # Errors
+    /// When the operating system has no thread left.
+    pub fn start(options: SqliteConnectOptions, first: SqliteConnection) -> StoreResult<Self> {
+        let (jobs, waiting) = mpsc::channel(WAITING_MAX);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| broken("start writer", error.to_string()))?;
+        let scribe = Scribe { options, connection: Some(first) };
+        std::thread::Builder::new()
+            .name("sqlite-writer".to_owned())
+            .spawn(move || runtime.block_on(scribe.serve(waiting)))
+            .map_err(|error| broken("start writer", error.to_string()))?;
+        Ok(Self { jobs })
+    }
+
+    /// Does `work` in a transaction and answers when that is durable. `work` may run more than once and must not
+    /// touch anything but the connection.
+    ///
+    /// # Errors
+    /// The work's own failure or that of the commit. `Unknown` only when the last flush to the disk failed.
+    pub async fn write<T, F>(&self, context: &'static str, work: F) -> StoreResult<T>
+    where
+        T: Send + 'static,
+        F: AsyncFn(&mut SqliteConnection) -> StoreResult<T> + Send + 'static,
+    {
+        let (sender, receiver) = oneshot::channel();
+        let job = Asked { context, work, result: None, sender };
+        self.jobs.send(Box::new(job)).await.map_err(|_| gone(context))?;
+        receiver.await.unwrap_or_else(|_| Err(StoreError { effect: Effect::Unknown, ..gone(context) }))
+    }
+}
+
+/// What the thread owns.
+struct Scribe {
+    options: SqliteConnectOptions,
+    /// `None` after a failure of the disk: a connection may have been opened for reading only.
+    connection: Option<SqliteConnection>,
+}
+
+impl Scribe {
+    async fn serve(mut self, mut waiting: mpsc::Receiver<Box<dyn Job>>) {
+        while let Some(first) = waiting.recv().await {
+            let mut group = vec![first];
+            while group.len() < GROUP_MAX
+                && let Ok(next) = waiting.try_recv()
+            {
+                group.push(next);
+            }
+            self.write(group).await;
+        }
+    }
+
+    /// Commits a group; when one of several jobs fails each gets a transaction of its own.
+    async fn write(&mut self, mut group: Vec<Box<dyn Job>>) {
+        let outcome = self.attempt(&mut group).await;
+        if group.len() == 1 || !matches!(&outcome, Err(failure) if failure.kind == ErrorKind::Broken) {
+            for job in group {
+                job.answer(outcome.clone());
+            }
+            return;
+        }
+        for job in group {
+            let mut alone = vec![job];
+            let outcome = self.attempt(&mut alone).await;
+            for job in alone {
+                job.answer(outcome.clone());
+            }
+        }
+    }
+
+    async fn attempt(&mut self, group: &mut [Box<dyn Job>]) -> Result<(), Failure> {
+        let began = Instant::now();
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.options.connect().await.map_err(|error| shared(failed("open database", error)))?,
+        };
+        let outcome = transaction(&mut connection, group).await;
+        let failure = match outcome {
+            Ok(()) => {
+                histogram!(GROUP_COMMIT).record(f64::from(u32::try_from(group.len()).unwrap_or(u32::MAX)));
+                observe(began.elapsed());
+                self.connection = Some(connection);
+                return Ok(());
+            }
+            Err(failure) => failure,
+        };
+        // SQLite has rolled back by itself after some failures; then there is nothing left to roll back.
+        let rolled_back = sqlx::query("ROLLBACK").execute(&mut connection).await.is_ok();
+        if rolled_back && failure.kind != ErrorKind::Unavailable {
+            self.connection = Some(connection);
+        }
+        Err(failure)
+    }
+}
+
+async fn transaction(connection: &mut SqliteConnection, group: &mut [Box<dyn Job>]) -> Result<(), Failure> {
+    let begun = sqlx::query("BEGIN IMMEDIATE").execute(&mut *connection).await;
+    begun.map_err(|error| shared(failed("begin", error)))?;
+    for job in group {
+        job.run(connection).await.map_err(shared)?;
+    }
+    let committed = sqlx::query("COMMIT").execute(&mut *connection).await;
+    committed.map(drop).map_err(|error| {
+        let effect = if is_flush(&error) { Effect::Unknown } else { Effect::NotApplied };
+        Failure { effect, ..shared(failed("commit", error)) }
+    })
+}
+
+fn is_flush(error: &sqlx::Error) -> bool {
+    let error = error.as_database_error().and_then(|error| error.try_downcast_ref::<SqliteError>());
+    let code = error.and_then(sqlx::error::DatabaseError::code);
+    code.is_some_and(|code| FLUSH_FAILED.contains(&&*code))
+}
+
+fn shared(error: StoreError) -> Failure {
+    Failure { kind: error.kind, effect: error.effect, text: format!("{}: {}", error.context, error.source) }
+}
+
+fn observe(elapsed: Duration) {
+    histogram!(DB_DURATION, "system" => "sqlite", "operation" => "commit").record(elapsed.as_secs_f64());
+}
