@@ -31,7 +31,7 @@ const DIRECTIONS: &[(&str, &str)] = &[
 /// Within an allowed module, the only names a user may take of it.
 const NARROW: &[(&str, &str, &str)] = &[
     ("config", "domain", "ShardMap"),
-    ("backend", "config", "RedisConfig KafkaConfig MysqlConfig GroupProtocol"),
+    ("backend", "config", "RedisConfig KafkaConfig MysqlConfig GroupProtocol EmbeddedConfig Synchronous"),
 ];
 
 /// Client library → the modules that may name it.
