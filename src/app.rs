@@ -16,6 +16,7 @@ use crate::backend::distributed;
 use crate::backend::embedded;
 use crate::clock::Clock;
 use crate::config::{AuthConfig, Config, Mode, PublicKeyAlgorithm};
+use crate::domain::Month;
 use crate::http::auth::{TokenKey, TokenRules, Tokens};
 use crate::http::{Context, middleware, router};
 use crate::ports::{OrderLog, Ports, SaleStore};
@@ -82,7 +83,7 @@ pub fn embedded_settings(config: &Config) -> anyhow::Result<embedded::Settings> 
 ///
 /// # Errors
 /// When it cannot be reached or was not migrated, or this program was built without it.
-async fn open_backend(config: &Config) -> anyhow::Result<Ports> {
+pub async fn open_backend(config: &Config) -> anyhow::Result<Ports> {
     match config.backend.mode {
         #[cfg(feature = "distributed")]
         Mode::Distributed => Ok(distributed::open(&backend_settings(config)?, Clock::System).await?),
@@ -110,6 +111,31 @@ pub async fn open_directory(config: &Config) -> anyhow::Result<Arc<dyn SaleStore
         Mode::Embedded => Ok(embedded::open_directory(&embedded_settings(config)?, Clock::System).await?),
         #[cfg(not(all(feature = "distributed", feature = "embedded")))]
         absent => Err(built_without(absent)),
+    }
+}
+
+/// The months that orders tables are made for ahead of time, this one first.
+pub fn months_ahead(config: &Config) -> Vec<Month> {
+    let first = Month::of_ms(Clock::System.now_ms());
+    let months = std::iter::successors(Some(first), |month| Some(month.next()));
+    months.take(config.shards.months_ahead.into()).collect()
+}
+
+/// Makes what orders of these months need.
+///
+/// # Errors
+/// As `seckill migrate`.
+pub async fn prepare_months(config: &Config, months: &[Month]) -> anyhow::Result<()> {
+    match config.backend.mode {
+        #[cfg(feature = "distributed")]
+        Mode::Distributed => {
+            let mut all = months_ahead(config);
+            all.extend(months);
+            distributed::migrate::run(&backend_settings(config)?, &all, |_| ()).await?;
+            Ok(())
+        }
+        // One table holds every month.
+        _ => Ok(()),
     }
 }
 

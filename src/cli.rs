@@ -6,6 +6,7 @@ mod key_command;
 mod output;
 mod sale_command;
 mod token_command;
+mod transfer_command;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -19,8 +20,6 @@ use crate::app::{self, Role};
 use crate::backend::distributed::migrate;
 use crate::clock::Clock;
 use crate::config::{self, Config, ConfigError, Mode};
-#[cfg(feature = "distributed")]
-use crate::domain::Month;
 use crate::{metrics, shutdown, telemetry};
 
 /// Flash-sale (秒杀) backend: one process and one folder, or Redis, Kafka and MySQL.
@@ -68,6 +67,10 @@ enum Command {
     },
     /// Make or check databases, tables and the order log's topic. Idempotent.
     Migrate,
+    /// Write all sales and orders to a file, for `import` in another mode. Sales that are on have to be ended first.
+    Export(transfer_command::TransferFile),
+    /// Put the sales and orders of an export in place. A file that is not whole changes nothing; it can be repeated.
+    Import(transfer_command::TransferFile),
     /// Create, list and run sales through the admin API.
     Sale(sale_command::SaleCommand),
     /// API keys of operators, written straight into the directory database.
@@ -115,6 +118,16 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             let config = load(&[])?.config;
             block_on(migrate(&config))
         }
+        Command::Export(file) => {
+            let config = load(&[])?.config;
+            telemetry::install(&config.log).context("log.filter is not a filter")?;
+            block_on(file.export(&config))
+        }
+        Command::Import(file) => {
+            let config = load(&[])?.config;
+            telemetry::install(&config.log).context("log.filter is not a filter")?;
+            block_on(file.import(&config))
+        }
         Command::Sale(command) => block_on(command.run(format)),
         Command::Key(command) => {
             let config = load(&[])?.config;
@@ -158,10 +171,7 @@ async fn migrate(config: &Config) -> anyhow::Result<()> {
 
 #[cfg(feature = "distributed")]
 async fn migrate_services(config: &Config) -> anyhow::Result<()> {
-    let first = Month::of_ms(Clock::System.now_ms());
-    let months: Vec<Month> = std::iter::successors(Some(first), |month| Some(month.next()))
-        .take(config.shards.months_ahead.into())
-        .collect();
+    let months = app::months_ahead(config);
     let settings = app::backend_settings(config)?;
     let report =
         migrate::run(&settings, &months, |step| output::talk(&format!("migrating {step} …"))).await?;

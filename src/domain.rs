@@ -20,6 +20,6 @@ pub use money::{Money, Quantity};
 pub use object::Object;
 pub use operator::{ApiKey, Change, Holdings};
 pub use order::{Order, OrderCursor, OrderState, RejectReason};
-pub use record::OrderRecord;
+pub use record::{Decided, OrderRecord};
 pub use sale::{Item, Sale, SaleState};
 pub use shard::{BucketId, Instance, Month, Part, Shard, ShardMap};

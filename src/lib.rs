@@ -12,4 +12,5 @@ pub mod ports;
 pub mod purchase;
 pub mod shutdown;
 pub mod telemetry;
+pub mod transfer;
 pub mod worker;

@@ -14,7 +14,7 @@ use crate::domain::batch_plan::{LogBatch, LogRecord};
 use crate::domain::reservation::{OutboxEntry, OutboxEntryId, Reservation, ReserveRequest, Verdict};
 use crate::domain::{
     ApiKey, BucketId, Change, Holdings, Month, Order, OrderCursor, OrderId, OrderRecord, OrderState, Part,
-    Sale, SaleId, SkuId, UserId,
+    Sale, SaleId, Shard, SkuId, UserId,
 };
 
 /// Whether a failed call may have taken effect.
@@ -54,6 +54,7 @@ pub struct Ports {
     pub outbox: Arc<dyn Outbox>,
     pub order_log: Arc<dyn OrderLog>,
     pub orders: Arc<dyn OrderStore>,
+    pub archive: Arc<dyn Archive>,
     pub ledger: Arc<dyn Ledger>,
     pub sales: Arc<dyn SaleStore>,
     /// What `/readyz` asks, each under its own name.
@@ -112,6 +113,9 @@ pub trait Outbox: Send + Sync {
     async fn len(&self, bucket: &BucketId) -> StoreResult<u64>;
 }
 
+/// Records appended, and orders read, in one call of an import or export.
+pub const IMPORT_RECORDS_MAX: usize = 1000;
+
 /// The durable queue between the front and the order writers.
 #[async_trait]
 pub trait OrderLog: Send + Sync {
@@ -120,6 +124,12 @@ pub trait OrderLog: Send + Sync {
     /// # Errors
     /// `Unknown` unless the record certainly never left this process.
     async fn append(&self, order: OrderId, payload: Vec<u8>) -> StoreResult<()>;
+
+    /// Appends records that no front reserved: those of an import, at most [`IMPORT_RECORDS_MAX`].
+    ///
+    /// # Errors
+    /// `Unknown` when some may be in the log. Appending them again is harmless.
+    async fn append_imported(&self, records: &[OrderRecord]) -> StoreResult<()>;
 
     /// The end offset (of the next record) of every partition, ascending by partition.
     async fn ends(&self) -> StoreResult<Vec<i64>>;
@@ -223,6 +233,19 @@ pub trait OrderStore: Send + Sync {
         below: Option<OrderCursor>,
         limit: u32,
     ) -> StoreResult<Vec<Order>>;
+}
+
+/// Orders as an export reads them.
+#[async_trait]
+pub trait Archive: Send + Sync {
+    /// A sale's orders of one shard as records of an export, ascending by id above `after`, at most
+    /// [`IMPORT_RECORDS_MAX`].
+    async fn orders(
+        &self,
+        sale: &Sale,
+        shard: Shard,
+        after: Option<OrderId>,
+    ) -> StoreResult<Vec<OrderRecord>>;
 }
 
 /// The stock ledger: pools at their homes, allotments on the instances.

@@ -54,12 +54,14 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Ports> {
     let log = Arc::new(KafkaOrderLog::open(&settings.kafka, settings.map)?);
     let mut probes: Vec<Arc<dyn Probe>> = vec![redis.probe, log.clone()];
     probes.extend(mysql.probes());
+    let orders = Arc::new(MysqlOrderStore::new(mysql.clone(), clock));
     Ok(Ports {
         inventory: redis.inventory,
         gates: redis.gates,
         outbox: redis.outbox,
         order_log: log,
-        orders: Arc::new(MysqlOrderStore::new(mysql.clone(), clock)),
+        orders: orders.clone(),
+        archive: orders,
         ledger: Arc::new(MysqlLedger::new(mysql.clone())),
         sales: Arc::new(MysqlSaleStore::new(mysql)),
         probes,

@@ -66,6 +66,7 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Opened> {
     let sqlite = Arc::new(Sqlite::open(folder, settings).await?);
     let ends = Arc::new(Ends::read(&sqlite).await?);
     let found = found(&sqlite).await?;
+    let orders = Arc::new(SqliteOrderStore { sqlite: sqlite.clone(), clock: clock.clone() });
     let ports = Ports {
         inventory: Arc::new(SqliteInventory {
             sqlite: sqlite.clone(),
@@ -75,7 +76,8 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Opened> {
         gates: Arc::new(SqliteGates { sqlite: sqlite.clone() }),
         outbox: Arc::new(NoOutbox),
         order_log: Arc::new(SqliteOrderLog { sqlite: sqlite.clone(), ends, runtime: Handle::current() }),
-        orders: Arc::new(SqliteOrderStore { sqlite: sqlite.clone(), clock: clock.clone() }),
+        orders: orders.clone(),
+        archive: orders,
         ledger: Arc::new(SqliteLedger { sqlite: sqlite.clone() }),
         sales: Arc::new(SqliteSaleStore { sqlite: sqlite.clone(), clock }),
         probes: vec![Arc::new(DataFolder { sqlite })],

@@ -60,6 +60,16 @@ pub struct PlannedOrder {
     pub payment_window_ms: i64,
 }
 
+impl PlannedOrder {
+    /// When the row was made and when its payment is due, ms since 1970.
+    pub fn times(&self, now_ms: i64) -> (i64, i64) {
+        match self.record.decided {
+            Some(decided) => (decided.created_ms, decided.expires_ms),
+            None => (now_ms, now_ms.saturating_add(self.payment_window_ms)),
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 pub struct Plan {
     /// In offset order.
@@ -71,6 +81,15 @@ pub struct Plan {
     pub owed: Vec<OrderRecord>,
     /// Records whose order exists already.
     pub skipped: usize,
+}
+
+impl Plan {
+    /// Records of orders that hold nothing, although a front reserved units for them. No front reserved for an
+    /// imported one.
+    pub fn owed(&self) -> impl Iterator<Item = &OrderRecord> {
+        let rejected = self.orders.iter().filter(|order| order.claims.is_err()).map(|order| &order.record);
+        rejected.chain(&self.owed).filter(|record| record.decided.is_none())
+    }
 }
 
 /// Decides a batch. `free` tells how many units of a SKU may still be held here; `sales` knows every sale
@@ -106,7 +125,10 @@ pub fn plan(
             .entry(buyer.clone())
             .or_insert_with(|| known.claims.get(&buyer).cloned().unwrap_or_default());
         let scarce = (record.sale_id.clone(), record.sku_id.clone());
-        let claims = decide(record, sale, claimed, &scarce, &mut plan.held, &free);
+        let claims = match record.decided.and_then(|decided| decided.rejected) {
+            Some(reason) => Err(reason),
+            None => decide(record, sale, claimed, &scarce, &mut plan.held, &free),
+        };
         plan.orders.push(PlannedOrder {
             record: record.clone(),
             offset: log_record.offset,

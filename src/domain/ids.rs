@@ -101,6 +101,22 @@ const PREFIX: &str = "ord_";
 const DIGITS: usize = 26;
 
 impl OrderId {
+    /// The least and the greatest id that names a shard and a month.
+    pub fn first_of(shard: Shard, month: Month) -> Self {
+        Self::within(shard, month, 0)
+    }
+
+    pub fn last_of(shard: Shard, month: Month) -> Self {
+        Self::within(shard, month, u8::MAX)
+    }
+
+    fn within(shard: Shard, month: Month, rest: u8) -> Self {
+        let mut bytes = [rest; 16];
+        bytes[..2].copy_from_slice(&shard.number().to_be_bytes());
+        bytes[2..4].copy_from_slice(&month.number().to_be_bytes());
+        Self(bytes)
+    }
+
     pub fn derive(shard: Shard, month: Month, sale: &SaleId, user: &UserId, key: &IdempotencyKey) -> Self {
         let digest = Sha256::new()
             .chain_update(b"seckill/order/1\0")

@@ -271,6 +271,7 @@ mod tests {
             unit_price: Money::new(100, "CNY").expect("money"),
             epoch: 1,
             accepted_ms: 1,
+            decided: None,
         };
         ReserveRequest { fingerprint: Fingerprint::of(&record.sku_id, quantity), record }
     }

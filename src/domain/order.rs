@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ids::{OrderId, SaleId, SkuId, UserId};
 use super::money::{Money, Quantity};
+use super::record::{Decided, OrderRecord};
 use super::shard::Month;
 
 /// `reserved` and `queued` live only in Redis and the order log; the others only in MySQL.
@@ -105,6 +106,35 @@ pub struct Order {
     pub accepted_ms: i64,
     /// When payment is due, ms since 1970; `None` before the row exists.
     pub expires_ms: Option<i64>,
+}
+
+impl Order {
+    /// The record that makes the same order in another backend. `epoch` and `created_ms` are its row's.
+    ///
+    /// # Errors
+    /// A text that says why, for an order in a state that no import can make.
+    pub fn exported(self, epoch: u32, created_ms: i64) -> Result<OrderRecord, String> {
+        let rejected = match (self.state, self.reason) {
+            (OrderState::AwaitingPayment, None) => None,
+            (OrderState::Rejected, Some(reason)) => Some(reason),
+            (state, _) => {
+                return Err(format!("{} is {}: this version cannot export it", self.id, state.as_str()));
+            }
+        };
+        let expires_ms = self.expires_ms.unwrap_or(created_ms);
+        Ok(OrderRecord {
+            v: OrderRecord::VERSION,
+            order_id: self.id,
+            sale_id: self.sale,
+            sku_id: self.sku,
+            user_id: self.user,
+            quantity: self.quantity,
+            unit_price: self.unit_price,
+            epoch,
+            accepted_ms: self.accepted_ms,
+            decided: Some(Decided { rejected, created_ms, expires_ms }),
+        })
+    }
 }
 
 /// Where a page of one buyer's orders ended: the next one starts below it.

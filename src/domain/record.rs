@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::ids::{OrderId, SaleId, SkuId, UserId};
 use super::money::{Money, Quantity};
 use super::object::Object;
+use super::order::RejectReason;
 
 /// One accepted order. Unknown fields are ignored, so that a newer front may add some; a changed meaning
 /// needs a new version.
@@ -20,6 +21,20 @@ pub struct OrderRecord {
     pub epoch: u32,
     /// When the front accepted it, ms since 1970.
     pub accepted_ms: i64,
+    /// Only in records of an import: what another backend had decided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decided: Option<Decided>,
+}
+
+/// What became of an order in the backend that it was exported from. The order writer keeps it, but holds units
+/// and claims under the same conditions as for any other record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decided {
+    /// `None` for an order that waits for its payment.
+    pub rejected: Option<RejectReason>,
+    /// Times of its row, ms since 1970.
+    pub created_ms: i64,
+    pub expires_ms: i64,
 }
 
 /// Why a record can never become an order. The text is a stable word for `dead_letters.reason`.

@@ -169,6 +169,10 @@ impl ShardMap {
         (instance.0 * each..(instance.0 + 1) * each).map(Shard)
     }
 
+    pub fn all_shards(&self) -> impl Iterator<Item = Shard> + use<> {
+        (0..self.shards).map(Shard)
+    }
+
     pub fn all_parts(&self) -> impl Iterator<Item = Part> + use<> {
         (0..self.parts).map(Part)
     }

@@ -416,6 +416,7 @@ fn record_of(purchase: &Purchase, sale: &Sale, order_id: OrderId, now_ms: i64) -
         unit_price: sale.item(&purchase.sku)?.price.clone(),
         epoch: sale.epoch,
         accepted_ms: now_ms,
+        decided: None,
     })
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use seckill::app::Role;
 use seckill::domain::reservation::{Reservation, ReserveRequest, Verdict};
-use seckill::domain::{BucketId, OrderId, OrderState, UserId};
+use seckill::domain::{BucketId, OrderId, OrderRecord, OrderState, UserId};
 use seckill::ports::{Effect, ErrorKind, Inventory, OrderLog, OrderLogReader, StoreError, StoreResult};
 
 use crate::harness::{TestShop, config, eventually, migrated, open};
@@ -33,6 +33,10 @@ impl OrderLog for FaultyLog {
             self.inner.append(order, payload).await?;
         }
         Err(fault(Effect::Unknown))
+    }
+
+    async fn append_imported(&self, records: &[OrderRecord]) -> StoreResult<()> {
+        self.inner.append_imported(records).await
     }
 
     async fn ends(&self) -> StoreResult<Vec<i64>> {

@@ -35,6 +35,7 @@ fn record(shop: &TestShop, user: &UserId, month: Month, key: &str) -> OrderRecor
         unit_price: Money::new(19_900, "CNY").expect("money"),
         epoch: 1,
         accepted_ms: 0,
+        decided: None,
     }
 }
 

@@ -23,7 +23,8 @@ const DIRECTIONS: &[(&str, &str)] = &[
     ("worker", "domain ports clock metrics shutdown"),
     ("backend", "domain ports clock metrics config"),
     ("app", "backend clock config domain http metrics ports purchase shutdown telemetry worker"),
-    ("cli", "app backend clock config domain http metrics ports purchase shutdown telemetry worker"),
+    ("transfer", "domain ports"),
+    ("cli", "app backend clock config domain http metrics ports purchase shutdown telemetry transfer worker"),
     ("main", ""),
     ("lib", ""),
 ];
@@ -41,7 +42,7 @@ const LIBRARIES: &[(&str, &str)] = &[
     ("redis", "backend"),
     ("deadpool_redis", "backend"),
     ("rdkafka", "backend"),
-    ("tokio", "purchase worker backend app cli shutdown"),
+    ("tokio", "purchase worker backend app cli shutdown transfer"),
     ("async_trait", "ports backend"),
 ];
 

@@ -11,7 +11,7 @@ use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 
 use super::kafka_reader::KafkaReader;
 use crate::config::KafkaConfig;
-use crate::domain::{OrderId, ShardMap};
+use crate::domain::{OrderId, OrderRecord, ShardMap};
 use crate::ports::{Effect, ErrorKind, OrderLog, OrderLogReader, Probe, StoreError, StoreResult};
 
 /// Bound of calls that block on the broker's metadata.
@@ -120,6 +120,11 @@ impl OrderLog for KafkaOrderLog {
                 source: Box::new(canceled),
             }),
         }
+    }
+
+    async fn append_imported(&self, records: &[OrderRecord]) -> StoreResult<()> {
+        let appends = records.iter().map(|record| self.append(record.order_id, record.encode()));
+        futures::future::try_join_all(appends).await.map(drop)
     }
 
     async fn ends(&self) -> StoreResult<Vec<i64>> {

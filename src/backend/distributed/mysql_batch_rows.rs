@@ -172,7 +172,7 @@ pub async fn insert(
         insert_text(tx, &moves, orders, |text, order| {
             push_bytes(text, order.record.order_id.bytes());
             let kind = if order.claims.is_ok() { "persisted" } else { "rejected" };
-            push_all(text, format_args!(",'{kind}',{now_ms}"));
+            push_all(text, format_args!(",'{kind}',{}", order.times(now_ms).0));
         })
         .await?;
     }
@@ -207,11 +207,11 @@ fn push_order(text: &mut String, order: &PlannedOrder, now_ms: i64) {
         Ok(_) => (OrderState::AwaitingPayment, "NULL".to_owned()),
         Err(reason) => (OrderState::Rejected, format!("'{}'", reason.as_str())),
     };
-    let expires_ms = now_ms.saturating_add(order.payment_window_ms);
+    let (created_ms, expires_ms) = order.times(now_ms);
     let (epoch, accepted_ms) = (record.epoch, record.accepted_ms);
     push_all(
         text,
-        format_args!(",'{}',{reason},{epoch},{accepted_ms},{now_ms},{expires_ms}", state.as_str()),
+        format_args!(",'{}',{reason},{epoch},{accepted_ms},{created_ms},{expires_ms}", state.as_str()),
     );
 }
 
@@ -251,8 +251,7 @@ async fn insert_owed(
     plan: &Plan,
     tx: &mut Transaction<'_, MySql>,
 ) -> StoreResult<()> {
-    let rejected = plan.orders.iter().filter(|order| order.claims.is_err()).map(|order| &order.record);
-    let owed: Vec<&OrderRecord> = rejected.chain(&plan.owed).collect();
+    let owed: Vec<&OrderRecord> = plan.owed().collect();
     let table =
         format!("{}.release_outbox (order_id, sale_id, sku_id, user_id, quantity)", mysql.control(instance));
     insert_rows(tx, &table, 5, &owed, |query, record| {

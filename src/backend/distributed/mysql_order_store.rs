@@ -14,11 +14,11 @@ use super::{broken, mysql_batch, mysql_grants};
 use crate::clock::Clock;
 use crate::domain::batch_plan::LogBatch;
 use crate::domain::{
-    Instance, Money, Month, Order, OrderCursor, OrderId, OrderState, Part, Quantity, RejectReason, Sale,
-    SaleId, SkuId, UserId,
+    Instance, Money, Month, Order, OrderCursor, OrderId, OrderRecord, OrderState, Part, Quantity,
+    RejectReason, Sale, SaleId, Shard, SkuId, UserId,
 };
 use crate::metrics::DB_DURATION;
-use crate::ports::{BatchOutcome, OrderStore, StoreResult};
+use crate::ports::{Archive, BatchOutcome, IMPORT_RECORDS_MAX, OrderStore, StoreResult};
 
 pub struct MysqlOrderStore {
     mysql: Arc<Mysql>,
@@ -86,6 +86,36 @@ impl MysqlOrderStore {
         Ok(true)
     }
 
+    async fn read_exported(
+        &self,
+        sale: &Sale,
+        shard: Shard,
+        after: Option<OrderId>,
+    ) -> StoreResult<Vec<OrderRecord>> {
+        let context = "read orders of a sale";
+        let text = format!(
+            "SELECT {COLUMNS}, epoch, created_ms FROM {{shard}}.orders_{{yyyymm}} \
+             WHERE sale_id = ? AND order_id > ? ORDER BY order_id LIMIT ?"
+        );
+        let rows = sqlx::query(self.mysql.shard_sql(shard, sale.month(), &text))
+            .bind(sale.id.as_str().as_bytes())
+            .bind(after.map_or(Vec::new(), |after| after.bytes().to_vec()))
+            .bind(u32::try_from(IMPORT_RECORDS_MAX).unwrap_or(u32::MAX))
+            .fetch_all(self.mysql.pool(self.mysql.map.instance_of(shard)))
+            .await;
+        let record = |row: &MySqlRow| {
+            let epoch: i32 = row.try_get("epoch").map_err(|error| failed(context, error))?;
+            let created_ms: i64 = row.try_get("created_ms").map_err(|error| failed(context, error))?;
+            let epoch = u32::try_from(epoch).map_err(|error| broken(context, error.to_string()))?;
+            read(row)?.exported(epoch, created_ms).map_err(|left| broken(context, left))
+        };
+        match rows {
+            Ok(rows) => rows.iter().map(record).collect(),
+            Err(error) if is_missing_table(&error) => Ok(Vec::new()),
+            Err(error) => Err(failed(context, error)),
+        }
+    }
+
     async fn read_orders_of(
         &self,
         user: &UserId,
@@ -113,6 +143,18 @@ impl MysqlOrderStore {
             Err(error) if is_missing_table(&error) => Ok(Vec::new()),
             Err(error) => Err(failed("read orders of a buyer", error)),
         }
+    }
+}
+
+#[async_trait]
+impl Archive for MysqlOrderStore {
+    async fn orders(
+        &self,
+        sale: &Sale,
+        shard: Shard,
+        after: Option<OrderId>,
+    ) -> StoreResult<Vec<OrderRecord>> {
+        self.mysql.read("read orders of a sale", self.read_exported(sale, shard, after)).await
     }
 }
 

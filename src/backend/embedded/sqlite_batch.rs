@@ -124,10 +124,9 @@ async fn insert(connection: &mut SqliteConnection, part: Part, plan: &Plan, now_
     });
     let moves = orders.iter().map(|order| {
         let kind = if order.claims.is_ok() { "persisted" } else { "rejected" };
-        json!([order.record.order_id, kind, now_ms])
+        json!([order.record.order_id, kind, order.times(now_ms).0])
     });
-    let rejected = orders.iter().filter(|order| order.claims.is_err()).map(|order| &order.record);
-    let owed = rejected.chain(&plan.owed).map(|record| {
+    let owed = plan.owed().map(|record| {
         let units = record.quantity.units();
         json!([record.order_id, record.sale_id, record.sku_id, record.user_id, units, now_ms])
     });
@@ -161,6 +160,7 @@ fn state(order: &PlannedOrder) -> OrderState {
 
 fn order_row(order: &PlannedOrder, now_ms: i64) -> Value {
     let record = &order.record;
+    let (created_ms, expires_ms) = order.times(now_ms);
     json!([
         record.order_id,
         record.order_id.month().number(),
@@ -174,8 +174,8 @@ fn order_row(order: &PlannedOrder, now_ms: i64) -> Value {
         order.claims.as_ref().err().map(|reason| reason.as_str()),
         record.epoch,
         record.accepted_ms,
-        now_ms,
-        now_ms.saturating_add(order.payment_window_ms),
+        created_ms,
+        expires_ms,
     ])
 }
 

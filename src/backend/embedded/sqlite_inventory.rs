@@ -13,7 +13,7 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use super::broken;
 use super::sqlite::{Sqlite, column, failed, number, observed, parsed};
-use super::sqlite_order_log::Ends;
+use super::sqlite_order_log::{Ends, append};
 use crate::clock::Clock;
 use crate::domain::inventory_model::{Bucket, Gate, GateState, Hold, Terms};
 use crate::domain::reservation::{Fingerprint, Reservation, ReserveRequest, Verdict};
@@ -40,8 +40,6 @@ const UPSERT_BUYERS: &str = "INSERT INTO buyers (sale_id, bucket, user_id, units
 const UPDATE_STOCK: &str = "UPDATE stock SET available = (SELECT value->>1 FROM json_each(?3) WHERE value->>0 = sku_id) \
      WHERE sale_id = ?1 AND bucket = ?2 AND sku_id IN (SELECT value->>0 FROM json_each(?3))";
 const COUNT_ORDERS: &str = "UPDATE gates SET orders_made = orders_made + ? WHERE sale_id = ? AND bucket = ?";
-const INSERT_RECORDS: &str = "INSERT INTO order_log (part, log_offset, payload) \
-     SELECT value->>0, value->>1, CAST(value->>2 AS BLOB) FROM json_each(?)";
 
 pub struct SqliteInventory {
     pub sqlite: Arc<Sqlite>,
@@ -119,7 +117,7 @@ async fn reserve(
         return Ok((verdicts, Appended::new()));
     }
     write_slice(connection, bucket, &taken, (&before, &slice), now_ms).await?;
-    let appended = append(connection, &taken, map).await?;
+    let appended = append(connection, taken.iter().map(|request| &request.record), map).await?;
     Ok((verdicts, appended))
 }
 
@@ -223,27 +221,4 @@ async fn write_slice(
     let count = i64::try_from(taken.len()).unwrap_or(i64::MAX);
     let query = sqlx::query(COUNT_ORDERS).bind(count).bind(bucket.sale.as_str()).bind(bucket.bucket);
     query.execute(connection).await.map(drop).map_err(|error| failed("write bucket", error))
-}
-
-/// Appends the records of what was taken to the order log.
-async fn append(
-    connection: &mut SqliteConnection,
-    taken: &[&ReserveRequest],
-    map: ShardMap,
-) -> StoreResult<Appended> {
-    let mut ends = Appended::new();
-    let mut rows = Vec::with_capacity(taken.len());
-    for request in taken {
-        let part = map.part_of(request.record.order_id.shard());
-        let end = match ends.get(&part) {
-            Some(end) => *end,
-            None => super::sqlite_order_log::end(connection, part).await?,
-        };
-        let payload = request.record.encode();
-        rows.push(json!([part.number(), end, String::from_utf8_lossy(&payload)]));
-        ends.insert(part, end + 1);
-    }
-    let query = sqlx::query(INSERT_RECORDS).bind(json!(rows).to_string());
-    query.execute(connection).await.map_err(|error| failed("append records", error))?;
-    Ok(ends)
 }

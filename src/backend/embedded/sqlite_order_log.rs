@@ -8,26 +8,55 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use serde_json::json;
 use sqlx::sqlite::SqliteConnection;
 use tokio::runtime::Handle;
 
 use super::sqlite::{Sqlite, column, failed};
 use crate::domain::batch_plan::LogRecord;
 use crate::domain::reservation::{OutboxEntry, OutboxEntryId};
-use crate::domain::{BucketId, OrderId, OrderRecord, Part};
+use crate::domain::{BucketId, OrderId, OrderRecord, Part, ShardMap};
 use crate::ports::{LogEvent, OrderLog, OrderLogReader, Outbox, StoreResult};
 
 const END: &str = "SELECT COALESCE(MAX(log_offset) + 1, 0) AS end FROM order_log WHERE part = ?";
 const RECORDS: &str = "SELECT log_offset, payload FROM order_log WHERE part = ? AND log_offset >= ? \
      ORDER BY log_offset LIMIT ?";
 
+const INSERT_RECORDS: &str = "INSERT INTO order_log (part, log_offset, payload) \
+     SELECT value->>0, value->>1, CAST(value->>2 AS BLOB) FROM json_each(?)";
+
 /// The offset that a partition's next record gets.
 ///
 /// # Errors
 /// When the log cannot be read.
-pub async fn end(connection: &mut SqliteConnection, part: Part) -> StoreResult<i64> {
+async fn end(connection: &mut SqliteConnection, part: Part) -> StoreResult<i64> {
     let row = sqlx::query(END).bind(part.number()).fetch_one(connection).await;
     column(&row.map_err(|error| failed("read end of log", error))?, "end")
+}
+
+/// Appends records, and answers the new end of each partition they went to.
+///
+/// # Errors
+/// When the log cannot be read or written.
+pub async fn append(
+    connection: &mut SqliteConnection,
+    records: impl Iterator<Item = &OrderRecord>,
+    map: ShardMap,
+) -> StoreResult<BTreeMap<Part, i64>> {
+    let mut ends = BTreeMap::new();
+    let mut rows = Vec::new();
+    for record in records {
+        let part = map.part_of(record.order_id.shard());
+        let end = match ends.get(&part) {
+            Some(end) => *end,
+            None => end(connection, part).await?,
+        };
+        rows.push(json!([part.number(), end, String::from_utf8_lossy(&record.encode())]));
+        ends.insert(part, end + 1);
+    }
+    let query = sqlx::query(INSERT_RECORDS).bind(json!(rows).to_string());
+    query.execute(connection).await.map_err(|error| failed("append records", error))?;
+    Ok(ends)
 }
 
 /// The committed end of every partition, and a bell for whoever waits for more.
@@ -85,6 +114,15 @@ pub struct SqliteOrderLog {
 impl OrderLog for SqliteOrderLog {
     /// The record is in the log since it was reserved.
     async fn append(&self, _: OrderId, _: Vec<u8>) -> StoreResult<()> {
+        Ok(())
+    }
+
+    async fn append_imported(&self, records: &[OrderRecord]) -> StoreResult<()> {
+        let (records, map) = (records.to_vec(), self.sqlite.map);
+        let work =
+            async move |connection: &mut SqliteConnection| append(connection, records.iter(), map).await;
+        let ends = self.sqlite.writer.write("append imported records", work).await?;
+        self.ends.advance(&ends);
         Ok(())
     }
 

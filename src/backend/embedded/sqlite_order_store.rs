@@ -11,10 +11,10 @@ use super::{broken, sqlite_batch};
 use crate::clock::Clock;
 use crate::domain::batch_plan::LogBatch;
 use crate::domain::{
-    Money, Month, Order, OrderCursor, OrderId, OrderState, Part, Quantity, RejectReason, Sale, SaleId, SkuId,
-    UserId,
+    Money, Month, Order, OrderCursor, OrderId, OrderRecord, OrderState, Part, Quantity, RejectReason, Sale,
+    SaleId, Shard, SkuId, UserId,
 };
-use crate::ports::{BatchOutcome, OrderStore, StoreResult};
+use crate::ports::{Archive, BatchOutcome, IMPORT_RECORDS_MAX, OrderStore, StoreResult};
 
 const ORDER: &str = "SELECT order_id, sale_id, sku_id, user_id, quantity, unit_price, currency, state, reason, \
      accepted_ms, expires_ms FROM orders WHERE order_id = ?";
@@ -23,9 +23,40 @@ const ORDERS_OF: &str = "SELECT order_id, sale_id, sku_id, user_id, quantity, un
      WHERE user_id = ? AND month = ? AND (accepted_ms, order_id) < (?, ?) \
      ORDER BY accepted_ms DESC, order_id DESC LIMIT ?";
 
+const EXPORTED: &str = "SELECT order_id, sale_id, sku_id, user_id, quantity, unit_price, currency, state, reason, \
+     accepted_ms, expires_ms, epoch, created_ms FROM orders \
+     WHERE sale_id = ? AND order_id > ? AND order_id BETWEEN ? AND ? ORDER BY order_id LIMIT ?";
+
 pub struct SqliteOrderStore {
     pub sqlite: Arc<Sqlite>,
     pub clock: Clock,
+}
+
+#[async_trait]
+impl Archive for SqliteOrderStore {
+    async fn orders(
+        &self,
+        sale: &Sale,
+        shard: Shard,
+        after: Option<OrderId>,
+    ) -> StoreResult<Vec<OrderRecord>> {
+        let first = OrderId::first_of(shard, sale.month());
+        let rows = sqlx::query(EXPORTED)
+            .bind(sale.id.as_str())
+            .bind(after.map_or(String::new(), |after| after.to_string()))
+            .bind(first.to_string())
+            .bind(OrderId::last_of(shard, sale.month()).to_string())
+            .bind(i64::try_from(IMPORT_RECORDS_MAX).unwrap_or(i64::MAX))
+            .fetch_all(self.sqlite.readers())
+            .await
+            .map_err(|error| failed("read orders of a sale", error))?;
+        let record = |row| {
+            read(row)?
+                .exported(number(row, "epoch")?, column(row, "created_ms")?)
+                .map_err(|left| broken("read orders of a sale", left))
+        };
+        rows.iter().map(record).collect()
+    }
 }
 
 #[async_trait]

@@ -84,6 +84,7 @@ fn request(dice: &mut StdRng, sale: &SaleId, calls: u32, epoch: u32) -> ReserveR
         unit_price: Money::new(19_900, "CNY").expect("money"),
         epoch,
         accepted_ms: i64::from(calls),
+        decided: None,
     };
     ReserveRequest { record, fingerprint }
 }

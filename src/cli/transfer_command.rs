@@ -1,0 +1,107 @@
+//! `seckill export` and `seckill import`: a shop's sales and orders between the modes.
+
+use std::fs::File;
+use std::io::{BufReader, BufWriter};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args;
+
+use super::output;
+use crate::app::{self, Role, Running};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::ports::Ports;
+use crate::transfer::{self, Contents};
+use crate::{metrics, transfer::file};
+
+/// What a command takes: where the lines are.
+#[derive(Debug, Args)]
+pub struct TransferFile {
+    /// Lines of JSON, about 400 bytes an order.
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+}
+
+impl TransferFile {
+    /// Writes a new file, complete or not at all.
+    ///
+    /// # Errors
+    /// When a sale is on, the file exists, or the backend cannot be read.
+    pub async fn export(self, config: &Config) -> anyhow::Result<()> {
+        let path = self.file;
+        let shown = path.display();
+        anyhow::ensure!(!path.exists(), "{shown} exists; give another name");
+        let partial = path.with_extension("partial");
+        let file = File::create(&partial).with_context(|| format!("cannot write {}", partial.display()))?;
+        let mut out = BufWriter::new(file);
+        let work = async |ports: &Ports| {
+            transfer::export(ports, config.shard_map()?, Clock::System.now_ms(), &mut out).await
+        };
+        let outcome = with_writer(config, work).await;
+        let moved = match outcome {
+            Ok(moved) => moved,
+            Err(error) => {
+                std::fs::remove_file(&partial).ok();
+                return Err(error);
+            }
+        };
+        out.into_inner().context("cannot write the export")?.sync_all()?;
+        std::fs::rename(&partial, &path)?;
+        output::talk(&format!("{} sales and {} orders exported to {shown}", moved.sales, moved.orders));
+        Ok(())
+    }
+
+    /// Checks the whole file, then puts it in place and compares.
+    ///
+    /// # Errors
+    /// When the file is not whole or cannot be; then nothing was changed. When a store fails, repeat the import.
+    pub async fn import(self, config: &Config) -> anyhow::Result<()> {
+        let map = config.shard_map()?;
+        let contents = Contents::check(file::lines(open(&self.file)?), map)
+            .with_context(|| format!("{} was not imported, nothing was changed", self.file.display()))?;
+        app::prepare_months(config, &transfer::months(&contents)).await?;
+        let (lines, again) = (file::lines(open(&self.file)?), file::lines(open(&self.file)?));
+        let total = contents.orders;
+        let told = AtomicI64::new(0);
+        let progress = |unwritten: i64| {
+            let tenth = unwritten / 10_000;
+            if told.swap(tenth, Ordering::Relaxed) != tenth {
+                output::talk(&format!("{unwritten} of {total} orders to be written"));
+            }
+        };
+        let work = async |ports: &Ports| {
+            let moved = transfer::import(ports, &contents, lines, &progress).await?;
+            transfer::compare(ports, map, &contents, again).await?;
+            Ok(moved)
+        };
+        let moved = with_writer(config, work).await?;
+        output::talk(&format!(
+            "{} sales and {} orders stand as they were exported",
+            moved.sales, moved.orders
+        ));
+        Ok(())
+    }
+}
+
+fn open(path: &Path) -> anyhow::Result<BufReader<File>> {
+    Ok(BufReader::new(File::open(path).with_context(|| format!("cannot read {}", path.display()))?))
+}
+
+/// Does `work` while this process writes what is in the order log.
+async fn with_writer<T>(
+    config: &Config,
+    work: impl AsyncFnOnce(&Ports) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let mut config = config.clone();
+    config.admin.bind.set_port(0);
+    let ports = app::open_backend(&config).await?;
+    let running: Running = app::start_on(ports.clone(), &config, Role::Worker, metrics::install()?).await?;
+    let outcome = work(&ports).await;
+    let is_drained = running.stop(Duration::from_millis(config.shutdown.deadline_ms)).await;
+    let outcome = outcome?;
+    anyhow::ensure!(is_drained, "not everything ended within shutdown.deadline_ms");
+    Ok(outcome)
+}

@@ -1,0 +1,158 @@
+//! The file of an export, and what must hold of it before an import changes anything.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io::{BufRead, Write};
+
+use anyhow::{Context as _, bail, ensure};
+use serde::{Deserialize, Serialize};
+
+use crate::domain::record::Decided;
+use crate::domain::{OrderId, OrderRecord, Sale, SaleId, SaleState, ShardMap, SkuId, UserId};
+
+/// One line. Lines of a newer version may have more fields; a changed meaning gets a new version.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Line {
+    /// The first.
+    Header {
+        v: u32,
+        shards: u16,
+        exported_ms: i64,
+    },
+    /// Followed by its orders.
+    Sale(Sale),
+    Order(OrderRecord),
+    /// The last.
+    End {
+        sales: u64,
+        orders: u64,
+    },
+}
+
+impl Line {
+    pub const VERSION: u32 = 1;
+}
+
+/// # Errors
+/// When `out` cannot be written.
+pub fn write(out: &mut impl Write, line: &Line) -> anyhow::Result<()> {
+    serde_json::to_writer(&mut *out, line)?;
+    out.write_all(b"\n").context("cannot write the export")
+}
+
+/// The lines of a file, each with its number in what goes wrong.
+pub fn lines(input: impl BufRead) -> impl Iterator<Item = anyhow::Result<Line>> {
+    input.lines().enumerate().map(|(index, text)| {
+        let number = index + 1;
+        let text = text.with_context(|| format!("line {number} cannot be read"))?;
+        serde_json::from_str(&text).with_context(|| format!("line {number} is not of an export"))
+    })
+}
+
+/// What a checked file holds.
+#[derive(Debug, Default)]
+pub struct Contents {
+    pub sales: BTreeMap<SaleId, Sale>,
+    pub orders: u64,
+}
+
+/// What the orders of a file take together.
+#[derive(Default)]
+struct Taken {
+    ids: HashSet<OrderId>,
+    units: HashMap<(SaleId, SkuId), u64>,
+    buyers: HashMap<(SaleId, UserId), u32>,
+}
+
+impl Contents {
+    /// Reads a whole file and checks it against the map of the backend it is for.
+    ///
+    /// # Errors
+    /// The first fault: a line that is none, an incomplete file, another number of shards, a sale or an order that
+    /// cannot be.
+    pub fn check(lines: impl Iterator<Item = anyhow::Result<Line>>, map: ShardMap) -> anyhow::Result<Self> {
+        let mut contents = Self::default();
+        let mut taken = Taken::default();
+        let mut lines = (1u64..).zip(lines);
+        let Some((_, first)) = lines.next() else { bail!("the file is empty") };
+        check_header(&first?, map)?;
+        let mut is_whole = false;
+        for (number, line) in lines {
+            ensure!(!is_whole, "line {number} comes after the end");
+            match line? {
+                Line::Header { .. } => bail!("line {number} is a second header"),
+                Line::Sale(sale) => contents.add_sale(sale, map).with_context(|| format!("line {number}"))?,
+                Line::Order(record) => {
+                    contents
+                        .check_order(&record, map, &mut taken)
+                        .with_context(|| format!("line {number}"))?;
+                    contents.orders += 1;
+                }
+                Line::End { sales, orders } => {
+                    let found = (u64::try_from(contents.sales.len())?, contents.orders);
+                    ensure!(
+                        found == (sales, orders),
+                        "the end says {sales} sales and {orders} orders, found {found:?}"
+                    );
+                    is_whole = true;
+                }
+            }
+        }
+        ensure!(is_whole, "the file has no end: the export was cut off; export again");
+        Ok(contents)
+    }
+
+    fn add_sale(&mut self, sale: Sale, map: ShardMap) -> anyhow::Result<()> {
+        sale.validate(map.shards())?;
+        let is_at_rest = sale.state.is_editable() || sale.state == SaleState::Ended;
+        ensure!(is_at_rest, "sale {} is {}", sale.id, sale.state.as_str());
+        let id = sale.id.clone();
+        ensure!(self.sales.insert(id.clone(), sale).is_none(), "sale {id} is there twice");
+        Ok(())
+    }
+
+    fn check_order(&self, record: &OrderRecord, map: ShardMap, taken: &mut Taken) -> anyhow::Result<()> {
+        let OrderRecord { order_id: id, sale_id, sku_id, user_id, quantity, .. } = record;
+        ensure!(record.v == OrderRecord::VERSION, "order {id} is of version {}", record.v);
+        ensure!(taken.ids.insert(*id), "order {id} is there twice");
+        let sale = self.sales.get(sale_id).filter(|sale| sale.state == SaleState::Ended);
+        let sale = sale.with_context(|| format!("order {id} is of sale {sale_id}, which has not ended"))?;
+        let item = sale.item(sku_id).with_context(|| format!("order {id}: no SKU {sku_id}"))?;
+        let is_in_place = id.shard() == map.shard_of(user_id) && id.month() == sale.month();
+        ensure!(is_in_place, "order {id} is not of buyer {user_id} and sale {sale_id}");
+        let Some(Decided { rejected, .. }) = record.decided else { bail!("order {id} was never decided") };
+        if rejected.is_some() {
+            return Ok(());
+        }
+        let units = taken.units.entry((sale_id.clone(), sku_id.clone())).or_default();
+        *units += u64::from(quantity.units());
+        ensure!(
+            *units <= u64::from(item.stock),
+            "order {id}: more units of {sku_id} than its stock {}",
+            item.stock
+        );
+        let held = taken.buyers.entry((sale_id.clone(), user_id.clone())).or_default();
+        *held += quantity.units();
+        ensure!(
+            *held <= sale.buyer_limit,
+            "order {id}: {user_id} holds more than the limit {}",
+            sale.buyer_limit
+        );
+        Ok(())
+    }
+}
+
+fn check_header(line: &Line, map: ShardMap) -> anyhow::Result<()> {
+    let Line::Header { v, shards, .. } = line else { bail!("the first line is not the header of an export") };
+    ensure!(*v == Line::VERSION, "the file has version {v}, this program reads {}", Line::VERSION);
+    ensure!(
+        *shards == map.shards(),
+        "the file comes from {shards} shards and this backend has {}: an order's id names its shard, so shards.shards \
+         must be the same",
+        map.shards()
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

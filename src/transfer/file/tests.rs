@@ -1,0 +1,104 @@
+use super::*;
+use crate::domain::{IdempotencyKey, Item, Money, Quantity, RejectReason};
+
+const STOCK: u32 = 3;
+
+fn map() -> ShardMap {
+    ShardMap::new(8, 4, 1).expect("a map")
+}
+
+fn sale() -> Sale {
+    let price = Money::new(100, "CNY").expect("money");
+    Sale {
+        id: SaleId::parse("drop").expect("slug"),
+        name: "Drop".to_owned(),
+        state: SaleState::Ended,
+        starts_ms: 1_778_803_200_000,
+        ends_ms: 1_778_806_800_000,
+        buyer_limit: 2,
+        payment_window_ms: 60_000,
+        buckets: 1,
+        epoch: 1,
+        version: 4,
+        items: vec![Item {
+            sku_id: SkuId::parse("phone").expect("slug"),
+            name: "Phone".to_owned(),
+            stock: STOCK,
+            price,
+        }],
+    }
+}
+
+fn order(user: &str, key: &str, rejected: Option<RejectReason>) -> Line {
+    let sale = sale();
+    let user_id = UserId::parse(user).expect("user");
+    let key = IdempotencyKey::parse(key).expect("key");
+    let shard = map().shard_of(&user_id);
+    Line::Order(OrderRecord {
+        v: OrderRecord::VERSION,
+        order_id: OrderId::derive(shard, sale.month(), &sale.id, &user_id, &key),
+        sku_id: sale.items[0].sku_id.clone(),
+        quantity: Quantity::new(1).expect("quantity"),
+        unit_price: sale.items[0].price.clone(),
+        sale_id: sale.id,
+        user_id,
+        epoch: 1,
+        accepted_ms: 1_778_803_200_001,
+        decided: Some(Decided { rejected, created_ms: 1_778_803_200_100, expires_ms: 1_778_803_260_100 }),
+    })
+}
+
+/// Header, sale, the lines, and an end that counts them.
+fn whole(orders: Vec<Line>) -> Vec<Line> {
+    let end = Line::End { sales: 1, orders: u64::try_from(orders.len()).expect("few") };
+    let mut lines = vec![Line::Header { v: 1, shards: 8, exported_ms: 1 }, Line::Sale(sale())];
+    lines.extend(orders);
+    lines.push(end);
+    lines
+}
+
+fn check(written: &[Line]) -> Result<Contents, String> {
+    let mut text = Vec::new();
+    for line in written {
+        write(&mut text, line).expect("written");
+    }
+    Contents::check(lines(text.as_slice()), map()).map_err(|error| format!("{error:#}"))
+}
+
+#[test]
+fn a_whole_file_is_taken_with_its_counts() {
+    let orders =
+        vec![order("a", "1", None), order("b", "1", None), order("b", "2", Some(RejectReason::SoldOut))];
+    let contents = check(&whole(orders)).expect("whole");
+    assert_eq!((contents.sales.len(), contents.orders), (1, 3));
+}
+
+#[test]
+fn what_cannot_be_is_refused_with_its_line() {
+    let refused = |lines: Vec<Line>, says: &str| {
+        let error = check(&lines).expect_err(says);
+        assert!(error.contains(says), "{error} should say {says}");
+    };
+    refused(Vec::new(), "empty");
+    let lines = whole(vec![order("a", "1", None)]);
+    refused(lines[1..].to_vec(), "header");
+    refused(lines[..3].to_vec(), "cut off");
+    refused([&lines[..2], &lines[3..]].concat(), "the end says");
+    refused([&lines[..], &lines[2..3]].concat(), "after the end");
+    refused([&lines[..1], &lines[2..]].concat(), "line 2: order");
+    refused(whole(vec![order("a", "1", None), order("a", "1", None)]), "there twice");
+    let many = (0..=STOCK).map(|n| order(&format!("u{n}"), "1", None)).collect();
+    refused(whole(many), "more units");
+    let greedy = (0..STOCK).map(|n| order("a", &n.to_string(), None)).collect();
+    refused(whole(greedy), "more than the limit");
+    let other_map = vec![Line::Header { v: 1, shards: 16, exported_ms: 1 }];
+    refused(other_map, "16 shards");
+    let newer = vec![Line::Header { v: 2, shards: 8, exported_ms: 1 }];
+    refused(newer, "version 2");
+    let running = Line::Sale(Sale { state: SaleState::Preheated, ..sale() });
+    refused([&lines[..1], &[running]].concat(), "is preheated");
+    let Line::Order(undecided) = order("a", "1", None) else { unreachable!("an order") };
+    let stolen = OrderRecord { user_id: UserId::parse("somebody-else").expect("user"), ..undecided.clone() };
+    refused(whole(vec![Line::Order(stolen)]), "is not of buyer");
+    refused(whole(vec![Line::Order(OrderRecord { decided: None, ..undecided })]), "never decided");
+}
