@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use anyhow::Context as _;
 use seckill::app;
-use seckill::backend::distributed;
 use seckill::clock::Clock;
 use seckill::config::Config;
 use seckill::domain::batch_plan::{LogBatch, LogRecord};
@@ -19,7 +18,7 @@ pub const SKU: &str = "phone-x";
 pub const BATCH_RECORDS: usize = 500;
 
 pub async fn open(config: &Config) -> anyhow::Result<Ports> {
-    Ok(distributed::open(&app::backend_settings(config)?, Clock::System).await?)
+    app::open_backend(config).await
 }
 
 /// A sale that began a second ago and lasts a day.
