@@ -4,6 +4,7 @@
 pub mod distributed;
 #[cfg(feature = "embedded")]
 pub mod embedded;
+mod multi_row;
 
 #[cfg(not(any(feature = "distributed", feature = "embedded")))]
 compile_error!("a backend is needed: build with the feature `distributed`, `embedded` or both");

@@ -208,9 +208,3 @@ impl Probe for InstanceProbe {
         answer.map(drop).map_err(|error| failed("ping MySQL", error))
     }
 }
-
-/// `(?, ?, …), (?, ?, …)`: `rows` groups of `columns` placeholders.
-pub fn placeholders(rows: usize, columns: usize) -> String {
-    let row = format!("({})", vec!["?"; columns].join(", "));
-    vec![row; rows].join(", ")
-}

@@ -8,7 +8,8 @@ use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, MySql, Row, Transaction};
 
 use super::broken;
-use super::mysql::{Mysql, failed, is_duplicate, placeholders};
+use super::mysql::{Mysql, failed, is_duplicate};
+use crate::backend::multi_row::{placeholders, runs};
 use crate::domain::batch_plan::{Known, LogBatch, Plan, PlannedOrder};
 use crate::domain::{Instance, Month, OrderId, OrderRecord, OrderState, Sale, SaleId, Shard, UserId};
 use crate::ports::StoreResult;
@@ -22,16 +23,6 @@ const ROWS_MAX: usize = 512;
 const DEAD_LETTER_BYTES_MAX: usize = 16 * 1024;
 
 type Bound<'a> = Query<'a, MySql, MySqlArguments>;
-
-/// Splits `rows` into runs whose lengths are powers of two, largest first.
-fn runs<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
-    std::iter::from_fn(move || {
-        let size = (1usize << rows.len().checked_ilog2()?).min(ROWS_MAX);
-        let (run, rest) = rows.split_at(size);
-        rows = rest;
-        Some(run)
-    })
-}
 
 /// Appends bytes as a hexadecimal literal: whatever they are, they cannot be SQL.
 fn push_bytes(text: &mut String, bytes: &[u8]) {
@@ -298,7 +289,7 @@ async fn insert_rows<'a, T>(
     rows: &'a [T],
     bind: impl Fn(Bound<'a>, &'a T) -> Bound<'a>,
 ) -> StoreResult<()> {
-    for run in runs(rows) {
+    for run in runs(rows, ROWS_MAX) {
         let text = format!("INSERT INTO {table} VALUES {}", placeholders(run.len(), columns));
         let query = run.iter().fold(sqlx::query(AssertSqlSafe(text)), &bind);
         query.execute(&mut **tx).await.map_err(|error| failed("insert batch", error))?;
@@ -309,15 +300,6 @@ async fn insert_rows<'a, T>(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn runs_cover_all_rows_in_powers_of_two() {
-        let rows: Vec<usize> = (0..1300).collect();
-        let sizes: Vec<usize> = runs(&rows).map(<[usize]>::len).collect();
-        assert_eq!(sizes, [512, 512, 256, 16, 4]);
-        assert_eq!(runs(&rows).flatten().copied().collect::<Vec<_>>(), rows);
-        assert_eq!(runs::<usize>(&[]).count(), 0);
-    }
 
     #[test]
     fn whatever_bytes_are_they_are_no_sql() {

@@ -9,8 +9,9 @@ use metrics::histogram;
 use sqlx::mysql::MySqlRow;
 use sqlx::{AssertSqlSafe, Row};
 
-use super::mysql::{Mysql, failed, placeholders};
+use super::mysql::{Mysql, failed};
 use super::{broken, mysql_batch, mysql_grants};
+use crate::backend::multi_row::placeholders;
 use crate::clock::Clock;
 use crate::domain::batch_plan::LogBatch;
 use crate::domain::{

@@ -4,15 +4,17 @@ use std::time::{Duration, Instant};
 
 use metrics::histogram;
 use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::query::Query;
 use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteConnection, SqliteError, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
-    SqliteSynchronous,
+    SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteError, SqliteJournalMode, SqlitePool,
+    SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::{ConnectOptions, Row};
+use sqlx::{AssertSqlSafe, ConnectOptions, Row};
 
 use super::folder::Folder;
 use super::writer::Writer;
 use super::{Settings, broken, unavailable};
+use crate::backend::multi_row::{placeholders, runs};
 use crate::config::Synchronous;
 use crate::domain::ShardMap;
 use crate::metrics::DB_DURATION;
@@ -22,8 +24,13 @@ static MIGRATIONS: Migrator = sqlx::migrate!("migrations/embedded");
 
 /// Connections for reading: they wait for nobody, so a few serve many.
 const READERS_MAX: u32 = 4;
-/// The log file shrinks back to this after it was longer.
+/// The write-ahead log is copied into the database when it has so many pages of 4 KiB: a page that changes with
+/// every group is then copied once for many.
+const WAL_PAGES: &str = "4096";
+/// It shrinks back to this after it was longer.
 const WAL_BYTES_KEPT: &str = "16777216";
+/// Memory of the writer for pages, in KiB with SQLite's sign: what a rush works on stays there.
+const WRITER_CACHE: &str = "-16384";
 
 /// The database of one process: any number may read, one thread writes.
 pub struct Sqlite {
@@ -49,11 +56,13 @@ impl Sqlite {
                 Synchronous::Normal => SqliteSynchronous::Normal,
             })
             .pragma("journal_size_limit", WAL_BYTES_KEPT)
+            .pragma("wal_autocheckpoint", WAL_PAGES)
             .statement_cache_capacity(256);
-        let mut first = options.connect().await.map_err(|error| failed("open database", error))?;
+        let writing = options.clone().pragma("cache_size", WRITER_CACHE);
+        let mut first = writing.connect().await.map_err(|error| failed("open database", error))?;
         migrate(&mut first).await?;
         freeze(&mut first, settings.map).await?;
-        let writer = Writer::start(options.clone(), first)?;
+        let writer = Writer::start(writing, first)?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS_MAX)
             .min_connections(1)
@@ -137,6 +146,30 @@ pub async fn observed<T>(
     histogram!(DB_DURATION, "system" => "sqlite", "operation" => operation)
         .record(began.elapsed().as_secs_f64());
     outcome
+}
+
+/// Rows of one statement: 64 of the widest are far below SQLite's limit of placeholders.
+const ROWS_MAX: usize = 64;
+
+pub type Bound<'a> = Query<'a, sqlx::Sqlite, SqliteArguments>;
+
+/// Multi-row INSERT INTO `table`, a table with its columns and words of ours alone; `tail` follows the values, and
+/// `bind` adds one row's values, as many as `columns`.
+///
+/// # Errors
+/// As [`failed`]; none of a statement's rows stands then.
+pub async fn insert<'a, T>(
+    connection: &mut SqliteConnection,
+    (table, columns, tail): (&'static str, usize, &'static str),
+    rows: &'a [T],
+    bind: impl Fn(Bound<'a>, &'a T) -> Bound<'a>,
+) -> StoreResult<()> {
+    for run in runs(rows, ROWS_MAX) {
+        let text = format!("INSERT INTO {table} VALUES {} {tail}", placeholders(run.len(), columns));
+        let query = run.iter().fold(sqlx::query(AssertSqlSafe(text)), &bind);
+        query.execute(&mut *connection).await.map_err(|error| failed("insert rows", error))?;
+    }
+    Ok(())
 }
 
 /// A column's value.

@@ -5,11 +5,11 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use serde_json::{Value, json};
+use serde_json::json;
 use sqlx::sqlite::SqliteConnection;
 
 use super::broken;
-use super::sqlite::{column, failed, number, parsed};
+use super::sqlite::{Bound, column, failed, insert, number, parsed};
 use crate::domain::batch_plan::{self, Known, LogBatch, Plan, PlannedOrder, Scarce};
 use crate::domain::{OrderId, OrderRecord, OrderState, Part, Sale, SaleId, ShardMap, SkuId, UserId};
 use crate::ports::{BatchOutcome, StoreResult, Written};
@@ -23,16 +23,11 @@ const FREE: &str = "SELECT l.sale_id, l.sku_id, l.stock - l.held - l.sold AS fre
      JOIN ledger l ON l.sale_id = wanted.value->>0 AND l.sku_id = wanted.value->>1";
 const HOLD: &str =
     "UPDATE ledger SET held = held + ?1 WHERE sale_id = ?2 AND sku_id = ?3 AND held + sold + ?1 <= stock";
-const INSERT_ORDERS: &str = "INSERT INTO orders (order_id, month, sale_id, sku_id, user_id, quantity, unit_price, \
-     currency, state, reason, epoch, accepted_ms, created_ms, expires_ms) \
-     SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, value->>7, value->>8, \
-     value->>9, value->>10, value->>11, value->>12, value->>13 FROM json_each(?)";
-const INSERT_CLAIMS: &str = "INSERT INTO claims (sale_id, user_id, unit, order_id) \
-     SELECT value->>0, value->>1, value->>2, value->>3 FROM json_each(?)";
-const INSERT_MOVES: &str = "INSERT INTO order_moves (order_id, kind, at_ms) \
-     SELECT value->>0, value->>1, value->>2 FROM json_each(?)";
-const INSERT_OWED: &str = "INSERT INTO release_outbox (order_id, sale_id, sku_id, user_id, quantity, at_ms) \
-     SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5 FROM json_each(?)";
+const ORDERS: &str = "orders (order_id, month, sale_id, sku_id, user_id, quantity, unit_price, currency, state, \
+     reason, epoch, accepted_ms, created_ms, expires_ms)";
+const CLAIMS: &str = "claims (sale_id, user_id, unit, order_id)";
+const MOVES: &str = "order_moves (order_id, kind, at_ms)";
+const OWED: &str = "release_outbox (order_id, sale_id, sku_id, user_id, quantity, at_ms)";
 const INSERT_DEAD: &str =
     "INSERT INTO dead_letters (part, log_offset, reason, payload, at_ms) VALUES (?, ?, ?, ?, ?)";
 /// Kept of a record that is no order.
@@ -68,7 +63,7 @@ pub async fn write(
             return Err(broken("hold units", format!("{sale}/{sku} has no {units} units left")));
         }
     }
-    insert(connection, batch.part, &plan, now_ms).await?;
+    insert_plan(connection, batch.part, &plan, now_ms).await?;
     Ok(BatchOutcome::Written(written(batch, plan)))
 }
 
@@ -115,31 +110,34 @@ async fn free(connection: &mut SqliteConnection, batch: &LogBatch) -> StoreResul
     rows.into_iter().map(read).collect()
 }
 
-async fn insert(connection: &mut SqliteConnection, part: Part, plan: &Plan, now_ms: i64) -> StoreResult<()> {
+async fn insert_plan(
+    connection: &mut SqliteConnection,
+    part: Part,
+    plan: &Plan,
+    now_ms: i64,
+) -> StoreResult<()> {
     let orders = &plan.orders;
+    insert(connection, (ORDERS, 14, ""), orders, |query, order| bind_order(query, order, now_ms)).await?;
     let claims = orders.iter().flat_map(|order| {
-        let PlannedOrder { record, claims, .. } = order;
-        let units = claims.as_ref().map_or(&[][..], Vec::as_slice);
-        units.iter().map(move |unit| json!([record.sale_id, record.user_id, unit, record.order_id]))
+        let units = order.claims.as_ref().map_or(&[][..], Vec::as_slice);
+        units.iter().map(move |unit| (&order.record, *unit))
     });
-    let moves = orders.iter().map(|order| {
+    insert(connection, (CLAIMS, 4, ""), &claims.collect::<Vec<_>>(), |query, (record, unit)| {
+        let query = query.bind(record.sale_id.as_str()).bind(record.user_id.as_str());
+        query.bind(*unit).bind(record.order_id.to_string())
+    })
+    .await?;
+    insert(connection, (MOVES, 3, ""), orders, |query, order| {
         let kind = if order.claims.is_ok() { "persisted" } else { "rejected" };
-        json!([order.record.order_id, kind, order.times(now_ms).0])
-    });
-    let owed = plan.owed().map(|record| {
-        let units = record.quantity.units();
-        json!([record.order_id, record.sale_id, record.sku_id, record.user_id, units, now_ms])
-    });
-    let tables: [(&'static str, Vec<Value>); 4] = [
-        (INSERT_ORDERS, orders.iter().map(|order| order_row(order, now_ms)).collect()),
-        (INSERT_CLAIMS, claims.collect()),
-        (INSERT_MOVES, moves.collect()),
-        (INSERT_OWED, owed.collect()),
-    ];
-    for (text, rows) in tables.into_iter().filter(|(_, rows)| !rows.is_empty()) {
-        let query = sqlx::query(text).bind(Value::Array(rows).to_string());
-        query.execute(&mut *connection).await.map_err(|error| failed("insert batch", error))?;
-    }
+        query.bind(order.record.order_id.to_string()).bind(kind).bind(order.times(now_ms).0)
+    })
+    .await?;
+    insert(connection, (OWED, 6, ""), &plan.owed().collect::<Vec<_>>(), |query, record| {
+        let query = query.bind(record.order_id.to_string()).bind(record.sale_id.as_str());
+        let query = query.bind(record.sku_id.as_str()).bind(record.user_id.as_str());
+        query.bind(record.quantity.units()).bind(now_ms)
+    })
+    .await?;
     for (record, poison) in &plan.dead_letters {
         sqlx::query(INSERT_DEAD)
             .bind(part.number())
@@ -158,25 +156,24 @@ fn state(order: &PlannedOrder) -> OrderState {
     if order.claims.is_ok() { OrderState::AwaitingPayment } else { OrderState::Rejected }
 }
 
-fn order_row(order: &PlannedOrder, now_ms: i64) -> Value {
+fn bind_order<'a>(query: Bound<'a>, order: &'a PlannedOrder, now_ms: i64) -> Bound<'a> {
     let record = &order.record;
     let (created_ms, expires_ms) = order.times(now_ms);
-    json!([
-        record.order_id,
-        record.order_id.month().number(),
-        record.sale_id,
-        record.sku_id,
-        record.user_id,
-        record.quantity.units(),
-        record.unit_price.amount(),
-        record.unit_price.currency(),
-        state(order).as_str(),
-        order.claims.as_ref().err().map(|reason| reason.as_str()),
-        record.epoch,
-        record.accepted_ms,
-        created_ms,
-        expires_ms,
-    ])
+    query
+        .bind(record.order_id.to_string())
+        .bind(record.order_id.month().number())
+        .bind(record.sale_id.as_str())
+        .bind(record.sku_id.as_str())
+        .bind(record.user_id.as_str())
+        .bind(record.quantity.units())
+        .bind(record.unit_price.amount())
+        .bind(record.unit_price.currency())
+        .bind(state(order).as_str())
+        .bind(order.claims.as_ref().err().map(|reason| reason.as_str()))
+        .bind(record.epoch)
+        .bind(record.accepted_ms)
+        .bind(created_ms)
+        .bind(expires_ms)
 }
 
 fn written(batch: &LogBatch, plan: Plan) -> Written {

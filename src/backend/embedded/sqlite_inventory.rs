@@ -12,7 +12,7 @@ use serde_json::json;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use super::broken;
-use super::sqlite::{Sqlite, column, failed, number, observed, parsed};
+use super::sqlite::{Sqlite, column, failed, insert, number, observed, parsed};
 use super::sqlite_order_log::{Ends, append};
 use crate::clock::Clock;
 use crate::domain::inventory_model::{Bucket, Gate, GateState, Hold, Terms};
@@ -31,14 +31,11 @@ const STOCK: &str = "SELECT sku_id, available FROM stock WHERE sale_id = ? AND b
      AND sku_id IN (SELECT value FROM json_each(?))";
 const BUYERS: &str = "SELECT user_id, units FROM buyers WHERE sale_id = ? AND bucket = ? \
      AND user_id IN (SELECT value FROM json_each(?))";
-const INSERT_RESERVATIONS: &str = "INSERT INTO reservations \
-     (order_id, sale_id, bucket, sku_id, user_id, quantity, fingerprint, reserved_ms) \
-     SELECT value->>0, ?, ?, value->>1, value->>2, value->>3, value->>4, value->>5 FROM json_each(?)";
-const UPSERT_BUYERS: &str = "INSERT INTO buyers (sale_id, bucket, user_id, units) \
-     SELECT ?, ?, value->>0, value->>1 FROM json_each(?) WHERE true \
-     ON CONFLICT (sale_id, bucket, user_id) DO UPDATE SET units = excluded.units";
-const UPDATE_STOCK: &str = "UPDATE stock SET available = (SELECT value->>1 FROM json_each(?3) WHERE value->>0 = sku_id) \
-     WHERE sale_id = ?1 AND bucket = ?2 AND sku_id IN (SELECT value->>0 FROM json_each(?3))";
+const RESERVATIONS: &str =
+    "reservations (order_id, sale_id, bucket, sku_id, user_id, quantity, fingerprint, reserved_ms)";
+const BUYERS_NOW: &str = "buyers (sale_id, bucket, user_id, units)";
+const OR_REPLACE_UNITS: &str = "ON CONFLICT (sale_id, bucket, user_id) DO UPDATE SET units = excluded.units";
+const SET_STOCK: &str = "UPDATE stock SET available = ? WHERE sale_id = ? AND bucket = ? AND sku_id = ?";
 const COUNT_ORDERS: &str = "UPDATE gates SET orders_made = orders_made + ? WHERE sale_id = ? AND bucket = ?";
 
 pub struct SqliteInventory {
@@ -198,27 +195,32 @@ async fn write_slice(
     (before, after): (&Bucket, &Bucket),
     now_ms: i64,
 ) -> StoreResult<()> {
-    let rows: Vec<_> = taken
-        .iter()
-        .map(|request| {
-            let record = &request.record;
-            let units = record.quantity.units();
-            let fingerprint = request.fingerprint.as_str();
-            json!([record.order_id, record.sku_id, record.user_id, units, fingerprint, now_ms])
-        })
-        .collect();
+    let fault = |error| failed("write bucket", error);
+    let sale = bucket.sale.as_str();
+    insert(connection, (RESERVATIONS, 8, ""), taken, |query, request| {
+        let record = &request.record;
+        query
+            .bind(record.order_id.to_string())
+            .bind(sale)
+            .bind(bucket.bucket)
+            .bind(record.sku_id.as_str())
+            .bind(record.user_id.as_str())
+            .bind(record.quantity.units())
+            .bind(request.fingerprint.as_str())
+            .bind(now_ms)
+    })
+    .await?;
     let buyers: Vec<_> =
         after.buyers.iter().filter(|(user, units)| before.buyers.get(*user) != Some(*units)).collect();
-    let stock: Vec<_> =
-        after.stock.iter().filter(|(sku, units)| before.stock.get(*sku) != Some(*units)).collect();
-    for (text, changed) in
-        [(INSERT_RESERVATIONS, json!(rows)), (UPSERT_BUYERS, json!(buyers)), (UPDATE_STOCK, json!(stock))]
-    {
-        let query =
-            sqlx::query(text).bind(bucket.sale.as_str()).bind(bucket.bucket).bind(changed.to_string());
-        query.execute(&mut *connection).await.map_err(|error| failed("write bucket", error))?;
+    insert(connection, (BUYERS_NOW, 4, OR_REPLACE_UNITS), &buyers, |query, (user, units)| {
+        query.bind(sale).bind(bucket.bucket).bind(user.as_str()).bind(**units)
+    })
+    .await?;
+    for (sku, units) in after.stock.iter().filter(|(sku, units)| before.stock.get(*sku) != Some(*units)) {
+        let query = sqlx::query(SET_STOCK).bind(units).bind(sale).bind(bucket.bucket).bind(sku.as_str());
+        query.execute(&mut *connection).await.map_err(fault)?;
     }
     let count = i64::try_from(taken.len()).unwrap_or(i64::MAX);
-    let query = sqlx::query(COUNT_ORDERS).bind(count).bind(bucket.sale.as_str()).bind(bucket.bucket);
-    query.execute(connection).await.map(drop).map_err(|error| failed("write bucket", error))
+    let query = sqlx::query(COUNT_ORDERS).bind(count).bind(sale).bind(bucket.bucket);
+    query.execute(connection).await.map(drop).map_err(fault)
 }

@@ -8,11 +8,10 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use serde_json::json;
 use sqlx::sqlite::SqliteConnection;
 use tokio::runtime::Handle;
 
-use super::sqlite::{Sqlite, column, failed};
+use super::sqlite::{Sqlite, column, failed, insert};
 use crate::domain::batch_plan::LogRecord;
 use crate::domain::reservation::{OutboxEntry, OutboxEntryId};
 use crate::domain::{BucketId, OrderId, OrderRecord, Part, ShardMap};
@@ -21,9 +20,6 @@ use crate::ports::{LogEvent, OrderLog, OrderLogReader, Outbox, StoreResult};
 const END: &str = "SELECT COALESCE(MAX(log_offset) + 1, 0) AS end FROM order_log WHERE part = ?";
 const RECORDS: &str = "SELECT log_offset, payload FROM order_log WHERE part = ? AND log_offset >= ? \
      ORDER BY log_offset LIMIT ?";
-
-const INSERT_RECORDS: &str = "INSERT INTO order_log (part, log_offset, payload) \
-     SELECT value->>0, value->>1, CAST(value->>2 AS BLOB) FROM json_each(?)";
 
 /// The offset that a partition's next record gets.
 ///
@@ -51,11 +47,16 @@ pub async fn append(
             Some(end) => *end,
             None => end(connection, part).await?,
         };
-        rows.push(json!([part.number(), end, String::from_utf8_lossy(&record.encode())]));
+        rows.push((part.number(), end, record.encode()));
         ends.insert(part, end + 1);
     }
-    let query = sqlx::query(INSERT_RECORDS).bind(json!(rows).to_string());
-    query.execute(connection).await.map_err(|error| failed("append records", error))?;
+    insert(
+        connection,
+        ("order_log (part, log_offset, payload)", 3, ""),
+        &rows,
+        |query, (part, end, payload)| query.bind(*part).bind(*end).bind(payload.as_slice()),
+    )
+    .await?;
     Ok(ends)
 }
 
