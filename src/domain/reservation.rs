@@ -41,7 +41,8 @@ impl Fingerprint {
 /// The inventory's answer to one reservation. All are normal answers; none is a failure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// Held now. `outbox_entry` names the entry to acknowledge once the order log has the record.
+    /// Held now. `outbox_entry` names the entry that carries the record, and all others that the same call
+    /// accepted: it may go once the order log has every one of them.
     Reserved {
         outbox_entry: OutboxEntryId,
     },
@@ -80,16 +81,16 @@ pub struct Reservation {
 }
 
 /// A Redis stream id.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct OutboxEntryId(pub String);
 
-/// A record that Redis accepted and the order log may not have yet.
+/// What one reserve call accepted and the order log may not have yet.
 #[derive(Debug, Clone)]
 pub struct OutboxEntry {
     pub id: OutboxEntryId,
-    pub order: OrderId,
     /// When it was reserved by Redis TIME, ms since 1970.
     pub reserved_ms: i64,
-    /// The encoded [`OrderRecord`].
-    pub payload: Vec<u8>,
+    /// Its orders that nobody has acknowledged, each with its encoded [`OrderRecord`]. None of them waits where
+    /// whoever acknowledged the last one could not remove the entry.
+    pub waiting: Vec<(OrderId, Vec<u8>)>,
 }

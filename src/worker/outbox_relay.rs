@@ -1,7 +1,7 @@
 //! Protocol step 7: delivers accepted records whose front could not, or died before it did.
 //!
-//! Invariant: an entry leaves the outbox only after the order log acknowledged its record. Duplicates are
-//! harmless: the order id is the order writer's key.
+//! Invariant: an entry leaves the outbox only after the order log acknowledged the record of each of its orders.
+//! Duplicates are harmless: the order id is the order writer's key.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::metrics::{OUTBOX_OLDEST, RELAYED};
 use crate::ports::{OrderLog, Outbox, SaleStore, StoreResult};
 use crate::shutdown::Tasks;
 
-/// How long one bucket's entries wait for their acknowledgements.
+/// How long one bucket's orders wait for their acknowledgements.
 const APPEND_WAIT: Duration = Duration::from_secs(2);
 /// Above this an entry has been overdue for several rounds: somebody should look.
 const ALARM_MS: i64 = 5_000;
@@ -27,7 +27,7 @@ pub struct OutboxRelay {
     pub interval: Duration,
     /// Younger entries are still being delivered by their front.
     pub min_age: Duration,
-    pub batch_entries_max: usize,
+    pub batch_orders_max: usize,
 }
 
 impl OutboxRelay {
@@ -51,7 +51,7 @@ impl OutboxRelay {
         }
     }
 
-    /// Relays what is due in every bucket of `sales`; answers how many entries were delivered.
+    /// Relays what is due in every bucket of `sales`; answers how many orders were delivered.
     ///
     /// # Errors
     /// The first failure of a bucket; the others have been tried.
@@ -77,26 +77,35 @@ impl OutboxRelay {
     }
 
     async fn relay_bucket(&self, bucket: &BucketId, oldest_ms: &mut i64) -> StoreResult<usize> {
-        let entries = self.outbox.pending(bucket, self.min_age, self.batch_entries_max).await?;
+        let entries = self.outbox.pending(bucket, self.min_age, self.batch_orders_max).await?;
         let now_ms = self.clock.now_ms();
-        let ages = entries.iter().map(|entry| now_ms.saturating_sub(entry.reserved_ms));
+        let overdue = entries.iter().filter(|entry| !entry.waiting.is_empty());
+        let ages = overdue.map(|entry| now_ms.saturating_sub(entry.reserved_ms));
         *oldest_ms = ages.fold(*oldest_ms, i64::max);
-        let appends = entries.iter().map(|entry| self.order_log.append(entry.order, entry.payload.clone()));
         gauge_oldest(*oldest_ms);
+        let orders = entries.iter().flat_map(|entry| &entry.waiting);
+        let appends = orders.map(|(order, payload)| self.order_log.append(*order, payload.clone()));
         // What is not acknowledged by then stays, and comes again; the other buckets must not wait longer.
         let appends = appends.map(|append| tokio::time::timeout(APPEND_WAIT, append));
         let answers = futures::future::join_all(appends).await;
+        let mut answers = answers.into_iter();
         let mut failure = Ok(());
-        let mut delivered = Vec::with_capacity(entries.len());
-        for (entry, answer) in entries.iter().zip(answers) {
-            match answer {
-                Ok(Ok(())) => delivered.push((entry.id.clone(), entry.order)),
-                Ok(Err(error)) => failure = Err(error),
-                Err(_) => {}
+        let (mut delivered, mut complete) = (Vec::new(), Vec::new());
+        for entry in entries {
+            let mut is_complete = true;
+            for ((order, _), answer) in entry.waiting.iter().zip(&mut answers) {
+                match answer {
+                    Ok(Ok(())) => delivered.push(*order),
+                    Ok(Err(error)) => (is_complete, failure) = (false, Err(error)),
+                    Err(_) => is_complete = false,
+                }
+            }
+            if is_complete {
+                complete.push(entry.id);
             }
         }
-        if !delivered.is_empty() {
-            self.outbox.acknowledge(bucket, &delivered).await?;
+        if !(delivered.is_empty() && complete.is_empty()) {
+            self.outbox.acknowledge(bucket, &delivered, &complete).await?;
         }
         failure.map(|()| delivered.len())
     }
