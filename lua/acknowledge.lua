@@ -6,8 +6,8 @@
 -- ARGV  1 number of orders, then their ids, then ids of entries whose orders the caller saw acknowledged, all of them
 -- Result: number of entries removed
 --
--- An entry carries the orders of a whole reserve call. It leaves only when none of them is merely reserved, whatever
--- the caller saw: the entry is all that is left of such an order if its front dies.
+-- An entry names the orders of a whole reserve call. It leaves only when none of them is merely reserved, whatever the
+-- caller saw: the entry is all that brings such an order into the log if its front dies.
 
 local outbox, orders, outbox_orders = KEYS[1], KEYS[2], KEYS[3]
 local count = tonumber(ARGV[1])
@@ -30,8 +30,8 @@ local removed = 0
 for at = count + 2, #ARGV do
   local entry = redis.call('XRANGE', outbox, ARGV[at], ARGV[at])[1]
   if entry then
-    local fields, ids, waits = entry[2], {}, false
-    for i = 1, #fields, 2 do ids[#ids + 1] = fields[i] end
+    local packed, ids, waits = entry[2][4], {}, false
+    for i = 1, #packed, 16 do ids[#ids + 1] = string.sub(packed, i, i + 15) end
     for _, hold in ipairs(holds_of(ids)) do waits = waits or is_reserved(hold) end
     if not waits then
       removed = removed + redis.call('XDEL', outbox, ARGV[at])

@@ -5,10 +5,10 @@
 --   2 stock   hash    sku -> available units
 --   3 buyers  hash    user -> live units
 --   4 orders  hash    order id (16 bytes) -> state|fingerprint|quantity|reserved_ms|sku|user
---   5 outbox  stream  one entry per call: order id -> order record, of every order that it accepted
+--   5 outbox  stream  one entry per call: epoch, and the ids of all orders that it accepted, 16 bytes each
 --   6 outbox_orders    number of orders in all outbox entries
 -- ARGV, in columns: 1 epoch the caller believes in, then of n purchases
---   n order ids, n users, n times what is asked for: fingerprint (16 hex digits)|quantity|sku, n order records (JSON)
+--   n order ids, n users, n times what is asked for: fingerprint (16 hex digits)|quantity|sku
 -- Result: outbox entry id, or false when nothing was accepted; then per purchase, in order, a word or an array
 --   'reserved'      {'replayed', value of orders}      'key_reused'
 --   {'limit_reached', held}      {'sold_out', available, number of orders ever held}
@@ -17,7 +17,7 @@
 -- Three passes: read, decide, write. An error does not roll back what a script wrote, so no read and no check
 -- follows the first write; the outbox entry stands before its orders, and stock is written last: a hold without its
 -- stock taken is the harmless order of the two. One command and one entry for all purchases, what they ask for packed
--- and parsed once for all who ask for the same: measured, docs/benchmarks.md.
+-- and parsed once for all who ask for the same, no order record: measured, docs/benchmarks.md.
 
 local gate, stock, buyers, orders, outbox, outbox_orders = unpack(KEYS)
 
@@ -44,9 +44,9 @@ end
 local shut = gate_verdict()
 
 -- Columns of ARGV: purchase i has its user at USERS + i, and so on.
-local count = math.floor((#ARGV - 1) / 4)
+local count = math.floor((#ARGV - 1) / 3)
 if count == 0 then return {false} end
-local IDS, USERS, ASKED, RECORDS = 1, 1 + count, 1 + 2 * count, 1 + 3 * count
+local IDS, USERS, ASKED = 1, 1 + count, 1 + 2 * count
 
 -- Read.
 local known = redis.call('HMGET', orders, unpack(ARGV, IDS + 1, IDS + count))
@@ -75,7 +75,7 @@ end
 
 -- Decide. What the purchases of one call do to each other happens in `made`, `live`, `available` and `seen`.
 local made, live = {}, {}
-local entry, new_holds, new_live, units_of = {}, {}, {}, {}
+local accepted, new_holds, new_live, units_of = {}, {}, {}, {}
 local function decide(i)
   local id, user = ARGV[IDS + i], ARGV[USERS + i]
   local order = made[id] or known[i]
@@ -95,8 +95,8 @@ local function decide(i)
   made[id], live[user] = wish.hold .. user, before + units
   available[sku], seen = left - units, seen + 1
   units_of[sku] = (units_of[sku] or 0) + units
-  local n = #entry
-  entry[n + 1], entry[n + 2] = id, ARGV[RECORDS + i]
+  accepted[#accepted + 1] = id
+  local n = #new_holds
   new_holds[n + 1], new_holds[n + 2] = id, made[id]
   -- A buyer who is here twice is written twice, the sum last.
   new_live[n + 1], new_live[n + 2] = user, string.format('%d', live[user])
@@ -105,11 +105,11 @@ end
 
 local answers = {false}
 for i = 1, count do answers[i + 1] = decide(i) end
-if #entry == 0 then return answers end
+if #accepted == 0 then return answers end
 
 -- Write. A count that is too high would refuse early, one that is too low late.
-redis.call('INCRBY', outbox_orders, #entry / 2)
-answers[1] = redis.call('XADD', outbox, '*', unpack(entry))
+redis.call('INCRBY', outbox_orders, #accepted)
+answers[1] = redis.call('XADD', outbox, '*', 'epoch', ARGV[1], 'orders', table.concat(accepted))
 redis.call('HSET', orders, unpack(new_holds))
 redis.call('HSET', buyers, unpack(new_live))
 for sku, units in pairs(units_of) do redis.call('HINCRBY', stock, sku, -units) end

@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 
-use super::ids::{OrderId, SkuId, UserId};
+use super::ids::{OrderId, SaleId, SkuId, UserId};
 use super::money::Quantity;
 use super::order::OrderState;
 use super::reservation::{Fingerprint, OutboxEntryId, Reservation, ReserveRequest, Verdict};
@@ -73,12 +73,22 @@ pub struct Hold {
     pub user: UserId,
 }
 
+impl Hold {
+    pub fn reservation(&self, sale: &SaleId, id: OrderId) -> Reservation {
+        let Self { state, quantity, reserved_ms, .. } = *self;
+        let (sku, user) = (self.sku.clone(), self.user.clone());
+        Reservation { id, sale: sale.clone(), state, sku, user, quantity, reserved_ms }
+    }
+}
+
 /// An outbox entry: what one call accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Accepted {
     pub entry: OutboxEntryId,
-    /// Each order with its encoded order record, in the order of the requests.
-    pub orders: Vec<(OrderId, Vec<u8>)>,
+    /// The epoch in which it was accepted.
+    pub epoch: u32,
+    /// In the order of the requests.
+    pub orders: Vec<OrderId>,
 }
 
 /// What `preheat.lua` answers.
@@ -133,7 +143,7 @@ impl Bucket {
     pub fn reserve(&mut self, epoch: u32, batch: &[ReserveRequest], now_ms: i64) -> Vec<Verdict> {
         let admission = self.admission(epoch, now_ms);
         let entry = OutboxEntryId((self.entries_made + 1).to_string());
-        let mut accepted = Accepted { entry, orders: Vec::new() };
+        let mut accepted = Accepted { entry, epoch, orders: Vec::new() };
         let decide = |request| self.reserve_one(&admission, request, now_ms, &mut accepted);
         let verdicts = batch.iter().map(decide).collect();
         if !accepted.orders.is_empty() {
@@ -178,15 +188,7 @@ impl Bucket {
             if hold.fingerprint != request.fingerprint {
                 return Verdict::KeyReused;
             }
-            return Verdict::Replayed(Reservation {
-                id: record.order_id,
-                sale: record.sale_id.clone(),
-                state: hold.state,
-                sku: hold.sku.clone(),
-                user: hold.user.clone(),
-                quantity: hold.quantity,
-                reserved_ms: hold.reserved_ms,
-            });
+            return Verdict::Replayed(hold.reservation(&record.sale_id, record.order_id));
         }
         let limit = match admission {
             Ok(limit) => *limit,
@@ -205,7 +207,7 @@ impl Bucket {
             return Verdict::SoldOut { available: *available, orders_seen };
         }
         *available -= units;
-        accepted.orders.push((record.order_id, record.encode()));
+        accepted.orders.push(record.order_id);
         self.hold(request, held + units, now_ms);
         Verdict::Reserved { outbox_entry: accepted.entry.clone() }
     }
@@ -235,7 +237,7 @@ impl Bucket {
         let Self { orders, outbox, .. } = self;
         let before = outbox.len();
         outbox.retain(|accepted| {
-            let holds = accepted.orders.iter().filter_map(|(order, _)| orders.get(order));
+            let holds = accepted.orders.iter().filter_map(|order| orders.get(order));
             let waits = holds.map(|hold| hold.state).any(|state| state == OrderState::Reserved);
             waits || !entries.contains(&accepted.entry)
         });
@@ -266,7 +268,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::domain::{IdempotencyKey, Money, Month, OrderRecord, SaleId, Shard};
+    use crate::domain::{IdempotencyKey, Money, Month, OrderRecord, Shard};
 
     const LIMIT: u32 = 5;
 

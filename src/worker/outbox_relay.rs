@@ -9,6 +9,7 @@ use std::time::Duration;
 use metrics::{counter, gauge};
 
 use crate::clock::Clock;
+use crate::domain::reservation::Reservation;
 use crate::domain::{BucketId, Sale};
 use crate::metrics::{OUTBOX_OLDEST, RELAYED};
 use crate::ports::{OrderLog, Outbox, SaleStore, StoreResult};
@@ -62,7 +63,7 @@ impl OutboxRelay {
         for sale in sales.iter().filter(|sale| !sale.state.is_editable()) {
             for bucket in 0..sale.buckets {
                 let bucket = BucketId { sale: sale.id.clone(), bucket };
-                match self.relay_bucket(&bucket, &mut oldest_ms).await {
+                match self.relay_bucket(sale, &bucket, &mut oldest_ms).await {
                     Ok(delivered) => relayed += delivered,
                     Err(error) => first_failure = first_failure.and(Err(error)),
                 }
@@ -76,28 +77,26 @@ impl OutboxRelay {
         first_failure.map(|()| relayed)
     }
 
-    async fn relay_bucket(&self, bucket: &BucketId, oldest_ms: &mut i64) -> StoreResult<usize> {
+    async fn relay_bucket(&self, sale: &Sale, bucket: &BucketId, oldest_ms: &mut i64) -> StoreResult<usize> {
         let entries = self.outbox.pending(bucket, self.min_age, self.batch_orders_max).await?;
         let now_ms = self.clock.now_ms();
         let overdue = entries.iter().filter(|entry| !entry.waiting.is_empty());
         let ages = overdue.map(|entry| now_ms.saturating_sub(entry.reserved_ms));
         *oldest_ms = ages.fold(*oldest_ms, i64::max);
         gauge_oldest(*oldest_ms);
-        let orders = entries.iter().flat_map(|entry| &entry.waiting);
-        let appends = orders.map(|(order, payload)| self.order_log.append(*order, payload.clone()));
-        // What is not acknowledged by then stays, and comes again; the other buckets must not wait longer.
-        let appends = appends.map(|append| tokio::time::timeout(APPEND_WAIT, append));
+        let orders = entries.iter().flat_map(|entry| entry.waiting.iter().map(|held| (entry.epoch, held)));
+        let appends = orders.map(|(epoch, held)| self.append(sale, epoch, held));
         let answers = futures::future::join_all(appends).await;
         let mut answers = answers.into_iter();
         let mut failure = Ok(());
         let (mut delivered, mut complete) = (Vec::new(), Vec::new());
         for entry in entries {
             let mut is_complete = true;
-            for ((order, _), answer) in entry.waiting.iter().zip(&mut answers) {
+            for (held, answer) in entry.waiting.iter().zip(&mut answers) {
                 match answer {
-                    Ok(Ok(())) => delivered.push(*order),
-                    Ok(Err(error)) => (is_complete, failure) = (false, Err(error)),
-                    Err(_) => is_complete = false,
+                    Ok(true) => delivered.push(held.id),
+                    Ok(false) => is_complete = false,
+                    Err(error) => (is_complete, failure) = (false, Err(error)),
                 }
             }
             if is_complete {
@@ -108,6 +107,18 @@ impl OutboxRelay {
             self.outbox.acknowledge(bucket, &delivered, &complete).await?;
         }
         failure.map(|()| delivered.len())
+    }
+
+    /// `false` for what is not acknowledged in time: it stays and comes again; the other buckets must not wait
+    /// longer.
+    async fn append(&self, sale: &Sale, epoch: u32, held: &Reservation) -> StoreResult<bool> {
+        let Some(record) = held.record(sale, epoch) else {
+            // An item of a sale in Redis cannot be taken out.
+            tracing::error!(order = %held.id, sku = %held.sku, "an accepted order's item is not in its sale");
+            return Ok(false);
+        };
+        let append = self.order_log.append(held.id, record.encode());
+        tokio::time::timeout(APPEND_WAIT, append).await.map_or(Ok(false), |answer| answer.map(|()| true))
     }
 }
 

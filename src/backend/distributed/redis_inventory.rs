@@ -10,7 +10,7 @@ use redis::{Script, Value, cmd, pipe};
 use super::broken;
 use super::redis_link::RedisLink;
 use crate::domain::reservation::{OutboxEntryId, Reservation, ReserveRequest, Verdict};
-use crate::domain::{BucketId, OrderId, OrderRecord, OrderState, Quantity, SkuId, UserId};
+use crate::domain::{BucketId, OrderId, OrderState, Quantity, SkuId, UserId};
 use crate::ports::{Inventory, StoreResult};
 
 /// Fields of one HSCAN step when the winners of a bucket are read.
@@ -44,8 +44,7 @@ impl Inventory for RedisInventory {
         let ids: Vec<&[u8]> = records().map(|record| record.order_id.bytes().as_slice()).collect();
         let users: Vec<&str> = records().map(|record| record.user_id.as_str()).collect();
         let asked: Vec<String> = batch.iter().map(asked).collect();
-        let records: Vec<Vec<u8>> = records().map(OrderRecord::encode).collect();
-        call.arg(ids).arg(users).arg(asked).arg(records);
+        call.arg(ids).arg(users).arg(asked);
         let (entry, answers) = split_answer(self.link.script("reserve", &call).await?);
         if answers.len() != batch.len() {
             return Err(broken("reserve", format!("{} answers to {} requests", answers.len(), batch.len())));
@@ -150,7 +149,7 @@ fn verdict(answer: &Value, entry: &str, request: &ReserveRequest) -> StoreResult
     })
 }
 
-fn reservation(value: &str, bucket: &BucketId, order: OrderId) -> StoreResult<Reservation> {
+pub(super) fn reservation(value: &str, bucket: &BucketId, order: OrderId) -> StoreResult<Reservation> {
     let held = HeldOrder::parse(value).ok_or_else(|| broken("read reservation", "not a held order"))?;
     let HeldOrder { state, quantity, reserved_ms, sku, user } = held;
     Ok(Reservation { id: order, sale: bucket.sale.clone(), state, sku, user, quantity, reserved_ms })

@@ -1,6 +1,7 @@
 //! The outbox stream of each bucket: what Redis accepted and Kafka has not acknowledged. One entry carries all
 //! orders that one call of reserve.lua accepted.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,18 +9,19 @@ use async_trait::async_trait;
 use redis::{Script, cmd, pipe};
 
 use super::broken;
+use super::redis_inventory::reservation;
 use super::redis_link::{BucketKeys, RedisLink};
 use crate::domain::reservation::{OutboxEntry, OutboxEntryId};
 use crate::domain::{BucketId, OrderId};
 use crate::ports::{Outbox, StoreResult};
 
-/// Entries read at once: some 16 KiB each when full, and Redis does nothing else meanwhile.
+/// Entries read at once: each names up to `admission.reserve_batch_max` orders, whose holds are read with it.
 const PAGE_ENTRIES: usize = 8;
 
 const READ: &str = "read outbox";
 
-/// A stream entry: its id, then order id and record in turn.
-type StreamEntry = (String, Vec<Vec<u8>>);
+/// A stream entry: its id and its fields.
+type StreamEntry = (String, HashMap<String, Vec<u8>>);
 
 pub struct RedisOutbox {
     link: Arc<RedisLink>,
@@ -37,29 +39,50 @@ impl RedisOutbox {
         Ok(seconds * 1000 + micros / 1000)
     }
 
-    /// What the orders of a page stand at, entry by entry; `None` for one that has no hold.
-    async fn holds(&self, keys: &BucketKeys, page: &[StreamEntry]) -> StoreResult<Vec<Vec<Option<Vec<u8>>>>> {
+    /// The holds of a page's orders, entry by entry; `None` for an order that has none.
+    async fn holds(&self, keys: &BucketKeys, page: &[Listed]) -> StoreResult<Vec<Vec<Option<String>>>> {
         let mut question = pipe();
-        for (_, fields) in page {
-            let orders: Vec<&Vec<u8>> = fields.iter().step_by(2).collect();
+        for listed in page {
+            let orders: Vec<&[u8]> = listed.orders.iter().map(|order| order.bytes().as_slice()).collect();
             question.cmd("HMGET").arg(&keys.orders).arg(orders);
         }
         self.link.pipeline(READ, &question).await
     }
 }
 
-/// Leaves out what its hold shows to be in the log. An order without a hold waits: nobody can tell.
-fn entry((id, fields): StreamEntry, holds: &[Option<Vec<u8>>]) -> StoreResult<OutboxEntry> {
-    let not_an_entry = || broken(READ, "an entry without order ids and records");
-    let mut waiting = Vec::new();
-    for (pair, hold) in fields.chunks_exact(2).zip(holds) {
-        if hold.as_ref().is_none_or(|hold| hold.starts_with(b"r")) {
-            let order = OrderId::from_bytes(&pair[0]).map_err(|_| not_an_entry())?;
-            waiting.push((order, pair[1].clone()));
-        }
+/// An entry as it stands in the stream.
+struct Listed {
+    id: String,
+    reserved_ms: i64,
+    epoch: u32,
+    orders: Vec<OrderId>,
+}
+
+impl Listed {
+    fn parse((id, fields): StreamEntry) -> Option<Self> {
+        let orders = fields.get("orders").filter(|packed| !packed.is_empty())?;
+        Some(Self {
+            reserved_ms: id.split('-').next()?.parse().ok()?,
+            epoch: std::str::from_utf8(fields.get("epoch")?).ok()?.parse().ok()?,
+            orders: orders.chunks(16).map(|id| OrderId::from_bytes(id).ok()).collect::<Option<_>>()?,
+            id,
+        })
     }
-    let reserved_ms = id.split('-').next().and_then(|ms| ms.parse().ok()).ok_or_else(not_an_entry)?;
-    Ok(OutboxEntry { id: OutboxEntryId(id), reserved_ms, waiting })
+
+    /// Leaves out what its hold shows to be in the log.
+    fn waiting(self, bucket: &BucketId, holds: Vec<Option<String>>) -> StoreResult<OutboxEntry> {
+        let Self { id, reserved_ms, epoch, orders } = self;
+        let mut waiting = Vec::new();
+        for (order, hold) in orders.into_iter().zip(holds) {
+            match hold {
+                Some(hold) if hold.starts_with('r') => waiting.push(reservation(&hold, bucket, order)?),
+                Some(_) => {}
+                // One script writes both, so somebody removed it. What it was cannot be known.
+                None => tracing::error!(%order, sale = %bucket.sale, "an order in the outbox has no hold"),
+            }
+        }
+        Ok(OutboxEntry { id: OutboxEntryId(id), epoch, reserved_ms, waiting })
+    }
 }
 
 #[async_trait]
@@ -82,11 +105,13 @@ impl Outbox for RedisOutbox {
             let mut range = cmd("XRANGE");
             range.arg(&keys.outbox).arg(&from).arg(newest).arg("COUNT").arg(PAGE_ENTRIES);
             let page: Vec<StreamEntry> = self.link.command(READ, &range).await?;
-            let Some((last, _)) = page.last() else { break };
-            from = format!("({last}");
+            let page: Option<Vec<Listed>> = page.into_iter().map(Listed::parse).collect();
+            let page = page.ok_or_else(|| broken(READ, "an entry without epoch and order ids"))?;
+            let Some(last) = page.last() else { break };
+            from = format!("({}", last.id);
             let holds = self.holds(&keys, &page).await?;
-            for (found, holds) in page.into_iter().zip(holds) {
-                let entry = entry(found, &holds)?;
+            for (listed, holds) in page.into_iter().zip(holds) {
+                let entry = listed.waiting(bucket, holds)?;
                 orders += entry.waiting.len();
                 entries.push(entry);
             }

@@ -50,15 +50,16 @@ pub async fn read(connection: &mut MultiplexedConnection, keys: &Keys) -> Bucket
         Fields,
         Fields,
         HashMap<Vec<u8>, String>,
-        Vec<(String, Vec<Vec<u8>>)>,
+        Vec<(String, HashMap<String, Vec<u8>>)>,
         Option<usize>,
     ) = question.query_async(connection).await.expect("six keys of their types");
     let id = |bytes: &[u8]| OrderId::from_bytes(bytes).expect("16 bytes");
-    let accepted = |(entry, fields): (String, Vec<Vec<u8>>)| {
-        let (pairs, rest) = fields.as_chunks::<2>();
-        assert!(!pairs.is_empty() && rest.is_empty(), "fields of {entry}: {}", fields.len());
-        let orders = pairs.iter().map(|[order, payload]| (id(order), payload.clone())).collect();
-        Accepted { entry: OutboxEntryId(entry), orders }
+    let accepted = |(entry, fields): (String, HashMap<String, Vec<u8>>)| {
+        assert_eq!(fields.len(), 2, "fields of {entry}");
+        let epoch = number(std::str::from_utf8(&fields["epoch"]).expect("a number"));
+        let orders: Vec<OrderId> = fields["orders"].chunks(16).map(id).collect();
+        assert!(!orders.is_empty(), "{entry}");
+        Accepted { entry: OutboxEntryId(entry), epoch, orders }
     };
     let bucket = Bucket {
         gate: (!gate.is_empty()).then(|| decode_gate(&gate)),

@@ -378,7 +378,7 @@ impl History {
             let percent = one_of(&mut self.dice, &[100, 100, 60, 0]).expect("four");
             let entry = self.model.outbox.iter().find(|accepted| accepted.entry == model);
             let carried = entry.into_iter().flat_map(|accepted| &accepted.orders);
-            orders.extend(carried.map(|(id, _)| *id).filter(|_| chance(&mut self.dice, percent)));
+            orders.extend(carried.copied().filter(|_| chance(&mut self.dice, percent)));
             if chance(&mut self.dice, 30) {
                 orders.push(order_id(&self.bucket.sale, order_number(&mut self.dice, self.calls)));
             }
@@ -456,8 +456,7 @@ impl History {
         let ids: Vec<&[u8]> = asked.iter().map(|(id, ..)| id.as_slice()).collect();
         let wish = |(_, quantity, fingerprint, _): &_| format!("{fingerprint}|{quantity}|{}", SKUS[0]);
         let wishes: Vec<String> = asked.iter().map(wish).collect();
-        let count = asked.len();
-        call.arg(ids).arg(vec!["mallory"; count]).arg(wishes).arg(vec!["{}"; count]);
+        call.arg(ids).arg(vec!["mallory"; asked.len()]).arg(wishes);
         let answers: Vec<Value> = self.raw(line, &call).await;
         assert_eq!((&answers[0], answers.len()), (&Value::Nil, 1 + asked.len()), "{}", self.place());
         for (answer, question) in answers[1..].iter().zip(&asked) {

@@ -3,6 +3,9 @@
 
 use std::collections::BTreeSet;
 
+use seckill::domain::inventory_model::Accepted;
+use seckill::domain::reservation::Reservation;
+
 use super::*;
 
 impl History {
@@ -43,12 +46,14 @@ impl History {
 
         let pending = ports.outbox.pending(&self.bucket, Duration::ZERO, 10_000).await;
         let pending = pending.unwrap_or_else(|e| failed(e));
-        let pending: Vec<_> = pending.into_iter().map(|entry| entry.waiting).collect();
-        let is_reserved = |order| self.model.orders[order].state == OrderState::Reserved;
-        let waiting = self.model.outbox.iter().map(|accepted| {
-            accepted.orders.iter().filter(|(order, _)| is_reserved(order)).cloned().collect::<Vec<_>>()
-        });
-        assert_eq!(pending, waiting.collect::<Vec<_>>(), "{place}");
+        let pending: Vec<_> = pending.into_iter().map(|entry| (entry.epoch, entry.waiting)).collect();
+        let waiting = |accepted: &Accepted| {
+            let hold = |order: &OrderId| self.model.orders[order].reservation(&self.bucket.sale, *order);
+            let held = accepted.orders.iter().map(hold);
+            (accepted.epoch, held.filter(|held| held.state == OrderState::Reserved).collect())
+        };
+        let waiting: Vec<(u32, Vec<Reservation>)> = self.model.outbox.iter().map(waiting).collect();
+        assert_eq!(pending, waiting, "{place}");
         let length = ports.outbox.len(&self.bucket).await.unwrap_or_else(|e| failed(e));
         assert_eq!(usize::try_from(length), Ok(self.model.outbox_orders()), "{place}");
 
