@@ -55,7 +55,7 @@ metrics_table! {
     OUTBOX_OLDEST Gauge "seckill_outbox_oldest_seconds" []
         "Age of the oldest outbox entry with a waiting order that the relay has seen";
     OUTBOX_ORDERS Gauge "seckill_outbox_orders" []
-        "Orders in outbox entries that the order log has not acknowledged in full";
+        "Orders in outbox entries, which stay until all of theirs are acknowledged";
     RELAYED Counter "seckill_outbox_relayed_total" []
         "Orders delivered by the relay instead of their front";
     WRITER_BATCH Histogram "seckill_writer_batch_rows" []

@@ -1,5 +1,5 @@
-//! The outbox stream of each bucket: what Redis accepted and Kafka has not acknowledged. One entry carries all
-//! orders that one call of reserve.lua accepted.
+//! The outbox stream of each bucket: what Redis accepted and Kafka has not acknowledged. One entry names all
+//! orders that one call of reserve.lua accepted; their records are made of their holds.
 
 use std::collections::HashMap;
 use std::sync::Arc;
