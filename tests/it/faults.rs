@@ -28,7 +28,7 @@ struct FaultyLog {
 
 /// Whether an order is of the half whose appends fail.
 fn is_unlucky(order: OrderId) -> bool {
-    order.bytes()[15] % 2 == 0
+    order.bytes()[15].is_multiple_of(2)
 }
 
 #[async_trait]

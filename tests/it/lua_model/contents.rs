@@ -35,6 +35,10 @@ impl Keys {
 }
 
 type Fields = BTreeMap<String, String>;
+type Holds = HashMap<Vec<u8>, String>;
+type Answer = (Fields, Fields, Fields, Holds, Vec<StreamEntry>, Option<usize>);
+/// Its id and its fields.
+type StreamEntry = (String, HashMap<String, Vec<u8>>);
 
 /// The bucket as Redis has it, its outbox entries under Redis's names. How many entries it ever made is not to
 /// be seen there and stays 0.
@@ -45,16 +49,10 @@ pub async fn read(connection: &mut MultiplexedConnection, keys: &Keys) -> Bucket
     let mut question = redis::pipe();
     question.hgetall(&keys.gate).hgetall(&keys.stock).hgetall(&keys.buyers).hgetall(&keys.orders);
     question.cmd("XRANGE").arg(&keys.outbox).arg("-").arg("+").get(&keys.outbox_orders);
-    let (gate, stock, buyers, orders, outbox, outbox_orders): (
-        Fields,
-        Fields,
-        Fields,
-        HashMap<Vec<u8>, String>,
-        Vec<(String, HashMap<String, Vec<u8>>)>,
-        Option<usize>,
-    ) = question.query_async(connection).await.expect("six keys of their types");
+    let answer: Answer = question.query_async(connection).await.expect("six keys of their types");
+    let (gate, stock, buyers, orders, outbox, outbox_orders) = answer;
     let id = |bytes: &[u8]| OrderId::from_bytes(bytes).expect("16 bytes");
-    let accepted = |(entry, fields): (String, HashMap<String, Vec<u8>>)| {
+    let accepted = |(entry, fields): StreamEntry| {
         assert_eq!(fields.len(), 2, "fields of {entry}");
         let epoch = number(std::str::from_utf8(&fields["epoch"]).expect("a number"));
         let orders: Vec<OrderId> = fields["orders"].chunks(16).map(id).collect();
