@@ -1,16 +1,42 @@
--- Removes outbox entries whose record the order log has acknowledged, and marks their orders queued.
--- Idempotent: an entry that is gone is passed over, and an order that is further than reserved stays there.
+-- Marks orders queued whose record the order log has acknowledged, then removes outbox entries that have no order
+-- left which waits. Idempotent: an entry that is gone is passed over, and an order that is further than reserved
+-- stays there.
 --
--- KEYS (one hash tag)  1 outbox   2 orders
--- ARGV  per entry: outbox entry id, order id
+-- KEYS (one hash tag)  1 outbox   2 orders   3 outbox_orders
+-- ARGV  1 number of orders, then their ids, then ids of entries whose orders the caller saw acknowledged, all of them
 -- Result: number of entries removed
+--
+-- An entry names the orders of a whole reserve call. It leaves only when none of them is merely reserved, whatever the
+-- caller saw: the entry is all that brings such an order into the log if its front dies.
+
+local outbox, orders, outbox_orders = KEYS[1], KEYS[2], KEYS[3]
+local count = tonumber(ARGV[1])
+
+local function holds_of(ids) return redis.call('HMGET', orders, unpack(ids)) end
+local function is_reserved(hold) return hold and string.sub(hold, 1, 1) == 'r' end
+
+if count > 0 then
+  local ids, queued = {unpack(ARGV, 2, count + 1)}, {}
+  for i, hold in ipairs(holds_of(ids)) do
+    if is_reserved(hold) then
+      queued[#queued + 1] = ids[i]
+      queued[#queued + 1] = 'q' .. string.sub(hold, 2)
+    end
+  end
+  if #queued > 0 then redis.call('HSET', orders, unpack(queued)) end
+end
 
 local removed = 0
-for i = 1, #ARGV, 2 do
-  local value = redis.call('HGET', KEYS[2], ARGV[i + 1])
-  if value and string.sub(value, 1, 1) == 'r' then
-    redis.call('HSET', KEYS[2], ARGV[i + 1], 'q' .. string.sub(value, 2))
+for at = count + 2, #ARGV do
+  local entry = redis.call('XRANGE', outbox, ARGV[at], ARGV[at])[1]
+  if entry then
+    local packed, ids, waits = entry[2][4], {}, false
+    for i = 1, #packed, 16 do ids[#ids + 1] = string.sub(packed, i, i + 15) end
+    for _, hold in ipairs(holds_of(ids)) do waits = waits or is_reserved(hold) end
+    if not waits then
+      removed = removed + redis.call('XDEL', outbox, ARGV[at])
+      redis.call('DECRBY', outbox_orders, #ids)
+    end
   end
-  removed = removed + redis.call('XDEL', KEYS[1], ARGV[i])
 end
 return removed

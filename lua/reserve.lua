@@ -5,25 +5,24 @@
 --   2 stock   hash    sku -> available units
 --   3 buyers  hash    user -> live units
 --   4 orders  hash    order id (16 bytes) -> state|fingerprint|quantity|reserved_ms|sku|user
---   5 outbox  stream  o = order id, r = order record
--- ARGV
---   1 epoch the caller believes in, then six per purchase:
---   order id, user, sku, quantity, fingerprint (16 hex digits), order record (JSON)
--- Result: one array per purchase, in order
---   {'reserved', outbox entry id}        {'replayed', value of orders}    {'key_reused'}
---   {'limit_reached', held}              {'sold_out', available, number of orders ever held}
---   {'not_started'} {'paused'} {'ended'} {'stale_epoch'} {'gate_shut'} {'unknown_sku'} {'invalid'}
+--   5 outbox  stream  one entry per call: epoch, and the ids of all orders that it accepted, 16 bytes each
+--   6 outbox_orders    number of orders in all outbox entries
+-- ARGV, in columns: 1 epoch the caller believes in, then of n purchases
+--   n order ids, n users, n times what is asked for: fingerprint (16 hex digits)|quantity|sku
+-- Result: outbox entry id, or false when nothing was accepted; then per purchase, in order, a word or an array
+--   'reserved'      {'replayed', value of orders}      'key_reused'
+--   {'limit_reached', held}      {'sold_out', available, number of orders ever held}
+--   'not_started' 'paused' 'ended' 'stale_epoch' 'gate_shut' 'unknown_sku' 'invalid'
 --
 -- Three passes: read, decide, write. An error does not roll back what a script wrote, so no read and no check
--- follows the first write; and stock is written last: a hold without its stock taken is the harmless order of the
--- two. What the purchases of one call do to each other happens in the tables `known`, `held` and `available`. One
--- command for all of them and not one each: measured, docs/benchmarks.md.
+-- follows the first write; the outbox entry stands before its orders, and stock is written last: a hold without its
+-- stock taken is the harmless order of the two. One command and one entry for all purchases, what they ask for packed
+-- and parsed once for all who ask for the same, no order record: measured, docs/benchmarks.md.
 
-local gate, stock, buyers, orders, outbox = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local gate, stock, buyers, orders, outbox, outbox_orders = unpack(KEYS)
 
 local clock = redis.call('TIME')
 local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local now_text = string.format('%.0f', now_ms)
 
 -- The verdict that the gate gives to every new purchase of this call; nil when it is open.
 local limit
@@ -44,74 +43,74 @@ local function gate_verdict()
 end
 local shut = gate_verdict()
 
-local FIELDS = 6
-local last = #ARGV - FIELDS + 1
-if last < 2 then return {} end
+-- Columns of ARGV: purchase i has its user at USERS + i, and so on.
+local count = math.floor((#ARGV - 1) / 3)
+if count == 0 then return {false} end
+local IDS, USERS, ASKED = 1, 1 + count, 1 + 2 * count
 
--- Read. By order id, user and SKU; false for what is not there.
-local known, held, available = {}, {}, {}
-local function read_all(key, field, into)
-  local names = {}
-  for at = 2, last, FIELDS do
-    local name = ARGV[at + field]
-    if into[name] == nil then
-      into[name] = false
-      names[#names + 1] = name
-    end
-  end
-  local values = redis.call('HMGET', key, unpack(names))
-  for i = 1, #names do into[names[i]] = values[i] end
-end
-local seen = 0
-read_all(orders, 0, known)
+-- Read.
+local known = redis.call('HMGET', orders, unpack(ARGV, IDS + 1, IDS + count))
+local held, seen
 if not shut then
-  read_all(buyers, 1, held)
-  read_all(stock, 2, available)
+  held = redis.call('HMGET', buyers, unpack(ARGV, USERS + 1, USERS + count))
   seen = redis.call('HLEN', orders)
 end
 
--- Decide. `taken` lists where the purchases stand that are to be written.
-local taken = {}
-local function decide(at)
-  local id, user, sku, quantity_text, fingerprint =
-    ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
-  local order = known[id]
+-- What is asked for -> its units, its SKU and what the hold begins with; false when it is malformed. A negative
+-- quantity or 'nan' would add stock.
+local available, asked = {}, {}
+for i = ASKED + 1, ASKED + count do
+  local text = ARGV[i]
+  if not shut and asked[text] == nil then
+    local fingerprint, quantity, sku = string.match(text, '^(%x+)|([1-9][0-9]?)|([^|]+)$')
+    if fingerprint and #fingerprint == 16 then
+      local hold = string.format('r|%s|%s|%.0f|%s|', fingerprint, quantity, now_ms, sku)
+      asked[text] = {units = tonumber(quantity), sku = sku, hold = hold}
+      if not available[sku] then available[sku] = tonumber(redis.call('HGET', stock, sku) or 'x') end
+    else
+      asked[text] = false
+    end
+  end
+end
+
+-- Decide. What the purchases of one call do to each other happens in `made`, `live`, `available` and `seen`.
+local made, live = {}, {}
+local accepted, new_holds, new_live, units_of = {}, {}, {}, {}
+local function decide(i)
+  local id, user = ARGV[IDS + i], ARGV[USERS + i]
+  local order = made[id] or known[i]
   if order then
-    if string.sub(order, 3, 18) ~= fingerprint then return {'key_reused'} end
+    if string.sub(order, 3, 19) ~= string.sub(ARGV[ASKED + i], 1, 17) then return 'key_reused' end
     return {'replayed', order}
   end
-  if shut then return {shut} end
-  -- A negative quantity or 'nan' would add stock.
-  if not string.match(quantity_text, '^[1-9][0-9]?$') or #id ~= 16 or #fingerprint ~= 16 then
-    return {'invalid'}
-  end
-  local quantity = tonumber(quantity_text)
-  local units = tonumber(held[user] or '0')
-  if units + quantity > limit then return {'limit_reached', units} end
-  local left = tonumber(available[sku] or 'x')
-  if not left then return {'unknown_sku'} end
-  if left < quantity then return {'sold_out', left, seen} end
-  known[id] = 'r|' .. fingerprint .. '|' .. quantity_text .. '|' .. now_text .. '|' .. sku .. '|' .. user
-  held[user], available[sku], seen = units + quantity, left - quantity, seen + 1
-  taken[#taken + 1] = at
-  return {'reserved'}
+  if shut then return shut end
+  local wish = asked[ARGV[ASKED + i]]
+  if not wish or #id ~= 16 then return 'invalid' end
+  local units, sku = wish.units, wish.sku
+  local before = live[user] or tonumber(held[i] or 0)
+  if before + units > limit then return {'limit_reached', before} end
+  local left = available[sku]
+  if not left then return 'unknown_sku' end
+  if left < units then return {'sold_out', left, seen} end
+  made[id], live[user] = wish.hold .. user, before + units
+  available[sku], seen = left - units, seen + 1
+  units_of[sku] = (units_of[sku] or 0) + units
+  accepted[#accepted + 1] = id
+  local n = #new_holds
+  new_holds[n + 1], new_holds[n + 2] = id, made[id]
+  -- A buyer who is here twice is written twice, the sum last.
+  new_live[n + 1], new_live[n + 2] = user, string.format('%d', live[user])
+  return 'reserved'
 end
 
-local answers = {}
-for at = 2, last, FIELDS do answers[#answers + 1] = decide(at) end
-if #taken == 0 then return answers end
+local answers = {false}
+for i = 1, count do answers[i + 1] = decide(i) end
+if #accepted == 0 then return answers end
 
--- Write.
-local new_orders, new_held, units_of = {}, {}, {}
-for i, at in ipairs(taken) do
-  local id, user, sku = ARGV[at], ARGV[at + 1], ARGV[at + 2]
-  answers[(at - 2) / FIELDS + 1][2] = redis.call('XADD', outbox, '*', 'o', id, 'r', ARGV[at + 5])
-  -- A buyer who is here twice is written twice, with the same sum.
-  new_orders[2 * i - 1], new_orders[2 * i] = id, known[id]
-  new_held[2 * i - 1], new_held[2 * i] = user, held[user]
-  units_of[sku] = (units_of[sku] or 0) + tonumber(ARGV[at + 3])
-end
-redis.call('HSET', orders, unpack(new_orders))
-redis.call('HSET', buyers, unpack(new_held))
+-- Write. A count that is too high would refuse early, one that is too low late.
+redis.call('INCRBY', outbox_orders, #accepted)
+answers[1] = redis.call('XADD', outbox, '*', 'epoch', ARGV[1], 'orders', table.concat(accepted))
+redis.call('HSET', orders, unpack(new_holds))
+redis.call('HSET', buyers, unpack(new_live))
 for sku, units in pairs(units_of) do redis.call('HINCRBY', stock, sku, -units) end
 return answers

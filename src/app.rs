@@ -234,7 +234,7 @@ fn settings(config: &Config) -> Settings {
         sold_out_recheck_ms: admission.sold_out_recheck_ms,
         opening_skew_ms: admission.opening_skew_ms,
         append_wait_ms: admission.append_wait_ms,
-        outbox_entries_max: admission.outbox_entries_max,
+        outbox_orders_max: admission.outbox_orders_max,
         wait_s_max: admission.wait_s_max,
         waiters_max: admission.waiters_max,
         user_per_s: limits.user_per_s,
@@ -306,7 +306,7 @@ fn start_workers(config: &Config, backend: &Ports, clock: &Clock, back: &Tasks) 
         clock: clock.clone(),
         interval: Duration::from_millis(config.relay.interval_ms),
         min_age: Duration::from_millis(config.relay.min_age_ms),
-        batch_entries_max: config.relay.batch_entries_max,
+        batch_orders_max: config.relay.batch_orders_max,
     };
     back.spawn(relay.run(back.clone()));
     let limits = Limits {

@@ -55,11 +55,11 @@ metrics_table! {
     CONSUMER_LAG Gauge "seckill_consumer_lag_records" ["part"]
         "The same per partition";
     OUTBOX_OLDEST Gauge "seckill_outbox_oldest_seconds" []
-        "Age of the oldest outbox entry the relay has seen";
-    OUTBOX_ENTRIES Gauge "seckill_outbox_entries" []
-        "Outbox entries not acknowledged by the order log";
+        "Age of the oldest outbox entry with a waiting order that the relay has seen";
+    OUTBOX_ORDERS Gauge "seckill_outbox_orders" []
+        "Orders in outbox entries, which stay until all of theirs are acknowledged";
     RELAYED Counter "seckill_outbox_relayed_total" []
-        "Outbox entries delivered by the relay instead of their front";
+        "Orders delivered by the relay instead of their front";
     WRITER_BATCH Histogram "seckill_writer_batch_rows" []
         "Order rows in one transaction";
     WRITER_COMMIT Histogram "seckill_writer_commit_duration_seconds" []

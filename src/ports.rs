@@ -98,7 +98,7 @@ pub trait Gates: Send + Sync {
 /// Accepted records that the order log may not have yet.
 #[async_trait]
 pub trait Outbox: Send + Sync {
-    /// Up to `limit` entries that are at least `min_age` old, oldest first.
+    /// Entries that are at least `min_age` old, oldest first: so many that about `limit` orders wait in them.
     async fn pending(
         &self,
         bucket: &BucketId,
@@ -106,10 +106,16 @@ pub trait Outbox: Send + Sync {
         limit: usize,
     ) -> StoreResult<Vec<OutboxEntry>>;
 
-    /// Removes entries whose record the order log has acknowledged. Idempotent.
-    async fn acknowledge(&self, bucket: &BucketId, entries: &[(OutboxEntryId, OrderId)]) -> StoreResult<()>;
+    /// Marks `orders` queued, whose records the order log has acknowledged, then removes those of `entries` in
+    /// which no order waits any more. Idempotent.
+    async fn acknowledge(
+        &self,
+        bucket: &BucketId,
+        orders: &[OrderId],
+        entries: &[OutboxEntryId],
+    ) -> StoreResult<()>;
 
-    /// Entries in all.
+    /// Orders in all entries, also those that do not wait any more.
     async fn len(&self, bucket: &BucketId) -> StoreResult<u64>;
 }
 

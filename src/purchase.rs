@@ -35,7 +35,7 @@ pub struct Settings {
     pub sold_out_recheck_ms: i64,
     pub opening_skew_ms: i64,
     pub append_wait_ms: u64,
-    pub outbox_entries_max: u64,
+    pub outbox_orders_max: u64,
     pub wait_s_max: u64,
     pub waiters_max: usize,
     pub user_per_s: u32,
@@ -113,8 +113,8 @@ impl Shop {
             self.catalog.snapshot().sales.values().cloned().collect()
         });
         self.catalog.renew(sales, &self.ports, self.clock.now_ms()).await;
-        let entries = self.catalog.snapshot().outbox_entries;
-        self.admission.note_outbox(entries, self.settings.outbox_entries_max);
+        let orders = self.catalog.snapshot().outbox_orders;
+        self.admission.note_outbox(orders, self.settings.outbox_orders_max);
         self.admission.gauge_in_flight();
         self.admission.forget_idle();
         self.desk.forget_except(&self.catalog.snapshot(), self.clock.now_ms());

@@ -197,7 +197,7 @@ fn settings(config: &Config) -> Settings {
         sold_out_recheck_ms: admission.sold_out_recheck_ms,
         opening_skew_ms: admission.opening_skew_ms,
         append_wait_ms: admission.append_wait_ms,
-        outbox_entries_max: admission.outbox_entries_max,
+        outbox_orders_max: admission.outbox_orders_max,
         wait_s_max: admission.wait_s_max,
         waiters_max: admission.waiters_max,
         user_per_s: limits.user_per_s,

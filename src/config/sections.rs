@@ -100,7 +100,7 @@ section!(AdmissionConfig {
     sold_out_recheck_ms: i64,
     opening_skew_ms: i64,
     append_wait_ms: u64,
-    outbox_entries_max: u64,
+    outbox_orders_max: u64,
     wait_s_max: u64,
     waiters_max: usize,
 });
@@ -174,7 +174,7 @@ section!(WriterConfig {
     retry_first_ms: u64,
     retry_last_ms: u64,
 });
-section!(RelayConfig { interval_ms: u64, min_age_ms: u64, batch_entries_max: usize });
+section!(RelayConfig { interval_ms: u64, min_age_ms: u64, batch_orders_max: usize });
 section!(ShutdownConfig { deadline_ms: u64 });
 section!(LogConfig { filter: String, format: String });
 
@@ -259,7 +259,7 @@ impl Config {
             ("admission.sold_out_recheck_ms", wide(admission.sold_out_recheck_ms), 0..=60_000),
             ("admission.opening_skew_ms", wide(admission.opening_skew_ms), 0..=60_000),
             ("admission.append_wait_ms", wide(admission.append_wait_ms), 1..=10_000),
-            ("admission.outbox_entries_max", wide(admission.outbox_entries_max), 1..=100_000_000),
+            ("admission.outbox_orders_max", wide(admission.outbox_orders_max), 1..=100_000_000),
             ("admission.wait_s_max", wide(admission.wait_s_max), 0..=60),
             ("admission.waiters_max", wide(admission.waiters_max), 0..=1_000_000),
             ("catalog.refresh_ms", wide(self.catalog.refresh_ms), 50..=60_000),
@@ -286,7 +286,7 @@ impl Config {
             ("writer.retry_first_ms", wide(writer.retry_first_ms), 1..=retry_last_ms),
             ("relay.interval_ms", wide(relay.interval_ms), 10..=60_000),
             ("relay.min_age_ms", wide(relay.min_age_ms), 0..=600_000),
-            ("relay.batch_entries_max", wide(relay.batch_entries_max), 1..=10_000),
+            ("relay.batch_orders_max", wide(relay.batch_orders_max), 1..=1000),
             ("shutdown.deadline_ms", wide(self.shutdown.deadline_ms), 100..=600_000),
         ]
     }

@@ -9,12 +9,12 @@
 
 use std::collections::BTreeMap;
 
-use super::ids::{OrderId, SkuId, UserId};
+use super::ids::{OrderId, SaleId, SkuId, UserId};
 use super::money::Quantity;
 use super::order::OrderState;
 use super::reservation::{Fingerprint, OutboxEntryId, Reservation, ReserveRequest, Verdict};
 
-/// The five keys of a bucket. Fields are open: a test also loses, damages and renews a gate, which no script
+/// The six keys of a bucket. Fields are open: a test also loses, damages and renews a gate, which no script
 /// does.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Bucket {
@@ -27,7 +27,8 @@ pub struct Bucket {
     pub orders: BTreeMap<OrderId, Hold>,
     /// Oldest first.
     pub outbox: Vec<Accepted>,
-    /// How many outbox entries there ever were; the next one gets the next number.
+    /// How many outbox entries there ever were; the next one gets the next number. The number of orders in those
+    /// that are left, which has a key of its own in Redis, is [`Bucket::outbox_orders`].
     pub entries_made: u64,
 }
 
@@ -71,13 +72,22 @@ pub struct Hold {
     pub user: UserId,
 }
 
-/// An outbox entry.
+impl Hold {
+    pub fn reservation(&self, sale: &SaleId, id: OrderId) -> Reservation {
+        let Self { state, quantity, reserved_ms, .. } = *self;
+        let (sku, user) = (self.sku.clone(), self.user.clone());
+        Reservation { id, sale: sale.clone(), state, sku, user, quantity, reserved_ms }
+    }
+}
+
+/// An outbox entry: what one call accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Accepted {
     pub entry: OutboxEntryId,
-    pub order: OrderId,
-    /// The encoded order record.
-    pub payload: Vec<u8>,
+    /// The epoch in which it was accepted.
+    pub epoch: u32,
+    /// In the order of the requests.
+    pub orders: Vec<OrderId>,
 }
 
 /// What `preheat.lua` answers.
@@ -131,7 +141,15 @@ impl Bucket {
     /// `epoch` is the one the caller believes in.
     pub fn reserve(&mut self, epoch: u32, batch: &[ReserveRequest], now_ms: i64) -> Vec<Verdict> {
         let admission = self.admission(epoch, now_ms);
-        batch.iter().map(|request| self.reserve_one(&admission, request, now_ms)).collect()
+        let entry = OutboxEntryId((self.entries_made + 1).to_string());
+        let mut accepted = Accepted { entry, epoch, orders: Vec::new() };
+        let decide = |request| self.reserve_one(&admission, request, now_ms, &mut accepted);
+        let verdicts = batch.iter().map(decide).collect();
+        if !accepted.orders.is_empty() {
+            self.entries_made += 1;
+            self.outbox.push(accepted);
+        }
+        verdicts
     }
 
     /// What the gate says to every new order: the buyer limit when it lets them pass, or why it does not.
@@ -162,21 +180,14 @@ impl Bucket {
         admission: &Result<u32, Verdict>,
         request: &ReserveRequest,
         now_ms: i64,
+        accepted: &mut Accepted,
     ) -> Verdict {
         let record = &request.record;
         if let Some(hold) = self.orders.get(&record.order_id) {
             if hold.fingerprint != request.fingerprint {
                 return Verdict::KeyReused;
             }
-            return Verdict::Replayed(Reservation {
-                id: record.order_id,
-                sale: record.sale_id.clone(),
-                state: hold.state,
-                sku: hold.sku.clone(),
-                user: hold.user.clone(),
-                quantity: hold.quantity,
-                reserved_ms: hold.reserved_ms,
-            });
+            return Verdict::Replayed(hold.reservation(&record.sale_id, record.order_id));
         }
         let limit = match admission {
             Ok(limit) => *limit,
@@ -195,14 +206,13 @@ impl Bucket {
             return Verdict::SoldOut { available: *available, orders_seen };
         }
         *available -= units;
-        self.accept(request, held + units, now_ms)
+        accepted.orders.push(record.order_id);
+        self.hold(request, held + units, now_ms);
+        Verdict::Reserved { outbox_entry: accepted.entry.clone() }
     }
 
-    fn accept(&mut self, request: &ReserveRequest, held: u32, now_ms: i64) -> Verdict {
+    fn hold(&mut self, request: &ReserveRequest, held: u32, now_ms: i64) {
         let record = &request.record;
-        self.entries_made += 1;
-        let entry = OutboxEntryId(self.entries_made.to_string());
-        self.outbox.push(Accepted { entry: entry.clone(), order: record.order_id, payload: record.encode() });
         let hold = Hold {
             state: OrderState::Reserved,
             fingerprint: request.fingerprint,
@@ -213,22 +223,29 @@ impl Bucket {
         };
         self.orders.insert(record.order_id, hold);
         self.buyers.insert(record.user_id.clone(), held);
-        Verdict::Reserved { outbox_entry: entry }
     }
 
-    /// `acknowledge.lua`: the order log has these records. Answers how many entries it removed. An entry and
-    /// the order beside it are two facts: one that is gone does not keep the other from changing.
-    pub fn acknowledge(&mut self, entries: &[(OutboxEntryId, OrderId)]) -> usize {
-        let mut removed = 0;
-        for (entry, order) in entries {
+    /// `acknowledge.lua`: the order log has the records of `orders`. Then removes those of `entries` in which no
+    /// order is merely reserved, whoever marked the others. Answers how many entries it removed.
+    pub fn acknowledge(&mut self, orders: &[OrderId], entries: &[OutboxEntryId]) -> usize {
+        for order in orders {
             if let Some(hold) = self.orders.get_mut(order).filter(|hold| hold.state == OrderState::Reserved) {
                 hold.state = OrderState::Queued;
             }
-            let before = self.outbox.len();
-            self.outbox.retain(|accepted| accepted.entry != *entry);
-            removed += before - self.outbox.len();
         }
-        removed
+        let Self { orders, outbox, .. } = self;
+        let before = outbox.len();
+        outbox.retain(|accepted| {
+            let holds = accepted.orders.iter().filter_map(|order| orders.get(order));
+            let waits = holds.map(|hold| hold.state).any(|state| state == OrderState::Reserved);
+            waits || !entries.contains(&accepted.entry)
+        });
+        before - outbox.len()
+    }
+
+    /// Orders in all outbox entries.
+    pub fn outbox_orders(&self) -> usize {
+        self.outbox.iter().map(|accepted| accepted.orders.len()).sum()
     }
 
     /// `settle.lua`: marks what MySQL decided. Answers how many orders it marked; only a pending one is, so
@@ -250,7 +267,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::domain::{IdempotencyKey, Money, Month, OrderRecord, SaleId, Shard};
+    use crate::domain::{IdempotencyKey, Money, Month, OrderRecord, Shard};
 
     const LIMIT: u32 = 5;
 
@@ -302,7 +319,7 @@ mod tests {
                 prop_assert!(*held <= LIMIT);
                 prop_assert_eq!(units(&|hold| hold.user == *user), *held);
             }
-            prop_assert_eq!(bucket.outbox.len(), bucket.orders.len());
+            prop_assert_eq!(bucket.outbox_orders(), bucket.orders.len());
 
             let after = bucket.clone();
             bucket.reserve(1, &batch, 10);

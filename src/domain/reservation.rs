@@ -4,6 +4,7 @@ use super::ids::{OrderId, SaleId, SkuId, UserId};
 use super::money::Quantity;
 use super::order::OrderState;
 use super::record::OrderRecord;
+use super::sale::Sale;
 use sha2::{Digest, Sha256};
 
 /// One waiting purchase, as handed to the inventory.
@@ -47,7 +48,8 @@ impl Fingerprint {
 /// The inventory's answer to one reservation. All are normal answers; none is a failure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// Held now. `outbox_entry` names the entry to acknowledge once the order log has the record.
+    /// Held now. `outbox_entry` names the entry of this order and of all others that the same call accepted: it
+    /// may go once the order log has every one of them.
     Reserved {
         outbox_entry: OutboxEntryId,
     },
@@ -85,17 +87,38 @@ pub struct Reservation {
     pub reserved_ms: i64,
 }
 
+impl Reservation {
+    /// The record that the order log gets from whoever did not see the purchase itself. `None` when the sale has
+    /// no such item.
+    pub fn record(&self, sale: &Sale, epoch: u32) -> Option<OrderRecord> {
+        Some(OrderRecord {
+            v: OrderRecord::VERSION,
+            order_id: self.id,
+            sale_id: sale.id.clone(),
+            sku_id: self.sku.clone(),
+            user_id: self.user.clone(),
+            quantity: self.quantity,
+            unit_price: sale.item(&self.sku)?.price.clone(),
+            epoch,
+            accepted_ms: self.reserved_ms,
+            decided: None,
+        })
+    }
+}
+
 /// A Redis stream id.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct OutboxEntryId(pub String);
 
-/// A record that Redis accepted and the order log may not have yet.
+/// What one reserve call accepted and the order log may not have yet. With its sale, whose items do not change
+/// any more, a waiting order's hold is its order record.
 #[derive(Debug, Clone)]
 pub struct OutboxEntry {
     pub id: OutboxEntryId,
-    pub order: OrderId,
+    pub epoch: u32,
     /// When it was reserved by Redis TIME, ms since 1970.
     pub reserved_ms: i64,
-    /// The encoded [`OrderRecord`].
-    pub payload: Vec<u8>,
+    /// Its orders that nobody has acknowledged. Empty where whoever acknowledged the last one could not remove the
+    /// entry.
+    pub waiting: Vec<Reservation>,
 }

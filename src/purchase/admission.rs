@@ -86,8 +86,8 @@ impl Admission {
         gauge!(IN_FLIGHT).set(f64::from(u32::try_from(taken).unwrap_or(u32::MAX)));
     }
 
-    pub fn note_outbox(&self, entries: u64, entries_max: u64) {
-        self.outbox_full.store(entries >= entries_max, Ordering::Relaxed);
+    pub fn note_outbox(&self, orders: u64, orders_max: u64) {
+        self.outbox_full.store(orders >= orders_max, Ordering::Relaxed);
     }
 
     pub fn is_outbox_full(&self) -> bool {

@@ -7,7 +7,7 @@ use metrics::{counter, gauge};
 
 use crate::domain::sale::Phase;
 use crate::domain::{BucketId, Sale, SaleId, SkuId};
-use crate::metrics::{ADMISSION, ADMISSION_OUTCOMES, OUTBOX_ENTRIES, STOCK_UNITS};
+use crate::metrics::{ADMISSION, ADMISSION_OUTCOMES, OUTBOX_ORDERS, STOCK_UNITS};
 use crate::ports::{Ledger, Ports};
 
 /// What a shopper is told about the stock: a band, never the number.
@@ -44,8 +44,8 @@ pub struct Snapshot {
     pub sales: Arc<HashMap<SaleId, Sale>>,
     /// Bands of sales whose stock stands in the inventory.
     pub bands: HashMap<(SaleId, SkuId), StockBand>,
-    /// Unacknowledged outbox entries of all buckets.
-    pub outbox_entries: u64,
+    /// Orders in the outbox entries of all buckets.
+    pub outbox_orders: u64,
 }
 
 #[derive(Default)]
@@ -66,7 +66,7 @@ impl Catalog {
         *current = Arc::new(Snapshot {
             sales: Arc::new(sales),
             bands: current.bands.clone(),
-            outbox_entries: current.outbox_entries,
+            outbox_orders: current.outbox_orders,
         });
     }
 
@@ -74,7 +74,7 @@ impl Catalog {
         // What cannot be read now keeps its last band.
         let mut bands = self.snapshot().bands.clone();
         bands.retain(|(id, _), _| sales.iter().any(|sale| sale.id == *id));
-        let mut outbox_entries = 0;
+        let mut outbox_orders = 0;
         for sale in sales.iter().filter(|sale| is_selling(sale, now_ms)) {
             for outcome in ADMISSION_OUTCOMES {
                 counter!(ADMISSION, "sale" => sale.id.to_string(), "outcome" => *outcome).increment(0);
@@ -90,12 +90,12 @@ impl Catalog {
             for bucket in 0..sale.buckets {
                 let bucket = BucketId { sale: sale.id.clone(), bucket };
                 match ports.outbox.len(&bucket).await {
-                    Ok(entries) => outbox_entries += entries,
+                    Ok(orders) => outbox_orders += orders,
                     Err(error) => tracing::debug!(%error, sale = %sale.id, "outbox length not read"),
                 }
             }
         }
-        gauge!(OUTBOX_ENTRIES).set(f64::from(u32::try_from(outbox_entries).unwrap_or(u32::MAX)));
+        gauge!(OUTBOX_ORDERS).set(f64::from(u32::try_from(outbox_orders).unwrap_or(u32::MAX)));
         let mut sales: HashMap<SaleId, Sale> =
             sales.into_iter().map(|sale| (sale.id.clone(), sale)).collect();
         let mut current = self.current.write().expect("no code panics while holding it");
@@ -105,7 +105,7 @@ impl Catalog {
                 sales.insert(id.clone(), known.clone());
             }
         }
-        *current = Arc::new(Snapshot { sales: Arc::new(sales), bands, outbox_entries });
+        *current = Arc::new(Snapshot { sales: Arc::new(sales), bands, outbox_orders });
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
@@ -24,7 +25,7 @@ use crate::domain::{
 use crate::metrics::{ADMISSION, RESERVE_BATCH, SHED, STAGE_DURATION};
 use crate::ports::{Effect, StoreError};
 
-/// Entries acknowledged in one call.
+/// Orders acknowledged in one call.
 const ACKNOWLEDGE_BATCH_MAX: usize = 500;
 
 /// One click.
@@ -93,9 +94,37 @@ impl Submitted {
     }
 }
 
-type Answer = Result<Verdict, Arc<StoreError>>;
+/// A verdict; of an accepted purchase with its outbox entry.
+type Answer = Result<(Verdict, Option<Arc<SharedEntry>>), Arc<StoreError>>;
 type ReserveBatcher = Batcher<ReserveRequest, Answer>;
-type AcknowledgeBatcher = Batcher<(OutboxEntryId, OrderId), ()>;
+type AcknowledgeBatcher = Batcher<(OrderId, Arc<SharedEntry>), ()>;
+
+/// The outbox entry of all purchases that one call accepted. It is asked to leave with the last of them, because
+/// asking costs Redis as much as the acknowledgements; with one that is never acknowledged it is the relay's.
+struct SharedEntry {
+    id: OutboxEntryId,
+    unacknowledged: AtomicUsize,
+}
+
+impl SharedEntry {
+    /// Each verdict with the entry it shares with the others of its call.
+    fn deal(verdicts: Vec<Verdict>) -> Vec<Answer> {
+        let mut entries: HashMap<OutboxEntryId, Arc<Self>> = HashMap::new();
+        let mut share = |verdict: Verdict| {
+            let Verdict::Reserved { outbox_entry: id } = &verdict else { return Ok((verdict, None)) };
+            let fresh = || Arc::new(Self { id: id.clone(), unacknowledged: AtomicUsize::new(0) });
+            let entry = entries.entry(id.clone()).or_insert_with(fresh).clone();
+            entry.unacknowledged.fetch_add(1, Ordering::Relaxed);
+            Ok((verdict, Some(entry)))
+        };
+        verdicts.into_iter().map(&mut share).collect()
+    }
+
+    /// Counts one acknowledgement; `true` for the last.
+    fn is_last(&self) -> bool {
+        self.unacknowledged.fetch_sub(1, Ordering::Relaxed) == 1
+    }
+}
 
 /// Where purchases of a bucket wait for each other. Keyed with the epoch, which one call can name only once.
 #[derive(Clone)]
@@ -257,8 +286,8 @@ impl Shop {
         let (answer, attempts) = self.reserve(&counter, &bucket, request).await;
         histogram!(STAGE_DURATION, "stage" => "reserve").record(began.elapsed().as_secs_f64());
         match answer {
-            Ok(Verdict::Reserved { outbox_entry }) => {
-                let acked = self.append(&counter, &bucket, &record, outbox_entry);
+            Ok((Verdict::Reserved { .. }, Some(entry))) => {
+                let acked = self.append(&counter, &bucket, &record, entry);
                 let wait = Duration::from_millis(self.settings.append_wait_ms);
                 let state = match tokio::time::timeout(wait, acked).await {
                     Ok(Ok(())) => OrderState::Queued,
@@ -266,14 +295,14 @@ impl Shop {
                 };
                 Submitted::Accepted { order: pending_order(record, state), replayed: false }
             }
-            Ok(Verdict::Replayed(held)) => self.replay(record, held, attempts == 1).await,
-            Ok(Verdict::SoldOut { available, orders_seen }) => {
+            Ok((Verdict::Replayed(held), _)) => self.replay(record, held, attempts == 1).await,
+            Ok((Verdict::SoldOut { available, orders_seen }, _)) => {
                 if available == 0 {
                     self.note_sold_out(&bucket, &record.sku_id, orders_seen);
                 }
                 Submitted::SoldOut
             }
-            Ok(verdict) => refusal(&verdict, sale, phase),
+            Ok((verdict, _)) => refusal(&verdict, sale, phase),
             Err(error) if error.effect == Effect::NotApplied => Submitted::Unavailable,
             Err(_) => Submitted::OutcomeUnknown,
         }
@@ -311,7 +340,7 @@ impl Shop {
                 let size = batch.len();
                 histogram!(RESERVE_BATCH).record(f64::from(u32::try_from(size).unwrap_or(u32::MAX)));
                 match shop.ports.inventory.reserve(&bucket, batch.into()).await {
-                    Ok(verdicts) => verdicts.into_iter().map(Ok).collect(),
+                    Ok(verdicts) => SharedEntry::deal(verdicts),
                     Err(error) => {
                         tracing::warn!(%error, sale = %bucket.sale, requests = size, "reservation failed");
                         vec![Err(Arc::new(error)); size]
@@ -336,7 +365,7 @@ impl Shop {
         counter: &Counter,
         bucket: &BucketId,
         record: &OrderRecord,
-        entry: OutboxEntryId,
+        entry: Arc<SharedEntry>,
     ) -> oneshot::Receiver<()> {
         let (acked, receiver) = oneshot::channel();
         let (shop, bucket, counter) = (self.clone(), bucket.clone(), counter.clone());
@@ -348,7 +377,7 @@ impl Shop {
                     histogram!(STAGE_DURATION, "stage" => "append").record(began.elapsed().as_secs_f64());
                     // Nobody may be waiting any more.
                     let _ = acked.send(());
-                    shop.acknowledge(&counter, bucket, entry, order);
+                    shop.acknowledge(&counter, bucket, order, entry);
                 }
                 Err(error) => tracing::debug!(%error, %order, "left to the relay"),
             }
@@ -360,17 +389,21 @@ impl Shop {
         self: &Arc<Self>,
         counter: &Counter,
         bucket: BucketId,
-        entry: OutboxEntryId,
         order: OrderId,
+        entry: Arc<SharedEntry>,
     ) {
         let shop = self.clone();
-        drop(counter.acknowledge.ask(&self.tasks, (entry, order), move |batch| {
+        drop(counter.acknowledge.ask(&self.tasks, (order, entry), move |batch| {
             let (shop, bucket) = (shop.clone(), bucket.clone());
             async move {
-                if let Err(error) = shop.ports.outbox.acknowledge(&bucket, &batch).await {
-                    tracing::debug!(%error, entries = batch.len(), "entries left to the relay");
+                // Counted here, where calls follow one another: what was counted before was marked before.
+                let last = |(_, entry): &(_, Arc<SharedEntry>)| entry.is_last().then(|| entry.id.clone());
+                let entries: Vec<OutboxEntryId> = batch.iter().filter_map(last).collect();
+                let orders: Vec<OrderId> = batch.iter().map(|(order, _)| *order).collect();
+                if let Err(error) = shop.ports.outbox.acknowledge(&bucket, &orders, &entries).await {
+                    tracing::debug!(%error, orders = orders.len(), "orders left to the relay");
                 }
-                vec![(); batch.len()]
+                vec![(); orders.len()]
             }
         }));
     }

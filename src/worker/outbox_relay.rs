@@ -1,7 +1,7 @@
 //! Protocol step 7: delivers accepted records whose front could not, or died before it did.
 //!
-//! Invariant: an entry leaves the outbox only after the order log acknowledged its record. Duplicates are
-//! harmless: the order id is the order writer's key.
+//! Invariant: an entry leaves the outbox only after the order log acknowledged the record of each of its orders.
+//! Duplicates are harmless: the order id is the order writer's key.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,12 +9,13 @@ use std::time::Duration;
 use metrics::{counter, gauge};
 
 use crate::clock::Clock;
+use crate::domain::reservation::Reservation;
 use crate::domain::{BucketId, Sale};
 use crate::metrics::{OUTBOX_OLDEST, RELAYED};
 use crate::ports::{OrderLog, Outbox, SaleStore, StoreResult};
 use crate::shutdown::Tasks;
 
-/// How long one bucket's entries wait for their acknowledgements.
+/// How long one bucket's orders wait for their acknowledgements.
 const APPEND_WAIT: Duration = Duration::from_secs(2);
 /// Above this an entry has been overdue for several rounds: somebody should look.
 const ALARM_MS: i64 = 5_000;
@@ -27,7 +28,7 @@ pub struct OutboxRelay {
     pub interval: Duration,
     /// Younger entries are still being delivered by their front.
     pub min_age: Duration,
-    pub batch_entries_max: usize,
+    pub batch_orders_max: usize,
 }
 
 impl OutboxRelay {
@@ -51,7 +52,7 @@ impl OutboxRelay {
         }
     }
 
-    /// Relays what is due in every bucket of `sales`; answers how many entries were delivered.
+    /// Relays what is due in every bucket of `sales`; answers how many orders were delivered.
     ///
     /// # Errors
     /// The first failure of a bucket; the others have been tried.
@@ -62,7 +63,7 @@ impl OutboxRelay {
         for sale in sales.iter().filter(|sale| !sale.state.is_editable()) {
             for bucket in 0..sale.buckets {
                 let bucket = BucketId { sale: sale.id.clone(), bucket };
-                match self.relay_bucket(&bucket, &mut oldest_ms).await {
+                match self.relay_bucket(sale, &bucket, &mut oldest_ms).await {
                     Ok(delivered) => relayed += delivered,
                     Err(error) => first_failure = first_failure.and(Err(error)),
                 }
@@ -76,29 +77,48 @@ impl OutboxRelay {
         first_failure.map(|()| relayed)
     }
 
-    async fn relay_bucket(&self, bucket: &BucketId, oldest_ms: &mut i64) -> StoreResult<usize> {
-        let entries = self.outbox.pending(bucket, self.min_age, self.batch_entries_max).await?;
+    async fn relay_bucket(&self, sale: &Sale, bucket: &BucketId, oldest_ms: &mut i64) -> StoreResult<usize> {
+        let entries = self.outbox.pending(bucket, self.min_age, self.batch_orders_max).await?;
         let now_ms = self.clock.now_ms();
-        let ages = entries.iter().map(|entry| now_ms.saturating_sub(entry.reserved_ms));
+        let overdue = entries.iter().filter(|entry| !entry.waiting.is_empty());
+        let ages = overdue.map(|entry| now_ms.saturating_sub(entry.reserved_ms));
         *oldest_ms = ages.fold(*oldest_ms, i64::max);
-        let appends = entries.iter().map(|entry| self.order_log.append(entry.order, entry.payload.clone()));
         gauge_oldest(*oldest_ms);
-        // What is not acknowledged by then stays, and comes again; the other buckets must not wait longer.
-        let appends = appends.map(|append| tokio::time::timeout(APPEND_WAIT, append));
+        let orders = entries.iter().flat_map(|entry| entry.waiting.iter().map(|held| (entry.epoch, held)));
+        let appends = orders.map(|(epoch, held)| self.append(sale, epoch, held));
         let answers = futures::future::join_all(appends).await;
+        let mut answers = answers.into_iter();
         let mut failure = Ok(());
-        let mut delivered = Vec::with_capacity(entries.len());
-        for (entry, answer) in entries.iter().zip(answers) {
-            match answer {
-                Ok(Ok(())) => delivered.push((entry.id.clone(), entry.order)),
-                Ok(Err(error)) => failure = Err(error),
-                Err(_) => {}
+        let (mut delivered, mut complete) = (Vec::new(), Vec::new());
+        for entry in entries {
+            let mut is_complete = true;
+            for (held, answer) in entry.waiting.iter().zip(&mut answers) {
+                match answer {
+                    Ok(true) => delivered.push(held.id),
+                    Ok(false) => is_complete = false,
+                    Err(error) => (is_complete, failure) = (false, Err(error)),
+                }
+            }
+            if is_complete {
+                complete.push(entry.id);
             }
         }
-        if !delivered.is_empty() {
-            self.outbox.acknowledge(bucket, &delivered).await?;
+        if !(delivered.is_empty() && complete.is_empty()) {
+            self.outbox.acknowledge(bucket, &delivered, &complete).await?;
         }
         failure.map(|()| delivered.len())
+    }
+
+    /// `false` for what is not acknowledged in time: it stays and comes again; the other buckets must not wait
+    /// longer.
+    async fn append(&self, sale: &Sale, epoch: u32, held: &Reservation) -> StoreResult<bool> {
+        let Some(record) = held.record(sale, epoch) else {
+            // An item of a sale in Redis cannot be taken out.
+            tracing::error!(order = %held.id, sku = %held.sku, "an accepted order's item is not in its sale");
+            return Ok(false);
+        };
+        let append = self.order_log.append(held.id, record.encode());
+        tokio::time::timeout(APPEND_WAIT, append).await.map_or(Ok(false), |answer| answer.map(|()| true))
     }
 }
 

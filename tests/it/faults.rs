@@ -5,28 +5,36 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::future::join_all;
 use seckill::app::Role;
 use seckill::domain::reservation::{Reservation, ReserveRequest, Verdict};
-use seckill::domain::{BucketId, OrderId, OrderRecord, OrderState, UserId};
+use seckill::domain::{BucketId, OrderId, OrderRecord, OrderState, SaleId, UserId};
 use seckill::ports::{Effect, ErrorKind, Inventory, OrderLog, OrderLogReader, StoreError, StoreResult};
 
+use crate::client::Answer;
 use crate::harness::{TestShop, config, eventually, migrated, open};
 
 fn fault(effect: Effect) -> StoreError {
     StoreError { kind: ErrorKind::Unavailable, effect, context: "a test's fault", source: "injected".into() }
 }
 
-/// An order log whose appends fail while told to, with or without their effect.
+/// An order log whose appends fail while told to, with or without their effect: all, or those of half the orders.
 struct FaultyLog {
     inner: Arc<dyn OrderLog>,
     failing: AtomicBool,
+    spares_half: bool,
     after_effect: bool,
+}
+
+/// Whether an order is of the half whose appends fail.
+fn is_unlucky(order: OrderId) -> bool {
+    order.bytes()[15].is_multiple_of(2)
 }
 
 #[async_trait]
 impl OrderLog for FaultyLog {
     async fn append(&self, order: OrderId, payload: Vec<u8>) -> StoreResult<()> {
-        if !self.failing.load(Ordering::SeqCst) {
+        if !self.failing.load(Ordering::SeqCst) || self.spares_half && !is_unlucky(order) {
             return self.inner.append(order, payload).await;
         }
         if self.after_effect {
@@ -84,13 +92,14 @@ impl Inventory for ForgetfulInventory {
     }
 }
 
-async fn shop_with_log(after_effect: bool) -> (TestShop, Arc<FaultyLog>) {
+async fn shop_with_log(after_effect: bool, spares_half: bool) -> (TestShop, Arc<FaultyLog>) {
     let config = config(&[]);
     migrated(&config).await;
     let mut backend = open(&config).await;
     let log = Arc::new(FaultyLog {
         inner: backend.order_log.clone(),
         failing: AtomicBool::new(true),
+        spares_half,
         after_effect,
     });
     backend.order_log = log.clone();
@@ -99,7 +108,7 @@ async fn shop_with_log(after_effect: bool) -> (TestShop, Arc<FaultyLog>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_accepted_order_whose_produce_was_lost_still_arrives() {
-    let (shop, log) = shop_with_log(false).await;
+    let (shop, log) = shop_with_log(false, false).await;
     shop.open_sale("drop", 1, &[("phone", 5)]).await;
     let answer = shop.buy("alice", "drop", "phone", "k").await;
     assert_eq!((answer.status, answer.json()["status"].as_str()), (202, Some("reserved")));
@@ -113,7 +122,7 @@ async fn an_accepted_order_whose_produce_was_lost_still_arrives() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_produce_that_arrived_without_its_answer_is_one_order() {
-    let (shop, log) = shop_with_log(true).await;
+    let (shop, log) = shop_with_log(true, false).await;
     shop.open_sale("drop", 1, &[("phone", 5)]).await;
     let answer = shop.buy("alice", "drop", "phone", "k").await;
     assert_eq!(answer.json()["status"], "reserved");
@@ -121,12 +130,43 @@ async fn a_produce_that_arrived_without_its_answer_is_one_order() {
     assert_eq!(shop.decided("alice", &id).await["status"], "awaiting_payment");
     // The relay delivers it again and again until it is acknowledged.
     log.failing.store(false, Ordering::SeqCst);
-    let sale = seckill::domain::SaleId::parse("drop").expect("slug");
+    let sale = SaleId::parse("drop").expect("slug");
     let backend = open(&shop.config).await;
     let bucket = BucketId { sale, bucket: 0 };
     eventually("the outbox is empty", async || backend.outbox.len(&bucket).await.expect("Redis") == 0).await;
     assert_eq!(shop.database().orders("awaiting_payment").await, 1);
     assert_eq!(shop.stock("drop").await["phone"]["held"], 1);
+    shop.finish().await;
+}
+
+/// Orders of one reserve call share an outbox entry: it must stay until the last of them is in the log.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_whose_neighbours_in_the_outbox_are_delivered_still_arrives() {
+    const BUYERS: usize = 200;
+    let (shop, log) = shop_with_log(false, true).await;
+    shop.open_sale("drop", 1, &[("phone", 200)]).await;
+    let users: Vec<String> = (0..BUYERS).map(|n| format!("u{n}")).collect();
+    let answers = join_all(users.iter().map(|user| shop.buy(user, "drop", "phone", "k"))).await;
+    let reserved = |answer: &Answer| answer.json()["status"] == "reserved";
+    let unlucky = answers.iter().filter(|answer| reserved(answer)).count();
+    assert!(answers.iter().all(|answer| answer.status == 202), "{answers:?}");
+    assert!((1..BUYERS).contains(&unlucky), "{unlucky} of {BUYERS}");
+
+    let backend = open(&shop.config).await;
+    let bucket = BucketId { sale: SaleId::parse("drop").expect("slug"), bucket: 0 };
+    let pending = async || backend.outbox.pending(&bucket, Duration::ZERO, BUYERS).await.expect("Redis");
+    let waiting = async || pending().await.iter().map(|entry| entry.waiting.len()).sum::<usize>();
+    eventually("only the unlucky wait", async || waiting().await <= unlucky).await;
+    let entries = pending().await;
+    assert!(entries.len() < unlucky, "no two of {unlucky} shared one of {} entries", entries.len());
+    assert!(entries.iter().flat_map(|entry| &entry.waiting).all(|held| is_unlucky(held.id)), "{entries:?}");
+    assert!(backend.outbox.len(&bucket).await.expect("Redis") > 0);
+
+    log.failing.store(false, Ordering::SeqCst);
+    let database = shop.database();
+    eventually("all are written", async || database.orders("awaiting_payment").await == 200).await;
+    eventually("the outbox is empty", async || backend.outbox.len(&bucket).await.expect("Redis") == 0).await;
+    assert!(pending().await.is_empty());
     shop.finish().await;
 }
 

@@ -25,7 +25,7 @@ const HISTORIES: u64 = 16;
 const CALLS: u32 = 200;
 
 /// Every kind of answer and call: a run in which one of them is rare has tested little.
-const KINDS: [&str; 18] = [
+const KINDS: [&str; 20] = [
     "reserved",
     "replayed",
     "key_reused",
@@ -40,6 +40,8 @@ const KINDS: [&str; 18] = [
     "calls",
     "reserve calls",
     "acknowledge calls",
+    "entries removed",
+    "no entry removed",
     "settle calls",
     "gate calls",
     "preheat calls",

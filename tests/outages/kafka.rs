@@ -64,7 +64,7 @@ async fn sell_through(world: &mut World, loss: Loss) {
 async fn without_kafka_orders_are_reserved_up_to_the_bound_and_delivered_afterwards() {
     for loss in LOSSES {
         let bound = OUTBOX_MAX.to_string();
-        let mut world = World::new(&[("admission.outbox_entries_max", &bound)]).await;
+        let mut world = World::new(&[("admission.outbox_orders_max", &bound)]).await;
         sell_through(&mut world, loss).await;
     }
 }

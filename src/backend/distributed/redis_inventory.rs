@@ -37,23 +37,20 @@ impl Inventory for RedisInventory {
     async fn reserve(&self, bucket: &BucketId, batch: Arc<[ReserveRequest]>) -> StoreResult<Vec<Verdict>> {
         let keys = self.link.keys(bucket);
         let mut call = self.reserve.prepare_invoke();
-        call.key(keys.gate).key(keys.stock).key(keys.buyers).key(keys.orders).key(keys.outbox);
-        let epoch = batch.first().map_or(0, |request| request.record.epoch);
-        call.arg(epoch);
-        for request in batch.iter() {
-            let record = &request.record;
-            call.arg(record.order_id.bytes().as_slice())
-                .arg(record.user_id.as_str())
-                .arg(record.sku_id.as_str())
-                .arg(record.quantity.units())
-                .arg(request.fingerprint.as_str())
-                .arg(record.encode());
-        }
-        let answers: Vec<Vec<Value>> = self.link.script("reserve", &call).await?;
+        call.key(keys.gate).key(keys.stock).key(keys.buyers);
+        call.key(keys.orders).key(keys.outbox).key(keys.outbox_orders);
+        call.arg(batch.first().map_or(0, |request| request.record.epoch));
+        let records = || batch.iter().map(|request| &request.record);
+        let ids: Vec<&[u8]> = records().map(|record| record.order_id.bytes().as_slice()).collect();
+        let users: Vec<&str> = records().map(|record| record.user_id.as_str()).collect();
+        let asked: Vec<String> = batch.iter().map(asked).collect();
+        call.arg(ids).arg(users).arg(asked);
+        let (entry, answers) = split_answer(self.link.script("reserve", &call).await?);
         if answers.len() != batch.len() {
             return Err(broken("reserve", format!("{} answers to {} requests", answers.len(), batch.len())));
         }
-        answers.iter().zip(batch.iter()).map(|(answer, request)| verdict(answer, request)).collect()
+        let verdict = |(answer, request)| verdict(answer, &entry, request);
+        answers.iter().zip(batch.iter()).map(verdict).collect()
     }
 
     async fn reservation(&self, buckets: &[BucketId], order: OrderId) -> StoreResult<Option<Reservation>> {
@@ -99,7 +96,27 @@ impl Inventory for RedisInventory {
     }
 }
 
-fn verdict(answer: &[Value], request: &ReserveRequest) -> StoreResult<Verdict> {
+/// What the script compares and reads: `fingerprint|quantity|sku`.
+fn asked(ReserveRequest { record, fingerprint }: &ReserveRequest) -> String {
+    format!("{}|{}|{}", fingerprint.as_str(), record.quantity.units(), record.sku_id)
+}
+
+/// The outbox entry of a call, empty when it accepted nothing, and its answers.
+fn split_answer(mut found: Vec<Value>) -> (String, Vec<Value>) {
+    let answers = found.split_off(found.len().min(1));
+    let entry = match found.pop() {
+        Some(Value::BulkString(id)) => String::from_utf8(id).unwrap_or_default(),
+        _ => String::new(),
+    };
+    (entry, answers)
+}
+
+/// Reads a word, or an array that begins with one.
+fn verdict(answer: &Value, entry: &str, request: &ReserveRequest) -> StoreResult<Verdict> {
+    let answer = match answer {
+        Value::Array(values) => values.as_slice(),
+        word => std::slice::from_ref(word),
+    };
     let text = |index: usize| match answer.get(index) {
         Some(Value::BulkString(bytes)) => std::str::from_utf8(bytes).unwrap_or(""),
         _ => "",
@@ -110,7 +127,7 @@ fn verdict(answer: &[Value], request: &ReserveRequest) -> StoreResult<Verdict> {
     };
     let record = &request.record;
     Ok(match text(0) {
-        "reserved" => Verdict::Reserved { outbox_entry: OutboxEntryId(text(1).to_owned()) },
+        "reserved" => Verdict::Reserved { outbox_entry: OutboxEntryId(entry.to_owned()) },
         "replayed" => {
             // The bucket number does not matter here: the caller asked this bucket.
             let bucket = BucketId { sale: record.sale_id.clone(), bucket: 0 };
@@ -132,7 +149,7 @@ fn verdict(answer: &[Value], request: &ReserveRequest) -> StoreResult<Verdict> {
     })
 }
 
-fn reservation(value: &str, bucket: &BucketId, order: OrderId) -> StoreResult<Reservation> {
+pub(super) fn reservation(value: &str, bucket: &BucketId, order: OrderId) -> StoreResult<Reservation> {
     let held = HeldOrder::parse(value).ok_or_else(|| broken("read reservation", "not a held order"))?;
     let HeldOrder { state, quantity, reserved_ms, sku, user } = held;
     Ok(Reservation { id: order, sale: bucket.sale.clone(), state, sku, user, quantity, reserved_ms })

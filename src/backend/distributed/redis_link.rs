@@ -38,7 +38,7 @@ struct Shared {
     refuse_until: Option<Instant>,
 }
 
-/// The five keys of a bucket; the hash tag keeps them in one slot.
+/// The six keys of a bucket; the hash tag keeps them in one slot.
 #[derive(Debug, Clone)]
 pub struct BucketKeys {
     pub gate: String,
@@ -46,6 +46,7 @@ pub struct BucketKeys {
     pub buyers: String,
     pub orders: String,
     pub outbox: String,
+    pub outbox_orders: String,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -107,6 +108,7 @@ impl RedisLink {
             buyers: key("buyers"),
             orders: key("orders"),
             outbox: key("outbox"),
+            outbox_orders: key("outbox_orders"),
         }
     }
 

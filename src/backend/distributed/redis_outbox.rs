@@ -1,17 +1,27 @@
-//! The outbox stream of each bucket: what Redis accepted and Kafka has not acknowledged.
+//! The outbox stream of each bucket: what Redis accepted and Kafka has not acknowledged. One entry names all
+//! orders that one call of reserve.lua accepted; their records are made of their holds.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use redis::streams::StreamRangeReply;
-use redis::{Script, cmd};
+use redis::{Script, cmd, pipe};
 
 use super::broken;
-use super::redis_link::RedisLink;
+use super::redis_inventory::reservation;
+use super::redis_link::{BucketKeys, RedisLink};
 use crate::domain::reservation::{OutboxEntry, OutboxEntryId};
 use crate::domain::{BucketId, OrderId};
 use crate::ports::{Outbox, StoreResult};
+
+/// Entries read at once: each names up to `admission.reserve_batch_max` orders, whose holds are read with it.
+const PAGE_ENTRIES: usize = 8;
+
+const READ: &str = "read outbox";
+
+/// A stream entry: its id and its fields.
+type StreamEntry = (String, HashMap<String, Vec<u8>>);
 
 pub struct RedisOutbox {
     link: Arc<RedisLink>,
@@ -28,6 +38,51 @@ impl RedisOutbox {
         let (seconds, micros): (i64, i64) = self.link.command("read Redis time", &cmd("TIME")).await?;
         Ok(seconds * 1000 + micros / 1000)
     }
+
+    /// The holds of a page's orders, entry by entry; `None` for an order that has none.
+    async fn holds(&self, keys: &BucketKeys, page: &[Listed]) -> StoreResult<Vec<Vec<Option<String>>>> {
+        let mut question = pipe();
+        for listed in page {
+            let orders: Vec<&[u8]> = listed.orders.iter().map(|order| order.bytes().as_slice()).collect();
+            question.cmd("HMGET").arg(&keys.orders).arg(orders);
+        }
+        self.link.pipeline(READ, &question).await
+    }
+}
+
+/// An entry as it stands in the stream.
+struct Listed {
+    id: String,
+    reserved_ms: i64,
+    epoch: u32,
+    orders: Vec<OrderId>,
+}
+
+impl Listed {
+    fn parse((id, fields): StreamEntry) -> Option<Self> {
+        let orders = fields.get("orders").filter(|packed| !packed.is_empty())?;
+        Some(Self {
+            reserved_ms: id.split('-').next()?.parse().ok()?,
+            epoch: std::str::from_utf8(fields.get("epoch")?).ok()?.parse().ok()?,
+            orders: orders.chunks(16).map(|id| OrderId::from_bytes(id).ok()).collect::<Option<_>>()?,
+            id,
+        })
+    }
+
+    /// Leaves out what its hold shows to be in the log.
+    fn waiting(self, bucket: &BucketId, holds: Vec<Option<String>>) -> StoreResult<OutboxEntry> {
+        let Self { id, reserved_ms, epoch, orders } = self;
+        let mut waiting = Vec::new();
+        for (order, hold) in orders.into_iter().zip(holds) {
+            match hold {
+                Some(hold) if hold.starts_with('r') => waiting.push(reservation(&hold, bucket, order)?),
+                Some(_) => {}
+                // One script writes both, so somebody removed it. What it was cannot be known.
+                None => tracing::error!(%order, sale = %bucket.sale, "an order in the outbox has no hold"),
+            }
+        }
+        Ok(OutboxEntry { id: OutboxEntryId(id), epoch, reserved_ms, waiting })
+    }
 }
 
 #[async_trait]
@@ -38,41 +93,51 @@ impl Outbox for RedisOutbox {
         min_age: Duration,
         limit: usize,
     ) -> StoreResult<Vec<OutboxEntry>> {
-        let context = "read outbox";
         let age_ms = i64::try_from(min_age.as_millis()).unwrap_or(i64::MAX);
         let newest = self.now_ms().await?.saturating_sub(age_ms);
         if newest < 0 {
             return Ok(Vec::new());
         }
-        let mut range = cmd("XRANGE");
-        range.arg(self.link.keys(bucket).outbox).arg("-").arg(newest).arg("COUNT").arg(limit);
-        let reply: StreamRangeReply = self.link.command(context, &range).await?;
-        let read = |id: redis::streams::StreamId| -> Option<OutboxEntry> {
-            let order: Vec<u8> = id.get("o")?;
-            Some(OutboxEntry {
-                order: OrderId::from_bytes(&order).ok()?,
-                reserved_ms: id.id.split('-').next()?.parse().ok()?,
-                payload: id.get("r")?,
-                id: OutboxEntryId(id.id),
-            })
-        };
-        let read = |id| read(id).ok_or_else(|| broken(context, "an entry without order id or record"));
-        reply.ids.into_iter().map(read).collect()
+        let keys = self.link.keys(bucket);
+        let (mut entries, mut orders, mut from) = (Vec::new(), 0, "-".to_owned());
+        // Entries without a waiting order count as well, so that a round has an end.
+        while orders < limit && entries.len() < limit {
+            let mut range = cmd("XRANGE");
+            range.arg(&keys.outbox).arg(&from).arg(newest).arg("COUNT").arg(PAGE_ENTRIES);
+            let page: Vec<StreamEntry> = self.link.command(READ, &range).await?;
+            let page: Option<Vec<Listed>> = page.into_iter().map(Listed::parse).collect();
+            let page = page.ok_or_else(|| broken(READ, "an entry without epoch and order ids"))?;
+            let Some(last) = page.last() else { break };
+            from = format!("({}", last.id);
+            let holds = self.holds(&keys, &page).await?;
+            for (listed, holds) in page.into_iter().zip(holds) {
+                let entry = listed.waiting(bucket, holds)?;
+                orders += entry.waiting.len();
+                entries.push(entry);
+            }
+        }
+        Ok(entries)
     }
 
-    async fn acknowledge(&self, bucket: &BucketId, entries: &[(OutboxEntryId, OrderId)]) -> StoreResult<()> {
+    async fn acknowledge(
+        &self,
+        bucket: &BucketId,
+        orders: &[OrderId],
+        entries: &[OutboxEntryId],
+    ) -> StoreResult<()> {
         let keys = self.link.keys(bucket);
         let mut call = self.acknowledge.prepare_invoke();
-        call.key(keys.outbox).key(keys.orders);
-        for (entry, order) in entries {
-            call.arg(entry.0.as_str()).arg(order.bytes().as_slice());
-        }
+        let orders: Vec<&[u8]> = orders.iter().map(|order| order.bytes().as_slice()).collect();
+        let entries: Vec<&str> = entries.iter().map(|entry| entry.0.as_str()).collect();
+        call.key(keys.outbox).key(keys.orders).key(keys.outbox_orders);
+        call.arg(orders.len()).arg(orders).arg(entries);
         self.link.script::<i64>("acknowledge", &call).await.map(drop)
     }
 
     async fn len(&self, bucket: &BucketId) -> StoreResult<u64> {
-        let mut len = cmd("XLEN");
-        len.arg(self.link.keys(bucket).outbox);
-        self.link.command("read outbox length", &len).await
+        let mut count = cmd("GET");
+        count.arg(self.link.keys(bucket).outbox_orders);
+        let orders: Option<i64> = self.link.command("read outbox length", &count).await?;
+        Ok(u64::try_from(orders.unwrap_or(0)).unwrap_or(0))
     }
 }

@@ -252,7 +252,7 @@ impl Outbox for NoOutbox {
         Ok(Vec::new())
     }
 
-    async fn acknowledge(&self, _: &BucketId, _: &[(OutboxEntryId, OrderId)]) -> StoreResult<()> {
+    async fn acknowledge(&self, _: &BucketId, _: &[OrderId], _: &[OutboxEntryId]) -> StoreResult<()> {
         Ok(())
     }
 

@@ -31,7 +31,7 @@ ranges! {
     "admission.sold_out_recheck_ms" admission.sold_out_recheck_ms 0..=60_000;
     "admission.opening_skew_ms" admission.opening_skew_ms 0..=60_000;
     "admission.append_wait_ms" admission.append_wait_ms 1..=10_000;
-    "admission.outbox_entries_max" admission.outbox_entries_max 1..=100_000_000;
+    "admission.outbox_orders_max" admission.outbox_orders_max 1..=100_000_000;
     "admission.wait_s_max" admission.wait_s_max 0..=60;
     "admission.waiters_max" admission.waiters_max 0..=1_000_000;
     "limits.user_per_s" limits.user_per_s 0..=4_294_967_295;
@@ -64,7 +64,7 @@ ranges! {
     "writer.retry_last_ms" writer.retry_last_ms 1..=600_000;
     "relay.interval_ms" relay.interval_ms 10..=60_000;
     "relay.min_age_ms" relay.min_age_ms 0..=600_000;
-    "relay.batch_entries_max" relay.batch_entries_max 1..=10_000;
+    "relay.batch_orders_max" relay.batch_orders_max 1..=1000;
     "shutdown.deadline_ms" shutdown.deadline_ms 100..=600_000;
 }
 

@@ -1,4 +1,4 @@
-//! What stands in Redis for one bucket: its five keys, read raw and decoded by a reader of its own, so that a
+//! What stands in Redis for one bucket: its six keys, read raw and decoded by a reader of its own, so that a
 //! fault of the product's readers hides nothing.
 
 use std::collections::{BTreeMap, HashMap};
@@ -6,18 +6,18 @@ use std::fmt::Display;
 use std::str::FromStr;
 
 use redis::aio::MultiplexedConnection;
-use redis::streams::StreamRangeReply;
 use seckill::domain::inventory_model::{Accepted, Bucket, Gate, GateState, Hold, Terms};
 use seckill::domain::reservation::{Fingerprint, OutboxEntryId};
 use seckill::domain::{BucketId, OrderId, OrderState, Quantity, SkuId, UserId};
 
-/// The five keys of a bucket. Source: docs/protocol.md §3.
+/// The six keys of a bucket. Source: docs/protocol.md §3.
 pub struct Keys {
     pub gate: String,
     pub stock: String,
     pub buyers: String,
     pub orders: String,
     pub outbox: String,
+    pub outbox_orders: String,
 }
 
 impl Keys {
@@ -29,11 +29,16 @@ impl Keys {
             buyers: key("buyers"),
             orders: key("orders"),
             outbox: key("outbox"),
+            outbox_orders: key("outbox_orders"),
         }
     }
 }
 
 type Fields = BTreeMap<String, String>;
+type Holds = HashMap<Vec<u8>, String>;
+type Answer = (Fields, Fields, Fields, Holds, Vec<StreamEntry>, Option<usize>);
+/// Its id and its fields.
+type StreamEntry = (String, HashMap<String, Vec<u8>>);
 
 /// The bucket as Redis has it, its outbox entries under Redis's names. How many entries it ever made is not to
 /// be seen there and stays 0.
@@ -43,29 +48,27 @@ type Fields = BTreeMap<String, String>;
 pub async fn read(connection: &mut MultiplexedConnection, keys: &Keys) -> Bucket {
     let mut question = redis::pipe();
     question.hgetall(&keys.gate).hgetall(&keys.stock).hgetall(&keys.buyers).hgetall(&keys.orders);
-    question.cmd("XRANGE").arg(&keys.outbox).arg("-").arg("+");
-    let (gate, stock, buyers, orders, outbox): (
-        Fields,
-        Fields,
-        Fields,
-        HashMap<Vec<u8>, String>,
-        StreamRangeReply,
-    ) = question.query_async(connection).await.expect("five keys of their types");
+    question.cmd("XRANGE").arg(&keys.outbox).arg("-").arg("+").get(&keys.outbox_orders);
+    let answer: Answer = question.query_async(connection).await.expect("six keys of their types");
+    let (gate, stock, buyers, orders, outbox, outbox_orders) = answer;
     let id = |bytes: &[u8]| OrderId::from_bytes(bytes).expect("16 bytes");
-    let accepted = |entry: redis::streams::StreamId| {
-        assert_eq!(entry.map.len(), 2, "fields of {entry:?}");
-        let order: Vec<u8> = entry.get("o").expect("an order id");
-        let payload = entry.get("r").expect("an order record");
-        Accepted { order: id(&order), payload, entry: OutboxEntryId(entry.id) }
+    let accepted = |(entry, fields): StreamEntry| {
+        assert_eq!(fields.len(), 2, "fields of {entry}");
+        let epoch = number(std::str::from_utf8(&fields["epoch"]).expect("a number"));
+        let orders: Vec<OrderId> = fields["orders"].chunks(16).map(id).collect();
+        assert!(!orders.is_empty(), "{entry}");
+        Accepted { entry: OutboxEntryId(entry), epoch, orders }
     };
-    Bucket {
+    let bucket = Bucket {
         gate: (!gate.is_empty()).then(|| decode_gate(&gate)),
         stock: decode_units(stock, SkuId::parse),
         buyers: decode_units(buyers, UserId::parse),
         orders: orders.into_iter().map(|(order, value)| (id(&order), decode_hold(&value))).collect(),
-        outbox: outbox.ids.into_iter().map(accepted).collect(),
+        outbox: outbox.into_iter().map(accepted).collect(),
         entries_made: 0,
-    }
+    };
+    assert_eq!(outbox_orders.unwrap_or(0), bucket.outbox_orders(), "orders in the outbox: left as counted");
+    bucket
 }
 
 fn number<T: FromStr>(text: &str) -> T

@@ -55,8 +55,8 @@ impl Scripts {
 /// How often each kind of call was made and each kind of answer was given.
 pub type Tally = BTreeMap<&'static str, u64>;
 
-/// An outbox entry that there was: its names in the model and in Redis, and its order.
-type Entry = (OutboxEntryId, OutboxEntryId, OrderId);
+/// An outbox entry that there was: its names in the model and in Redis.
+type Entry = (OutboxEntryId, OutboxEntryId);
 
 pub struct History {
     seed: u64,
@@ -326,7 +326,7 @@ impl History {
             self.note(word(&expected));
             match (&mut expected, answer) {
                 (Verdict::Reserved { outbox_entry }, Verdict::Reserved { outbox_entry: real }) => {
-                    self.learn_entry(outbox_entry.clone(), real.clone(), order);
+                    self.learn_entry(outbox_entry.clone(), real.clone());
                     *outbox_entry = real.clone();
                 }
                 (Verdict::Replayed(reservation), Verdict::Replayed(real)) => {
@@ -338,10 +338,17 @@ impl History {
         }
     }
 
-    fn learn_entry(&mut self, model: OutboxEntryId, real: OutboxEntryId, order: OrderId) {
-        let newest = self.entries.last().map_or((0, 0), |(_, newest, _)| stream_id(newest));
-        assert!(stream_id(&real) > newest, "{}: entry {real:?} after {newest:?}", self.place());
-        self.entries.push((model, real, order));
+    /// All orders of a call name one entry, and each call's is newer than the ones before.
+    fn learn_entry(&mut self, model: OutboxEntryId, real: OutboxEntryId) {
+        let entry = (model, real);
+        let Some(newest) = self.entries.last().filter(|newest| **newest != entry) else {
+            return if self.entries.is_empty() {
+                self.entries.push(entry)
+            };
+        };
+        let is_newer = stream_id(&entry.1) > stream_id(&newest.1) && entry.0 != newest.0;
+        assert!(is_newer, "{}: entry {entry:?} after {newest:?}", self.place());
+        self.entries.push(entry);
     }
 
     /// The time that `order` must have: the one seen first, which must be about the model's.
@@ -357,32 +364,41 @@ impl History {
         real_ms
     }
 
-    /// Entries that are there, that were removed before, that belong to another order, or that never were.
+    /// Entries that are there, that were removed before, or that never were; with all of their orders, as a front
+    /// or a relay does it, with some, with none, and with orders of others.
     async fn acknowledge(&mut self, line: &Line) {
         self.note("acknowledge calls");
-        let (mut known, mut named) = (Vec::new(), Vec::new());
-        let recent = self.entries.len().saturating_sub(24);
-        for _ in 0..self.dice.random_range(1..=6) {
+        let (mut orders, mut known, mut named) = (Vec::new(), Vec::new(), Vec::new());
+        let recent = self.entries.len().saturating_sub(12);
+        for _ in 0..self.dice.random_range(1..=4) {
             let from = if chance(&mut self.dice, 80) { recent } else { 0 };
-            let other = order_id(&self.bucket.sale, order_number(&mut self.dice, self.calls));
-            let never = (OutboxEntryId("0".to_owned()), OutboxEntryId("0-1".to_owned()), other);
+            let never = (OutboxEntryId("0".to_owned()), OutboxEntryId("0-1".to_owned()));
             let chosen = one_of(&mut self.dice, &self.entries[from..]);
-            let (model, real, order) = chosen.filter(|_| chance(&mut self.dice, 90)).unwrap_or(never);
-            let order = if chance(&mut self.dice, 95) { order } else { other };
-            known.push((model, order));
-            named.push((real, order));
+            let (model, real) = chosen.filter(|_| chance(&mut self.dice, 90)).unwrap_or(never);
+            let percent = one_of(&mut self.dice, &[100, 100, 60, 0]).expect("four");
+            let entry = self.model.outbox.iter().find(|accepted| accepted.entry == model);
+            let carried = entry.into_iter().flat_map(|accepted| &accepted.orders);
+            orders.extend(carried.copied().filter(|_| chance(&mut self.dice, percent)));
+            if chance(&mut self.dice, 30) {
+                orders.push(order_id(&self.bucket.sale, order_number(&mut self.dice, self.calls)));
+            }
+            if chance(&mut self.dice, 80) {
+                known.push(model);
+                named.push(real);
+            }
         }
-        let removed = self.model.acknowledge(&known);
+        let removed = self.model.acknowledge(&orders, &known);
+        self.note(if removed > 0 { "entries removed" } else { "no entry removed" });
         if chance(&mut self.dice, 50) {
-            let done = line.ports.outbox.acknowledge(&self.bucket, &named).await;
+            let done = line.ports.outbox.acknowledge(&self.bucket, &orders, &named).await;
             return self.expect_done(done, true);
         }
         let keys = self.keys(line);
         let mut call = line.scripts.acknowledge.prepare_invoke();
-        call.key(keys.outbox).key(keys.orders);
-        for (entry, order) in &named {
-            call.arg(entry.0.as_str()).arg(order.bytes().as_slice());
-        }
+        let orders: Vec<&[u8]> = orders.iter().map(|order| order.bytes().as_slice()).collect();
+        let named: Vec<&str> = named.iter().map(|entry| entry.0.as_str()).collect();
+        call.key(keys.outbox).key(keys.orders).key(keys.outbox_orders);
+        call.arg(orders.len()).arg(orders).arg(named);
         assert_eq!(self.raw::<i64>(line, &call).await, count(removed), "{}", self.place());
     }
 
@@ -428,22 +444,27 @@ impl History {
                 (format!("{}{}", other(first), &fingerprint[1..]), "key_reused"),
                 (format!("{}{}", &fingerprint[..15], other(last)), "key_reused"),
                 (fingerprint[..15].to_owned(), "key_reused"),
-                (format!("{fingerprint}|"), "key_reused"),
+                (format!("{fingerprint}0"), "key_reused"),
             ] {
                 asked.push((id.bytes().to_vec(), "nan", near, expected));
             }
         }
         let keys = self.keys(line);
         let mut call = line.scripts.reserve.prepare_invoke();
-        call.key(keys.gate).key(keys.stock).key(keys.buyers).key(keys.orders).key(keys.outbox);
-        call.arg(self.epoch);
-        for (id, quantity, fingerprint, _) in &asked {
-            call.arg(id.as_slice()).arg("mallory").arg(SKUS[0]).arg(*quantity).arg(fingerprint).arg("{}");
-        }
-        let answers: Vec<Vec<Value>> = self.raw(line, &call).await;
-        assert_eq!(answers.len(), asked.len(), "{}", self.place());
-        for (answer, question) in answers.iter().zip(&asked) {
-            let word = redis::from_redis_value_ref::<String>(&answer[0]).expect("a word");
+        call.key(keys.gate).key(keys.stock).key(keys.buyers);
+        call.key(keys.orders).key(keys.outbox).key(keys.outbox_orders).arg(self.epoch);
+        let ids: Vec<&[u8]> = asked.iter().map(|(id, ..)| id.as_slice()).collect();
+        let wish = |(_, quantity, fingerprint, _): &_| format!("{fingerprint}|{quantity}|{}", SKUS[0]);
+        let wishes: Vec<String> = asked.iter().map(wish).collect();
+        call.arg(ids).arg(vec!["mallory"; asked.len()]).arg(wishes);
+        let answers: Vec<Value> = self.raw(line, &call).await;
+        assert_eq!((&answers[0], answers.len()), (&Value::Nil, 1 + asked.len()), "{}", self.place());
+        for (answer, question) in answers[1..].iter().zip(&asked) {
+            let word = match answer {
+                Value::Array(values) => &values[0],
+                word => word,
+            };
+            let word = redis::from_redis_value_ref::<String>(word).expect("a word");
             assert_eq!(word, question.3, "{}: {question:?}", self.place());
         }
     }

@@ -3,6 +3,9 @@
 
 use std::collections::BTreeSet;
 
+use seckill::domain::inventory_model::Accepted;
+use seckill::domain::reservation::Reservation;
+
 use super::*;
 
 impl History {
@@ -10,7 +13,7 @@ impl History {
     pub async fn verify(&mut self, line: &Line) {
         let mut real = contents::read(&mut line.raw.clone(), &self.keys(line)).await;
         for accepted in &mut real.outbox {
-            if let Some((model, ..)) = self.entries.iter().find(|(_, name, _)| *name == accepted.entry) {
+            if let Some((model, _)) = self.entries.iter().find(|(_, name)| *name == accepted.entry) {
                 accepted.entry = model.clone();
             }
         }
@@ -43,11 +46,16 @@ impl History {
 
         let pending = ports.outbox.pending(&self.bucket, Duration::ZERO, 10_000).await;
         let pending = pending.unwrap_or_else(|e| failed(e));
-        let pending: Vec<_> = pending.into_iter().map(|entry| (entry.order, entry.payload)).collect();
-        let outbox = self.model.outbox.iter().map(|accepted| (accepted.order, accepted.payload.clone()));
-        assert_eq!(pending, outbox.collect::<Vec<_>>(), "{place}");
+        let pending: Vec<_> = pending.into_iter().map(|entry| (entry.epoch, entry.waiting)).collect();
+        let waiting = |accepted: &Accepted| {
+            let hold = |order: &OrderId| self.model.orders[order].reservation(&self.bucket.sale, *order);
+            let held = accepted.orders.iter().map(hold);
+            (accepted.epoch, held.filter(|held| held.state == OrderState::Reserved).collect())
+        };
+        let waiting: Vec<(u32, Vec<Reservation>)> = self.model.outbox.iter().map(waiting).collect();
+        assert_eq!(pending, waiting, "{place}");
         let length = ports.outbox.len(&self.bucket).await.unwrap_or_else(|e| failed(e));
-        assert_eq!(usize::try_from(length), Ok(self.model.outbox.len()), "{place}");
+        assert_eq!(usize::try_from(length), Ok(self.model.outbox_orders()), "{place}");
 
         let order = order_id(&self.bucket.sale, order_number(&mut self.dice, self.calls));
         let found = ports.inventory.reservation(std::slice::from_ref(&self.bucket), order).await;
@@ -104,7 +112,7 @@ impl History {
         let made = after.outbox.iter().skip(self.model.outbox.len());
         let named = real.outbox.iter().skip(self.model.outbox.len());
         for (made, named) in made.zip(named) {
-            self.learn_entry(made.entry.clone(), named.entry.clone(), made.order);
+            self.learn_entry(made.entry.clone(), named.entry.clone());
         }
         true
     }
