@@ -115,7 +115,7 @@ async fn send(crowd: &Arc<Crowd>, client: &Client, opens: Option<Instant>) -> an
     if let Some(opens) = opens {
         let left = opens.saturating_duration_since(Instant::now());
         say(&format!("the sale opens in {:.1} s", left.as_secs_f64()));
-        tokio::time::sleep(left.saturating_sub(WARMING)).await;
+        progress::countdown(crowd.sale(), opens, opens.checked_sub(WARMING).unwrap_or(opens)).await;
     }
     client.warm(crowd.schedule().clicks.len()).await?;
     let ready = Instant::now() + BREATH;
@@ -190,7 +190,11 @@ async fn client(url: &str, common: &CommonArgs, args: &RunArgs) -> anyhow::Resul
     Ok(Client::new(target, connections, args.sources, Duration::from_secs(args.timeout)))
 }
 
-fn print(summary: &Summary, output: Output) -> anyhow::Result<()> {
+/// Prints the report on standard output.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn print(summary: &Summary, output: Output) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let text = match output {

@@ -48,11 +48,15 @@ enum Watch {
 }
 
 impl Watch {
+    /// The whole folder has one log: there no sale is waited for alone.
+    #[cfg_attr(
+        not(feature = "distributed"),
+        expect(unused_variables, reason = "only outboxes are a sale's own")
+    )]
     async fn new(config: &Config, sale: &SaleFacts) -> anyhow::Result<Self> {
         match config.mode {
             #[cfg(feature = "distributed")]
             Mode::Distributed => Ok(Self::Services(Box::new(services::Watch::new(config, sale).await?))),
-            // The whole folder has one log: no sale is waited for alone.
             #[cfg(feature = "embedded")]
             Mode::Embedded => Ok(Self::Folder(sqlite::Watch::new(config).await?)),
             #[cfg(not(all(feature = "distributed", feature = "embedded")))]
