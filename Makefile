@@ -1,9 +1,16 @@
-# Each target is a line that a person could type. `make demo` and `make test` need Rust, a C++ compiler and Java.
+# Each target is a line that a person could type. `make demo` needs Rust and a C compiler; `make test` also a C++
+# compiler and Java.
 
-.PHONY: demo test test-mariadb bench lint stack-up stack-down
+.PHONY: demo rush demo-distributed test test-mariadb bench lint stack-up stack-down
 
-demo: ## the stack, a sale of 500 units, 20,000 buyers, the audit
-	scripts/demo
+demo: ## one process and one folder: a sale of 100 units that opens in 15 s, lines to paste
+	cargo run --no-default-features --features embedded -- demo
+
+rush: ## the same with 20,000 buyers, a progress bar and the audit's verdict
+	cargo run --no-default-features --features embedded -- demo --rush
+
+demo-distributed: ## the real stack, a sale of 500 units, 20,000 buyers, the audit
+	scripts/demo-distributed
 
 test: ## everything, on the real stack
 	scripts/test

@@ -56,6 +56,16 @@ pub struct Running {
     back: Tasks,
 }
 
+/// An address that a listener did not get.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address} ({key})")]
+pub struct CannotListen {
+    pub address: SocketAddr,
+    /// The configuration's key.
+    pub key: &'static str,
+    pub source: std::io::Error,
+}
+
 /// What the distributed backend takes of a configuration.
 ///
 /// # Errors
@@ -364,8 +374,8 @@ fn shopper_server(
     if http.workers > 0 {
         server = server.workers(http.workers);
     }
-    let server =
-        server.bind(http.bind).with_context(|| format!("cannot listen on {} (http.bind)", http.bind))?;
+    let refused = |source| CannotListen { address: http.bind, key: "http.bind", source };
+    let server = server.bind(http.bind).map_err(refused)?;
     let address = *server.addrs().first().context("the listener has no address")?;
     let server = server.run();
     let handle = server.handle();
@@ -390,7 +400,7 @@ fn admin_server(
         .workers(1)
         .shutdown_timeout(1)
         .bind(bind)
-        .with_context(|| format!("cannot listen on {bind} (admin.bind)"))?;
+        .map_err(|source| CannotListen { address: bind, key: "admin.bind", source })?;
     let address = *server.addrs().first().context("the listener has no address")?;
     let server = server.run();
     let handle = server.handle();

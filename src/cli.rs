@@ -2,6 +2,9 @@
 
 mod admin_client;
 mod config_command;
+#[cfg(feature = "embedded")]
+mod demo_command;
+mod failure;
 mod key_command;
 mod output;
 mod sale_command;
@@ -32,10 +35,11 @@ pub struct Cli {
     command: Command,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 ok, 1 failed, 2 usage, 3 configuration invalid.\n\
+const EXIT_CODES: &str = "Exit codes: 0 ok, 1 failed, 2 usage, 3 configuration invalid; of `demo --rush` also 98, audit violation.\n\
     Every key of the configuration can be set as SECKILL__SECTION__KEY; `seckill config explain` lists them.";
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
 struct Global {
     /// TOML file over the built-in defaults.
     #[arg(long, short, global = true, env = "SECKILL_CONFIG", value_name = "FILE")]
@@ -53,6 +57,9 @@ struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Everything in one process and one folder: a shop, a sale that opens in a moment, and lines to paste.
+    #[cfg(feature = "embedded")]
+    Demo(demo_command::DemoCommand),
     /// Serve shoppers, operators, or write orders.
     Serve {
         /// Which parts this process is.
@@ -88,15 +95,18 @@ enum Command {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
-            output::talk(&format!("error: {error:#}"));
+            output::talk(&format!("error: {}", failure::text(&error)));
+            if let Some(hint) = failure::hint(&error) {
+                output::talk(&format!("hint: {hint}"));
+            }
             if error.downcast_ref::<ConfigError>().is_some() { ExitCode::from(3) } else { ExitCode::FAILURE }
         }
     }
 }
 
-fn run(cli: Cli) -> anyhow::Result<()> {
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let Global { config: file, mode, data, output: format } = cli.global;
     let file = file.as_deref();
     let load = |flags: &[(&str, String)]| {
@@ -106,39 +116,48 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         config::load(file, &all)
     };
     match cli.command {
+        #[cfg(feature = "embedded")]
+        Command::Demo(command) => {
+            anyhow::ensure!(
+                mode != Some(Mode::Distributed),
+                "the demo is the embedded mode; `make demo-distributed` shows the other one"
+            );
+            return command.run(file, data.map(PathBuf::from));
+        }
         Command::Serve { role, bind, admin_bind } => {
             let mut flags = Vec::new();
             flags.extend(bind.map(|bind| ("http.bind", bind)));
             flags.extend(admin_bind.map(|bind| ("admin.bind", bind)));
             let config = load(&flags)?.config;
             telemetry::install(&config.log).context("log.filter is not a filter")?;
-            block_on(serve(&config, role))
+            block_on(serve(&config, role))?;
         }
         Command::Migrate => {
             let config = load(&[])?.config;
-            block_on(migrate(&config))
+            block_on(migrate(&config))?;
         }
         Command::Export(file) => {
             let config = load(&[])?.config;
             telemetry::install(&config.log).context("log.filter is not a filter")?;
-            block_on(file.export(&config))
+            block_on(file.export(&config))?;
         }
         Command::Import(file) => {
             let config = load(&[])?.config;
             telemetry::install(&config.log).context("log.filter is not a filter")?;
-            block_on(file.import(&config))
+            block_on(file.import(&config))?;
         }
-        Command::Sale(command) => block_on(command.run(format)),
+        Command::Sale(command) => block_on(command.run(format))?,
         Command::Key(command) => {
             let config = load(&[])?.config;
-            block_on(command.run(&config))
+            block_on(command.run(&config))?;
         }
-        Command::Token(command) => command.run(&load(&[])?.config, &Clock::System),
-        Command::Config(command) => command.run(file, format),
+        Command::Token(command) => command.run(&load(&[])?.config, &Clock::System)?,
+        Command::Config(command) => command.run(file, format)?,
     }
+    Ok(ExitCode::SUCCESS)
 }
 
-fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
 }
 

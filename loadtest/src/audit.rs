@@ -22,6 +22,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::config::Mode;
 use crate::evidence::Evidence;
 use index::Index;
 
@@ -100,6 +101,25 @@ rules! {
     HttpOrderLeaks "http_order_leaks" "honesty" "nobody can read another buyer's order";
 }
 
+/// What a folder cannot get wrong: it is one instance, so that nothing is granted between instances or stands on
+/// another; a reservation is a record of the log, so that there is no outbox; and an order's row is the state of its
+/// reservation.
+const SERVICES_ONLY: [Rule; 5] = [
+    Rule::PoolOvergranted,
+    Rule::GrantsUnbalanced,
+    Rule::RedisStateContradicts,
+    Rule::OutboxNotEmpty,
+    Rule::WrongInstance,
+];
+
+/// How many rules have something to judge.
+pub fn judged(mode: Mode) -> usize {
+    match mode {
+        Mode::Distributed => Rule::ALL.len(),
+        Mode::Embedded => Rule::ALL.len() - SERVICES_ONLY.len(),
+    }
+}
+
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
@@ -158,6 +178,10 @@ pub fn notes(evidence: &Evidence) -> Vec<String> {
     if !index.is_quiet() {
         notes.push("not quiet: rules that compare stores with each other were passed over".to_owned());
     }
+    if evidence.mode == Mode::Embedded {
+        let absent = SERVICES_ONLY.map(Rule::as_str).join(", ");
+        notes.push(format!("embedded: not judged, as a folder has no such thing: {absent}"));
+    }
     let letters: usize = evidence.books.iter().map(|books| books.dead_letters.len()).sum();
     if letters > 0 {
         notes.push(format!("{letters} dead letters on this topic wait for an operator"));
@@ -176,9 +200,9 @@ pub fn notes(evidence: &Evidence) -> Vec<String> {
         Some(_) => {}
     }
     match &evidence.buckets {
-        None => notes.push("Redis not read".to_owned()),
+        None => notes.push("inventory not read".to_owned()),
         Some(buckets) if buckets.iter().all(Option::is_none) => {
-            notes.push("no bucket of the sale stands in Redis".to_owned());
+            notes.push("no bucket of the sale is in place".to_owned());
         }
         Some(_) => {}
     }

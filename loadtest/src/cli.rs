@@ -4,8 +4,14 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::config::{Mode, Named};
 use crate::report::Threshold;
 use crate::schedule::{Shape, Wish};
+
+const SETTLE_TIMEOUT_S: u64 = 30;
+const TIMEOUT_S: u64 = 15;
+/// Only Linux answers on all of 127.0.0.0/8 without being told to.
+const SOURCES: u32 = if cfg!(target_os = "linux") { 250 } else { 0 };
 
 const AFTER: &str = "\
 Exit codes: 0 pass, 1 failed or answers of class error, 2 usage or configuration, 98 audit violation, 99 threshold crossed.
@@ -15,14 +21,15 @@ Examples:
   loadtest run --sale friday-drop --sku phone-x --shape constant --rate 500 --duration 30 --users 2000 \\
       --threshold 'p99_ms<200' --threshold 'oversold<=0'
   loadtest audit --sale friday-drop --journal clicks.jsonl
+  loadtest audit --sale friday-drop --mode embedded --data seckill-data
 
 The token secret is the server's: export SECKILL__AUTH__HS256_SECRET (or set auth.hs256_secret_file).";
 
 /// Sends a crowd to a seckill server and audits what it left.
 ///
 /// Arrivals are an open model: made up front, sent at their intended time whatever the server does, and
-/// measured from that time. Every run ends with an audit of HTTP, Redis, Kafka and MySQL against the promises
-/// of docs/protocol.md.
+/// measured from that time. Every run ends with an audit of HTTP and of what the server stands on (Redis, Kafka and
+/// MySQL, or a data folder) against the promises of docs/protocol.md.
 #[derive(Debug, Parser)]
 #[command(name = "loadtest", version, after_help = AFTER)]
 pub struct Cli {
@@ -44,9 +51,16 @@ pub struct CommonArgs {
     /// The sale's id
     #[arg(long)]
     pub sale: String,
-    /// The server's configuration file; environment SECKILL__SECTION__KEY is stronger
-    #[arg(long, value_name = "FILE", default_value = "config/distributed.toml")]
-    pub config: PathBuf,
+    /// The server's configuration file; environment SECKILL__SECTION__KEY is stronger [default:
+    /// config/distributed.toml, or none with --mode embedded]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// What the server stands on, instead of backend.mode
+    #[arg(long, value_enum)]
+    pub mode: Option<Mode>,
+    /// Data folder of embedded mode, instead of embedded.folder
+    #[arg(long, value_name = "FOLDER")]
+    pub data: Option<PathBuf>,
     /// Shopper API [default: http:// and http.bind of the configuration]
     #[arg(long)]
     pub url: Option<String>,
@@ -57,7 +71,7 @@ pub struct CommonArgs {
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     pub output: Output,
     /// Longest wait for outbox and log to be empty, in seconds
-    #[arg(long, value_name = "S", default_value_t = 30)]
+    #[arg(long, value_name = "S", default_value_t = SETTLE_TIMEOUT_S)]
     pub settle_timeout: u64,
 }
 
@@ -119,12 +133,12 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=60_000))]
     pub connections: u32,
     /// Source addresses 127.1.x.y to spread the connections over; 0 = the system's choice
-    #[arg(long, value_name = "N", default_value_t = 250)]
+    #[arg(long, value_name = "N", default_value_t = SOURCES)]
     pub sources: u32,
     /// Longest wait for one answer, in seconds
-    #[arg(long, value_name = "S", default_value_t = 15)]
+    #[arg(long, value_name = "S", default_value_t = TIMEOUT_S)]
     pub timeout: u64,
-    /// Do not look at Redis, Kafka and MySQL at all
+    /// Do not look at Redis, Kafka and MySQL, or the data folder, at all
     #[arg(long)]
     pub no_audit: bool,
     /// Answers of class error that are no failure
@@ -155,7 +169,64 @@ fn percent(text: &str) -> Result<f64, String> {
     if (0.0..=100.0).contains(&number) { Ok(number) } else { Err("must be from 0 to 100".to_owned()) }
 }
 
+impl CommonArgs {
+    pub fn named(&self) -> Named {
+        Named { file: self.config.clone(), mode: self.mode, folder: self.data.clone() }
+    }
+}
+
+/// How a spike is sent; the rest is as the command line has it by default.
+#[derive(Debug, Clone)]
+pub struct Spike {
+    /// The shopper API, http://host:port.
+    pub url: String,
+    pub sale: String,
+    pub sku: String,
+    pub buyers: u32,
+    /// Connections at most.
+    pub connections: u32,
+    /// Where to write the JSON summary.
+    pub summary: PathBuf,
+}
+
 impl RunArgs {
+    /// A spike at the sale's opening.
+    pub fn spike(spike: Spike) -> Self {
+        let common = CommonArgs {
+            sale: spike.sale,
+            config: None,
+            mode: None,
+            data: None,
+            url: Some(spike.url),
+            allow_remote: false,
+            output: Output::Table,
+            settle_timeout: SETTLE_TIMEOUT_S,
+        };
+        Self {
+            common,
+            sku: spike.sku,
+            shape: ShapeName::Spike,
+            buyers: Some(spike.buyers),
+            rate: None,
+            duration: None,
+            users: None,
+            quantity: 1,
+            repeat_same_key: 0.0,
+            repeat_new_key: 0.0,
+            wait_open: true,
+            poll: false,
+            seed: None,
+            connections: spike.connections,
+            sources: SOURCES,
+            timeout: TIMEOUT_S,
+            no_audit: false,
+            max_errors: 0,
+            threshold: Vec::new(),
+            summary: spike.summary.to_string_lossy().into_owned(),
+            journal: None,
+        }
+    }
+
     pub fn wish(&self, seed: u64) -> Wish {
         let shape = match self.shape {
             ShapeName::Spike => Shape::Spike { buyers: self.buyers.unwrap_or(1) },

@@ -1,23 +1,36 @@
 //! Reads the stores. One collector each, none of which judges; together they make the evidence.
 
 pub mod http;
-pub mod kafka;
-pub mod mysql;
+#[cfg(feature = "distributed")]
+mod kafka;
+#[cfg(feature = "distributed")]
+mod mysql;
+#[cfg(feature = "distributed")]
 mod mysql_rows;
-pub mod redis;
+mod record;
+#[cfg(feature = "distributed")]
+mod redis;
+#[cfg(feature = "distributed")]
+mod services;
 pub mod settle;
+#[cfg(feature = "embedded")]
+mod sqlite;
+#[cfg(feature = "embedded")]
+mod sqlite_rows;
+
+#[cfg(not(any(feature = "distributed", feature = "embedded")))]
+compile_error!("stores to audit are needed: build with the feature `distributed`, `embedded` or both");
 
 use std::collections::BTreeSet;
 
-use anyhow::bail;
+use anyhow::Context;
 
-use crate::config::Config;
-use crate::evidence::Evidence;
+use crate::config::{Config, Mode};
+use crate::evidence::{Evidence, SaleFacts};
 use crate::ids::OrderId;
 use crate::journal::Entry;
 
-/// Reads everything that needs no HTTP. Redis first, the log last: what happens in between then looks like a
-/// mark that has not come yet or a record that nobody has read, and not like a loss.
+/// Reads everything that needs no HTTP.
 ///
 /// # Errors
 /// When a store cannot be read, or no sale has this id.
@@ -27,24 +40,50 @@ pub async fn stores(
     journal: Option<Vec<Entry>>,
     before: BTreeSet<OrderId>,
 ) -> anyhow::Result<Evidence> {
-    let Some(facts) = mysql::sale(config, sale).await? else {
-        bail!("the directory knows no sale {sale}");
+    let evidence = match config.mode {
+        #[cfg(feature = "distributed")]
+        Mode::Distributed => services::stores(config, sale).await?,
+        #[cfg(feature = "embedded")]
+        Mode::Embedded => sqlite::stores(config, sale).await?,
+        #[cfg(not(all(feature = "distributed", feature = "embedded")))]
+        absent => return Err(built_without(absent)),
     };
-    let buckets = redis::read(config, &facts).await?;
-    let instances = mysql::instances(config, sale).await?;
-    let log = kafka::read(config, sale).await?;
-    Ok(Evidence {
-        layout: config.layout,
-        servers: config.instances.clone(),
-        rows: instances.rows,
-        claims: instances.claims,
-        moves: instances.moves,
-        books: instances.books,
-        log: Some(log),
-        buckets: Some(buckets),
-        http: None,
-        journal,
-        before,
-        sale: facts,
-    })
+    let evidence = evidence.with_context(|| format!("the directory knows no sale {sale}"))?;
+    Ok(Evidence { journal, before, ..evidence })
+}
+
+/// The sale as the directory defines it; `None` when there is none.
+///
+/// # Errors
+/// When the directory cannot be read.
+pub async fn sale(config: &Config, sale: &str) -> anyhow::Result<Option<SaleFacts>> {
+    match config.mode {
+        #[cfg(feature = "distributed")]
+        Mode::Distributed => mysql::sale(config, sale).await,
+        #[cfg(feature = "embedded")]
+        Mode::Embedded => sqlite::sale(config, sale).await,
+        #[cfg(not(all(feature = "distributed", feature = "embedded")))]
+        absent => Err(built_without(absent)),
+    }
+}
+
+/// Ids of all orders of a sale, wherever they stand.
+///
+/// # Errors
+/// When a store cannot be read.
+pub async fn order_ids(config: &Config, sale: &str) -> anyhow::Result<BTreeSet<OrderId>> {
+    match config.mode {
+        #[cfg(feature = "distributed")]
+        Mode::Distributed => mysql::order_ids(config, sale).await,
+        #[cfg(feature = "embedded")]
+        Mode::Embedded => sqlite::order_ids(config, sale).await,
+        #[cfg(not(all(feature = "distributed", feature = "embedded")))]
+        absent => Err(built_without(absent)),
+    }
+}
+
+#[cfg(not(all(feature = "distributed", feature = "embedded")))]
+fn built_without(mode: Mode) -> anyhow::Error {
+    let mode = format!("{mode:?}").to_lowercase();
+    anyhow::anyhow!("this load tool was built without the {mode} mode: build it with `--features {mode}`")
 }

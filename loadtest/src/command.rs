@@ -11,8 +11,8 @@ use crate::audit;
 use crate::cli::{AuditArgs, Cli, Command, CommonArgs, Output, RunArgs};
 use crate::client::{Client, Target};
 use crate::clock;
+use crate::collect;
 use crate::collect::settle::{Settled, settle};
-use crate::collect::{self, mysql};
 use crate::config::Config;
 use crate::crowd::{Basket, Crowd, Harvest};
 use crate::evidence::Evidence;
@@ -41,7 +41,7 @@ pub async fn execute(cli: Cli) -> anyhow::Result<u8> {
         Command::Run(args) => &args.common,
         Command::Audit(args) => &args.common,
     };
-    let config = match Config::load(&common.config) {
+    let config = match Config::load(&common.named()) {
         Ok(config) => config,
         Err(error) => {
             say(&format!("loadtest: {error:#}"));
@@ -56,7 +56,11 @@ pub async fn execute(cli: Cli) -> anyhow::Result<u8> {
     Ok(summary.verdict.exit_code())
 }
 
-async fn run(config: &Config, args: &RunArgs) -> anyhow::Result<Summary> {
+/// Sends the crowd and audits what it left.
+///
+/// # Errors
+/// When something could not be done at all; a bad verdict is a summary.
+pub async fn run(config: &Config, args: &RunArgs) -> anyhow::Result<Summary> {
     let common = &args.common;
     let url = url(config, common);
     let mint = Mint::new(&config.token, clock::now_ms())?;
@@ -67,7 +71,7 @@ async fn run(config: &Config, args: &RunArgs) -> anyhow::Result<Summary> {
     }
     let before = match args.no_audit {
         true => BTreeSet::new(),
-        false => mysql::order_ids(config, &common.sale).await?,
+        false => collect::order_ids(config, &common.sale).await?,
     };
     let seed = args.seed.unwrap_or_else(|| u64::try_from(clock::now_ms()).unwrap_or(0) / 100 % 100_000_000);
     let schedule = Schedule::new(&args.wish(seed));
@@ -111,7 +115,7 @@ async fn send(crowd: &Arc<Crowd>, client: &Client, opens: Option<Instant>) -> an
     if let Some(opens) = opens {
         let left = opens.saturating_duration_since(Instant::now());
         say(&format!("the sale opens in {:.1} s", left.as_secs_f64()));
-        tokio::time::sleep(left.saturating_sub(WARMING)).await;
+        progress::countdown(crowd.sale(), opens, opens.checked_sub(WARMING).unwrap_or(opens)).await;
     }
     client.warm(crowd.schedule().clicks.len()).await?;
     let ready = Instant::now() + BREATH;
@@ -140,12 +144,13 @@ async fn judge(
 }
 
 fn verdict(evidence: &Evidence, settled: Settled) -> (Stored, AuditReport) {
-    let report = AuditReport::new(&audit::audit(evidence), audit::notes(evidence));
+    let report =
+        AuditReport::new(&audit::audit(evidence), audit::judged(evidence.mode), audit::notes(evidence));
     (Stored::new(evidence, &evidence.before, Some(settled)), report)
 }
 
 async fn settled(config: &Config, common: &CommonArgs) -> anyhow::Result<Settled> {
-    let Some(sale) = mysql::sale(config, &common.sale).await? else {
+    let Some(sale) = collect::sale(config, &common.sale).await? else {
         bail!("the directory knows no sale {}", common.sale);
     };
     settle(config, &sale, Duration::from_secs(common.settle_timeout)).await
@@ -185,7 +190,11 @@ async fn client(url: &str, common: &CommonArgs, args: &RunArgs) -> anyhow::Resul
     Ok(Client::new(target, connections, args.sources, Duration::from_secs(args.timeout)))
 }
 
-fn print(summary: &Summary, output: Output) -> anyhow::Result<()> {
+/// Prints the report on standard output.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn print(summary: &Summary, output: Output) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let text = match output {

@@ -1,7 +1,7 @@
 //! The server's configuration, as far as the load tool needs it: the same file, the same defaults, the same
 //! environment. Unknown keys are the server's to complain about.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
@@ -9,9 +9,24 @@ use crate::ids::Layout;
 
 const DEFAULTS: &str = include_str!("../../config/default.toml");
 
-/// Where the parts of the system are, and how to speak to them.
+/// The file that is read when none is named and no mode.
+const SAMPLE: &str = "config/distributed.toml";
+
+/// What the server stands on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Mode {
+    /// Redis, Kafka and MySQL.
+    Distributed,
+    /// One process and one data folder.
+    Embedded,
+}
+
+/// Where the parts of the system are, and how to speak to them. Which of them count, `mode` says.
 #[derive(Debug, Clone)]
 pub struct Config {
+    pub mode: Mode,
+    /// `embedded.folder`, the data folder of embedded mode.
+    pub folder: PathBuf,
     /// `http.bind`, the shopper listener.
     pub http_bind: String,
     pub redis_url: String,
@@ -37,6 +52,16 @@ pub struct TokenConfig {
     pub issuer: String,
 }
 
+/// What the command line says about the configuration.
+#[derive(Debug, Clone, Default)]
+pub struct Named {
+    pub file: Option<PathBuf>,
+    /// Instead of `backend.mode`.
+    pub mode: Option<Mode>,
+    /// Instead of `embedded.folder`.
+    pub folder: Option<PathBuf>,
+}
+
 /// The layers: defaults < file < environment `SECKILL__SECTION__KEY`.
 struct Layers {
     defaults: toml::Table,
@@ -45,29 +70,67 @@ struct Layers {
 }
 
 impl Config {
-    /// Reads all layers.
+    /// Reads all layers, and puts what was named over them. When neither a file nor the embedded mode is named, the
+    /// file is the sample of the local stack.
     ///
     /// # Errors
     /// When the file cannot be read or is not TOML, or a value is unusable.
-    pub fn load(file: &Path) -> anyhow::Result<Self> {
-        let text = std::fs::read_to_string(file).with_context(|| {
-            format!("cannot read the configuration {}; name it with --config", file.display())
-        })?;
-        let file: toml::Table = text.parse().with_context(|| format!("{} is not TOML", file.display()))?;
-        Self::from_layers(file, std::env::vars().collect())
+    pub fn load(named: &Named) -> anyhow::Result<Self> {
+        let environment: Vec<(String, String)> = std::env::vars().collect();
+        let is_embedded = match named.mode {
+            Some(mode) => mode == Mode::Embedded,
+            None => {
+                environment.iter().any(|(name, text)| name == "SECKILL__BACKEND__MODE" && text == "embedded")
+            }
+        };
+        let file = match &named.file {
+            None if is_embedded => toml::Table::new(),
+            file => read(file.as_deref().unwrap_or(Path::new(SAMPLE)))?,
+        };
+        Self::from_layers(file, environment, named)
     }
 
-    fn from_layers(file: toml::Table, environment: Vec<(String, String)>) -> anyhow::Result<Self> {
+    /// A shop of this machine that stands on a folder.
+    ///
+    /// # Errors
+    /// When a layout of so many shards and partitions cannot be.
+    pub fn of_folder(folder: &Path, shards: (u16, u16), token: TokenConfig) -> anyhow::Result<Self> {
+        let named = Named { file: None, mode: Some(Mode::Embedded), folder: Some(folder.to_owned()) };
+        let counts = [("SHARDS", shards.0), ("PARTITIONS", shards.1)];
+        let counts = counts.map(|(key, count)| (format!("SECKILL__SHARDS__{key}"), count.to_string()));
+        let config = Self::from_layers(toml::Table::new(), counts.into(), &named)?;
+        Ok(Self { token, ..config })
+    }
+
+    fn from_layers(
+        file: toml::Table,
+        environment: Vec<(String, String)>,
+        named: &Named,
+    ) -> anyhow::Result<Self> {
         let defaults = DEFAULTS.parse().context("config/default.toml is not TOML")?;
         let layers = Layers { defaults, file, environment };
+        let mode = match named.mode {
+            Some(mode) => mode,
+            None => layers.mode()?,
+        };
         let instances: Vec<String> = layers.list("mysql", "instances")?;
-        let count = u16::try_from(instances.len()).context("mysql.instances has too many entries")?;
+        let count = match mode {
+            Mode::Distributed => {
+                u16::try_from(instances.len()).context("mysql.instances has too many entries")?
+            }
+            Mode::Embedded => 1,
+        };
         let (shards, partitions) =
             (layers.number("shards", "shards")?, layers.number("shards", "partitions")?);
         let Some(layout) = Layout::new(shards, partitions, count) else {
             bail!("no layout has {shards} shards, {partitions} partitions and {count} instances");
         };
         Ok(Self {
+            mode,
+            folder: match &named.folder {
+                Some(folder) => folder.clone(),
+                None => layers.text("embedded", "folder")?.into(),
+            },
             http_bind: layers.text("http", "bind")?,
             redis_url: layers.text("redis", "url")?,
             redis_password: layers.secret("redis", "password")?,
@@ -89,7 +152,25 @@ impl Config {
     }
 }
 
+fn read(file: &Path) -> anyhow::Result<toml::Table> {
+    let text = std::fs::read_to_string(file).with_context(|| {
+        format!(
+            "cannot read the configuration {}; name it with --config, or a data folder with --mode embedded --data",
+            file.display()
+        )
+    })?;
+    text.parse().with_context(|| format!("{} is not TOML", file.display()))
+}
+
 impl Layers {
+    fn mode(&self) -> anyhow::Result<Mode> {
+        match self.text("backend", "mode")?.as_str() {
+            "distributed" => Ok(Mode::Distributed),
+            "embedded" => Ok(Mode::Embedded),
+            other => bail!("backend.mode must be distributed or embedded, not {other:?}"),
+        }
+    }
+
     fn value(&self, section: &str, key: &str) -> anyhow::Result<toml::Value> {
         let name = format!("SECKILL__{}__{}", section.to_uppercase(), key.to_uppercase());
         if let Some((_, text)) = self.environment.iter().find(|(found, _)| *found == name) {
@@ -150,7 +231,20 @@ mod tests {
 
     fn load(file: &str, environment: &[(&str, &str)]) -> anyhow::Result<Config> {
         let environment = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        Config::from_layers(file.parse().expect("TOML"), environment)
+        Config::from_layers(file.parse().expect("TOML"), environment, &Named::default())
+    }
+
+    #[test]
+    fn an_embedded_shop_is_one_instance_in_its_folder() {
+        let mode = [("SECKILL__BACKEND__MODE", "embedded")];
+        let config = load("[embedded]\nfolder = \"shop\"\n", &mode).expect("usable");
+        assert_eq!((config.mode, config.folder.as_path()), (Mode::Embedded, Path::new("shop")));
+        assert_eq!(config.layout, Layout::new(8, 4, 1).expect("a layout"));
+        assert!(load("", &[("SECKILL__BACKEND__MODE", "cloud")]).is_err());
+        let token = config.token;
+        let config = Config::of_folder(Path::new("demo"), (4, 2), token).expect("usable");
+        assert_eq!((config.mode, config.folder.as_path()), (Mode::Embedded, Path::new("demo")));
+        assert_eq!(config.layout, Layout::new(4, 2, 1).expect("a layout"));
     }
 
     #[test]

@@ -145,6 +145,10 @@ impl Crowd {
         })
     }
 
+    pub fn sale(&self) -> &str {
+        &self.basket.sale
+    }
+
     pub fn schedule(&self) -> &Schedule {
         &self.schedule
     }

@@ -3,15 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::config::Mode;
 use crate::ids::{Layout, OrderId};
 use crate::journal::Entry;
 
 /// Everything the audit looks at. A `None` was not read, and is not judged.
 #[derive(Debug, Clone)]
 pub struct Evidence {
+    /// What the server stands on.
+    pub mode: Mode,
     pub sale: SaleFacts,
     pub layout: Layout,
-    /// host:port of each instance, by its number.
+    /// host:port of each instance, by its number; of a folder, its database.
     pub servers: Vec<String>,
     /// Order rows of the sale, from all shards and all months.
     pub rows: Vec<OrderRow>,
@@ -53,7 +56,7 @@ pub struct ItemFacts {
 /// Where a row was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
-    /// host:port.
+    /// As in [`Evidence::servers`].
     pub server: Arc<str>,
     /// Number in the database's name.
     pub shard: u16,

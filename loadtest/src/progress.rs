@@ -71,6 +71,25 @@ pub async fn show(counters: &Counters, clicks: u64, start: Instant) {
     }
 }
 
+/// Waits until `until`, on a terminal under a line that counts the seconds to the opening.
+pub async fn countdown(sale: &str, opens: Instant, until: Instant) {
+    if !std::io::stderr().is_terminal() {
+        return tokio::time::sleep_until(until.into()).await;
+    }
+    let bar = ProgressBar::new_spinner();
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
+        bar.set_style(style);
+    }
+    let _clear = ClearOnDrop(&bar);
+    while Instant::now() < until {
+        let left = opens.saturating_duration_since(Instant::now());
+        bar.set_message(format!("{sale} opens in {:.0} s", left.as_secs_f64().ceil()));
+        bar.tick();
+        let next = (Instant::now() + BAR_INTERVAL).min(until);
+        tokio::time::sleep_until(next.into()).await;
+    }
+}
+
 struct ClearOnDrop<'a>(&'a ProgressBar);
 
 impl Drop for ClearOnDrop<'_> {

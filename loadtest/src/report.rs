@@ -253,7 +253,8 @@ impl Stored {
 }
 
 impl AuditReport {
-    pub fn new(violations: &[Violation], notes: Vec<String>) -> Self {
+    /// `rules`: how many were judged.
+    pub fn new(violations: &[Violation], rules: usize, notes: Vec<String>) -> Self {
         let mut by_rule: BTreeMap<Rule, Vec<&str>> = BTreeMap::new();
         for violation in violations {
             by_rule.entry(violation.rule).or_default().push(&violation.detail);
@@ -265,7 +266,7 @@ impl AuditReport {
             count: details.len(),
             examples: details.iter().take(EXAMPLES_MAX).map(|detail| (*detail).to_owned()).collect(),
         });
-        Self { rules: Rule::ALL.len(), violations: violations.len(), broken: broken.collect(), notes }
+        Self { rules, violations: violations.len(), broken: broken.collect(), notes }
     }
 }
 
@@ -300,7 +301,7 @@ mod tests {
     #[test]
     fn the_strongest_verdict_wins() {
         let violation = Violation { rule: Rule::SoldOverStock, detail: "x".to_owned() };
-        let audit = || Some(AuditReport::new(std::slice::from_ref(&violation), Vec::new()));
+        let audit = || Some(AuditReport::new(std::slice::from_ref(&violation), 46, Vec::new()));
         let crossed: Threshold = "persisted<5".parse().expect("a threshold");
         let thresholds = [crossed];
         let summary = |audit, thresholds: &[Threshold]| {
@@ -320,7 +321,7 @@ mod tests {
     fn examples_are_capped_and_counted() {
         let violations: Vec<Violation> =
             (0..9).map(|n| Violation { rule: Rule::RecordsUnread, detail: n.to_string() }).collect();
-        let report = AuditReport::new(&violations, Vec::new());
+        let report = AuditReport::new(&violations, 46, Vec::new());
         assert_eq!((report.violations, report.broken[0].count, report.broken[0].examples.len()), (9, 9, 5));
     }
 }

@@ -27,6 +27,7 @@ use crate::domain::ShardMap;
 use crate::ports::{Effect, ErrorKind, Ports, Probe, SaleStore, StoreError, StoreResult};
 
 use folder::Folder;
+pub use folder::InUse;
 use sqlite::{Sqlite, column, failed};
 use sqlite_gates::SqliteGates;
 use sqlite_inventory::SqliteInventory;

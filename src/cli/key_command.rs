@@ -35,11 +35,16 @@ impl KeyCommand {
         }
         anyhow::ensure!((1..=64).contains(&name.len()), "--name must have 1 to 64 bytes");
         let sales = app::open_directory(config).await?;
-        let random: [u8; 32] = rand::random();
-        let key = format!("sk_{}", URL_SAFE_NO_PAD.encode(random));
+        let key = random_key();
         sales.add_api_key(api_key_hash(&key), &ApiKey { name, scopes }).await?;
         output::talk("this key is shown once:");
         output::data(&key);
         Ok(())
     }
+}
+
+/// A new key: 256 random bits.
+pub fn random_key() -> String {
+    let random: [u8; 32] = rand::random();
+    format!("sk_{}", URL_SAFE_NO_PAD.encode(random))
 }

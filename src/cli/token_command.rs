@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::output;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{AuthConfig, Config};
 use crate::domain::UserId;
 
 #[derive(Debug, Subcommand)]
@@ -37,23 +37,28 @@ impl TokenCommand {
     /// When no secret is configured, or the user is not a user id.
     pub fn run(self, config: &Config, clock: &Clock) -> anyhow::Result<()> {
         let Self::Mint { user, ttl_s } = self;
-        let user = UserId::parse(&user)?;
-        let auth = &config.auth;
-        let secret = auth.hs256_secret.expose();
-        anyhow::ensure!(
-            !secret.is_empty(),
-            "auth.hs256_secret is not set: tokens can only be minted with the secret that the server checks"
-        );
-        let now_s = clock.now_ms() / 1000;
-        let claims = Claims {
-            sub: user.as_str(),
-            aud: &auth.audience,
-            iss: auth.issuer.as_deref(),
-            iat: now_s,
-            exp: now_s.saturating_add(ttl_s),
-        };
-        let header = Header { kid: auth.hs256_kid.clone(), ..Header::new(Algorithm::HS256) };
-        output::data(&encode(&header, &claims, &EncodingKey::from_secret(secret.as_bytes()))?);
+        output::data(&mint(&config.auth, &UserId::parse(&user)?, clock.now_ms() / 1000, ttl_s)?);
         Ok(())
     }
+}
+
+/// A token that a server with this configuration accepts from `now_s` on for `ttl_s` seconds.
+///
+/// # Errors
+/// When no secret is configured.
+pub fn mint(auth: &AuthConfig, user: &UserId, now_s: i64, ttl_s: i64) -> anyhow::Result<String> {
+    let secret = auth.hs256_secret.expose();
+    anyhow::ensure!(
+        !secret.is_empty(),
+        "auth.hs256_secret is not set: tokens can only be minted with the secret that the server checks"
+    );
+    let claims = Claims {
+        sub: user.as_str(),
+        aud: &auth.audience,
+        iss: auth.issuer.as_deref(),
+        iat: now_s,
+        exp: now_s.saturating_add(ttl_s),
+    };
+    let header = Header { kid: auth.hs256_kid.clone(), ..Header::new(Algorithm::HS256) };
+    Ok(encode(&header, &claims, &EncodingKey::from_secret(secret.as_bytes()))?)
 }

@@ -15,7 +15,7 @@ const MILLISECONDS: EncodedConfig = Config::DEFAULT
     .encode();
 
 /// RFC 3339 in UTC with milliseconds.
-pub(super) fn rfc3339(at_ms: i64) -> String {
+pub fn rfc3339(at_ms: i64) -> String {
     let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(at_ms) * 1_000_000);
     at.ok().and_then(|at| at.format(&Iso8601::<MILLISECONDS>).ok()).unwrap_or_default()
 }

@@ -5,6 +5,8 @@ mod admin;
 mod broken_clients;
 mod client;
 mod crowds;
+#[cfg(feature = "embedded")]
+mod demo;
 mod faults;
 mod harness;
 mod http_errors;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::holds::fingerprint;
+use crate::config::Mode;
 use crate::evidence::{
     BucketFacts, Claim, DeadLetter, Evidence, GrantRow, Hold, HttpFacts, InstanceBooks, ItemFacts, LedgerRow,
     ListAnswer, LogFacts, LogRecord, Move, OrderAnswer, OrderRow, OwedRow, PartitionFacts, Place, PoolRow,
@@ -96,6 +97,7 @@ pub fn of_rows(rows: Vec<OrderRow>) -> Evidence {
         books[usize::from(part / 2)].positions.insert(part, next);
     }
     Evidence {
+        mode: Mode::Distributed,
         layout: layout(),
         servers: SERVERS.map(str::to_owned).to_vec(),
         claims: claims(&rows),

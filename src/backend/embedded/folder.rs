@@ -6,7 +6,16 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::{broken, unavailable};
-use crate::ports::StoreResult;
+use crate::ports::{Effect, ErrorKind, StoreError, StoreResult};
+
+/// Another process uses the folder.
+#[derive(Debug, thiserror::Error)]
+#[error("{} is in use by {owner}", folder.display())]
+pub struct InUse {
+    pub folder: PathBuf,
+    /// `process` and its number, or `another process` when it has not written its number yet.
+    pub owner: String,
+}
 
 /// A locked data folder. The lock ends with this value, also when the process is killed.
 #[derive(Debug)]
@@ -39,7 +48,13 @@ impl Folder {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                return Err(unavailable(context, format!("{shown} is in use{}", by_whom(&file))));
+                let source = Box::new(InUse { folder: path.to_owned(), owner: owner(&file) });
+                return Err(StoreError {
+                    kind: ErrorKind::Unavailable,
+                    effect: Effect::NotApplied,
+                    context,
+                    source,
+                });
             }
             Err(TryLockError::Error(error)) => {
                 return Err(broken(context, format!("cannot lock {shown}: {error}")));
@@ -63,11 +78,11 @@ fn note_owner(mut file: &File) -> std::io::Result<()> {
 }
 
 /// Best effort: the owner may just be writing its number.
-fn by_whom(mut file: &File) -> String {
+fn owner(mut file: &File) -> String {
     let mut text = String::new();
     match file.read_to_string(&mut text) {
-        Ok(_) if !text.trim().is_empty() => format!(" by process {}", text.trim()),
-        _ => " by another process".to_owned(),
+        Ok(_) if !text.trim().is_empty() => format!("process {}", text.trim()),
+        _ => "another process".to_owned(),
     }
 }
 

@@ -1,0 +1,267 @@
+//! `seckill demo`: the embedded mode with a sale, for whoever sees this for the first time.
+//!
+//! It makes what a demo needs and `serve` must never make by itself: a secret for tokens and an operator's key. Both
+//! stay in the demo's folder.
+
+mod guide;
+mod rush;
+mod secrets;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use clap::Args;
+use loadtest::cli::Spike;
+use loadtest::config::TokenConfig;
+use loadtest::progress;
+use serde_json::json;
+
+use super::admin_client::AdminClient;
+use super::{block_on, output, token_command};
+use crate::app::{self, CannotListen, Role, Running};
+use crate::backend::embedded::{self, Found};
+use crate::clock::Clock;
+use crate::config::{self, Config, Secret};
+use crate::domain::{ApiKey, SaleId, UserId};
+use crate::http::admin::Scope;
+use crate::http::auth::api_key_hash;
+use crate::http::shopper::rfc3339;
+use crate::ports::SaleStore;
+use crate::{metrics, shutdown, telemetry};
+
+use guide::Guide;
+use rush::Rush;
+use secrets::Secrets;
+
+const SKU: &str = "phone-x";
+const SALE_LASTS_MS: i64 = 24 * 3_600_000;
+/// Who the printed token says one is.
+const SHOPPER: &str = "you";
+const TOKEN_LASTS_S: i64 = 24 * 3600;
+
+const EXAMPLES: &str = "\
+Without --data everything stands in a new folder, whose name is printed; --data FOLDER continues it.
+Ctrl-C drains and ends the demo. With --rush it ends by itself, and its exit code is the verdict: 0 pass,
+1 answers that are errors, 98 audit violation.
+
+Examples:
+  seckill demo
+  seckill demo --rush
+  seckill demo --rush --buyers 2000 --units 50 --opens-in 3
+  seckill demo --bind 127.0.0.1:8081 --admin-bind 127.0.0.1:9091";
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct DemoCommand {
+    /// Send a crowd at the opening, audit what it left, and end with the verdict.
+    #[arg(long)]
+    rush: bool,
+    /// Buyers of the rush: 80 % of them click within one second.
+    #[arg(long, value_name = "N", requires = "rush", default_value_t = 20_000,
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    buyers: u32,
+    /// Units for sale.
+    #[arg(long, value_name = "N", default_value_t = 100,
+          value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
+    units: u32,
+    /// Seconds until the sale opens.
+    #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u32).range(0..=86_400))]
+    opens_in: u32,
+    /// Shopper listener, instead of http.bind.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    bind: Option<String>,
+    /// Operator listener, instead of admin.bind.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    admin_bind: Option<String>,
+}
+
+/// A sale of the demo.
+struct DemoSale {
+    id: String,
+    starts_ms: i64,
+    /// The same on this machine's monotonic clock.
+    opens: Instant,
+}
+
+impl DemoCommand {
+    /// Runs until a signal comes or the rush is over.
+    ///
+    /// # Errors
+    /// When the configuration is invalid, the folder cannot be used, or a port is taken.
+    pub fn run(self, file: Option<&Path>, folder: Option<PathBuf>) -> anyhow::Result<ExitCode> {
+        let began = Instant::now();
+        let config = self.config(file, folder.as_deref())?;
+        telemetry::install(&config.log).context("log.filter is not a filter")?;
+        if folder.is_none() {
+            // Before a new folder is made that nobody would use.
+            check_ports(&config)?;
+        }
+        block_on(self.show(config, began))
+    }
+
+    fn config(&self, file: Option<&Path>, folder: Option<&Path>) -> anyhow::Result<Config> {
+        let folder = folder.map_or_else(new_folder, Path::to_owned);
+        let folder = folder.into_os_string().into_string();
+        let folder = folder.map_err(|folder| anyhow::anyhow!("{} is no Unicode text", folder.display()))?;
+        let mut flags = vec![("backend.mode", "embedded".to_owned()), ("embedded.folder", folder)];
+        flags.extend(self.bind.clone().map(|bind| ("http.bind", bind)));
+        flags.extend(self.admin_bind.clone().map(|bind| ("admin.bind", bind)));
+        let loaded = config::load(file, &flags)?;
+        let mut config = loaded.config;
+        if loaded.keys.get("log.filter").is_some_and(|filter| filter.origin == "default") {
+            "warn".clone_into(&mut config.log.filter);
+        }
+        Ok(config)
+    }
+
+    async fn show(self, mut config: Config, began: Instant) -> anyhow::Result<ExitCode> {
+        let folder = config.embedded.folder.clone();
+        let opened = embedded::open(&app::embedded_settings(&config)?, Clock::System).await?;
+        let secrets = Secrets::of(&folder, opened.found.sales)?;
+        config.auth.hs256_secret = Secret::new(&secrets.token_secret);
+        let sales = opened.ports.sales.clone();
+        let_operate(sales.as_ref(), &secrets.api_key).await?;
+        let running = app::start_on(opened.ports, &config, Role::All, metrics::install()?).await?;
+        let found = (opened.found.sales > 0).then_some(opened.found);
+        let outcome = self.open_and_wait(&config, &running, &secrets, (sales, found), began).await;
+        output::talk("draining; a second signal ends at once");
+        let draining = Instant::now();
+        let drained = running.stop(Duration::from_millis(config.shutdown.deadline_ms)).await;
+        let code = outcome?;
+        anyhow::ensure!(drained, "not everything ended within shutdown.deadline_ms");
+        output::talk(&format!("drained in {} ms", draining.elapsed().as_millis()));
+        Ok(ExitCode::from(code))
+    }
+
+    async fn open_and_wait(
+        &self,
+        config: &Config,
+        running: &Running,
+        secrets: &Secrets,
+        (sales, found): (std::sync::Arc<dyn SaleStore>, Option<Found>),
+        began: Instant,
+    ) -> anyhow::Result<u8> {
+        let shopper = running.shopper.context("a demo serves shoppers")?;
+        let client = AdminClient { address: running.admin.to_string(), key: secrets.api_key.clone() };
+        let first = found.map_or(1, |found| found.sales + 1);
+        let sale = self.open_sale(&client, sales.as_ref(), first).await?;
+        let now_s = Clock::System.now_ms() / 1000;
+        let guide = Guide {
+            took: began.elapsed(),
+            folder: &config.embedded.folder,
+            found,
+            shopper,
+            admin: running.admin,
+            sale: &sale.id,
+            sku: SKU,
+            units: self.units,
+            opens_in_s: self.opens_in,
+            opens_at: &rfc3339(sale.starts_ms),
+            token: &token_command::mint(&config.auth, &UserId::parse(SHOPPER)?, now_s, TOKEN_LASTS_S)?,
+            api_key: &secrets.api_key,
+            rush: self.rush,
+        };
+        output::data(&guide.text());
+        if !self.rush {
+            let name = sale.id.clone();
+            tokio::select! {
+                signalled = shutdown::signalled() => signalled?,
+                () = open_and_stay(&name, sale.opens) => {}
+            }
+            return Ok(0);
+        }
+        let rush = self.rush(config, shopper, sale.id);
+        tokio::select! {
+            signalled = shutdown::signalled() => {
+                signalled?;
+                output::talk("the rush was interrupted: no verdict");
+                Ok(1)
+            }
+            code = rush.run() => code,
+        }
+    }
+
+    /// Creates, publishes and preheats a sale through the admin API, as an operator would.
+    async fn open_sale(
+        &self,
+        client: &AdminClient,
+        sales: &dyn SaleStore,
+        first: i64,
+    ) -> anyhow::Result<DemoSale> {
+        let mut number = first;
+        let id = loop {
+            let id = format!("drop-{number}");
+            if sales.sale(&SaleId::parse(&id)?).await?.is_none() {
+                break id;
+            }
+            number += 1;
+        };
+        let opens = Instant::now() + Duration::from_secs(self.opens_in.into());
+        let starts_ms = Clock::System.now_ms() + i64::from(self.opens_in) * 1000;
+        let sale = json!({
+            "id": id, "name": format!("Drop {number}"), "buyer_limit": 1,
+            "starts_at": rfc3339(starts_ms), "ends_at": rfc3339(starts_ms + SALE_LASTS_MS),
+            "items": [{ "sku_id": SKU, "name": "Phone X", "stock": self.units,
+                        "price": { "amount": 19_900, "currency": "CNY" } }],
+        });
+        client.call("POST", "/sales", Some(sale)).await?;
+        for action in ["publish", "preheat"] {
+            client.call("POST", &format!("/sales/{id}/{action}"), Some(json!({ "reason": "demo" }))).await?;
+        }
+        Ok(DemoSale { id, starts_ms, opens })
+    }
+
+    fn rush(&self, config: &Config, shopper: std::net::SocketAddr, sale: String) -> Rush {
+        let folder = config.embedded.folder.clone();
+        Rush {
+            shards: (config.shards.shards, config.shards.partitions),
+            token: TokenConfig {
+                secret: config.auth.hs256_secret.expose().to_owned(),
+                kid: config.auth.hs256_kid.clone().unwrap_or_default(),
+                audience: config.auth.audience.clone(),
+                issuer: config.auth.issuer.clone().unwrap_or_default(),
+            },
+            spike: Spike {
+                url: format!("http://{shopper}"),
+                summary: folder.join(format!("{sale}-summary.json")),
+                sale,
+                sku: SKU.to_owned(),
+                buyers: self.buyers,
+                connections: rush::connections(),
+            },
+            folder,
+        }
+    }
+}
+
+/// A name of its own for every demo, where the system keeps what may go.
+fn new_folder() -> PathBuf {
+    std::env::temp_dir().join(format!("seckill-demo-{:08x}", rand::random::<u32>()))
+}
+
+fn check_ports(config: &Config) -> Result<(), CannotListen> {
+    for (key, address) in [("http.bind", config.http.bind), ("admin.bind", config.admin.bind)] {
+        let listener = std::net::TcpListener::bind(address);
+        drop(listener.map_err(|source| CannotListen { address, key, source })?);
+    }
+    Ok(())
+}
+
+/// Puts the key into the directory, once.
+async fn let_operate(sales: &dyn SaleStore, key: &str) -> anyhow::Result<()> {
+    let hash = api_key_hash(key);
+    if sales.api_key(hash).await?.is_none() {
+        let scopes = Scope::ALL.map(|scope| scope.as_str().to_owned()).to_vec();
+        sales.add_api_key(hash, &ApiKey { name: "demo".to_owned(), scopes }).await?;
+    }
+    Ok(())
+}
+
+/// Says when the sale opens; never completes.
+async fn open_and_stay(sale: &str, opens: Instant) {
+    progress::countdown(sale, opens, opens).await;
+    output::talk(&format!("{sale} is open"));
+    std::future::pending().await
+}

@@ -1,0 +1,116 @@
+//! What the demo prints: what runs, where, and lines that work when they are pasted.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::backend::embedded::Found;
+
+/// All that the text needs.
+pub struct Guide<'a> {
+    pub took: Duration,
+    pub folder: &'a Path,
+    /// What stood in the folder; `None` without a sale.
+    pub found: Option<Found>,
+    pub shopper: SocketAddr,
+    pub admin: SocketAddr,
+    pub sale: &'a str,
+    pub sku: &'a str,
+    pub units: u32,
+    pub opens_in_s: u32,
+    /// RFC 3339.
+    pub opens_at: &'a str,
+    pub token: &'a str,
+    pub api_key: &'a str,
+    /// Whether a crowd comes by itself.
+    pub rush: bool,
+}
+
+impl Guide<'_> {
+    pub fn text(&self) -> String {
+        let Self { shopper, admin, sale, sku, units, opens_in_s, api_key, token, .. } = self;
+        let (took_ms, folder) = (self.took.as_millis(), quoted(self.folder.as_os_str().to_owned()));
+        let seckill = program();
+        let clock = self.opens_at.get(11..19).unwrap_or(self.opens_at);
+        let mut text = String::new();
+        let mut line = |line: &str| {
+            text.push_str(line);
+            text.push('\n');
+        };
+        let version = env!("CARGO_PKG_VERSION");
+        line(&format!("seckill {version}, embedded: one process, one SQLite file; ready in {took_ms} ms"));
+        line(&format!("  folder     {}", self.folder.display()));
+        line(&format!("  found      {}", self.found.map_or("nothing yet".to_owned(), recovered)));
+        line(&format!("  shoppers   http://{shopper}/api/v1/sales"));
+        line(&format!("  operators  http://{admin}/readyz?verbose   http://{admin}/metrics"));
+        line(&format!(
+            "  sale       {sale}: {units} units of {sku}, one per buyer, opens in {opens_in_s} s ({clock} UTC)"
+        ));
+        line("\nIn another terminal, buy one (409 sale_not_started before the opening):");
+        line(&format!("export TOKEN={token}"));
+        line(&format!("curl -sw '\\n' http://{shopper}/api/v1/sales/{sale}"));
+        line(&format!(
+            "curl -sw '\\n' -X POST http://{shopper}/api/v1/sales/{sale}/orders -H \"Authorization: Bearer $TOKEN\" \
+             -H 'Idempotency-Key: my-first-click' -H 'Content-Type: application/json' -H 'Prefer: wait=5' \
+             -d '{{\"sku_id\":\"{sku}\",\"quantity\":1}}'"
+        ));
+        line(&format!("curl -sw '\\n' http://{shopper}/api/v1/orders -H \"Authorization: Bearer $TOKEN\""));
+        line("\nAs the operator:");
+        line(&format!("export SECKILL_API_KEY={api_key} SECKILL_ADMIN={admin}"));
+        line(&format!("{seckill} sale stock {sale}"));
+        line(&format!("{seckill} sale end {sale} --reason 'enough'"));
+        line("");
+        if !self.rush {
+            line(&format!("20,000 buyers at once, and the audit:  {seckill} demo --rush"));
+        }
+        line(&format!("Ctrl-C ends it. The same shop again:  {seckill} demo --data {folder}"));
+        text
+    }
+}
+
+/// What a folder that was used before brought back.
+fn recovered(found: Found) -> String {
+    let many = |count: i64, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    let unwritten = match found.unwritten {
+        0 => "all of them written".to_owned(),
+        unwritten => format!("{unwritten} of them accepted and still to be written, which goes on now"),
+    };
+    let orders = many(found.orders, "order");
+    format!("recovered {}, {orders}; {unwritten}", many(found.sales, "sale"))
+}
+
+/// How this program was called, so that a pasted line finds it.
+fn program() -> String {
+    quoted(std::env::args_os().next().unwrap_or_else(|| "seckill".into()))
+}
+
+/// As a shell takes it for one word.
+fn quoted(word: OsString) -> String {
+    let word = word.to_string_lossy().into_owned();
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        word
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_with_a_space_or_a_quote_is_one_word() {
+        assert_eq!(quoted("/tmp/demo-1".into()), "/tmp/demo-1");
+        assert_eq!(quoted("/tmp/my demo".into()), "'/tmp/my demo'");
+        assert_eq!(quoted("it's".into()), r"'it'\''s'");
+    }
+
+    #[test]
+    fn what_was_recovered_reads_as_a_sentence() {
+        let found = |unwritten| Found { sales: 1, orders: 57, unwritten };
+        assert_eq!(recovered(found(0)), "recovered 1 sale, 57 orders; all of them written");
+        assert!(recovered(found(3)).contains("3 of them accepted and still to be written"));
+    }
+}

@@ -1,0 +1,240 @@
+//! `seckill demo` as a person uses it: the real binary, what it prints, and the lines that one pastes.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// A place for one test's folders, which goes away with it.
+struct Place(PathBuf);
+
+impl Place {
+    fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let name = format!("seckill-it-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&path).expect("a folder");
+        Self(path)
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.0.join("shop")
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        drop(std::fs::remove_dir_all(&self.0));
+    }
+}
+
+fn free_address() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("an address").to_string()
+}
+
+fn command(place: &Place, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_seckill"));
+    // A fresh folder belongs to the test, too.
+    command.env_remove("SECKILL_CONFIG").env("TMPDIR", &place.0).arg("demo").args(args);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// A demo that has said all it says at its start.
+struct Demo {
+    child: Child,
+    out: BufReader<ChildStdout>,
+    said: String,
+    ready_after: Duration,
+}
+
+impl Demo {
+    fn start(place: &Place, args: &[&str]) -> Self {
+        let folder = place.folder();
+        let began = Instant::now();
+        let mut child = command(place, args).arg("--data").arg(&folder).spawn().expect("the binary starts");
+        let mut out = BufReader::new(child.stdout.take().expect("piped"));
+        let mut said = String::new();
+        while !said.contains("The same shop again") {
+            let read = out.read_line(&mut said).expect("text");
+            if read == 0 {
+                let mut why = String::new();
+                drop(child.stderr.take().expect("piped").read_to_string(&mut why));
+                panic!("the demo ended: {why}");
+            }
+        }
+        Self { child, out, said, ready_after: began.elapsed() }
+    }
+
+    fn at(place: &Place, addresses: &[String; 2], more: &[&str]) -> Self {
+        let mut args = vec!["--bind", &addresses[0], "--admin-bind", &addresses[1]];
+        args.extend(more);
+        Self::start(place, &args)
+    }
+
+    /// What one would paste: the lines of a shell.
+    fn lines(&self) -> Vec<&str> {
+        let program = env!("CARGO_BIN_EXE_seckill");
+        let is_pasted =
+            |line: &&str| ["export ", "curl ", program].iter().any(|start| line.starts_with(start));
+        self.said.lines().filter(is_pasted).collect()
+    }
+
+    fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([name, &self.child.id().to_string()]).status();
+        assert!(sent.expect("kill runs").success());
+    }
+
+    /// Exit code, the rest of what it said, and its talk.
+    fn ended(mut self) -> (Option<i32>, String, String) {
+        let (mut rest, mut talk) = (String::new(), String::new());
+        self.out.read_to_string(&mut rest).expect("text");
+        self.child.stderr.take().expect("piped").read_to_string(&mut talk).expect("text");
+        (self.child.wait().expect("a child").code(), rest, talk)
+    }
+}
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        // Also when the test failed half-way; an ended child answers an error that is of no interest.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// Pastes lines into a shell; answers what they printed.
+fn paste(lines: &[&str]) -> String {
+    let output = Command::new("sh").arg("-ec").arg(lines.join("\n")).output().expect("a shell");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
+    text(&output.stdout)
+}
+
+fn refused(output: &Output) -> String {
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn a_demo_is_ready_within_a_second() {
+    // A starved machine is no fault: one start in three must do.
+    let quick = (0..3).map(|_| {
+        let place = Place::new();
+        Demo::at(&place, &[free_address(), free_address()], &[]).ready_after
+    });
+    let tries: Vec<Duration> = quick.collect();
+    assert!(tries.iter().any(|took| *took < Duration::from_secs(1)), "{tries:?}");
+}
+
+#[test]
+fn what_a_demo_prints_works_when_it_is_pasted_and_after_a_kill_too() {
+    let place = Place::new();
+    let addresses = [free_address(), free_address()];
+    let demo = Demo::at(&place, &addresses, &["--opens-in", "0", "--units", "3"]);
+    assert!(demo.said.contains("found      nothing yet"), "{}", demo.said);
+    let printed = paste(&demo.lines());
+    assert!(printed.contains(r#""status":"awaiting_payment""#), "{printed}");
+    assert!(printed.contains("phone-x  3           2          1"), "{printed}");
+    assert!(printed.contains("ended"), "{printed}");
+    let before: Vec<String> = demo.lines().into_iter().map(str::to_owned).collect();
+    demo.signal("-KILL");
+    drop(demo);
+
+    let demo = Demo::at(&place, &addresses, &[]);
+    assert!(demo.said.contains("recovered 1 sale, 1 order; all of them written"), "{}", demo.said);
+    assert!(
+        demo.said.contains("drop-2: 100 units of phone-x, one per buyer, opens in 15 s"),
+        "{}",
+        demo.said
+    );
+    let own = |line: &&String| line.starts_with("export ") || line.contains("/api/v1/orders -H");
+    let pasted_again: Vec<&str> = before.iter().filter(own).map(String::as_str).collect();
+    assert!(paste(&pasted_again).contains(r#""sale_id":"drop-1""#), "an old token still names its owner");
+    let early = paste(&demo.lines());
+    assert!(early.contains("sale_not_started"), "{early}");
+    demo.signal("-INT");
+    let (code, _, talk) = demo.ended();
+    assert_eq!(code, Some(0), "{talk}");
+    assert!(talk.contains("drained in"), "{talk}");
+}
+
+#[test]
+fn a_rush_ends_with_the_verdict_as_its_exit_code() {
+    let place = Place::new();
+    let [bind, admin] = [free_address(), free_address()];
+    let args = [
+        "--rush",
+        "--buyers",
+        "400",
+        "--units",
+        "30",
+        "--opens-in",
+        "2",
+        "--bind",
+        &bind,
+        "--admin-bind",
+        &admin,
+    ];
+    let output = command(&place, &args).output().expect("the binary runs");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (said, talk) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{said}{talk}");
+    let verdict = "PASS  drop-1: 30 accepted of 400 clicks, 30 persisted, 0 oversold, 0 violations\n";
+    assert!(said.contains(verdict) && said.contains("41 rules, 0 violations"), "{said}{talk}");
+    let made: Vec<PathBuf> = folders(&place.0);
+    let name = made.first().and_then(|path| path.file_name()?.to_str());
+    assert!(made.len() == 1 && name.is_some_and(|name| name.starts_with("seckill-demo-")), "{made:?}");
+    assert!(made[0].join("drop-1-summary.json").exists());
+}
+
+#[test]
+fn an_interrupted_rush_drains_and_has_no_verdict() {
+    let place = Place::new();
+    let demo = Demo::at(&place, &[free_address(), free_address()], &["--rush", "--buyers", "10"]);
+    demo.signal("-INT");
+    let (code, rest, talk) = demo.ended();
+    assert_eq!(code, Some(1), "{talk}");
+    assert!(
+        !rest.contains("PASS") && talk.contains("no verdict") && talk.contains("drained in"),
+        "{rest}{talk}"
+    );
+}
+
+#[test]
+fn a_second_demo_on_the_folder_is_refused_and_the_first_goes_on() {
+    let place = Place::new();
+    let demo = Demo::at(&place, &[free_address(), free_address()], &["--opens-in", "0"]);
+    let output = command(&place, &["--data"]).arg(place.folder()).output().expect("the binary runs");
+    let talk = refused(&output);
+    let in_use = format!(
+        "error: open data folder: {} is in use by process {}\n",
+        place.folder().display(),
+        demo.child.id()
+    );
+    assert!(talk.starts_with(&in_use), "said once: {talk}");
+    assert!(talk.contains("hint: ") && talk.contains("--data"), "{talk}");
+    assert!(paste(&demo.lines()).contains("awaiting_payment"));
+}
+
+#[test]
+fn a_taken_port_names_its_flag_and_leaves_no_folder() {
+    let place = Place::new();
+    let holder = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let taken = holder.local_addr().expect("an address").to_string();
+    for (flag, other) in [("--bind", "--admin-bind"), ("--admin-bind", "--bind")] {
+        let args = [flag, &taken, other, &free_address()];
+        let talk = refused(&command(&place, &args).output().expect("the binary runs"));
+        assert!(talk.contains(&format!("cannot listen on {taken}")), "{talk}");
+        assert!(talk.contains(&format!("choose one with {flag}, ")), "{talk}");
+    }
+    drop(holder);
+    assert_eq!(folders(&place.0), Vec::<PathBuf>::new());
+}
+
+fn folders(path: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(path).expect("a folder");
+    entries.map(|entry| entry.expect("an entry").path()).collect()
+}
