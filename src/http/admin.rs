@@ -3,8 +3,8 @@
 pub mod health;
 pub mod sales;
 
+use actix_web::HttpRequest;
 use actix_web::http::header::AUTHORIZATION;
-use actix_web::{HttpMessage, HttpRequest};
 
 use super::middleware::RequestId;
 use super::problem::{Code, Problem};
@@ -48,6 +48,6 @@ pub async fn operator(request: &HttpRequest, context: &Context, scope: Scope) ->
 
 /// The audit row of what this request is about to do.
 pub fn change(request: &HttpRequest, operator: &ApiKey, action: &'static str, reason: &str) -> Change {
-    let request_id = request.extensions().get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
+    let request_id = RequestId::of(request).as_str().to_owned();
     Change { actor: operator.name.clone(), action, reason: reason.to_owned(), request_id }
 }

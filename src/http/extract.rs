@@ -73,8 +73,9 @@ fn what(error: &serde_json::Error) -> String {
 /// # Errors
 /// `idempotency_key_missing`, also for a key with characters that are not allowed.
 pub fn idempotency_key(request: &HttpRequest) -> Result<IdempotencyKey, Problem> {
-    let key = header(request, IDEMPOTENCY_KEY).and_then(|key| IdempotencyKey::parse(key).ok());
-    key.ok_or_else(|| Problem::new(Code::IdempotencyKeyMissing))
+    let key = request.headers().get(IDEMPOTENCY_KEY).and_then(|key| std::str::from_utf8(key.as_bytes()).ok());
+    key.and_then(|key| IdempotencyKey::parse(key).ok())
+        .ok_or_else(|| Problem::new(Code::IdempotencyKeyMissing))
 }
 
 /// Seconds of `Prefer: wait=N`, if any.

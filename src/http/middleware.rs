@@ -1,7 +1,8 @@
 //! Around every request: its id, its time, its line in the log, and the body of every problem.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use actix_web::body::{BoxBody, MessageBody};
@@ -9,7 +10,7 @@ use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::Method;
 use actix_web::http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
-use actix_web::{Error, HttpMessage};
+use actix_web::{Error, HttpMessage, HttpRequest, ResponseError};
 use metrics::{Histogram, histogram};
 
 use super::problem::Problem;
@@ -19,8 +20,33 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// The id of a request, 16 hexadecimal digits; in its answer, its problem and its log line.
-#[derive(Debug, Clone)]
-pub struct RequestId(pub String);
+#[derive(Debug, Clone, Copy)]
+pub struct RequestId([u8; 16]);
+
+impl RequestId {
+    fn new() -> Self {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut text = [0; 16];
+        for (pair, byte) in text.chunks_exact_mut(2).zip(rand::random::<u64>().to_be_bytes()) {
+            pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+        }
+        Self(text)
+    }
+
+    /// The id of a request that is being handled. Kept with the request only where somebody asks: few do, and a
+    /// request that keeps nothing needs no table.
+    pub fn of(request: &HttpRequest) -> Self {
+        *request.extensions_mut().get_or_insert_with(Self::new)
+    }
+
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("digits")
+    }
+}
+
+/// The pattern of a route, for those who look at it often: the framework writes a new one each time.
+#[derive(Debug, Clone, Copy)]
+pub struct Pattern(pub &'static str);
 
 /// Wraps the whole application.
 ///
@@ -31,35 +57,45 @@ pub async fn around(
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let began = Instant::now();
-    let id = format!("{:016x}", rand::random::<u64>());
-    request.extensions_mut().insert(RequestId(id.clone()));
-    let trace_id = trace_id(&request);
     let mut response = next.call(request).await?.map_into_boxed_body();
+    let kept = response.request().extensions().get::<RequestId>().copied();
+    let id = kept.unwrap_or_else(RequestId::new);
     let status = response.status();
     if status.is_client_error() || status.is_server_error() {
-        let problem = response.response().error().and_then(|error| error.as_error::<Problem>());
-        let is_ours = response.headers().get(CONTENT_TYPE).is_some_and(|t| t == "application/json");
-        if problem.is_some() || !is_ours {
-            let answer = match problem {
-                Some(problem) => problem.respond(&id, trace_id.as_deref()),
-                None => Problem::of_status(status).respond(&id, trace_id.as_deref()),
-            };
-            response = ServiceResponse::new(response.into_parts().0, answer);
-        }
+        response = with_problem(response, &id);
     }
-    if let Ok(value) = HeaderValue::from_str(&id) {
+    if let Ok(value) = HeaderValue::from_bytes(&id.0) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
     record(&response, &id, began.elapsed());
     Ok(response)
 }
 
-fn record(response: &ServiceResponse<BoxBody>, id: &str, elapsed: Duration) {
+/// Writes the body of a problem, also of one that the framework found.
+fn with_problem(response: ServiceResponse<BoxBody>, id: &RequestId) -> ServiceResponse<BoxBody> {
+    let trace_id = trace_id(response.request());
+    if let Some(problem) = response.response().error().and_then(|error| error.as_error::<Problem>()) {
+        let body = problem.body(id.as_str(), trace_id.as_deref());
+        return response.map_body(|_, _| BoxBody::new(body));
+    }
+    if response.headers().get(CONTENT_TYPE).is_some_and(|t| t == "application/json") {
+        return response;
+    }
+    let problem = Problem::of_status(response.status());
+    let body = problem.body(id.as_str(), trace_id.as_deref());
+    ServiceResponse::new(response.into_parts().0, problem.error_response().set_body(BoxBody::new(body)))
+}
+
+fn record(response: &ServiceResponse<BoxBody>, id: &RequestId, elapsed: Duration) {
     let request = response.request();
     let status = response.status().as_u16();
     // The pattern, not the path: paths hold ids and would make endless series.
-    let route = request.match_pattern().unwrap_or_else(|| "-".to_owned());
-    observe(method_label(request.method()), &route, status, elapsed);
+    let route = match request.app_data::<Pattern>() {
+        Some(pattern) => Cow::Borrowed(pattern.0),
+        None => request.match_pattern().map_or(Cow::Borrowed("-"), Cow::Owned),
+    };
+    let (route, id) = (&*route, id.as_str());
+    observe(method_label(request.method()), route, status, elapsed);
     let elapsed_ms = elapsed.as_millis();
     let method = request.method();
     if status >= 500 {
@@ -91,7 +127,7 @@ type OfRoute = Vec<(&'static str, u16, Histogram)>;
 thread_local! {
     /// The series that this thread has recorded into, by route: to look one up by its labels costs more than
     /// all else that is done here. As many as routes, methods and statuses.
-    static SERIES: RefCell<HashMap<String, OfRoute>> = RefCell::default();
+    static SERIES: RefCell<BTreeMap<String, OfRoute>> = RefCell::default();
 }
 
 fn observe(method: &'static str, route: &str, status: u16, elapsed: Duration) {
@@ -109,7 +145,7 @@ fn observe(method: &'static str, route: &str, status: u16, elapsed: Duration) {
 }
 
 /// The trace of a W3C `traceparent` header.
-fn trace_id(request: &ServiceRequest) -> Option<String> {
+fn trace_id(request: &HttpRequest) -> Option<String> {
     let parent = request.headers().get(TRACEPARENT)?.to_str().ok()?;
     let trace = parent.split('-').nth(1)?;
     let is_trace = trace.len() == 32 && trace.bytes().all(|b| b.is_ascii_hexdigit());

@@ -123,21 +123,9 @@ impl Problem {
         })
     }
 
-    /// The whole answer, with the ids that let support find the request.
-    pub fn respond(&self, request_id: &str, trace_id: Option<&str>) -> HttpResponse {
-        let mut response = HttpResponse::build(self.status_code());
-        response.insert_header((CONTENT_TYPE, HeaderValue::from_static("application/problem+json")));
-        if self.code == Code::Unauthenticated {
-            response.insert_header((WWW_AUTHENTICATE, "Bearer"));
-        }
-        if let Some(ms) = self.retry_after_ms {
-            response.insert_header((RETRY_AFTER, ms.div_ceil(1000).to_string()));
-        }
-        response.body(self.body(request_id, trace_id))
-    }
-
-    /// Piece by piece: most answers of a sale are refusals, and a tree of values costs them ten times as much.
-    fn body(&self, request_id: &str, trace_id: Option<&str>) -> String {
+    /// The answer's body, with the ids that let support find the request. Piece by piece: most answers of a sale are
+    /// refusals, and a tree of values costs them ten times as much.
+    pub fn body(&self, request_id: &str, trace_id: Option<&str>) -> String {
         let code = self.code;
         let retryable = if code.is_retryable() { "true" } else { "false" };
         let mut body = String::with_capacity(256);
@@ -199,7 +187,16 @@ impl ResponseError for Problem {
     /// Without a body: the response carries the problem as its error to the middleware, which knows the
     /// request's id and writes it.
     fn error_response(&self) -> HttpResponse {
-        HttpResponse::new(self.status_code())
+        let mut response = HttpResponse::new(self.status_code());
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if self.code == Code::Unauthenticated {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if let Some(ms) = self.retry_after_ms {
+            headers.insert(RETRY_AFTER, HeaderValue::from(ms.div_ceil(1000)));
+        }
+        response
     }
 }
 

@@ -2,6 +2,7 @@
 
 use actix_web::web::{self, PayloadConfig, QueryConfig, ServiceConfig, get, patch, post, resource, scope};
 
+use super::middleware::Pattern;
 use super::problem::Problem;
 use super::{admin, shopper};
 
@@ -10,12 +11,15 @@ pub const SHOPPER_BODY_BYTES_MAX: usize = 1024;
 /// A sale with a hundred items has some 20 KiB.
 pub const ADMIN_BODY_BYTES_MAX: usize = 64 * 1024;
 
+/// The crowd's route.
+const PLACE: &str = "/api/v1/sales/{sale}/orders";
+
 /// The public listener.
 pub fn shopper_routes(app: &mut ServiceConfig) {
     app.app_data(PayloadConfig::new(SHOPPER_BODY_BYTES_MAX))
         .app_data(query_config())
         // The crowd's route, first and in no scope: every pattern that is tried before it costs the crowd.
-        .service(resource("/api/v1/sales/{sale}/orders").route(post().to(shopper::orders::place)))
+        .service(resource(PLACE).app_data(Pattern(PLACE)).route(post().to(shopper::orders::place)))
         .service(
             scope("/api/v1")
                 .service(resource("/time").route(get().to(shopper::sales::time)))

@@ -1,6 +1,6 @@
 //! The sales as every request sees them: an in-memory snapshot, renewed once a second.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, RwLock};
 
 use metrics::{counter, gauge};
@@ -41,7 +41,7 @@ impl StockBand {
 /// All sales at one moment.
 #[derive(Debug, Default)]
 pub struct Snapshot {
-    pub sales: Arc<HashMap<SaleId, Sale>>,
+    pub sales: Arc<BTreeMap<SaleId, Sale>>,
     /// Bands of sales whose stock stands in the inventory.
     pub bands: HashMap<(SaleId, SkuId), StockBand>,
     /// Orders in the outbox entries of all buckets.
@@ -61,7 +61,7 @@ impl Catalog {
     /// Puts one changed sale in place at once, so that the operator's own node follows without delay.
     pub fn put(&self, sale: Sale) {
         let mut current = self.current.write().expect("no code panics while holding it");
-        let mut sales = HashMap::clone(&current.sales);
+        let mut sales = BTreeMap::clone(&current.sales);
         sales.insert(sale.id.clone(), sale);
         *current = Arc::new(Snapshot {
             sales: Arc::new(sales),
@@ -96,7 +96,7 @@ impl Catalog {
             }
         }
         gauge!(OUTBOX_ORDERS).set(f64::from(u32::try_from(outbox_orders).unwrap_or(u32::MAX)));
-        let mut sales: HashMap<SaleId, Sale> =
+        let mut sales: BTreeMap<SaleId, Sale> =
             sales.into_iter().map(|sale| (sale.id.clone(), sale)).collect();
         let mut current = self.current.write().expect("no code panics while holding it");
         // An operator may have changed a sale while this round was reading.

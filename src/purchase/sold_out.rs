@@ -5,14 +5,15 @@
 //! stock ran out: those still go to Redis, everybody else is refused here. The flag lapses by itself and one
 //! purchase then asks Redis again.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::RwLock;
 
 use crate::domain::{BucketId, SkuId, UserId};
 
 #[derive(Default)]
 pub struct SoldOut {
-    buckets: RwLock<HashMap<BucketId, Flags>>,
+    // Few buckets and few SKUs: comparing a name or two costs less than hashing it.
+    buckets: RwLock<BTreeMap<BucketId, Flags>>,
 }
 
 #[derive(Default)]
@@ -22,7 +23,7 @@ struct Flags {
     orders_seen: Option<u64>,
     reading: bool,
     /// SKU → when the flag lapses, ms since 1970.
-    until_ms: HashMap<SkuId, i64>,
+    until_ms: BTreeMap<SkuId, i64>,
 }
 
 impl SoldOut {

@@ -3,14 +3,16 @@
 //! Everything after the free checks runs in a spawned task: the HTTP server drops a handler's future when the
 //! client resets, and a drop between reservation and publication must not decide anything.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use metrics::{counter, histogram};
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use super::admission::TooFast;
 use super::batching::Batcher;
@@ -139,7 +141,7 @@ pub struct Desk {
     counters: RwLock<HashMap<(BucketId, u32), Counter>>,
     sold_out: SoldOut,
     /// The series of `seckill_admission_total`: to look one up by its labels costs as much as a refusal.
-    outcomes: RwLock<HashMap<SaleId, HashMap<&'static str, metrics::Counter>>>,
+    outcomes: RwLock<BTreeMap<SaleId, BTreeMap<&'static str, metrics::Counter>>>,
 }
 
 impl Desk {
@@ -194,50 +196,54 @@ impl Desk {
 
 impl Shop {
     /// Buys, or says why not. Idempotent by (sale, user, key).
-    pub async fn submit(self: &Arc<Self>, purchase: Purchase) -> Submitted {
-        let submitted = self.decide(&purchase).await;
+    pub async fn submit(self: &Arc<Self>, purchase: &Purchase) -> Submitted {
+        let submitted = match self.decide(purchase) {
+            // Only a panic ends the task without an answer, and it may have come after the reservation.
+            ControlFlow::Continue(work) => work.await.unwrap_or(Submitted::OutcomeUnknown),
+            ControlFlow::Break(refused) => refused,
+        };
         self.desk.count(&purchase.sale, &submitted);
         submitted
     }
 
-    async fn decide(self: &Arc<Self>, purchase: &Purchase) -> Submitted {
+    /// What needs no I/O, and then the task that does the rest. No `async fn`: what it holds would be part of every
+    /// request's future.
+    fn decide(self: &Arc<Self>, purchase: &Purchase) -> ControlFlow<Submitted, JoinHandle<Submitted>> {
         let snapshot = self.catalog.snapshot();
         let now_ms = self.clock.now_ms();
         let Some((sale, phase)) = snapshot.visible(&purchase.sale, now_ms) else {
-            return Submitted::UnknownSale;
+            return ControlFlow::Break(Submitted::UnknownSale);
         };
         let shard = self.map.shard_of(&purchase.user);
         let bucket = self.bucket(sale, shard);
         if let Some(refused) = self.refuse_locally(purchase, sale, phase, &bucket, now_ms) {
-            return refused;
+            return ControlFlow::Break(refused);
         }
         if self.admission.is_draining() {
             counter!(SHED, "reason" => "draining").increment(1);
-            return Submitted::Draining;
+            return ControlFlow::Break(Submitted::Draining);
         }
         if self.admission.is_outbox_full() {
             counter!(SHED, "reason" => "outbox_full").increment(1);
-            return Submitted::Unavailable;
+            return ControlFlow::Break(Submitted::Unavailable);
         }
         let Some(permit) = self.admission.enter() else {
             counter!(SHED, "reason" => "in_flight").increment(1);
-            return Submitted::Overloaded;
+            return ControlFlow::Break(Submitted::Overloaded);
         };
         let order = OrderId::derive(shard, sale.month(), &sale.id, &purchase.user, &purchase.key);
         let Some(record) = record_of(purchase, sale, order, now_ms) else {
-            return Submitted::UnknownSku;
+            return ControlFlow::Break(Submitted::UnknownSku);
         };
         let fingerprint = Fingerprint::of(&record.sku_id, record.quantity);
         let request = ReserveRequest { record, fingerprint };
         let shop = self.clone();
         let sale = sale.clone();
-        let work = self.tasks.spawn(async move {
+        ControlFlow::Continue(self.tasks.spawn(async move {
             let submitted = shop.reserve_and_queue(&sale, phase, bucket, request).await;
             drop(permit);
             submitted
-        });
-        // Only a panic ends the task without an answer, and it may have come after the reservation.
-        work.await.unwrap_or(Submitted::OutcomeUnknown)
+        }))
     }
 
     /// Step 1: what needs no I/O. A buyer's repeated click passes all of it, because only Redis knows it.

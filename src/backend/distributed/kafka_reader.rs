@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -150,14 +150,11 @@ impl OrderLogReader for KafkaReader {
     fn poll(&mut self, timeout: Duration, limit: usize) -> StoreResult<Vec<LogEvent>> {
         let mut events = Vec::new();
         let mut records = 0;
-        let deadline = Instant::now() + timeout;
+        // Whole milliseconds, and only once: the client cuts a wait to milliseconds and asks again until it is over,
+        // so 0.9 ms, as what is left until a deadline of 1 ms, would be asking without a pause.
+        let mut wait = timeout;
         while records < limit {
-            let wait = if events.is_empty() {
-                deadline.saturating_duration_since(Instant::now())
-            } else {
-                Duration::ZERO
-            };
-            let polled = self.consumer.poll(wait);
+            let polled = self.consumer.poll(std::mem::take(&mut wait));
             // What a rebalance did comes before the records that follow it.
             self.take_events(&mut events);
             match polled {

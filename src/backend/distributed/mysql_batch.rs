@@ -1,8 +1,9 @@
 //! One batch of the order log as one transaction: protocol steps 8 to 12.
 //!
-//! Order inside the transaction: position CAS → read what is known → decide → ledger → rows → commit. Keys
-//! are taken in ascending order everywhere, so two batches of one instance never wait for each other in a
-//! circle. After any error the transaction is dropped and the caller takes the batch again from its start.
+//! Order inside the transaction: position CAS → read what is known → decide → ledger → rows → commit, or rows
+//! before ledger when nothing was read. Keys are taken in ascending order everywhere, and rows belong to one
+//! partition alone, so two batches of one instance never wait for each other in a circle. After any error the
+//! transaction is dropped and the caller takes the batch again from its start.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -63,7 +64,7 @@ pub async fn write(
 struct View {
     /// Whether to read which orders and claims exist, or to let their keys say so.
     reads_first: bool,
-    /// Whether the other instances were asked for units in vain.
+    /// Whether the other instances were asked for units in vain; never without `reads_first`.
     is_all_there_is: bool,
 }
 
@@ -92,25 +93,34 @@ async fn attempt(
     let known =
         if view.reads_first { rows::known(mysql, batch, sales, &mut tx).await? } else { Known::default() };
     let wish = batch_plan::plan(batch, &mysql.map, sales, &known, |_| u32::MAX);
+    // A wish of new orders is likely to stand, so its rows come before the ledger: its row is the one lock that the
+    // partitions of an instance share, and they write at the same time until they need it.
+    let inserts_first = !view.reads_first;
+    if inserts_first && !rows::insert(mysql, instance, batch, &wish, now_ms, &mut tx).await? {
+        return duplicate(tx).await;
+    }
     let (fits, missing) = hold(mysql, instance, &wish, &mut tx).await?;
     if !missing.is_empty() && !view.is_all_there_is {
         tx.rollback().await.map_err(|error| failed("roll back short batch", error))?;
         return Ok(Attempt::Short(missing));
     }
-    let plan = if fits.is_empty() {
+    let plan = if missing.is_empty() {
         wish
     } else {
         let free = |scarce: &Scarce| fits.get(scarce).or(wish.held.get(scarce)).copied().unwrap_or(0);
-        let plan = batch_plan::plan(batch, &mysql.map, sales, &known, free);
-        hold_what_fits(mysql, instance, &plan, &fits, &mut tx).await?;
-        plan
+        batch_plan::plan(batch, &mysql.map, sales, &known, free)
     };
-    if !rows::insert(mysql, instance, batch, &plan, now_ms, &mut tx).await? {
-        tx.rollback().await.map_err(|error| failed("roll back duplicates", error))?;
-        return Ok(Attempt::Duplicate);
+    hold_what_fits(mysql, instance, &plan, &fits, &mut tx).await?;
+    if !inserts_first && !rows::insert(mysql, instance, batch, &plan, now_ms, &mut tx).await? {
+        return duplicate(tx).await;
     }
     commit(mysql, batch, tx).await?;
     Ok(Attempt::Done(BatchOutcome::Written(written(batch, plan))))
+}
+
+async fn duplicate(tx: Transaction<'_, MySql>) -> StoreResult<Attempt> {
+    tx.rollback().await.map_err(|error| failed("roll back duplicates", error))?;
+    Ok(Attempt::Duplicate)
 }
 
 fn written(batch: &LogBatch, plan: Plan) -> Written {

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::rfc3339;
-use crate::domain::{Month, Order, OrderCursor, OrderId, Quantity, SaleId, SkuId};
+use crate::domain::{Month, Order, OrderCursor, OrderId, Quantity, SaleId, SkuId, UserId};
 use crate::http::problem::{Code, Problem};
 use crate::http::{Context, extract};
 use crate::purchase::admission::TooFast;
@@ -65,24 +65,39 @@ impl ListQuery {
 /// Every refusal of the shop.
 pub async fn place(
     request: HttpRequest,
-    path: web::Path<String>,
     body: web::Bytes,
     context: web::Data<Context>,
 ) -> Result<HttpResponse, Problem> {
-    let user = extract::shopper(&request, &context)?;
-    let key = extract::idempotency_key(&request)?;
-    let PlaceBody { sku_id, quantity } = extract::json(&request, &body)?;
-    let sale = SaleId::parse(&path.into_inner()).map_err(|_| Problem::new(Code::SaleNotFound))?;
-    let address = extract::address(&request, &context.trusted_proxies);
-    let purchase = Purchase { user: user.clone(), address, sale, sku: sku_id, quantity, key };
-    let (mut order, replayed) = match context.shop.submit(purchase).await {
-        Submitted::Accepted { order, replayed } => (order, replayed),
-        refused => return Err(problem(refused)),
-    };
-    let wait_s = extract::prefer_wait_s(&request);
+    let purchase = purchase(&request, &body, &context)?;
+    match context.shop.submit(&purchase).await {
+        // In a box: it is large, and every refusal would carry room for it.
+        Submitted::Accepted { order, replayed } => {
+            Ok(Box::pin(accepted(&request, &context, &purchase.user, (order, replayed))).await)
+        }
+        refused => Err(problem(refused)),
+    }
+}
+
+fn purchase(request: &HttpRequest, body: &[u8], context: &Context) -> Result<Purchase, Problem> {
+    let user = extract::shopper(request, context)?;
+    let key = extract::idempotency_key(request)?;
+    let PlaceBody { sku_id, quantity } = extract::json(request, body)?;
+    let sale = request.match_info().get("sale").and_then(|sale| SaleId::parse(sale).ok());
+    let sale = sale.ok_or_else(|| Problem::new(Code::SaleNotFound))?;
+    let address = extract::address(request, &context.trusted_proxies);
+    Ok(Purchase { user, address, sale, sku: sku_id, quantity, key })
+}
+
+async fn accepted(
+    request: &HttpRequest,
+    context: &Context,
+    user: &UserId,
+    (mut order, replayed): (Order, bool),
+) -> HttpResponse {
+    let wait_s = extract::prefer_wait_s(request);
     if let Some(wait_s) = wait_s.filter(|_| order.state.is_pending()) {
         // The order stands whatever reading it again fails with.
-        if let Ok(Some(decided)) = context.shop.order_when_decided(&user, order.id, wait_s).await {
+        if let Ok(Some(decided)) = context.shop.order_when_decided(user, order.id, wait_s).await {
             order = decided;
         }
     }
@@ -100,7 +115,7 @@ pub async fn place(
         let applied = wait_s.min(context.shop.settings.wait_s_max);
         response.insert_header(("Preference-Applied", format!("wait={applied}")));
     }
-    Ok(response.json(view(&order, &context)))
+    response.json(view(&order, context))
 }
 
 /// `GET /orders/{order}`.
