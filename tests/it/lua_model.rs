@@ -6,7 +6,6 @@
 
 mod contents;
 mod history;
-mod wishes;
 
 use std::time::Duration;
 
@@ -196,7 +195,7 @@ fn seeds() -> Vec<u64> {
     match std::env::var("SECKILL_MODEL_SEED") {
         Ok(seed) => vec![seed.parse().expect("SECKILL_MODEL_SEED is a whole number")],
         Err(_) => {
-            let of_the_clock = u64::try_from(wishes::now_ms()).expect("after 1970");
+            let of_the_clock = u64::try_from(crate::wishes::now_ms()).expect("after 1970");
             SEEDS.into_iter().chain([of_the_clock]).collect()
         }
     }

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Row};
 
 use crate::client::call;
+use crate::conformance::http_errors::Findings;
 use crate::harness::{API_KEY, READ_ONLY_KEY, SECRET, TestShop, eventually, operate, sale_body, token};
-use crate::http_errors::Findings;
 
 const PHONE: &[(&str, u32)] = &[("phone", 10)];
 

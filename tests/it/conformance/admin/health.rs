@@ -4,8 +4,8 @@ use seckill::metrics::{ADMISSION_OUTCOMES, Kind, TABLE};
 use serde_json::Value;
 
 use crate::client::{Answer, call};
+use crate::conformance::http_errors::Findings;
 use crate::harness::{TestShop, eventually};
-use crate::http_errors::Findings;
 
 async fn see(shop: &TestShop, path: &str) -> Answer {
     call(shop.admin, "GET", path, &[], "").await

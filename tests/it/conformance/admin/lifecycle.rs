@@ -9,8 +9,8 @@ use seckill::domain::Month;
 use serde_json::{Value, json};
 
 use crate::client::{Answer, call};
+use crate::conformance::http_errors::Findings;
 use crate::harness::{API_KEY, TestShop, open_sale, rfc3339, sale_body};
-use crate::http_errors::Findings;
 
 use super::{PHONE, audit, audited, create, reason};
 

@@ -4,8 +4,8 @@ use futures::future::join_all;
 use serde_json::{Value, json};
 
 use crate::client::{Answer, call};
+use crate::conformance::http_errors::Findings;
 use crate::harness::{API_KEY, TestShop, sale_body};
-use crate::http_errors::Findings;
 
 use super::{PHONE, audit, audited, create, reason};
 
