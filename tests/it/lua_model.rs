@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use seckill::backend::distributed::{self, RedisPorts};
+use seckill::config::Mode;
 
 use self::history::{Cut, History, Line, Scripts, Tally};
 use crate::harness::{config, eventually};
@@ -56,7 +57,8 @@ impl Server {
     async fn start(args: &[&str]) -> Self {
         let redis = OwnRedis::start(args).await;
         let url = redis.url();
-        let mut config = config(&[("redis.url", &url), ("redis.response_timeout_ms", "10000")]).redis;
+        let mut config =
+            config(Mode::Distributed, &[("redis.url", &url), ("redis.response_timeout_ms", "10000")]).redis;
         let ports = distributed::open_redis(&config).expect("an address");
         config.response_timeout_ms = 50;
         let hasty = distributed::open_redis(&config).expect("an address");

@@ -1,13 +1,21 @@
-//! Integration tests against the real local stack (`scripts/stack up`). Each has databases, keys, topic and
-//! ports of its own; a missing service is a failed test.
+//! Integration tests: one suite over both modes (`conformance`), and what only one of them has. The distributed
+//! mode is tested on the real local stack (`scripts/stack up`); a missing service is a failed test. Each test has
+//! databases, keys, topic, folder and ports of its own.
 
 mod client;
 mod conformance;
-mod faults;
 mod harness;
-mod lua_model;
-mod migrate;
-mod own_redis;
-mod poison;
 mod wishes;
-mod writer;
+
+#[cfg(feature = "distributed")]
+mod grants;
+#[cfg(feature = "distributed")]
+mod lua_model;
+#[cfg(feature = "distributed")]
+mod migrate;
+#[cfg(feature = "distributed")]
+mod own_redis;
+#[cfg(feature = "distributed")]
+mod several_servers;
+#[cfg(feature = "embedded")]
+mod sqlite_model;
