@@ -1,26 +1,37 @@
-//! One shop per test: migrated, served on port 0, with an operator's key and everything needed to look at
-//! what it did from outside.
+//! One shop per test, in either mode: migrated, served on port 0, with an operator's key and everything needed to
+//! look at what it did from outside.
 
-use std::collections::HashMap;
+#[cfg(feature = "embedded")]
+#[path = "harness/data_folder.rs"]
+mod data_folder;
+#[cfg(feature = "distributed")]
+#[path = "harness/servers.rs"]
+mod servers;
+
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use metrics_exporter_prometheus::PrometheusHandle;
 use seckill::app::{self, Role, Running};
-use seckill::backend::distributed;
 use seckill::clock::Clock;
-use seckill::config::Config;
-use seckill::domain::{ApiKey, Month};
+use seckill::config::{Config, Mode};
+use seckill::domain::{ApiKey, OrderId};
 use seckill::http::auth::api_key_hash;
 use seckill::ports::Ports;
 use serde_json::{Value, json};
-use sqlx::{AssertSqlSafe, MySqlPool, Row};
 
 use crate::client::{Answer, call};
+
+#[cfg(feature = "embedded")]
+pub use data_folder::DataFolder;
+#[cfg(feature = "distributed")]
+pub use servers::{Servers, months};
 
 pub const SECRET: &str = "a secret of the tests, 32 bytes or more";
 pub const API_KEY: &str = "sk_a-key-of-the-tests";
@@ -42,11 +53,12 @@ pub fn metrics() -> PrometheusHandle {
     HANDLE.get_or_init(|| seckill::metrics::install().expect("installed once")).clone()
 }
 
-/// A configuration of the local stack with names of its own.
-pub fn config(flags: &[(&str, &str)]) -> Config {
+/// A configuration with names of its own: of the local stack, or of a folder of its own.
+pub fn config(mode: Mode, flags: &[(&str, &str)]) -> Config {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let name = format!("t{}x{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
     let mut all: Vec<(&str, String)> = vec![
+        ("backend.mode", mode.as_str().to_owned()),
         ("http.bind", "127.0.0.1:0".to_owned()),
         ("admin.bind", "127.0.0.1:0".to_owned()),
         ("http.workers", "2".to_owned()),
@@ -57,6 +69,7 @@ pub fn config(flags: &[(&str, &str)]) -> Config {
         ("kafka.group", name.clone()),
         ("kafka.session_timeout_ms", "2000".to_owned()),
         ("kafka.heartbeat_interval_ms", "300".to_owned()),
+        ("embedded.folder", temporary(&name).to_str().expect("text").to_owned()),
         ("shards.shards", "4".to_owned()),
         ("shards.partitions", "2".to_owned()),
         ("limits.user_per_s", "0".to_owned()),
@@ -71,31 +84,80 @@ pub fn config(flags: &[(&str, &str)]) -> Config {
     seckill::config::load(Some(&path), &all).expect("a valid configuration").config
 }
 
-/// This month and the next, so that a test that runs at a month's end passes too.
-pub fn months() -> Vec<Month> {
-    let month = Month::of_ms(Clock::System.now_ms());
-    vec![month, month.next()]
+/// A folder's path of one test's own. Nothing is made.
+pub fn temporary(name: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("seckill-{name}"))
+}
+
+/// What stands behind one shop: how it is made and removed, and a look into it from outside.
+#[async_trait(?Send)]
+pub trait Stage {
+    /// Makes databases and the like. Idempotent.
+    async fn migrate(&self);
+
+    async fn open(&self) -> Ports;
+
+    /// Removes what the test made.
+    async fn remove(&self);
+
+    /// Puts payloads into the partition of an order's shard, past the inventory.
+    async fn append(&self, order: OrderId, payloads: Vec<Vec<u8>>);
+
+    /// Orders in a state.
+    async fn orders(&self, state: &str) -> i64;
+
+    /// A number such as `SUM(held)` of `ledger`, over all places that have such a table: `ledger`,
+    /// `consumer_positions`, `release_outbox`, `dead_letters`, `claims`.
+    async fn sum(&self, expression: &str, table: &str) -> i64;
+
+    /// Units of live orders, in rows.
+    async fn live_units(&self) -> i64;
+
+    /// `(actor, action, reason, request id)` of a sale's changes, in order; of all sales without one.
+    async fn audit(&self, sale: Option<&str>) -> Vec<[String; 4]>;
+
+    /// The sale as its last change left it, JSON.
+    async fn audited_sale(&self, sale: &str) -> Value;
+
+    /// All that a purchase could change, by place.
+    async fn contents(&self) -> BTreeMap<String, String>;
+
+    /// Of `orders`, `claims` and `order_moves` those in which a second copy of every row is refused by a key.
+    async fn refused_copies(&self) -> Vec<&'static str>;
+}
+
+/// # Panics
+/// For a mode that this program was built without.
+pub fn stage(config: &Config) -> Box<dyn Stage> {
+    match config.backend.mode {
+        #[cfg(feature = "distributed")]
+        Mode::Distributed => Box::new(Servers::of(config)),
+        #[cfg(feature = "embedded")]
+        Mode::Embedded => Box::new(DataFolder::of(config)),
+        #[cfg(not(all(feature = "distributed", feature = "embedded")))]
+        absent => panic!("built without {absent:?}"),
+    }
 }
 
 pub async fn migrated(config: &Config) {
-    let settings = app::backend_settings(config).expect("settings");
-    distributed::migrate::run(&settings, &months(), |_| ()).await.unwrap_or_else(|error| {
-        panic!("{error}\nIs the local stack up? `scripts/stack up`, then `scripts/stack status`.")
-    });
+    stage(config).migrate().await;
 }
 
 pub async fn open(config: &Config) -> Ports {
-    let settings = app::backend_settings(config).expect("settings");
-    distributed::open(&settings, Clock::System).await.expect("an open backend")
+    stage(config).open().await
+}
+
+pub async fn remove(config: &Config) {
+    stage(config).remove().await;
 }
 
 impl TestShop {
-    pub async fn start() -> Self {
-        Self::start_with(&[]).await
+    pub async fn start(mode: Mode) -> Self {
+        Self::start_with(mode, &[]).await
     }
 
-    pub async fn start_with(flags: &[(&str, &str)]) -> Self {
-        let config = config(flags);
+    pub async fn start_with(mode: Mode, flags: &[(&str, &str)]) -> Self {
+        let config = config(mode, flags);
         migrated(&config).await;
         let backend = open(&config).await;
         Self::start_on(config, backend, Role::All).await
@@ -117,8 +179,7 @@ impl TestShop {
 
     /// Stops within the deadline and removes what the test made.
     pub async fn finish(mut self) {
-        let running = self.running.take().expect("running");
-        assert!(running.stop(Duration::from_secs(15)).await, "the shop did not drain in 15 s");
+        self.stop().await;
         remove(&self.config).await;
     }
 
@@ -177,8 +238,8 @@ impl TestShop {
         items.into_iter().map(|item| (item["sku_id"].as_str().expect("id").to_owned(), item)).collect()
     }
 
-    pub fn database(&self) -> Database {
-        Database::of(&self.config)
+    pub fn stage(&self) -> Box<dyn Stage> {
+        stage(&self.config)
     }
 }
 
@@ -250,98 +311,5 @@ pub async fn eventually<F: AsyncFnMut() -> bool>(what: &str, mut check: F) {
     while !check().await {
         assert!(began.elapsed() < PATIENCE, "never: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
-/// Looks into MySQL from outside.
-pub struct Database {
-    pools: Vec<MySqlPool>,
-    prefix: String,
-    shards: u16,
-}
-
-impl Database {
-    pub fn of(config: &Config) -> Self {
-        let pool = |address: &String| {
-            let user = &config.mysql.user;
-            let password = config.mysql.password.expose();
-            MySqlPool::connect_lazy(&format!("mysql://{user}:{password}@{address}")).expect("an address")
-        };
-        Self {
-            pools: config.mysql.instances.iter().map(pool).collect(),
-            prefix: config.mysql.database_prefix.clone(),
-            shards: config.shards.shards,
-        }
-    }
-
-    pub fn pool(&self, instance: usize) -> &MySqlPool {
-        &self.pools[instance]
-    }
-
-    pub fn directory(&self) -> String {
-        format!("{}directory", self.prefix)
-    }
-
-    /// `(instance, database)` of every control database.
-    pub fn controls(&self) -> Vec<(usize, String)> {
-        (0..self.pools.len()).map(|i| (i, format!("{}control_{i:02}", self.prefix))).collect()
-    }
-
-    /// `(instance, database)` of every shard.
-    pub fn shards(&self) -> Vec<(usize, String)> {
-        let each = usize::from(self.shards) / self.pools.len();
-        (0..usize::from(self.shards)).map(|s| (s / each, format!("{}shard_{s:04}", self.prefix))).collect()
-    }
-
-    pub async fn number(&self, instance: usize, text: &str) -> i64 {
-        let row = sqlx::query(AssertSqlSafe(text.to_owned())).fetch_one(&self.pools[instance]).await;
-        row.unwrap_or_else(|error| panic!("{text}: {error}")).try_get(0).expect("a number")
-    }
-
-    pub async fn execute(&self, instance: usize, text: &str) {
-        let done = sqlx::query(AssertSqlSafe(text.to_owned())).execute(&self.pools[instance]).await;
-        done.unwrap_or_else(|error| panic!("{text}: {error}"));
-    }
-
-    /// Orders of all shards and months of the tests, by state.
-    pub async fn orders(&self, state: &str) -> i64 {
-        let mut sum = 0;
-        for (instance, shard) in self.shards() {
-            for month in months() {
-                let table = format!("{shard}.orders_{}", month.yyyymm());
-                sum += self
-                    .number(instance, &format!("SELECT COUNT(*) FROM {table} WHERE state = '{state}'"))
-                    .await;
-            }
-        }
-        sum
-    }
-
-    /// A sum over all control databases, such as `SUM(held)` of `ledger`.
-    pub async fn control_sum(&self, expression: &str, table: &str) -> i64 {
-        let mut sum = 0;
-        for (instance, control) in self.controls() {
-            let text = format!("SELECT CAST(COALESCE({expression}, 0) AS SIGNED) FROM {control}.{table}");
-            sum += self.number(instance, &text).await;
-        }
-        sum
-    }
-}
-
-/// Removes a test's databases and keys; its topic is left to the stack's retention.
-pub async fn remove(config: &Config) {
-    let database = Database::of(config);
-    let mut names = database.controls();
-    names.extend(database.shards());
-    names.push((0, database.directory()));
-    for (instance, name) in names {
-        database.execute(instance, &format!("DROP DATABASE IF EXISTS {name}")).await;
-    }
-    let client = redis::Client::open(config.redis.url.as_str()).expect("a client");
-    let mut connection = client.get_multiplexed_async_connection().await.expect("Redis");
-    let pattern = format!("{}*", config.redis.key_prefix);
-    let keys: Vec<String> = redis::cmd("KEYS").arg(pattern).query_async(&mut connection).await.expect("keys");
-    if !keys.is_empty() {
-        let _: i64 = redis::cmd("DEL").arg(keys).query_async(&mut connection).await.expect("deleted");
     }
 }

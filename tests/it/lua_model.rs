@@ -6,12 +6,12 @@
 
 mod contents;
 mod history;
-mod wishes;
 
 use std::time::Duration;
 
 use futures::future::join_all;
 use seckill::backend::distributed::{self, RedisPorts};
+use seckill::config::Mode;
 
 use self::history::{Cut, History, Line, Scripts, Tally};
 use crate::harness::{config, eventually};
@@ -59,7 +59,8 @@ impl Server {
     async fn start(args: &[&str]) -> Self {
         let redis = OwnRedis::start(args).await;
         let url = redis.url();
-        let mut config = config(&[("redis.url", &url), ("redis.response_timeout_ms", "10000")]).redis;
+        let mut config =
+            config(Mode::Distributed, &[("redis.url", &url), ("redis.response_timeout_ms", "10000")]).redis;
         let ports = distributed::open_redis(&config).expect("an address");
         config.response_timeout_ms = 50;
         let hasty = distributed::open_redis(&config).expect("an address");
@@ -198,7 +199,7 @@ fn seeds() -> Vec<u64> {
     match std::env::var("SECKILL_MODEL_SEED") {
         Ok(seed) => vec![seed.parse().expect("SECKILL_MODEL_SEED is a whole number")],
         Err(_) => {
-            let of_the_clock = u64::try_from(wishes::now_ms()).expect("after 1970");
+            let of_the_clock = u64::try_from(crate::wishes::now_ms()).expect("after 1970");
             SEEDS.into_iter().chain([of_the_clock]).collect()
         }
     }

@@ -1,18 +1,23 @@
-//! Integration tests against the real local stack (`scripts/stack up`). Each has databases, keys, topic and
-//! ports of its own; a missing service is a failed test.
+//! Integration tests: one suite over both modes (`conformance`), and what only one of them has. The distributed
+//! mode is tested on the real local stack (`scripts/stack up`); a missing service is a failed test. Each test has
+//! databases, keys, topic, folder and ports of its own.
 
-mod admin;
-mod broken_clients;
 mod client;
-mod crowds;
+mod conformance;
+mod harness;
+mod wishes;
+
 #[cfg(feature = "embedded")]
 mod demo;
-mod faults;
-mod harness;
-mod http_errors;
+#[cfg(feature = "distributed")]
+mod grants;
+#[cfg(feature = "distributed")]
 mod lua_model;
+#[cfg(feature = "distributed")]
 mod migrate;
+#[cfg(feature = "distributed")]
 mod own_redis;
-mod poison;
-mod purchases;
-mod writer;
+#[cfg(feature = "distributed")]
+mod several_servers;
+#[cfg(feature = "embedded")]
+mod sqlite_model;

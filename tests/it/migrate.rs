@@ -3,9 +3,9 @@
 use seckill::app;
 use seckill::backend::distributed::{self, migrate};
 use seckill::clock::Clock;
-use seckill::config::Config;
+use seckill::config::{Config, Mode};
 
-use crate::harness::{Database, config, migrated, months, remove};
+use crate::harness::{Servers, Stage as _, config, migrated, months, remove};
 
 async fn migrate_error(config: &Config) -> String {
     let settings = app::backend_settings(config).expect("settings");
@@ -15,11 +15,11 @@ async fn migrate_error(config: &Config) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn migrating_again_and_twice_at_once_changes_nothing() {
-    let config = config(&[]);
+    let config = config(Mode::Distributed, &[]);
     tokio::join!(migrated(&config), migrated(&config));
     migrated(&config).await;
-    let database = Database::of(&config);
-    assert_eq!(database.control_sum("COUNT(*)", "consumer_positions").await, 2);
+    let database = Servers::of(&config);
+    assert_eq!(database.sum("COUNT(*)", "consumer_positions").await, 2);
     let settings = format!("SELECT COUNT(*) FROM {}.settings", database.directory());
     assert_eq!(database.number(0, &settings).await, 3);
     remove(&config).await;
@@ -27,7 +27,7 @@ async fn migrating_again_and_twice_at_once_changes_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_changed_shard_count_is_refused_by_migrate_and_by_serve() {
-    let mut config = config(&[]);
+    let mut config = config(Mode::Distributed, &[]);
     migrated(&config).await;
     config.shards.shards = 8;
     let text = migrate_error(&config).await;
@@ -40,7 +40,7 @@ async fn a_changed_shard_count_is_refused_by_migrate_and_by_serve() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn instances_in_another_order_are_refused_before_anything_is_made() {
-    let mut config = config(&[]);
+    let mut config = config(Mode::Distributed, &[]);
     migrated(&config).await;
     config.mysql.instances.reverse();
     let text = migrate_error(&config).await;
@@ -51,7 +51,7 @@ async fn instances_in_another_order_are_refused_before_anything_is_made() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_with_other_settings_is_an_error_with_the_remedy() {
-    let mut config = config(&[]);
+    let mut config = config(Mode::Distributed, &[]);
     migrated(&config).await;
     config.kafka.retention_ms = 1_000_000;
     let text = migrate_error(&config).await;
@@ -61,7 +61,7 @@ async fn a_topic_with_other_settings_is_an_error_with_the_remedy() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn serving_before_migrating_says_what_to_do() {
-    let config = config(&[]);
+    let config = config(Mode::Distributed, &[]);
     let settings = app::backend_settings(&config).expect("settings");
     let refused = distributed::open(&settings, Clock::System).await.err().expect("refused").to_string();
     assert!(refused.contains("seckill migrate"), "{refused}");

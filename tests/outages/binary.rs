@@ -17,7 +17,7 @@ use sqlx::{AssertSqlSafe, Row};
 use tokio::task::JoinHandle;
 
 use crate::client::try_call;
-use crate::harness::{API_KEY, Database, SECRET, eventually, months, open, token};
+use crate::harness::{API_KEY, SECRET, Servers, Stage as _, eventually, months, open, token};
 
 pub struct Process {
     child: Child,
@@ -169,7 +169,7 @@ impl Load {
 
 /// Every answered order has its row, and nothing else holds units than rows.
 pub async fn assert_all_written(config: &Config, accepted: &[String]) {
-    let database = Database::of(config);
+    let database = Servers::of(config);
     let least = i64::try_from(accepted.len()).expect("small");
     eventually("every accepted order has its row", async || {
         database.orders("awaiting_payment").await >= least
@@ -179,13 +179,13 @@ pub async fn assert_all_written(config: &Config, accepted: &[String]) {
     let lost: Vec<&String> = accepted.iter().filter(|id| !rows.contains(*id)).collect();
     assert!(lost.is_empty(), "{} of {} accepted orders have no row: {lost:?}", lost.len(), accepted.len());
     assert_eq!(database.orders("rejected").await, 0);
-    assert_eq!(database.control_sum("COUNT(*)", "dead_letters").await, 0);
-    let held = database.control_sum("SUM(held)", "ledger").await;
+    assert_eq!(database.sum("COUNT(*)", "dead_letters").await, 0);
+    let held = database.sum("SUM(held)", "ledger").await;
     assert_eq!(held, database.orders("awaiting_payment").await);
 }
 
 /// The ids of all orders, whatever their state.
-async fn order_ids(database: &Database) -> HashSet<String> {
+async fn order_ids(database: &Servers) -> HashSet<String> {
     let mut ids = HashSet::new();
     for (instance, shard) in database.shards() {
         for month in months() {

@@ -2,6 +2,7 @@
 
 use std::process::Stdio;
 
+use seckill::config::Mode;
 use serde_json::json;
 
 use crate::binary::{Process, add_key, command};
@@ -11,7 +12,7 @@ use crate::world::World;
 
 #[test]
 fn serving_without_a_secret_is_refused_with_exit_code_3() {
-    let output = command(&config(&[]))
+    let output = command(&config(Mode::Distributed, &[]))
         .env_remove("SECKILL__AUTH__HS256_SECRET")
         .arg("serve")
         .stderr(Stdio::piped())

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use seckill::domain::{BucketId, SaleId};
 
-use crate::harness::{TestShop, eventually, open};
+use crate::harness::{Stage as _, TestShop, eventually, open};
 use crate::proxy::Weather;
 use crate::world::{LOSSES, Loss, World};
 

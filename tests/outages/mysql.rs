@@ -4,13 +4,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::harness::{Database, TestShop, eventually, months};
+use crate::harness::{Servers, Stage as _, TestShop, eventually, months};
 use crate::proxy::Weather;
 use crate::world::{LOSSES, Loss, World};
 
 const ORDERS: usize = 30;
 
-async fn orders_on(database: &Database, instance: usize) -> usize {
+async fn orders_on(database: &Servers, instance: usize) -> usize {
     let mut sum = 0;
     for (_, shard) in database.shards().into_iter().filter(|(at, _)| *at == instance) {
         for month in months() {
@@ -70,7 +70,7 @@ async fn units_that_a_lost_instance_may_have_are_waited_for_and_never_called_sol
     shop.open_sale("drop", 1, &[(&sku, 20)]).await;
     world.lose("mysql-b", Loss::Cut);
     buy_all(&shop, &here, &sku).await;
-    let database = Database::of(&world.config);
+    let database = Servers::of(&world.config);
     eventually("some of the instance's own ten units are sold", async || orders_on(&database, 0).await > 0)
         .await;
     world.restore();
@@ -89,7 +89,7 @@ async fn a_slow_instance_holds_up_only_its_own_partitions() {
     world.mysql[1].set(Weather::Slow(Duration::from_millis(500)));
     buy_all(&shop, &there, &sku).await;
     buy_all(&shop, &here, &sku).await;
-    let database = Database::of(&world.config);
+    let database = Servers::of(&world.config);
     eventually("the quick instance's orders are there first", async || {
         orders_on(&database, 0).await == ORDERS
     })
@@ -115,7 +115,7 @@ async fn a_commit_whose_answer_is_lost_is_found_in_the_position() {
     }
     let database = world.database();
     assert_eq!(database.orders("awaiting_payment").await, i64::try_from(ROUNDS).expect("small"));
-    let positions = database.control_sum("SUM(next_offset)", "consumer_positions").await;
+    let positions = database.sum("SUM(next_offset)", "consumer_positions").await;
     assert_eq!(positions, i64::try_from(ROUNDS).expect("small"), "every record was counted once");
     assert_eq!(shop.stock("drop").await[&sku]["held"], Value::from(ROUNDS));
     shop.finish().await;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 
 use crate::client::{Answer, call};
-use crate::harness::{TestShop, eventually};
+use crate::harness::{Stage as _, TestShop, eventually};
 use crate::world::{LOSSES, Loss, World};
 
 /// What api.md promises, and what a client's own connection and this machine may add to it.

@@ -6,11 +6,11 @@ use std::process::Command;
 use std::sync::LazyLock;
 
 use seckill::app::Role;
-use seckill::config::Config;
+use seckill::config::{Config, Mode};
 use seckill::domain::{SkuId, UserId};
 use tokio::sync::{Mutex, MutexGuard};
 
-use crate::harness::{Database, TestShop, config, migrated, open, remove};
+use crate::harness::{Servers, TestShop, config, migrated, open, remove};
 use crate::proxy::{Proxy, Weather};
 
 static ALONE: LazyLock<Mutex<()>> = LazyLock::new(Mutex::default);
@@ -61,7 +61,7 @@ impl World {
     pub async fn new(flags: &[(&str, &str)]) -> Self {
         let alone = ALONE.lock().await;
         tokio::task::block_in_place(|| stack(&["up"]));
-        let mut config = config(flags);
+        let mut config = config(Mode::Distributed, flags);
         let redis = Proxy::start(0, local(REDIS)).await;
         let mysql = [Proxy::start(0, local(MYSQL[0])).await, Proxy::start(0, local(MYSQL[1])).await];
         let kafka = Proxy::start(KAFKA_ADVERTISED, local(KAFKA)).await;
@@ -76,8 +76,8 @@ impl World {
         TestShop::start_on(self.config.clone(), open(&self.config).await, Role::All).await
     }
 
-    pub fn database(&self) -> Database {
-        Database::of(&self.config)
+    pub fn database(&self) -> Servers {
+        Servers::of(&self.config)
     }
 
     fn proxy(&self, part: &str) -> &Proxy {

@@ -100,8 +100,11 @@ async fn reserve(
     // The slice knows only the orders of this batch.
     let unseen = orders_made.saturating_sub(u64::try_from(before.orders.len()).unwrap_or(0));
     for verdict in &mut verdicts {
-        if let Verdict::SoldOut { orders_seen, .. } = verdict {
-            *orders_seen += unseen;
+        match verdict {
+            Verdict::SoldOut { orders_seen, .. } => *orders_seen += unseen,
+            // The second click of one batch: its order is in the log when this is answered.
+            Verdict::Replayed(held) if held.state == OrderState::Reserved => held.state = OrderState::Queued,
+            _ => {}
         }
     }
     let taken: Vec<&ReserveRequest> = batch

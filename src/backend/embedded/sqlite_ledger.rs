@@ -35,7 +35,7 @@ impl Ledger for SqliteLedger {
         self.sqlite.writer.write("open pools", work).await
     }
 
-    /// All of the stock is allotted here; granted is what orders took of it.
+    /// What orders took of the stock was granted and allotted with it.
     async fn holdings(&self, sale: &Sale) -> StoreResult<HashMap<SkuId, Holdings>> {
         let rows = sqlx::query("SELECT sku_id, stock, held, sold FROM ledger WHERE sale_id = ?")
             .bind(sale.id.as_str())
@@ -46,7 +46,7 @@ impl Ledger for SqliteLedger {
         for row in rows {
             let (stock, held, sold): (i64, i64, i64) =
                 (column(&row, "stock")?, column(&row, "held")?, column(&row, "sold")?);
-            let of = Holdings { stock, granted: held + sold, allotted: stock, held, sold };
+            let of = Holdings { stock, granted: held + sold, allotted: held + sold, held, sold };
             holdings.insert(parsed(&row, "sku_id", SkuId::parse)?, of);
         }
         Ok(holdings)

@@ -18,7 +18,7 @@ use seckill::ports::{Effect, ErrorKind, StoreError, StoreResult};
 
 use self::quiet::stream_id;
 use super::contents::{self, Keys, letter};
-use super::wishes::{self, HOUR_MS, SKUS, chance, now_ms, one_of, order_id, order_number, sku};
+use crate::wishes::{self, HOUR_MS, SKUS, chance, now_ms, one_of, order_id, order_number, sku};
 
 /// How far Redis's reading of the machine's clock may be from ours.
 const CLOCK_SLACK_MS: i64 = 60_000;

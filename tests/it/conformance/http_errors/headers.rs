@@ -2,12 +2,14 @@
 
 use crate::client::try_call;
 use crate::harness::{TestShop, token};
+use seckill::config::Mode;
 
 use super::{Findings, JSON, KEY, NONE, ONE, finish_unchanged, market, purchase, raw};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_bad_header_is_refused_and_never_breaks_the_server() {
-    let (shop, _, before) = market().await;
+in_both_modes!(a_bad_header_is_refused_and_never_breaks_the_server,);
+
+async fn a_bad_header_is_refused_and_never_breaks_the_server(mode: Mode) {
+    let (shop, _, before) = market(mode).await;
     let mut findings = Findings::default();
     let bearer = format!("Bearer {}", token("alice"));
     let auth = ("Authorization", bearer.as_str());

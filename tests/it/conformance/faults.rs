@@ -1,5 +1,6 @@
 //! One port broken at a time, before or after its effect: what shoppers are told, and that nothing is lost.
 
+use seckill::config::Mode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,10 +10,19 @@ use futures::future::join_all;
 use seckill::app::Role;
 use seckill::domain::reservation::{Reservation, ReserveRequest, Verdict};
 use seckill::domain::{BucketId, OrderId, OrderRecord, OrderState, SaleId, UserId};
-use seckill::ports::{Effect, ErrorKind, Inventory, OrderLog, OrderLogReader, StoreError, StoreResult};
+use seckill::ports::{
+    Effect, ErrorKind, Inventory, OrderLog, OrderLogReader, Outbox, StoreError, StoreResult,
+};
 
 use crate::client::Answer;
 use crate::harness::{TestShop, config, eventually, migrated, open};
+
+in_both_modes!(
+    an_accepted_order_whose_produce_was_lost_still_arrives,
+    a_produce_that_arrived_without_its_answer_is_one_order,
+    a_reservation_without_an_answer_is_asked_again_and_taken_once,
+    an_unknown_outcome_says_so_and_the_same_key_finds_the_order,
+);
 
 fn fault(effect: Effect) -> StoreError {
     StoreError { kind: ErrorKind::Unavailable, effect, context: "a test's fault", source: "injected".into() }
@@ -92,8 +102,12 @@ impl Inventory for ForgetfulInventory {
     }
 }
 
-async fn shop_with_log(after_effect: bool, spares_half: bool) -> (TestShop, Arc<FaultyLog>) {
-    let config = config(&[]);
+async fn shop_with_log(
+    mode: Mode,
+    after_effect: bool,
+    spares_half: bool,
+) -> (TestShop, Arc<FaultyLog>, Arc<dyn Outbox>) {
+    let config = config(mode, &[]);
     migrated(&config).await;
     let mut backend = open(&config).await;
     let log = Arc::new(FaultyLog {
@@ -103,12 +117,12 @@ async fn shop_with_log(after_effect: bool, spares_half: bool) -> (TestShop, Arc<
         after_effect,
     });
     backend.order_log = log.clone();
-    (TestShop::start_on(config, backend, Role::All).await, log)
+    let outbox = backend.outbox.clone();
+    (TestShop::start_on(config, backend, Role::All).await, log, outbox)
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_accepted_order_whose_produce_was_lost_still_arrives() {
-    let (shop, log) = shop_with_log(false, false).await;
+async fn an_accepted_order_whose_produce_was_lost_still_arrives(mode: Mode) {
+    let (shop, log, _) = shop_with_log(mode, false, false).await;
     shop.open_sale("drop", 1, &[("phone", 5)]).await;
     let answer = shop.buy("alice", "drop", "phone", "k").await;
     assert_eq!((answer.status, answer.json()["status"].as_str()), (202, Some("reserved")));
@@ -116,13 +130,12 @@ async fn an_accepted_order_whose_produce_was_lost_still_arrives() {
     log.failing.store(false, Ordering::SeqCst);
     let id = answer.json()["id"].as_str().expect("id").to_owned();
     assert_eq!(shop.decided("alice", &id).await["status"], "awaiting_payment");
-    assert_eq!(shop.database().orders("awaiting_payment").await, 1);
+    assert_eq!(shop.stage().orders("awaiting_payment").await, 1);
     shop.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_produce_that_arrived_without_its_answer_is_one_order() {
-    let (shop, log) = shop_with_log(true, false).await;
+async fn a_produce_that_arrived_without_its_answer_is_one_order(mode: Mode) {
+    let (shop, log, outbox) = shop_with_log(mode, true, false).await;
     shop.open_sale("drop", 1, &[("phone", 5)]).await;
     let answer = shop.buy("alice", "drop", "phone", "k").await;
     assert_eq!(answer.json()["status"], "reserved");
@@ -131,19 +144,19 @@ async fn a_produce_that_arrived_without_its_answer_is_one_order() {
     // The relay delivers it again and again until it is acknowledged.
     log.failing.store(false, Ordering::SeqCst);
     let sale = SaleId::parse("drop").expect("slug");
-    let backend = open(&shop.config).await;
     let bucket = BucketId { sale, bucket: 0 };
-    eventually("the outbox is empty", async || backend.outbox.len(&bucket).await.expect("Redis") == 0).await;
-    assert_eq!(shop.database().orders("awaiting_payment").await, 1);
+    eventually("the outbox is empty", async || outbox.len(&bucket).await.expect("a length") == 0).await;
+    assert_eq!(shop.stage().orders("awaiting_payment").await, 1);
     assert_eq!(shop.stock("drop").await["phone"]["held"], 1);
     shop.finish().await;
 }
 
 /// Orders of one reserve call share an outbox entry: it must stay until the last of them is in the log.
+#[cfg(feature = "distributed")]
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_whose_neighbours_in_the_outbox_are_delivered_still_arrives() {
     const BUYERS: usize = 200;
-    let (shop, log) = shop_with_log(false, true).await;
+    let (shop, log, outbox) = shop_with_log(Mode::Distributed, false, true).await;
     shop.open_sale("drop", 1, &[("phone", 200)]).await;
     let users: Vec<String> = (0..BUYERS).map(|n| format!("u{n}")).collect();
     let answers = join_all(users.iter().map(|user| shop.buy(user, "drop", "phone", "k"))).await;
@@ -153,26 +166,25 @@ async fn an_order_whose_neighbours_in_the_outbox_are_delivered_still_arrives() {
     let unlucky = answers.iter().filter(|answer| is_unlucky(id(answer))).count();
     assert!((1..BUYERS).contains(&unlucky), "{unlucky} of {BUYERS}");
 
-    let backend = open(&shop.config).await;
     let bucket = BucketId { sale: SaleId::parse("drop").expect("slug"), bucket: 0 };
-    let pending = async || backend.outbox.pending(&bucket, Duration::ZERO, BUYERS).await.expect("Redis");
+    let pending = async || outbox.pending(&bucket, Duration::ZERO, BUYERS).await.expect("Redis");
     let waiting = async || pending().await.iter().map(|entry| entry.waiting.len()).sum::<usize>();
     eventually("only the unlucky wait", async || waiting().await == unlucky).await;
     let entries = pending().await;
     assert!(entries.len() < unlucky, "no two of {unlucky} shared one of {} entries", entries.len());
     assert!(entries.iter().flat_map(|entry| &entry.waiting).all(|held| is_unlucky(held.id)), "{entries:?}");
-    assert!(backend.outbox.len(&bucket).await.expect("Redis") > 0);
+    assert!(outbox.len(&bucket).await.expect("Redis") > 0);
 
     log.failing.store(false, Ordering::SeqCst);
-    let database = shop.database();
+    let database = shop.stage();
     eventually("all are written", async || database.orders("awaiting_payment").await == 200).await;
-    eventually("the outbox is empty", async || backend.outbox.len(&bucket).await.expect("Redis") == 0).await;
+    eventually("the outbox is empty", async || outbox.len(&bucket).await.expect("Redis") == 0).await;
     assert!(pending().await.is_empty());
     shop.finish().await;
 }
 
-async fn shop_with_inventory(for_good: bool) -> (TestShop, Arc<ForgetfulInventory>) {
-    let config = config(&[]);
+async fn shop_with_inventory(mode: Mode, for_good: bool) -> (TestShop, Arc<ForgetfulInventory>) {
+    let config = config(mode, &[]);
     migrated(&config).await;
     let mut backend = open(&config).await;
     let inventory = Arc::new(ForgetfulInventory {
@@ -184,9 +196,8 @@ async fn shop_with_inventory(for_good: bool) -> (TestShop, Arc<ForgetfulInventor
     (TestShop::start_on(config, backend, Role::All).await, inventory)
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_reservation_without_an_answer_is_asked_again_and_taken_once() {
-    let (shop, _) = shop_with_inventory(false).await;
+async fn a_reservation_without_an_answer_is_asked_again_and_taken_once(mode: Mode) {
+    let (shop, _) = shop_with_inventory(mode, false).await;
     shop.open_sale("drop", 1, &[("phone", 5)]).await;
     let answer = shop.buy("alice", "drop", "phone", "k").await;
     assert_eq!(answer.status, 202, "{answer:?}");
@@ -196,9 +207,8 @@ async fn a_reservation_without_an_answer_is_asked_again_and_taken_once() {
     shop.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_unknown_outcome_says_so_and_the_same_key_finds_the_order() {
-    let (shop, inventory) = shop_with_inventory(true).await;
+async fn an_unknown_outcome_says_so_and_the_same_key_finds_the_order(mode: Mode) {
+    let (shop, inventory) = shop_with_inventory(mode, true).await;
     shop.open_sale("drop", 1, &[("phone", 5)]).await;
     let answer = shop.buy("alice", "drop", "phone", "k").await;
     assert_eq!(answer.problem(), (504, "outcome_unknown".to_owned()));
@@ -210,41 +220,4 @@ async fn an_unknown_outcome_says_so_and_the_same_key_finds_the_order() {
     assert_eq!(shop.decided("alice", &id).await["status"], "awaiting_payment");
     assert_eq!(shop.stock("drop").await["phone"]["available"], 4);
     shop.finish().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_redis_that_forgot_its_scripts_loses_nothing() {
-    let shop = TestShop::start().await;
-    shop.open_sale("drop", 1, &[("phone", 5)]).await;
-    let client = redis::Client::open(shop.config.redis.url.as_str()).expect("a client");
-    let mut connection = client.get_multiplexed_async_connection().await.expect("Redis");
-    for n in 0..5 {
-        let _: () = redis::cmd("SCRIPT").arg("FLUSH").query_async(&mut connection).await.expect("flushed");
-        assert_eq!(shop.buy(&format!("u{n}"), "drop", "phone", "k").await.status, 202);
-    }
-    assert_eq!(shop.stock("drop").await["phone"]["available"], 0);
-    shop.finish().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn writers_share_the_partitions_and_a_leaving_one_hands_over() {
-    let config = config(&[]);
-    migrated(&config).await;
-    let mut first = TestShop::start_on(config.clone(), open(&config).await, Role::All).await;
-    let second = TestShop::start_on(config.clone(), open(&config).await, Role::All).await;
-    first.open_sale("drop", 1, &[("phone", 100)]).await;
-    for n in 0..20 {
-        assert_eq!(first.buy(&format!("a{n}"), "drop", "phone", "k").await.status, 202);
-    }
-    first.stop().await;
-    eventually("the second shop knows the sale", async || {
-        second.buy("probe", "drop", "phone", "k").await.status < 300
-    })
-    .await;
-    for n in 0..20 {
-        assert_eq!(second.buy(&format!("b{n}"), "drop", "phone", "k").await.status, 202);
-    }
-    let database = second.database();
-    eventually("all 41 orders are written", async || database.orders("awaiting_payment").await == 41).await;
-    second.finish().await;
 }

@@ -1,5 +1,6 @@
 //! Too fast: 429 for the one who is, and for nobody else.
 
+use seckill::config::Mode;
 use std::net::IpAddr;
 
 use futures::future::join_all;
@@ -9,6 +10,12 @@ use crate::client::Answer;
 use crate::harness::{TestShop, config, eventually, migrated, open};
 
 use super::{Findings, ONE};
+
+in_both_modes!(
+    a_buyer_who_is_too_fast_waits_and_others_do_not,
+    an_address_is_limited_whoever_it_says_it_forwards_for,
+    behind_a_trusted_proxy_the_right_most_untrusted_address_counts,
+);
 
 /// Far more than a bucket of 2 refills while they are under way.
 const HURRY: usize = 25;
@@ -30,15 +37,14 @@ fn refused(answers: &[Answer]) -> usize {
     answers.iter().filter(|answer| answer.status == 429).count()
 }
 
-async fn shop_with(flags: &[(&str, &str)]) -> TestShop {
-    let shop = TestShop::start_with(flags).await;
+async fn shop_with(mode: Mode, flags: &[(&str, &str)]) -> TestShop {
+    let shop = TestShop::start_with(mode, flags).await;
     shop.open_sale("drop", 99, &[("phone", 1000)]).await;
     shop
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_buyer_who_is_too_fast_waits_and_others_do_not() {
-    let shop = shop_with(&[("limits.user_per_s", "1"), ("limits.user_burst", "2")]).await;
+async fn a_buyer_who_is_too_fast_waits_and_others_do_not(mode: Mode) {
+    let shop = shop_with(mode, &[("limits.user_per_s", "1"), ("limits.user_burst", "2")]).await;
     let answers = hurry(&shop, |_| "alice".to_owned(), |_| "1.1.1.1".to_owned()).await;
     let mut findings = Findings::default();
     let accepted = answers.iter().filter(|answer| answer.status == 202).count();
@@ -69,9 +75,8 @@ async fn a_buyer_who_is_too_fast_waits_and_others_do_not() {
     shop.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_address_is_limited_whoever_it_says_it_forwards_for() {
-    let shop = shop_with(&[("limits.address_per_s", "1"), ("limits.address_burst", "2")]).await;
+async fn an_address_is_limited_whoever_it_says_it_forwards_for(mode: Mode) {
+    let shop = shop_with(mode, &[("limits.address_per_s", "1"), ("limits.address_burst", "2")]).await;
     let answers = hurry(&shop, |n| format!("u{n}"), |n| format!("9.9.9.{n}")).await;
     assert!(refused(&answers) >= 5, "a peer that is no proxy chose its own address: {answers:?}");
     let mut findings = Findings::default();
@@ -83,9 +88,8 @@ async fn an_address_is_limited_whoever_it_says_it_forwards_for() {
     shop.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn behind_a_trusted_proxy_the_right_most_untrusted_address_counts() {
-    let mut config = config(&[("limits.address_per_s", "1"), ("limits.address_burst", "2")]);
+async fn behind_a_trusted_proxy_the_right_most_untrusted_address_counts(mode: Mode) {
+    let mut config = config(mode, &[("limits.address_per_s", "1"), ("limits.address_burst", "2")]);
     config.http.trusted_proxies = vec![IpAddr::from([127, 0, 0, 1])];
     migrated(&config).await;
     let backend = open(&config).await;

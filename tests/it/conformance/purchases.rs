@@ -1,13 +1,25 @@
 //! The path of one purchase, and every normal answer of the shop.
 
+use seckill::config::Mode;
 use serde_json::{Value, json};
 
 use crate::harness::{TestShop, rfc3339, sale_body};
 use seckill::clock::Clock;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_purchase_becomes_one_row_in_its_shard() {
-    let shop = TestShop::start().await;
+in_both_modes!(
+    a_purchase_becomes_one_row_in_its_shard,
+    the_same_key_answers_the_same_order_and_another_body_is_refused,
+    a_buyer_cannot_pass_the_limit_of_a_sale,
+    sold_out_is_said_and_a_winner_still_gets_the_same_order,
+    prefer_wait_answers_the_decided_order,
+    outside_its_window_a_sale_sells_nothing,
+    orders_are_listed_newest_first_in_pages_and_only_to_their_buyer,
+    a_sale_over_several_buckets_sells_all_of_its_stock,
+    sale_reads_may_be_cached_and_tell_a_band_and_never_a_number,
+);
+
+async fn a_purchase_becomes_one_row_in_its_shard(mode: Mode) {
+    let shop = TestShop::start(mode).await;
     shop.open_sale("drop", 2, &[("phone", 10)]).await;
     let answer = shop.buy("alice", "drop", "phone", "k1").await;
     assert_eq!(answer.status, 202, "{answer:?}");
@@ -24,15 +36,14 @@ async fn a_purchase_becomes_one_row_in_its_shard() {
     let decided = shop.decided("alice", id).await;
     assert_eq!(decided["status"], "awaiting_payment");
     assert!(decided["expires_at"].is_string());
-    assert_eq!(shop.database().orders("awaiting_payment").await, 1);
+    assert_eq!(shop.stage().orders("awaiting_payment").await, 1);
     let stock = &shop.stock("drop").await["phone"];
     assert_eq!((&stock["available"], &stock["held"], &stock["sold"]), (&json!(9), &json!(1), &json!(0)));
     shop.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_same_key_answers_the_same_order_and_another_body_is_refused() {
-    let shop = TestShop::start().await;
+async fn the_same_key_answers_the_same_order_and_another_body_is_refused(mode: Mode) {
+    let shop = TestShop::start(mode).await;
     shop.open_sale("drop", 3, &[("phone", 10), ("pad", 10)]).await;
     let first = shop.buy("alice", "drop", "phone", "k1").await;
     let again = shop.buy("alice", "drop", "phone", "k1").await;
@@ -53,9 +64,8 @@ async fn the_same_key_answers_the_same_order_and_another_body_is_refused() {
     shop.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_buyer_cannot_pass_the_limit_of_a_sale() {
-    let shop = TestShop::start().await;
+async fn a_buyer_cannot_pass_the_limit_of_a_sale(mode: Mode) {
+    let shop = TestShop::start(mode).await;
     shop.open_sale("drop", 2, &[("phone", 10), ("pad", 10)]).await;
     assert_eq!(shop.buy("alice", "drop", "phone", "k1").await.status, 202);
     let two = r#"{"sku_id":"phone","quantity":2}"#;
@@ -69,9 +79,8 @@ async fn a_buyer_cannot_pass_the_limit_of_a_sale() {
     shop.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn sold_out_is_said_and_a_winner_still_gets_the_same_order() {
-    let shop = TestShop::start().await;
+async fn sold_out_is_said_and_a_winner_still_gets_the_same_order(mode: Mode) {
+    let shop = TestShop::start(mode).await;
     shop.open_sale("drop", 1, &[("phone", 2)]).await;
     let won = shop.buy("alice", "drop", "phone", "k1").await;
     assert_eq!(shop.buy("bob", "drop", "phone", "k1").await.status, 202);
@@ -85,9 +94,8 @@ async fn sold_out_is_said_and_a_winner_still_gets_the_same_order() {
     shop.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn prefer_wait_answers_the_decided_order() {
-    let shop = TestShop::start().await;
+async fn prefer_wait_answers_the_decided_order(mode: Mode) {
+    let shop = TestShop::start(mode).await;
     shop.open_sale("drop", 1, &[("phone", 2)]).await;
     let body = r#"{"sku_id":"phone","quantity":1}"#;
     let answer = shop.place("alice", "drop", "k1", body, &[("Prefer", "wait=10")]).await;
@@ -97,9 +105,8 @@ async fn prefer_wait_answers_the_decided_order() {
     shop.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn outside_its_window_a_sale_sells_nothing() {
-    let shop = TestShop::start().await;
+async fn outside_its_window_a_sale_sells_nothing(mode: Mode) {
+    let shop = TestShop::start(mode).await;
     let now_ms = Clock::System.now_ms();
     let mut early = sale_body("early", 1, &[("phone", 5)]);
     early["starts_at"] = rfc3339(now_ms + 60_000).into();
@@ -122,9 +129,8 @@ async fn outside_its_window_a_sale_sells_nothing() {
     shop.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn orders_are_listed_newest_first_in_pages_and_only_to_their_buyer() {
-    let shop = TestShop::start().await;
+async fn orders_are_listed_newest_first_in_pages_and_only_to_their_buyer(mode: Mode) {
+    let shop = TestShop::start(mode).await;
     shop.open_sale("drop", 9, &[("phone", 20)]).await;
     let mut ids: Vec<Value> = Vec::new();
     for n in 0..5 {
@@ -150,9 +156,8 @@ async fn orders_are_listed_newest_first_in_pages_and_only_to_their_buyer() {
     shop.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_sale_over_several_buckets_sells_all_of_its_stock() {
-    let shop = TestShop::start().await;
+async fn a_sale_over_several_buckets_sells_all_of_its_stock(mode: Mode) {
+    let shop = TestShop::start(mode).await;
     let mut body = sale_body("wide", 9, &[("phone", 11)]);
     body["buckets"] = 4.into();
     crate::harness::open_sale(shop.admin, body).await;
@@ -166,9 +171,8 @@ async fn a_sale_over_several_buckets_sells_all_of_its_stock() {
     shop.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn sale_reads_may_be_cached_and_tell_a_band_and_never_a_number() {
-    let shop = TestShop::start().await;
+async fn sale_reads_may_be_cached_and_tell_a_band_and_never_a_number(mode: Mode) {
+    let shop = TestShop::start(mode).await;
     shop.open_sale("drop", 1, &[("phone", 500)]).await;
     let read = shop.get("alice", "/api/v1/sales/drop").await;
     assert_eq!((read.status, read.header("Cache-Control")), (200, "public, max-age=1"));

@@ -1,18 +1,23 @@
 //! The states of a sale: what leads where, what is refused, and what the audit log keeps.
 
+use seckill::config::Mode;
 use std::collections::BTreeSet;
 
-use seckill::app;
-use seckill::backend::distributed;
-use seckill::clock::Clock;
-use seckill::domain::Month;
 use serde_json::{Value, json};
 
 use crate::client::{Answer, call};
-use crate::harness::{API_KEY, TestShop, open_sale, rfc3339, sale_body};
-use crate::http_errors::Findings;
+use crate::conformance::http_errors::Findings;
+use crate::harness::{API_KEY, TestShop, open_sale, sale_body};
 
 use super::{PHONE, audit, audited, create, reason};
+
+in_both_modes!(
+    a_sale_goes_through_its_life_and_no_other_way,
+    a_change_without_a_good_reason_is_refused,
+    the_audit_log_says_who_did_what_why_and_in_which_request,
+    a_request_id_of_any_shape_breaks_no_change,
+    the_same_action_from_two_operators_at_once_is_one_change,
+);
 
 const ACTIONS: [&str; 5] = ["publish", "preheat", "pause", "resume", "end"];
 
@@ -25,9 +30,8 @@ fn set(actions: &Value) -> BTreeSet<String> {
     actions.map(|action| action.as_str().expect("an action").to_owned()).collect()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_sale_goes_through_its_life_and_no_other_way() {
-    let shop = TestShop::start().await;
+async fn a_sale_goes_through_its_life_and_no_other_way(mode: Mode) {
+    let shop = TestShop::start(mode).await;
     create(&shop, sale_body("drop", 1, PHONE)).await;
     let mut findings = Findings::default();
     let mut version = 1;
@@ -76,9 +80,8 @@ async fn a_sale_goes_through_its_life_and_no_other_way() {
     shop.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_change_without_a_good_reason_is_refused() {
-    let shop = TestShop::start().await;
+async fn a_change_without_a_good_reason_is_refused(mode: Mode) {
+    let shop = TestShop::start(mode).await;
     create(&shop, sale_body("drop", 1, PHONE)).await;
     let mut findings = Findings::default();
     let long = "理".repeat(201);
@@ -118,9 +121,8 @@ async fn a_change_without_a_good_reason_is_refused() {
     shop.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_audit_log_says_who_did_what_why_and_in_which_request() {
-    let shop = TestShop::start().await;
+async fn the_audit_log_says_who_did_what_why_and_in_which_request(mode: Mode) {
+    let shop = TestShop::start(mode).await;
     let mut body = sale_body("drop", 1, PHONE);
     body["reason"] = "autumn campaign".into();
     let mut expected = Vec::new();
@@ -138,17 +140,13 @@ async fn the_audit_log_says_who_did_what_why_and_in_which_request() {
         note(shop.operate("POST", &path, reason(&why)).await, action, &why);
     }
     assert_eq!(audit(&shop, "drop").await, expected);
-    let database = shop.database();
-    let log = format!("{}.audit_log", database.directory());
-    let last = "JSON_UNQUOTE(JSON_EXTRACT(sale_after, '$.state')) = 'ended'";
-    let text = format!("SELECT COUNT(*) FROM {log} WHERE {last}");
-    assert_eq!(database.number(0, &text).await, 1, "the sale as it was afterwards is kept");
+    let last = shop.stage().audited_sale("drop").await;
+    assert_eq!(last["state"], "ended", "the sale as it was afterwards is kept");
     shop.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_request_id_of_any_shape_breaks_no_change() {
-    let shop = TestShop::start().await;
+async fn a_request_id_of_any_shape_breaks_no_change(mode: Mode) {
+    let shop = TestShop::start(mode).await;
     let bearer = format!("Bearer {API_KEY}");
     let long = "x".repeat(2000);
     let just = "y".repeat(65);
@@ -168,36 +166,8 @@ async fn a_request_id_of_any_shape_breaks_no_change() {
     shop.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_sale_in_a_month_without_tables_says_how_to_get_them() {
-    let shop = TestShop::start().await;
-    let starts_ms = Clock::System.now_ms() + 200 * 86_400_000;
-    let mut body = sale_body("drop", 1, PHONE);
-    body["starts_at"] = rfc3339(starts_ms).into();
-    body["ends_at"] = rfc3339(starts_ms + 3_600_000).into();
-    create(&shop, body).await;
-    assert_eq!(advance(&shop, "publish").await.status, 200);
-    let before = audited(&shop).await;
-    let refused = advance(&shop, "preheat").await;
-    let mut findings = Findings::default();
-    findings.check("preheat", &refused, (409, "state_conflict"));
-    findings.done();
-    let detail = refused.json()["detail"].as_str().unwrap_or_default().to_owned();
-    let month = Month::of_ms(starts_ms);
-    assert!(detail.contains("seckill migrate") && detail.contains(&month.yyyymm().to_string()), "{detail}");
-    let sale = shop.operate("GET", "/sales/drop", Value::Null).await.json();
-    assert_eq!((&sale["state"], audited(&shop).await), (&json!("published"), before));
-
-    let settings = app::backend_settings(&shop.config).expect("settings");
-    distributed::migrate::run(&settings, &[month], |_| ()).await.expect("migrated");
-    let done = advance(&shop, "preheat").await;
-    assert_eq!((done.status, done.json()["state"].clone()), (200, json!("preheated")), "{done:?}");
-    shop.finish().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_same_action_from_two_operators_at_once_is_one_change() {
-    let shop = TestShop::start().await;
+async fn the_same_action_from_two_operators_at_once_is_one_change(mode: Mode) {
+    let shop = TestShop::start(mode).await;
     open_sale(shop.admin, sale_body("drop", 1, PHONE)).await;
     for round in 0..8 {
         let action = ["pause", "resume"][round % 2];

@@ -5,12 +5,19 @@ mod lifecycle;
 mod patches;
 mod stock;
 
+use seckill::config::Mode;
 use serde_json::{Value, json};
-use sqlx::{AssertSqlSafe, Row};
 
 use crate::client::call;
+use crate::conformance::http_errors::Findings;
 use crate::harness::{API_KEY, READ_ONLY_KEY, SECRET, TestShop, eventually, operate, sale_body, token};
-use crate::http_errors::Findings;
+
+in_both_modes!(
+    an_operator_needs_a_key_and_its_scope,
+    a_sale_with_a_wrong_value_is_not_created_and_the_value_is_named,
+    an_operators_body_that_cannot_be_read_is_refused,
+    a_sale_is_created_once_as_a_draft_that_shoppers_cannot_see,
+);
 
 const PHONE: &[(&str, u32)] = &[("phone", 10)];
 
@@ -26,24 +33,15 @@ async fn create(shop: &TestShop, body: Value) -> Value {
 
 /// `(actor, action, reason, request id)` of a sale's changes, in order.
 async fn audit(shop: &TestShop, sale: &str) -> Vec<[String; 4]> {
-    let database = shop.database();
-    let text = format!(
-        "SELECT actor, action, reason, request_id FROM {}.audit_log WHERE sale_id = ? ORDER BY id",
-        database.directory()
-    );
-    let query = sqlx::query(AssertSqlSafe(text)).bind(sale.as_bytes());
-    let rows = query.fetch_all(database.pool(0)).await.expect("rows");
-    rows.iter().map(|row| [0, 1, 2, 3].map(|column| row.get::<String, _>(column))).collect()
+    shop.stage().audit(Some(sale)).await
 }
 
-async fn audited(shop: &TestShop) -> i64 {
-    let database = shop.database();
-    database.number(0, &format!("SELECT COUNT(*) FROM {}.audit_log", database.directory())).await
+async fn audited(shop: &TestShop) -> usize {
+    shop.stage().audit(None).await.len()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_operator_needs_a_key_and_its_scope() {
-    let shop = TestShop::start().await;
+async fn an_operator_needs_a_key_and_its_scope(mode: Mode) {
+    let shop = TestShop::start(mode).await;
     create(&shop, sale_body("drop", 1, PHONE)).await;
     let before = audited(&shop).await;
     let mut findings = Findings::default();
@@ -167,9 +165,8 @@ fn bad_values() -> Vec<(&'static str, Value)> {
     values
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_sale_with_a_wrong_value_is_not_created_and_the_value_is_named() {
-    let shop = TestShop::start().await;
+async fn a_sale_with_a_wrong_value_is_not_created_and_the_value_is_named(mode: Mode) {
+    let shop = TestShop::start(mode).await;
     let mut good = sale_body("drop", 1, PHONE);
     for (name, value) in
         [("reason", json!("a test")), ("buckets", json!(1)), ("payment_window_ms", json!(60_000))]
@@ -224,9 +221,8 @@ async fn a_sale_with_a_wrong_value_is_not_created_and_the_value_is_named() {
     shop.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_operators_body_that_cannot_be_read_is_refused() {
-    let shop = TestShop::start().await;
+async fn an_operators_body_that_cannot_be_read_is_refused(mode: Mode) {
+    let shop = TestShop::start(mode).await;
     create(&shop, sale_body("drop", 1, PHONE)).await;
     let before = audited(&shop).await;
     let bearer = format!("Bearer {API_KEY}");
@@ -263,9 +259,8 @@ async fn an_operators_body_that_cannot_be_read_is_refused() {
     shop.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_sale_is_created_once_as_a_draft_that_shoppers_cannot_see() {
-    let shop = TestShop::start().await;
+async fn a_sale_is_created_once_as_a_draft_that_shoppers_cannot_see(mode: Mode) {
+    let shop = TestShop::start(mode).await;
     let mut body = sale_body("drop", 2, PHONE);
     body["starts_at"] = "2031-05-01T20:00:00+08:00".into();
     body["ends_at"] = "2031-05-01T12:30:00.5Z".into();

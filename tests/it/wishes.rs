@@ -110,6 +110,7 @@ pub fn lease_ms(dice: &mut StdRng) -> i64 {
 }
 
 /// Purchases that no front of ours sends: order id, quantity, fingerprint.
+#[cfg(feature = "distributed")]
 pub fn malformed(dice: &mut StdRng) -> Vec<(Vec<u8>, &'static str, &'static str)> {
     const FINGERPRINT: &str = "0123456789abcdef";
     const QUANTITIES: [&str; 16] =

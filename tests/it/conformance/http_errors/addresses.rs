@@ -1,6 +1,7 @@
 //! Things that are not there, not yet, no more, or not the caller's.
 
 use seckill::clock::Clock;
+use seckill::config::Mode;
 use seckill::http::problem::Code;
 use serde_json::{Value, json};
 
@@ -8,6 +9,15 @@ use crate::client::call;
 use crate::harness::{TestShop, eventually, open_sale, rfc3339, sale_body, token};
 
 use super::{Findings, ONE, Stores, UNREADABLE, finish_unchanged, market};
+
+in_both_modes!(
+    a_sale_that_does_not_sell_says_why_and_changes_nothing,
+    an_order_of_another_or_of_nobody_is_not_found,
+    a_page_that_nobody_was_given_is_refused,
+    a_wrong_method_or_address_is_a_problem_too,
+    every_problem_code_has_a_page,
+    a_problem_carries_the_trace_that_the_caller_sent,
+);
 
 /// Sales in every state that does not sell.
 async fn closed_sales(shop: &TestShop) {
@@ -36,9 +46,8 @@ async fn closed_sales(shop: &TestShop) {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_sale_that_does_not_sell_says_why_and_changes_nothing() {
-    let shop = TestShop::start().await;
+async fn a_sale_that_does_not_sell_says_why_and_changes_nothing(mode: Mode) {
+    let shop = TestShop::start(mode).await;
     shop.open_sale("drop", 1, &[("phone", 5)]).await;
     closed_sales(&shop).await;
     let before = Stores::at_rest(&shop.config).await;
@@ -83,9 +92,8 @@ async fn a_sale_that_does_not_sell_says_why_and_changes_nothing() {
     finish_unchanged(shop, &before, findings).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_order_of_another_or_of_nobody_is_not_found() {
-    let (shop, id, before) = market().await;
+async fn an_order_of_another_or_of_nobody_is_not_found(mode: Mode) {
+    let (shop, id, before) = market(mode).await;
     let mut findings = Findings::default();
     let foreign = shop.get("bob", &format!("/api/v1/orders/{id}")).await;
     let digits = id.strip_prefix("ord_").expect("an order id");
@@ -125,9 +133,8 @@ async fn an_order_of_another_or_of_nobody_is_not_found() {
     finish_unchanged(shop, &before, findings).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_page_that_nobody_was_given_is_refused() {
-    let (shop, id, before) = market().await;
+async fn a_page_that_nobody_was_given_is_refused(mode: Mode) {
+    let (shop, id, before) = market(mode).await;
     let second = shop.buy("alice", "drop", "phone", "second").await.json();
     shop.decided("alice", second["id"].as_str().expect("id")).await;
     let first_page = shop.get("alice", "/api/v1/orders?limit=1").await.json();
@@ -161,9 +168,8 @@ async fn a_page_that_nobody_was_given_is_refused() {
     finish_unchanged(shop, &bought, findings).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_method_or_address_is_a_problem_too() {
-    let (shop, id, before) = market().await;
+async fn a_wrong_method_or_address_is_a_problem_too(mode: Mode) {
+    let (shop, id, before) = market(mode).await;
     let mut findings = Findings::default();
     let order = format!("/api/v1/orders/{id}");
     let bearer = format!("Bearer {}", token("alice"));
@@ -209,9 +215,8 @@ async fn a_wrong_method_or_address_is_a_problem_too() {
     finish_unchanged(shop, &before, findings).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn every_problem_code_has_a_page() {
-    let shop = TestShop::start().await;
+async fn every_problem_code_has_a_page(mode: Mode) {
+    let shop = TestShop::start(mode).await;
     for address in [shop.shopper, shop.admin] {
         for code in Code::ALL {
             let page = call(address, "GET", &format!("/problems/{}", code.as_str()), &[], "").await;
@@ -231,9 +236,8 @@ async fn every_problem_code_has_a_page() {
     shop.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_problem_carries_the_trace_that_the_caller_sent() {
-    let shop = TestShop::start().await;
+async fn a_problem_carries_the_trace_that_the_caller_sent(mode: Mode) {
+    let shop = TestShop::start(mode).await;
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
     let parent = format!("00-{trace}-00f067aa0ba902b7-01");
     let answer = call(shop.shopper, "GET", "/api/v1/nothing", &[("traceparent", &parent)], "").await;

@@ -1,13 +1,21 @@
 //! Changes of a sale before it is preheated, and of two operators at once.
 
 use futures::future::join_all;
+use seckill::config::Mode;
 use serde_json::{Value, json};
 
 use crate::client::{Answer, call};
+use crate::conformance::http_errors::Findings;
 use crate::harness::{API_KEY, TestShop, sale_body};
-use crate::http_errors::Findings;
 
 use super::{PHONE, audit, audited, create, reason};
+
+in_both_modes!(
+    a_patch_changes_what_it_names_and_nothing_else,
+    a_patch_of_another_version_or_with_wrong_values_changes_nothing,
+    of_two_patches_of_one_version_one_wins,
+    once_preheated_a_sale_cannot_be_patched,
+);
 
 async fn patch(shop: &TestShop, if_match: Option<&str>, body: Value) -> Answer {
     let bearer = format!("Bearer {API_KEY}");
@@ -16,9 +24,8 @@ async fn patch(shop: &TestShop, if_match: Option<&str>, body: Value) -> Answer {
     call(shop.admin, "PATCH", "/api/v1/admin/sales/drop", &headers, body.to_string()).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_patch_changes_what_it_names_and_nothing_else() {
-    let shop = TestShop::start().await;
+async fn a_patch_changes_what_it_names_and_nothing_else(mode: Mode) {
+    let shop = TestShop::start(mode).await;
     let mut expected = create(&shop, sale_body("drop", 1, PHONE)).await;
     let price = json!({ "amount": 5, "currency": "EUR" });
     let items = json!([{ "sku_id": "pad", "name": "Pad", "stock": 3, "price": price }]);
@@ -48,9 +55,8 @@ async fn a_patch_changes_what_it_names_and_nothing_else() {
     shop.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_patch_of_another_version_or_with_wrong_values_changes_nothing() {
-    let shop = TestShop::start().await;
+async fn a_patch_of_another_version_or_with_wrong_values_changes_nothing(mode: Mode) {
+    let shop = TestShop::start(mode).await;
     create(&shop, sale_body("drop", 1, PHONE)).await;
     let renamed = |name: &str| json!({ "name": name, "reason": "a test" });
     assert_eq!(patch(&shop, Some("\"1\""), renamed("one")).await.status, 200);
@@ -100,9 +106,8 @@ async fn a_patch_of_another_version_or_with_wrong_values_changes_nothing() {
     shop.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn of_two_patches_of_one_version_one_wins() {
-    let shop = TestShop::start().await;
+async fn of_two_patches_of_one_version_one_wins(mode: Mode) {
+    let shop = TestShop::start(mode).await;
     create(&shop, sale_body("drop", 1, PHONE)).await;
     for version in 1..=15 {
         let tag = format!("\"{version}\"");
@@ -123,9 +128,8 @@ async fn of_two_patches_of_one_version_one_wins() {
     shop.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn once_preheated_a_sale_cannot_be_patched() {
-    let shop = TestShop::start().await;
+async fn once_preheated_a_sale_cannot_be_patched(mode: Mode) {
+    let shop = TestShop::start(mode).await;
     create(&shop, sale_body("drop", 1, PHONE)).await;
     let body = json!({ "buyer_limit": 2, "reason": "a test" });
     assert_eq!(shop.operate("POST", "/sales/drop/publish", reason("a test")).await.status, 200);

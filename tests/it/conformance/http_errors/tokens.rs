@@ -4,12 +4,18 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use seckill::clock::Clock;
+use seckill::config::Mode;
 use serde_json::{Value, json};
 
 use crate::client::{Answer, call};
 use crate::harness::{API_KEY, READ_ONLY_KEY, SECRET, TestShop, token, token_of};
 
 use super::{Findings, JSON, KEY, NONE, ONE, finish_unchanged, market, purchase};
+
+in_both_modes!(
+    every_bad_token_gets_the_same_answer,
+    a_token_is_checked_only_with_the_key_and_algorithm_that_its_kid_names,
+);
 
 const ED25519_PUBLIC: &str = "-----BEGIN PUBLIC KEY-----
 MCowBQYDK2VwAyEAh/SQIhl2irtO9b2wb1iN5ZXNuX2w4DrI/U8cx+IHBI8=
@@ -133,9 +139,8 @@ fn without_ids(answer: &Answer) -> (Value, Vec<String>) {
     (body, headers)
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn every_bad_token_gets_the_same_answer() {
-    let (shop, id, before) = market().await;
+async fn every_bad_token_gets_the_same_answer(mode: Mode) {
+    let (shop, id, before) = market(mode).await;
     let mut findings = Findings::default();
     let nothing = purchase(&shop, &[KEY, JSON], ONE).await;
     findings.check("none", &nothing, (401, "unauthenticated"));
@@ -207,13 +212,12 @@ fn tokens_with_kid() -> Vec<(String, String, bool)> {
     tokens
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_token_is_checked_only_with_the_key_and_algorithm_that_its_kid_names() {
+async fn a_token_is_checked_only_with_the_key_and_algorithm_that_its_kid_names(mode: Mode) {
     let file = std::env::temp_dir().join(format!("seckill-it-{}.pem", std::process::id()));
     std::fs::write(&file, ED25519_PUBLIC).expect("written");
     let path = file.to_str().expect("a path");
     let keys = [("auth.hs256_kid", "main"), ("auth.public_key_file", path), ("auth.public_key_kid", "pub")];
-    let shop = TestShop::start_with(&keys).await;
+    let shop = TestShop::start_with(mode, &keys).await;
     shop.open_sale("drop", 1, &[("phone", 10)]).await;
     let mut findings = Findings::default();
     for (what, token, good) in tokens_with_kid() {

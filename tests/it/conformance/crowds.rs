@@ -1,12 +1,20 @@
 //! Many at once: the answers of a crowd add up, whatever the order they are served in. Every rule is tried twenty
 //! times, each on a sale of its own.
 
+use seckill::config::Mode;
 use std::collections::{HashMap, HashSet};
 
 use futures::future::join_all;
 
 use crate::client::{Answer, Line};
 use crate::harness::{TestShop, eventually, token};
+
+in_both_modes!(
+    a_crowd_buys_exactly_the_stock,
+    one_buyer_with_many_keys_gets_the_limit,
+    one_key_many_times_is_one_order,
+    the_last_unit_goes_to_one_buyer,
+);
 
 const ROUNDS: usize = 20;
 /// Clicks that are on their way at once.
@@ -59,19 +67,18 @@ async fn click(lines: &mut [Line], sale: &str, clicks: &[(String, String)]) -> V
 }
 
 async fn all_written(shop: &TestShop, orders: i64) {
-    let database = shop.database();
+    let database = shop.stage();
     eventually("every accepted order has its row", async || {
         database.orders("awaiting_payment").await >= orders
     })
     .await;
     assert_eq!(database.orders("awaiting_payment").await, orders);
     assert_eq!(database.orders("rejected").await, 0);
-    assert_eq!(database.control_sum("SUM(held)", "ledger").await, orders);
+    assert_eq!(database.sum("SUM(held)", "ledger").await, orders);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_crowd_buys_exactly_the_stock() {
-    let shop = TestShop::start().await;
+async fn a_crowd_buys_exactly_the_stock(mode: Mode) {
+    let shop = TestShop::start(mode).await;
     shop.open_sale("drop", 1, &[("phone", 40)]).await;
     let buyers: Vec<_> = (0..400).map(|n| (format!("u{n}"), "k".to_owned())).collect();
     assert_eq!(tally(&click(&mut lines(&shop).await, "drop", &buyers).await), of(40, "sold_out", 360));
@@ -79,9 +86,8 @@ async fn a_crowd_buys_exactly_the_stock() {
     shop.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn one_buyer_with_many_keys_gets_the_limit() {
-    let shop = TestShop::start().await;
+async fn one_buyer_with_many_keys_gets_the_limit(mode: Mode) {
+    let shop = TestShop::start(mode).await;
     let mut lines = lines(&shop).await;
     for round in 0..ROUNDS {
         let sale = format!("drop-{round}");
@@ -94,9 +100,8 @@ async fn one_buyer_with_many_keys_gets_the_limit() {
     shop.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn one_key_many_times_is_one_order() {
-    let shop = TestShop::start().await;
+async fn one_key_many_times_is_one_order(mode: Mode) {
+    let shop = TestShop::start(mode).await;
     let mut lines = lines(&shop).await;
     let clicks = vec![("alice".to_owned(), "k".to_owned()); PARALLEL];
     for round in 0..ROUNDS {
@@ -118,9 +123,8 @@ async fn one_key_many_times_is_one_order() {
     shop.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_last_unit_goes_to_one_buyer() {
-    let shop = TestShop::start().await;
+async fn the_last_unit_goes_to_one_buyer(mode: Mode) {
+    let shop = TestShop::start(mode).await;
     let mut lines = lines(&shop).await;
     let buyers: Vec<_> = (0..5000).map(|n| (format!("u{n}"), "k".to_owned())).collect();
     for round in 0..ROUNDS {

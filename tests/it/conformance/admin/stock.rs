@@ -1,18 +1,20 @@
 //! The stock view: per bucket in Redis, and the ledgers behind it.
 
+use seckill::config::Mode;
 use serde_json::{Value, json};
 
 use crate::harness::{TestShop, eventually, open_sale, sale_body};
 
 use super::{create, reason};
 
+in_both_modes!(the_stock_view_adds_up_over_buckets_and_ledgers, a_repeated_preheat_gives_no_stock_back,);
+
 fn number(item: &Value, name: &str) -> i64 {
     item[name].as_i64().unwrap_or_else(|| panic!("no {name} in {item}"))
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_stock_view_adds_up_over_buckets_and_ledgers() {
-    let shop = TestShop::start().await;
+async fn the_stock_view_adds_up_over_buckets_and_ledgers(mode: Mode) {
+    let shop = TestShop::start(mode).await;
     let mut body = sale_body("wide", 9, &[("phone", 11), ("pad", 3)]);
     body["buckets"] = 4.into();
     create(&shop, body).await;
@@ -55,9 +57,8 @@ async fn the_stock_view_adds_up_over_buckets_and_ledgers() {
     shop.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_repeated_preheat_gives_no_stock_back() {
-    let shop = TestShop::start().await;
+async fn a_repeated_preheat_gives_no_stock_back(mode: Mode) {
+    let shop = TestShop::start(mode).await;
     open_sale(shop.admin, sale_body("drop", 9, &[("phone", 5)])).await;
     assert_eq!(shop.buy("alice", "drop", "phone", "k1").await.status, 202);
     for action in ["preheat", "pause", "pause", "resume", "resume"] {
@@ -70,7 +71,7 @@ async fn a_repeated_preheat_gives_no_stock_back() {
         more += u32::from(shop.buy("bob", "drop", "phone", &format!("k{n}")).await.status == 202);
     }
     assert_eq!(more, 4);
-    eventually("all are decided", async || shop.database().orders("awaiting_payment").await == 5).await;
+    eventually("all are decided", async || shop.stage().orders("awaiting_payment").await == 5).await;
     assert_eq!(shop.stock("drop").await["phone"]["held"], json!(5));
     shop.finish().await;
 }

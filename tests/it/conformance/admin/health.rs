@@ -1,19 +1,25 @@
 //! What a load balancer and Prometheus see.
 
+use seckill::config::Mode;
 use seckill::metrics::{ADMISSION_OUTCOMES, Kind, TABLE};
 use serde_json::Value;
 
 use crate::client::{Answer, call};
+use crate::conformance::http_errors::Findings;
 use crate::harness::{TestShop, eventually};
-use crate::http_errors::Findings;
+
+in_both_modes!(
+    a_shop_that_can_sell_is_live_and_ready_and_names_its_components,
+    every_metric_is_on_the_page_before_anything_happened,
+    a_purchase_moves_its_counters,
+);
 
 async fn see(shop: &TestShop, path: &str) -> Answer {
     call(shop.admin, "GET", path, &[], "").await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_shop_that_can_sell_is_live_and_ready_and_names_its_components() {
-    let shop = TestShop::start().await;
+async fn a_shop_that_can_sell_is_live_and_ready_and_names_its_components(mode: Mode) {
+    let shop = TestShop::start(mode).await;
     let live = see(&shop, "/livez").await;
     assert_eq!(live.status, 200, "{live:?}");
     let ready = see(&shop, "/readyz").await;
@@ -22,7 +28,11 @@ async fn a_shop_that_can_sell_is_live_and_ready_and_names_its_components() {
     assert_eq!(verbose.status, 200, "{verbose:?}");
     let components = verbose.json()["components"].as_object().expect("components").clone();
     assert!(components.values().all(|state| state == "up"), "{components:?}");
-    for part in ["redis", "kafka", "mysql"] {
+    let parts = match mode {
+        Mode::Distributed => &["redis", "kafka", "mysql"][..],
+        Mode::Embedded => &["folder"],
+    };
+    for part in parts {
         assert!(components.keys().any(|name| name.contains(part)), "no {part} in {components:?}");
     }
     shop.finish().await;
@@ -39,9 +49,8 @@ fn series<'a>(page: &'a str, name: &str) -> Vec<(&'a str, f64)> {
     .collect()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn every_metric_is_on_the_page_before_anything_happened() {
-    let shop = TestShop::start().await;
+async fn every_metric_is_on_the_page_before_anything_happened(mode: Mode) {
+    let shop = TestShop::start(mode).await;
     // Its id is of this test alone: the tests of one run share a recorder.
     shop.open_sale("nobody-comes", 1, &[("phone", 5)]).await;
     let mut page = see(&shop, "/metrics").await;
@@ -76,17 +85,19 @@ async fn every_metric_is_on_the_page_before_anything_happened() {
     shop.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_purchase_moves_its_counters() {
-    let shop = TestShop::start().await;
-    shop.open_sale("counted", 1, &[("phone", 5)]).await;
-    let order = shop.buy("alice", "counted", "phone", "k1").await.json();
+async fn a_purchase_moves_its_counters(mode: Mode) {
+    let shop = TestShop::start(mode).await;
+    // All tests of this process share its counters.
+    let sale = format!("counted-{}", mode.as_str());
+    shop.open_sale(&sale, 1, &[("phone", 5)]).await;
+    let order = shop.buy("alice", &sale, "phone", "k1").await.json();
     shop.decided("alice", order["id"].as_str().expect("an id")).await;
-    assert_eq!(shop.buy("alice", "counted", "phone", "k2").await.status, 409);
+    assert_eq!(shop.buy("alice", &sale, "phone", "k2").await.status, 409);
     let count = |page: &str, outcome: &str| {
         let label = format!("outcome=\"{outcome}\"");
         let all = series(page, "seckill_admission_total").into_iter();
-        let own = all.filter(|(labels, _)| labels.contains("sale=\"counted\"") && labels.contains(&label));
+        let own =
+            all.filter(|(labels, _)| labels.contains(&format!("sale=\"{sale}\"")) && labels.contains(&label));
         own.map(|(_, value)| value).sum::<f64>()
     };
     let page = see(&shop, "/metrics").await.text;
@@ -98,7 +109,7 @@ async fn a_purchase_moves_its_counters() {
         let page = see(&shop, "/metrics").await.text;
         let units = |state: &str| {
             let own = series(&page, "seckill_stock_units").into_iter().find(|(labels, _)| {
-                labels.contains("sale=\"counted\"") && labels.contains(&format!("state=\"{state}\""))
+                labels.contains(&format!("sale=\"{sale}\"")) && labels.contains(&format!("state=\"{state}\""))
             });
             own.map(|(_, value)| value)
         };

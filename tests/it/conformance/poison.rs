@@ -1,13 +1,15 @@
 //! Poison in bulk: ten thousand records that are no orders, and the order behind them.
 
+use seckill::config::Mode;
 use std::time::{Duration, Instant};
 
-use futures::future::join_all;
 use seckill::domain::{
     IdempotencyKey, Money, Month, OrderId, OrderRecord, Part, Quantity, SaleId, SkuId, UserId,
 };
 
-use crate::harness::{TestShop, eventually, open};
+use crate::harness::{TestShop, eventually};
+
+in_both_modes!(ten_thousand_poison_records_in_a_row_hold_up_nobody,);
 
 const POISON: usize = 10_000;
 /// A partition at full speed needs two or three seconds here.
@@ -39,9 +41,8 @@ fn record(shop: &TestShop, user: &UserId, month: Month, key: &str) -> OrderRecor
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn ten_thousand_poison_records_in_a_row_hold_up_nobody() {
-    let shop = TestShop::start().await;
+async fn ten_thousand_poison_records_in_a_row_hold_up_nobody(mode: Mode) {
+    let shop = TestShop::start(mode).await;
     shop.open_sale("drop", 2, &[("phone", 10)]).await;
     let user = user_of(&shop, 0);
     let first = shop.buy(user.as_str(), "drop", "phone", "first").await.json();
@@ -56,22 +57,20 @@ async fn ten_thousand_poison_records_in_a_row_hold_up_nobody() {
         OrderRecord { user_id: user_of(&shop, 1), ..good.clone() }.encode(),
     ];
     let too_large = vec![b'x'; 100_000];
-    let backend = open(&shop.config).await;
     let began = Instant::now();
     for chunk in (0..POISON).collect::<Vec<_>>().chunks(1000) {
         let payload =
             |n: usize| if n.is_multiple_of(500) { too_large.clone() } else { kinds[n % kinds.len()].clone() };
-        let appends = chunk.iter().map(|n| backend.order_log.append(id, payload(*n)));
-        join_all(appends).await.into_iter().for_each(|done| done.expect("appended"));
+        shop.stage().append(id, chunk.iter().map(|n| payload(*n)).collect()).await;
     }
     let behind = shop.buy(user.as_str(), "drop", "phone", "behind").await.json();
     let order = shop.decided(user.as_str(), behind["id"].as_str().expect("an id")).await;
     let took = began.elapsed();
     assert_eq!(order["status"], "awaiting_payment");
-    let database = shop.database();
+    let database = shop.stage();
     let letters = i64::try_from(POISON).expect("small");
-    assert_eq!(database.control_sum("COUNT(*)", "dead_letters").await, letters, "one for each, none twice");
-    assert_eq!(database.control_sum("COUNT(DISTINCT reason)", "dead_letters").await, 7);
+    assert_eq!(database.sum("COUNT(*)", "dead_letters").await, letters, "one for each, none twice");
+    assert_eq!(database.sum("COUNT(DISTINCT reason)", "dead_letters").await, 7);
     assert_eq!(database.orders("awaiting_payment").await, 2);
     assert!(took < WRITTEN_WITHIN, "{took:?} for {POISON} records");
     // The other partition never noticed.

@@ -1,0 +1,31 @@
+//! One suite for both modes: what a shop does, whatever it stands on. A rule that one mode cannot have stands in
+//! docs/operations.md, under "Where the modes differ".
+
+/// Makes each rule of a module a test of both modes, `distributed::<rule>` and `embedded::<rule>`.
+macro_rules! in_both_modes {
+    ($($rule:ident),* $(,)?) => {
+        #[cfg(feature = "distributed")]
+        mod distributed {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $rule() {
+                Box::pin(super::$rule(seckill::config::Mode::Distributed)).await;
+            })*
+        }
+        #[cfg(feature = "embedded")]
+        mod embedded {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $rule() {
+                Box::pin(super::$rule(seckill::config::Mode::Embedded)).await;
+            })*
+        }
+    };
+}
+
+mod admin;
+mod broken_clients;
+mod crowds;
+mod faults;
+pub mod http_errors;
+mod poison;
+mod purchases;
+pub mod writer;

@@ -1,0 +1,140 @@
+//! The embedded mode seen from outside: its database file through connections of the tests' own.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use seckill::app;
+use seckill::backend::embedded;
+use seckill::clock::Clock;
+use seckill::config::Config;
+use seckill::domain::OrderId;
+use seckill::ports::Ports;
+use serde_json::Value;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions, Row};
+
+use super::Stage;
+
+/// The folder of one configuration.
+pub struct DataFolder {
+    config: Config,
+    folder: PathBuf,
+}
+
+impl DataFolder {
+    pub fn of(config: &Config) -> Self {
+        Self { config: config.clone(), folder: config.embedded.folder.clone() }
+    }
+
+    pub fn database(folder: &Path) -> PathBuf {
+        folder.join("seckill.db")
+    }
+
+    async fn connect(&self, is_looking: bool) -> SqliteConnection {
+        let options =
+            SqliteConnectOptions::new().filename(Self::database(&self.folder)).read_only(is_looking);
+        options.connect().await.expect("a database")
+    }
+
+    pub async fn number(&self, text: &str) -> i64 {
+        let row = sqlx::query(AssertSqlSafe(text.to_owned())).fetch_one(&mut self.connect(true).await).await;
+        row.unwrap_or_else(|error| panic!("{text}: {error}")).try_get(0).expect("a number")
+    }
+
+    /// The first column of every row.
+    pub async fn texts(&self, text: &str) -> Vec<String> {
+        let rows = sqlx::query(AssertSqlSafe(text.to_owned())).fetch_all(&mut self.connect(true).await).await;
+        let rows = rows.unwrap_or_else(|error| panic!("{text}: {error}"));
+        rows.iter().map(|row| row.get(0)).collect()
+    }
+
+    /// What nobody but a person with a shell does.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn try_execute(&self, text: &str) -> Result<(), sqlx::Error> {
+        sqlx::query(AssertSqlSafe(text.to_owned())).execute(&mut self.connect(false).await).await.map(drop)
+    }
+}
+
+#[async_trait(?Send)]
+impl Stage for DataFolder {
+    /// Opening a folder makes what is missing.
+    async fn migrate(&self) {}
+
+    async fn open(&self) -> Ports {
+        let settings = app::embedded_settings(&self.config).expect("settings");
+        embedded::open(&settings, Clock::System).await.expect("an open folder").ports
+    }
+
+    async fn remove(&self) {
+        std::fs::remove_dir_all(&self.folder).expect("a folder to remove");
+    }
+
+    async fn append(&self, order: OrderId, payloads: Vec<Vec<u8>>) {
+        let part = self.config.shard_map().expect("a map").part_of(order.shard()).number();
+        let mut connection = self.connect(false).await;
+        let begun = sqlx::query("BEGIN IMMEDIATE").execute(&mut connection).await;
+        begun.expect("begun");
+        for payload in payloads {
+            let text = "INSERT INTO order_log (part, log_offset, payload) \
+                 SELECT ?1, COALESCE(MAX(log_offset) + 1, 0), ?2 FROM order_log WHERE part = ?1";
+            let done = sqlx::query(text).bind(part).bind(payload).execute(&mut connection).await;
+            done.expect("appended");
+        }
+        sqlx::query("COMMIT").execute(&mut connection).await.expect("committed");
+    }
+
+    async fn orders(&self, state: &str) -> i64 {
+        self.number(&format!("SELECT COUNT(*) FROM orders WHERE state = '{state}'")).await
+    }
+
+    async fn live_units(&self) -> i64 {
+        let live = "state IN ('awaiting_payment', 'paid')";
+        self.number(&format!("SELECT COALESCE(SUM(quantity), 0) FROM orders WHERE {live}")).await
+    }
+
+    async fn sum(&self, expression: &str, table: &str) -> i64 {
+        self.number(&format!("SELECT COALESCE({expression}, 0) FROM {table}")).await
+    }
+
+    async fn audit(&self, sale: Option<&str>) -> Vec<[String; 4]> {
+        let text = "SELECT actor, action, reason, request_id FROM audit_log \
+             WHERE sale_id = COALESCE(?, sale_id) ORDER BY id";
+        let rows = sqlx::query(text).bind(sale).fetch_all(&mut self.connect(true).await).await.expect("rows");
+        rows.iter().map(|row| [0, 1, 2, 3].map(|column| row.get::<String, _>(column))).collect()
+    }
+
+    async fn audited_sale(&self, sale: &str) -> Value {
+        let text = "SELECT sale_after FROM audit_log WHERE sale_id = ? ORDER BY id DESC LIMIT 1";
+        let row = sqlx::query(text).bind(sale).fetch_one(&mut self.connect(true).await).await;
+        serde_json::from_str(row.expect("a row").get(0)).expect("JSON")
+    }
+
+    /// Every row of every table; `settings` holds what `/readyz` writes.
+    async fn contents(&self) -> BTreeMap<String, String> {
+        let tables = "SELECT name FROM sqlite_master WHERE type = 'table' \
+             AND name NOT IN ('settings', '_sqlx_migrations') AND name NOT LIKE 'sqlite_%'";
+        let mut contents = BTreeMap::new();
+        for table in self.texts(tables).await {
+            let columns = self.texts(&format!("SELECT name FROM pragma_table_info('{table}')")).await;
+            let shown: Vec<String> = columns.iter().map(|column| format!("quote({column})")).collect();
+            let rows = format!("SELECT {} FROM {table} ORDER BY 1", shown.join(" || ' ' || "));
+            contents.insert(table, self.texts(&rows).await.join("\n"));
+        }
+        contents
+    }
+
+    async fn refused_copies(&self) -> Vec<&'static str> {
+        let mut refused = Vec::new();
+        for table in ["orders", "claims", "order_moves"] {
+            let copied = self.try_execute(&format!("INSERT INTO {table} SELECT * FROM {table}")).await;
+            let error = copied.err().and_then(sqlx::Error::into_database_error);
+            if error.is_some_and(|error| error.is_unique_violation()) {
+                refused.push(table);
+            }
+        }
+        refused
+    }
+}

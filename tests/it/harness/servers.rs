@@ -1,0 +1,233 @@
+//! The distributed mode seen from outside: MySQL, Redis and Kafka with clients of the tests' own.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use seckill::app;
+use seckill::backend::distributed;
+use seckill::clock::Clock;
+use seckill::config::Config;
+use seckill::domain::{Month, OrderId};
+use seckill::ports::Ports;
+use serde_json::Value;
+use sqlx::{AssertSqlSafe, MySqlPool, Row};
+
+use super::Stage;
+
+/// This month and the next, so that a test that runs at a month's end passes too.
+pub fn months() -> Vec<Month> {
+    let month = Month::of_ms(Clock::System.now_ms());
+    vec![month, month.next()]
+}
+
+/// The databases, keys and topic of one configuration.
+pub struct Servers {
+    config: Config,
+    pools: Vec<MySqlPool>,
+    prefix: String,
+}
+
+impl Servers {
+    pub fn of(config: &Config) -> Self {
+        let pool = |address: &String| {
+            let user = &config.mysql.user;
+            let password = config.mysql.password.expose();
+            MySqlPool::connect_lazy(&format!("mysql://{user}:{password}@{address}")).expect("an address")
+        };
+        Self {
+            config: config.clone(),
+            pools: config.mysql.instances.iter().map(pool).collect(),
+            prefix: config.mysql.database_prefix.clone(),
+        }
+    }
+
+    pub fn pool(&self, instance: usize) -> &MySqlPool {
+        &self.pools[instance]
+    }
+
+    pub fn directory(&self) -> String {
+        format!("{}directory", self.prefix)
+    }
+
+    /// `(instance, database)` of every control database.
+    pub fn controls(&self) -> Vec<(usize, String)> {
+        (0..self.pools.len()).map(|i| (i, format!("{}control_{i:02}", self.prefix))).collect()
+    }
+
+    /// `(instance, database)` of every shard.
+    pub fn shards(&self) -> Vec<(usize, String)> {
+        let shards = usize::from(self.config.shards.shards);
+        let each = shards / self.pools.len();
+        (0..shards).map(|s| (s / each, format!("{}shard_{s:04}", self.prefix))).collect()
+    }
+
+    pub async fn number(&self, instance: usize, text: &str) -> i64 {
+        let row = sqlx::query(AssertSqlSafe(text.to_owned())).fetch_one(&self.pools[instance]).await;
+        row.unwrap_or_else(|error| panic!("{text}: {error}")).try_get(0).expect("a number")
+    }
+
+    pub async fn execute(&self, instance: usize, text: &str) {
+        let done = sqlx::query(AssertSqlSafe(text.to_owned())).execute(&self.pools[instance]).await;
+        done.unwrap_or_else(|error| panic!("{text}: {error}"));
+    }
+
+    async fn redis(&self) -> redis::aio::MultiplexedConnection {
+        let client = redis::Client::open(self.config.redis.url.as_str()).expect("a client");
+        client.get_multiplexed_async_connection().await.expect("Redis")
+    }
+
+    async fn keys(&self, connection: &mut redis::aio::MultiplexedConnection) -> Vec<String> {
+        let pattern = format!("{}*", self.config.redis.key_prefix);
+        redis::cmd("KEYS").arg(pattern).query_async(connection).await.expect("keys")
+    }
+
+    /// A number over the orders of all shards and months of the tests.
+    async fn of_rows(&self, expression: &str, condition: &str) -> i64 {
+        let mut sum = 0;
+        for (instance, shard) in self.shards() {
+            for month in months() {
+                let table = format!("{shard}.orders_{}", month.yyyymm());
+                let value = format!("CAST(COALESCE({expression}, 0) AS SIGNED)");
+                sum += self.number(instance, &format!("SELECT {value} FROM {table} WHERE {condition}")).await;
+            }
+        }
+        sum
+    }
+
+    fn log_ends(&self) -> Vec<i64> {
+        let mut client = ClientConfig::new();
+        client.set("bootstrap.servers", &self.config.kafka.brokers).set("group.id", "onlooker");
+        let consumer: BaseConsumer = client.create().expect("a consumer");
+        let topic = &self.config.kafka.topic;
+        let end = |part| consumer.fetch_watermarks(topic, part, Duration::from_secs(10));
+        (0..i32::from(self.config.shards.partitions)).map(|part| end(part).expect("watermarks").1).collect()
+    }
+}
+
+#[async_trait(?Send)]
+impl Stage for Servers {
+    async fn migrate(&self) {
+        let settings = app::backend_settings(&self.config).expect("settings");
+        distributed::migrate::run(&settings, &months(), |_| ()).await.unwrap_or_else(|error| {
+            panic!("{error}\nIs the local stack up? `scripts/stack up`, then `scripts/stack status`.")
+        });
+    }
+
+    async fn open(&self) -> Ports {
+        let settings = app::backend_settings(&self.config).expect("settings");
+        distributed::open(&settings, Clock::System).await.expect("an open backend")
+    }
+
+    /// The topic is left to the stack's retention.
+    async fn remove(&self) {
+        let mut names = self.controls();
+        names.extend(self.shards());
+        names.push((0, self.directory()));
+        for (instance, name) in names {
+            self.execute(instance, &format!("DROP DATABASE IF EXISTS {name}")).await;
+        }
+        let mut connection = self.redis().await;
+        let keys = self.keys(&mut connection).await;
+        if !keys.is_empty() {
+            let _: i64 = redis::cmd("DEL").arg(keys).query_async(&mut connection).await.expect("deleted");
+        }
+    }
+
+    async fn append(&self, order: OrderId, payloads: Vec<Vec<u8>>) {
+        let log = self.open().await.order_log;
+        let appends = payloads.into_iter().map(|payload| log.append(order, payload));
+        futures::future::join_all(appends).await.into_iter().for_each(|done| done.expect("appended"));
+    }
+
+    async fn orders(&self, state: &str) -> i64 {
+        self.of_rows("COUNT(*)", &format!("state = '{state}'")).await
+    }
+
+    async fn live_units(&self) -> i64 {
+        self.of_rows("SUM(quantity)", "state IN ('awaiting_payment', 'paid')").await
+    }
+
+    async fn sum(&self, expression: &str, table: &str) -> i64 {
+        let mut sum = 0;
+        for (instance, database) in if table == "claims" { self.shards() } else { self.controls() } {
+            let text = format!("SELECT CAST(COALESCE({expression}, 0) AS SIGNED) FROM {database}.{table}");
+            sum += self.number(instance, &text).await;
+        }
+        sum
+    }
+
+    async fn audit(&self, sale: Option<&str>) -> Vec<[String; 4]> {
+        let text = format!(
+            "SELECT actor, action, reason, request_id FROM {}.audit_log \
+             WHERE sale_id = COALESCE(?, sale_id) ORDER BY id",
+            self.directory()
+        );
+        let query = sqlx::query(AssertSqlSafe(text)).bind(sale.map(str::as_bytes));
+        let rows = query.fetch_all(self.pool(0)).await.expect("rows");
+        rows.iter().map(|row| [0, 1, 2, 3].map(|column| row.get::<String, _>(column))).collect()
+    }
+
+    async fn audited_sale(&self, sale: &str) -> Value {
+        let text = format!(
+            "SELECT CAST(sale_after AS CHAR) FROM {}.audit_log WHERE sale_id = ? ORDER BY id DESC LIMIT 1",
+            self.directory()
+        );
+        let query = sqlx::query(AssertSqlSafe(text)).bind(sale.as_bytes());
+        let text: String = query.fetch_one(self.pool(0)).await.expect("a row").get(0);
+        serde_json::from_str(&text).expect("JSON")
+    }
+
+    async fn contents(&self) -> BTreeMap<String, String> {
+        let mut contents = BTreeMap::new();
+        let mut connection = self.redis().await;
+        for key in self.keys(&mut connection).await {
+            let dump: Vec<u8> =
+                redis::cmd("DUMP").arg(&key).query_async(&mut connection).await.expect("a dump");
+            contents.insert(format!("Redis {key}"), format!("{dump:?}"));
+        }
+        let ends = tokio::task::block_in_place(|| self.log_ends());
+        contents.insert("ends of the log".to_owned(), format!("{ends:?}"));
+        let ledger = ["SUM(allotted)", "SUM(held)", "SUM(sold)"].map(|sum| (sum, "ledger"));
+        let rest = [("SUM(granted)", "pool"), ("SUM(next_offset)", "consumer_positions")];
+        let counts = ["grants", "dead_letters", "release_outbox"].map(|table| ("COUNT(*)", table));
+        for (expression, table) in ledger.into_iter().chain(rest).chain(counts) {
+            let sum = self.sum(expression, table).await;
+            contents.insert(format!("{expression} {table}"), sum.to_string());
+        }
+        let mut tables = vec!["claims".to_owned(), "order_moves".to_owned()];
+        tables.extend(months().iter().map(|month| format!("orders_{}", month.yyyymm())));
+        for (instance, shard) in self.shards() {
+            for table in &tables {
+                let name = format!("{shard}.{table}");
+                let count = self.number(instance, &format!("SELECT COUNT(*) FROM {name}")).await;
+                contents.insert(name, count.to_string());
+            }
+        }
+        contents
+    }
+
+    async fn refused_copies(&self) -> Vec<&'static str> {
+        let mut refused = Vec::new();
+        for kind in ["orders", "claims", "order_moves"] {
+            let mut tables = vec![kind.to_owned()];
+            if kind == "orders" {
+                tables = months().iter().map(|month| format!("orders_{}", month.yyyymm())).collect();
+            }
+            for (instance, shard) in self.shards() {
+                for table in &tables {
+                    let copy = format!("INSERT INTO {shard}.{table} SELECT * FROM {shard}.{table}");
+                    let done = sqlx::query(AssertSqlSafe(copy)).execute(self.pool(instance)).await;
+                    let error = done.err().and_then(sqlx::Error::into_database_error);
+                    if error.is_some_and(|error| error.is_unique_violation()) {
+                        refused.push(kind);
+                    }
+                }
+            }
+        }
+        refused.dedup();
+        refused
+    }
+}

@@ -1,0 +1,79 @@
+//! What only the distributed mode has: servers that forget, processes that share the work, monthly tables.
+
+use seckill::app::{self, Role};
+use seckill::backend::distributed;
+use seckill::clock::Clock;
+use seckill::config::Mode;
+use seckill::domain::Month;
+use serde_json::{Value, json};
+
+use crate::conformance::http_errors::Findings;
+use crate::harness::{TestShop, config, eventually, migrated, open, rfc3339, sale_body};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_forgot_its_scripts_loses_nothing() {
+    let shop = TestShop::start(Mode::Distributed).await;
+    shop.open_sale("drop", 1, &[("phone", 5)]).await;
+    let client = redis::Client::open(shop.config.redis.url.as_str()).expect("a client");
+    let mut connection = client.get_multiplexed_async_connection().await.expect("Redis");
+    for n in 0..5 {
+        let _: () = redis::cmd("SCRIPT").arg("FLUSH").query_async(&mut connection).await.expect("flushed");
+        assert_eq!(shop.buy(&format!("u{n}"), "drop", "phone", "k").await.status, 202);
+    }
+    assert_eq!(shop.stock("drop").await["phone"]["available"], 0);
+    shop.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writers_share_the_partitions_and_a_leaving_one_hands_over() {
+    let config = config(Mode::Distributed, &[]);
+    migrated(&config).await;
+    let mut first = TestShop::start_on(config.clone(), open(&config).await, Role::All).await;
+    let second = TestShop::start_on(config.clone(), open(&config).await, Role::All).await;
+    first.open_sale("drop", 1, &[("phone", 100)]).await;
+    for n in 0..20 {
+        assert_eq!(first.buy(&format!("a{n}"), "drop", "phone", "k").await.status, 202);
+    }
+    first.stop().await;
+    eventually("the second shop knows the sale", async || {
+        second.buy("probe", "drop", "phone", "k").await.status < 300
+    })
+    .await;
+    for n in 0..20 {
+        assert_eq!(second.buy(&format!("b{n}"), "drop", "phone", "k").await.status, 202);
+    }
+    let database = second.stage();
+    eventually("all 41 orders are written", async || database.orders("awaiting_payment").await == 41).await;
+    second.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sale_in_a_month_without_tables_says_how_to_get_them() {
+    let shop = TestShop::start(Mode::Distributed).await;
+    let starts_ms = Clock::System.now_ms() + 200 * 86_400_000;
+    let mut body = sale_body("drop", 1, &[("phone", 10)]);
+    body["starts_at"] = rfc3339(starts_ms).into();
+    body["ends_at"] = rfc3339(starts_ms + 3_600_000).into();
+    let created = shop.operate("POST", "/sales", body).await;
+    assert_eq!(created.status, 201, "{created:?}");
+    let advance = async |action: &str| {
+        shop.operate("POST", &format!("/sales/drop/{action}"), json!({ "reason": "a test" })).await
+    };
+    assert_eq!(advance("publish").await.status, 200);
+    let before = shop.stage().audit(None).await.len();
+    let refused = advance("preheat").await;
+    let mut findings = Findings::default();
+    findings.check("preheat", &refused, (409, "state_conflict"));
+    findings.done();
+    let detail = refused.json()["detail"].as_str().unwrap_or_default().to_owned();
+    let month = Month::of_ms(starts_ms);
+    assert!(detail.contains("seckill migrate") && detail.contains(&month.yyyymm().to_string()), "{detail}");
+    let sale = shop.operate("GET", "/sales/drop", Value::Null).await.json();
+    assert_eq!((&sale["state"], shop.stage().audit(None).await.len()), (&json!("published"), before));
+
+    let settings = app::backend_settings(&shop.config).expect("settings");
+    distributed::migrate::run(&settings, &[month], |_| ()).await.expect("migrated");
+    let done = advance("preheat").await;
+    assert_eq!((done.status, done.json()["state"].clone()), (200, json!("preheated")), "{done:?}");
+    shop.finish().await;
+}
