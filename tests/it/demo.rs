@@ -78,7 +78,8 @@ impl Demo {
     /// What one would paste: the lines of a shell.
     fn lines(&self) -> Vec<&str> {
         let program = env!("CARGO_BIN_EXE_seckill");
-        let is_pasted = |line: &&str| ["export ", "curl ", program].iter().any(|start| line.starts_with(start));
+        let is_pasted =
+            |line: &&str| ["export ", "curl ", program].iter().any(|start| line.starts_with(start));
         self.said.lines().filter(is_pasted).collect()
     }
 
@@ -144,7 +145,11 @@ fn what_a_demo_prints_works_when_it_is_pasted_and_after_a_kill_too() {
 
     let demo = Demo::at(&place, &addresses, &[]);
     assert!(demo.said.contains("recovered 1 sale, 1 order; all of them written"), "{}", demo.said);
-    assert!(demo.said.contains("drop-2: 100 units of phone-x, one per buyer, opens in 15 s"), "{}", demo.said);
+    assert!(
+        demo.said.contains("drop-2: 100 units of phone-x, one per buyer, opens in 15 s"),
+        "{}",
+        demo.said
+    );
     let own = |line: &&String| line.starts_with("export ") || line.contains("/api/v1/orders -H");
     let pasted_again: Vec<&str> = before.iter().filter(own).map(String::as_str).collect();
     assert!(paste(&pasted_again).contains(r#""sale_id":"drop-1""#), "an old token still names its owner");
@@ -160,7 +165,19 @@ fn what_a_demo_prints_works_when_it_is_pasted_and_after_a_kill_too() {
 fn a_rush_ends_with_the_verdict_as_its_exit_code() {
     let place = Place::new();
     let [bind, admin] = [free_address(), free_address()];
-    let args = ["--rush", "--buyers", "400", "--units", "30", "--opens-in", "2", "--bind", &bind, "--admin-bind", &admin];
+    let args = [
+        "--rush",
+        "--buyers",
+        "400",
+        "--units",
+        "30",
+        "--opens-in",
+        "2",
+        "--bind",
+        &bind,
+        "--admin-bind",
+        &admin,
+    ];
     let output = command(&place, &args).output().expect("the binary runs");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let (said, talk) = (text(&output.stdout), text(&output.stderr));
@@ -180,7 +197,10 @@ fn an_interrupted_rush_drains_and_has_no_verdict() {
     demo.signal("-INT");
     let (code, rest, talk) = demo.ended();
     assert_eq!(code, Some(1), "{talk}");
-    assert!(!rest.contains("PASS") && talk.contains("no verdict") && talk.contains("drained in"), "{rest}{talk}");
+    assert!(
+        !rest.contains("PASS") && talk.contains("no verdict") && talk.contains("drained in"),
+        "{rest}{talk}"
+    );
 }
 
 #[test]
