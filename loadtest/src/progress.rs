@@ -35,6 +35,15 @@ impl Counters {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// For a bar that shares its line: what went wrong only when something did.
+    fn short_line(&self) -> String {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let wrong = [("errors", &self.errors), ("unknown", &self.unknown)];
+        let wrong = wrong.into_iter().filter(|(_, counter)| read(counter) > 0);
+        let wrong: String = wrong.map(|(name, counter)| format!("{name} {} · ", read(counter))).collect();
+        format!("{wrong}accepted {} · refused {}", read(&self.accepted), read(&self.refused))
+    }
+
     fn line(&self) -> String {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let waiting = read(&self.sent).saturating_sub(read(&self.answered));
@@ -53,14 +62,14 @@ pub async fn show(counters: &Counters, clicks: u64, start: Instant) {
     tokio::time::sleep_until(start.into()).await;
     if std::io::stderr().is_terminal() {
         let bar = ProgressBar::new(clicks);
-        if let Ok(style) = ProgressStyle::with_template("{elapsed:>4} [{bar:30}] {pos}/{len}  {msg}") {
+        if let Ok(style) = ProgressStyle::with_template("{elapsed:>4} [{bar:20}] {pos}/{len}  {wide_msg}") {
             bar.set_style(style.progress_chars("=> "));
         }
         let _clear = ClearOnDrop(&bar);
         loop {
             tokio::time::sleep(BAR_INTERVAL).await;
             bar.set_position(counters.answered.load(Ordering::Relaxed));
-            bar.set_message(counters.line());
+            bar.set_message(counters.short_line());
         }
     }
     loop {
