@@ -21,3 +21,5 @@ mod own_redis;
 mod several_servers;
 #[cfg(feature = "embedded")]
 mod sqlite_model;
+#[cfg(all(feature = "distributed", feature = "embedded"))]
+mod transfer;

@@ -1,0 +1,211 @@
+//! A shop that moves: exported from one mode, imported into the other and back, by the real binary, with the audit
+//! on what stands afterwards.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use loadtest::config::{Config as AuditConfig, TokenConfig};
+use loadtest::ids::Layout;
+use loadtest::{audit, collect};
+use seckill::config::{Config, Mode};
+use serde_json::{Value, json};
+
+use crate::harness::{
+    SECRET, TestShop, config, eventually, open_sale, remove, rfc3339, sale_body, temporary,
+};
+
+/// The binary on the stores of `config`.
+fn seckill(config: &Config, args: &[&str]) -> Output {
+    let sections = [
+        ("BACKEND__MODE", config.backend.mode.as_str().to_owned()),
+        ("REDIS__KEY_PREFIX", config.redis.key_prefix.clone()),
+        ("MYSQL__DATABASE_PREFIX", config.mysql.database_prefix.clone()),
+        ("KAFKA__TOPIC", config.kafka.topic.clone()),
+        ("KAFKA__GROUP", config.kafka.group.clone()),
+        ("EMBEDDED__FOLDER", config.embedded.folder.display().to_string()),
+        ("SHARDS__SHARDS", config.shards.shards.to_string()),
+        ("SHARDS__PARTITIONS", config.shards.partitions.to_string()),
+        ("LOG__FILTER", "off".to_owned()),
+    ];
+    let mut command = Command::new(env!("CARGO_BIN_EXE_seckill"));
+    command.args(args).arg("--config").arg("config/distributed.toml");
+    command.current_dir(env!("CARGO_MANIFEST_DIR"));
+    command.envs(sections.map(|(key, value)| (format!("SECKILL__{key}"), value)));
+    command.output().expect("the binary runs")
+}
+
+fn done(output: &Output) -> String {
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    said
+}
+
+fn refused(output: &Output, says: &str) {
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && said.contains(says), "{said}");
+}
+
+/// Every line but the header, which says when.
+fn body(file: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(file).expect("an export");
+    text.lines().skip(1).map(str::to_owned).collect()
+}
+
+async fn audited(config: &Config, sale: &str, persisted: usize) {
+    let instances = match config.backend.mode {
+        Mode::Distributed => config.mysql.instances.clone(),
+        Mode::Embedded => vec!["folder".to_owned()],
+    };
+    let count = u16::try_from(instances.len()).expect("few");
+    let token = TokenConfig {
+        secret: SECRET.to_owned(),
+        kid: String::new(),
+        audience: config.auth.audience.clone(),
+        issuer: String::new(),
+    };
+    let shards = (config.shards.shards, config.shards.partitions);
+    let folder = AuditConfig::of_folder(&config.embedded.folder, shards, token).expect("a configuration");
+    let config = match config.backend.mode {
+        Mode::Embedded => folder,
+        Mode::Distributed => AuditConfig {
+            mode: loadtest::config::Mode::Distributed,
+            redis_url: config.redis.url.clone(),
+            key_prefix: config.redis.key_prefix.clone(),
+            brokers: config.kafka.brokers.clone(),
+            topic: config.kafka.topic.clone(),
+            instances,
+            mysql_user: config.mysql.user.clone(),
+            mysql_password: config.mysql.password.expose().to_owned(),
+            database_prefix: config.mysql.database_prefix.clone(),
+            layout: Layout::new(shards.0, shards.1, count).expect("a layout"),
+            ..folder
+        },
+    };
+    let evidence = collect::stores(&config, sale, None, BTreeSet::new()).await.expect("evidence");
+    assert_eq!(evidence.rows.len(), persisted);
+    assert_eq!(audit::audit(&evidence), []);
+}
+
+/// A sale with orders of every kind that there is, another that was never touched, and a draft.
+async fn fill(shop: &TestShop) -> Vec<(String, Value)> {
+    shop.open_sale("drop", 2, &[("pad", 3), ("phone", 20)]).await;
+    for n in 0..12 {
+        let (user, sku) = (format!("u{n}"), if n % 4 == 0 { "pad" } else { "phone" });
+        assert!(shop.buy(&user, "drop", sku, "k").await.status < 300);
+    }
+    assert!(shop.buy("u1", "drop", "phone", "again").await.status < 300);
+    let now_ms = seckill::clock::Clock::System.now_ms();
+    let mut later = sale_body("later", 1, &[("phone", 7)]);
+    later["starts_at"] = rfc3339(now_ms + 3_000_000).into();
+    open_sale(shop.admin, later).await;
+    assert_eq!(shop.operate("POST", "/sales", sale_body("idea", 1, &[("phone", 1)])).await.status, 201);
+    let stage = shop.stage();
+    eventually("all are written", async || stage.orders("awaiting_payment").await == 13).await;
+    orders(shop).await
+}
+
+/// What every buyer reads.
+async fn orders(shop: &TestShop) -> Vec<(String, Value)> {
+    let mut read = Vec::new();
+    for n in 0..12 {
+        let user = format!("u{n}");
+        let page = shop.get(&user, "/api/v1/orders").await;
+        assert_eq!(page.status, 200, "{page:?}");
+        read.push((user, page.json()["orders"].clone()));
+    }
+    read
+}
+
+async fn there_and_back(first: Mode, second: Mode) {
+    let (from, to, back) = (config(first, &[]), config(second, &[]), config(first, &[]));
+    let place = temporary(&format!("transfer-{}", from.kafka.group));
+    std::fs::create_dir_all(&place).expect("a folder");
+    let file = |name: &str| -> PathBuf { place.join(name) };
+    let text = |path: &Path| path.to_str().expect("text").to_owned();
+    let (there, again) = (text(&file("there.jsonl")), text(&file("again.jsonl")));
+
+    crate::harness::migrated(&from).await;
+    let mut shop = start(&from).await;
+    let before = fill(&shop).await;
+    let end = |sale: &str| (format!("/sales/{sale}/end"), json!({ "reason": "moving" }));
+    if first == Mode::Distributed {
+        refused(&seckill(&from, &["export", &there]), "end it first");
+    }
+    let (path, reason) = end("drop");
+    assert_eq!(shop.operate("POST", &path, reason).await.status, 200);
+    shop.stop().await;
+    drop(shop);
+    done(&seckill(&from, &["export", &there]));
+    refused(&seckill(&from, &["export", &there]), "exists");
+
+    done(&seckill(&to, &["import", &there]));
+    audited(&to, "drop", 13).await;
+    done(&seckill(&to, &["import", &there]));
+    audited(&to, "drop", 13).await;
+    let mut moved = start(&to).await;
+    assert_eq!(orders(&moved).await, before);
+    assert_eq!(moved.operate("GET", "/sales/later", Value::Null).await.json()["state"], "published");
+    assert_eq!(moved.buy("u0", "drop", "pad", "k2").await.status, 409);
+    moved.stop().await;
+    drop(moved);
+
+    done(&seckill(&to, &["export", &again]));
+    assert_eq!(body(Path::new(&again)), body(Path::new(&there)));
+    done(&seckill(&back, &["import", &again]));
+    audited(&back, "drop", 13).await;
+    for config in [&from, &to, &back] {
+        remove(config).await;
+    }
+    std::fs::remove_dir_all(&place).expect("removed");
+}
+
+async fn start(config: &Config) -> TestShop {
+    let backend = crate::harness::open(config).await;
+    TestShop::start_on(config.clone(), backend, seckill::app::Role::All).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shop_moves_to_the_distributed_mode_and_back() {
+    there_and_back(Mode::Embedded, Mode::Distributed).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shop_moves_to_the_embedded_mode_and_back() {
+    there_and_back(Mode::Distributed, Mode::Embedded).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_not_whole_or_contradicts_what_stands_changes_nothing() {
+    let (from, to) = (config(Mode::Embedded, &[]), config(Mode::Embedded, &[]));
+    let place = temporary(&format!("transfer-{}", from.kafka.group));
+    std::fs::create_dir_all(&place).expect("a folder");
+    let path = |name: &str| place.join(name).to_str().expect("text").to_owned();
+    let mut shop = start(&from).await;
+    fill(&shop).await;
+    let ended = shop.operate("POST", "/sales/drop/end", json!({ "reason": "moving" })).await;
+    assert_eq!(ended.status, 200);
+    shop.stop().await;
+    drop(shop);
+    done(&seckill(&from, &["export", &path("whole")]));
+    let whole = std::fs::read_to_string(path("whole")).expect("an export");
+
+    let cut = whole.lines().take(5).collect::<Vec<_>>().join("\n");
+    std::fs::write(path("cut"), cut).expect("written");
+    refused(&seckill(&to, &["import", &path("cut")]), "cut off");
+    std::fs::write(path("greedy"), whole.replace("\"stock\":3,", "\"stock\":2,")).expect("written");
+    refused(&seckill(&to, &["import", &path("greedy")]), "more units");
+    assert!(!to.embedded.folder.exists(), "nothing was opened");
+
+    let mut other = start(&to).await;
+    assert_eq!(other.operate("POST", "/sales", sale_body("later", 1, &[("x", 1)])).await.status, 201);
+    other.stop().await;
+    let before = other.stage().contents().await;
+    refused(&seckill(&to, &["import", &path("whole")]), "sale later stands here already and is another one");
+    assert_eq!(other.stage().contents().await, before);
+    drop(other);
+    for config in [&from, &to] {
+        remove(config).await;
+    }
+    std::fs::remove_dir_all(&place).expect("removed");
+}
