@@ -205,13 +205,13 @@ def get(address, path):
         return answer.read().decode()
 
 
-def wait_ready(child, admin):
-    for _ in range(300):
+def wait_ready(child, admin, pause=0.1):
+    for _ in range(int(30 / pause)):
         check(child.poll() is None, "the server ended")
         with contextlib.suppress(OSError):
             get(admin, "/readyz")
             return
-        time.sleep(0.1)
+        time.sleep(pause)
     raise RuntimeError("the server does not become ready")
 
 
@@ -245,12 +245,17 @@ def token(secret, user):
     return (head + b"." + part(hmac.digest(secret.encode(), head, hashlib.sha256))).decode()
 
 
-def open_sale(programs, environment, admin, stock):
+def make_key(programs, environment):
+    """An operator's key; of a data folder only while nobody serves it."""
+    return subprocess.run([programs["seckill"], "key", "create", "--name", "bench"], env=environment,
+                          capture_output=True, text=True, check=True).stdout.strip()
+
+
+def open_sale(programs, environment, admin, stock, key=None):
     """Creates, publishes and preheats a sale that is on; answers its id."""
     sale = f"bench-{time.time_ns() // 1_000_000}"
     seckill = programs["seckill"]
-    key = subprocess.run([seckill, "key", "create", "--name", "bench"], env=environment, capture_output=True,
-                         text=True, check=True).stdout.strip()
+    key = key or make_key(programs, environment)
     environment = {**environment, "SECKILL_API_KEY": key, "SECKILL_ADMIN": admin}
     now = datetime.datetime.now(datetime.timezone.utc)
     at = [(now + datetime.timedelta(seconds=s)).strftime("%Y-%m-%dT%H:%M:%SZ") for s in (-2, 36000)]
