@@ -29,9 +29,9 @@ use serde_json::{Value, json};
 use crate::client::{Answer, call};
 
 #[cfg(feature = "embedded")]
-pub use data_folder::DataFolder;
+pub use data_folder::*;
 #[cfg(feature = "distributed")]
-pub use servers::{Servers, months};
+pub use servers::*;
 
 pub const SECRET: &str = "a secret of the tests, 32 bytes or more";
 pub const API_KEY: &str = "sk_a-key-of-the-tests";

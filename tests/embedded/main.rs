@@ -1,0 +1,17 @@
+//! The embedded mode as a process of its own: killed at any moment, with torn files, on a full or failing disk, on
+//! folders that it must not touch, and restored from its backups. Needs no server.
+
+mod audit;
+mod backups;
+mod binary;
+#[path = "../it/client.rs"]
+#[expect(dead_code, reason = "the other test binary uses the rest")]
+mod client;
+mod disk;
+mod folders;
+#[path = "../it/harness.rs"]
+#[expect(dead_code, reason = "the other test binary uses the rest")]
+mod harness;
+mod kills;
+mod load;
+mod wal;
