@@ -1,7 +1,7 @@
 //! A write-ahead log as a crash of the machine may leave it. What was committed was flushed, so it stays; anything
 //! may stand behind it.
 //!
-//! Source: <https://sqlite.org/fileformat2.html#the_write_ahead_log>
+//! Source: <
 
 use std::fs;
 use std::path::Path;
