@@ -1,7 +1,7 @@
 //! A write-ahead log as a crash of the machine may leave it. What was committed was flushed, so it stays; anything
 //! may stand behind it.
 //!
-//! Source: <
+//! Source: "Database File Format", section 4, of the SQLite documentation.
 
 use std::fs;
 use std::path::Path;
