@@ -145,7 +145,10 @@ pub async fn prepare_months(config: &Config, months: &[Month]) -> anyhow::Result
             Ok(())
         }
         // One table holds every month.
-        _ => Ok(()),
+        _ => {
+            let _ = months;
+            Ok(())
+        }
     }
 }
 

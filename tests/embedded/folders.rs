@@ -145,3 +145,25 @@ fn a_folder_that_cannot_be_written_is_refused_at_the_start() {
     let said = refusal(command(&file, &SERVE), 1);
     assert!(said.contains("cannot make"), "{said}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hand_that_oversells_is_refused_by_the_tables() {
+    let folder = Folder::new();
+    let key = make_key(folder.path());
+    let process = Process::serve(folder.path()).await;
+    open_sale(process.admin, &key, "drop", 5).await;
+    let data = DataFolder::of(&config_of(folder.path()));
+    for text in [
+        "UPDATE ledger SET held = stock + 1",
+        "UPDATE ledger SET sold = stock + 1",
+        "UPDATE ledger SET held = -1",
+        "UPDATE stock SET available = -1",
+        "INSERT INTO reservations VALUES ('o', 'drop', 0, 'phone', 'u', 0, 'f', 1)",
+        "INSERT INTO orders VALUES ('o', 1, 'drop', 'phone', 'u', 0, 1, 'CNY', 'paid', NULL, 1, 1, 1, 1)",
+        "INSERT INTO orders VALUES ('o', 1, 'drop', 'phone', 'u', 1, 1, 'CNY', 'queued', NULL, 1, 1, 1, 1)",
+    ] {
+        let error = data.try_execute(text).await.expect_err(text).into_database_error();
+        assert!(error.as_ref().is_some_and(|error| error.is_check_violation()), "{text}: {error:?}");
+    }
+    assert!(process.stop().success());
+}

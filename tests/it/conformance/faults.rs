@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+#[cfg(feature = "distributed")]
 use futures::future::join_all;
 use seckill::app::Role;
 use seckill::domain::reservation::{Reservation, ReserveRequest, Verdict};
@@ -14,6 +15,7 @@ use seckill::ports::{
     Effect, ErrorKind, Inventory, OrderLog, OrderLogReader, Outbox, StoreError, StoreResult,
 };
 
+#[cfg(feature = "distributed")]
 use crate::client::Answer;
 use crate::harness::{TestShop, config, eventually, migrated, open};
 
