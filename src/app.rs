@@ -124,6 +124,23 @@ pub async fn open_directory(config: &Config) -> anyhow::Result<Arc<dyn SaleStore
     }
 }
 
+/// Refuses a folder without a shop in it, where a new one would be no help.
+///
+/// # Errors
+/// When there is none.
+pub fn require_shop(config: &Config) -> anyhow::Result<()> {
+    #[cfg(feature = "embedded")]
+    if config.backend.mode == Mode::Embedded {
+        let folder = &config.embedded.folder;
+        let shown = folder.display();
+        anyhow::ensure!(
+            embedded::holds_shop(folder),
+            "there is no shop in {shown} (embedded.folder, --data)"
+        );
+    }
+    Ok(())
+}
+
 /// The months that orders tables are made for ahead of time, this one first.
 pub fn months_ahead(config: &Config) -> Vec<Month> {
     let first = Month::of_ms(Clock::System.now_ms());

@@ -7,7 +7,7 @@
 
 pub mod file;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io::Write;
 use std::time::{Duration, Instant};
 
@@ -15,11 +15,13 @@ use anyhow::{Context as _, bail, ensure};
 
 pub use file::{Contents, Line};
 
-use crate::domain::{BucketId, Change, Month, OrderId, OrderRecord, Part, Sale, SaleState, ShardMap};
+use crate::domain::{BucketId, Change, Month, OrderId, OrderRecord, Part, Sale, SaleState, Shard, ShardMap};
 use crate::ports::{IMPORT_RECORDS_MAX, Ports};
 
 /// Between two looks at whether the order writer is done.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+/// A preheated sale travels only when it opens later than this, so that nobody buys while it is being read.
+const OPENS_SOON_MS: i64 = 60_000;
 /// So long without any progress means that nothing writes.
 const STALLED: Duration = Duration::from_secs(30);
 
@@ -33,7 +35,8 @@ pub struct Moved {
 /// Writes everything that `ports` hold. Waits first until every accepted order has its row.
 ///
 /// # Errors
-/// When a sale is on (it has to be ended first), a store cannot be read, or `out` not written.
+/// When a sale is on (it has to be ended first), something was sold or changed meanwhile, a store cannot be read, or
+/// `out` not written.
 pub async fn export(
     ports: &Ports,
     map: ShardMap,
@@ -41,52 +44,83 @@ pub async fn export(
     out: &mut impl Write,
 ) -> anyhow::Result<Moved> {
     let sales = ports.sales.sales().await?;
+    for sale in &sales {
+        at_rest(ports, sale.clone(), now_ms).await?;
+    }
     settle(ports, &sales, &|_| ()).await?;
     let mut portable = Vec::with_capacity(sales.len());
-    for sale in sales {
-        portable.push(at_rest(ports, sale).await?);
+    for sale in &sales {
+        portable.push(at_rest(ports, sale.clone(), now_ms).await?);
     }
     let mut moved = Moved::default();
     file::write(out, &Line::Header { v: Line::VERSION, shards: map.shards(), exported_ms: now_ms })?;
-    for sale in portable {
+    for sale in &portable {
         file::write(out, &Line::Sale(sale.clone()))?;
         moved.sales += 1;
-        for shard in map.all_shards() {
-            let mut after: Option<OrderId> = None;
-            loop {
-                let records = ports.archive.orders(&sale, shard, after).await?;
-                for record in &records {
-                    file::write(out, &Line::Order(record.clone()))?;
-                    moved.orders += 1;
-                }
-                after = records.last().map(|last| last.order_id);
-                if records.len() < IMPORT_RECORDS_MAX {
-                    break;
-                }
-            }
+        let mut orders = Orders::of(sale, map);
+        while let Some(record) = orders.next(ports).await? {
+            ensure!(sale.state == SaleState::Ended, "sale {} has orders: {}", sale.id, remedy(sale));
+            file::write(out, &Line::Order(record))?;
+            moved.orders += 1;
         }
+    }
+    // Somebody else may have been serving all the time.
+    settle(ports, &sales, &|_| ()).await?;
+    ensure!(ports.sales.sales().await? == sales, "sales were changed during the export: export again");
+    for sale in sales {
+        at_rest(ports, sale, now_ms).await?;
     }
     file::write(out, &Line::End { sales: moved.sales, orders: moved.orders })?;
     out.flush()?;
     Ok(moved)
 }
 
+fn remedy(sale: &Sale) -> String {
+    format!("end it first (seckill sale end {}), then export again", sale.id)
+}
+
 /// A sale as another backend can take it: one that is preheated and has sold nothing goes back to published,
 /// because its stock has to be put in place anew.
-async fn at_rest(ports: &Ports, sale: Sale) -> anyhow::Result<Sale> {
+async fn at_rest(ports: &Ports, sale: Sale, now_ms: i64) -> anyhow::Result<Sale> {
     if sale.state.is_editable() || sale.state == SaleState::Ended {
         return Ok(sale);
     }
+    ensure!(now_ms + OPENS_SOON_MS < sale.starts_ms, "sale {} is on, or nearly: {}", sale.id, remedy(&sale));
     let holdings = ports.ledger.holdings(&sale).await?;
     let is_untouched = holdings.values().all(|of| of.held == 0 && of.sold == 0);
-    ensure!(
-        is_untouched,
-        "sale {} has orders and is {}: end it first (seckill sale end {} ), then export again",
-        sale.id,
-        sale.state.as_str(),
-        sale.id
-    );
+    ensure!(is_untouched, "sale {} has orders and is {}: {}", sale.id, sale.state.as_str(), remedy(&sale));
     Ok(Sale { state: SaleState::Published, version: sale.version + 1, ..sale })
+}
+
+/// A sale's orders, ascending by id, a page in memory.
+struct Orders<'a> {
+    sale: &'a Sale,
+    shards: Vec<Shard>,
+    after: Option<OrderId>,
+    page: VecDeque<OrderRecord>,
+    is_last: bool,
+}
+
+impl<'a> Orders<'a> {
+    fn of(sale: &'a Sale, map: ShardMap) -> Self {
+        let shards: Vec<Shard> = map.all_shards().collect::<Vec<_>>().into_iter().rev().collect();
+        Self { sale, shards, after: None, page: VecDeque::new(), is_last: false }
+    }
+
+    async fn next(&mut self, ports: &Ports) -> anyhow::Result<Option<OrderRecord>> {
+        while self.page.is_empty() {
+            if self.is_last {
+                self.shards.pop();
+                (self.after, self.is_last) = (None, false);
+            }
+            let Some(shard) = self.shards.last().copied() else { return Ok(None) };
+            let records = ports.archive.orders(self.sale, shard, self.after).await?;
+            self.after = records.last().map(|last| last.order_id);
+            self.is_last = records.len() < IMPORT_RECORDS_MAX;
+            self.page = records.into();
+        }
+        Ok(self.page.pop_front())
+    }
 }
 
 /// Months whose orders tables the file needs.
@@ -161,60 +195,64 @@ async fn create(ports: &Ports, sale: &Sale) -> anyhow::Result<()> {
 /// Compares the orders that stand with those of the file, one by one.
 ///
 /// # Errors
-/// The first order that is missing or differs.
+/// The first order that is missing, differs, or is not in the file.
 pub async fn compare(
     ports: &Ports,
     map: ShardMap,
     contents: &Contents,
     lines: impl Iterator<Item = anyhow::Result<Line>>,
 ) -> anyhow::Result<()> {
-    let mut standing: HashMap<OrderId, OrderRecord> = HashMap::new();
-    for sale in contents.sales.values() {
-        for shard in map.all_shards() {
-            let mut after = None;
-            loop {
-                let records = ports.archive.orders(sale, shard, after).await?;
-                after = records.last().map(|last| last.order_id);
-                let is_last = records.len() < IMPORT_RECORDS_MAX;
-                standing.extend(records.into_iter().map(|record| (record.order_id, record)));
-                if is_last {
-                    break;
-                }
-            }
-        }
-    }
+    let mut standing: Option<Orders<'_>> = None;
     for line in lines {
-        if let Line::Order(record) = line? {
-            let found = standing.remove(&record.order_id);
-            let found =
-                found.with_context(|| format!("order {} is missing after the import", record.order_id))?;
-            ensure!(found == record, "order {} differs after the import: {found:?}", record.order_id);
+        match line? {
+            Line::Header { .. } => {}
+            Line::Order(record) => {
+                let orders = standing.as_mut().context("an order stands before its sale")?;
+                let found = orders.next(ports).await?;
+                let is_same = found.as_ref() == Some(&record);
+                ensure!(is_same, "after the import {found:?} stands instead of {record:?}");
+            }
+            Line::Sale(sale) => {
+                nothing_is_left(standing.take(), ports).await?;
+                standing = contents.sales.get(&sale.id).map(|sale| Orders::of(sale, map));
+            }
+            Line::End { .. } => nothing_is_left(standing.take(), ports).await?,
         }
     }
-    match standing.into_keys().next() {
-        Some(id) => bail!("order {id} stands here and not in the file"),
+    Ok(())
+}
+
+async fn nothing_is_left(orders: Option<Orders<'_>>, ports: &Ports) -> anyhow::Result<()> {
+    let Some(mut orders) = orders else { return Ok(()) };
+    match orders.next(ports).await? {
+        Some(record) => bail!("order {} stands here and not in the file", record.order_id),
         None => Ok(()),
     }
 }
 
-/// Waits until outboxes are empty and the order writers have read the log to its end.
+/// Waits until the outboxes of `sales` are empty and every record that was in the log at that moment is written. In
+/// this order: an order that has left its outbox is in the log. What comes later is not waited for.
 async fn settle(ports: &Ports, sales: &[Sale], progress: &impl Fn(i64)) -> anyhow::Result<()> {
-    let mut best = i64::MAX;
+    let mut target: Option<Vec<i64>> = None;
+    let mut seen = (0, 0);
     let mut since = Instant::now();
     loop {
-        let mut unwritten = behind(ports).await?;
-        for sale in sales.iter().filter(|sale| !sale.state.is_editable()) {
-            for bucket in 0..sale.buckets {
-                let bucket = BucketId { sale: sale.id.clone(), bucket };
-                unwritten += i64::try_from(ports.outbox.len(&bucket).await?).unwrap_or(i64::MAX / 2);
-            }
+        let waiting = in_outboxes(ports, sales).await?;
+        if waiting > 0 {
+            target = None;
+        } else if target.is_none() {
+            target = Some(ports.order_log.ends().await?);
         }
-        progress(unwritten);
-        if unwritten == 0 {
+        let positions = ports.orders.positions().await;
+        let missing = target.as_ref().map(|ends| behind(ends, &positions));
+        if missing == Some(0) {
             return Ok(());
         }
-        if unwritten < best {
-            (best, since) = (unwritten, Instant::now());
+        let unwritten = missing.unwrap_or(waiting);
+        progress(unwritten);
+        let now = (waiting, positions.values().sum::<i64>());
+        if now != seen {
+            (seen, since) = (now, Instant::now());
         }
         ensure!(
             since.elapsed() < STALLED,
@@ -224,12 +262,20 @@ async fn settle(ports: &Ports, sales: &[Sale], progress: &impl Fn(i64)) -> anyho
     }
 }
 
-/// Records between the stored positions and the ends of the log. A position that cannot be read counts as nothing
-/// written.
-async fn behind(ports: &Ports) -> anyhow::Result<i64> {
-    let ends = ports.order_log.ends().await?;
-    let positions = ports.orders.positions().await;
+async fn in_outboxes(ports: &Ports, sales: &[Sale]) -> anyhow::Result<i64> {
+    let mut waiting = 0;
+    for sale in sales.iter().filter(|sale| !sale.state.is_editable()) {
+        for bucket in 0..sale.buckets {
+            let bucket = BucketId { sale: sale.id.clone(), bucket };
+            waiting += i64::try_from(ports.outbox.len(&bucket).await?)?;
+        }
+    }
+    Ok(waiting)
+}
+
+/// Records between positions and ends. A position that cannot be read counts as nothing written.
+fn behind(ends: &[i64], positions: &HashMap<Part, i64>) -> i64 {
     let of_part =
-        |(part, end): (u16, i64)| (end - positions.get(&Part::new(part)).copied().unwrap_or(0)).max(0);
-    Ok((0u16..).zip(ends).map(of_part).sum())
+        |(part, end): (u16, &i64)| (end - positions.get(&Part::new(part)).copied().unwrap_or(0)).max(0);
+    (0u16..).zip(ends).map(of_part).sum()
 }

@@ -27,7 +27,7 @@ use crate::domain::ShardMap;
 use crate::ports::{Effect, ErrorKind, Ports, Probe, SaleStore, StoreError, StoreResult};
 
 use folder::Folder;
-pub use folder::InUse;
+pub use folder::{InUse, holds_shop};
 use sqlite::{Sqlite, column, failed};
 use sqlite_gates::SqliteGates;
 use sqlite_inventory::SqliteInventory;
@@ -66,7 +66,7 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Opened> {
     let folder = Folder::lock(&settings.embedded.folder)?;
     let sqlite = Arc::new(Sqlite::open(folder, settings).await?);
     let ends = Arc::new(Ends::read(&sqlite).await?);
-    let found = found(&sqlite).await?;
+    let found = found(&sqlite, &ends).await?;
     let orders = Arc::new(SqliteOrderStore { sqlite: sqlite.clone(), clock: clock.clone() });
     let ports = Ports {
         inventory: Arc::new(SqliteInventory {
@@ -94,16 +94,16 @@ pub async fn open_directory(settings: &Settings, clock: Clock) -> StoreResult<Ar
     Ok(open(settings, clock).await?.ports.sales)
 }
 
-async fn found(sqlite: &Sqlite) -> StoreResult<Found> {
-    let text = "SELECT (SELECT COUNT(*) FROM sales) AS sales, (SELECT COUNT(*) FROM reservations) AS orders, \
-        (SELECT COUNT(*) FROM order_log l LEFT JOIN consumer_positions p ON p.part = l.part \
-         WHERE l.log_offset >= COALESCE(p.next_offset, 0)) AS unwritten";
+async fn found(sqlite: &Sqlite, ends: &Ends) -> StoreResult<Found> {
+    let text = "SELECT (SELECT COUNT(*) FROM sales) AS sales, \
+        (SELECT COALESCE(SUM(orders_made), 0) FROM gates) AS orders, \
+        (SELECT COALESCE(SUM(next_offset), 0) FROM consumer_positions) AS written";
     let row = sqlx::query(text).fetch_one(sqlite.readers()).await;
     let row = row.map_err(|error| failed("look into the folder", error))?;
     Ok(Found {
         sales: column(&row, "sales")?,
         orders: column(&row, "orders")?,
-        unwritten: column(&row, "unwritten")?,
+        unwritten: ends.sum() - column::<i64>(&row, "written")?,
     })
 }
 

@@ -1,7 +1,9 @@
 //! `seckill export` and `seckill import`: a shop's sales and orders between the modes.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{BufReader, BufWriter};
+use std::net::Ipv4Addr;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -20,7 +22,7 @@ use crate::{metrics, transfer::file};
 /// What a command takes: where the lines are.
 #[derive(Debug, Args)]
 pub struct TransferFile {
-    /// Lines of JSON, about 400 bytes an order.
+    /// Lines of JSON, about 300 bytes an order.
     #[arg(value_name = "FILE")]
     file: PathBuf,
 }
@@ -34,14 +36,21 @@ impl TransferFile {
         let path = self.file;
         let shown = path.display();
         anyhow::ensure!(!path.exists(), "{shown} exists; give another name");
-        let partial = path.with_extension("partial");
-        let file = File::create(&partial).with_context(|| format!("cannot write {}", partial.display()))?;
+        app::require_shop(config)?;
+        let mut partial = path.clone().into_os_string();
+        partial.push(".partial");
+        let partial = PathBuf::from(partial);
+        // Names of buyers are in it.
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial);
+        let file = file.with_context(|| {
+            let shown = partial.display();
+            format!("cannot make {shown} (when it is what an export that was cut off left, remove it)")
+        })?;
         let mut out = BufWriter::new(file);
         let work = async |ports: &Ports| {
             transfer::export(ports, config.shard_map()?, Clock::System.now_ms(), &mut out).await
         };
-        let outcome = with_writer(config, work).await;
-        let moved = match outcome {
+        let moved = match with_writer(config, work).await {
             Ok(moved) => moved,
             Err(error) => {
                 std::fs::remove_file(&partial).ok();
@@ -96,7 +105,8 @@ async fn with_writer<T>(
     work: impl AsyncFnOnce(&Ports) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     let mut config = config.clone();
-    config.admin.bind.set_port(0);
+    // Nobody needs its listener.
+    config.admin.bind = (Ipv4Addr::LOCALHOST, 0).into();
     let ports = app::open_backend(&config).await?;
     let running: Running = app::start_on(ports.clone(), &config, Role::Worker, metrics::install()?).await?;
     let outcome = work(&ports).await;

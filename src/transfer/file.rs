@@ -1,6 +1,6 @@
 //! The file of an export, and what must hold of it before an import changes anything.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead, Write};
 
 use anyhow::{Context as _, bail, ensure};
@@ -56,12 +56,14 @@ pub struct Contents {
     pub orders: u64,
 }
 
-/// What the orders of a file take together.
+/// What the orders of one sale take together.
 #[derive(Default)]
 struct Taken {
-    ids: HashSet<OrderId>,
-    units: HashMap<(SaleId, SkuId), u64>,
-    buyers: HashMap<(SaleId, UserId), u32>,
+    sale: Option<SaleId>,
+    /// The last order's: they ascend, so none is there twice.
+    last: Option<OrderId>,
+    units: HashMap<SkuId, u64>,
+    buyers: HashMap<UserId, u32>,
 }
 
 impl Contents {
@@ -81,7 +83,10 @@ impl Contents {
             ensure!(!is_whole, "line {number} comes after the end");
             match line? {
                 Line::Header { .. } => bail!("line {number} is a second header"),
-                Line::Sale(sale) => contents.add_sale(sale, map).with_context(|| format!("line {number}"))?,
+                Line::Sale(sale) => {
+                    taken = Taken { sale: Some(sale.id.clone()), ..Taken::default() };
+                    contents.add_sale(sale, map).with_context(|| format!("line {number}"))?;
+                }
                 Line::Order(record) => {
                     contents
                         .check_order(&record, map, &mut taken)
@@ -114,7 +119,9 @@ impl Contents {
     fn check_order(&self, record: &OrderRecord, map: ShardMap, taken: &mut Taken) -> anyhow::Result<()> {
         let OrderRecord { order_id: id, sale_id, sku_id, user_id, quantity, .. } = record;
         ensure!(record.v == OrderRecord::VERSION, "order {id} is of version {}", record.v);
-        ensure!(taken.ids.insert(*id), "order {id} is there twice");
+        ensure!(taken.sale.as_ref() == Some(sale_id), "order {id} does not stand below its sale {sale_id}");
+        ensure!(taken.last < Some(*id), "order {id} is not above the order before it");
+        taken.last = Some(*id);
         let sale = self.sales.get(sale_id).filter(|sale| sale.state == SaleState::Ended);
         let sale = sale.with_context(|| format!("order {id} is of sale {sale_id}, which has not ended"))?;
         let item = sale.item(sku_id).with_context(|| format!("order {id}: no SKU {sku_id}"))?;
@@ -124,14 +131,14 @@ impl Contents {
         if rejected.is_some() {
             return Ok(());
         }
-        let units = taken.units.entry((sale_id.clone(), sku_id.clone())).or_default();
+        let units = taken.units.entry(sku_id.clone()).or_default();
         *units += u64::from(quantity.units());
         ensure!(
             *units <= u64::from(item.stock),
             "order {id}: more units of {sku_id} than its stock {}",
             item.stock
         );
-        let held = taken.buyers.entry((sale_id.clone(), user_id.clone())).or_default();
+        let held = taken.buyers.entry(user_id.clone()).or_default();
         *held += quantity.units();
         ensure!(
             *held <= sale.buyer_limit,

@@ -17,6 +17,13 @@ pub struct InUse {
     pub owner: String,
 }
 
+const DATABASE: &str = "seckill.db";
+
+/// Whether somebody has made a shop there.
+pub fn holds_shop(path: &Path) -> bool {
+    path.join(DATABASE).exists()
+}
+
 /// A locked data folder. The lock ends with this value, also when the process is killed.
 #[derive(Debug)]
 pub struct Folder {
@@ -37,14 +44,13 @@ impl Folder {
             .mode(0o700)
             .create(path)
             .map_err(|error| unavailable(context, format!("cannot make {shown}: {error}")))?;
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path.join("lock"))
-            .map_err(|error| unavailable(context, format!("cannot write in {shown}: {error}")))?;
+        let open = |name: &str| {
+            let mut own = OpenOptions::new();
+            own.read(true).write(true).create(true).truncate(false).mode(0o600);
+            own.open(path.join(name))
+                .map_err(|error| unavailable(context, format!("cannot write in {shown}: {error}")))
+        };
+        let file = open("lock")?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -60,14 +66,16 @@ impl Folder {
                 return Err(broken(context, format!("cannot lock {shown}: {error}")));
             }
         }
-        note_owner(&file)
-            .map_err(|error| unavailable(context, format!("cannot write in {shown}: {error}")))?;
+        // A full disk must not keep anybody from looking at what is on it: the number is only for people.
+        note_owner(&file).ok();
+        // SQLite gives its other files the rights of this one.
+        open(DATABASE)?;
         Ok(Self { path: path.to_owned(), _lock: file })
     }
 
     /// The database's path in it.
     pub fn database(&self) -> PathBuf {
-        self.path.join("seckill.db")
+        self.path.join(DATABASE)
     }
 }
 

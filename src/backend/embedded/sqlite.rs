@@ -37,8 +37,6 @@ pub struct Sqlite {
     pub writer: Writer,
     readers: SqlitePool,
     pub map: ShardMap,
-    /// Locked as long as somebody may write.
-    _folder: Folder,
 }
 
 impl Sqlite {
@@ -62,15 +60,18 @@ impl Sqlite {
         let mut first = writing.connect().await.map_err(|error| failed("open database", error))?;
         migrate(&mut first).await?;
         freeze(&mut first, settings.map).await?;
-        let writer = Writer::start(writing, first)?;
+        let writer = Writer::start(writing, first, folder)?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS_MAX)
             .min_connections(1)
             .acquire_timeout(Duration::from_secs(2))
+            // Never opened anew: on a disk that is read-only for a while the new one would stay so.
+            .max_lifetime(None)
+            .idle_timeout(None)
             .connect_with(options.read_only(true).create_if_missing(false))
             .await
             .map_err(|error| failed("open database", error))?;
-        Ok(Self { writer, readers, map: settings.map, _folder: folder })
+        Ok(Self { writer, readers, map: settings.map })
     }
 
     pub fn readers(&self) -> &SqlitePool {

@@ -83,6 +83,11 @@ impl Ends {
         self.ends.lock().expect("no code panics while holding it").clone()
     }
 
+    /// Records ever appended.
+    pub fn sum(&self) -> i64 {
+        self.all().iter().sum()
+    }
+
     /// Notes what a committed transaction appended. Calls may come in any order.
     pub fn advance(&self, appended: &BTreeMap<Part, i64>) {
         if appended.is_empty() {
@@ -137,7 +142,7 @@ impl OrderLog for SqliteOrderLog {
 
     /// The only reader: every partition is its own.
     fn reader(&self) -> StoreResult<Box<dyn OrderLogReader>> {
-        let parts = self.sqlite.map.all_parts().map(|part| (part, Progress { next: None, paused: false }));
+        let parts = self.sqlite.map.all_parts().map(|part| (part, Progress::default()));
         Ok(Box::new(SqliteReader {
             sqlite: self.sqlite.clone(),
             ends: self.ends.clone(),
@@ -156,16 +161,22 @@ struct SqliteReader {
     is_assigned: bool,
 }
 
+/// How long a partition rests that could not be read; the others go on.
+const REST: Duration = Duration::from_secs(1);
+
+#[derive(Default)]
 struct Progress {
     /// The next offset to read; `None` until the partition is sought.
     next: Option<i64>,
     paused: bool,
+    rests_until: Option<Instant>,
 }
 
 impl Progress {
     fn is_behind(&self, part: Part, ends: &[i64]) -> bool {
         let end = ends.get(usize::from(part.number())).copied().unwrap_or(0);
-        !self.paused && self.next.is_some_and(|next| next < end)
+        let rests = self.rests_until.is_some_and(|until| Instant::now() < until);
+        !self.paused && !rests && self.next.is_some_and(|next| next < end)
     }
 }
 
@@ -205,7 +216,14 @@ impl OrderLogReader for SqliteReader {
             behind.filter_map(|(part, progress)| Some((*part, progress.next?))).collect();
         for (part, from) in behind {
             let left = limit.saturating_sub(events.len());
-            for record in self.runtime.block_on(self.read(part, from, left))? {
+            let records = self.runtime.block_on(self.read(part, from, left)).unwrap_or_else(|error| {
+                tracing::warn!(%error, part = part.number(), "order log not read");
+                if let Some(progress) = self.parts.get_mut(&part) {
+                    progress.rests_until = Some(Instant::now() + REST);
+                }
+                Vec::new()
+            });
+            for record in records {
                 if let Some(progress) = self.parts.get_mut(&part) {
                     progress.next = Some(record.offset + 1);
                 }
@@ -217,7 +235,7 @@ impl OrderLogReader for SqliteReader {
 
     fn seek(&mut self, part: Part, offset: i64) -> StoreResult<()> {
         if let Some(progress) = self.parts.get_mut(&part) {
-            *progress = Progress { next: Some(offset), paused: false };
+            *progress = Progress { next: Some(offset), ..Progress::default() };
         }
         Ok(())
     }

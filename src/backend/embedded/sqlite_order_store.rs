@@ -25,7 +25,7 @@ const ORDERS_OF: &str = "SELECT order_id, sale_id, sku_id, user_id, quantity, un
 
 const EXPORTED: &str = "SELECT order_id, sale_id, sku_id, user_id, quantity, unit_price, currency, state, reason, \
      accepted_ms, expires_ms, epoch, created_ms FROM orders \
-     WHERE sale_id = ? AND order_id > ? AND order_id BETWEEN ? AND ? ORDER BY order_id LIMIT ?";
+     WHERE sale_id = ? AND order_id > ? AND order_id <= ? ORDER BY order_id LIMIT ?";
 
 pub struct SqliteOrderStore {
     pub sqlite: Arc<Sqlite>,
@@ -40,11 +40,14 @@ impl Archive for SqliteOrderStore {
         shard: Shard,
         after: Option<OrderId>,
     ) -> StoreResult<Vec<OrderRecord>> {
-        let first = OrderId::first_of(shard, sale.month());
+        // One bound below, or SQLite would begin every page at the first: a text is after its own beginning.
+        let mut below = after.unwrap_or_else(|| OrderId::first_of(shard, sale.month())).to_string();
+        if after.is_none() {
+            below.pop();
+        }
         let rows = sqlx::query(EXPORTED)
             .bind(sale.id.as_str())
-            .bind(after.map_or(String::new(), |after| after.to_string()))
-            .bind(first.to_string())
+            .bind(below)
             .bind(OrderId::last_of(shard, sale.month()).to_string())
             .bind(i64::try_from(IMPORT_RECORDS_MAX).unwrap_or(i64::MAX))
             .fetch_all(self.sqlite.readers())

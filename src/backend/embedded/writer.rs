@@ -2,7 +2,7 @@
 //! that commit is durable.
 //!
 //! Invariants: no statement runs outside a transaction; an answer leaves after COMMIT; of a group that failed
-//! nothing stands, except when the last flush failed, which is answered as unknown.
+//! nothing stands, except when its commit failed after it was written, which is answered as unknown.
 
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteError};
 use tokio::sync::{mpsc, oneshot};
 
 use super::broken;
+use super::folder::Folder;
 use super::sqlite::{failed, gone};
 use crate::metrics::{DB_DURATION, GROUP_COMMIT};
 use crate::ports::{Effect, ErrorKind, StoreError, StoreResult};
@@ -21,8 +22,10 @@ use crate::ports::{Effect, ErrorKind, StoreError, StoreResult};
 const WAITING_MAX: usize = 1024;
 /// Jobs committed together.
 const GROUP_MAX: usize = 64;
-/// SQLITE_IOERR_FSYNC and SQLITE_IOERR_DIR_FSYNC: what was written may yet be found after a crash.
-const FLUSH_FAILED: [&str; 2] = ["1034", "1290"];
+/// SQLITE_IOERR, SQLITE_NOMEM, and SQLITE_IOERR_WRITE of the first, with the bits of its kind.
+const IO_ERROR: i32 = 10;
+const NO_MEMORY: i32 = 7;
+const NOT_WRITTEN: i32 = 778;
 
 /// Cheap to share; the thread ends when the last of it is gone.
 pub struct Writer {
@@ -76,17 +79,21 @@ where
 }
 
 impl Writer {
-    /// Starts the thread with a connection that is open already; `options` open the next one after a failure.
+    /// Starts the thread with a connection to a locked folder that is open already; `options` open the next one after a failure.
     ///
     /// # Errors
     /// When the operating system has no thread left.
-    pub fn start(options: SqliteConnectOptions, first: SqliteConnection) -> StoreResult<Self> {
+    pub fn start(
+        options: SqliteConnectOptions,
+        first: SqliteConnection,
+        folder: Folder,
+    ) -> StoreResult<Self> {
         let (jobs, waiting) = mpsc::channel(WAITING_MAX);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|error| broken("start writer", error.to_string()))?;
-        let scribe = Scribe { options, connection: Some(first) };
+        let scribe = Scribe { options, connection: Some(first), _folder: folder };
         std::thread::Builder::new()
             .name("sqlite-writer".to_owned())
             .spawn(move || runtime.block_on(scribe.serve(waiting)))
@@ -98,7 +105,7 @@ impl Writer {
     /// touch anything but the connection.
     ///
     /// # Errors
-    /// The work's own failure or that of the commit. `Unknown` only when the last flush to the disk failed.
+    /// The work's own failure or that of the commit. `Unknown` only when a commit failed after it was written.
     pub async fn write<T, F>(&self, context: &'static str, work: F) -> StoreResult<T>
     where
         T: Send + 'static,
@@ -116,6 +123,8 @@ struct Scribe {
     options: SqliteConnectOptions,
     /// `None` after a failure of the disk: a connection may have been opened for reading only.
     connection: Option<SqliteConnection>,
+    /// Locked until the last job is done.
+    _folder: Folder,
 }
 
 impl Scribe {
@@ -131,7 +140,8 @@ impl Scribe {
         }
     }
 
-    /// Commits a group; when one of several jobs fails each gets a transaction of its own.
+    /// Commits a group. When one of several jobs is broken each gets a transaction of its own; a disk that cannot be
+    /// written fails them all.
     async fn write(&mut self, mut group: Vec<Box<dyn Job>>) {
         let outcome = self.attempt(&mut group).await;
         if group.len() == 1 || !matches!(&outcome, Err(failure) if failure.kind == ErrorKind::Broken) {
@@ -182,15 +192,17 @@ async fn transaction(connection: &mut SqliteConnection, group: &mut [Box<dyn Job
     }
     let committed = sqlx::query("COMMIT").execute(&mut *connection).await;
     committed.map(drop).map_err(|error| {
-        let effect = if is_flush(&error) { Effect::Unknown } else { Effect::NotApplied };
+        let effect = if may_stand(&error) { Effect::Unknown } else { Effect::NotApplied };
         Failure { effect, ..shared(failed("commit", error)) }
     })
 }
 
-fn is_flush(error: &sqlx::Error) -> bool {
+/// Whether a commit that failed may be found after a crash. The page that makes it one is written last, so it is not
+/// when writing failed; what comes after that page is to flush it and to tell the other connections.
+fn may_stand(error: &sqlx::Error) -> bool {
     let error = error.as_database_error().and_then(|error| error.try_downcast_ref::<SqliteError>());
-    let code = error.and_then(sqlx::error::DatabaseError::code);
-    code.is_some_and(|code| FLUSH_FAILED.contains(&&*code))
+    let code = error.and_then(|error| sqlx::error::DatabaseError::code(error)?.parse::<i32>().ok());
+    code.is_none_or(|code| code != NOT_WRITTEN && [IO_ERROR, NO_MEMORY].contains(&(code & 0xff)))
 }
 
 fn shared(error: StoreError) -> Failure {

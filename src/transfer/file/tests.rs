@@ -48,8 +48,13 @@ fn order(user: &str, key: &str, rejected: Option<RejectReason>) -> Line {
     })
 }
 
-/// Header, sale, the lines, and an end that counts them.
-fn whole(orders: Vec<Line>) -> Vec<Line> {
+/// Header, sale, the orders by their ids, and an end that counts them.
+fn whole(mut orders: Vec<Line>) -> Vec<Line> {
+    let id = |line: &Line| match line {
+        Line::Order(record) => Some(record.order_id),
+        _ => None,
+    };
+    orders.sort_by_key(id);
     let end = Line::End { sales: 1, orders: u64::try_from(orders.len()).expect("few") };
     let mut lines = vec![Line::Header { v: 1, shards: 8, exported_ms: 1 }, Line::Sale(sale())];
     lines.extend(orders);
@@ -86,7 +91,8 @@ fn what_cannot_be_is_refused_with_its_line() {
     refused([&lines[..2], &lines[3..]].concat(), "the end says");
     refused([&lines[..], &lines[2..3]].concat(), "after the end");
     refused([&lines[..1], &lines[2..]].concat(), "line 2: order");
-    refused(whole(vec![order("a", "1", None), order("a", "1", None)]), "there twice");
+    refused([&lines[..1], &lines[2..3], &lines[1..2], &lines[3..]].concat(), "does not stand below its sale");
+    refused(whole(vec![order("a", "1", None), order("a", "1", None)]), "not above the order before");
     let many = (0..=STOCK).map(|n| order(&format!("u{n}"), "1", None)).collect();
     refused(whole(many), "more units");
     let greedy = (0..STOCK).map(|n| order("a", &n.to_string(), None)).collect();
