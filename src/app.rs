@@ -129,16 +129,14 @@ pub async fn open_directory(config: &Config) -> anyhow::Result<Arc<dyn SaleStore
 /// # Errors
 /// When there is none.
 pub fn require_shop(config: &Config) -> anyhow::Result<()> {
-    #[cfg(feature = "embedded")]
-    if config.backend.mode == Mode::Embedded {
-        let folder = &config.embedded.folder;
-        let shown = folder.display();
-        anyhow::ensure!(
-            embedded::holds_shop(folder),
-            "there is no shop in {shown} (embedded.folder, --data)"
-        );
+    match config.backend.mode {
+        #[cfg(feature = "embedded")]
+        Mode::Embedded if !embedded::holds_shop(&config.embedded.folder) => {
+            let folder = config.embedded.folder.display();
+            Err(anyhow::anyhow!("there is no shop in {folder} (embedded.folder, --data)"))
+        }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// The months that orders tables are made for ahead of time, this one first.
