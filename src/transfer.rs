@@ -25,7 +25,7 @@ const OPENS_SOON_MS: i64 = 60_000;
 /// So long without any progress means that nothing writes.
 const STALLED: Duration = Duration::from_secs(30);
 
-/// How much was moved.
+/// How much was exported.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Moved {
     pub sales: u64,
@@ -44,14 +44,11 @@ pub async fn export(
     out: &mut impl Write,
 ) -> anyhow::Result<Moved> {
     let sales = ports.sales.sales().await?;
-    for sale in &sales {
-        at_rest(ports, sale.clone(), now_ms).await?;
-    }
-    settle(ports, &sales, &|_| ()).await?;
     let mut portable = Vec::with_capacity(sales.len());
     for sale in &sales {
         portable.push(at_rest(ports, sale.clone(), now_ms).await?);
     }
+    settle(ports, &sales, &|_| ()).await?;
     let mut moved = Moved::default();
     file::write(out, &Line::Header { v: Line::VERSION, shards: map.shards(), exported_ms: now_ms })?;
     for sale in &portable {
@@ -95,7 +92,8 @@ async fn at_rest(ports: &Ports, sale: Sale, now_ms: i64) -> anyhow::Result<Sale>
 /// A sale's orders, ascending by id, a page in memory.
 struct Orders<'a> {
     sale: &'a Sale,
-    shards: Vec<Shard>,
+    /// The one being read, and those after it.
+    shards: VecDeque<Shard>,
     after: Option<OrderId>,
     page: VecDeque<OrderRecord>,
     is_last: bool,
@@ -103,17 +101,16 @@ struct Orders<'a> {
 
 impl<'a> Orders<'a> {
     fn of(sale: &'a Sale, map: ShardMap) -> Self {
-        let shards: Vec<Shard> = map.all_shards().collect::<Vec<_>>().into_iter().rev().collect();
-        Self { sale, shards, after: None, page: VecDeque::new(), is_last: false }
+        Self { sale, shards: map.all_shards().collect(), after: None, page: VecDeque::new(), is_last: false }
     }
 
     async fn next(&mut self, ports: &Ports) -> anyhow::Result<Option<OrderRecord>> {
         while self.page.is_empty() {
             if self.is_last {
-                self.shards.pop();
+                self.shards.pop_front();
                 (self.after, self.is_last) = (None, false);
             }
-            let Some(shard) = self.shards.last().copied() else { return Ok(None) };
+            let Some(shard) = self.shards.front().copied() else { return Ok(None) };
             let records = ports.archive.orders(self.sale, shard, self.after).await?;
             self.after = records.last().map(|last| last.order_id);
             self.is_last = records.len() < IMPORT_RECORDS_MAX;
@@ -141,19 +138,17 @@ pub async fn import(
     contents: &Contents,
     lines: impl Iterator<Item = anyhow::Result<Line>>,
     progress: &impl Fn(i64),
-) -> anyhow::Result<Moved> {
+) -> anyhow::Result<()> {
     for sale in contents.sales.values() {
         check_sale(ports, sale).await?;
     }
     for sale in contents.sales.values() {
         create(ports, sale).await?;
     }
-    let mut moved = Moved { sales: u64::try_from(contents.sales.len()).unwrap_or(u64::MAX), orders: 0 };
     let mut records = Vec::with_capacity(IMPORT_RECORDS_MAX);
     for line in lines {
         if let Line::Order(record) = line? {
             records.push(record);
-            moved.orders += 1;
         }
         if records.len() == IMPORT_RECORDS_MAX {
             ports.order_log.append_imported(&records).await?;
@@ -164,8 +159,7 @@ pub async fn import(
         ports.order_log.append_imported(&records).await?;
     }
     let sales: Vec<Sale> = contents.sales.values().cloned().collect();
-    settle(ports, &sales, progress).await?;
-    Ok(moved)
+    settle(ports, &sales, progress).await
 }
 
 async fn check_sale(ports: &Ports, sale: &Sale) -> anyhow::Result<()> {

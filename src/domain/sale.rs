@@ -122,6 +122,16 @@ impl SaleState {
         SaleAction::ALL.into_iter().filter(|&action| self.after(action).is_some()).collect()
     }
 
+    /// What the gates of a sale in this state say; `None` while it has none.
+    pub fn gate(self) -> Option<&'static str> {
+        match self {
+            Self::Draft | Self::Published => None,
+            Self::Preheated => Some("open"),
+            Self::Paused => Some("paused"),
+            Self::Ended => Some("ended"),
+        }
+    }
+
     /// Whether the definition (times, limits, items) may still be patched: nothing has been handed to Redis
     /// or to the pools yet.
     pub fn is_editable(self) -> bool {

@@ -19,47 +19,17 @@ use seckill::config::Mode;
 use seckill::domain::inventory_model::{Bucket, GateChange, GateState, Preheated, Terms};
 use seckill::domain::reservation::{ReserveRequest, Verdict};
 use seckill::domain::{
-    BucketId, Item, Money, OrderId, OrderRecord, OrderState, Sale, SaleId, SaleState, ShardMap, SkuId, UserId,
+    BucketId, OrderId, OrderRecord, OrderState, Sale, SaleId, SaleState, ShardMap, SkuId, UserId,
 };
-use seckill::ports::{ErrorKind, Ports, StoreResult};
+use seckill::ports::Ports;
 
 use crate::harness::{DataFolder, Stage as _, config};
-use crate::wishes::{self, HOUR_MS, SKUS, chance, now_ms, one_of, order_id, order_number, sku};
+use crate::wishes::{self, SKUS, chance, now_ms, one_of, order_id, order_number, sku};
 
 const SEEDS: [u64; 2] = [1, 20_240_611];
 const HISTORIES: u64 = 12;
 const CALLS: u32 = 250;
-/// Every kind of answer: a run in which one of them is rare has tested little.
-const KINDS: [&str; 10] = [
-    "reserved",
-    "replayed",
-    "key_reused",
-    "limit_reached",
-    "sold_out",
-    "unknown_sku",
-    "not_started",
-    "paused",
-    "ended",
-    "stale_epoch",
-];
-
 type Tally = BTreeMap<&'static str, u64>;
-
-fn word(verdict: &Verdict) -> &'static str {
-    match verdict {
-        Verdict::Reserved { .. } => "reserved",
-        Verdict::Replayed(_) => "replayed",
-        Verdict::KeyReused => "key_reused",
-        Verdict::LimitReached { .. } => "limit_reached",
-        Verdict::SoldOut { .. } => "sold_out",
-        Verdict::NotStarted => "not_started",
-        Verdict::Paused => "paused",
-        Verdict::Ended => "ended",
-        Verdict::StaleEpoch => "stale_epoch",
-        Verdict::GateShut => "gate_shut",
-        Verdict::UnknownSku => "unknown_sku",
-    }
-}
 
 /// The folder that the histories share.
 struct Shared {
@@ -131,10 +101,14 @@ impl History {
         if expected == Preheated::Created {
             self.epoch = epoch;
         }
-        let mut sale = self.sale(epoch, &stock);
+        let mut sale = wishes::sale(&self.bucket.sale, epoch, &stock);
         (sale.starts_ms, sale.ends_ms) = (terms.opens_ms, terms.closes_ms);
         sale.buyer_limit = terms.buyer_limit;
-        self.expect_done(shared.ports.gates.preheat(&sale).await, expected != Preheated::Conflict);
+        wishes::expect_done(
+            &self.place(),
+            shared.ports.gates.preheat(&sale).await,
+            expected != Preheated::Conflict,
+        );
     }
 
     async fn set_gate(&mut self, shared: &Shared, state: GateState) {
@@ -151,37 +125,12 @@ impl History {
             GateChange::Missing => state_of_sale == SaleState::Ended,
             GateChange::Conflict => false,
         };
-        let sale = Sale { state: state_of_sale, version, ..self.sale(epoch, &BTreeMap::new()) };
-        self.expect_done(shared.ports.gates.set_gates(&sale).await, is_done);
-    }
-
-    fn sale(&self, epoch: u32, stock: &BTreeMap<SkuId, u32>) -> Sale {
-        let price = Money::new(19_900, "CNY").expect("money");
-        let item = |(sku, units): (&SkuId, &u32)| Item {
-            sku_id: sku.clone(),
-            name: sku.to_string(),
-            stock: *units,
-            price: price.clone(),
+        let sale = Sale {
+            state: state_of_sale,
+            version,
+            ..wishes::sale(&self.bucket.sale, epoch, &BTreeMap::new())
         };
-        Sale {
-            id: self.bucket.sale.clone(),
-            name: "A history".to_owned(),
-            state: SaleState::Preheated,
-            starts_ms: 1,
-            ends_ms: 2,
-            buyer_limit: 1,
-            payment_window_ms: HOUR_MS,
-            buckets: 1,
-            epoch,
-            version: 1,
-            items: stock.iter().map(item).collect(),
-        }
-    }
-
-    /// A conflict is a failure of the port, and no outage.
-    fn expect_done(&self, answer: StoreResult<()>, is_done: bool) {
-        let kind = answer.as_ref().err().map(|error| error.kind);
-        assert_eq!(kind, (!is_done).then_some(ErrorKind::Broken), "{}: {answer:?}", self.place());
+        wishes::expect_done(&self.place(), shared.ports.gates.set_gates(&sale).await, is_done);
     }
 
     async fn reserve(&mut self, shared: &Shared) {
@@ -196,7 +145,7 @@ impl History {
         let answers = answers.unwrap_or_else(|error| panic!("{}: {error}", self.place()));
         assert_eq!(expected.len(), answers.len(), "{}", self.place());
         for (mut expected, answer) in expected.into_iter().zip(answers) {
-            *self.tally.entry(word(&expected)).or_default() += 1;
+            *self.tally.entry(wishes::word(&expected)).or_default() += 1;
             match (&mut expected, &answer) {
                 // Its name is of no use: nothing is ever acknowledged.
                 (Verdict::Reserved { outbox_entry }, Verdict::Reserved { outbox_entry: real }) => {
@@ -298,7 +247,8 @@ impl History {
         let winners = ports.inventory.winners(&self.bucket).await.expect("winners");
         let users: BTreeSet<UserId> = model.orders.values().map(|hold| hold.user.clone()).collect();
         assert_eq!(winners.into_iter().collect::<BTreeSet<_>>(), users, "{place}");
-        let available = ports.gates.available(&self.sale(self.epoch, &BTreeMap::new())).await;
+        let available =
+            ports.gates.available(&wishes::sale(&self.bucket.sale, self.epoch, &BTreeMap::new())).await;
         let stock = model.stock.iter().map(|(sku, units)| (sku.clone(), i64::from(*units))).collect();
         assert_eq!(available.expect("stock"), [model.gate.is_some().then_some(stock)], "{place}");
         assert_eq!(ports.outbox.len(&self.bucket).await.expect("a length"), 0, "{place}");
@@ -361,7 +311,7 @@ async fn the_embedded_inventory_does_what_the_model_says() {
     assert_log_is_whole(&shared).await;
     println!("{tally:#?}");
     let rare: Vec<&str> =
-        KINDS.into_iter().filter(|kind| tally.get(kind).copied().unwrap_or(0) < 30).collect();
+        wishes::ANSWERS.into_iter().filter(|kind| tally.get(kind).copied().unwrap_or(0) < 30).collect();
     assert!(rare.is_empty(), "rare: {rare:?} in {tally:#?}");
     drop(shared.ports);
     shared.folder.remove().await;

@@ -1,6 +1,7 @@
 //! What a random history asks for: few users, SKUs and order ids, so that requests meet each other, and times
 //! hours away from now, so that the millisecond of a call never matters.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rand::Rng;
@@ -8,10 +9,12 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use seckill::clock::Clock;
 use seckill::domain::inventory_model::Terms;
-use seckill::domain::reservation::{Fingerprint, ReserveRequest};
+use seckill::domain::reservation::{Fingerprint, ReserveRequest, Verdict};
 use seckill::domain::{
-    IdempotencyKey, Money, Month, OrderId, OrderRecord, Quantity, SaleId, Shard, SkuId, UserId,
+    IdempotencyKey, Item, Money, Month, OrderId, OrderRecord, Quantity, Sale, SaleId, SaleState, Shard,
+    SkuId, UserId,
 };
+use seckill::ports::{ErrorKind, StoreResult};
 
 pub const HOUR_MS: i64 = 3_600_000;
 
@@ -21,6 +24,20 @@ const USERS: u32 = 6;
 /// The SKUs that are put in place, and one that never is.
 pub const SKUS: [&str; 2] = ["pad", "phone"];
 const UNKNOWN_SKU: &str = "ghost";
+
+/// Every kind of answer that both inventories give: a run in which one of them is rare has tested little.
+pub const ANSWERS: [&str; 10] = [
+    "reserved",
+    "replayed",
+    "key_reused",
+    "limit_reached",
+    "sold_out",
+    "unknown_sku",
+    "not_started",
+    "paused",
+    "ended",
+    "stale_epoch",
+];
 
 pub fn now_ms() -> i64 {
     Clock::System.now_ms()
@@ -106,6 +123,52 @@ pub fn lease_ms(dice: &mut StdRng) -> i64 {
         0..10 => now_ms() - HOUR_MS,
         10..40 => now_ms() + HOUR_MS,
         _ => 0,
+    }
+}
+
+/// A sale for a history's bucket; what matters of it is set by the caller.
+pub fn sale(id: &SaleId, epoch: u32, stock: &BTreeMap<SkuId, u32>) -> Sale {
+    let price = Money::new(19_900, "CNY").expect("money");
+    let item = |(sku, units): (&SkuId, &u32)| Item {
+        sku_id: sku.clone(),
+        name: sku.to_string(),
+        stock: *units,
+        price: price.clone(),
+    };
+    Sale {
+        id: id.clone(),
+        name: "A history".to_owned(),
+        state: SaleState::Preheated,
+        starts_ms: 1,
+        ends_ms: 2,
+        buyer_limit: 1,
+        payment_window_ms: HOUR_MS,
+        buckets: 1,
+        epoch,
+        version: 1,
+        items: stock.iter().map(item).collect(),
+    }
+}
+
+/// Whether a call of a port did what was asked. A conflict is a failure of the port, and no outage.
+pub fn expect_done(place: &str, answer: StoreResult<()>, is_done: bool) {
+    let kind = answer.as_ref().err().map(|error| error.kind);
+    assert_eq!(kind, (!is_done).then_some(ErrorKind::Broken), "{place}: {answer:?}");
+}
+
+pub fn word(verdict: &Verdict) -> &'static str {
+    match verdict {
+        Verdict::Reserved { .. } => "reserved",
+        Verdict::Replayed(_) => "replayed",
+        Verdict::KeyReused => "key_reused",
+        Verdict::LimitReached { .. } => "limit_reached",
+        Verdict::SoldOut { .. } => "sold_out",
+        Verdict::NotStarted => "not_started",
+        Verdict::Paused => "paused",
+        Verdict::Ended => "ended",
+        Verdict::StaleEpoch => "stale_epoch",
+        Verdict::GateShut => "gate_shut",
+        Verdict::UnknownSku => "unknown_sku",
     }
 }
 

@@ -54,12 +54,7 @@ impl Gates for RedisGates {
     }
 
     async fn set_gates(&self, sale: &Sale) -> StoreResult<()> {
-        let state = match sale.state {
-            SaleState::Preheated => "open",
-            SaleState::Paused => "paused",
-            SaleState::Ended => "ended",
-            SaleState::Draft | SaleState::Published => return Ok(()),
-        };
+        let Some(state) = sale.state.gate() else { return Ok(()) };
         for bucket in buckets(sale) {
             let mut call = self.gate.prepare_invoke();
             call.key(self.link.keys(&bucket).gate).arg(sale.epoch).arg(state).arg(sale.version);

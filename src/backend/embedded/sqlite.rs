@@ -13,7 +13,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Row};
 
 use super::folder::Folder;
 use super::writer::Writer;
-use super::{Settings, broken, unavailable};
+use super::{Settings, broken};
 use crate::backend::multi_row::{placeholders, runs};
 use crate::config::Synchronous;
 use crate::domain::ShardMap;
@@ -119,22 +119,23 @@ async fn freeze(connection: &mut SqliteConnection, map: ShardMap) -> StoreResult
 /// when that failed in a way that leaves the effect open.
 pub fn failed(context: &'static str, source: sqlx::Error) -> StoreError {
     let kind = match &source {
-        sqlx::Error::Database(error) => {
-            let code = error
-                .try_downcast_ref::<SqliteError>()
-                .and_then(|error| sqlx::error::DatabaseError::code(error)?.parse::<i32>().ok());
-            match code.unwrap_or(0) & 0xff {
-                // SQLITE_BUSY, SQLITE_LOCKED.
-                5 | 6 => ErrorKind::Conflict,
-                // SQLITE_READONLY, SQLITE_IOERR, SQLITE_FULL, SQLITE_CANTOPEN.
-                8 | 10 | 13 | 14 => ErrorKind::Unavailable,
-                _ => ErrorKind::Broken,
-            }
-        }
+        sqlx::Error::Database(_) => match code(&source).unwrap_or(0) & 0xff {
+            // SQLITE_BUSY, SQLITE_LOCKED.
+            5 | 6 => ErrorKind::Conflict,
+            // SQLITE_READONLY, SQLITE_IOERR, SQLITE_FULL, SQLITE_CANTOPEN.
+            8 | 10 | 13 | 14 => ErrorKind::Unavailable,
+            _ => ErrorKind::Broken,
+        },
         sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Io(_) => ErrorKind::Unavailable,
         _ => ErrorKind::Broken,
     };
     StoreError { kind, effect: Effect::NotApplied, context, source: Box::new(source) }
+}
+
+/// SQLite's extended code of a failure; `None` when it is none of SQLite's. The low byte names its kind.
+pub fn code(error: &sqlx::Error) -> Option<i32> {
+    let error = error.as_database_error()?.try_downcast_ref::<SqliteError>()?;
+    sqlx::error::DatabaseError::code(error)?.parse().ok()
 }
 
 /// Records how long a call took, as `work` did it.
@@ -204,9 +205,4 @@ pub fn parsed<T, E: std::fmt::Display>(
 pub fn number<T: TryFrom<i64>>(row: &sqlx::sqlite::SqliteRow, name: &str) -> StoreResult<T> {
     let wide: i64 = column(row, name)?;
     T::try_from(wide).map_err(|_| broken("read row", format!("{name}: {wide} is out of range")))
-}
-
-/// A failure of the writer's thread as one of its callers gets it.
-pub fn gone(context: &'static str) -> StoreError {
-    unavailable(context, "the writer has ended")
 }

@@ -29,12 +29,7 @@ impl Gates for SqliteGates {
     }
 
     async fn set_gates(&self, sale: &Sale) -> StoreResult<()> {
-        let state = match sale.state {
-            SaleState::Preheated => "open",
-            SaleState::Paused => "paused",
-            SaleState::Ended => "ended",
-            SaleState::Draft | SaleState::Published => return Ok(()),
-        };
+        let Some(state) = sale.state.gate() else { return Ok(()) };
         // Repeated by every round of the catalog: nothing is written that stands already.
         if self.all_are(sale, state).await? {
             return Ok(());

@@ -70,10 +70,10 @@ impl Ends {
     /// # Errors
     /// When the log cannot be read.
     pub async fn read(sqlite: &Sqlite) -> StoreResult<Self> {
+        let connection = sqlite.readers().acquire().await;
+        let mut connection = connection.map_err(|error| failed("read end of log", error))?;
         let mut ends = Vec::new();
         for part in sqlite.map.all_parts() {
-            let mut connection =
-                sqlite.readers().acquire().await.map_err(|error| failed("read end of log", error))?;
             ends.push(end(&mut connection, part).await?);
         }
         Ok(Self { ends: Mutex::new(ends), moved: Condvar::new() })
@@ -204,11 +204,8 @@ impl OrderLogReader for SqliteReader {
             self.is_assigned = true;
             return Ok(self.parts.keys().map(|part| LogEvent::Assigned { part: *part }).collect());
         }
-        let deadline = Instant::now() + timeout;
         let parts = &self.parts;
-        self.ends.wait(deadline.saturating_duration_since(Instant::now()), |ends| {
-            parts.iter().any(|(part, progress)| progress.is_behind(*part, ends))
-        });
+        self.ends.wait(timeout, |ends| parts.iter().any(|(part, progress)| progress.is_behind(*part, ends)));
         let ends = self.ends.all();
         let mut events = Vec::new();
         let behind = self.parts.iter().filter(|(part, progress)| progress.is_behind(**part, &ends));

@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use futures::future::LocalBoxFuture;
 use metrics::histogram;
 use sqlx::ConnectOptions;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteError};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};
 
-use super::broken;
 use super::folder::Folder;
-use super::sqlite::{failed, gone};
+use super::sqlite::{code, failed};
+use super::{broken, unavailable};
 use crate::metrics::{DB_DURATION, GROUP_COMMIT};
 use crate::ports::{Effect, ErrorKind, StoreError, StoreResult};
 
@@ -200,13 +200,16 @@ async fn transaction(connection: &mut SqliteConnection, group: &mut [Box<dyn Job
 /// Whether a commit that failed may be found after a crash. The page that makes it one is written last, so it is not
 /// when writing failed; what comes after that page is to flush it and to tell the other connections.
 fn may_stand(error: &sqlx::Error) -> bool {
-    let error = error.as_database_error().and_then(|error| error.try_downcast_ref::<SqliteError>());
-    let code = error.and_then(|error| sqlx::error::DatabaseError::code(error)?.parse::<i32>().ok());
-    code.is_none_or(|code| code != NOT_WRITTEN && [IO_ERROR, NO_MEMORY].contains(&(code & 0xff)))
+    code(error).is_none_or(|code| code != NOT_WRITTEN && [IO_ERROR, NO_MEMORY].contains(&(code & 0xff)))
 }
 
 fn shared(error: StoreError) -> Failure {
     Failure { kind: error.kind, effect: error.effect, text: format!("{}: {}", error.context, error.source) }
+}
+
+/// The failure of a call to a thread that has ended.
+fn gone(context: &'static str) -> StoreError {
+    unavailable(context, "the writer has ended")
 }
 
 fn observe(elapsed: Duration) {

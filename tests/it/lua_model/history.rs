@@ -13,12 +13,12 @@ use redis::{Script, ScriptInvocation, Value};
 use seckill::backend::distributed::RedisPorts;
 use seckill::domain::inventory_model::{Bucket, GateChange, GateState, Preheated};
 use seckill::domain::reservation::{OutboxEntryId, ReserveRequest, Verdict};
-use seckill::domain::{BucketId, Item, Money, OrderId, OrderState, Sale, SaleId, SaleState, SkuId, UserId};
+use seckill::domain::{BucketId, OrderId, OrderState, Sale, SaleId, SaleState, UserId};
 use seckill::ports::{Effect, ErrorKind, StoreError, StoreResult};
 
 use self::quiet::stream_id;
 use super::contents::{self, Keys, letter};
-use crate::wishes::{self, HOUR_MS, SKUS, chance, now_ms, one_of, order_id, order_number, sku};
+use crate::wishes::{self, SKUS, chance, now_ms, one_of, order_id, order_number, sku};
 
 /// How far Redis's reading of the machine's clock may be from ours.
 const CLOCK_SLACK_MS: i64 = 60_000;
@@ -78,22 +78,6 @@ pub struct Cut {
     batch: Arc<[ReserveRequest]>,
     asked_ms: i64,
     answers: StoreResult<Vec<Verdict>>,
-}
-
-pub fn word(verdict: &Verdict) -> &'static str {
-    match verdict {
-        Verdict::Reserved { .. } => "reserved",
-        Verdict::Replayed(_) => "replayed",
-        Verdict::KeyReused => "key_reused",
-        Verdict::LimitReached { .. } => "limit_reached",
-        Verdict::SoldOut { .. } => "sold_out",
-        Verdict::NotStarted => "not_started",
-        Verdict::Paused => "paused",
-        Verdict::Ended => "ended",
-        Verdict::StaleEpoch => "stale_epoch",
-        Verdict::GateShut => "gate_shut",
-        Verdict::UnknownSku => "unknown_sku",
-    }
 }
 
 fn count(length: usize) -> i64 {
@@ -237,10 +221,14 @@ impl History {
             };
             assert_eq!(self.raw::<String>(line, &call).await, expected, "{}", self.place());
         } else {
-            let mut sale = self.sale(epoch, &stock);
+            let mut sale = wishes::sale(&self.bucket.sale, epoch, &stock);
             (sale.starts_ms, sale.ends_ms) = (terms.opens_ms, terms.closes_ms);
             sale.buyer_limit = terms.buyer_limit;
-            self.expect_done(line.ports.gates.preheat(&sale).await, expected != Preheated::Conflict);
+            wishes::expect_done(
+                &self.place(),
+                line.ports.gates.preheat(&sale).await,
+                expected != Preheated::Conflict,
+            );
         }
     }
 
@@ -257,13 +245,17 @@ impl History {
         };
         let expected = self.model.set_gate(epoch, state, version);
         if let Some(sale_state) = sale_state.filter(|_| chance(&mut self.dice, 50)) {
-            let sale = Sale { state: sale_state, version, ..self.sale(epoch, &BTreeMap::new()) };
+            let sale = Sale {
+                state: sale_state,
+                version,
+                ..wishes::sale(&self.bucket.sale, epoch, &BTreeMap::new())
+            };
             let is_done = match expected {
                 GateChange::Set | GateChange::Older => true,
                 GateChange::Missing => sale_state == SaleState::Ended,
                 GateChange::Conflict => false,
             };
-            return self.expect_done(line.ports.gates.set_gates(&sale).await, is_done);
+            return wishes::expect_done(&self.place(), line.ports.gates.set_gates(&sale).await, is_done);
         }
         let mut call = line.scripts.gate.prepare_invoke();
         call.key(self.keys(line).gate).arg(epoch).arg(written).arg(version);
@@ -274,35 +266,6 @@ impl History {
             GateChange::Conflict => "conflict",
         };
         assert_eq!(self.raw::<String>(line, &call).await, expected, "{}", self.place());
-    }
-
-    fn sale(&self, epoch: u32, stock: &BTreeMap<SkuId, u32>) -> Sale {
-        let price = Money::new(19_900, "CNY").expect("money");
-        let item = |(sku, units): (&SkuId, &u32)| Item {
-            sku_id: sku.clone(),
-            name: sku.to_string(),
-            stock: *units,
-            price: price.clone(),
-        };
-        Sale {
-            id: self.bucket.sale.clone(),
-            name: "A history".to_owned(),
-            state: SaleState::Preheated,
-            starts_ms: 1,
-            ends_ms: 2,
-            buyer_limit: 1,
-            payment_window_ms: HOUR_MS,
-            buckets: 1,
-            epoch,
-            version: 1,
-            items: stock.iter().map(item).collect(),
-        }
-    }
-
-    /// A conflict is a failure of the port, and no outage.
-    fn expect_done(&self, answer: StoreResult<()>, is_done: bool) {
-        let kind = answer.as_ref().err().map(|error| error.kind);
-        assert_eq!(kind, (!is_done).then_some(ErrorKind::Broken), "{}: {answer:?}", self.place());
     }
 
     fn any_batch(&mut self) -> (u32, Arc<[ReserveRequest]>) {
@@ -323,7 +286,7 @@ impl History {
         assert_eq!(expected.len(), answers.len(), "{}", self.place());
         for ((request, mut expected), answer) in batch.iter().zip(expected).zip(answers) {
             let order = request.record.order_id;
-            self.note(word(&expected));
+            self.note(wishes::word(&expected));
             match (&mut expected, answer) {
                 (Verdict::Reserved { outbox_entry }, Verdict::Reserved { outbox_entry: real }) => {
                     self.learn_entry(outbox_entry.clone(), real.clone());
@@ -391,7 +354,7 @@ impl History {
         self.note(if removed > 0 { "entries removed" } else { "no entry removed" });
         if chance(&mut self.dice, 50) {
             let done = line.ports.outbox.acknowledge(&self.bucket, &orders, &named).await;
-            return self.expect_done(done, true);
+            return wishes::expect_done(&self.place(), done, true);
         }
         let keys = self.keys(line);
         let mut call = line.scripts.acknowledge.prepare_invoke();
@@ -415,7 +378,7 @@ impl History {
         let marked = self.model.settle(&decided);
         if chance(&mut self.dice, 50) {
             let done = line.ports.inventory.settle(&self.bucket, &decided).await;
-            return self.expect_done(done, true);
+            return wishes::expect_done(&self.place(), done, true);
         }
         let mut call = line.scripts.settle.prepare_invoke();
         call.key(self.keys(line).orders);
@@ -429,7 +392,7 @@ impl History {
     async fn ask_wrongly(&mut self, line: &Line) {
         self.note("malformed calls");
         let refused = self.model.admission(self.epoch, now_ms()).err();
-        let refused = refused.as_ref().map_or("invalid", word);
+        let refused = refused.as_ref().map_or("invalid", wishes::word);
         let mut asked: Vec<(Vec<u8>, &str, String, &str)> = wishes::malformed(&mut self.dice)
             .into_iter()
             .map(|(id, quantity, fingerprint)| (id, quantity, fingerprint.to_owned(), refused))

@@ -39,7 +39,8 @@ impl History {
         let users: BTreeSet<UserId> = self.model.orders.values().map(|hold| hold.user.clone()).collect();
         assert_eq!(winners, users, "{place}");
 
-        let available = ports.gates.available(&self.sale(self.epoch, &BTreeMap::new())).await;
+        let available =
+            ports.gates.available(&wishes::sale(&self.bucket.sale, self.epoch, &BTreeMap::new())).await;
         let available = available.unwrap_or_else(|e| failed(e));
         let stock = self.model.stock.iter().map(|(sku, units)| (sku.clone(), i64::from(*units))).collect();
         assert_eq!(available, [self.model.gate.is_some().then_some(stock)], "{place}");
