@@ -1,6 +1,7 @@
 //! The distributed backend: Redis admits, Kafka queues, MySQL is the only truth.
 
 mod kafka_order_log;
+mod kafka_producer;
 mod kafka_reader;
 pub mod migrate;
 mod mysql;

@@ -4,14 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use rdkafka::ClientContext;
-use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
+use rdkafka::config::ClientConfig;
+use rdkafka::error::KafkaError;
 
+use super::kafka_producer::KafkaProducer;
 use super::kafka_reader::KafkaReader;
 use crate::config::KafkaConfig;
-use crate::domain::{OrderId, OrderRecord, ShardMap};
+use crate::domain::{OrderId, OrderRecord, Part, ShardMap};
 use crate::ports::{Effect, ErrorKind, OrderLog, OrderLogReader, Probe, StoreError, StoreResult};
 
 /// Bound of calls that block on the broker's metadata.
@@ -19,23 +18,9 @@ pub const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Clone)]
 pub struct KafkaOrderLog {
-    producer: FutureProducer<QuietContext>,
+    producer: KafkaProducer,
     config: Arc<KafkaConfig>,
     map: ShardMap,
-}
-
-/// librdkafka writes some forty lines a second while a broker is down; one failed call says the same.
-#[derive(Clone)]
-pub struct QuietContext;
-
-impl ClientContext for QuietContext {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        tracing::debug!(?level, facility, message, "librdkafka");
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "librdkafka");
-    }
 }
 
 pub fn failed(context: &'static str, effect: Effect, source: KafkaError) -> StoreError {
@@ -59,15 +44,14 @@ impl KafkaOrderLog {
     /// When no broker answers, or the topic is missing or has another number of partitions.
     pub fn open(config: &KafkaConfig, map: ShardMap) -> StoreResult<Self> {
         let open = |error| failed("open order log", Effect::NotApplied, error);
-        let producer: FutureProducer<QuietContext> = client(config)
+        let mut settings = client(config);
+        settings
             .set("enable.idempotence", "true")
             .set("acks", "all")
             .set("linger.ms", config.linger_ms.to_string())
             .set("message.timeout.ms", config.message_timeout_ms.to_string())
-            .set("queue.buffering.max.messages", config.queue_messages_max.to_string())
-            .create_with_context(QuietContext)
-            .map_err(open)?;
-        let log = Self { producer, config: Arc::new(config.clone()), map };
+            .set("queue.buffering.max.messages", config.queue_messages_max.to_string());
+        let log = Self { producer: KafkaProducer::open(&settings)?, config: Arc::new(config.clone()), map };
         let metadata =
             log.producer.client().fetch_metadata(Some(&config.topic), METADATA_TIMEOUT).map_err(open)?;
         let found = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
@@ -101,25 +85,7 @@ impl KafkaOrderLog {
 impl OrderLog for KafkaOrderLog {
     async fn append(&self, order: OrderId, payload: Vec<u8>) -> StoreResult<()> {
         let part = self.map.part_of(order.shard());
-        let record = FutureRecord::<(), Vec<u8>>::to(&self.config.topic)
-            .partition(i32::from(part.number()))
-            .payload(&payload);
-        // `send` would sleep while the queue is full; the relay can do the waiting.
-        let delivery = self.producer.send_result(record).map_err(|(error, _)| {
-            let local = KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull);
-            let effect = if error == local { Effect::NotApplied } else { Effect::Unknown };
-            failed("append", effect, error)
-        })?;
-        match delivery.await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err((error, _))) => Err(failed("append", Effect::Unknown, error)),
-            Err(canceled) => Err(StoreError {
-                kind: ErrorKind::Unavailable,
-                effect: Effect::Unknown,
-                context: "append",
-                source: Box::new(canceled),
-            }),
-        }
+        self.producer.append(&self.config.topic, part, &payload).await
     }
 
     async fn append_imported(&self, records: &[OrderRecord]) -> StoreResult<()> {
@@ -129,7 +95,7 @@ impl OrderLog for KafkaOrderLog {
 
     async fn ends(&self) -> StoreResult<Vec<i64>> {
         self.blocking(|log| {
-            let read = |part: crate::domain::Part| {
+            let read = |part: Part| {
                 let part = i32::from(part.number());
                 let client = log.producer.client();
                 let (_, high) = client
@@ -143,10 +109,7 @@ impl OrderLog for KafkaOrderLog {
     }
 
     async fn flush(&self, timeout: Duration) -> StoreResult<()> {
-        self.blocking(move |log| {
-            log.producer.flush(timeout).map_err(|error| failed("flush", Effect::Unknown, error))
-        })
-        .await
+        self.blocking(move |log| log.producer.flush(timeout)).await
     }
 
     fn reader(&self) -> StoreResult<Box<dyn OrderLogReader>> {
