@@ -125,8 +125,8 @@ impl Tokens {
 
 /// The credential of a `Bearer` header.
 pub fn bearer(authorization: &str) -> Option<&str> {
-    let (scheme, credential) = authorization.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| credential.trim())
+    let (scheme, credential) = authorization.split_at_checked("Bearer ".len())?;
+    scheme.eq_ignore_ascii_case("Bearer ").then(|| credential.trim())
 }
 
 /// What an API key is stored and looked up by. The look-up compares hashes, so its timing tells nothing of

@@ -16,8 +16,7 @@ const PLACE: &str = "/api/v1/sales/{sale}/orders";
 
 /// The public listener.
 pub fn shopper_routes(app: &mut ServiceConfig) {
-    app.app_data(PayloadConfig::new(SHOPPER_BODY_BYTES_MAX))
-        .app_data(query_config())
+    app.app_data(query_config())
         // The crowd's route, first and in no scope: every pattern that is tried before it costs the crowd.
         .service(resource(PLACE).app_data(Pattern(PLACE)).route(post().to(shopper::orders::place)))
         .service(

@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use governor::clock::{Clock as _, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
-use metrics::gauge;
+use metrics::{Counter, counter, gauge};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Settings;
 use crate::domain::UserId;
-use crate::metrics::IN_FLIGHT;
+use crate::metrics::{IN_FLIGHT, SHED};
 
 /// Which policy refused, and after how long it would not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +35,8 @@ pub struct Admission {
     in_flight_max: usize,
     outbox_full: AtomicBool,
     draining: AtomicBool,
+    /// Found by its labels only once.
+    rate_limited: Counter,
 }
 
 fn quota(per_s: u32, burst: u32) -> Option<Quota> {
@@ -53,6 +55,7 @@ impl Admission {
             in_flight_max: settings.in_flight_max,
             outbox_full: AtomicBool::new(false),
             draining: AtomicBool::new(false),
+            rate_limited: counter!(SHED, "reason" => "rate_limited"),
         }
     }
 
@@ -62,9 +65,9 @@ impl Admission {
     /// [`TooFast`] with the policy that has none left.
     pub fn check_rate(&self, user: &UserId, address: IpAddr) -> Result<(), TooFast> {
         let too_fast = |policy| {
-            move |refused: governor::NotUntil<governor::clock::QuantaInstant>| TooFast {
-                policy,
-                retry_after: refused.wait_time_from(self.clock.now()),
+            move |refused: governor::NotUntil<governor::clock::QuantaInstant>| {
+                self.rate_limited.increment(1);
+                TooFast { policy, retry_after: refused.wait_time_from(self.clock.now()) }
             }
         };
         if let Some(users) = &self.users {

@@ -270,13 +270,7 @@ impl Shop {
         if self.desk.sold_out.refuses(bucket, &purchase.sku, &purchase.user, now_ms) {
             return Some(Submitted::SoldOut);
         }
-        match self.admission.check_rate(&purchase.user, purchase.address) {
-            Ok(()) => None,
-            Err(too_fast) => {
-                counter!(SHED, "reason" => "rate_limited").increment(1);
-                Some(Submitted::TooFast(too_fast))
-            }
-        }
+        self.admission.check_rate(&purchase.user, purchase.address).err().map(Submitted::TooFast)
     }
 
     async fn reserve_and_queue(

@@ -79,7 +79,7 @@ impl<'a> Input<'a> {
 /// A refusal as the client reads it: the code, and the pointer of the first fault.
 pub fn answer(problem: &Problem) -> (String, String) {
     let status = problem.status_code().as_u16();
-    let body: Value = serde_json::from_str(&problem.body("r-1", None)).expect("a problem is JSON");
+    let body: Value = serde_json::from_slice(&problem.body("r-1", None)).expect("a problem is JSON");
     let code = body["code"].as_str().expect("a code").to_owned();
     let documented = Code::ALL.iter().find(|known| known.as_str() == code).expect("a documented code");
     assert_eq!(

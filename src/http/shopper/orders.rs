@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::rfc3339;
 use crate::domain::{Month, Order, OrderCursor, OrderId, Quantity, SaleId, SkuId, UserId};
 use crate::http::problem::{Code, Problem};
+use crate::http::router::SHOPPER_BODY_BYTES_MAX;
 use crate::http::{Context, extract};
 use crate::purchase::admission::TooFast;
 use crate::purchase::submit::{Purchase, Submitted};
@@ -58,16 +59,17 @@ impl ListQuery {
     }
 }
 
-/// `POST /sales/{sale}/orders`. The body is an argument so that it is read before anything is refused: a
-/// connection with an unread body must be closed, which costs more than reading it.
+/// `POST /sales/{sale}/orders`. The body is read before anything is refused: a connection with an unread body must
+/// be closed, which costs more than reading it.
 ///
 /// # Errors
 /// Every refusal of the shop.
 pub async fn place(
     request: HttpRequest,
-    body: web::Bytes,
+    payload: web::Payload,
     context: web::Data<Context>,
 ) -> Result<HttpResponse, Problem> {
+    let body = extract::body(payload, SHOPPER_BODY_BYTES_MAX).await?;
     let purchase = purchase(&request, &body, &context)?;
     match context.shop.submit(&purchase).await {
         // In a box: it is large, and every refusal would carry room for it.
