@@ -214,9 +214,14 @@ async fn a_bad_body_is_refused_and_changes_nothing(mode: Mode) {
         "POST /api/v1/sales/drop/orders HTTP/1.1\r\nHost: t\r\nAuthorization: {bearer}\r\n\
         Idempotency-Key: k1\r\nContent-Type: application/json\r\nConnection: close\r\n"
     );
-    let chunks = format!("{head}Transfer-Encoding: chunked\r\n\r\n7d0\r\n{}\r\n0\r\n\r\n", padded(2000, ONE));
-    let answer = raw(shop.shopper, chunks.as_bytes()).await;
-    findings.rule("too large in chunks", answer.starts_with("HTTP/1.1 413"), &answer);
+    let one_chunk = format!("7d0\r\n{}\r\n", padded(2000, ONE));
+    let many_chunks =
+        format!("64\r\n{}\r\n", padded(100, ONE)) + &format!("64\r\n{}\r\n", " ".repeat(100)).repeat(10);
+    for (what, chunks) in [("one chunk", one_chunk), ("many chunks", many_chunks)] {
+        let request = format!("{head}Transfer-Encoding: chunked\r\n\r\n{chunks}0\r\n\r\n");
+        let answer = raw(shop.shopper, request.as_bytes()).await;
+        findings.rule(&format!("too large in {what}"), answer.starts_with("HTTP/1.1 413"), &answer);
+    }
     for kind in [
         "text/plain",
         "application/x-www-form-urlencoded",
