@@ -10,9 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
-use metrics::{counter, histogram};
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
+use metrics::{Histogram, counter, histogram};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::admission::TooFast;
 use super::batching::Batcher;
@@ -25,7 +24,7 @@ use crate::domain::{
     BucketId, IdempotencyKey, Order, OrderId, OrderRecord, OrderState, Quantity, Sale, SaleId, SkuId, UserId,
 };
 use crate::metrics::{ADMISSION, RESERVE_BATCH, SHED, STAGE_DURATION};
-use crate::ports::{Effect, StoreError};
+use crate::ports::{Effect, StoreError, StoreResult};
 
 /// Orders acknowledged in one call.
 const ACKNOWLEDGE_BATCH_MAX: usize = 500;
@@ -96,6 +95,28 @@ impl Submitted {
     }
 }
 
+/// What a purchase's task has to know of its sale.
+#[derive(Clone, Copy)]
+struct Terms {
+    phase: Phase,
+    epoch: u32,
+    starts_ms: i64,
+    buyer_limit: u32,
+}
+
+/// Whoever waits for what becomes of a purchase, and the place it takes until it is told.
+struct Asker {
+    answer: oneshot::Sender<Submitted>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Asker {
+    fn tell(self, submitted: Submitted) {
+        // A client that has gone is told nothing; what was decided stands all the same.
+        let _ = self.answer.send(submitted);
+    }
+}
+
 /// A verdict; of an accepted purchase with its outbox entry.
 type Answer = Result<(Verdict, Option<Arc<SharedEntry>>), Arc<StoreError>>;
 type ReserveBatcher = Batcher<ReserveRequest, Answer>;
@@ -142,6 +163,8 @@ pub struct Desk {
     sold_out: SoldOut,
     /// The series of `seckill_admission_total`: to look one up by its labels costs as much as a refusal.
     outcomes: RwLock<BTreeMap<SaleId, BTreeMap<&'static str, metrics::Counter>>>,
+    reserve_seconds: Histogram,
+    append_seconds: Histogram,
 }
 
 impl Desk {
@@ -151,6 +174,8 @@ impl Desk {
             counters: RwLock::default(),
             sold_out: SoldOut::default(),
             outcomes: RwLock::default(),
+            reserve_seconds: histogram!(STAGE_DURATION, "stage" => "reserve"),
+            append_seconds: histogram!(STAGE_DURATION, "stage" => "append"),
         }
     }
 
@@ -199,7 +224,7 @@ impl Shop {
     pub async fn submit(self: &Arc<Self>, purchase: &Purchase) -> Submitted {
         let submitted = match self.decide(purchase) {
             // Only a panic ends the task without an answer, and it may have come after the reservation.
-            ControlFlow::Continue(work) => work.await.unwrap_or(Submitted::OutcomeUnknown),
+            ControlFlow::Continue(answer) => answer.await.unwrap_or(Submitted::OutcomeUnknown),
             ControlFlow::Break(refused) => refused,
         };
         self.desk.count(&purchase.sale, &submitted);
@@ -208,7 +233,7 @@ impl Shop {
 
     /// What needs no I/O, and then the task that does the rest. No `async fn`: what it holds would be part of every
     /// request's future.
-    fn decide(self: &Arc<Self>, purchase: &Purchase) -> ControlFlow<Submitted, JoinHandle<Submitted>> {
+    fn decide(self: &Arc<Self>, purchase: &Purchase) -> ControlFlow<Submitted, oneshot::Receiver<Submitted>> {
         let snapshot = self.catalog.snapshot();
         let now_ms = self.clock.now_ms();
         let Some((sale, phase)) = snapshot.visible(&purchase.sale, now_ms) else {
@@ -227,7 +252,7 @@ impl Shop {
             counter!(SHED, "reason" => "outbox_full").increment(1);
             return ControlFlow::Break(Submitted::Unavailable);
         }
-        let Some(permit) = self.admission.enter() else {
+        let Some(place) = self.admission.enter() else {
             counter!(SHED, "reason" => "in_flight").increment(1);
             return ControlFlow::Break(Submitted::Overloaded);
         };
@@ -237,13 +262,12 @@ impl Shop {
         };
         let fingerprint = Fingerprint::of(&record.sku_id, record.quantity);
         let request = ReserveRequest { record, fingerprint };
-        let shop = self.clone();
-        let sale = sale.clone();
-        ControlFlow::Continue(self.tasks.spawn(async move {
-            let submitted = shop.reserve_and_queue(&sale, phase, bucket, request).await;
-            drop(permit);
-            submitted
-        }))
+        let Sale { epoch, starts_ms, buyer_limit, .. } = *sale;
+        let terms = Terms { phase, epoch, starts_ms, buyer_limit };
+        let (answer, receiver) = oneshot::channel();
+        let asker = Asker { answer, _place: place };
+        self.tasks.spawn(self.clone().reserve_and_queue(terms, bucket, request, asker));
+        ControlFlow::Continue(receiver)
     }
 
     /// Step 1: what needs no I/O. A buyer's repeated click passes all of it, because only Redis knows it.
@@ -273,27 +297,27 @@ impl Shop {
         self.admission.check_rate(&purchase.user, purchase.address).err().map(Submitted::TooFast)
     }
 
+    /// The task of one purchase. Goes on after the asker was told, so that a late acknowledgement still empties the
+    /// outbox.
     async fn reserve_and_queue(
         self: Arc<Self>,
-        sale: &Sale,
-        phase: Phase,
+        terms: Terms,
         bucket: BucketId,
         request: ReserveRequest,
-    ) -> Submitted {
-        let counter = self.desk.counter(&bucket, sale.epoch);
+        asker: Asker,
+    ) {
+        let counter = self.desk.counter(&bucket, terms.epoch);
         let record = request.record.clone();
+        let order = record.order_id;
         let began = Instant::now();
         let (answer, attempts) = self.reserve(&counter, &bucket, request).await;
-        histogram!(STAGE_DURATION, "stage" => "reserve").record(began.elapsed().as_secs_f64());
-        match answer {
+        self.desk.reserve_seconds.record(began.elapsed());
+        let submitted = match answer {
             Ok((Verdict::Reserved { .. }, Some(entry))) => {
-                let acked = self.append(&counter, &bucket, &record, entry);
-                let wait = Duration::from_millis(self.settings.append_wait_ms);
-                let state = match tokio::time::timeout(wait, acked).await {
-                    Ok(Ok(())) => OrderState::Queued,
-                    _ => OrderState::Reserved,
-                };
-                Submitted::Accepted { order: pending_order(record, state), replayed: false }
+                if self.append(record, asker).await.is_ok() {
+                    self.acknowledge(&counter, bucket, order, entry);
+                }
+                return;
             }
             Ok((Verdict::Replayed(held), _)) => self.replay(record, held, attempts == 1).await,
             Ok((Verdict::SoldOut { available, orders_seen }, _)) => {
@@ -302,10 +326,11 @@ impl Shop {
                 }
                 Submitted::SoldOut
             }
-            Ok((verdict, _)) => refusal(&verdict, sale, phase),
+            Ok((verdict, _)) => refusal(&verdict, terms),
             Err(error) if error.effect == Effect::NotApplied => Submitted::Unavailable,
             Err(_) => Submitted::OutcomeUnknown,
-        }
+        };
+        asker.tell(submitted);
     }
 
     /// Steps 3 and 6. A call without an answer is repeated once with the same ids. When no attempt can have
@@ -358,33 +383,28 @@ impl Shop {
         })
     }
 
-    /// Steps 4 and 5. Goes on after the caller has stopped waiting, so that a late acknowledgement still
-    /// empties the outbox; one that never comes is the relay's work.
-    fn append(
-        self: &Arc<Self>,
-        counter: &Counter,
-        bucket: &BucketId,
-        record: &OrderRecord,
-        entry: Arc<SharedEntry>,
-    ) -> oneshot::Receiver<()> {
-        let (acked, receiver) = oneshot::channel();
-        let (shop, bucket, counter) = (self.clone(), bucket.clone(), counter.clone());
-        let (order, payload) = (record.order_id, record.encode());
-        self.tasks.spawn(async move {
-            let began = Instant::now();
-            match shop.ports.order_log.append(order, payload).await {
-                Ok(()) => {
-                    histogram!(STAGE_DURATION, "stage" => "append").record(began.elapsed().as_secs_f64());
-                    // Nobody may be waiting any more.
-                    let _ = acked.send(());
-                    shop.acknowledge(&counter, bucket, order, entry);
-                }
-                Err(error) => tracing::debug!(%error, %order, "left to the relay"),
-            }
-        });
-        receiver
+    /// Step 4. Tells the asker after `append_wait_ms` at the latest, and then waits on; a record that is never
+    /// acknowledged is the relay's work.
+    async fn append(&self, record: OrderRecord, asker: Asker) -> StoreResult<()> {
+        let began = Instant::now();
+        let mut append = self.ports.order_log.append(record.order_id, record.encode());
+        let wait = Duration::from_millis(self.settings.append_wait_ms);
+        let in_time = tokio::time::timeout(wait, &mut append).await;
+        let state = if let Ok(Ok(())) = in_time { OrderState::Queued } else { OrderState::Reserved };
+        let order = record.order_id;
+        asker.tell(Submitted::Accepted { order: pending_order(record, state), replayed: false });
+        let appended = match in_time {
+            Ok(appended) => appended,
+            Err(_) => append.await,
+        };
+        match &appended {
+            Ok(()) => self.desk.append_seconds.record(began.elapsed()),
+            Err(error) => tracing::debug!(%error, %order, "left to the relay"),
+        }
+        appended
     }
 
+    /// Step 5.
     fn acknowledge(
         self: &Arc<Self>,
         counter: &Counter,
@@ -468,16 +488,16 @@ fn pending_order(record: OrderRecord, state: OrderState) -> Order {
     }
 }
 
-fn refusal(verdict: &Verdict, sale: &Sale, phase: Phase) -> Submitted {
+fn refusal(verdict: &Verdict, terms: Terms) -> Submitted {
     match verdict {
         Verdict::KeyReused => Submitted::KeyReused,
-        Verdict::LimitReached { held } => Submitted::LimitReached { held: *held, limit: sale.buyer_limit },
-        Verdict::NotStarted => Submitted::NotStarted { starts_ms: sale.starts_ms },
+        Verdict::LimitReached { held } => Submitted::LimitReached { held: *held, limit: terms.buyer_limit },
+        Verdict::NotStarted => Submitted::NotStarted { starts_ms: terms.starts_ms },
         Verdict::Paused => Submitted::Paused,
         Verdict::Ended => Submitted::Ended,
         Verdict::UnknownSku => Submitted::UnknownSku,
         // An ended sale's Redis state may be gone; a sale that should be selling has lost its gate.
-        Verdict::GateShut if phase == Phase::Ended => Submitted::Ended,
+        Verdict::GateShut if terms.phase == Phase::Ended => Submitted::Ended,
         Verdict::GateShut | Verdict::StaleEpoch => Submitted::Unavailable,
         Verdict::SoldOut { .. } => Submitted::SoldOut,
         Verdict::Reserved { .. } | Verdict::Replayed(_) => Submitted::OutcomeUnknown,

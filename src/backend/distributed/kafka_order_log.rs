@@ -51,7 +51,9 @@ impl KafkaOrderLog {
             .set("linger.ms", config.linger_ms.to_string())
             .set("message.timeout.ms", config.message_timeout_ms.to_string())
             .set("queue.buffering.max.messages", config.queue_messages_max.to_string());
-        let log = Self { producer: KafkaProducer::open(&settings)?, config: Arc::new(config.clone()), map };
+        let unanswered_max = usize::try_from(config.queue_messages_max).unwrap_or(usize::MAX);
+        let producer = KafkaProducer::open(&settings, &config.topic, map, unanswered_max)?;
+        let log = Self { producer, config: Arc::new(config.clone()), map };
         let metadata =
             log.producer.client().fetch_metadata(Some(&config.topic), METADATA_TIMEOUT).map_err(open)?;
         let found = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
@@ -84,8 +86,7 @@ impl KafkaOrderLog {
 #[async_trait]
 impl OrderLog for KafkaOrderLog {
     async fn append(&self, order: OrderId, payload: Vec<u8>) -> StoreResult<()> {
-        let part = self.map.part_of(order.shard());
-        self.producer.append(&self.config.topic, part, &payload).await
+        self.producer.append(self.map.part_of(order.shard()), payload).await
     }
 
     async fn append_imported(&self, records: &[OrderRecord]) -> StoreResult<()> {

@@ -1,10 +1,12 @@
-//! The producer of the order log, and the thread that takes its acknowledgements.
+//! The producer of the order log: natural batching in front of librdkafka, and the thread that takes its answers.
 //!
-//! It stands in for the client's own `FutureProducer`, whose thread waits a tenth of a second at a time and spins
-//! through the last millisecond of each: one hundredth of a core in every front that has nothing to do.
+//! Two habits of the client made this: the thread of its own `FutureProducer` spins through the last millisecond of
+//! every wait, and an idempotent producer spins while records queue behind five unanswered ones of their partition.
+//! So a partition's records are handed over only when none of it is under way: what comes meanwhile goes together.
 
-use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
 use rdkafka::client::Client;
@@ -15,24 +17,44 @@ use tokio::sync::oneshot;
 
 use super::broken;
 use super::kafka_order_log::failed;
-use crate::domain::Part;
+use crate::domain::{Part, ShardMap};
 use crate::ports::{Effect, StoreResult};
 
-/// How long the thread waits at a time for an acknowledgement, each of which is handed on at once. It outlives the
-/// last clone of its producer by as much.
+/// How long the thread waits at a time for an answer, each of which is handed on at once. It outlives the last clone
+/// of its producer by as much.
 const POLL: Duration = Duration::from_secs(1);
 
 /// Clones share one producer.
 #[derive(Clone)]
-pub struct KafkaProducer(Arc<BaseProducer<Deliveries>>);
+pub struct KafkaProducer(Arc<BaseProducer<Lanes>>);
 
-/// Hands every acknowledgement to the task that waits for it.
-pub struct Deliveries;
+/// One lane a partition.
+pub struct Lanes {
+    topic: String,
+    lanes: Vec<Mutex<Lane>>,
+    /// Records that have no answer yet, and how many there may be.
+    unanswered: AtomicUsize,
+    unanswered_max: usize,
+    /// Set once. Weak, because the producer owns this.
+    producer: OnceLock<Weak<BaseProducer<Self>>>,
+}
 
-type Delivery = Result<(), KafkaError>;
+#[derive(Default)]
+struct Lane {
+    /// Records handed over and not answered.
+    under_way: usize,
+    /// Empty while nothing is under way.
+    waiting: Vec<(Vec<u8>, Asker)>,
+}
+
+/// Who waits for the answer about a record of a partition.
+pub struct Asker {
+    part: Part,
+    answer: oneshot::Sender<StoreResult<()>>,
+}
 
 /// librdkafka writes some forty lines a second while a broker is down; one failed call says the same.
-impl ClientContext for Deliveries {
+impl ClientContext for Lanes {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         tracing::debug!(?level, facility, message, "librdkafka");
     }
@@ -42,61 +64,123 @@ impl ClientContext for Deliveries {
     }
 }
 
-impl ProducerContext for Deliveries {
-    type DeliveryOpaque = Box<oneshot::Sender<Delivery>>;
+impl ProducerContext for Lanes {
+    type DeliveryOpaque = Box<Asker>;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, waiting: Self::DeliveryOpaque) {
-        // Nobody may be waiting any more.
-        let _ = waiting.send(result.as_ref().map(drop).map_err(|(error, _)| error.clone()));
+    fn delivery(&self, result: &DeliveryResult<'_>, asker: Self::DeliveryOpaque) {
+        let part = asker.part;
+        let delivered = result.as_ref().map(drop);
+        self.answer(*asker, delivered.map_err(|(error, _)| failed("append", Effect::Unknown, error.clone())));
+        let mut lane = self.lane(part);
+        lane.under_way -= 1;
+        // Without a producer nobody is told, and nobody is left who could hear it.
+        if lane.under_way == 0
+            && let Some(producer) = self.producer.get().and_then(Weak::upgrade)
+        {
+            self.hand_over(&producer, &mut lane);
+        }
     }
+}
+
+impl Lanes {
+    fn lane(&self, part: Part) -> MutexGuard<'_, Lane> {
+        self.lanes[usize::from(part.number())].lock().expect("no code panics while holding it")
+    }
+
+    fn answer(&self, asker: Asker, answer: StoreResult<()>) {
+        self.unanswered.fetch_sub(1, Ordering::Relaxed);
+        // Nobody may be waiting any more.
+        let _ = asker.answer.send(answer);
+    }
+
+    /// Gives librdkafka all that waits. It never calls back from here, so the lane may stay locked.
+    fn hand_over(&self, producer: &BaseProducer<Self>, lane: &mut Lane) {
+        for (payload, asker) in std::mem::take(&mut lane.waiting) {
+            let part = i32::from(asker.part.number());
+            let record = BaseRecord::<(), [u8], _>::with_opaque_to(&self.topic, Box::new(asker));
+            match producer.send(record.partition(part).payload(&payload)) {
+                Ok(()) => lane.under_way += 1,
+                Err((error, record)) => self.answer(*record.delivery_opaque, Err(refused(error))),
+            }
+        }
+    }
+}
+
+/// A record that did not get into the client's queue: for lack of room it surely did not.
+fn refused(error: KafkaError) -> crate::ports::StoreError {
+    let is_full = error == KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull);
+    failed("append", if is_full { Effect::NotApplied } else { Effect::Unknown }, error)
 }
 
 impl KafkaProducer {
     /// # Errors
     /// When the settings are wrong or no thread can be had.
-    pub fn open(settings: &ClientConfig) -> StoreResult<Self> {
-        let producer = settings.create_with_context(Deliveries);
-        let producer =
-            Arc::new(producer.map_err(|error| failed("open order log", Effect::NotApplied, error))?);
+    pub fn open(
+        settings: &ClientConfig,
+        topic: &str,
+        map: ShardMap,
+        unanswered_max: usize,
+    ) -> StoreResult<Self> {
+        let lanes = Lanes {
+            topic: topic.to_owned(),
+            lanes: map.all_parts().map(|_| Mutex::default()).collect(),
+            unanswered: AtomicUsize::new(0),
+            unanswered_max,
+            producer: OnceLock::new(),
+        };
+        let open = |error| failed("open order log", Effect::NotApplied, error);
+        let producer = Arc::new(settings.create_with_context::<_, BaseProducer<Lanes>>(lanes).map_err(open)?);
         let polled = Arc::downgrade(&producer);
-        let thread = std::thread::Builder::new().name("kafka-deliveries".to_owned());
+        producer.context().producer.get_or_init(|| polled.clone());
+        let thread = std::thread::Builder::new().name("kafka-answers".to_owned());
         thread.spawn(move || poll(&polled)).map_err(|error| broken("open order log", error.to_string()))?;
         Ok(Self(producer))
     }
 
-    pub fn client(&self) -> &Client<Deliveries> {
+    pub fn client(&self) -> &Client<Lanes> {
         self.0.client()
     }
 
-    /// Appends a record and waits for its acknowledgement, at most the producer's `message.timeout.ms`. Never
-    /// waits for room: a full queue is `NotApplied` at once, and the relay can do the waiting.
+    /// Appends a record and waits for the answer: at most twice the producer's `message.timeout.ms`, once for what is
+    /// under way before it. Never waits for room: when too many records have no answer yet, that is `NotApplied` at
+    /// once, and the relay can do the waiting. The record goes its way also when nobody waits any more.
     ///
     /// # Errors
-    /// `NotApplied` only when the record did not get into the queue for lack of room.
-    pub async fn append(&self, topic: &str, part: Part, payload: &[u8]) -> StoreResult<()> {
-        let (waiting, delivery) = oneshot::channel();
-        let record = BaseRecord::<(), [u8], _>::with_opaque_to(topic, Box::new(waiting));
-        let record = record.partition(i32::from(part.number())).payload(payload);
-        self.0.send(record).map_err(|(error, _)| {
-            let is_full = error == KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull);
-            failed("append", if is_full { Effect::NotApplied } else { Effect::Unknown }, error)
-        })?;
+    /// `NotApplied` only when there was no room.
+    pub async fn append(&self, part: Part, payload: Vec<u8>) -> StoreResult<()> {
+        let lanes = self.0.context();
+        if lanes.unanswered.fetch_add(1, Ordering::Relaxed) >= lanes.unanswered_max {
+            lanes.unanswered.fetch_sub(1, Ordering::Relaxed);
+            return Err(refused(KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)));
+        }
+        let (answer, answered) = oneshot::channel();
+        {
+            let mut lane = lanes.lane(part);
+            lane.waiting.push((payload, Asker { part, answer }));
+            if lane.under_way == 0 {
+                lanes.hand_over(&self.0, &mut lane);
+            }
+        }
         // Without an answer the producer is gone, and with it what it knew.
-        let delivered = delivery.await.unwrap_or(Err(KafkaError::Canceled));
-        delivered.map_err(|error| failed("append", Effect::Unknown, error))
+        answered.await.unwrap_or_else(|_| Err(failed("append", Effect::Unknown, KafkaError::Canceled)))
     }
 
-    /// Waits until every record has its acknowledgement or its failure.
+    /// Waits until every record has its answer.
     ///
     /// # Errors
-    /// When some have neither after `timeout`.
+    /// When some have none after `timeout`.
     pub fn flush(&self, timeout: Duration) -> StoreResult<()> {
-        self.0.flush(timeout).map_err(|error| failed("flush", Effect::Unknown, error))
+        let deadline = Instant::now() + timeout;
+        while self.0.context().unanswered.load(Ordering::Relaxed) > 0 {
+            let left = deadline.saturating_duration_since(Instant::now());
+            self.0.flush(left).map_err(|error| failed("flush", Effect::Unknown, error))?;
+        }
+        Ok(())
     }
 }
 
-/// Hands on acknowledgements until nobody has the producer any more.
-fn poll(producer: &Weak<BaseProducer<Deliveries>>) {
+/// Hands on answers until nobody has the producer any more.
+fn poll(producer: &Weak<BaseProducer<Lanes>>) {
     while let Some(producer) = producer.upgrade() {
         producer.poll(POLL);
     }

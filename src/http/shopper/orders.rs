@@ -7,11 +7,12 @@ use actix_web::http::header::{CACHE_CONTROL, LOCATION};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, web};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::rfc3339;
-use crate::domain::{Month, Order, OrderCursor, OrderId, Quantity, SaleId, SkuId, UserId};
+use crate::domain::order::RejectReason;
+use crate::domain::{Money, Month, Order, OrderCursor, OrderId, OrderState, Quantity, SaleId, SkuId, UserId};
 use crate::http::problem::{Code, Problem};
 use crate::http::router::SHOPPER_BODY_BYTES_MAX;
 use crate::http::{Context, extract};
@@ -153,7 +154,7 @@ pub async fn list(
     let user = extract::shopper(&request, &context)?;
     let (after, limit) = query.page()?;
     let page = context.shop.orders(&user, after, limit).await?;
-    let orders: Vec<Value> = page.orders.iter().map(|order| view(order, &context)).collect();
+    let orders: Vec<View> = page.orders.iter().map(|order| view(order, &context)).collect();
     Ok(HttpResponse::Ok().insert_header((CACHE_CONTROL, "no-store")).json(json!({
         "orders": orders,
         "next_cursor": page.next.map(|next| cursor_text(&next)),
@@ -179,29 +180,53 @@ fn link(order: &Order) -> String {
     format!("/api/v1/orders/{}", order.id)
 }
 
-fn view(order: &Order, context: &Context) -> Value {
-    let mut view = json!({
-        "id": order.id,
-        "sale_id": order.sale,
-        "sku_id": order.sku,
-        "quantity": order.quantity.units(),
-        "status": order.state,
-        "final": order.state.is_final(),
-        "price": { "amount": order.unit_price.amount(), "currency": order.unit_price.currency() },
-        "accepted_at": rfc3339(order.accepted_ms),
-        "links": { "self": link(order), "sale": format!("/api/v1/sales/{}", order.sale) },
-    });
-    if let Some(reason) = order.reason {
-        view["reason"] = reason.as_str().into();
-    }
-    if let Some(expires_ms) = order.expires_ms.filter(|_| !order.state.is_final()) {
-        view["expires_at"] = rfc3339(expires_ms).into();
-    }
-    if order.state.is_pending() {
+/// An order as its buyer sees it.
+#[derive(Serialize)]
+struct View<'a> {
+    id: OrderId,
+    sale_id: &'a SaleId,
+    sku_id: &'a SkuId,
+    quantity: Quantity,
+    status: OrderState,
+    r#final: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+    price: &'a Money,
+    accepted_at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    poll_after_ms: Option<u64>,
+    links: Links,
+}
+
+#[derive(Serialize)]
+struct Links {
+    #[serde(rename = "self")]
+    order: String,
+    sale: String,
+}
+
+fn view<'a>(order: &'a Order, context: &Context) -> View<'a> {
+    let poll_after_ms = || {
         let part = context.shop.map.part_of(order.id.shard());
-        view["poll_after_ms"] = with_jitter(context.shop.pace.poll_after_ms(part)).into();
+        with_jitter(context.shop.pace.poll_after_ms(part))
+    };
+    let expires_ms = order.expires_ms.filter(|_| !order.state.is_final());
+    View {
+        id: order.id,
+        sale_id: &order.sale,
+        sku_id: &order.sku,
+        quantity: order.quantity,
+        status: order.state,
+        r#final: order.state.is_final(),
+        reason: order.reason.map(RejectReason::as_str),
+        price: &order.unit_price,
+        accepted_at: rfc3339(order.accepted_ms),
+        expires_at: expires_ms.map(rfc3339),
+        poll_after_ms: order.state.is_pending().then(poll_after_ms),
+        links: Links { order: link(order), sale: format!("/api/v1/sales/{}", order.sale) },
     }
-    view
 }
 
 /// Up to a tenth more, so that a crowd told the same does not come back as one.
