@@ -7,6 +7,7 @@
 pub mod admission;
 pub mod batching;
 pub mod catalog;
+pub mod desk;
 pub mod health;
 pub mod operate;
 pub mod pace;
@@ -24,8 +25,8 @@ use crate::shutdown::Tasks;
 
 use admission::Admission;
 use catalog::Catalog;
+use desk::Desk;
 use pace::Pace;
-use submit::Desk;
 
 /// Bounds of the use cases; units in the names.
 #[derive(Debug, Clone)]

@@ -16,6 +16,8 @@ mod lua_model;
 #[cfg(feature = "distributed")]
 mod migrate;
 #[cfg(feature = "distributed")]
+mod order_log;
+#[cfg(feature = "distributed")]
 mod own_redis;
 #[cfg(feature = "distributed")]
 mod several_servers;

@@ -1,0 +1,66 @@
+//! The order log on Kafka: records of a partition wait for those before them and go together.
+
+use std::task::Poll;
+use std::time::Duration;
+
+use futures::future::try_join_all;
+use seckill::config::Mode;
+use seckill::domain::{IdempotencyKey, Month, OrderId, SaleId, Shard, UserId};
+use seckill::ports::{Effect, Ports};
+
+use crate::harness::{config, stage};
+
+const RECORDS: usize = 1000;
+
+fn order_of(shard: u16) -> OrderId {
+    let sale = SaleId::parse("drop").expect("a slug");
+    let user = UserId::parse("alice").expect("a user");
+    let key = IdempotencyKey::parse("k").expect("a key");
+    OrderId::derive(Shard::new(shard), Month::new(600), &sale, &user, &key)
+}
+
+async fn in_time<T>(answers: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), answers).await.expect("every record is answered")
+}
+
+async fn records(ports: &Ports) -> i64 {
+    ports.order_log.ends().await.expect("ends").iter().sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_record_that_waits_for_others_is_appended_once_and_answered() {
+    let config = config(Mode::Distributed, &[]);
+    let stage = stage(&config);
+    stage.migrate().await;
+    let ports = stage.open().await;
+    let appends = (0..RECORDS).map(|n| {
+        let shard = u16::try_from(n % 4).expect("small");
+        ports.order_log.append(order_of(shard), n.to_string().into_bytes())
+    });
+    in_time(try_join_all(appends)).await.expect("appended");
+    ports.order_log.flush(Duration::from_secs(5)).await.expect("nothing is left");
+    assert_eq!(usize::try_from(records(&ports).await), Ok(RECORDS));
+    stage.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_room_a_record_is_refused_at_once_and_not_appended() {
+    let config = config(Mode::Distributed, &[("kafka.queue_messages_max", "3")]);
+    let stage = stage(&config);
+    stage.migrate().await;
+    let ports = stage.open().await;
+    for round in 1..=3 {
+        let mut appends: Vec<_> =
+            (0..5).map(|_| ports.order_log.append(order_of(0), b"x".to_vec())).collect();
+        let mut at_once = Vec::new();
+        for append in &mut appends {
+            let answer = futures::poll!(append);
+            at_once.push(answer.map(|answer| answer.map_err(|error| error.effect)));
+        }
+        let (asked, refused) = (Poll::Pending, Poll::Ready(Err(Effect::NotApplied)));
+        assert_eq!(at_once, [asked, asked, asked, refused, refused], "round {round}");
+        in_time(try_join_all(appends.into_iter().take(3))).await.expect("appended");
+        assert_eq!(records(&ports).await, 3 * round);
+    }
+    stage.remove().await;
+}
