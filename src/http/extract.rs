@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use actix_web::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName};
+use actix_web::http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
 use actix_web::web::{Bytes, Payload};
 use actix_web::{HttpRequest, ResponseError};
 use futures::TryStreamExt;
@@ -32,8 +32,12 @@ pub fn shopper(request: &HttpRequest, context: &Context) -> Result<UserId, Probl
 /// fresh KiB, which costs as much as deciding about a purchase.
 ///
 /// # Errors
-/// `body_too_large`; `malformed_json` when the body is broken off.
-pub async fn body(mut payload: Payload, bytes_max: usize) -> Result<Bytes, Problem> {
+/// `body_too_large`, also when only its announced length is; `malformed_json` when the body is broken off.
+pub async fn body(request: &HttpRequest, mut payload: Payload, bytes_max: usize) -> Result<Bytes, Problem> {
+    let announced = header(request, CONTENT_LENGTH).and_then(|length| length.parse::<usize>().ok());
+    if announced.is_some_and(|length| length > bytes_max) {
+        return Err(Problem::new(Code::BodyTooLarge));
+    }
     let mut body = Bytes::new();
     while let Some(piece) = payload.try_next().await.map_err(|e| Problem::of_status(e.status_code()))? {
         if body.len() + piece.len() > bytes_max {

@@ -100,11 +100,13 @@ struct Terms {
 /// Whoever waits for what becomes of a purchase, and the place it takes until it is told.
 struct Asker {
     answer: oneshot::Sender<Submitted>,
-    _place: OwnedSemaphorePermit,
+    place: OwnedSemaphorePermit,
 }
 
 impl Asker {
     fn tell(self, submitted: Submitted) {
+        // First, so that it is free for who hears the answer.
+        drop(self.place);
         // A client that has gone is told nothing; what was decided stands all the same.
         let _ = self.answer.send(submitted);
     }
@@ -157,7 +159,7 @@ impl Shop {
         let Sale { epoch, starts_ms, buyer_limit, .. } = *sale;
         let terms = Terms { phase, epoch, starts_ms, buyer_limit };
         let (answer, receiver) = oneshot::channel();
-        let asker = Asker { answer, _place: place };
+        let asker = Asker { answer, place };
         self.tasks.spawn(self.clone().reserve_and_queue(terms, bucket, request, asker));
         ControlFlow::Continue(receiver)
     }

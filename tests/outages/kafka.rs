@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use seckill::domain::{BucketId, SaleId};
+use futures::future::join_all;
+use seckill::domain::{BucketId, OrderId, SaleId};
+use seckill::ports::Effect;
 
 use crate::harness::{Stage as _, TestShop, eventually, open};
 use crate::proxy::Weather;
@@ -67,6 +69,21 @@ async fn without_kafka_orders_are_reserved_up_to_the_bound_and_delivered_afterwa
         let mut world = World::new(&[("admission.outbox_orders_max", &bound)]).await;
         sell_through(&mut world, loss).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_behind_a_record_that_fails_never_left() {
+    let mut world = World::new(&[("kafka.message_timeout_ms", "1000")]).await;
+    let log = open(&world.config).await.order_log;
+    world.lose("kafka", Loss::Frozen);
+    let order = OrderId::from_bytes(&[0; 16]).expect("an id");
+    let answers = join_all((0..3).map(|_| log.append(order, b"x".to_vec()))).await;
+    let effects: Vec<Option<Effect>> =
+        answers.into_iter().map(|answer| answer.err().map(|error| error.effect)).collect();
+    assert_eq!(effects, [Some(Effect::Unknown), Some(Effect::NotApplied), Some(Effect::NotApplied)]);
+    world.restore();
+    eventually("records are taken again", async || log.append(order, b"y".to_vec()).await.is_ok()).await;
+    world.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

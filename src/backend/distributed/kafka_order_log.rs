@@ -50,7 +50,8 @@ impl KafkaOrderLog {
             .set("acks", "all")
             .set("linger.ms", config.linger_ms.to_string())
             .set("message.timeout.ms", config.message_timeout_ms.to_string())
-            .set("queue.buffering.max.messages", config.queue_messages_max.to_string());
+            // The producer's lanes have the bound.
+            .set("queue.buffering.max.messages", "0");
         let unanswered_max = usize::try_from(config.queue_messages_max).unwrap_or(usize::MAX);
         let producer = KafkaProducer::open(&settings, &config.topic, map, unanswered_max)?;
         let log = Self { producer, config: Arc::new(config.clone()), map };

@@ -2,8 +2,9 @@
 //!
 //! Two habits of the client made this: the thread of its own `FutureProducer` spins through the last millisecond of
 //! every wait, and an idempotent producer spins while records queue behind five unanswered ones of their partition.
-//! So a partition's records are handed over only when none of it is under way: what comes meanwhile goes together.
+//! So a partition's records are handed over only when none of it is under way, and no more than fit one request.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::{Duration, Instant};
@@ -21,8 +22,10 @@ use crate::domain::{Part, ShardMap};
 use crate::ports::{Effect, StoreResult};
 
 /// How long the thread waits at a time for an answer, each of which is handed on at once. It outlives the last clone
-/// of its producer by as much.
+/// of its producer by as much, and closes it.
 const POLL: Duration = Duration::from_secs(1);
+/// Records handed over together. So many are in the client's queue before its linger of a millisecond is over.
+const GROUP_RECORDS_MAX: usize = 500;
 
 /// Clones share one producer.
 #[derive(Clone)]
@@ -43,8 +46,8 @@ pub struct Lanes {
 struct Lane {
     /// Records handed over and not answered.
     under_way: usize,
-    /// Empty while nothing is under way.
-    waiting: Vec<(Vec<u8>, Asker)>,
+    /// Oldest first.
+    waiting: VecDeque<(Vec<u8>, Asker)>,
 }
 
 /// Who waits for the answer about a record of a partition.
@@ -72,12 +75,17 @@ impl ProducerContext for Lanes {
         let delivered = result.as_ref().map(drop);
         self.answer(*asker, delivered.map_err(|(error, _)| failed("append", Effect::Unknown, error.clone())));
         let mut lane = self.lane(part);
+        // Where one had no luck the next would only wait as long again; they never left, and the relay has them.
+        let hopeless = if result.is_err() { std::mem::take(&mut lane.waiting) } else { VecDeque::new() };
         lane.under_way -= 1;
+        let is_free = lane.under_way == 0;
+        drop(lane);
+        for (_, asker) in hopeless {
+            self.answer(asker, Err(failed("append", Effect::NotApplied, KafkaError::Canceled)));
+        }
         // Without a producer nobody is told, and nobody is left who could hear it.
-        if lane.under_way == 0
-            && let Some(producer) = self.producer.get().and_then(Weak::upgrade)
-        {
-            self.hand_over(&producer, &mut lane);
+        if is_free && let Some(producer) = self.producer.get().and_then(Weak::upgrade) {
+            self.hand_over(&producer, part);
         }
     }
 }
@@ -93,14 +101,34 @@ impl Lanes {
         let _ = asker.answer.send(answer);
     }
 
-    /// Gives librdkafka all that waits. It never calls back from here, so the lane may stay locked.
-    fn hand_over(&self, producer: &BaseProducer<Self>, lane: &mut Lane) {
-        for (payload, asker) in std::mem::take(&mut lane.waiting) {
-            let part = i32::from(asker.part.number());
-            let record = BaseRecord::<(), [u8], _>::with_opaque_to(&self.topic, Box::new(asker));
-            match producer.send(record.partition(part).payload(&payload)) {
-                Ok(()) => lane.under_way += 1,
-                Err((error, record)) => self.answer(*record.delivery_opaque, Err(refused(error))),
+    /// Gives librdkafka what waits, unless something is under way.
+    fn hand_over(&self, producer: &BaseProducer<Self>, part: Part) {
+        loop {
+            let mut lane = self.lane(part);
+            if lane.under_way > 0 || lane.waiting.is_empty() {
+                return;
+            }
+            let size = lane.waiting.len().min(GROUP_RECORDS_MAX);
+            let group: Vec<_> = lane.waiting.drain(..size).collect();
+            // Counted before they are: while they are handed over the lane is free, and nobody else begins.
+            lane.under_way = size;
+            drop(lane);
+            let taken = group.into_iter().map(|record| self.send(producer, record));
+            let refused = taken.filter(|is_taken| !is_taken).count();
+            // The answers to all others may have come meanwhile, so look again.
+            self.lane(part).under_way -= refused;
+        }
+    }
+
+    /// Whether librdkafka took the record. It never calls back from here.
+    fn send(&self, producer: &BaseProducer<Self>, (payload, asker): (Vec<u8>, Asker)) -> bool {
+        let part = i32::from(asker.part.number());
+        let record = BaseRecord::<(), [u8], _>::with_opaque_to(&self.topic, Box::new(asker));
+        match producer.send(record.partition(part).payload(&payload)) {
+            Ok(()) => true,
+            Err((error, record)) => {
+                self.answer(*record.delivery_opaque, Err(refused(error)));
+                false
             }
         }
     }
@@ -141,12 +169,13 @@ impl KafkaProducer {
         self.0.client()
     }
 
-    /// Appends a record and waits for the answer: at most twice the producer's `message.timeout.ms`, once for what is
-    /// under way before it. Never waits for room: when too many records have no answer yet, that is `NotApplied` at
-    /// once, and the relay can do the waiting. The record goes its way also when nobody waits any more.
+    /// Appends a record and waits for the answer. Never waits for room: when too many records have no answer yet, that
+    /// is `NotApplied` at once, and so it is when a record before it fails; the relay can do the waiting. So the answer
+    /// comes within the producer's `message.timeout.ms` and the second that finding out takes, or twice that while
+    /// what is before it just so gets through. The record goes its way also when nobody waits any more.
     ///
     /// # Errors
-    /// `NotApplied` only when there was no room.
+    /// `NotApplied` when the record surely did not leave this process.
     pub async fn append(&self, part: Part, payload: Vec<u8>) -> StoreResult<()> {
         let lanes = self.0.context();
         if lanes.unanswered.fetch_add(1, Ordering::Relaxed) >= lanes.unanswered_max {
@@ -154,13 +183,8 @@ impl KafkaProducer {
             return Err(refused(KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)));
         }
         let (answer, answered) = oneshot::channel();
-        {
-            let mut lane = lanes.lane(part);
-            lane.waiting.push((payload, Asker { part, answer }));
-            if lane.under_way == 0 {
-                lanes.hand_over(&self.0, &mut lane);
-            }
-        }
+        lanes.lane(part).waiting.push_back((payload, Asker { part, answer }));
+        lanes.hand_over(&self.0, part);
         // Without an answer the producer is gone, and with it what it knew.
         answered.await.unwrap_or_else(|_| Err(failed("append", Effect::Unknown, KafkaError::Canceled)))
     }

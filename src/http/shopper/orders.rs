@@ -70,7 +70,7 @@ pub async fn place(
     payload: web::Payload,
     context: web::Data<Context>,
 ) -> Result<HttpResponse, Problem> {
-    let body = extract::body(payload, SHOPPER_BODY_BYTES_MAX).await?;
+    let body = extract::body(&request, payload, SHOPPER_BODY_BYTES_MAX).await?;
     let purchase = purchase(&request, &body, &context)?;
     match context.shop.submit(&purchase).await {
         // In a box: it is large, and every refusal would carry room for it.
@@ -154,11 +154,9 @@ pub async fn list(
     let user = extract::shopper(&request, &context)?;
     let (after, limit) = query.page()?;
     let page = context.shop.orders(&user, after, limit).await?;
-    let orders: Vec<View> = page.orders.iter().map(|order| view(order, &context)).collect();
-    Ok(HttpResponse::Ok().insert_header((CACHE_CONTROL, "no-store")).json(json!({
-        "orders": orders,
-        "next_cursor": page.next.map(|next| cursor_text(&next)),
-    })))
+    let orders = page.orders.iter().map(|order| view(order, &context)).collect();
+    let page = PageView { orders, next_cursor: page.next.map(|next| cursor_text(&next)) };
+    Ok(HttpResponse::Ok().insert_header((CACHE_CONTROL, "no-store")).json(page))
 }
 
 /// The next page starts below the order it names: its time and its id, opaque to clients.
@@ -205,6 +203,13 @@ struct Links {
     #[serde(rename = "self")]
     order: String,
     sale: String,
+}
+
+/// A page of orders; without a cursor it is the last.
+#[derive(Serialize)]
+struct PageView<'a> {
+    orders: Vec<View<'a>>,
+    next_cursor: Option<String>,
 }
 
 fn view<'a>(order: &'a Order, context: &Context) -> View<'a> {

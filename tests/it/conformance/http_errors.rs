@@ -222,6 +222,9 @@ async fn a_bad_body_is_refused_and_changes_nothing(mode: Mode) {
         let answer = raw(shop.shopper, request.as_bytes()).await;
         findings.rule(&format!("too large in {what}"), answer.starts_with("HTTP/1.1 413"), &answer);
     }
+    let announced = format!("{head}Content-Length: 5000\r\n\r\n");
+    let answer = raw(shop.shopper, announced.as_bytes()).await;
+    findings.rule("announced and not sent", answer.starts_with("HTTP/1.1 413"), &answer);
     for kind in [
         "text/plain",
         "application/x-www-form-urlencoded",
