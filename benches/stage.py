@@ -273,6 +273,14 @@ def migrate(programs, environment):
     subprocess.run([programs["seckill"], "migrate"], env=environment, stderr=subprocess.DEVNULL, check=True)
 
 
+def fresh(bench, name, **more):
+    """The environment of a row that begins with empty databases of its own; `more` as section__key."""
+    environment = bench.stack.environment(name, **more)
+    drop_databases(bench.stack, f"bench_{name}")
+    migrate(bench.programs, environment)
+    return environment
+
+
 def drop_databases(stack, prefix):
     """Drops this script's own databases of one prefix, so that a row begins with empty tables."""
     check(prefix.startswith("bench_"), prefix)

@@ -169,7 +169,7 @@ async fn strike(server: &mut Server, histories: &mut [History], round: u64) -> u
 
 /// Plays so many rounds of histories; a failure panics with its seed.
 async fn play(server: &mut Server, rounds: u64) -> Tally {
-    let seeds = seeds();
+    let seeds = wishes::seeds(&SEEDS);
     let mut tally = Tally::new();
     for (round, seed) in (0..rounds).zip(seeds.iter().cycle()) {
         let numbers = round * HISTORIES..(round + 1) * HISTORIES;
@@ -183,17 +183,6 @@ async fn play(server: &mut Server, rounds: u64) -> Tally {
         }
     }
     tally
-}
-
-#[expect(clippy::disallowed_methods, reason = "a test's own switch is no configuration of the product")]
-fn seeds() -> Vec<u64> {
-    match std::env::var("SECKILL_MODEL_SEED") {
-        Ok(seed) => vec![seed.parse().expect("SECKILL_MODEL_SEED is a whole number")],
-        Err(_) => {
-            let of_the_clock = u64::try_from(wishes::now_ms()).expect("after 1970");
-            SEEDS.into_iter().chain([of_the_clock]).collect()
-        }
-    }
 }
 
 #[track_caller]

@@ -16,7 +16,7 @@ use seckill::app;
 use seckill::backend::embedded;
 use seckill::clock::Clock;
 use seckill::config::Mode;
-use seckill::domain::inventory_model::{Bucket, GateChange, GateState, Preheated, Terms};
+use seckill::domain::inventory_model::{Bucket, GateState, Preheated, Terms};
 use seckill::domain::reservation::{ReserveRequest, Verdict};
 use seckill::domain::{
     BucketId, OrderId, OrderRecord, OrderState, Sale, SaleId, SaleState, ShardMap, SkuId, UserId,
@@ -29,6 +29,7 @@ use crate::wishes::{self, SKUS, chance, now_ms, one_of, order_id, order_number, 
 const SEEDS: [u64; 2] = [1, 20_240_611];
 const HISTORIES: u64 = 12;
 const CALLS: u32 = 250;
+
 type Tally = BTreeMap<&'static str, u64>;
 
 /// The folder that the histories share.
@@ -120,11 +121,7 @@ impl History {
             GateState::Paused => SaleState::Paused,
             GateState::Ended | GateState::Unknown => SaleState::Ended,
         };
-        let is_done = match self.model.set_gate(epoch, state, version) {
-            GateChange::Set | GateChange::Older => true,
-            GateChange::Missing => state_of_sale == SaleState::Ended,
-            GateChange::Conflict => false,
-        };
+        let is_done = wishes::is_gate_set(self.model.set_gate(epoch, state, version), state_of_sale);
         let sale = Sale {
             state: state_of_sale,
             version,
@@ -261,17 +258,6 @@ impl History {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "a test's own switch is no configuration of the product")]
-fn seeds() -> Vec<u64> {
-    match std::env::var("SECKILL_MODEL_SEED") {
-        Ok(seed) => vec![seed.parse().expect("SECKILL_MODEL_SEED is a whole number")],
-        Err(_) => {
-            let of_the_clock = u64::try_from(now_ms()).expect("after 1970");
-            SEEDS.into_iter().chain([of_the_clock]).collect()
-        }
-    }
-}
-
 /// Whether a partition's records stand at 0, 1, 2, … without a gap, each decodable.
 async fn assert_log_is_whole(shared: &Shared) {
     let gaps = "SELECT COUNT(*) FROM (SELECT COUNT(*) AS n, MAX(log_offset) AS last FROM order_log GROUP BY part) \
@@ -295,7 +281,7 @@ async fn the_embedded_inventory_does_what_the_model_says() {
     let folder = DataFolder::of(&config);
     let shared = Shared { ports, folder, clock, map: config.shard_map().expect("a map") };
     let mut tally = Tally::new();
-    for seed in seeds() {
+    for seed in wishes::seeds(&SEEDS) {
         let mut histories: Vec<History> = (0..HISTORIES).map(|number| History::new(seed, number)).collect();
         for _ in 0..2 {
             join_all(histories.iter_mut().map(|history| history.run(&shared))).await;

@@ -8,7 +8,7 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use seckill::clock::Clock;
-use seckill::domain::inventory_model::Terms;
+use seckill::domain::inventory_model::{GateChange, Terms};
 use seckill::domain::reservation::{Fingerprint, ReserveRequest, Verdict};
 use seckill::domain::{
     IdempotencyKey, Item, Money, Month, OrderId, OrderRecord, Quantity, Sale, SaleId, SaleState, Shard,
@@ -38,6 +38,18 @@ pub const ANSWERS: [&str; 10] = [
     "ended",
     "stale_epoch",
 ];
+
+/// The seeds of a run: these and one from the clock, or the one of `SECKILL_MODEL_SEED`.
+#[expect(clippy::disallowed_methods, reason = "a test's own switch is no configuration of the product")]
+pub fn seeds(fixed: &[u64]) -> Vec<u64> {
+    match std::env::var("SECKILL_MODEL_SEED") {
+        Ok(seed) => vec![seed.parse().expect("SECKILL_MODEL_SEED is a whole number")],
+        Err(_) => {
+            let of_the_clock = u64::try_from(now_ms()).expect("after 1970");
+            fixed.iter().copied().chain([of_the_clock]).collect()
+        }
+    }
+}
 
 pub fn now_ms() -> i64 {
     Clock::System.now_ms()
@@ -147,6 +159,16 @@ pub fn sale(id: &SaleId, epoch: u32, stock: &BTreeMap<SkuId, u32>) -> Sale {
         epoch,
         version: 1,
         items: stock.iter().map(item).collect(),
+    }
+}
+
+/// Whether the port calls a change of the gate done, which was to follow a sale into this state. A gate that is missing
+/// need not be ended.
+pub fn is_gate_set(change: GateChange, state: SaleState) -> bool {
+    match change {
+        GateChange::Set | GateChange::Older => true,
+        GateChange::Missing => state == SaleState::Ended,
+        GateChange::Conflict => false,
     }
 }
 

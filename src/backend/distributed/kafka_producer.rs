@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 use super::broken;
 use super::kafka_order_log::failed;
 use crate::domain::{Part, ShardMap};
-use crate::ports::{Effect, StoreResult};
+use crate::ports::{Effect, StoreError, StoreResult};
 
 /// How long the thread waits at a time for an answer, each of which is handed on at once. It outlives the last clone
 /// of its producer by as much, and closes it.
@@ -135,7 +135,7 @@ impl Lanes {
 }
 
 /// A record that did not get into the client's queue: for lack of room it surely did not.
-fn refused(error: KafkaError) -> crate::ports::StoreError {
+fn refused(error: KafkaError) -> StoreError {
     let is_full = error == KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull);
     failed("append", if is_full { Effect::NotApplied } else { Effect::Unknown }, error)
 }

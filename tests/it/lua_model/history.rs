@@ -250,11 +250,7 @@ impl History {
                 version,
                 ..wishes::sale(&self.bucket.sale, epoch, &BTreeMap::new())
             };
-            let is_done = match expected {
-                GateChange::Set | GateChange::Older => true,
-                GateChange::Missing => sale_state == SaleState::Ended,
-                GateChange::Conflict => false,
-            };
+            let is_done = wishes::is_gate_set(expected, sale_state);
             return wishes::expect_done(&self.place(), line.ports.gates.set_gates(&sale).await, is_done);
         }
         let mut call = line.scripts.gate.prepare_invoke();
