@@ -89,7 +89,7 @@ async fn the_partitions_of_a_killed_writer_are_taken_over_within_ten_seconds() {
 async fn a_writer_that_was_frozen_past_its_session_writes_nothing_twice_when_it_wakes() {
     let works = Works::start(3, &[]).await;
     // Slow enough that it is frozen in the middle of a batch.
-    works.world.mysql.iter().for_each(|proxy| proxy.set(Weather::Slow(Duration::from_millis(30))));
+    works.world.mysql_weather(Weather::Slow(Duration::from_millis(30)));
     let load = Load::start(works.front.shopper, "u", 8);
     works.all_move_on().await;
     for zombie in &works.writers {
@@ -98,14 +98,14 @@ async fn a_writer_that_was_frozen_past_its_session_writes_nothing_twice_when_it_
         zombie.signal("-CONT");
         works.all_move_on().await;
     }
-    works.world.mysql.iter().for_each(|proxy| proxy.set(Weather::Fair));
+    works.world.mysql_weather(Weather::Fair);
     works.finish(load).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn partitions_that_change_hands_in_the_middle_of_batches_lose_nothing() {
     let mut works = Works::start(1, &[]).await;
-    works.world.mysql.iter().for_each(|proxy| proxy.set(Weather::Slow(Duration::from_millis(30))));
+    works.world.mysql_weather(Weather::Slow(Duration::from_millis(30)));
     let load = Load::start(works.front.shopper, "u", 8);
     for _ in 0..4 {
         works.writers.push(Process::start(works.config(), "worker").await);
@@ -115,7 +115,7 @@ async fn partitions_that_change_hands_in_the_middle_of_batches_lose_nothing() {
         works.all_move_on().await;
         assert!(leaving.ended(Duration::from_secs(20)).await.success());
     }
-    works.world.mysql.iter().for_each(|proxy| proxy.set(Weather::Fair));
+    works.world.mysql_weather(Weather::Fair);
     works.finish(load).await;
 }
 

@@ -108,6 +108,10 @@ impl World {
         }
     }
 
+    pub fn mysql_weather(&self, weather: Weather) {
+        self.mysql.iter().for_each(|proxy| proxy.set(weather));
+    }
+
     /// A SKU whose pool lives on this instance.
     pub fn sku_at_home_on(&self, instance: u16) -> String {
         let map = self.config.shard_map().expect("a map");
