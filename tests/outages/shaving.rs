@@ -22,13 +22,13 @@ use crate::world::World;
 /// Two seconds of them in a block, three in the run of the picture.
 const BLOCK: u32 = 300;
 const ARRIVALS: u32 = 450;
-/// Blocks with quick writers, and as many with slow ones, in turns.
-const BLOCKS: usize = 7;
+/// Of blocks: one with quick writers and one with slow ones.
+const PAIRS: usize = 7;
 /// Between two arrivals: 150 a second.
 const GAP: Duration = Duration::from_micros(6667);
 const PARTS: u16 = 4;
 /// Added to every answer of MySQL; with batches of one this makes about a tenth of the arrivals.
-const SLOW: Duration = Duration::from_millis(12);
+const SLOW: Duration = Duration::from_millis(13);
 const BODY: &str = r#"{"sku_id":"phone","quantity":1}"#;
 
 /// The p99 from the intended time of an arrival to its answer, in an open model: arrivals come at their time,
@@ -52,22 +52,28 @@ async fn rush(shopper: SocketAddr, sale: &str, arrivals: u32, accepted: Arc<Atom
     took[took.len() * 99 / 100]
 }
 
-/// The p99 of each block with quick writers and of each with slow ones, ascending. In turns, and every block
-/// finds nothing left to write.
-async fn in_turns(world: &World, front: &Process, backend: &Ports) -> [Vec<Duration>; 2] {
-    let mut p99s = [Vec::new(), Vec::new()];
-    for block in 0..2 * BLOCKS {
-        // Quick, slow, slow, quick, and so on.
-        let is_slow = [1, 2].contains(&(block % 4));
-        let sale = format!("block{block}");
+/// The p99 of two blocks, one with quick writers and one with slow ones. Both find nothing left to write.
+async fn pair(world: &World, front: &Process, backend: &Ports, number: usize) -> [Duration; 2] {
+    let weathers = [Weather::Fair, Weather::Slow(SLOW)];
+    let mut p99s = [Duration::ZERO; 2];
+    // A B B A B A A B: what comes at a steady beat, as Kafka's collector does, meets both kinds.
+    for at in if number.count_ones().is_multiple_of(2) { [0, 1] } else { [1, 0] } {
+        let sale = format!("pair{number}-{at}");
         open_sale(front.admin, sale_body(&sale, 1, &[("phone", 100_000)])).await;
-        world.mysql_weather(if is_slow { Weather::Slow(SLOW) } else { Weather::Fair });
-        p99s[usize::from(is_slow)].push(rush(front.shopper, &sale, BLOCK, Arc::default()).await);
+        world.mysql_weather(weathers[at]);
+        p99s[at] = rush(front.shopper, &sale, BLOCK, Arc::default()).await;
         world.mysql_weather(Weather::Fair);
         drained(backend).await;
     }
-    p99s.iter_mut().for_each(|p99s| p99s.sort());
     p99s
+}
+
+/// What slow writers cost shoppers is in every block. What Kafka's collector costs, which stops the broker for longer
+/// than a hundredth of a block, or a machine that is busy for a moment, is in some.
+fn lower_quartile(p99s: impl Iterator<Item = Duration>) -> Duration {
+    let mut p99s: Vec<Duration> = p99s.collect();
+    p99s.sort();
+    p99s[p99s.len() / 4]
 }
 
 async fn drained(backend: &Ports) {
@@ -145,11 +151,15 @@ async fn slow_writers_cost_shoppers_only_the_wait_they_are_promised() {
     open_sale(front.admin, sale_body("warm", 1, &[("phone", 100_000)])).await;
     rush(front.shopper, "warm", BLOCK, Arc::default()).await;
     drained(&backend).await;
-    let [quick, slow] = in_turns(&world, &front, &backend).await;
-    println!("p99 of the blocks with quick writers {quick:.1?}, with slow ones {slow:.1?}");
-    // Kafka's collector stops the broker for longer than a hundredth of a block, and can fall into step with the
-    // turns: up to four blocks of one kind had such a stop. What the writers cost shoppers is in every block.
-    let (quick, slow) = (quick[BLOCKS / 4], slow[BLOCKS / 4]);
+    let mut pairs = Vec::new();
+    for number in 0..PAIRS {
+        pairs.push(pair(&world, &front, &backend, number).await);
+    }
+    println!("p99 with quick writers and with slow ones {pairs:.1?}");
+    let [quick, slow] = [0, 1].map(|at| lower_quartile(pairs.iter().map(|pair| pair[at])));
+    let ratio = slow.div_duration_f64(quick);
+    println!("lower quartiles {quick:.1?} and {slow:.1?}, ratio {ratio:.2}");
+    assert!(ratio <= 1.5, "p99 {slow:?}, {quick:?} with quick writers");
 
     open_sale(front.admin, sale_body("shaved", 1, &[("phone", 100_000)])).await;
     world.mysql_weather(Weather::Slow(SLOW));
@@ -158,8 +168,8 @@ async fn slow_writers_cost_shoppers_only_the_wait_they_are_promised() {
     let watching = tokio::spawn(watch(backend.clone(), accepted.clone()));
     rush(front.shopper, "shaved", ARRIVALS, accepted).await;
     let ended = Instant::now();
-    // The front measures the last five seconds, twice a second. All of them shall be slow ones.
-    sleep_until(ended + Duration::from_secs(3)).await;
+    // The front measures the last five seconds, twice a second. All of them shall be alike.
+    sleep_until(ended + Duration::from_secs(6)).await;
     let asked = Instant::now();
     let promised = promises(&front, &world.config, "shaved").await;
     let resident_at_peak = [&front, &worker].map(resident_kib);
@@ -171,10 +181,6 @@ async fn slow_writers_cost_shoppers_only_the_wait_they_are_promised() {
     let written = f64::from(u32::try_from(peak).expect("small")) / drain.as_secs_f64();
     println!("lag up to {peak}; {written:.0} rows/s; drained {drain:.1?} after the last arrival");
     println!("KiB {resident:?}, at the peak {resident_at_peak:?}");
-    assert!(
-        slow.as_secs_f64() <= 1.5 * quick.as_secs_f64(),
-        "p99 {slow:?} of undisturbed blocks, {quick:?} with quick writers"
-    );
     assert!(written < 1.2 * 0.1 / GAP.as_secs_f64(), "{written} rows/s are not a tenth of the arrivals");
     let waited = |part: usize| {
         let empty = seen.iter().find(|(at, lags)| *at > asked && lags[part] == 0).expect("drained");
