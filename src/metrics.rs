@@ -65,7 +65,7 @@ metrics_table! {
     WRITER_COMMIT Histogram "seckill_writer_commit_duration_seconds" []
         "Time of one batch's transaction";
     WRITER_RETRIES Counter "seckill_writer_retries_total" ["reason"]
-        "Batches taken again: conflict, unavailable, broken, position_moved";
+        "Batches taken again: conflict, unavailable, broken, position_moved; records read again: gap";
     RECORDS_SKIPPED Counter "seckill_records_skipped_total" []
         "Order records whose order was there already";
     DEAD_LETTERS Counter "seckill_dead_letters_total" ["reason"]
@@ -97,7 +97,7 @@ pub const ADMISSION_OUTCOMES: &[&str] = &[
     "outcome_unknown",
 ];
 pub const SHED_REASONS: &[&str] = &["in_flight", "outbox_full", "draining", "waiters", "rate_limited"];
-const RETRY_REASONS: &[&str] = &["conflict", "unavailable", "broken", "position_moved"];
+const RETRY_REASONS: &[&str] = &["conflict", "unavailable", "broken", "position_moved", "gap"];
 
 const SECONDS: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];

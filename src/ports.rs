@@ -161,8 +161,6 @@ pub enum LogEvent {
         part: Part,
         record: LogRecord,
     },
-    /// Some partition's position fell out of the log, and the log does not say whose: all of them are in doubt.
-    PositionsInDoubt,
     /// The stored position lies outside the log: an alarm for people, never a silent jump.
     OutOfRange {
         part: Part,

@@ -20,7 +20,7 @@ pub struct LogRecord {
     pub order: Result<OrderRecord, Poison>,
 }
 
-/// Consecutive records of one partition, ascending by offset. Offsets may have gaps (the log's own markers).
+/// Consecutive records of one partition, ascending by offset. Offsets may have gaps (none of ours: the log's own markers).
 #[derive(Debug, Clone)]
 pub struct LogBatch {
     pub part: Part,

@@ -2,7 +2,7 @@
 //!
 //! One thread owns the reader and all bookkeeping; batches of different partitions are written concurrently,
 //! of one partition never. Invariant: a batch starts at the offset after the last committed one. What was read
-//! ahead is dropped whenever that chain breaks (lost CAS, revocation), and the stored position takes over.
+//! ahead is dropped whenever that chain breaks (lost CAS, revocation, a gap), and the stored position takes over.
 
 mod lane;
 
@@ -138,15 +138,16 @@ impl OrderWriter {
                 self.lanes.remove(&part);
             }
             LogEvent::Record { part, record } => {
-                if let Some(lane) = self.lanes.get_mut(&part) {
-                    lane.push(record);
+                if let Some(lane) = self.lanes.get_mut(&part)
+                    && let Err(gap) = lane.push(record)
+                {
+                    counter!(WRITER_RETRIES, "reason" => "gap").increment(1);
+                    tracing::warn!(
+                        part = part.number(),
+                        ?gap,
+                        "records left out; read again from the stored position"
+                    );
                 }
-            }
-            LogEvent::PositionsInDoubt => {
-                tracing::error!(
-                    "a position fell out of the order log: every partition looks its own up again"
-                );
-                self.lanes.values_mut().for_each(Lane::doubt);
             }
             LogEvent::OutOfRange { part, position, low, high } => {
                 counter!(POSITION_ALARMS).increment(1);

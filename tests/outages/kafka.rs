@@ -1,10 +1,14 @@
 //! Kafka gone or slow: selling goes on from the outbox until its bound, and the relay delivers.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use seckill::domain::{BucketId, OrderId, SaleId};
-use seckill::ports::Effect;
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use seckill::domain::{BucketId, OrderId, Part, SaleId};
+use seckill::ports::{Effect, LogEvent, OrderLog, OrderLogReader};
 
 use crate::harness::{Stage as _, TestShop, eventually, open};
 use crate::proxy::Weather;
@@ -84,6 +88,104 @@ async fn what_waits_behind_a_record_that_fails_never_left() {
     world.restore();
     eventually("records are taken again", async || log.append(order, b"y".to_vec()).await.is_ok()).await;
     world.finish().await;
+}
+
+/// A topic with five records in one partition, and readers of it.
+struct Reading {
+    world: World,
+    log: Arc<dyn OrderLog>,
+    part: Part,
+}
+
+impl Reading {
+    async fn start() -> Self {
+        let world = World::new(&[]).await;
+        let log = open(&world.config).await.order_log;
+        let order = OrderId::from_bytes(&[0; 16]).expect("an id");
+        let part = world.config.shard_map().expect("a map").part_of(order.shard());
+        for _ in 0..5 {
+            log.append(order, b"x".to_vec()).await.expect("appended");
+        }
+        Self { world, log, part }
+    }
+
+    /// A reader that was given the partition.
+    fn reader(&self) -> Box<dyn OrderLogReader> {
+        let mut reader = self.log.reader().expect("a reader");
+        let is_ours = |event: &LogEvent| matches!(event, LogEvent::Assigned { part } if *part == self.part);
+        poll_until(&mut *reader, "assigned", |events| events.iter().any(is_ours));
+        reader
+    }
+}
+
+/// Polls until `enough`, which sees what every look brought.
+fn poll_until(reader: &mut dyn OrderLogReader, what: &str, mut enough: impl FnMut(&[LogEvent]) -> bool) {
+    let began = Instant::now();
+    while !enough(&reader.poll(Duration::from_millis(5), 100).expect("a reader")) {
+        assert!(began.elapsed() < Duration::from_secs(10), "never: {what}");
+    }
+}
+
+/// The offsets of the next records, at least `count`.
+fn read(reader: &mut dyn OrderLogReader, count: usize, what: &str) -> Vec<i64> {
+    let mut offsets = Vec::new();
+    poll_until(reader, what, |events| {
+        offsets.extend(events.iter().filter_map(|event| match event {
+            LogEvent::Record { record, .. } => Some(record.offset),
+            _ => None,
+        }));
+        offsets.len() >= count
+    });
+    offsets
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_is_read_from_where_it_was_sought_whenever_that_was() {
+    let reading = Reading::start().await;
+    // Given a logical offset the client looks it up at once and again after half a second, and an answer that comes
+    // after a seek undoes the seek.
+    reading.world.kafka.set(Weather::Slow(Duration::from_millis(150)));
+    for pause in (400..=800).step_by(50).map(Duration::from_millis) {
+        tokio::task::block_in_place(|| {
+            let mut reader = reading.reader();
+            let assigned = Instant::now();
+            poll_until(&mut *reader, "the pause ends", |_| assigned.elapsed() >= pause);
+            reader.seek(reading.part, 1).expect("sought");
+            let what = format!("sought after {pause:?}");
+            assert_eq!(read(&mut *reader, 4, &what), [1, 2, 3, 4], "{what}");
+        });
+    }
+    reading.world.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_that_expire_under_a_reader_end_it_and_the_next_one_names_the_partition() {
+    let reading = Reading::start().await;
+    let part = reading.part;
+    let mut reader = tokio::task::block_in_place(|| reading.reader());
+    reader.seek(part, 0).expect("sought");
+    reader.pause(part).expect("paused");
+    let kafka = &reading.world.config.kafka;
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", &kafka.brokers).create().expect("a client");
+    let mut expired = TopicPartitionList::new();
+    expired.add_partition_offset(&kafka.topic, i32::from(part.number()), Offset::Offset(3)).expect("a place");
+    admin.delete_records(&expired, &AdminOptions::new()).await.expect("deleted");
+    reader.resume(part).expect("resumed");
+    tokio::task::block_in_place(|| {
+        let began = Instant::now();
+        while reader.poll(Duration::from_millis(5), 100).is_ok() {
+            assert!(began.elapsed() < Duration::from_secs(10), "never: the reader ends");
+        }
+        drop(reader);
+        let mut reader = reading.reader();
+        assert!(reader.seek(part, 0).is_err());
+        let is_named = |event: &LogEvent| matches!(event, LogEvent::OutOfRange { part: of, position: 0, low: 3, high: 5 } if *of == part);
+        poll_until(&mut *reader, "the partition is named", |events| events.iter().any(is_named));
+        reader.seek(part, 3).expect("sought where a person decided");
+        assert_eq!(read(&mut *reader, 2, "the rest"), [3, 4]);
+    });
+    reading.world.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

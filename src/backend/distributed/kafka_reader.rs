@@ -4,7 +4,7 @@
 //! stays silent until it is sought there. The position is not read inside the rebalance callback: that would
 //! block this thread, and with it every partition, for as long as one database is down (docs/adr/0006).
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -27,9 +27,14 @@ use crate::ports::{Effect, LogEvent, OrderLogReader, StoreResult};
 /// How long a seek may block its thread.
 const SEEK_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// A partition that takes no seek so often in a row was given up by the client, and is not taken up again.
+const SEEKS_REFUSED_MAX: u32 = 5;
+
 pub struct KafkaReader {
     consumer: BaseConsumer<Rebalancer>,
     topic: String,
+    /// Seeks in a row that their partition did not take.
+    refused: HashMap<Part, u32>,
 }
 
 /// Hands out partitions paused, and remembers what happened for the next poll.
@@ -80,8 +85,9 @@ impl Rebalancer {
         cooperative: bool,
     ) -> Result<(), KafkaError> {
         for part in numbers(parts) {
-            // Paused before the first fetch; wherever this offset is, nothing is read from it.
-            parts.set_partition_offset(&self.topic, i32::from(part.number()), Offset::End)?;
+            // Paused before the first fetch, and never read from. Not a logical offset: those are looked up, and an answer
+            // that comes after the seek undoes it (docs/adr/0011).
+            parts.set_partition_offset(&self.topic, i32::from(part.number()), Offset::Offset(0))?;
             self.tell(LogEvent::Assigned { part });
         }
         if cooperative {
@@ -126,7 +132,7 @@ impl KafkaReader {
         let rebalancer = Rebalancer { topic: topic.clone(), events: Mutex::default() };
         let consumer: BaseConsumer<Rebalancer> = client.create_with_context(rebalancer).map_err(join)?;
         consumer.subscribe(&[&topic]).map_err(join)?;
-        Ok(Self { consumer, topic })
+        Ok(Self { consumer, topic, refused: HashMap::new() })
     }
 
     fn one(&self, part: Part) -> TopicPartitionList {
@@ -151,6 +157,9 @@ fn record(message: &BorrowedMessage<'_>) -> Option<LogEvent> {
 
 impl OrderLogReader for KafkaReader {
     fn poll(&mut self, timeout: Duration, limit: usize) -> StoreResult<Vec<LogEvent>> {
+        if self.refused.values().any(|times| *times >= SEEKS_REFUSED_MAX) {
+            return Err(broken("poll", "a partition takes no seek any more"));
+        }
         let mut events = Vec::new();
         let mut records = 0;
         // Whole milliseconds, and only once: the client cuts a wait to milliseconds and asks again until it is over,
@@ -165,11 +174,14 @@ impl OrderLogReader for KafkaReader {
                     records += 1;
                     events.extend(record(&message));
                 }
-                Some(Err(KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset))) => {
-                    // librdkafka names no partition here, and never speaks of it again.
-                    events.push(LogEvent::PositionsInDoubt);
-                }
-                Some(Err(error)) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) => {
+                // A position fell out of the log. librdkafka does not say whose, and takes no seek of that partition any
+                // more: joining again compares all of them with the log.
+                Some(Err(error))
+                    if matches!(
+                        error.rdkafka_error_code(),
+                        Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::Fatal)
+                    ) =>
+                {
                     return Err(failed("poll", Effect::NotApplied, error));
                 }
                 Some(Err(error)) => tracing::debug!(%error, "poll"),
@@ -188,7 +200,11 @@ impl OrderLogReader for KafkaReader {
             self.consumer.context().tell(LogEvent::OutOfRange { part, position: offset, low, high });
             return Err(broken("seek", format!("position {offset} is outside the log's {low}..={high}")));
         }
-        self.consumer.seek(&self.topic, number, Offset::Offset(offset), SEEK_TIMEOUT).map_err(seek)?;
+        if let Err(error) = self.consumer.seek(&self.topic, number, Offset::Offset(offset), SEEK_TIMEOUT) {
+            *self.refused.entry(part).or_default() += 1;
+            return Err(seek(error));
+        }
+        self.refused.remove(&part);
         self.resume(part)
     }
 

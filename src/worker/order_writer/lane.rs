@@ -1,6 +1,7 @@
 //! One assigned partition's records between the log and the database.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,11 @@ pub struct Lane {
     pub paused: bool,
     /// Offset after the last committed record; `None` while the stored position is unknown.
     next: Option<i64>,
+    /// Offset after the last record read; means nothing without a position.
+    expected: i64,
     buffer: VecDeque<LogRecord>,
+    /// Offsets that were left out when they were last read.
+    gap: Option<Range<i64>>,
     /// When the oldest buffered record came.
     waiting_since: Option<Instant>,
     not_before: Option<Instant>,
@@ -31,7 +36,9 @@ impl Lane {
             busy: false,
             paused: false,
             next: None,
+            expected: 0,
             buffer: VecDeque::new(),
+            gap: None,
             waiting_since: None,
             not_before: None,
             pause: Duration::ZERO,
@@ -47,12 +54,24 @@ impl Lane {
     }
 
     /// Keeps a record, unless it lies before the position (read ahead of a seek) or there is none.
-    pub fn push(&mut self, record: LogRecord) {
-        let newest = self.buffer.back().map(|last| last.offset + 1).or(self.next);
-        if newest.is_some_and(|newest| record.offset >= newest) {
-            self.waiting_since.get_or_insert_with(Instant::now);
-            self.buffer.push_back(record);
+    ///
+    /// # Errors
+    /// The offsets before it that were left out, at the first time: a position that moved past orders nobody read
+    /// would lose them. The lane is in doubt then, and reads again. What is left out twice is not in the log.
+    pub fn push(&mut self, record: LogRecord) -> Result<(), Range<i64>> {
+        if self.next.is_none() || record.offset < self.expected {
+            return Ok(());
         }
+        let gap = self.expected..record.offset;
+        if !gap.is_empty() && self.gap.as_ref() != Some(&gap) {
+            self.gap = Some(gap.clone());
+            self.doubt();
+            return Err(gap);
+        }
+        self.expected = record.offset + 1;
+        self.waiting_since.get_or_insert_with(Instant::now);
+        self.buffer.push_back(record);
+        Ok(())
     }
 
     pub fn needs_position(&self, now: Instant) -> bool {
@@ -66,6 +85,7 @@ impl Lane {
     pub fn start_at(&mut self, position: i64) {
         self.clear();
         self.next = Some(position);
+        self.expected = position;
         self.paused = false;
         self.succeeded();
     }
@@ -114,7 +134,7 @@ impl Lane {
 
     /// What follows the committed records may be missing: nothing read ahead counts, and the position is looked
     /// up again when the batch in flight is done.
-    pub fn doubt(&mut self) {
+    fn doubt(&mut self) {
         self.next = None;
         self.clear();
     }
@@ -162,13 +182,17 @@ mod tests {
         lane
     }
 
+    fn push(lane: &mut Lane, offsets: impl IntoIterator<Item = i64>) {
+        offsets.into_iter().for_each(|offset| lane.push(record(offset)).expect("no gap"));
+    }
+
     const NOW: Duration = Duration::ZERO;
 
     #[test]
     fn a_failed_batch_comes_again_before_what_was_read_since() {
         let mut lane = lane_at(10);
         let now = Instant::now();
-        (10..13).for_each(|offset| lane.push(record(offset)));
+        push(&mut lane, 10..13);
         let batch = lane.next_batch(Part::new(0), now, 2, NOW).expect("full");
         assert_eq!((batch.start_offset, offsets(&batch)), (10, vec![10, 11]));
         assert!(lane.next_batch(Part::new(0), now, 2, NOW).is_none(), "one batch in flight at a time");
@@ -180,36 +204,45 @@ mod tests {
     #[test]
     fn a_lost_position_drops_everything_until_the_lane_is_sought() {
         let mut lane = lane_at(0);
-        lane.push(record(0));
+        push(&mut lane, [0]);
         lane.lose_position();
         assert!(lane.needs_position(Instant::now()));
-        lane.push(record(1));
+        push(&mut lane, [1]);
         assert_eq!(lane.buffered(), 0, "records without a position are not kept");
         lane.start_at(5);
-        lane.push(record(4));
-        lane.push(record(5));
+        push(&mut lane, [4, 5]);
         let batch = lane.next_batch(Part::new(0), Instant::now(), 9, NOW).expect("one");
         assert_eq!((batch.start_offset, offsets(&batch)), (5, vec![5]));
     }
 
     #[test]
-    fn a_doubted_lane_finishes_its_batch_and_asks_for_its_position() {
+    fn records_that_were_left_out_are_read_again_after_the_batch_in_flight() {
         let mut lane = lane_at(0);
-        lane.push(record(0));
+        push(&mut lane, [0]);
         let batch = lane.next_batch(Part::new(0), Instant::now(), 9, NOW).expect("one");
-        lane.doubt();
+        push(&mut lane, [1]);
+        assert_eq!(lane.push(record(5)), Err(2..5));
         assert!(!lane.needs_position(Instant::now()), "not while a batch is in flight");
         lane.put_back(batch);
         assert_eq!(lane.buffered(), 0);
         assert!(lane.needs_position(Instant::now()));
+        lane.start_at(0);
+        push(&mut lane, 0..6);
+        let batch = lane.next_batch(Part::new(0), Instant::now(), 9, NOW).expect("all");
+        assert_eq!(offsets(&batch), (0..6).collect::<Vec<_>>());
     }
 
     #[test]
-    fn gaps_of_the_log_move_the_position_past_them() {
+    fn what_is_left_out_twice_is_not_in_the_log_and_the_position_moves_past_it() {
         let mut lane = lane_at(0);
-        lane.push(record(0));
-        lane.push(record(7));
+        push(&mut lane, [0]);
+        assert_eq!(lane.push(record(7)), Err(1..7));
+        lane.start_at(0);
+        push(&mut lane, [0]);
+        assert_eq!(lane.push(record(9)), Err(1..9), "another gap: it was not the log's");
+        lane.start_at(0);
+        push(&mut lane, [0, 9]);
         let batch = lane.next_batch(Part::new(0), Instant::now(), 9, NOW).expect("two");
-        assert_eq!(batch.next_offset(), 8);
+        assert_eq!(batch.next_offset(), 10);
     }
 }
