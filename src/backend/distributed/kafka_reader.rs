@@ -27,14 +27,12 @@ use crate::ports::{Effect, LogEvent, OrderLogReader, StoreResult};
 /// How long a seek may block its thread.
 const SEEK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A partition that takes no seek so often in a row was given up by the client, and is not taken up again.
-const SEEKS_REFUSED_MAX: u32 = 5;
+/// How long a rebalance may wait for the ends of its partitions.
+const ENDS_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub struct KafkaReader {
     consumer: BaseConsumer<Rebalancer>,
     topic: String,
-    /// Seeks in a row that their partition did not take.
-    refused: HashMap<Part, u32>,
 }
 
 /// Hands out partitions paused, and remembers what happened for the next poll.
@@ -84,10 +82,12 @@ impl Rebalancer {
         parts: &mut TopicPartitionList,
         cooperative: bool,
     ) -> Result<(), KafkaError> {
+        let ends = ends(consumer, parts);
         for part in numbers(parts) {
-            // Paused before the first fetch, and never read from. Not a logical offset: those are looked up, and an answer
-            // that comes after the seek undoes it (docs/adr/0011).
-            parts.set_partition_offset(&self.topic, i32::from(part.number()), Offset::Offset(0))?;
+            // Not a logical offset: those are looked up, and an answer that comes after the seek undoes it. And one that
+            // the log has, because a fetch may be quicker than the pause (docs/adr/0011).
+            let end = ends.get(&part).copied().unwrap_or_default();
+            parts.set_partition_offset(&self.topic, i32::from(part.number()), Offset::Offset(end))?;
             self.tell(LogEvent::Assigned { part });
         }
         if cooperative {
@@ -101,6 +101,25 @@ impl Rebalancer {
     fn tell(&self, event: LogEvent) {
         self.events.lock().expect("never contended, never poisoned").push_back(event);
     }
+}
+
+/// Where the log of each partition ends now, in one round trip; nothing when Kafka does not say.
+fn ends(consumer: &BaseConsumer<Rebalancer>, parts: &TopicPartitionList) -> HashMap<Part, i64> {
+    let mut asked = parts.clone();
+    let answered =
+        asked.set_all_offsets(Offset::End).and_then(|()| consumer.offsets_for_times(asked, ENDS_TIMEOUT));
+    let answered = answered.unwrap_or_else(|error| {
+        tracing::debug!(%error, "ends of the assigned partitions");
+        TopicPartitionList::new()
+    });
+    let known = answered.elements().into_iter().filter_map(|element| {
+        let part = u16::try_from(element.partition()).ok()?;
+        let Offset::Offset(end) = element.offset() else {
+            return None;
+        };
+        element.error().is_ok().then_some((Part::new(part), end))
+    });
+    known.collect()
 }
 
 fn numbers(parts: &TopicPartitionList) -> Vec<Part> {
@@ -132,7 +151,7 @@ impl KafkaReader {
         let rebalancer = Rebalancer { topic: topic.clone(), events: Mutex::default() };
         let consumer: BaseConsumer<Rebalancer> = client.create_with_context(rebalancer).map_err(join)?;
         consumer.subscribe(&[&topic]).map_err(join)?;
-        Ok(Self { consumer, topic, refused: HashMap::new() })
+        Ok(Self { consumer, topic })
     }
 
     fn one(&self, part: Part) -> TopicPartitionList {
@@ -157,9 +176,6 @@ fn record(message: &BorrowedMessage<'_>) -> Option<LogEvent> {
 
 impl OrderLogReader for KafkaReader {
     fn poll(&mut self, timeout: Duration, limit: usize) -> StoreResult<Vec<LogEvent>> {
-        if self.refused.values().any(|times| *times >= SEEKS_REFUSED_MAX) {
-            return Err(broken("poll", "a partition takes no seek any more"));
-        }
         let mut events = Vec::new();
         let mut records = 0;
         // Whole milliseconds, and only once: the client cuts a wait to milliseconds and asks again until it is over,
@@ -174,8 +190,8 @@ impl OrderLogReader for KafkaReader {
                     records += 1;
                     events.extend(record(&message));
                 }
-                // A position fell out of the log. librdkafka does not say whose, and takes no seek of that partition any
-                // more: joining again compares all of them with the log.
+                // A position fell out of the log. The binding does not say whose, and the client takes no seek of that
+                // partition any more: joining again compares all of them with the log.
                 Some(Err(error))
                     if matches!(
                         error.rdkafka_error_code(),
@@ -200,11 +216,7 @@ impl OrderLogReader for KafkaReader {
             self.consumer.context().tell(LogEvent::OutOfRange { part, position: offset, low, high });
             return Err(broken("seek", format!("position {offset} is outside the log's {low}..={high}")));
         }
-        if let Err(error) = self.consumer.seek(&self.topic, number, Offset::Offset(offset), SEEK_TIMEOUT) {
-            *self.refused.entry(part).or_default() += 1;
-            return Err(seek(error));
-        }
-        self.refused.remove(&part);
+        self.consumer.seek(&self.topic, number, Offset::Offset(offset), SEEK_TIMEOUT).map_err(seek)?;
         self.resume(part)
     }
 

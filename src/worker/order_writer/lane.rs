@@ -19,8 +19,8 @@ pub struct Lane {
     /// Offset after the last record read; means nothing without a position.
     expected: i64,
     buffer: VecDeque<LogRecord>,
-    /// Offsets that were left out when they were last read.
-    gap: Option<Range<i64>>,
+    /// What was left out when it was read; the records after it are in the log.
+    gaps: Vec<Range<i64>>,
     /// When the oldest buffered record came.
     waiting_since: Option<Instant>,
     not_before: Option<Instant>,
@@ -38,7 +38,7 @@ impl Lane {
             next: None,
             expected: 0,
             buffer: VecDeque::new(),
-            gap: None,
+            gaps: Vec::new(),
             waiting_since: None,
             not_before: None,
             pause: Duration::ZERO,
@@ -63,8 +63,8 @@ impl Lane {
             return Ok(());
         }
         let gap = self.expected..record.offset;
-        if !gap.is_empty() && self.gap.as_ref() != Some(&gap) {
-            self.gap = Some(gap.clone());
+        if !gap.is_empty() && !self.gaps.contains(&gap) {
+            self.gaps.push(gap.clone());
             self.doubt();
             return Err(gap);
         }
@@ -86,6 +86,7 @@ impl Lane {
         self.clear();
         self.next = Some(position);
         self.expected = position;
+        self.gaps.retain(|gap| gap.end > position);
         self.paused = false;
         self.succeeded();
     }
@@ -242,7 +243,10 @@ mod tests {
         assert_eq!(lane.push(record(9)), Err(1..9), "another gap: it was not the log's");
         lane.start_at(0);
         push(&mut lane, [0, 9]);
-        let batch = lane.next_batch(Part::new(0), Instant::now(), 9, NOW).expect("two");
-        assert_eq!(batch.next_offset(), 10);
+        assert_eq!(lane.push(record(20)), Err(10..20));
+        lane.start_at(0);
+        push(&mut lane, [0, 9, 20]);
+        let batch = lane.next_batch(Part::new(0), Instant::now(), 9, NOW).expect("three");
+        assert_eq!(batch.next_offset(), 21);
     }
 }
