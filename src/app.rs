@@ -291,14 +291,24 @@ fn token_keys(auth: &AuthConfig) -> anyhow::Result<Vec<TokenKey>> {
     if let Some(path) = &auth.public_key_file {
         let pem = std::fs::read(path)
             .with_context(|| format!("cannot read auth.public_key_file {}", path.display()))?;
-        let (algorithm, key) = match auth.public_key_algorithm {
-            PublicKeyAlgorithm::EdDSA => (Algorithm::EdDSA, DecodingKey::from_ed_pem(&pem)),
-            PublicKeyAlgorithm::RS256 => (Algorithm::RS256, DecodingKey::from_rsa_pem(&pem)),
-        };
-        let key = key.with_context(|| format!("{} is not a public key in PEM form", path.display()))?;
+        let (algorithm, key) = public_key(auth.public_key_algorithm, &pem)
+            .with_context(|| format!("{} cannot be used as a public key", path.display()))?;
         keys.push(TokenKey { kid: auth.public_key_kid.clone(), algorithm, key });
     }
     Ok(keys)
+}
+
+#[cfg(feature = "public-keys")]
+fn public_key(algorithm: PublicKeyAlgorithm, pem: &[u8]) -> anyhow::Result<(Algorithm, DecodingKey)> {
+    Ok(match algorithm {
+        PublicKeyAlgorithm::EdDSA => (Algorithm::EdDSA, DecodingKey::from_ed_pem(pem)?),
+        PublicKeyAlgorithm::RS256 => (Algorithm::RS256, DecodingKey::from_rsa_pem(pem)?),
+    })
+}
+
+#[cfg(not(feature = "public-keys"))]
+fn public_key(_: PublicKeyAlgorithm, _: &[u8]) -> anyhow::Result<(Algorithm, DecodingKey)> {
+    anyhow::bail!("this program was built without public keys: build it with `--features public-keys`")
 }
 
 /// The front's two loops: the catalog, and lag over drain rate.

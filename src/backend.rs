@@ -4,6 +4,7 @@
 pub mod distributed;
 #[cfg(feature = "embedded")]
 pub mod embedded;
+pub mod migrations;
 mod multi_row;
 
 #[cfg(not(any(feature = "distributed", feature = "embedded")))]

@@ -2,28 +2,30 @@
 
 use std::io::IsTerminal;
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{ParseError, Targets};
 use tracing_subscriber::fmt::time::UtcTime;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::config::LogConfig;
 
 /// Installs the process's log writer. Call once; a second call changes nothing.
 ///
 /// # Errors
-/// When the filter is not a tracing filter.
-pub fn install(log: &LogConfig) -> Result<(), tracing_subscriber::filter::ParseError> {
-    let filter = EnvFilter::try_new(&log.filter)?;
+/// When the filter is not a list of levels and `target=level`.
+pub fn install(log: &LogConfig) -> Result<(), ParseError> {
+    let filter: Targets = log.filter.parse()?;
     let json = match log.format.as_str() {
         "json" => true,
         "pretty" => false,
         _ => !std::io::stderr().is_terminal(),
     };
-    let timer = UtcTime::rfc_3339();
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt::layer().with_timer(UtcTime::rfc_3339()).with_writer(std::io::stderr);
+    let subscriber = tracing_subscriber::registry().with(filter);
     let installed = if json {
-        lines.json().flatten_event(true).with_timer(timer).try_init()
+        subscriber.with(lines.json().flatten_event(true)).try_init()
     } else {
-        lines.with_timer(timer).try_init()
+        subscriber.with(lines).try_init()
     };
     if installed.is_err() {
         tracing::debug!("log writer was installed before");

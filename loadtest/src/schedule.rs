@@ -1,8 +1,7 @@
 //! When who clicks: made up front from a seed, so that a run can be repeated and nothing the server does can
 //! change the arrivals.
 
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
+use fastrand::Rng;
 
 use crate::journal::Kind;
 
@@ -61,7 +60,7 @@ pub struct Schedule {
 impl Schedule {
     /// Deterministic: the same wish makes the same schedule.
     pub fn new(wish: &Wish) -> Self {
-        let mut dice = StdRng::seed_from_u64(wish.seed);
+        let mut dice = Rng::with_seed(wish.seed);
         let arrivals = arrivals(wish.shape, &mut dice);
         let count = u32::try_from(arrivals.len()).unwrap_or(u32::MAX);
         let users = if wish.users == 0 { count } else { wish.users.min(count) };
@@ -70,12 +69,12 @@ impl Schedule {
         for (number, at_us) in (0..count).zip(arrivals) {
             let user = number % users;
             clicks.push(Click { at_us, user, key: number, kind: Kind::First });
-            if dice.random_bool(wish.same_key_percent / 100.0) {
-                let at_us = at_us + dice.random_range(0..DOUBLE_CLICK_US);
+            if dice.f64() * 100.0 < wish.same_key_percent {
+                let at_us = at_us + dice.u64(0..DOUBLE_CLICK_US);
                 clicks.push(Click { at_us, user, key: number, kind: Kind::SameKey });
             }
-            if dice.random_bool(wish.new_key_percent / 100.0) {
-                let at_us = at_us + dice.random_range(SECOND_TRY_US);
+            if dice.f64() * 100.0 < wish.new_key_percent {
+                let at_us = at_us + dice.u64(SECOND_TRY_US);
                 clicks.push(Click { at_us, user, key: keys, kind: Kind::NewKey });
                 keys += 1;
             }
@@ -90,13 +89,13 @@ impl Schedule {
     }
 }
 
-fn arrivals(shape: Shape, dice: &mut StdRng) -> Vec<u64> {
+fn arrivals(shape: Shape, dice: &mut Rng) -> Vec<u64> {
     match shape {
         Shape::Spike { buyers } => {
             let head = u64::from(buyers) * SPIKE_HEAD_PERCENT / 100;
             let mut at = |number: u64| match number < head {
-                true => dice.random_range(0..SECOND_US),
-                false => SECOND_US + dice.random_range(0..SPIKE_TAIL_US),
+                true => dice.u64(0..SECOND_US),
+                false => SECOND_US + dice.u64(0..SPIKE_TAIL_US),
             };
             let mut arrivals: Vec<u64> = (0..u64::from(buyers)).map(&mut at).collect();
             arrivals.sort_unstable();

@@ -22,6 +22,7 @@ use super::admin_client::AdminClient;
 use super::{block_on, output, token_command};
 use crate::app::{self, CannotListen, Role, Running};
 use crate::backend::embedded::{self, Found};
+use crate::chance::Chance;
 use crate::clock::Clock;
 use crate::config::{self, Config, Secret};
 use crate::domain::{ApiKey, SaleId, UserId};
@@ -238,7 +239,7 @@ impl DemoCommand {
 
 /// A name of its own for every demo, where the system keeps what may go.
 fn new_folder() -> PathBuf {
-    std::env::temp_dir().join(format!("seckill-demo-{:08x}", rand::random::<u32>()))
+    std::env::temp_dir().join(format!("seckill-demo-{:08x}", Chance::System.number() >> 32))
 }
 
 fn check_ports(config: &Config) -> Result<(), CannotListen> {

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::Subcommand;
 
 use super::output;
-use crate::app;
+use crate::{app, chance};
 use crate::config::Config;
 use crate::domain::ApiKey;
 use crate::http::admin::Scope;
@@ -45,6 +45,5 @@ impl KeyCommand {
 
 /// A new key: 256 random bits.
 pub fn random_key() -> String {
-    let random: [u8; 32] = rand::random();
-    format!("sk_{}", URL_SAFE_NO_PAD.encode(random))
+    format!("sk_{}", URL_SAFE_NO_PAD.encode(chance::bytes::<32>()))
 }

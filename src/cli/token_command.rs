@@ -52,6 +52,8 @@ pub fn mint(auth: &AuthConfig, user: &UserId, now_s: i64, ttl_s: i64) -> anyhow:
         !secret.is_empty(),
         "auth.hs256_secret is not set: tokens can only be minted with the secret that the server checks"
     );
+    #[cfg(not(feature = "public-keys"))]
+    crate::http::auth::hs256::install();
     let claims = Claims {
         sub: user.as_str(),
         aud: &auth.audience,

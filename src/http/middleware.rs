@@ -14,6 +14,7 @@ use actix_web::{Error, HttpMessage, HttpRequest, ResponseError};
 use metrics::{Histogram, histogram};
 
 use super::problem::Problem;
+use crate::chance::Chance;
 use crate::metrics::HTTP_DURATION;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -27,7 +28,7 @@ impl RequestId {
     fn new() -> Self {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let mut text = [0; 16];
-        for (pair, byte) in text.chunks_exact_mut(2).zip(rand::random::<u64>().to_be_bytes()) {
+        for (pair, byte) in text.chunks_exact_mut(2).zip(Chance::System.number().to_be_bytes()) {
             pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
         }
         Self(text)

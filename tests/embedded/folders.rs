@@ -3,6 +3,7 @@
 use std::fs;
 use std::process::Command;
 
+use seckill::backend::migrations::{EMBEDDED, migrator};
 use seckill::config::Mode;
 use sqlx::ConnectOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode};
@@ -87,12 +88,10 @@ async fn a_folder_made_by_a_newer_version_is_refused_and_left_as_it_was() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder_made_by_any_older_version_is_migrated() {
-    let all = sqlx::migrate!("migrations/embedded");
-    for known in 0..=all.migrations.len() {
+    for known in 0..=EMBEDDED.len() {
         let folder = Folder::new();
         fs::create_dir_all(folder.path()).expect("a folder");
-        let mut old = sqlx::migrate!("migrations/embedded");
-        old.migrations = all.migrations[..known].to_vec().into();
+        let old = migrator(&EMBEDDED[..known]);
         let options = SqliteConnectOptions::new()
             .filename(DataFolder::database(folder.path()))
             .create_if_missing(true)

@@ -14,13 +14,10 @@ use sqlx::{AssertSqlSafe, Connection, MySqlConnection, Row};
 use super::kafka_order_log::{METADATA_TIMEOUT, client, failed as kafka_failed};
 use super::mysql::{Mysql, failed};
 use super::{Settings, broken};
+use crate::backend::migrations::{CONTROL, DIRECTORY, SHARD, migrator};
 use crate::config::KafkaConfig;
 use crate::domain::{Instance, Month};
 use crate::ports::{Effect, StoreError, StoreResult};
-
-static DIRECTORY: Migrator = sqlx::migrate!("migrations/directory");
-static CONTROL: Migrator = sqlx::migrate!("migrations/control");
-static SHARD: Migrator = sqlx::migrate!("migrations/shard");
 
 /// How long a migration waits for another of the same database.
 const LOCK_WAIT_S: u32 = 120;
@@ -43,17 +40,17 @@ pub async fn run(settings: &Settings, months: &[Month], progress: impl Fn(&str))
     let mysql = Mysql::new(&settings.mysql, settings.map, &settings.kafka.topic)?;
     check_order_of_instances(&mysql).await?;
     progress("directory");
-    migrate_database(&mysql, Instance::new(0), &mysql.directory(), &DIRECTORY).await?;
+    migrate_database(&mysql, Instance::new(0), &mysql.directory(), &migrator(DIRECTORY)).await?;
     record_shard_map(&mysql).await?;
     let months = &with_months_of_sales(&mysql, months).await?[..];
     let mut report = Report { databases: 1, ..Report::default() };
     for instance in mysql.map.all_instances() {
         progress(&format!("instance {} of {}", instance.number() + 1, mysql.map.instances()));
-        migrate_database(&mysql, instance, &mysql.control(instance), &CONTROL).await?;
+        migrate_database(&mysql, instance, &mysql.control(instance), &migrator(CONTROL)).await?;
         make_positions(&mysql, instance).await?;
         report.databases += 1;
         for shard in mysql.map.shards_of(instance) {
-            migrate_database(&mysql, instance, &mysql.shard(shard), &SHARD).await?;
+            migrate_database(&mysql, instance, &mysql.shard(shard), &migrator(SHARD)).await?;
             make_months(&mysql, instance, &mysql.shard(shard), months).await?;
             report.databases += 1;
         }

@@ -10,6 +10,7 @@ use sqlx::{MySql, Row, Transaction};
 
 use super::broken;
 use super::mysql::{Mysql, failed, is_duplicate};
+use crate::chance;
 use crate::domain::batch_plan::Scarce;
 use crate::domain::{Instance, SaleId, SkuId};
 use crate::ports::{Effect, ErrorKind, StoreError, StoreResult};
@@ -25,7 +26,7 @@ struct Grant {
 
 impl Grant {
     fn new(scarce: &Scarce, giver: Instance) -> Self {
-        Self { id: rand::random(), scarce: scarce.clone(), units: 0, giver }
+        Self { id: chance::bytes(), scarce: scarce.clone(), units: 0, giver }
     }
 }
 

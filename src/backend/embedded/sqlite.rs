@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use metrics::histogram;
-use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::migrate::MigrateError;
 use sqlx::query::Query;
 use sqlx::sqlite::{
     SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteError, SqliteJournalMode, SqlitePool,
@@ -14,13 +14,12 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Row};
 use super::folder::Folder;
 use super::writer::Writer;
 use super::{Settings, broken};
+use crate::backend::migrations::{EMBEDDED, migrator};
 use crate::backend::multi_row::{placeholders, runs};
 use crate::config::Synchronous;
 use crate::domain::ShardMap;
 use crate::metrics::DB_DURATION;
 use crate::ports::{Effect, ErrorKind, StoreError, StoreResult};
-
-static MIGRATIONS: Migrator = sqlx::migrate!("migrations/embedded");
 
 /// Connections for reading: they wait for nobody, so a few serve many.
 const READERS_MAX: u32 = 4;
@@ -81,13 +80,14 @@ impl Sqlite {
 
 async fn migrate(connection: &mut SqliteConnection) -> StoreResult<()> {
     let context = "migrate database";
-    MIGRATIONS.run(connection).await.map_err(|error| match error {
+    let migrations = migrator(EMBEDDED);
+    migrations.run(connection).await.map_err(|error| match error {
         MigrateError::VersionMissing(version) | MigrateError::VersionTooNew(version, _) => broken(
             context,
             format!(
                 "a newer seckill has used this folder (its schema is {version}, this program knows up to {}): use that \
                  version or a newer one, or restore a backup from before",
-                MIGRATIONS.iter().map(|known| known.version).max().unwrap_or(0)
+                migrations.iter().map(|known| known.version).max().unwrap_or(0)
             ),
         ),
         MigrateError::Execute(error) => failed(context, error),

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::rfc3339;
+use crate::chance::Chance;
 use crate::domain::order::RejectReason;
 use crate::domain::{Money, Month, Order, OrderCursor, OrderId, OrderState, Quantity, SaleId, SkuId, UserId};
 use crate::http::problem::{Code, Problem};
@@ -234,9 +235,8 @@ fn view<'a>(order: &'a Order, context: &Context) -> View<'a> {
     }
 }
 
-/// Up to a tenth more, so that a crowd told the same does not come back as one.
 fn with_jitter(ms: u64) -> u64 {
-    ms + rand::random_range(0..=ms / 10)
+    Chance::System.with_jitter(ms)
 }
 
 fn problem(refused: Submitted) -> Problem {

@@ -1,0 +1,46 @@
+//! The files of `migrations/`, in the program. `sqlx::migrate!` would do the same, but its macros compile a second
+//! SQLite, a second tokio and a second copy of the client into every first build.
+
+use std::borrow::Cow;
+
+use sqlx::AssertSqlSafe;
+use sqlx::SqlSafeStr;
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+
+/// A migration's file name, which is `VERSION_what_it_does.sql`, and its text.
+pub type File = (&'static str, &'static str);
+
+/// The files of one folder of `migrations/`. `tests/tidy` compares the list with the folder.
+macro_rules! migrations {
+    ($folder:literal: $($file:literal),+) => {
+        &[$(($file, include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations/", $folder, "/", $file)))),+]
+    };
+}
+
+#[cfg(feature = "distributed")]
+pub const DIRECTORY: &[File] = migrations!("directory": "0001_sales.sql");
+#[cfg(feature = "distributed")]
+pub const CONTROL: &[File] = migrations!("control": "0001_ledger.sql");
+#[cfg(feature = "distributed")]
+pub const SHARD: &[File] = migrations!("shard": "0001_claims.sql");
+#[cfg(feature = "embedded")]
+pub const EMBEDDED: &[File] = migrations!("embedded": "0001_shop.sql");
+
+/// What runs `files`, with the version, description and checksum that `sqlx::migrate!` recorded of them.
+///
+/// # Panics
+/// For a file name that is not `VERSION_what_it_does.sql`.
+pub fn migrator(files: &[File]) -> Migrator {
+    let migration = |(name, text): &File| {
+        let parts = name.strip_suffix(".sql").and_then(|stem| stem.split_once('_'));
+        let (version, what) = parts.expect("VERSION_what_it_does.sql");
+        Migration::new(
+            version.parse().expect("a migration's version is a number"),
+            Cow::Owned(what.replace('_', " ")),
+            MigrationType::Simple,
+            AssertSqlSafe(*text).into_sql_str(),
+            false,
+        )
+    };
+    Migrator::with_migrations(files.iter().map(migration).collect())
+}
