@@ -1,7 +1,8 @@
-//! The pure heart: ids, money, sales, orders and the decisions about them.
+//! The pure core: ids, money, sales, orders and the decisions about them.
 //!
-//! Nothing here is async, does I/O or knows a client library; every other module may use this one and it
-//! uses none of them. Its invariant: a value that exists is valid (`new`/`parse` are the only ways in).
+//! Nothing here is async, does I/O or knows a client library. Every other module may use this one, and it uses none of
+//! them. Invariant: an id, an amount or a quantity that exists is valid, because `new` and `parse` check it. A sale is
+//! checked by `Sale::validate`.
 
 pub mod batch_plan;
 pub mod ids;
@@ -10,16 +11,20 @@ pub mod money;
 pub mod object;
 pub mod operator;
 pub mod order;
+pub mod order_id;
+pub mod order_life;
 pub mod record;
 pub mod reservation;
 pub mod sale;
 pub mod shard;
 
-pub use ids::{IdempotencyKey, OrderId, SaleId, SkuId, UserId};
+pub use ids::{IdempotencyKey, SaleId, SkuId, UserId};
 pub use money::{Money, Quantity};
 pub use object::Object;
 pub use operator::{ApiKey, Change, Holdings};
-pub use order::{Order, OrderCursor, OrderState, RejectReason};
+pub use order::{Order, OrderCursor, RejectReason};
+pub use order_id::OrderId;
+pub use order_life::OrderState;
 pub use record::{Decided, OrderRecord};
-pub use sale::{Item, Sale, SaleState};
+pub use sale::{Item, Sale, SaleState, Sales};
 pub use shard::{BucketId, Instance, Month, Part, Shard, ShardMap};

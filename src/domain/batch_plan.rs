@@ -1,67 +1,84 @@
-//! What one batch of the order log becomes: the decision of protocol.md steps 9 to 11, without the I/O.
+//! Decides what one batch of the order log becomes: steps 9 to 11 of docs/protocol/steps.md, without the I/O.
 //!
-//! The store reads what the decision needs, calls [`plan`], and writes the plan in one transaction. Records
-//! are decided strictly in offset order. The database guards every promise again (ledger condition, primary
-//! keys), so a wrong plan fails its transaction and never oversells.
+//! The store reads what the decision needs, calls [`plan`], and writes the plan in one transaction. Records are decided
+//! strictly in offset order. The database guards every promise again, with the ledger's condition and the primary keys.
+//! So a wrong plan fails its transaction and never oversells.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use super::ids::{OrderId, SaleId, SkuId, UserId};
-use super::order::{OrderState, RejectReason};
+use super::ids::{SaleId, SkuId, UserId};
+use super::order::RejectReason;
+use super::order_id::OrderId;
+use super::order_life::{Arrow, OrderEvent, OrderState};
 use super::record::{OrderRecord, Poison};
-use super::sale::Sale;
+use super::sale::{Sale, Sales};
 use super::shard::{Part, ShardMap};
 
-/// One record as read from the order log.
+/// One record as it was read from the order log.
 #[derive(Debug, Clone)]
 pub struct LogRecord {
+    /// The record's position in its partition.
     pub offset: i64,
+    /// The record's bytes, which a dead letter keeps.
     pub payload: Vec<u8>,
+    /// The decoded record, or why it can never become an order.
     pub order: Result<OrderRecord, Poison>,
 }
 
-/// Consecutive records of one partition, ascending by offset. Offsets may have gaps (none of ours: the log's own markers).
+/// Consecutive records of one partition, ascending by offset. Offsets may have gaps, which hold markers of the log
+/// itself and no record of ours.
 #[derive(Debug, Clone)]
 pub struct LogBatch {
+    /// The partition.
     pub part: Part,
-    /// The position this batch was read from: the CAS compares with it.
+    /// The position that the batch was read from. The writing transaction compares the stored position with it.
     pub start_offset: i64,
     /// 1 to `writer.batch_records_max` records.
     pub records: Vec<LogRecord>,
 }
 
 impl LogBatch {
-    /// The position after this batch.
+    /// Answers the position after this batch: the offset after its last record.
     pub fn next_offset(&self) -> i64 {
         self.records.last().map_or(self.start_offset, |last| last.offset + 1)
     }
 }
 
-/// A SKU of a sale, the key of ledger and pool. Its order is the lock order.
+/// A SKU of a sale: the key of ledger and pool. Transactions lock rows in its order.
 pub type Scarce = (SaleId, SkuId);
-/// A buyer in a sale, the key of claims.
+/// A buyer in a sale. A claim's key adds the unit number.
 pub type Buyer = (SaleId, UserId);
 
-/// What the database knows of a batch before it is decided.
+/// What the database knows of a batch before it is decided. Empty when the store leaves it to its primary keys to find
+/// known orders (step 9).
 #[derive(Debug, Default)]
 pub struct Known {
+    /// The states of the batch's orders that have a row.
     pub orders: HashMap<OrderId, OrderState>,
-    /// Unit numbers (0-based) that live orders hold.
+    /// The unit numbers, counted from 0, that live orders of each buyer hold.
     pub claims: HashMap<Buyer, BTreeSet<u32>>,
 }
 
 /// An order row to insert.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlannedOrder {
+    /// The record that the row is made from.
     pub record: OrderRecord,
+    /// The record's offset in its partition.
     pub offset: i64,
-    /// `Err` for `rejected`; `Ok` holds the claimed unit numbers, as many as the quantity.
+    /// The claimed unit numbers, as many as the quantity; `Err` for an order that is rejected.
     pub claims: Result<Vec<u32>, RejectReason>,
+    /// How long the order may wait for its payment, in ms.
     pub payment_window_ms: i64,
 }
 
 impl PlannedOrder {
-    /// When the row was made and when its payment is due, ms since 1970.
+    /// Answers the arrow that the order takes with its row: persist, or reject when it holds nothing.
+    pub fn arrow(&self) -> &'static Arrow {
+        if self.claims.is_ok() { OrderEvent::Persist.arrow() } else { OrderEvent::Reject.arrow() }
+    }
+
+    /// Answers when the row was made and when its payment is due, in ms since 1970. An imported order keeps its times.
     pub fn times(&self, now_ms: i64) -> (i64, i64) {
         match self.record.decided {
             Some(decided) => (decided.created_ms, decided.expires_ms),
@@ -70,34 +87,37 @@ impl PlannedOrder {
     }
 }
 
+/// What the transaction of one batch writes.
 #[derive(Debug, Default)]
 pub struct Plan {
-    /// In offset order.
+    /// The new orders, in offset order.
     pub orders: Vec<PlannedOrder>,
-    /// Units to hold per SKU, in lock order.
+    /// Units to hold per SKU, in the order of the locks.
     pub held: BTreeMap<Scarce, u32>,
+    /// Records that can never become an order, in offset order, each with the reason.
     pub dead_letters: Vec<(LogRecord, Poison)>,
-    /// Known orders that hold nothing: their stock is owed to Redis (again; releasing is idempotent).
+    /// Records of known orders that hold nothing, so that Redis is owed their stock. It may have been owed before; the
+    /// release is designed to be idempotent (step 16, not built).
     pub owed: Vec<OrderRecord>,
     /// Records whose order exists already.
     pub skipped: usize,
 }
 
 impl Plan {
-    /// Records of orders that hold nothing, although a front reserved units for them. No front reserved for an
-    /// imported one.
+    /// Lists the records of orders that hold nothing, although a front reserved units for them. Imported orders are not
+    /// among them, because no front reserved units for those.
     pub fn owed(&self) -> impl Iterator<Item = &OrderRecord> {
         let rejected = self.orders.iter().filter(|order| order.claims.is_err()).map(|order| &order.record);
         rejected.chain(&self.owed).filter(|record| record.decided.is_none())
     }
 }
 
-/// Decides a batch. `free` tells how many units of a SKU may still be held here; `sales` knows every sale
-/// the directory has.
+/// Decides a batch. `sales` holds every sale that the batch names and the directory has. `free` answers how many units
+/// of a SKU this batch may hold here in all.
 pub fn plan(
     batch: &LogBatch,
     map: &ShardMap,
-    sales: &HashMap<SaleId, Sale>,
+    sales: &Sales,
     known: &Known,
     free: impl Fn(&Scarce) -> u32,
 ) -> Plan {
@@ -139,6 +159,7 @@ pub fn plan(
     plan
 }
 
+/// Decides a new order: claims and holds its units, or answers why it gets none.
 fn decide(
     record: &OrderRecord,
     sale: &Sale,
@@ -153,8 +174,8 @@ fn decide(
     if open.len() < wanted {
         return Err(RejectReason::Limit);
     }
-    // Also when it turns out sold out below: so the limit's verdicts do not depend on the stock of another
-    // SKU, and a plan made with less stock never holds more of anything.
+    // The units stay claimed also when the order turns out sold out below. So the limit's verdicts do not depend on the
+    // stock of another SKU, and a plan that is made with less stock never holds more of anything.
     claimed.extend(&open);
     let before = held.get(scarce).copied().unwrap_or(0);
     let after = before.saturating_add(units);
@@ -165,15 +186,15 @@ fn decide(
     Ok(open)
 }
 
-/// Re-validation (step 10): the log is not trusted to hold only what a front of ours wrote.
+/// Validates a record again (step 10), because the log is not trusted to hold only what a front of ours wrote.
 fn validate<'a>(
     log_record: &'a LogRecord,
     part: Part,
     map: &ShardMap,
-    sales: &'a HashMap<SaleId, Sale>,
+    sales: &'a Sales,
 ) -> Result<(&'a OrderRecord, &'a Sale), Poison> {
     let record = log_record.order.as_ref().map_err(|poison| *poison)?;
-    // Nothing can have been reserved of a sale that was never preheated; it has no pool to take from either.
+    // Nothing can have been reserved of a draft or a published sale, and it has no pool to take from.
     let sale = sales.get(&record.sale_id).filter(|sale| !sale.state.is_editable());
     let sale = sale.ok_or(Poison::UnknownSale)?;
     if sale.item(&record.sku_id).is_none() {

@@ -1,78 +1,98 @@
-//! One bucket of the inventory as plain rules: what the embedded mode decides with, and the readable
-//! specification of `lua/*.lua`, which the distributed mode decides with. `tests/it/lua_model.rs` gives the scripts and this model the same random
-//! commands and compares every answer and the whole state, so where the two differ, one of them is a bug.
-//! Redis reads its own clock and names its own outbox entries; here the caller gives the time, and entries are
-//! named by their number.
+//! One bucket of the inventory as plain rules.
 //!
-//! Invariant: nothing here makes or loses units. What is available plus what orders were given is what was put
-//! in place, and no buyer holds more than the limit that was in force at their last reservation.
+//! The embedded mode decides with these rules. They are also the readable specification of `lua/*.lua`, with which the
+//! distributed mode decides. `tests/it/lua_model.rs` gives the scripts and this model the same random commands, and it
+//! compares every answer and the whole state. So where the two differ, one of them is a bug. Redis reads its own clock
+//! and names its own outbox entries; here the caller gives the time, and entries are named by their number.
+//!
+//! Invariant: nothing here makes or loses units. The available units and the units of all orders add up to the stock
+//! that was put in place. No buyer holds more than the limit that was in force at their last reservation.
 
 use std::collections::BTreeMap;
 
-use super::ids::{OrderId, SaleId, SkuId, UserId};
+use super::ids::{SaleId, SkuId, UserId};
 use super::money::Quantity;
-use super::order::OrderState;
-use super::reservation::{Fingerprint, OutboxEntryId, Reservation, ReserveRequest, Verdict};
+use super::order_id::OrderId;
+use super::order_life::{OrderEvent, OrderState, Step};
+use super::reservation::{Denial, Fingerprint, OutboxEntryId, Reservation, ReserveRequest, Verdict};
 
-/// The six keys of a bucket. Fields are open: a test also loses, damages and renews a gate, which no script
-/// does.
+/// The six keys of a bucket. The fields are public, because a test also loses, damages and renews a gate, which no
+/// script does.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Bucket {
+    /// The gate; `None` when it is not in place.
     pub gate: Option<Gate>,
-    /// Available units. Only SKUs that were put in place are in it.
+    /// Available units of the SKUs that were put in place.
     pub stock: BTreeMap<SkuId, u32>,
     /// Live units of each buyer, over all SKUs.
     pub buyers: BTreeMap<UserId, u32>,
     /// Every order ever held.
     pub orders: BTreeMap<OrderId, Hold>,
-    /// Oldest first.
+    /// The outbox entries that are left, oldest first.
     pub outbox: Vec<Accepted>,
-    /// How many outbox entries there ever were; the next one gets the next number. The number of orders in those
-    /// that are left, which has a key of its own in Redis, is [`Bucket::outbox_orders`].
+    /// How many outbox entries were ever made; the next one gets the next number. The number of orders in the entries
+    /// that are left has a key of its own in Redis; here it is [`Bucket::outbox_orders`].
     pub entries_made: u64,
 }
 
+/// The gate of a bucket: whether it sells, and on which terms.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gate {
+    /// The sale's epoch in which the bucket was put in place.
     pub epoch: u32,
+    /// Whether the bucket sells.
     pub state: GateState,
-    /// Version of the sale that set the state last; `None` since it was put in place.
+    /// Version of the sale that set the state last; `None` when none has set it since the preheat.
     pub version: Option<u64>,
-    /// `None` when one of them cannot be read: such a gate is shut.
+    /// The terms; `None` when one of them cannot be read. Such a gate is shut.
     pub terms: Option<Terms>,
 }
 
+/// The state of a gate, as the script `gate.lua` sets it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GateState {
+    /// The bucket sells, within the gate's terms.
     Open,
+    /// The bucket refuses new orders until the sale is resumed.
     Paused,
+    /// The bucket refuses new orders for good.
     Ended,
-    /// Anything else: damaged, or written by a newer version.
+    /// Anything else: damaged, or written by a newer version. Such a gate is shut.
     Unknown,
 }
 
+/// The terms of a gate. Times are in ms since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Terms {
+    /// When the bucket begins to sell.
     pub opens_ms: i64,
-    /// Exclusive.
+    /// When the bucket stops selling (exclusive).
     pub closes_ms: i64,
+    /// Most live units of one buyer.
     pub buyer_limit: u32,
-    /// From when on the gate is shut; 0 means that no guard renews a lease for it.
+    /// When the lease is over and the gate is shut; 0 means that no guard renews a lease for the gate.
     pub lease_ms: i64,
 }
 
 /// An order as it stands in the inventory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hold {
+    /// The state that the order's mark names.
     pub state: OrderState,
+    /// What the purchase's body asked for.
     pub fingerprint: Fingerprint,
+    /// How many units are held.
     pub quantity: Quantity,
+    /// When they were reserved, in ms since 1970.
     pub reserved_ms: i64,
+    /// What is held.
     pub sku: SkuId,
+    /// For whom it is held.
     pub user: UserId,
 }
 
 impl Hold {
+    /// Answers the hold of the order `id` in the form that the ports use.
     pub fn reservation(&self, sale: &SaleId, id: OrderId) -> Reservation {
         let Self { state, quantity, reserved_ms, .. } = *self;
         let (sku, user) = (self.sku.clone(), self.user.clone());
@@ -80,19 +100,21 @@ impl Hold {
     }
 }
 
-/// An outbox entry: what one call accepted.
+/// An outbox entry: the orders that one call accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Accepted {
+    /// The entry's id.
     pub entry: OutboxEntryId,
-    /// The epoch in which it was accepted.
+    /// The epoch in which the orders were accepted.
     pub epoch: u32,
-    /// In the order of the requests.
+    /// The orders, in the order of the requests.
     pub orders: Vec<OrderId>,
 }
 
 /// What `preheat.lua` answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Preheated {
+    /// The bucket was put in place.
     Created,
     /// A gate of this epoch stands already, whatever its terms and state.
     Exists,
@@ -103,17 +125,19 @@ pub enum Preheated {
 /// What `gate.lua` answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GateChange {
+    /// The gate has the state.
     Set,
     /// The gate was set by a newer version of the sale.
     Older,
+    /// There is no gate.
     Missing,
     /// The gate stands in another epoch.
     Conflict,
 }
 
 impl Bucket {
-    /// `preheat.lua`: puts stock and an open gate in place, unless there is a gate. Stock that was left without
-    /// a gate is replaced; orders, buyers and outbox stay.
+    /// Puts stock and an open gate in place, unless there is a gate (`preheat.lua`). Stock that was left without a gate
+    /// is replaced; orders, buyers and outbox stay.
     pub fn preheat(&mut self, epoch: u32, terms: Terms, stock: &BTreeMap<SkuId, u32>) -> Preheated {
         if let Some(gate) = &self.gate {
             return if gate.epoch == epoch { Preheated::Exists } else { Preheated::Conflict };
@@ -123,7 +147,7 @@ impl Bucket {
         Preheated::Created
     }
 
-    /// `gate.lua`: sets the gate's state, never back to what an older version of the sale said.
+    /// Sets the gate's state, but never back to what an older version of the sale said (`gate.lua`).
     pub fn set_gate(&mut self, epoch: u32, state: GateState, version: u64) -> GateChange {
         match &mut self.gate {
             None => GateChange::Missing,
@@ -137,8 +161,8 @@ impl Bucket {
         }
     }
 
-    /// `reserve.lua`: one verdict per request, in order; each request sees what the ones before it took.
-    /// `epoch` is the one the caller believes in.
+    /// Decides the requests and answers one verdict for each, in order (`reserve.lua`). Each request sees what the ones
+    /// before it took. `epoch` is the one that the caller believes in. All accepted orders share one outbox entry.
     pub fn reserve(&mut self, epoch: u32, batch: &[ReserveRequest], now_ms: i64) -> Vec<Verdict> {
         let admission = self.admission(epoch, now_ms);
         let entry = OutboxEntryId((self.entries_made + 1).to_string());
@@ -152,32 +176,33 @@ impl Bucket {
         verdicts
     }
 
-    /// What the gate says to every new order: the buyer limit when it lets them pass, or why it does not.
+    /// Answers what the gate says to every new order: the buyer limit when it lets them pass, or why it does not.
     ///
     /// # Errors
-    /// The verdict that every new order gets.
-    pub fn admission(&self, epoch: u32, now_ms: i64) -> Result<u32, Verdict> {
-        let gate = self.gate.as_ref().ok_or(Verdict::GateShut)?;
+    /// The denial that every new order gets.
+    pub fn admission(&self, epoch: u32, now_ms: i64) -> Result<u32, Denial> {
+        let gate = self.gate.as_ref().ok_or(Denial::GateShut)?;
         if gate.epoch != epoch {
-            return Err(Verdict::StaleEpoch);
+            return Err(Denial::StaleEpoch);
         }
-        let terms = gate.terms.ok_or(Verdict::GateShut)?;
+        let terms = gate.terms.ok_or(Denial::GateShut)?;
         let is_leased = terms.lease_ms <= 0 || now_ms < terms.lease_ms;
         match gate.state {
-            GateState::Ended => Err(Verdict::Ended),
-            _ if now_ms >= terms.closes_ms => Err(Verdict::Ended),
-            GateState::Paused => Err(Verdict::Paused),
-            GateState::Unknown => Err(Verdict::GateShut),
-            GateState::Open if !is_leased => Err(Verdict::GateShut),
-            GateState::Open if now_ms < terms.opens_ms => Err(Verdict::NotStarted),
+            GateState::Ended => Err(Denial::Ended),
+            _ if now_ms >= terms.closes_ms => Err(Denial::Ended),
+            GateState::Paused => Err(Denial::Paused),
+            GateState::Unknown => Err(Denial::GateShut),
+            GateState::Open if !is_leased => Err(Denial::GateShut),
+            GateState::Open if now_ms < terms.opens_ms => Err(Denial::NotStarted),
             GateState::Open => Ok(terms.buyer_limit),
         }
     }
 
-    /// A known order is answered whatever the gate says: its buyer asks again for an answer that was lost.
+    /// Decides one request. A known order is answered whatever the gate says, because its buyer asks again for an
+    /// answer that was lost.
     fn reserve_one(
         &mut self,
-        admission: &Result<u32, Verdict>,
+        admission: &Result<u32, Denial>,
         request: &ReserveRequest,
         now_ms: i64,
         accepted: &mut Accepted,
@@ -185,25 +210,25 @@ impl Bucket {
         let record = &request.record;
         if let Some(hold) = self.orders.get(&record.order_id) {
             if hold.fingerprint != request.fingerprint {
-                return Verdict::KeyReused;
+                return Verdict::Denied(Denial::KeyReused);
             }
             return Verdict::Replayed(hold.reservation(&record.sale_id, record.order_id));
         }
         let limit = match admission {
             Ok(limit) => *limit,
-            Err(verdict) => return verdict.clone(),
+            Err(denial) => return Verdict::Denied(denial.clone()),
         };
         let units = record.quantity.units();
         let held = self.buyers.get(&record.user_id).copied().unwrap_or(0);
         if held + units > limit {
-            return Verdict::LimitReached { held };
+            return Verdict::Denied(Denial::LimitReached { held });
         }
         let orders_seen = u64::try_from(self.orders.len()).unwrap_or(u64::MAX);
         let Some(available) = self.stock.get_mut(&record.sku_id) else {
-            return Verdict::UnknownSku;
+            return Verdict::Denied(Denial::UnknownSku);
         };
         if *available < units {
-            return Verdict::SoldOut { available: *available, orders_seen };
+            return Verdict::Denied(Denial::SoldOut { available: *available, orders_seen });
         }
         *available -= units;
         accepted.orders.push(record.order_id);
@@ -211,6 +236,7 @@ impl Bucket {
         Verdict::Reserved { outbox_entry: accepted.entry.clone() }
     }
 
+    /// Notes the hold of an accepted order. `held` is what its buyer now holds.
     fn hold(&mut self, request: &ReserveRequest, held: u32, now_ms: i64) {
         let record = &request.record;
         let hold = Hold {
@@ -225,12 +251,14 @@ impl Bucket {
         self.buyers.insert(record.user_id.clone(), held);
     }
 
-    /// `acknowledge.lua`: the order log has the records of `orders`. Then removes those of `entries` in which no
-    /// order is merely reserved, whoever marked the others. Answers how many entries it removed.
+    /// Marks `orders` queued, because the order log has their records (`acknowledge.lua`). Then removes those of
+    /// `entries` in which no order is merely reserved, whoever marked the others. Answers how many entries it removed.
     pub fn acknowledge(&mut self, orders: &[OrderId], entries: &[OutboxEntryId]) -> usize {
         for order in orders {
-            if let Some(hold) = self.orders.get_mut(order).filter(|hold| hold.state == OrderState::Reserved) {
-                hold.state = OrderState::Queued;
+            if let Some(hold) = self.orders.get_mut(order)
+                && let Step::Follows(arrow) = hold.state.on(OrderEvent::Acknowledge)
+            {
+                hold.state = arrow.to;
             }
         }
         let Self { orders, outbox, .. } = self;
@@ -243,14 +271,14 @@ impl Bucket {
         before - outbox.len()
     }
 
-    /// Orders in all outbox entries.
+    /// Counts the orders in all outbox entries.
     pub fn outbox_orders(&self) -> usize {
         self.outbox.iter().map(|accepted| accepted.orders.len()).sum()
     }
 
-    /// `settle.lua`: marks what MySQL decided. Answers how many orders it marked; only a pending one is, so
-    /// that a late mark never hides a newer state.
-    pub fn settle(&mut self, decided: &[(OrderId, OrderState)]) -> usize {
+    /// Marks what MySQL decided, and answers how many orders it marked (`mark_decided.lua`). Only a pending order is
+    /// marked, so that a late mark never hides a newer state.
+    pub fn mark_decided(&mut self, decided: &[(OrderId, OrderState)]) -> usize {
         let mut marked = 0;
         for (order, state) in decided {
             if let Some(hold) = self.orders.get_mut(order).filter(|hold| hold.state.is_pending()) {
@@ -271,7 +299,7 @@ mod tests {
 
     const LIMIT: u32 = 5;
 
-    /// Which user, key, SKU and quantity.
+    /// Makes a request from the numbers of user, key and SKU, and a quantity.
     fn request((user, key, sku, units): (u8, u8, u8, u32)) -> ReserveRequest {
         let sale_id = SaleId::parse("drop").expect("slug");
         let user_id = UserId::parse(&format!("user-{user}")).expect("user");

@@ -4,32 +4,39 @@ use serde::{Deserialize, Serialize};
 
 use super::object::Object;
 
+/// Why a number or a currency is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidAmount {
+    /// The quantity is not from 1 to [`Quantity::MAX`].
     #[error("quantity must be a whole number from 1 to {}", Quantity::MAX)]
     Quantity,
+    /// The amount is not from 0 to [`Money::AMOUNT_MAX`].
     #[error("amount must be from 0 to {} minor units", Money::AMOUNT_MAX)]
     Amount,
+    /// The currency is not three letters A-Z.
     #[error("currency must be three letters A-Z (ISO 4217)")]
     Currency,
 }
 
-/// Units of one SKU asked for by one order: 1 to [`Quantity::MAX`].
+/// The units of one SKU that one order asks for: 1 to [`Quantity::MAX`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "u32", into = "u32")]
 pub struct Quantity(u32);
 
 impl Quantity {
-    /// `lua/reserve.lua` holds the same bound; a larger one would also be more claims rows than one
-    /// insert should carry.
+    /// Most units of one order. `lua/reserve.lua` has the same bound. A larger one would also be more rows of `claims`
+    /// than one insert should carry.
     pub const MAX: u32 = 99;
 
+    /// Checks a number of units and makes a quantity of it.
+    ///
     /// # Errors
     /// [`InvalidAmount::Quantity`] outside 1..=[`Self::MAX`].
     pub fn new(units: u32) -> Result<Self, InvalidAmount> {
         if (1..=Self::MAX).contains(&units) { Ok(Self(units)) } else { Err(InvalidAmount::Quantity) }
     }
 
+    /// Answers the number of units.
     pub fn units(self) -> u32 {
         self.0
     }
@@ -64,9 +71,11 @@ struct RawMoney {
 }
 
 impl Money {
-    /// 2^53 - 1, the largest number every JSON reader keeps exact.
+    /// The largest amount: 2^53 - 1, the largest number that every JSON reader keeps exact.
     pub const AMOUNT_MAX: i64 = 9_007_199_254_740_991;
 
+    /// Checks an amount in minor units and a currency, and makes a price of them.
+    ///
     /// # Errors
     /// [`InvalidAmount`] for a negative or too large amount, or a currency that is not three capitals.
     pub fn new(amount: i64, currency: &str) -> Result<Self, InvalidAmount> {
@@ -79,11 +88,12 @@ impl Money {
         Ok(Self { amount, currency: currency.to_owned() })
     }
 
-    /// In minor units.
+    /// Answers the amount in minor units, 0 to [`Self::AMOUNT_MAX`].
     pub fn amount(&self) -> i64 {
         self.amount
     }
 
+    /// Answers the three letters of the currency.
     pub fn currency(&self) -> &str {
         &self.currency
     }

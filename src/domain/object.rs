@@ -1,4 +1,4 @@
-//! Reading a struct from a JSON object and from nothing else.
+//! Reads a struct from a JSON object and from nothing else.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -7,8 +7,8 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-/// What was read from an object. serde would also read a struct from a list of its fields in order: a form that
-/// no document of ours promises, and that breaks when a field is added.
+/// A value that was read from a JSON object. serde would also read a struct from a list of its fields in order. No
+/// document of ours promises that form, and it breaks when a field is added.
 #[derive(Debug)]
 pub struct Object<T>(pub T);
 

@@ -1,55 +1,74 @@
-//! The order record: what travels through the outbox and the order log, as JSON with a version.
+//! The order record: an accepted order as it is appended to the order log, as JSON with a version.
 
 use serde::{Deserialize, Serialize};
 
-use super::ids::{OrderId, SaleId, SkuId, UserId};
+use super::ids::{SaleId, SkuId, UserId};
 use super::money::{Money, Quantity};
 use super::object::Object;
-use super::order::RejectReason;
+use super::order::{Order, RejectReason};
+use super::order_id::OrderId;
+use super::order_life::OrderState;
 
-/// One accepted order. Unknown fields are ignored, so that a newer front may add some; a changed meaning
-/// needs a new version.
+/// One accepted order. A reader ignores fields that it does not know, so that a newer front may add some. A changed
+/// meaning needs a new version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OrderRecord {
+    /// The version of the record's form, [`Self::VERSION`].
     pub v: u32,
+    /// The order's id, which names its shard and month.
     pub order_id: OrderId,
+    /// Its sale.
     pub sale_id: SaleId,
+    /// What is bought.
     pub sku_id: SkuId,
+    /// The buyer.
     pub user_id: UserId,
+    /// How many units are bought.
     pub quantity: Quantity,
+    /// The price of one unit, as the sale had it.
     pub unit_price: Money,
+    /// The sale's epoch in which the order was accepted.
     pub epoch: u32,
-    /// When the front accepted it, ms since 1970.
+    /// When the front accepted it, ms since 1970. A record that the relay made has the time of the reservation.
     pub accepted_ms: i64,
-    /// Only in records of an import: what another backend had decided.
+    /// What another backend had decided; only in records of an import.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decided: Option<Decided>,
 }
 
-/// What became of an order in the backend that it was exported from. The order writer keeps it, but holds units
-/// and claims under the same conditions as for any other record.
+/// What became of an order in the backend that it was exported from. The order writer keeps a rejection and the times.
+/// It holds units and claims under the same conditions as for any other record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decided {
-    /// `None` for an order that waits for its payment.
+    /// Why it was rejected; `None` for an order that waits for its payment.
     pub rejected: Option<RejectReason>,
-    /// Times of its row, ms since 1970.
+    /// When its row was made, ms since 1970.
     pub created_ms: i64,
+    /// When its payment is due, ms since 1970.
     pub expires_ms: i64,
 }
 
-/// Why a record can never become an order. The text is a stable word for `dead_letters.reason`.
+/// Why a record can never become an order. Each has a stable word for `dead_letters.reason`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Poison {
+    /// It has more than [`OrderRecord::BYTES_MAX`] bytes.
     TooLarge,
+    /// It is no JSON, or a field is missing or out of its range.
     Garbage,
+    /// It names another version than [`OrderRecord::VERSION`].
     UnknownVersion,
+    /// Its sale is not in the directory, or is a draft or published.
     UnknownSale,
+    /// Its sale has no such SKU.
     UnknownSku,
+    /// Its quantity alone exceeds the buyer limit.
     OverLimit,
+    /// It is in the wrong shard, partition or month.
     WrongPlace,
 }
 
 impl Poison {
+    /// All reasons.
     pub const ALL: [Self; 7] = [
         Self::TooLarge,
         Self::Garbage,
@@ -60,6 +79,7 @@ impl Poison {
         Self::WrongPlace,
     ];
 
+    /// Answers the reason's word in rows and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::TooLarge => "too_large",
@@ -74,14 +94,45 @@ impl Poison {
 }
 
 impl OrderRecord {
+    /// The version that this build writes and reads.
     pub const VERSION: u32 = 1;
-    /// A record we write has some 330 bytes; anything above this is not ours.
+    /// Most bytes of a record. A record that we write has some 330 bytes, so a larger one is not ours.
     pub const BYTES_MAX: usize = 4096;
 
+    /// Makes the record that makes the same order in another backend. `epoch` and `created_ms` are those of its row.
+    ///
+    /// # Errors
+    /// A text that says why, for an order in a state that no import can make.
+    pub fn exported(order: Order, epoch: u32, created_ms: i64) -> Result<Self, String> {
+        let rejected = match (order.state, order.reason) {
+            (OrderState::AwaitingPayment, None) => None,
+            (OrderState::Rejected, Some(reason)) => Some(reason),
+            (state, _) => {
+                return Err(format!("{} is {}: this version cannot export it", order.id, state.as_str()));
+            }
+        };
+        let expires_ms = order.expires_ms.unwrap_or(created_ms);
+        Ok(Self {
+            v: Self::VERSION,
+            order_id: order.id,
+            sale_id: order.sale,
+            sku_id: order.sku,
+            user_id: order.user,
+            quantity: order.quantity,
+            unit_price: order.unit_price,
+            epoch,
+            accepted_ms: order.accepted_ms,
+            decided: Some(Decided { rejected, created_ms, expires_ms }),
+        })
+    }
+
+    /// Encodes the record as JSON, at most [`Self::BYTES_MAX`] bytes.
     pub fn encode(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("a record of strings and integers always serialises")
     }
 
+    /// Decodes a record of the order log. Any bytes get an answer, and none make it panic.
+    ///
     /// # Errors
     /// [`Poison`] for what no retry can turn into an order.
     pub fn decode(payload: &[u8]) -> Result<Self, Poison> {

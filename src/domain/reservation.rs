@@ -1,24 +1,28 @@
-//! What the inventory answers to a reservation, and how an order's hold is written there.
+//! What the inventory is asked and answers about a reservation, and what it keeps: holds and outbox entries.
 
-use super::ids::{OrderId, SaleId, SkuId, UserId};
+use super::ids::{SaleId, SkuId, UserId};
 use super::money::Quantity;
-use super::order::OrderState;
+use super::order_id::OrderId;
+use super::order_life::OrderState;
 use super::record::OrderRecord;
 use super::sale::Sale;
 use sha2::{Digest, Sha256};
 
-/// One waiting purchase, as handed to the inventory.
+/// One waiting purchase, as the shop hands it to the inventory.
 #[derive(Debug, Clone)]
 pub struct ReserveRequest {
+    /// The record of the order that it becomes when it is accepted.
     pub record: OrderRecord,
+    /// The fingerprint of what its body asks for.
     pub fingerprint: Fingerprint,
 }
 
-/// 16 hexadecimal digits over what a purchase's body asks for; equal for equal bodies.
+/// 16 hexadecimal digits over what a purchase's body asks for. Bodies that ask for the same have the same digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Fingerprint([u8; 16]);
 
 impl Fingerprint {
+    /// Makes the fingerprint: the first 8 bytes of SHA-256 over SKU, a zero byte and quantity (4 bytes, big-endian).
     pub fn of(sku: &SkuId, quantity: Quantity) -> Self {
         const HEX: &[u8; 16] = b"0123456789abcdef";
         let digest = Sha256::new()
@@ -34,62 +38,86 @@ impl Fingerprint {
         Self(text)
     }
 
-    /// As it is stored; `None` unless it has 16 hexadecimal digits.
+    /// Reads a stored fingerprint; `None` unless the text is 16 hexadecimal digits.
     pub fn parse(text: &str) -> Option<Self> {
         let digits: [u8; 16] = text.as_bytes().try_into().ok()?;
         digits.iter().all(u8::is_ascii_hexdigit).then_some(Self(digits))
     }
 
+    /// Answers the 16 digits.
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).expect("hexadecimal digits are ASCII")
     }
 }
 
-/// The inventory's answer to one reservation. All are normal answers; none is a failure.
+/// The inventory's answer to one reservation. Every one is a normal answer, and none is a failure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// Held now. `outbox_entry` names the entry of this order and of all others that the same call accepted: it
-    /// may go once the order log has every one of them.
+    /// The order is held now. It shares its outbox entry with all other orders that the same call accepted. The entry
+    /// may be removed once the order log has every one of them.
     Reserved {
+        /// The entry's id.
         outbox_entry: OutboxEntryId,
     },
-    /// The same order was held before, with the same body.
+    /// The order was held before, for the same body.
     Replayed(Reservation),
+    /// Nothing is held, and why.
+    Denied(Denial),
+}
+
+/// Why the inventory holds nothing for a purchase.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Denial {
     /// The same key was used with another body.
     KeyReused,
+    /// The buyer may not hold so many units.
     LimitReached {
+        /// Units that the buyer holds in this bucket.
         held: u32,
     },
-    /// `orders_seen` counts all orders ever held in the bucket: while it stays the same, the set of winners does.
+    /// There are fewer units than were asked for.
     SoldOut {
+        /// Units that are left in this bucket.
         available: u32,
+        /// Number of all orders ever held in the bucket. While it stays the same, so does the set of winners.
         orders_seen: u64,
     },
+    /// The gate opens later.
     NotStarted,
+    /// An operator has paused the sale.
     Paused,
+    /// The sale is over.
     Ended,
-    /// The bucket lives in another epoch than the caller's snapshot of the sale.
+    /// The bucket is in another epoch than the caller's snapshot of the sale.
     StaleEpoch,
-    /// No gate, or its lease lapsed: nothing may be sold until it is rebuilt.
+    /// There is no gate, it cannot be read, or its lease is over: nothing may be sold until the bucket is rebuilt.
     GateShut,
+    /// The bucket has no such SKU.
     UnknownSku,
 }
 
 /// An order's hold, as it stands in the inventory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reservation {
+    /// The order.
     pub id: OrderId,
+    /// Its sale.
     pub sale: SaleId,
+    /// The state that its mark names.
     pub state: OrderState,
+    /// What is held.
     pub sku: SkuId,
+    /// For whom it is held.
     pub user: UserId,
+    /// How many units are held.
     pub quantity: Quantity,
+    /// When it was reserved, by the inventory's clock, ms since 1970.
     pub reserved_ms: i64,
 }
 
 impl Reservation {
-    /// The record that the order log gets from whoever did not see the purchase itself. `None` when the sale has
-    /// no such item.
+    /// Makes the order's record from the hold, as the relay does, which did not see the purchase itself. Answers `None`
+    /// when the sale has no such item. The record's time of acceptance is that of the reservation.
     pub fn record(&self, sale: &Sale, epoch: u32) -> Option<OrderRecord> {
         Some(OrderRecord {
             v: OrderRecord::VERSION,
@@ -106,19 +134,21 @@ impl Reservation {
     }
 }
 
-/// A Redis stream id.
+/// The id of an outbox entry: in Redis the id of its stream entry, in the model its number.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct OutboxEntryId(pub String);
 
-/// What one reserve call accepted and the order log may not have yet. With its sale, whose items do not change
-/// any more, a waiting order's hold is its order record.
+/// The orders that one reserve call accepted, and that the order log may not have yet. A waiting order's record is made
+/// from its hold and its sale, whose items do not change any more.
 #[derive(Debug, Clone)]
 pub struct OutboxEntry {
+    /// The entry's id.
     pub id: OutboxEntryId,
+    /// The epoch in which its orders were accepted.
     pub epoch: u32,
-    /// When it was reserved by Redis TIME, ms since 1970.
+    /// When they were reserved, by Redis TIME, ms since 1970.
     pub reserved_ms: i64,
-    /// Its orders that nobody has acknowledged. Empty where whoever acknowledged the last one could not remove the
-    /// entry.
+    /// Its orders that nobody has acknowledged. Empty when the last of them was acknowledged, but the entry was not
+    /// removed.
     pub waiting: Vec<Reservation>,
 }

@@ -1,38 +1,46 @@
 //! A sale, its items and its life: draft → published → preheated ⇄ paused → ended.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::ids::{SaleId, SkuId};
 use super::money::{Money, Quantity};
-use super::shard::Month;
+use super::shard::{BucketId, Month};
 
 /// One SKU of a sale.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Item {
+    /// The SKU, unique within the sale.
     pub sku_id: SkuId,
+    /// The name that shoppers see, 1 to [`Sale::NAME_MAX`] characters.
     pub name: String,
     /// Units for sale in all, 1 to [`Sale::STOCK_MAX`].
     pub stock: u32,
+    /// The price of one unit.
     pub price: Money,
 }
 
 /// A time-boxed event with scarce goods.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sale {
+    /// The sale.
     pub id: SaleId,
+    /// The name that shoppers see, 1 to [`Sale::NAME_MAX`] characters.
     pub name: String,
+    /// Where it is in its life.
     pub state: SaleState,
-    /// Opening, in ms since 1970; purchases before it are refused by Redis TIME.
+    /// Opening, ms since 1970. The inventory refuses earlier purchases by its own clock (Redis TIME).
     pub starts_ms: i64,
-    /// Closing (exclusive), in ms since 1970.
+    /// Closing (exclusive), ms since 1970.
     pub ends_ms: i64,
-    /// Most live units one buyer may hold in this sale (I5).
+    /// Most live units that one buyer may hold in this sale (I5), 1 to [`Quantity::MAX`].
     pub buyer_limit: u32,
-    /// How long a persisted order waits for its payment.
+    /// How long a persisted order waits for its payment, in ms: ten seconds to a day.
     pub payment_window_ms: i64,
-    /// Redis slots its stock is spread over: a power of two.
+    /// Redis slots that its stock is spread over: a power of two, 1 to [`Sale::BUCKETS_MAX`].
     pub buckets: u16,
-    /// Grows with every rebuild of the Redis state; records of an older one are stale.
+    /// Grows with every rebuild of the Redis state (step 17, not built). A reserve call of another epoch is refused.
     pub epoch: u32,
     /// Grows with every change; the ETag of the admin API.
     pub version: u64,
@@ -40,28 +48,35 @@ pub struct Sale {
     pub items: Vec<Item>,
 }
 
+/// Where a sale is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SaleState {
     /// Only operators see it.
     Draft,
-    /// Shoppers see it; nothing stands in Redis yet.
+    /// Shoppers see it. Redis has nothing of it yet.
     Published,
-    /// Stock stands in Redis; it sells from `starts_ms` to `ends_ms`.
+    /// Redis has its stock. It sells from `starts_ms` to `ends_ms`.
     Preheated,
-    /// Refuses purchases until resumed.
+    /// It refuses purchases until it is resumed.
     Paused,
-    /// Final.
+    /// It refuses purchases for good; no other state follows.
     Ended,
 }
 
+/// What an operator does to a sale to change its state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SaleAction {
+    /// Shows the sale to shoppers.
     Publish,
+    /// Freezes the definition, opens the pools and puts the stock into Redis.
     Preheat,
+    /// Stops selling for a while.
     Pause,
+    /// Sells again after a pause.
     Resume,
+    /// Stops selling for good.
     End,
 }
 
@@ -69,23 +84,31 @@ pub enum SaleAction {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
+    /// The sale sells later.
     Upcoming,
+    /// The sale sells now.
     Live,
+    /// An operator has paused the sale.
     Paused,
+    /// The sale is over.
     Ended,
 }
 
-/// A fault in a sale's definition; `pointer` is the JSON pointer of the field.
+/// A fault in a sale's definition.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{pointer}: {detail}")]
 pub struct InvalidSale {
+    /// The JSON pointer of the field.
     pub pointer: String,
+    /// What the field has to be.
     pub detail: String,
 }
 
 impl SaleState {
+    /// All states, in the order of a sale's life.
     pub const ALL: [Self; 5] = [Self::Draft, Self::Published, Self::Preheated, Self::Paused, Self::Ended];
 
+    /// Answers the state's word in rows and JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Draft => "draft",
@@ -96,12 +119,13 @@ impl SaleState {
         }
     }
 
+    /// Reads a state's word; `None` for a word that this version does not know.
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|state| state.as_str() == text)
     }
 
-    /// The state an action leads to, or `None` where it is not allowed. Repeating the action that led here is
-    /// allowed and changes nothing, so that an operator may retry after a lost answer.
+    /// Answers the state that an action leads to, or `None` where it is not allowed. To repeat the action that led here
+    /// is allowed and changes nothing, so that an operator may retry after a lost answer.
     pub fn after(self, action: SaleAction) -> Option<Self> {
         use SaleAction as A;
         match (self, action) {
@@ -118,11 +142,12 @@ impl SaleState {
         }
     }
 
+    /// Lists the actions that are allowed in this state, repetitions included.
     pub fn allowed(self) -> Vec<SaleAction> {
         SaleAction::ALL.into_iter().filter(|&action| self.after(action).is_some()).collect()
     }
 
-    /// What the gates of a sale in this state say; `None` while it has none.
+    /// Answers the word of the gates of a sale in this state; `None` while it has no gates.
     pub fn gate(self) -> Option<&'static str> {
         match self {
             Self::Draft | Self::Published => None,
@@ -132,16 +157,18 @@ impl SaleState {
         }
     }
 
-    /// Whether the definition (times, limits, items) may still be patched: nothing has been handed to Redis
-    /// or to the pools yet.
+    /// Answers whether the definition (times, limits, items) may still be patched: nothing was handed to Redis or to
+    /// the pools yet.
     pub fn is_editable(self) -> bool {
         matches!(self, Self::Draft | Self::Published)
     }
 }
 
 impl SaleAction {
+    /// All actions.
     pub const ALL: [Self; 5] = [Self::Publish, Self::Preheat, Self::Pause, Self::Resume, Self::End];
 
+    /// Answers the action's word in paths and in the audit log.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Publish => "publish",
@@ -152,28 +179,39 @@ impl SaleAction {
         }
     }
 
+    /// Reads an action's word; `None` for a word that is none.
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|action| action.as_str() == text)
     }
 }
 
+/// Sales by their id.
+pub type Sales = BTreeMap<SaleId, Sale>;
+
 impl Sale {
+    /// How long after its end a sale may still have work, in ms. Its last records are long written by then.
+    const AFTERMATH_MS: i64 = 600_000;
+    /// Most items of one sale.
     pub const ITEMS_MAX: usize = 100;
+    /// Most units of one item.
     pub const STOCK_MAX: u32 = 100_000_000;
+    /// Most buckets of one sale. It has no more buckets than there are shards, either.
     pub const BUCKETS_MAX: u16 = 64;
+    /// Most characters of the name of a sale or an item.
     pub const NAME_MAX: usize = 120;
     const PAYMENT_WINDOW_MS: std::ops::RangeInclusive<i64> = 10_000..=86_400_000;
 
+    /// Finds an item by its SKU; `None` when the sale has no such item.
     pub fn item(&self, sku: &SkuId) -> Option<&Item> {
         self.items.iter().find(|item| item.sku_id == *sku)
     }
 
-    /// The month whose orders table holds every order of this sale.
+    /// Answers the month whose orders table holds every order of this sale.
     pub fn month(&self) -> Month {
         Month::of_ms(self.starts_ms)
     }
 
-    /// `None` while the sale is a draft, which shoppers must not see.
+    /// Answers what a shopper may do now; `None` while the sale is a draft, which shoppers must not see.
     pub fn phase(&self, now_ms: i64) -> Option<Phase> {
         match self.state {
             SaleState::Draft => None,
@@ -186,16 +224,32 @@ impl Sale {
         }
     }
 
-    /// Stock of one item in one bucket; what does not divide goes to the first buckets.
+    /// Answers whether the inventory may have work with the sale: when it is preheated, paused or ended, until ten
+    /// minutes after `ends_ms`.
+    pub fn is_selling(&self, now_ms: i64) -> bool {
+        match self.state {
+            SaleState::Draft | SaleState::Published => false,
+            SaleState::Preheated | SaleState::Paused | SaleState::Ended => {
+                now_ms < self.ends_ms.saturating_add(Self::AFTERMATH_MS)
+            }
+        }
+    }
+
+    /// Lists the sale's buckets, ascending.
+    pub fn bucket_ids(&self) -> impl Iterator<Item = BucketId> {
+        (0..self.buckets).map(|bucket| BucketId { sale: self.id.clone(), bucket })
+    }
+
+    /// Answers the stock of one item in one bucket. Units that do not divide evenly go to the first buckets, one each.
     pub fn bucket_stock(&self, item: &Item, bucket: u16) -> u32 {
         let buckets = u32::from(self.buckets);
         item.stock / buckets + u32::from(u32::from(bucket) < item.stock % buckets)
     }
 
-    /// Checks what the types do not.
+    /// Checks what the types do not check. `shards` bounds the number of buckets.
     ///
     /// # Errors
-    /// [`InvalidSale`] with the first fault found.
+    /// [`InvalidSale`] with the first fault that was found.
     pub fn validate(&self, shards: u16) -> Result<(), InvalidSale> {
         let fault = |pointer: &str, detail: String| Err(InvalidSale { pointer: pointer.to_owned(), detail });
         if self.name.is_empty() || self.name.chars().count() > Self::NAME_MAX {

@@ -1,5 +1,7 @@
-//! The map from a user to shard, instance, partition and bucket. Pure arithmetic, frozen at first migration:
-//! changing any of it would look for orders where they are not. Source: docs/protocol.md §3.
+//! The map from a user to shard, instance, partition and bucket.
+//!
+//! It is pure arithmetic, frozen at the first migration: after a change of it orders would be looked for where they are
+//! not. Source: docs/protocol/steps.md, "Arithmetic".
 
 use serde::Serialize;
 
@@ -12,10 +14,12 @@ macro_rules! number {
         pub struct $name(u16);
 
         impl $name {
+            /// Wraps a number without a check.
             pub fn new(number: u16) -> Self {
                 Self(number)
             }
 
+            /// Answers the number.
             pub fn number(self) -> u16 {
                 self.0
             }
@@ -24,7 +28,7 @@ macro_rules! number {
 }
 
 number!(
-    /// A logical shard: one database.
+    /// A logical part of all users: one database.
     Shard
 );
 number!(
@@ -36,12 +40,12 @@ number!(
     Part
 );
 number!(
-    /// Months since January 1970 (UTC) of a sale's start; names the orders table.
+    /// A month, counted from January 1970 (UTC). The month of a sale's start names its orders table.
     Month
 );
 
 impl Month {
-    /// The month that holds a time, in milliseconds since 1970. Times before 1970 count as its first month.
+    /// Answers the month of a time in ms since 1970, UTC. Times before 1970 count as its first month.
     pub fn of_ms(at_ms: i64) -> Self {
         // Civil-from-days, the proleptic Gregorian calendar. Source: Howard Hinnant, "chrono-Compatible
         // Low-Level Date Algorithms", civil_from_days.
@@ -57,11 +61,12 @@ impl Month {
         Self(u16::try_from((year - 1970) * 12 + month - 1).unwrap_or(u16::MAX))
     }
 
-    /// `YYYYMM`, the suffix of the orders table.
+    /// Answers the month as `YYYYMM`, the suffix of the orders table.
     pub fn yyyymm(self) -> u32 {
         (1970 + u32::from(self.0) / 12) * 100 + u32::from(self.0) % 12 + 1
     }
 
+    /// Answers the month after this one.
     pub fn next(self) -> Self {
         Self(self.0.saturating_add(1))
     }
@@ -70,21 +75,27 @@ impl Month {
 /// A slice of one sale's stock that lives in one Redis slot.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BucketId {
+    /// The sale.
     pub sale: SaleId,
+    /// The bucket's number, from 0.
     pub bucket: u16,
 }
 
+/// Why counts of shards, partitions and instances make no map.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidShardMap {
+    /// The number of shards is no power of two from 1 to [`ShardMap::SHARDS_MAX`].
     #[error("shards must be a power of two from 1 to 4096, not {0}")]
     Shards(u16),
+    /// The number of partitions is no power of two from the instances to the shards.
     #[error("partitions must be a power of two from the number of instances up to the shards, not {0}")]
     Parts(u16),
+    /// The number of instances does not divide the partitions.
     #[error("instances must divide the partitions evenly, not {0}")]
     Instances(u16),
 }
 
-/// S shards over P partitions over some instances.
+/// The map of S shards over P partitions over some instances.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ShardMap {
     shards: u16,
@@ -93,8 +104,11 @@ pub struct ShardMap {
 }
 
 impl ShardMap {
+    /// Most shards.
     pub const SHARDS_MAX: u16 = 4096;
 
+    /// Checks the counts and makes the map.
+    ///
     /// # Errors
     /// [`InvalidShardMap`] unless S and P are powers of two, instances <= P <= S, and instances divide P
     /// (so that every partition's shards are on one instance).
@@ -111,77 +125,87 @@ impl ShardMap {
         Ok(Self { shards, parts, instances })
     }
 
+    /// Answers the number of shards.
     pub fn shards(&self) -> u16 {
         self.shards
     }
 
+    /// Answers the number of partitions.
     pub fn parts(&self) -> u16 {
         self.parts
     }
 
+    /// Answers the number of instances.
     pub fn instances(&self) -> u16 {
         self.instances
     }
 
+    /// Answers the shard of a user.
     pub fn shard_of(&self, user: &UserId) -> Shard {
         Shard(self.hash(user.as_str().as_bytes()))
     }
 
+    /// Answers the partition that has a shard's records.
     pub fn part_of(&self, shard: Shard) -> Part {
         Part(shard.0 / (self.shards / self.parts))
     }
 
+    /// Answers the instance that owns a shard.
     pub fn instance_of(&self, shard: Shard) -> Instance {
         self.instance_of_part(self.part_of(shard))
     }
 
+    /// Answers the instance that owns all shards of a partition.
     pub fn instance_of_part(&self, part: Part) -> Instance {
         Instance(part.0 / (self.parts / self.instances))
     }
 
-    /// The instance that is first in a SKU's ring.
+    /// Answers a SKU's home: the instance that is first in its ring.
     pub fn home_of(&self, sku: &SkuId) -> Instance {
         self.instance_of(Shard(self.hash(sku.as_str().as_bytes())))
     }
 
-    /// All instances in the order in which they are given shares of a SKU and asked for units, from its home on.
+    /// Lists a SKU's ring: all instances, from its home on. In this order they get shares and are asked for units.
     pub fn ring_of(&self, sku: &SkuId) -> impl Iterator<Item = Instance> + use<> {
         let (home, instances) = (self.home_of(sku).0, self.instances);
         (0..instances).map(move |step| Instance((home + step) % instances))
     }
 
-    /// Every instance's share of a SKU's stock, along its ring. The shares add up to `stock` and differ by at most
-    /// one unit, the first getting more.
+    /// Lists every instance's share of a SKU's stock, along its ring. The shares add up to `stock`. They differ by at
+    /// most one unit, and the first ones are the larger ones.
     pub fn shares_of(&self, sku: &SkuId, stock: u32) -> impl Iterator<Item = (Instance, u32)> + use<> {
         let instances = u32::from(self.instances);
         let share = move |nth: u32| stock / instances + u32::from(nth < stock % instances);
         self.ring_of(sku).zip(0u32..).map(move |(instance, nth)| (instance, share(nth)))
     }
 
-    /// Which of a sale's `buckets` (a power of two, at most the shards) serves a shard.
+    /// Answers which of a sale's `buckets` (a power of two, at most the shards) serves a shard.
     pub fn bucket_of(&self, shard: Shard, buckets: u16) -> u16 {
         shard.0 / (self.shards / buckets.clamp(1, self.shards))
     }
 
-    /// The shards of an instance, ascending.
+    /// Lists the shards of an instance, ascending.
     pub fn shards_of(&self, instance: Instance) -> impl Iterator<Item = Shard> + use<> {
         let each = self.shards / self.instances;
         (instance.0 * each..(instance.0 + 1) * each).map(Shard)
     }
 
+    /// Lists all shards, ascending.
     pub fn all_shards(&self) -> impl Iterator<Item = Shard> + use<> {
         (0..self.shards).map(Shard)
     }
 
+    /// Lists all partitions, ascending.
     pub fn all_parts(&self) -> impl Iterator<Item = Part> + use<> {
         (0..self.parts).map(Part)
     }
 
+    /// Lists all instances, ascending.
     pub fn all_instances(&self) -> impl Iterator<Item = Instance> + use<> {
         (0..self.instances).map(Instance)
     }
 
-    /// Whether a shard number exists in this map.
+    /// Answers whether a shard number exists in this map.
     pub fn holds(&self, shard: Shard) -> bool {
         shard.0 < self.shards
     }
@@ -192,7 +216,7 @@ impl ShardMap {
     }
 }
 
-/// MurmurHash3_x86_32 with seed 0. Source: Austin Appleby, smhasher `MurmurHash3.cpp` (public domain).
+/// Hashes with MurmurHash3_x86_32 and seed 0. Source: Austin Appleby, smhasher `MurmurHash3.cpp` (public domain).
 fn murmur3_x86_32(key: &[u8]) -> u32 {
     const C1: u32 = 0xcc9e_2d51;
     const C2: u32 = 0x1b87_3593;
@@ -208,7 +232,7 @@ fn murmur3_x86_32(key: &[u8]) -> u32 {
         let word = tail.iter().rev().fold(0u32, |word, &byte| (word << 8) | u32::from(byte));
         hash ^= scramble(word);
     }
-    // Keys are at most 64 bytes; the reference casts the length to 32 bits as well.
+    // Keys have at most 64 bytes. The reference casts the length to 32 bits as well.
     hash ^= u32::try_from(key.len()).unwrap_or(u32::MAX);
     hash = (hash ^ (hash >> 16)).wrapping_mul(0x85eb_ca6b);
     hash = (hash ^ (hash >> 13)).wrapping_mul(0xc2b2_ae35);
@@ -255,7 +279,7 @@ mod tests {
     #[test]
     fn a_million_users_lie_evenly_on_eight_instances() {
         let map = ShardMap::new(128, 32, 8).expect("valid");
-        // Names as shops give them: numbers, addresses, and ids that differ only in their last digits.
+        // Shops give users such names: numbers, addresses, and ids that differ only in their last digits.
         let shops: [fn(u32) -> String; 3] =
             [|n| n.to_string(), |n| format!("buyer{n}@shop.example"), |n| format!("usr_{:032x}", n)];
         for name in shops {

@@ -1,5 +1,5 @@
-//! Whatever a log holds and however little stock there is: a plan never holds more than is free, never passes
-//! a buyer's limit, and decides every order once.
+//! Tests of the plan with any log and any stock: a plan never holds more than is free, never passes a buyer's limit,
+//! and decides every order once.
 
 use proptest::prelude::*;
 
@@ -34,7 +34,7 @@ fn map() -> ShardMap {
     ShardMap::new(4, 2, 2).expect("valid")
 }
 
-/// One record: which user, key, SKU and quantity; or garbage.
+/// One record as numbers of user and key, whether it asks for the phone, and quantity; `None` for garbage.
 fn any_record() -> impl Strategy<Value = Option<(u8, u8, bool, u32)>> {
     prop_oneof![
         9 => (0u8..12, 0u8..3, any::<bool>(), 1u32..=4).prop_map(Some),
@@ -80,7 +80,7 @@ proptest! {
         released in any::<bool>(),
     ) {
         let sale = sale();
-        let sales = HashMap::from([(sale.id.clone(), sale.clone())]);
+        let sales = Sales::from([(sale.id.clone(), sale.clone())]);
         let records: Vec<LogRecord> = (0..).zip(whats).map(|(at, what)| log_record(at, what)).collect();
         let batch = LogBatch { part: Part::new(0), start_offset: 0, records };
         let mut known = Known::default();
@@ -117,14 +117,14 @@ proptest! {
         prop_assert!(offsets.is_sorted(), "in offset order");
     }
 
-    /// What the store relies on when it plans twice, first without a bound to learn the demand.
+    /// The store relies on this when it plans twice, the first time without a bound, to learn the demand.
     #[test]
     fn less_stock_never_holds_more_of_anything(
         whats in proptest::collection::vec(any_record(), 1..60),
         free_phone in 0u32..40,
     ) {
         let sale = sale();
-        let sales = HashMap::from([(sale.id.clone(), sale)]);
+        let sales = Sales::from([(sale.id.clone(), sale)]);
         let records: Vec<LogRecord> = (0..).zip(whats).map(|(at, what)| log_record(at, what)).collect();
         let batch = LogBatch { part: Part::new(0), start_offset: 0, records };
         let known = Known::default();
