@@ -1,13 +1,13 @@
--- Marks orders queued whose record the order log has acknowledged, then removes outbox entries that have no order
--- left which waits. Idempotent: an entry that is gone is passed over, and an order that is further than reserved
--- stays there.
+-- Marks orders queued whose records the order log has acknowledged. Then it removes those of the given outbox entries
+-- in which no order waits any more. The script is idempotent: an entry that is gone is passed over, and an order that
+-- is further than reserved keeps its state.
 --
 -- KEYS (one hash tag)  1 outbox   2 orders   3 outbox_orders
 -- ARGV  1 number of orders, then their ids, then ids of entries whose orders the caller saw acknowledged, all of them
 -- Result: number of entries removed
 --
--- An entry names the orders of a whole reserve call. It leaves only when none of them is merely reserved, whatever the
--- caller saw: the entry is all that brings such an order into the log if its front dies.
+-- An entry names the orders of a whole reserve call. It is removed only when none of them is merely reserved, whatever
+-- the caller saw. If the front of such an order dies, the entry is all that brings the order into the log.
 
 local outbox, orders, outbox_orders = KEYS[1], KEYS[2], KEYS[3]
 local count = tonumber(ARGV[1])

@@ -1,10 +1,10 @@
--- Puts a sale's bucket in place. Idempotent: a gate that exists is left as it is.
+-- Puts a sale's bucket in place. The script is idempotent: a gate that exists is left as it is.
 --
 -- KEYS (one hash tag)  1 gate   2 stock
 -- ARGV  1 epoch, 2 opens_ms, 3 closes_ms, 4 buyer_limit, 5 lease_ms, then per SKU: sku, units
 -- Result: 'created', or 'exists' when a gate of this epoch is there, or 'conflict' for another epoch
 --
--- The gate is written last: until it stands, nothing can be reserved.
+-- The script writes the gate last. Nothing can be reserved until the gate stands.
 
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
 if epoch then

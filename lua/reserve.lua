@@ -1,4 +1,4 @@
--- Reserves stock for up to 128 purchases of one (sale, bucket). Idempotent by order id.
+-- Reserves stock for up to 128 purchases of one (sale, bucket). The script is idempotent by order id.
 --
 -- KEYS (one hash tag)
 --   1 gate    hash    epoch, state, opens_ms, closes_ms, buyer_limit, lease_ms
@@ -14,17 +14,20 @@
 --   {'limit_reached', held}      {'sold_out', available, number of orders ever held}
 --   'not_started' 'paused' 'ended' 'stale_epoch' 'gate_shut' 'unknown_sku' 'invalid'
 --
--- Three passes: read, decide, write. An error does not roll back what a script wrote, so no read and no check
--- follows the first write; the outbox entry stands before its orders, and stock is written last: a hold without its
--- stock taken is the harmless order of the two. One command and one entry for all purchases, what they ask for packed
--- and parsed once for all who ask for the same, no order record: measured, docs/benchmarks.md.
+-- The script has three passes: it reads, decides and writes. An error does not roll back what a script wrote, so no
+-- read and no check follows the first write. The outbox entry is written before its orders, and the stock last, because
+-- a hold whose stock is not taken yet does less harm than taken stock without a hold.
+--
+-- Reads and writes of all purchases share one command each, and all purchases share one outbox entry. What a purchase
+-- asks for is packed, and it is parsed once for all that ask for the same. No order record is written. Each of these
+-- was measured (docs/benchmarks.md).
 
 local gate, stock, buyers, orders, outbox, outbox_orders = unpack(KEYS)
 
 local clock = redis.call('TIME')
 local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
--- The verdict that the gate gives to every new purchase of this call; nil when it is open.
+-- Answers the verdict that the gate gives to every new purchase of this call, or nil when the gate is open.
 local limit
 local function gate_verdict()
   local g = redis.call('HMGET', gate, 'epoch', 'state', 'opens_ms', 'closes_ms', 'buyer_limit', 'lease_ms')
@@ -43,12 +46,12 @@ local function gate_verdict()
 end
 local shut = gate_verdict()
 
--- Columns of ARGV: purchase i has its user at USERS + i, and so on.
+-- These are the columns of ARGV: purchase i has its user at USERS + i, and so on.
 local count = math.floor((#ARGV - 1) / 3)
 if count == 0 then return {false} end
 local IDS, USERS, ASKED = 1, 1 + count, 1 + 2 * count
 
--- Read.
+-- The first pass reads.
 local known = redis.call('HMGET', orders, unpack(ARGV, IDS + 1, IDS + count))
 local held, seen
 if not shut then
@@ -56,8 +59,8 @@ if not shut then
   seen = redis.call('HLEN', orders)
 end
 
--- What is asked for -> its units, its SKU and what the hold begins with; false when it is malformed. A negative
--- quantity or 'nan' would add stock.
+-- `asked` maps what is asked for to its units, its SKU and what its hold begins with, or to false when it is malformed.
+-- A negative quantity or 'nan' would add stock.
 local available, asked = {}, {}
 for i = ASKED + 1, ASKED + count do
   local text = ARGV[i]
@@ -73,7 +76,7 @@ for i = ASKED + 1, ASKED + count do
   end
 end
 
--- Decide. What the purchases of one call do to each other happens in `made`, `live`, `available` and `seen`.
+-- The second pass decides. A purchase sees what the ones before it took in `made`, `live`, `available` and `seen`.
 local made, live = {}, {}
 local accepted, new_holds, new_live, units_of = {}, {}, {}, {}
 local function decide(i)
@@ -98,7 +101,7 @@ local function decide(i)
   accepted[#accepted + 1] = id
   local n = #new_holds
   new_holds[n + 1], new_holds[n + 2] = id, made[id]
-  -- A buyer who is here twice is written twice, the sum last.
+  -- A buyer who comes twice is written twice, with the sum last.
   new_live[n + 1], new_live[n + 2] = user, string.format('%d', live[user])
   return 'reserved'
 end
@@ -107,7 +110,8 @@ local answers = {false}
 for i = 1, count do answers[i + 1] = decide(i) end
 if #accepted == 0 then return answers end
 
--- Write. A count that is too high would refuse early, one that is too low late.
+-- The third pass writes. The count comes first: one that is too high refuses purchases early, and one that is too low
+-- refuses them late.
 redis.call('INCRBY', outbox_orders, #accepted)
 answers[1] = redis.call('XADD', outbox, '*', 'epoch', ARGV[1], 'orders', table.concat(accepted))
 redis.call('HSET', orders, unpack(new_holds))

@@ -1,4 +1,5 @@
-//! The only place that makes random numbers. Everything else is handed a [`Chance`], so that a test repeats a run.
+//! Random numbers, made nowhere else. Other modules take them from a [`Chance`]; with a seeded one a test repeats a
+//! run.
 //!
 //! Secrets come from the operating system ([`bytes`]) and from nowhere else.
 
@@ -7,19 +8,19 @@ use std::sync::{Arc, Mutex};
 /// A source of random numbers that are no secrets: ids of requests, the spread of waits. Cheap to clone.
 #[derive(Debug, Clone)]
 pub enum Chance {
-    /// Differs in every process and thread.
+    /// Its numbers differ in every process and thread.
     System,
-    /// The same numbers in the same order after the same seed.
+    /// It gives the same numbers in the same order after the same seed.
     Seeded(Arc<Mutex<fastrand::Rng>>),
 }
 
 impl Chance {
-    /// A source that repeats itself.
+    /// Makes a source that gives the same numbers whenever it is made of the same seed.
     pub fn seeded(seed: u64) -> Self {
         Self::Seeded(Arc::new(Mutex::new(fastrand::Rng::with_seed(seed))))
     }
 
-    /// Any number of 64 bits.
+    /// Answers any number of 64 bits.
     pub fn number(&self) -> u64 {
         match self {
             Self::System => fastrand::u64(..),
@@ -27,16 +28,16 @@ impl Chance {
         }
     }
 
-    /// `ms` and up to a tenth more, so that a crowd told the same does not come back as one.
+    /// Answers `ms` and up to a tenth more, so that clients that were told the same do not all come back at once.
     pub fn with_jitter(&self, ms: u64) -> u64 {
         ms + self.number() % (ms / 10 + 1)
     }
 }
 
-/// Random bytes of the operating system, for what nobody may guess and for what must never come twice.
+/// Answers random bytes of the operating system, for values that nobody may guess or that must never come twice.
 ///
 /// # Panics
-/// When the operating system has no randomness: nothing secret can be made then.
+/// When the operating system has no randomness, because nothing secret can be made then.
 pub fn bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).expect("the operating system gives random bytes");

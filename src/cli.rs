@@ -1,4 +1,4 @@
-//! The command line. Data goes to stdout, talk to stderr.
+//! The command line. Data goes to stdout, and messages for people go to stderr.
 
 mod admin_client;
 mod config_command;
@@ -7,6 +7,7 @@ mod demo_command;
 mod failure;
 mod key_command;
 mod output;
+mod runtime;
 mod sale_command;
 mod token_command;
 mod transfer_command;
@@ -24,6 +25,8 @@ use crate::backend::distributed::migrate;
 use crate::clock::Clock;
 use crate::config::{self, Config, ConfigError, Mode};
 use crate::{metrics, shutdown, telemetry};
+
+use runtime::block_on;
 
 /// Flash-sale (秒杀) backend: one process and one folder, or Redis, Kafka and MySQL.
 #[derive(Debug, Parser)]
@@ -91,7 +94,7 @@ enum Command {
     Config(config_command::ConfigCommand),
 }
 
-/// Runs the program.
+/// Runs the program, and returns its exit code.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(cli) {
@@ -157,10 +160,6 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
-}
-
 async fn serve(config: &Config, role: Role) -> anyhow::Result<()> {
     let metrics = metrics::install()?;
     let running = app::start(config, role, metrics).await?;
@@ -179,9 +178,9 @@ async fn migrate(config: &Config) -> anyhow::Result<()> {
     match config.backend.mode {
         #[cfg(feature = "distributed")]
         Mode::Distributed => migrate_services(config).await,
-        // Opening a folder migrates it.
+        // In embedded mode, opening a folder migrates it.
         _ => {
-            app::open_directory(config).await?;
+            app::open_keys(config).await?;
             output::talk(&format!("folder {} ready", config.embedded.folder.display()));
             Ok(())
         }
@@ -193,7 +192,8 @@ async fn migrate_services(config: &Config) -> anyhow::Result<()> {
     let months = app::months_ahead(config);
     let settings = app::backend_settings(config)?;
     let report =
-        migrate::run(&settings, &months, |step| output::talk(&format!("migrating {step} …"))).await?;
+        migrate::run(&settings, &months, Clock::System, |step| output::talk(&format!("migrating {step} …")))
+            .await?;
     let months: Vec<String> = report.months.iter().map(u32::to_string).collect();
     output::talk(&format!(
         "{} databases ready, orders tables for {}, topic {} {}",

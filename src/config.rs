@@ -1,66 +1,40 @@
-//! Configuration: built-in defaults < TOML file < environment `SECKILL__SECTION__KEY` < flags.
+//! Configuration. Its layers are: built-in defaults < TOML file < environment `SECKILL__SECTION__KEY` < flags.
 //!
-//! The only place that reads the environment. Every key stands in `config/default.toml` with its unit and
-//! meaning; a key that does not is an error with a suggestion. Invariants: a [`Config`] that loaded is usable,
-//! except for secrets, which [`Config::require_secrets`] checks for the roles that need them; what is loaded is
-//! what was written, never a rounded or otherwise converted form of it; no message holds a value that may be a
-//! secret.
+//! Only this module reads keys from the environment. Every key stands in `config/default.toml` with its unit and
+//! meaning. A key that does not stand there is an error with a suggestion.
+//!
+//! Invariants:
+//! - A [`Config`] that loaded is usable, except for secrets. [`Config::require_secrets`] checks those for the roles
+//!   that need them.
+//! - What is loaded is what was written, never a rounded or otherwise converted form of it.
+//! - No message holds a value that may be a secret.
 
+mod config_error;
 mod layers;
+mod secret;
 mod sections;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
-
-use layers::Layers;
+pub use config_error::ConfigError;
+pub use layers::Explained;
+use layers::{DEFAULTS, Layers, SECRETS};
+pub use secret::Secret;
 pub use sections::*;
 
-const DEFAULTS: &str = include_str!("../config/default.toml");
 const ENV_PREFIX: &str = "seckill__";
-const SECRETS: [&str; 3] = ["auth.hs256_secret", "redis.password", "mysql.password"];
-
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    #[error("cannot read the configuration {}", path.display())]
-    Unreadable { path: PathBuf, source: std::io::Error },
-    /// Without the line's text: there may be a secret in it.
-    #[error("{}, line {line}: {problem}", path.display())]
-    Syntax { path: PathBuf, line: usize, problem: String },
-    #[error("unknown key `{key}` (from {origin}){}", suggestion.as_ref().map(|s| format!(": did you mean `{s}`?")).unwrap_or_default())]
-    UnknownKey { key: String, origin: String, suggestion: Option<String> },
-    #[error(transparent)]
-    Unusable(#[from] config::ConfigError),
-    #[error("cannot read `{key}_file` {}", path.display())]
-    SecretFile { key: &'static str, path: PathBuf, source: std::io::Error },
-    #[error("`{key}` {problem}")]
-    Invalid { key: String, problem: String },
-}
-
-impl ConfigError {
-    fn invalid(key: &str, problem: impl Into<String>) -> Self {
-        Self::Invalid { key: key.to_owned(), problem: problem.into() }
-    }
-}
-
-/// A key's value and where it came from, for `seckill config explain`.
-#[derive(Debug, Clone)]
-pub struct Explained {
-    pub value: String,
-    pub origin: String,
-}
 
 /// A loaded configuration with the origin of every key.
 #[derive(Debug)]
 pub struct Loaded {
+    /// The configuration.
     pub config: Config,
-    /// Ascending by dotted key; secrets are masked.
+    /// The value and the origin of every key, ascending by dotted key. Secrets are masked.
     pub keys: BTreeMap<String, Explained>,
 }
 
-/// Reads all layers. `flags` are dotted keys with their texts, the strongest layer.
+/// Reads all layers. `flags` are dotted keys with their texts, and they are the strongest layer.
 ///
 /// # Errors
 /// [`ConfigError`] for an unreadable file, an unknown key, a value of the wrong type or out of its range.
@@ -68,7 +42,7 @@ pub fn load(file: Option<&Path>, flags: &[(&str, String)]) -> Result<Loaded, Con
     load_with(file, &variables()?, flags)
 }
 
-/// As [`load`], with `variables` instead of the process's environment.
+/// Reads all layers as [`load`] does, with `variables` instead of the environment of the process.
 ///
 /// # Errors
 /// As [`load`].
@@ -95,7 +69,7 @@ pub fn load_with(
     Ok(Loaded { config, keys: layers.explained() })
 }
 
-/// The process's environment, as far as it is ours.
+/// Reads those variables of the environment that name a key.
 fn variables() -> Result<Vec<(String, String)>, ConfigError> {
     let mut variables = Vec::new();
     for (name, value) in std::env::vars_os() {
@@ -109,12 +83,12 @@ fn variables() -> Result<Vec<(String, String)>, ConfigError> {
     Ok(variables)
 }
 
-/// `SECKILL__HTTP__BIND` → `http.bind`.
+/// Returns the key that a variable names: `SECKILL__HTTP__BIND` → `http.bind`.
 fn key_of(variable: &str) -> Option<String> {
     variable.to_lowercase().strip_prefix(ENV_PREFIX).map(|key| key.replace("__", "."))
 }
 
-/// The configuration with its comments, as compiled in.
+/// Returns the text of `config/default.toml`, with its comments. It is compiled in.
 pub fn defaults_text() -> &'static str {
     DEFAULTS
 }
@@ -139,10 +113,11 @@ impl Config {
         Ok(())
     }
 
-    /// What serving shoppers cannot do without.
+    /// Checks that there is a key for shoppers' tokens, without which no shopper can be served.
     ///
     /// # Errors
-    /// [`ConfigError::Invalid`] when no token key is configured or the secret is guessable.
+    /// [`ConfigError::Invalid`] when neither a secret nor a public key is configured. Loading has already refused a
+    /// secret that is too short.
     pub fn require_secrets(&self) -> Result<(), ConfigError> {
         let secret = self.auth.hs256_secret.expose();
         if secret.is_empty() && self.auth.public_key_file.is_none() {
@@ -153,33 +128,6 @@ impl Config {
             ));
         }
         Ok(())
-    }
-}
-
-/// A text that is never printed.
-#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(from = "String")]
-pub struct Secret(String);
-
-impl Secret {
-    pub fn new(text: &str) -> Self {
-        Self(text.to_owned())
-    }
-
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl From<String> for Secret {
-    fn from(text: String) -> Self {
-        Self(text)
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_empty() { "unset" } else { "***" })
     }
 }
 

@@ -1,4 +1,4 @@
-//! The HTTP faces. Handlers translate between HTTP and the use cases and decide nothing.
+//! The two HTTP listeners. Handlers translate between HTTP and the use cases, and they decide nothing.
 
 pub mod admin;
 pub mod auth;
@@ -13,14 +13,17 @@ use std::sync::Arc;
 
 use metrics_exporter_prometheus::PrometheusHandle;
 
-use crate::purchase::Shop;
+use crate::shop::Shop;
 use auth::Tokens;
 
-/// What every request can reach. One per process, shared by all workers.
+/// What every handler can reach. A process has one, and all of its threads share it.
 pub struct Context {
+    /// The use cases.
     pub shop: Arc<Shop>,
+    /// Checks the tokens of shoppers.
     pub tokens: Tokens,
     /// Peers whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpAddr>,
+    /// Renders the metrics of this process.
     pub metrics: PrometheusHandle,
 }

@@ -1,4 +1,4 @@
-//! seckill: a flash-sale backend. One purchase passes `http` → `purchase` → `backend` → `worker`.
+//! seckill: a flash-sale backend. One purchase passes `http` → `shop` → `backend` → `worker`.
 
 pub mod app;
 pub mod backend;
@@ -8,9 +8,10 @@ pub mod clock;
 pub mod config;
 pub mod domain;
 pub mod http;
+pub mod memory;
 pub mod metrics;
 pub mod ports;
-pub mod purchase;
+pub mod shop;
 pub mod shutdown;
 pub mod telemetry;
 pub mod transfer;

@@ -1,28 +1,39 @@
-//! Every metric's name, kind, unit, labels and meaning, in one place. docs/operations.md lists the same table
-//! and a test holds the two together.
+//! Every metric's name, kind, unit, labels and meaning, in one place. docs/operations.md has the same table, and a test
+//! compares the two.
 
 use metrics::{counter, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
+use crate::domain::{SaleId, SkuId};
+
 /// One row of the metrics table.
 #[derive(Debug)]
 pub struct Metric {
+    /// The metric's name, which ends in its unit where it has one.
     pub name: &'static str,
+    /// Its kind.
     pub kind: Kind,
+    /// The names of its labels.
     pub labels: &'static [&'static str],
+    /// What it counts or measures.
     pub help: &'static str,
 }
 
+/// The kind of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
+    /// A number that only grows.
     Counter,
+    /// A number that goes up and down.
     Gauge,
+    /// The distribution of measured values.
     Histogram,
 }
 
 macro_rules! metrics_table {
     ($($constant:ident $kind:ident $name:literal [$($label:literal),*] $help:literal;)*) => {
         $(pub const $constant: &str = $name;)*
+        /// All metrics of the process.
         pub const TABLE: &[Metric] = &[
             $(Metric { name: $name, kind: Kind::$kind, labels: &[$($label),*], help: $help },)*
         ];
@@ -74,11 +85,13 @@ metrics_table! {
         "Stored positions found outside the order log: records are lost or the log is another one";
     STOCK_UNITS Gauge "seckill_stock_units" ["sale", "sku", "state"]
         "Units by state: available (Redis), held, sold (ledger)";
+    WORKER_RUNS Counter "seckill_worker_runs_total" ["task", "result"]
+        "Runs of background tasks: worked, idle, failed";
     BUILD_INFO Gauge "seckill_build_info" ["version"]
         "1, labelled with the version";
 }
 
-/// Outcomes of `seckill_admission_total`; docs and dashboards rely on the set.
+/// All outcomes of `seckill_admission_total`. Docs and dashboards rely on the set.
 pub const ADMISSION_OUTCOMES: &[&str] = &[
     "reserved",
     "queued",
@@ -96,14 +109,24 @@ pub const ADMISSION_OUTCOMES: &[&str] = &[
     "unavailable",
     "outcome_unknown",
 ];
+/// All reasons of `seckill_shed_total`.
 pub const SHED_REASONS: &[&str] = &["in_flight", "outbox_full", "draining", "waiters", "rate_limited"];
+/// All reasons of `seckill_writer_retries_total`.
 const RETRY_REASONS: &[&str] = &["conflict", "unavailable", "broken", "position_moved", "gap"];
 
+/// Bounds of the buckets of histograms in seconds.
 const SECONDS: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+/// Bounds of the buckets of all other histograms.
 const COUNTS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
 
-/// Installs the process-wide recorder and registers every series that is known before traffic at 0.
+/// Shows the units of a SKU in a state: `available`, `held` or `sold`.
+pub fn gauge_units(sale: &SaleId, sku: &SkuId, state: &'static str, units: i64) {
+    gauge!(STOCK_UNITS, "sale" => sale.to_string(), "sku" => sku.to_string(), "state" => state)
+        .set(f64::from(i32::try_from(units).unwrap_or(i32::MAX)));
+}
+
+/// Installs the recorder of the process, and registers at 0 every series that is known before traffic.
 ///
 /// # Errors
 /// When a recorder is installed already.

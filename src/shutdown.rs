@@ -1,10 +1,9 @@
-//! Tasks with an owner, and the ordered drain: the only place that spawns and that listens to signals.
+//! Tasks with an owner, and the signals that end the process. No other module spawns async tasks or listens to signals.
 //!
-//! Order of a shutdown: not ready → stop accepting → finish purchases in flight → flush the order log →
-//! writers finish their batch and commit → close. A deadline bounds it; a second signal ends it at once.
+//! A shutdown has this order: not ready → stop accepting → finish purchases in flight → flush the order log → writers
+//! finish their batch and commit → close. A deadline bounds it, and a second signal ends it at once.
 
 use std::future::Future;
-use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
@@ -12,9 +11,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// Spawns onto the main runtime and remembers what runs. Cheap to clone.
+/// Spawns tasks onto the main runtime and counts those that run. Cheap to clone.
 ///
-/// Work spawned here survives the request that asked for it and the actix worker that served it.
+/// A task outlives the request that asked for it and the actix worker that served the request.
 #[derive(Debug, Clone)]
 pub struct Tasks {
     runtime: Handle,
@@ -23,12 +22,15 @@ pub struct Tasks {
 }
 
 impl Tasks {
+    /// Makes an owner that has no tasks yet and spawns onto the runtime it is made on.
+    ///
     /// # Panics
     /// Outside a tokio runtime.
     pub fn on_current_runtime() -> Self {
         Self { runtime: Handle::current(), tracker: TaskTracker::new(), stop: CancellationToken::new() }
     }
 
+    /// Spawns a task. It runs on when the handle is dropped.
     pub fn spawn<F>(&self, work: F) -> JoinHandle<F::Output>
     where
         F: Future + Send + 'static,
@@ -37,50 +39,27 @@ impl Tasks {
         self.tracker.spawn_on(work, &self.runtime)
     }
 
-    /// Runs blocking work on a thread of its own; counts like a task.
-    ///
-    /// # Errors
-    /// When the operating system has no thread left.
-    pub fn spawn_thread(&self, name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
-        let token = self.tracker.token();
-        std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-            work();
-            drop(token);
-        })?;
-        Ok(())
-    }
-
-    pub fn runtime(&self) -> &Handle {
-        &self.runtime
-    }
-
-    /// Tells loops to end after what they have begun.
+    /// Tells loops to end after what they have begun. Idempotent.
     pub fn stop(&self) {
         self.stop.cancel();
     }
 
+    /// Answers whether loops were told to end.
     pub fn is_stopping(&self) -> bool {
         self.stop.is_cancelled()
     }
 
+    /// Waits until loops are told to end.
     pub async fn stopping(&self) {
         self.stop.cancelled().await;
     }
 
-    /// Sleeps for `pause`, or less when told to stop.
-    pub async fn pause(&self, pause: Duration) {
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = self.stop.cancelled() => {}
-        }
-    }
-
-    /// How many run now.
+    /// Counts the tasks that run now.
     pub fn running(&self) -> usize {
         self.tracker.len()
     }
 
-    /// Waits until all spawned work has ended; call [`Self::stop`] first for loops to end.
+    /// Waits until all spawned tasks have ended. Loops end only after [`Self::stop`].
     pub async fn drained(&self) {
         self.tracker.close();
         self.tracker.wait().await;
@@ -88,7 +67,7 @@ impl Tasks {
     }
 }
 
-/// Completes at the first SIGTERM or SIGINT; a second one ends the process at once with status 130.
+/// Waits for the first SIGTERM or SIGINT. A second one ends the process at once with status 130.
 ///
 /// # Errors
 /// When the handlers cannot be installed.

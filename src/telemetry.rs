@@ -1,4 +1,4 @@
-//! Logs: one line per event on stderr, JSON for machines, pretty for people.
+//! Logs. Every event is one line on stderr: as JSON for machines, or pretty for people.
 
 use std::io::IsTerminal;
 
@@ -9,10 +9,10 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::config::LogConfig;
 
-/// Installs the process's log writer. Call once; a second call changes nothing.
+/// Installs the log writer of the process. It is called once; a second call changes nothing.
 ///
 /// # Errors
-/// When the filter is not a list of levels and `target=level`.
+/// When the filter is not a list of levels and of `target=level`.
 pub fn install(log: &LogConfig) -> Result<(), ParseError> {
     let filter: Targets = log.filter.parse()?;
     let json = match log.format.as_str() {

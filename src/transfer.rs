@@ -1,54 +1,58 @@
-//! Moving a shop between backends: its sales and orders as lines of JSON.
+//! Moves a shop between backends: its sales and orders travel as lines of JSON.
 //!
-//! An export is a header, then each sale followed by its orders, then an end with the counts, so that a file that
-//! was cut off is noticed. An import checks the whole file before it changes anything; then it creates the sales
-//! and hands the orders to the target's own order log, so that its order writer puts them in place under all the
-//! conditions that hold for any order. Both can be repeated: what stands already is passed over.
+//! An export is a header, then each sale followed by its orders, then an end with the counts. The end shows whether a
+//! file was cut off. An import checks the whole file before it changes anything. Then it creates the sales and hands
+//! the orders to the order log of the target, so that the target's order writer puts them in place under all the
+//! conditions that hold for any order. Both can be repeated: an import passes over what stands already.
 
 pub mod file;
 
 use std::collections::{HashMap, VecDeque};
 use std::io::Write;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 
 pub use file::{Contents, Line};
 
+use crate::clock::Clock;
 use crate::domain::{BucketId, Change, Month, OrderId, OrderRecord, Part, Sale, SaleState, Shard, ShardMap};
 use crate::ports::{IMPORT_RECORDS_MAX, Ports};
 
-/// Between two looks at whether the order writer is done.
+/// The pause between two looks at whether the order writer is done.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// A preheated sale travels only when it opens later than this, so that nobody buys while it is being read.
 const OPENS_SOON_MS: i64 = 60_000;
-/// So long without any progress means that nothing writes.
+/// After this long without any progress we take it that no order writer runs.
 const STALLED: Duration = Duration::from_secs(30);
 
-/// How much was exported.
+/// How much an export has written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Moved {
+    /// Sales written.
     pub sales: u64,
+    /// Orders written.
     pub orders: u64,
 }
 
-/// Writes everything that `ports` hold. Waits first until every accepted order has its row.
+/// Writes all sales and orders of a backend to `out`. It first waits until every accepted order has its row.
 ///
 /// # Errors
 /// When a sale is on (it has to be ended first), something was sold or changed meanwhile, a store cannot be read, or
-/// `out` not written.
+/// `out` cannot be written.
 pub async fn export(
     ports: &Ports,
     map: ShardMap,
-    now_ms: i64,
+    clock: &Clock,
     out: &mut impl Write,
 ) -> anyhow::Result<Moved> {
+    let now_ms = clock.now_ms();
     let sales = ports.sales.sales().await?;
     let mut portable = Vec::with_capacity(sales.len());
     for sale in &sales {
         portable.push(at_rest(ports, sale.clone(), now_ms).await?);
     }
-    settle(ports, &sales, &|_| ()).await?;
+    until_written(ports, &sales, clock, &|_| ()).await?;
     let mut moved = Moved::default();
     file::write(out, &Line::Header { v: Line::VERSION, shards: map.shards(), exported_ms: now_ms })?;
     for sale in &portable {
@@ -61,8 +65,8 @@ pub async fn export(
             moved.orders += 1;
         }
     }
-    // Somebody else may have been serving all the time.
-    settle(ports, &sales, &|_| ()).await?;
+    // Another process may have served shoppers all the time.
+    until_written(ports, &sales, clock, &|_| ()).await?;
     ensure!(ports.sales.sales().await? == sales, "sales were changed during the export: export again");
     for sale in sales {
         at_rest(ports, sale, now_ms).await?;
@@ -76,8 +80,8 @@ fn remedy(sale: &Sale) -> String {
     format!("end it first (seckill sale end {}), then export again", sale.id)
 }
 
-/// A sale as another backend can take it: one that is preheated and has sold nothing goes back to published,
-/// because its stock has to be put in place anew.
+/// Returns a sale as another backend can take it. A sale that is preheated and has sold nothing goes back to
+/// published, because its stock has to be put in place anew.
 async fn at_rest(ports: &Ports, sale: Sale, now_ms: i64) -> anyhow::Result<Sale> {
     if sale.state.is_editable() || sale.state == SaleState::Ended {
         return Ok(sale);
@@ -89,10 +93,10 @@ async fn at_rest(ports: &Ports, sale: Sale, now_ms: i64) -> anyhow::Result<Sale>
     Ok(Sale { state: SaleState::Published, version: sale.version + 1, ..sale })
 }
 
-/// A sale's orders, ascending by id, a page in memory.
+/// Reads the orders of a sale, ascending by id. One page at a time is in memory.
 struct Orders<'a> {
     sale: &'a Sale,
-    /// The one being read, and those after it.
+    /// The shard that is being read, and those after it.
     shards: VecDeque<Shard>,
     after: Option<OrderId>,
     page: VecDeque<OrderRecord>,
@@ -120,7 +124,7 @@ impl<'a> Orders<'a> {
     }
 }
 
-/// Months whose orders tables the file needs.
+/// Lists the months whose orders tables a file needs, ascending.
 pub fn months(contents: &Contents) -> Vec<Month> {
     let mut months: Vec<Month> = contents.sales.values().map(Sale::month).collect();
     months.sort_unstable();
@@ -128,15 +132,16 @@ pub fn months(contents: &Contents) -> Vec<Month> {
     months
 }
 
-/// Puts a checked file's sales and orders in place; an order writer must be running. `progress` is told how many
-/// orders are still to be written.
+/// Puts the sales and orders of a checked file in place, and waits until the orders are written. An order writer must
+/// be running. `progress` is told how many orders are still to be written.
 ///
 /// # Errors
-/// When a sale of the same id is another one, a store fails, or what stands afterwards differs from the file.
+/// When a sale of the same id is another one, a line cannot be read, a store fails, or nothing writes the orders.
 pub async fn import(
     ports: &Ports,
     contents: &Contents,
     lines: impl Iterator<Item = anyhow::Result<Line>>,
+    clock: &Clock,
     progress: &impl Fn(i64),
 ) -> anyhow::Result<()> {
     for sale in contents.sales.values() {
@@ -159,7 +164,7 @@ pub async fn import(
         ports.order_log.append_imported(&records).await?;
     }
     let sales: Vec<Sale> = contents.sales.values().cloned().collect();
-    settle(ports, &sales, progress).await
+    until_written(ports, &sales, clock, progress).await
 }
 
 async fn check_sale(ports: &Ports, sale: &Sale) -> anyhow::Result<()> {
@@ -178,7 +183,7 @@ async fn create(ports: &Ports, sale: &Sale) -> anyhow::Result<()> {
         reason: "moved from another backend".to_owned(),
         request_id: "-".to_owned(),
     };
-    // `false` says that it stands already, which was found to be the same one.
+    // `false` means that the sale stands already. `check_sale` has found that it is the same one.
     ports.sales.create(sale, &change).await?;
     if !sale.state.is_editable() {
         ports.ledger.open_pools(sale).await?;
@@ -186,7 +191,7 @@ async fn create(ports: &Ports, sale: &Sale) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Compares the orders that stand with those of the file, one by one.
+/// Compares the orders that stand with those of a file, one by one.
 ///
 /// # Errors
 /// The first order that is missing, differs, or is not in the file.
@@ -224,12 +229,17 @@ async fn nothing_is_left(orders: Option<Orders<'_>>, ports: &Ports) -> anyhow::R
     }
 }
 
-/// Waits until the outboxes of `sales` are empty and every record that was in the log at that moment is written. In
-/// this order: an order that has left its outbox is in the log. What comes later is not waited for.
-async fn settle(ports: &Ports, sales: &[Sale], progress: &impl Fn(i64)) -> anyhow::Result<()> {
+/// Waits until the outboxes of `sales` are empty, and then until every record that was in the log at that moment is
+/// written. The order matters: an order that has left its outbox is in the log. Later records are not waited for.
+async fn until_written(
+    ports: &Ports,
+    sales: &[Sale],
+    clock: &Clock,
+    progress: &impl Fn(i64),
+) -> anyhow::Result<()> {
     let mut target: Option<Vec<i64>> = None;
     let mut seen = (0, 0);
-    let mut since = Instant::now();
+    let mut since = clock.monotonic();
     loop {
         let waiting = in_outboxes(ports, sales).await?;
         if waiting > 0 {
@@ -237,7 +247,7 @@ async fn settle(ports: &Ports, sales: &[Sale], progress: &impl Fn(i64)) -> anyho
         } else if target.is_none() {
             target = Some(ports.order_log.ends().await?);
         }
-        let positions = ports.orders.positions().await;
+        let positions = ports.order_writes.positions().await;
         let missing = target.as_ref().map(|ends| behind(ends, &positions));
         if missing == Some(0) {
             return Ok(());
@@ -246,13 +256,13 @@ async fn settle(ports: &Ports, sales: &[Sale], progress: &impl Fn(i64)) -> anyho
         progress(unwritten);
         let now = (waiting, positions.values().sum::<i64>());
         if now != seen {
-            (seen, since) = (now, Instant::now());
+            (seen, since) = (now, clock.monotonic());
         }
         ensure!(
-            since.elapsed() < STALLED,
+            clock.monotonic().since(since) < STALLED,
             "{unwritten} accepted orders are not written, and nothing writes them"
         );
-        tokio::time::sleep(LOOK_INTERVAL).await;
+        clock.sleep(LOOK_INTERVAL).await;
     }
 }
 
@@ -267,7 +277,7 @@ async fn in_outboxes(ports: &Ports, sales: &[Sale]) -> anyhow::Result<i64> {
     Ok(waiting)
 }
 
-/// Records between positions and ends. A position that cannot be read counts as nothing written.
+/// Counts the records between positions and ends. A position that cannot be read counts as nothing written.
 fn behind(ends: &[i64], positions: &HashMap<Part, i64>) -> i64 {
     let of_part =
         |(part, end): (u16, &i64)| (end - positions.get(&Part::new(part)).copied().unwrap_or(0)).max(0);

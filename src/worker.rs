@@ -1,5 +1,14 @@
-//! Background work: each a public `run_once` with a loop round it. A worker takes no input but its ports, is
-//! idempotent, and any number of it may run anywhere.
+//! Background tasks, one file each. The driver runs them. A task decides what one run does, and it knows neither HTTP
+//! nor a backend.
 
+pub mod catalog_refresh;
+pub mod driver;
+pub mod gate_repair;
+pub mod holdings_watch;
 pub mod order_writer;
 pub mod outbox_relay;
+pub mod pace;
+pub mod stock_watch;
+
+#[cfg(test)]
+mod stepped;

@@ -1,5 +1,8 @@
-//! The distributed backend: Redis admits, Kafka queues, MySQL is the only truth.
+//! In the distributed backend Redis admits, Kafka queues, and MySQL is the only truth.
 
+mod kafka_client;
+mod kafka_event_queue;
+mod kafka_member;
 mod kafka_order_log;
 mod kafka_producer;
 mod kafka_reader;
@@ -15,15 +18,13 @@ mod redis_gates;
 mod redis_inventory;
 mod redis_link;
 mod redis_outbox;
+mod settings;
 
 use std::sync::Arc;
 
 use crate::clock::Clock;
-use crate::config::{KafkaConfig, MysqlConfig, RedisConfig};
-use crate::domain::ShardMap;
-use crate::ports::{
-    Effect, ErrorKind, Gates, Inventory, Outbox, Ports, Probe, SaleStore, StoreError, StoreResult,
-};
+use crate::config::RedisConfig;
+use crate::ports::{Gates, Inventory, Keys, Outbox, Ports, Probe, StoreResult};
 
 use kafka_order_log::KafkaOrderLog;
 use mysql::Mysql;
@@ -34,55 +35,56 @@ use redis_gates::RedisGates;
 use redis_inventory::RedisInventory;
 use redis_link::RedisLink;
 use redis_outbox::RedisOutbox;
+pub use settings::Settings;
 
-/// What this backend is configured with.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    pub redis: RedisConfig,
-    pub kafka: KafkaConfig,
-    pub mysql: MysqlConfig,
-    pub map: ShardMap,
-}
-
-/// Opens a backend whose databases and topic `seckill migrate` has made.
+/// Opens a backend whose databases and topic `seckill migrate` has made. Redis and all MySQL instances but the first
+/// are reached at their first call.
 ///
 /// # Errors
-/// When a component cannot be reached, was not migrated, or was migrated with another shard map.
+/// When Kafka or the first MySQL instance cannot be reached, was not migrated, or was migrated with another shard map,
+/// and when an address cannot be read.
 pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Ports> {
-    let mysql = Arc::new(Mysql::new(&settings.mysql, settings.map, &settings.kafka.topic)?);
+    let mysql = Arc::new(Mysql::new(&settings.mysql, settings.map, &settings.kafka.topic, clock.clone())?);
     migrate::check_shard_map(&mysql).await?;
-    let redis = open_redis(&settings.redis)?;
-    let log = Arc::new(KafkaOrderLog::open(&settings.kafka, settings.map)?);
+    let redis = open_redis(&settings.redis, clock.clone())?;
+    let log = Arc::new(KafkaOrderLog::open(&settings.kafka, settings.map, clock)?);
     let mut probes: Vec<Arc<dyn Probe>> = vec![redis.probe, log.clone()];
     probes.extend(mysql.probes());
-    let orders = Arc::new(MysqlOrderStore::new(mysql.clone(), clock));
+    let orders = Arc::new(MysqlOrderStore::new(mysql.clone()));
+    let directory = Arc::new(MysqlSaleStore::new(mysql.clone()));
     Ok(Ports {
         inventory: redis.inventory,
         gates: redis.gates,
         outbox: redis.outbox,
         order_log: log,
+        order_writes: orders.clone(),
         orders: orders.clone(),
         archive: orders,
-        ledger: Arc::new(MysqlLedger::new(mysql.clone())),
-        sales: Arc::new(MysqlSaleStore::new(mysql)),
+        ledger: Arc::new(MysqlLedger::new(mysql)),
+        sales: directory.clone(),
+        keys: directory,
         probes,
     })
 }
 
-/// The ports that Redis alone serves.
+/// Holds the ports that Redis alone serves.
 pub struct RedisPorts {
+    /// Reserves units.
     pub inventory: Arc<dyn Inventory>,
+    /// Opens and closes what the inventory sells.
     pub gates: Arc<dyn Gates>,
+    /// Keeps accepted orders until the log has them.
     pub outbox: Arc<dyn Outbox>,
+    /// Asks whether Redis answers.
     pub probe: Arc<dyn Probe>,
 }
 
-/// Opens only the Redis side. Connects at the first call.
+/// Opens only the Redis side. It connects at the first call.
 ///
 /// # Errors
 /// When the address cannot be read.
-pub fn open_redis(config: &RedisConfig) -> StoreResult<RedisPorts> {
-    let link = Arc::new(RedisLink::new(config)?);
+pub fn open_redis(config: &RedisConfig, clock: Clock) -> StoreResult<RedisPorts> {
+    let link = Arc::new(RedisLink::new(config, clock)?);
     Ok(RedisPorts {
         inventory: Arc::new(RedisInventory::new(link.clone())),
         gates: Arc::new(RedisGates::new(link.clone())),
@@ -91,18 +93,12 @@ pub fn open_redis(config: &RedisConfig) -> StoreResult<RedisPorts> {
     })
 }
 
-/// Opens only the directory, for commands that need neither Redis nor Kafka.
+/// Opens only the directory of keys, for commands that need neither Redis nor Kafka.
 ///
 /// # Errors
-/// As [`open`], of the first MySQL instance.
-pub async fn open_directory(settings: &Settings) -> StoreResult<Arc<dyn SaleStore>> {
-    let mysql = Arc::new(Mysql::new(&settings.mysql, settings.map, &settings.kafka.topic)?);
+/// As [`open`], but of MySQL alone.
+pub async fn open_keys(settings: &Settings, clock: Clock) -> StoreResult<Arc<dyn Keys>> {
+    let mysql = Arc::new(Mysql::new(&settings.mysql, settings.map, &settings.kafka.topic, clock)?);
     migrate::check_shard_map(&mysql).await?;
     Ok(Arc::new(MysqlSaleStore::new(mysql)))
-}
-
-/// A failure that is no outage: a component answered what it never should.
-fn broken(context: &'static str, detail: impl Into<String>) -> StoreError {
-    let source: Box<dyn std::error::Error + Send + Sync> = detail.into().into();
-    StoreError { kind: ErrorKind::Broken, effect: Effect::Unknown, context, source }
 }

@@ -1,9 +1,10 @@
-//! The embedded backend: one process, one SQLite file, no service. One writer commits whatever waits as one
-//! transaction, and an answer leaves after its commit is durable.
+//! The embedded backend is one process with one SQLite database, and it needs no service. One thread writes. It commits
+//! the jobs that wait as one transaction, and an answer leaves after its commit is durable.
 //!
-//! Reservation and order-log record are rows of the same transaction, so there is no outbox to relay and
-//! nothing to fence. Everything above the ports is the same as in the distributed mode.
+//! A reservation and its order-log record are rows of the same transaction, so there is no outbox to relay. One process
+//! has the folder, so there is nothing to fence. Everything above the ports is the same as in the distributed mode.
 
+mod failures;
 mod folder;
 mod sqlite;
 mod sqlite_batch;
@@ -12,6 +13,7 @@ mod sqlite_inventory;
 mod sqlite_ledger;
 mod sqlite_order_log;
 mod sqlite_order_store;
+mod sqlite_rows;
 mod sqlite_sale_store;
 mod writer;
 
@@ -19,79 +21,84 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use sqlx::sqlite::SqliteConnection;
-use tokio::runtime::Handle;
 
 use crate::clock::Clock;
 use crate::config::EmbeddedConfig;
 use crate::domain::ShardMap;
-use crate::ports::{Effect, ErrorKind, Ports, Probe, SaleStore, StoreError, StoreResult};
+use crate::ports::{Keys, Ports, Probe, StoreResult};
 
 use folder::Folder;
 pub use folder::{InUse, holds_shop};
-use sqlite::{Sqlite, column, failed};
+use sqlite::Sqlite;
 use sqlite_gates::SqliteGates;
 use sqlite_inventory::SqliteInventory;
 use sqlite_ledger::SqliteLedger;
 use sqlite_order_log::{Ends, NoOutbox, SqliteOrderLog};
 use sqlite_order_store::SqliteOrderStore;
+use sqlite_rows::{column, failed};
 use sqlite_sale_store::SqliteSaleStore;
 
-/// What this backend is configured with.
+/// Holds the settings of this backend.
 #[derive(Debug, Clone)]
 pub struct Settings {
+    /// The section `[embedded]`: where the folder is, and which failures an answered order survives.
     pub embedded: EmbeddedConfig,
+    /// How users are spread over shards and partitions.
     pub map: ShardMap,
 }
 
-/// An opened folder.
+/// Holds what came of opening a folder.
 pub struct Opened {
+    /// The ports that the folder serves.
     pub ports: Ports,
+    /// What stood in the folder when it was opened.
     pub found: Found,
 }
 
-/// What stood in the folder.
+/// Says what stood in the folder when it was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Found {
+    /// Sales in the directory.
     pub sales: i64,
+    /// Orders that were ever reserved here. Imported orders are not among them.
     pub orders: i64,
-    /// Accepted orders that have no row yet; the order writer goes on with them.
+    /// Records of the order log that the order writer has not written yet. It goes on with them.
     pub unwritten: i64,
 }
 
-/// Opens the folder, makes or migrates its database, and locks it for this process.
+/// Locks the folder for this process, makes or migrates its database, and opens it.
 ///
 /// # Errors
-/// When it is in use, cannot be written, is damaged, was made by a newer version or with another shard map.
+/// When the folder is in use, cannot be written, is damaged, or was made by a newer version or with another shard map.
 pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Opened> {
     let folder = Folder::lock(&settings.embedded.folder)?;
-    let sqlite = Arc::new(Sqlite::open(folder, settings).await?);
+    let sqlite = Arc::new(Sqlite::open(folder, &settings.embedded, settings.map, clock.clone()).await?);
     let ends = Arc::new(Ends::read(&sqlite).await?);
     let found = found(&sqlite, &ends).await?;
-    let orders = Arc::new(SqliteOrderStore { sqlite: sqlite.clone(), clock: clock.clone() });
+    let orders = Arc::new(SqliteOrderStore { sqlite: sqlite.clone() });
+    let directory = Arc::new(SqliteSaleStore { sqlite: sqlite.clone() });
     let ports = Ports {
-        inventory: Arc::new(SqliteInventory {
-            sqlite: sqlite.clone(),
-            ends: ends.clone(),
-            clock: clock.clone(),
-        }),
+        inventory: Arc::new(SqliteInventory { sqlite: sqlite.clone(), ends: ends.clone() }),
         gates: Arc::new(SqliteGates { sqlite: sqlite.clone() }),
         outbox: Arc::new(NoOutbox),
-        order_log: Arc::new(SqliteOrderLog { sqlite: sqlite.clone(), ends, runtime: Handle::current() }),
+        order_log: Arc::new(SqliteOrderLog { sqlite: sqlite.clone(), ends }),
+        order_writes: orders.clone(),
         orders: orders.clone(),
         archive: orders,
         ledger: Arc::new(SqliteLedger { sqlite: sqlite.clone() }),
-        sales: Arc::new(SqliteSaleStore { sqlite: sqlite.clone(), clock }),
+        sales: directory.clone(),
+        keys: directory,
         probes: vec![Arc::new(DataFolder { sqlite })],
     };
     Ok(Opened { ports, found })
 }
 
-/// Opens the folder for its directory of sales and keys alone.
+/// Opens the folder for its directory of keys alone.
 ///
 /// # Errors
 /// As [`open`].
-pub async fn open_directory(settings: &Settings, clock: Clock) -> StoreResult<Arc<dyn SaleStore>> {
-    Ok(open(settings, clock).await?.ports.sales)
+pub async fn open_keys(settings: &Settings, clock: Clock) -> StoreResult<Arc<dyn Keys>> {
+    Ok(open(settings, clock).await?.ports.keys)
 }
 
 async fn found(sqlite: &Sqlite, ends: &Ends) -> StoreResult<Found> {
@@ -107,7 +114,7 @@ async fn found(sqlite: &Sqlite, ends: &Ends) -> StoreResult<Found> {
     })
 }
 
-/// Whether the folder can be written.
+/// Probes whether the folder can be written.
 struct DataFolder {
     sqlite: Arc<Sqlite>,
 }
@@ -122,7 +129,7 @@ impl Probe for DataFolder {
         true
     }
 
-    /// A real write: a full disk answers reads.
+    /// Writes a row, because a full disk still answers reads.
     async fn check(&self) -> StoreResult<()> {
         let work = async |connection: &mut SqliteConnection| {
             let text = "INSERT INTO settings (name, value) VALUES ('probe', '0') \
@@ -132,18 +139,4 @@ impl Probe for DataFolder {
         };
         self.sqlite.writer.write("write to the folder", work).await
     }
-}
-
-/// A failure that is no outage: something is what it never should be.
-fn broken(context: &'static str, detail: impl Into<String>) -> StoreError {
-    failure(ErrorKind::Broken, context, detail.into())
-}
-
-/// The folder cannot be used now.
-fn unavailable(context: &'static str, detail: impl Into<String>) -> StoreError {
-    failure(ErrorKind::Unavailable, context, detail.into())
-}
-
-fn failure(kind: ErrorKind, context: &'static str, detail: String) -> StoreError {
-    StoreError { kind, effect: Effect::NotApplied, context, source: detail.into() }
 }

@@ -1,5 +1,5 @@
-//! The files of `migrations/`, in the program. `sqlx::migrate!` would do the same, but its macros compile a second
-//! SQLite, a second tokio and a second copy of the client into every first build.
+//! Holds the files of `migrations/` in the program. `sqlx::migrate!` would do the same. Its macros, however, compile a
+//! second SQLite, a second tokio and a second copy of the client into every first build.
 
 use std::borrow::Cow;
 
@@ -10,26 +10,31 @@ use sqlx::migrate::{Migration, MigrationType, Migrator};
 /// A migration's file name, which is `VERSION_what_it_does.sql`, and its text.
 pub type File = (&'static str, &'static str);
 
-/// The files of one folder of `migrations/`. `tests/tidy` compares the list with the folder.
+/// Lists the files of one folder of `migrations/`. `tests/tidy` compares the list with the folder.
 macro_rules! migrations {
     ($folder:literal: $($file:literal),+) => {
         &[$(($file, include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations/", $folder, "/", $file)))),+]
     };
 }
 
+/// Migrations of the directory database.
 #[cfg(feature = "distributed")]
 pub const DIRECTORY: &[File] = migrations!("directory": "0001_sales.sql");
+/// Migrations of an instance's control database.
 #[cfg(feature = "distributed")]
 pub const CONTROL: &[File] = migrations!("control": "0001_ledger.sql");
+/// Migrations of a shard's database.
 #[cfg(feature = "distributed")]
 pub const SHARD: &[File] = migrations!("shard": "0001_claims.sql");
+/// Migrations of the one database of the embedded mode.
 #[cfg(feature = "embedded")]
 pub const EMBEDDED: &[File] = migrations!("embedded": "0001_shop.sql");
 
-/// What runs `files`, with the version, description and checksum that `sqlx::migrate!` recorded of them.
+/// Makes the migrator that runs `files`. A migration has the version, description and checksum that `sqlx::migrate!`
+/// would record of it.
 ///
 /// # Panics
-/// For a file name that is not `VERSION_what_it_does.sql`.
+/// When the name of a file is not `VERSION_what_it_does.sql`.
 pub fn migrator(files: &[File]) -> Migrator {
     let migration = |(name, text): &File| {
         let parts = name.strip_suffix(".sql").and_then(|stem| stem.split_once('_'));

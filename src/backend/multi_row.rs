@@ -1,6 +1,8 @@
-//! Statements that insert many rows at once, with few different texts: each is prepared once per connection.
+//! Builds statements that insert many rows at once. They have few different texts, because a connection prepares each
+//! text once.
 
-/// Splits `rows` into runs whose lengths are powers of two, largest first and at most `most`, itself one.
+/// Splits `rows` into runs whose lengths are powers of two, the largest first. No run is longer than `most`, which is
+/// itself a power of two.
 pub fn runs<T>(mut rows: &[T], most: usize) -> impl Iterator<Item = &[T]> {
     std::iter::from_fn(move || {
         let size = (1usize << rows.len().checked_ilog2()?).min(most);
@@ -10,7 +12,7 @@ pub fn runs<T>(mut rows: &[T], most: usize) -> impl Iterator<Item = &[T]> {
     })
 }
 
-/// `(?, ?, …), (?, ?, …)`: `rows` groups of `columns` placeholders.
+/// Answers `(?, ?, …), (?, ?, …)`: `rows` groups of `columns` placeholders.
 pub fn placeholders(rows: usize, columns: usize) -> String {
     let row = format!("({})", vec!["?"; columns].join(", "));
     vec![row; rows].join(", ")

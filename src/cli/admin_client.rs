@@ -1,4 +1,4 @@
-//! A small client of our own admin API.
+//! A small HTTP client of our own admin API.
 
 use std::time::Duration;
 
@@ -13,17 +13,19 @@ use tokio::net::TcpStream;
 const TIMEOUT: Duration = Duration::from_secs(30);
 const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// A client of one admin listener. Every call makes its own connection.
 pub struct AdminClient {
-    /// `host:port`.
+    /// The listener's `host:port`.
     pub address: String,
+    /// The API key.
     pub key: String,
 }
 
 impl AdminClient {
-    /// Calls `/api/v1/admin{path}`; answers the JSON of a success.
+    /// Calls `/api/v1/admin{path}`, and returns the JSON of a success.
     ///
     /// # Errors
-    /// The problem's words for anything else.
+    /// When the listener does not answer in time, or with the words of its problem.
     pub async fn call(&self, method: &str, path: &str, body: Option<Value>) -> anyhow::Result<Value> {
         tokio::time::timeout(TIMEOUT, self.exchange(method, path, body))
             .await

@@ -1,4 +1,4 @@
-//! `seckill config …`: what is configured, and where it comes from.
+//! `seckill config …` shows what is configured, and where each value comes from.
 
 use std::path::Path;
 
@@ -21,6 +21,8 @@ pub enum ConfigCommand {
 }
 
 impl ConfigCommand {
+    /// Runs the command.
+    ///
     /// # Errors
     /// When the configuration is invalid, or no key has the prefix.
     pub fn run(self, file: Option<&Path>, format: Format) -> anyhow::Result<()> {

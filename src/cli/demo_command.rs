@@ -1,6 +1,6 @@
-//! `seckill demo`: the embedded mode with a sale, for whoever sees this for the first time.
+//! `seckill demo` runs the embedded mode with a sale, for people who see the shop for the first time.
 //!
-//! It makes what a demo needs and `serve` must never make by itself: a secret for tokens and an operator's key. Both
+//! The demo makes two things that `serve` must never make by itself: a secret for tokens and an operator's key. Both
 //! stay in the demo's folder.
 
 mod guide;
@@ -19,7 +19,8 @@ use loadtest::progress;
 use serde_json::json;
 
 use super::admin_client::AdminClient;
-use super::{block_on, output, token_command};
+use super::runtime::block_on;
+use super::{output, token_command};
 use crate::app::{self, CannotListen, Role, Running};
 use crate::backend::embedded::{self, Found};
 use crate::chance::Chance;
@@ -29,7 +30,7 @@ use crate::domain::{ApiKey, SaleId, UserId};
 use crate::http::admin::Scope;
 use crate::http::auth::api_key_hash;
 use crate::http::shopper::rfc3339;
-use crate::ports::SaleStore;
+use crate::ports::{Keys, SaleStore};
 use crate::{metrics, shutdown, telemetry};
 
 use guide::Guide;
@@ -38,7 +39,7 @@ use secrets::Secrets;
 
 const SKU: &str = "phone-x";
 const SALE_LASTS_MS: i64 = 24 * 3_600_000;
-/// Who the printed token says one is.
+/// The user of the printed token.
 const SHOPPER: &str = "you";
 const TOKEN_LASTS_S: i64 = 24 * 3600;
 
@@ -82,12 +83,12 @@ pub struct DemoCommand {
 struct DemoSale {
     id: String,
     starts_ms: i64,
-    /// The same on this machine's monotonic clock.
+    /// The opening on this machine's monotonic clock.
     opens: Instant,
 }
 
 impl DemoCommand {
-    /// Runs until a signal comes or the rush is over.
+    /// Runs the demo until a signal comes or the rush is over.
     ///
     /// # Errors
     /// When the configuration is invalid, the folder cannot be used, or a port is taken.
@@ -96,7 +97,7 @@ impl DemoCommand {
         let config = self.config(file, folder.as_deref())?;
         telemetry::install(&config.log).context("log.filter is not a filter")?;
         if folder.is_none() {
-            // Before a new folder is made that nobody would use.
+            // The ports are checked before a new folder is made, which nobody would use when a port is taken.
             check_ports(&config)?;
         }
         block_on(self.show(config, began))
@@ -123,7 +124,7 @@ impl DemoCommand {
         let secrets = Secrets::of(&folder, opened.found.sales)?;
         config.auth.hs256_secret = Secret::new(&secrets.token_secret);
         let sales = opened.ports.sales.clone();
-        let_operate(sales.as_ref(), &secrets.api_key).await?;
+        let_operate(opened.ports.keys.as_ref(), &secrets.api_key).await?;
         let running = app::start_on(opened.ports, &config, Role::All, metrics::install()?).await?;
         let found = (opened.found.sales > 0).then_some(opened.found);
         let outcome = self.open_and_wait(&config, &running, &secrets, (sales, found), began).await;
@@ -237,7 +238,7 @@ impl DemoCommand {
     }
 }
 
-/// A name of its own for every demo, where the system keeps what may go.
+/// Names a new folder for this demo, among the system's temporary files.
 fn new_folder() -> PathBuf {
     std::env::temp_dir().join(format!("seckill-demo-{:08x}", Chance::System.number() >> 32))
 }
@@ -250,17 +251,17 @@ fn check_ports(config: &Config) -> Result<(), CannotListen> {
     Ok(())
 }
 
-/// Puts the key into the directory, once.
-async fn let_operate(sales: &dyn SaleStore, key: &str) -> anyhow::Result<()> {
+/// Puts the operator's key into the directory, unless it is there.
+async fn let_operate(keys: &dyn Keys, key: &str) -> anyhow::Result<()> {
     let hash = api_key_hash(key);
-    if sales.api_key(hash).await?.is_none() {
+    if keys.api_key(hash).await?.is_none() {
         let scopes = Scope::ALL.map(|scope| scope.as_str().to_owned()).to_vec();
-        sales.add_api_key(hash, &ApiKey { name: "demo".to_owned(), scopes }).await?;
+        keys.add_api_key(hash, &ApiKey { name: "demo".to_owned(), scopes }).await?;
     }
     Ok(())
 }
 
-/// Says when the sale opens; never completes.
+/// Counts down to the opening, and says when the sale is open. This never completes.
 async fn open_and_stay(sale: &str, opens: Instant) {
     progress::countdown(sale, opens, opens).await;
     output::talk(&format!("{sale} is open"));

@@ -1,11 +1,12 @@
-//! A failure as a person reads it: every cause once, and what helps.
+//! Writes a failure for a person: every cause once, and what helps.
 
 use crate::app::CannotListen;
 #[cfg(feature = "embedded")]
 use crate::backend::embedded::InUse;
 use crate::ports::StoreError;
 
-/// The error and its causes, from the outermost on. Whether a store's change took effect is for logs.
+/// Writes an error and its causes, from the outermost on. It leaves out whether a change of a store took effect, which
+/// is for logs.
 pub fn text(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain() {
@@ -13,7 +14,7 @@ pub fn text(error: &anyhow::Error) -> String {
             Some(failed) => failed.context.to_owned(),
             None => cause.to_string(),
         };
-        // Some errors repeat their cause.
+        // The text of some errors repeats their cause.
         if text.is_empty() {
             text = words;
         } else if !text.ends_with(&words) {
@@ -23,7 +24,7 @@ pub fn text(error: &anyhow::Error) -> String {
     text
 }
 
-/// What a person can do about it, where we know.
+/// Says what a person can do about an error, when we know.
 pub fn hint(error: &anyhow::Error) -> Option<String> {
     error.chain().find_map(|cause| {
         #[cfg(feature = "embedded")]

@@ -1,15 +1,16 @@
-//! `seckill key …`: the first credential has to come from somewhere that needs none.
+//! `seckill key …` writes API keys straight into the directory. The admin API needs a key, so the first key has to come
+//! from somewhere else.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::Subcommand;
 
 use super::output;
-use crate::{app, chance};
 use crate::config::Config;
 use crate::domain::ApiKey;
 use crate::http::admin::Scope;
 use crate::http::auth::api_key_hash;
+use crate::{app, chance};
 
 #[derive(Debug, Subcommand)]
 pub enum KeyCommand {
@@ -25,8 +26,10 @@ pub enum KeyCommand {
 }
 
 impl KeyCommand {
+    /// Runs the command.
+    ///
     /// # Errors
-    /// For an unknown scope, or when the directory cannot be written.
+    /// When a scope is unknown, the name is too long or empty, or the directory cannot be written.
     pub async fn run(self, config: &Config) -> anyhow::Result<()> {
         let Self::Create { name, scopes } = self;
         let known = Scope::ALL.map(Scope::as_str);
@@ -34,16 +37,16 @@ impl KeyCommand {
             anyhow::bail!("unknown scope {unknown}: known are {}", known.join(", "));
         }
         anyhow::ensure!((1..=64).contains(&name.len()), "--name must have 1 to 64 bytes");
-        let sales = app::open_directory(config).await?;
+        let keys = app::open_keys(config).await?;
         let key = random_key();
-        sales.add_api_key(api_key_hash(&key), &ApiKey { name, scopes }).await?;
+        keys.add_api_key(api_key_hash(&key), &ApiKey { name, scopes }).await?;
         output::talk("this key is shown once:");
         output::data(&key);
         Ok(())
     }
 }
 
-/// A new key: 256 random bits.
+/// Makes a new key of 256 random bits.
 pub fn random_key() -> String {
     format!("sk_{}", URL_SAFE_NO_PAD.encode(chance::bytes::<32>()))
 }

@@ -1,20 +1,22 @@
-//! Data on stdout as a table or JSON, talk on stderr.
+//! Prints data on stdout, as a table or JSON, and messages for people on stderr.
 
 use std::io::Write;
 
 use serde_json::Value;
 
+/// The form in which data is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
     Table,
     Json,
 }
 
-/// A closed stdout or stderr is the reader's decision and no failure of ours.
+/// Prints a message on stderr. When the reader has closed it, that is no failure of ours.
 pub fn talk(line: &str) {
     drop(writeln!(std::io::stderr(), "{line}"));
 }
 
+/// Prints data on stdout. When the reader has closed it, that is no failure of ours.
 pub fn data(text: &str) {
     drop(writeln!(std::io::stdout(), "{text}"));
 }

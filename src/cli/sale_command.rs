@@ -1,4 +1,4 @@
-//! `seckill sale …`: the admin API from the command line.
+//! `seckill sale …` calls the admin API from the command line.
 
 use std::path::PathBuf;
 
@@ -57,8 +57,10 @@ struct Step {
 }
 
 impl SaleCommand {
+    /// Runs the command.
+    ///
     /// # Errors
-    /// What the admin API answered.
+    /// When the file cannot be read, or the admin API does not answer with a success.
     pub async fn run(self, format: Format) -> anyhow::Result<()> {
         let client = AdminClient { address: self.admin, key: self.api_key };
         match self.action {

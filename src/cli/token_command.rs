@@ -1,4 +1,4 @@
-//! `seckill token …`: shopper tokens for local use, signed with the configured HS256 secret.
+//! `seckill token …` makes shopper tokens for local use. They are signed with the configured HS256 secret.
 
 use clap::Subcommand;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
@@ -33,6 +33,8 @@ struct Claims<'a> {
 }
 
 impl TokenCommand {
+    /// Runs the command.
+    ///
     /// # Errors
     /// When no secret is configured, or the user is not a user id.
     pub fn run(self, config: &Config, clock: &Clock) -> anyhow::Result<()> {
@@ -42,7 +44,7 @@ impl TokenCommand {
     }
 }
 
-/// A token that a server with this configuration accepts from `now_s` on for `ttl_s` seconds.
+/// Mints a token that expires `ttl_s` seconds after `now_s`. A server with this configuration accepts it until then.
 ///
 /// # Errors
 /// When no secret is configured.

@@ -1,4 +1,4 @@
-//! `seckill export` and `seckill import`: a shop's sales and orders between the modes.
+//! `seckill export` and `seckill import` move the sales and orders of a shop between the modes.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufReader, BufWriter};
@@ -28,7 +28,7 @@ pub struct TransferFile {
 }
 
 impl TransferFile {
-    /// Writes a new file, complete or not at all.
+    /// Exports to a new file. The file is complete, or it is not there at all.
     ///
     /// # Errors
     /// When a sale is on, the file exists, or the backend cannot be read.
@@ -40,7 +40,7 @@ impl TransferFile {
         let mut partial = path.clone().into_os_string();
         partial.push(".partial");
         let partial = PathBuf::from(partial);
-        // Names of buyers are in it.
+        // The file holds names of buyers, so only its owner may read it.
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial);
         let file = file.with_context(|| {
             let shown = partial.display();
@@ -48,7 +48,7 @@ impl TransferFile {
         })?;
         let mut out = BufWriter::new(file);
         let work = async |ports: &Ports| {
-            transfer::export(ports, config.shard_map()?, Clock::System.now_ms(), &mut out).await
+            transfer::export(ports, config.shard_map()?, &Clock::System, &mut out).await
         };
         let moved = match with_writer(config, work).await {
             Ok(moved) => moved,
@@ -63,10 +63,10 @@ impl TransferFile {
         Ok(())
     }
 
-    /// Checks the whole file, then puts it in place and compares.
+    /// Checks the whole file, then puts its sales and orders in place, and compares what stands with the file.
     ///
     /// # Errors
-    /// When the file is not whole or cannot be; then nothing was changed. When a store fails, repeat the import.
+    /// When the file is not whole or has a fault; then nothing was changed. When a store fails; then repeat the import.
     pub async fn import(self, config: &Config) -> anyhow::Result<()> {
         let map = config.shard_map()?;
         let contents = Contents::check(file::lines(open(&self.file)?), map)
@@ -82,7 +82,7 @@ impl TransferFile {
             }
         };
         let work = async |ports: &Ports| {
-            transfer::import(ports, &contents, lines, &progress).await?;
+            transfer::import(ports, &contents, lines, &Clock::System, &progress).await?;
             transfer::compare(ports, map, &contents, again).await
         };
         with_writer(config, work).await?;
@@ -99,13 +99,13 @@ fn open(path: &Path) -> anyhow::Result<BufReader<File>> {
     Ok(BufReader::new(File::open(path).with_context(|| format!("cannot read {}", path.display()))?))
 }
 
-/// Does `work` while this process writes what is in the order log.
+/// Does `work` on an opened backend, while the workers of this process write what is in the order log.
 async fn with_writer<T>(
     config: &Config,
     work: impl AsyncFnOnce(&Ports) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     let mut config = config.clone();
-    // Nobody needs its listener.
+    // Nobody needs the operators' listener, so it takes a free port.
     config.admin.bind = (Ipv4Addr::LOCALHOST, 0).into();
     let ports = app::open_backend(&config).await?;
     let running: Running = app::start_on(ports.clone(), &config, Role::Worker, metrics::install()?).await?;

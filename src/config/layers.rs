@@ -1,7 +1,7 @@
-//! The layers of a configuration, from the weakest to the strongest, key by key.
+//! Merges the layers of a configuration key by key, from the weakest to the strongest.
 //!
-//! Every value is held against its default when it is put in: the key must exist and the type must be the same.
-//! So nothing reaches the sections that they would have to convert.
+//! Every value is compared with its default when it is put in: the key must exist, and the type must be the same. So no
+//! value reaches the sections that they would have to convert.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,8 +11,22 @@ use config::{Value as Merged, ValueKind};
 use toml::de::DeTable;
 use toml::{Table, Value};
 
+use super::config_error::ConfigError;
 use super::sections::shown_url;
-use super::{ConfigError, DEFAULTS, Explained, SECRETS};
+
+/// The text of `config/default.toml`, which has every key with its default.
+pub const DEFAULTS: &str = include_str!("../../config/default.toml");
+/// The keys whose values are never shown.
+pub const SECRETS: [&str; 3] = ["auth.hs256_secret", "redis.password", "mysql.password"];
+
+/// A key's value and where it came from, for `seckill config explain`.
+#[derive(Debug, Clone)]
+pub struct Explained {
+    /// The value as text. A secret is masked.
+    pub value: String,
+    /// The layer that set the value.
+    pub origin: String,
+}
 
 pub(super) struct Layers {
     defaults: BTreeMap<String, Value>,
@@ -48,14 +62,14 @@ impl Layers {
             fault(&text.as_bytes()[..start.min(text.len())], problem)
         };
         DeTable::parse(text).map_err(|error| at(&error, error.message()))?;
-        // What is wrong now is a number, and the library would repeat it: a secret that lost its quotes, perhaps.
+        // What is wrong now is a number. The library would repeat it, and it may be a secret that lost its quotes.
         let table: Table = text.parse().map_err(|error| at(&error, "holds a number that is too large"))?;
         self.put_table("", table, &path.display().to_string())
     }
 
     fn put_table(&mut self, prefix: &str, table: Table, origin: &str) -> Result<(), ConfigError> {
         for (name, value) in table {
-            // A quoted name with a dot in it is no path.
+            // A quoted name with a dot in it is not a path of two names.
             let name = if name.contains('.') { format!("{name:?}") } else { name };
             let key = if prefix.is_empty() { name } else { format!("{prefix}.{name}") };
             match value {
@@ -73,7 +87,7 @@ impl Layers {
         self.defaults.keys().any(|known| known.split_once('.').is_some_and(|(section, _)| section == key))
     }
 
-    /// A value as variables and flags have it: the default's type says how to read it.
+    /// Puts in a value of a variable or a flag, which is text. The type of the default says how to read it.
     pub(super) fn put_text(&mut self, key: &str, text: &str, origin: &str) -> Result<(), ConfigError> {
         let no = |what| ConfigError::invalid(key, format!("must be {what} (from {origin})"));
         let value = match self.default_of(key, origin)? {
@@ -116,7 +130,7 @@ impl Layers {
         builder.build()
     }
 
-    /// Every key with its value, but for secrets.
+    /// Returns every key with its value and its origin. Secrets are masked.
     pub(super) fn explained(&self) -> BTreeMap<String, Explained> {
         let explained = |(key, (value, origin)): (&String, &(Value, String))| {
             let text = match value {
@@ -141,7 +155,7 @@ fn merged(value: &Value, origin: &str) -> Merged {
         Value::Float(number) => ValueKind::Float(*number),
         Value::Boolean(is_so) => ValueKind::Boolean(*is_so),
         Value::Array(list) => ValueKind::Array(list.iter().map(|one| merged(one, origin)).collect()),
-        // No default is one of these, so that no value is.
+        // No default has one of these types, so no value has.
         Value::Datetime(_) | Value::Table(_) => ValueKind::Nil,
     };
     Merged::new(Some(&origin.to_owned()), kind)

@@ -1,4 +1,4 @@
-//! The sections of `config/default.toml` as types, and their ranges.
+//! The sections of `config/default.toml` as types, and the ranges of their values.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -7,7 +7,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer};
 
-use super::{ConfigError, Secret};
+use super::config_error::ConfigError;
+use super::secret::Secret;
 use crate::domain::ShardMap;
 
 macro_rules! section {
@@ -22,27 +23,49 @@ macro_rules! section {
 section!(
     /// The whole configuration, one field per section.
     Config {
+        /// `[backend]`
         backend: BackendConfig,
+        /// `[http]`
         http: HttpConfig,
+        /// `[admin]`
         admin: AdminConfig,
+        /// `[auth]`
         auth: AuthConfig,
+        /// `[admission]`
         admission: AdmissionConfig,
+        /// `[limits]`
         limits: LimitsConfig,
+        /// `[catalog]`
         catalog: CatalogConfig,
+        /// `[shards]`
         shards: ShardsConfig,
+        /// `[redis]`
         redis: RedisConfig,
+        /// `[kafka]`
         kafka: KafkaConfig,
+        /// `[mysql]`
         mysql: MysqlConfig,
+        /// `[embedded]`
         embedded: EmbeddedConfig,
+        /// `[writer]`
         writer: WriterConfig,
+        /// `[relay]`
         relay: RelayConfig,
+        /// `[shutdown]`
         shutdown: ShutdownConfig,
+        /// `[log]`
         log: LogConfig,
     }
 );
-section!(BackendConfig { mode: Mode });
+section!(
+    /// The backend.
+    BackendConfig {
+        /// The mode in which the shop runs.
+        mode: Mode
+    }
+);
 
-/// What the shop stands on.
+/// The mode of a shop: the services and files that it stands on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
@@ -53,6 +76,7 @@ pub enum Mode {
 }
 
 impl Mode {
+    /// Returns the mode's word in the configuration.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Distributed => "distributed",
@@ -61,122 +85,270 @@ impl Mode {
     }
 }
 
-section!(HttpConfig {
-    bind: SocketAddr,
-    workers: usize,
-    connections_max: usize,
-    request_head_timeout_ms: u64,
-    keep_alive_ms: u64,
-    trusted_proxies: Vec<IpAddr>,
-});
-section!(AdminConfig { bind: SocketAddr });
-section!(AuthConfig {
-    hs256_secret: Secret,
-    #[serde(deserialize_with = "path")]
-    hs256_secret_file: Option<PathBuf>,
-    #[serde(deserialize_with = "text")]
-    hs256_kid: Option<String>,
-    #[serde(deserialize_with = "path")]
-    public_key_file: Option<PathBuf>,
-    public_key_algorithm: PublicKeyAlgorithm,
-    #[serde(deserialize_with = "text")]
-    public_key_kid: Option<String>,
-    audience: String,
-    #[serde(deserialize_with = "text")]
-    issuer: Option<String>,
-    leeway_s: u64,
-    verified_tokens_max: usize,
-});
+section!(
+    /// The listener of shoppers.
+    HttpConfig {
+        /// The listener's address.
+        bind: SocketAddr,
+        /// Threads that parse requests; 0 means one per core.
+        workers: usize,
+        /// Connections that a worker keeps at once.
+        connections_max: usize,
+        /// How long a client may take to send a request's head.
+        request_head_timeout_ms: u64,
+        /// How long an idle connection is kept.
+        keep_alive_ms: u64,
+        /// Peers whose `X-Forwarded-For` is believed.
+        trusted_proxies: Vec<IpAddr>,
+    }
+);
+section!(
+    /// The listener of operators.
+    AdminConfig {
+        /// The listener's address.
+        bind: SocketAddr
+    }
+);
+section!(
+    /// The keys and rules by which shoppers' tokens are checked.
+    AuthConfig {
+        /// The secret of HS256, of at least 32 bytes; empty when it is not set.
+        hs256_secret: Secret,
+        /// A file to read the secret from.
+        #[serde(deserialize_with = "path")]
+        hs256_secret_file: Option<PathBuf>,
+        /// The id of the secret. A token must name it when it is set.
+        #[serde(deserialize_with = "text")]
+        hs256_kid: Option<String>,
+        /// A public key in PEM form.
+        #[serde(deserialize_with = "path")]
+        public_key_file: Option<PathBuf>,
+        /// The only algorithm that the public key accepts.
+        public_key_algorithm: PublicKeyAlgorithm,
+        /// The id of the public key. A token must name it when it is set.
+        #[serde(deserialize_with = "text")]
+        public_key_kid: Option<String>,
+        /// The `aud` that a token must have.
+        audience: String,
+        /// The `iss` that a token must have; `None` accepts any.
+        #[serde(deserialize_with = "text")]
+        issuer: Option<String>,
+        /// The clock difference that is forgiven when `exp` and `nbf` are checked.
+        leeway_s: u64,
+        /// The most verified tokens that are remembered.
+        verified_tokens_max: usize,
+    }
+);
 
+/// The algorithm of a public key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub enum PublicKeyAlgorithm {
+    /// Ed25519.
     EdDSA,
+    /// RSA with SHA-256.
     RS256,
 }
 
-section!(AdmissionConfig {
-    in_flight_max: usize,
-    reserve_batch_max: usize,
-    sold_out_recheck_ms: i64,
-    opening_skew_ms: i64,
-    append_wait_ms: u64,
-    outbox_orders_max: u64,
-    wait_s_max: u64,
-    waiters_max: usize,
-});
-section!(LimitsConfig { user_per_s: u32, user_burst: u32, address_per_s: u32, address_burst: u32 });
-section!(CatalogConfig { refresh_ms: u64 });
-section!(ShardsConfig { shards: u16, partitions: u16, months_ahead: u16 });
+section!(
+    /// The limits and waits of the front.
+    AdmissionConfig {
+        /// The most purchases between reservation and answer.
+        in_flight_max: usize,
+        /// The most purchases of one reserve call, in embedded mode of one commit.
+        reserve_batch_max: usize,
+        /// How long a sold-out answer is given without asking Redis again.
+        sold_out_recheck_ms: i64,
+        /// A purchase this long before the opening is let through to Redis, whose clock decides.
+        opening_skew_ms: i64,
+        /// How long an accepted order waits for the order log's acknowledgement before it is answered `reserved`.
+        append_wait_ms: u64,
+        /// The most orders in the outbox. While it is full, purchases are refused.
+        outbox_orders_max: u64,
+        /// The longest wait that `Prefer: wait` and `?wait=` are granted.
+        wait_s_max: u64,
+        /// The most requests that wait at once.
+        waiters_max: usize,
+    }
+);
+section!(
+    /// The token buckets of one process. A rate of 0 means no limit.
+    LimitsConfig {
+        /// Purchases of one user per second.
+        user_per_s: u32,
+        /// Purchases that one user may send at once.
+        user_burst: u32,
+        /// Purchases from one address per second.
+        address_per_s: u32,
+        /// Purchases that may come from one address at once.
+        address_burst: u32
+    }
+);
+section!(
+    /// The catalog in memory.
+    CatalogConfig {
+        /// How often the catalog is read again.
+        refresh_ms: u64
+    }
+);
+section!(
+    /// The shard map. Its counts are frozen at the first migration.
+    ShardsConfig {
+        /// The number of shards, a power of two.
+        shards: u16,
+        /// The number of partitions of the order log, a power of two.
+        partitions: u16,
+        /// For how many months orders tables are made ahead of time, the current month included.
+        months_ahead: u16
+    }
+);
+/// The connection to Redis.
 #[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RedisConfig {
+    /// The server, as a `redis://` URL.
     pub url: String,
+    /// The password; empty when it is not set.
     pub password: Secret,
+    /// A file to read the password from.
     #[serde(deserialize_with = "path")]
     pub password_file: Option<PathBuf>,
+    /// Stands before every key.
     pub key_prefix: String,
+    /// After this long without an answer, the outcome of a call is unknown.
     pub response_timeout_ms: u64,
+    /// How long a connection may take to be made.
     pub connect_timeout_ms: u64,
+    /// The most connections of the pool.
     pub pool_connections_max: usize,
 }
 
-section!(KafkaConfig {
-    brokers: String,
-    topic: String,
-    replication_factor: u16,
-    min_insync_replicas: u16,
-    retention_ms: i64,
-    group: String,
-    linger_ms: u32,
-    message_timeout_ms: u32,
-    queue_messages_max: u32,
-    group_protocol: GroupProtocol,
-    session_timeout_ms: u32,
-    heartbeat_interval_ms: u32,
-});
+section!(
+    /// The order log in Kafka.
+    KafkaConfig {
+        /// `host:port` of one or more brokers, separated by commas.
+        brokers: String,
+        /// The topic of the order log.
+        topic: String,
+        /// Replicas of every partition.
+        replication_factor: u16,
+        /// Replicas that must have a record before it is acknowledged.
+        min_insync_replicas: u16,
+        /// How long the topic keeps a record; -1 means for ever.
+        retention_ms: i64,
+        /// The consumer group of the order writers.
+        group: String,
+        /// How long the producer collects records for one request.
+        linger_ms: u32,
+        /// How long the producer tries to deliver a record.
+        message_timeout_ms: u32,
+        /// The most records of this process without an acknowledgement.
+        queue_messages_max: u32,
+        /// The protocol of the consumer group.
+        group_protocol: GroupProtocol,
+        /// After this long without a heartbeat a consumer is out of its group.
+        session_timeout_ms: u32,
+        /// How often a consumer sends a heartbeat.
+        heartbeat_interval_ms: u32,
+    }
+);
 
+/// The protocol of Kafka's consumer groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum GroupProtocol {
+    /// The clients divide the partitions. Session and heartbeat times are the client's.
     Classic,
+    /// The broker divides the partitions. Session and heartbeat times are the broker's.
     Consumer,
 }
 
-section!(MysqlConfig {
-    instances: Vec<String>,
-    user: String,
-    password: Secret,
-    #[serde(deserialize_with = "path")]
-    password_file: Option<PathBuf>,
-    database_prefix: String,
-    pool_connections_max: u32,
-    acquire_timeout_ms: u64,
-    read_timeout_ms: u64,
-    write_timeout_ms: u64,
-});
-section!(EmbeddedConfig { folder: PathBuf, synchronous: Synchronous });
+section!(
+    /// The connections to the MySQL instances.
+    MysqlConfig {
+        /// `host:port` of every instance, in order. The first one also holds the directory.
+        instances: Vec<String>,
+        /// The user on every instance.
+        user: String,
+        /// The user's password; empty when it is not set.
+        password: Secret,
+        /// A file to read the password from.
+        #[serde(deserialize_with = "path")]
+        password_file: Option<PathBuf>,
+        /// Stands before the name of every database.
+        database_prefix: String,
+        /// The most connections to one instance.
+        pool_connections_max: u32,
+        /// How long a caller waits for a connection of the pool.
+        acquire_timeout_ms: u64,
+        /// How long a caller waits for the answer to a read.
+        read_timeout_ms: u64,
+        /// How long a caller waits for a whole change, such as a batch of orders.
+        write_timeout_ms: u64,
+    }
+);
+section!(
+    /// The data folder of embedded mode.
+    EmbeddedConfig {
+        /// The folder, which is made when it is absent.
+        folder: PathBuf,
+        /// How durable a commit is.
+        synchronous: Synchronous
+    }
+);
 
-/// What a commit waits for.
+/// What a commit waits for before it is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Synchronous {
-    /// The disk: an answered order survives a power failure.
+    /// The disk. An answered order survives a power failure.
     Full,
-    /// The operating system: an answered order survives a crash of the process; a power failure may take the
-    /// last ones, and never half of one.
+    /// The operating system. An answered order survives a crash of the process. A power failure may take the last
+    /// orders, and never half of one.
     Normal,
 }
 
-section!(WriterConfig {
-    batch_records_max: usize,
-    batch_wait_ms: u64,
-    buffer_records_max: usize,
-    retry_first_ms: u64,
-    retry_last_ms: u64,
-});
-section!(RelayConfig { interval_ms: u64, min_age_ms: u64, batch_orders_max: usize });
-section!(ShutdownConfig { deadline_ms: u64 });
-section!(LogConfig { filter: String, format: String });
+section!(
+    /// The batches of the order writer.
+    WriterConfig {
+        /// The most records of one batch.
+        batch_records_max: usize,
+        /// How long a batch waits for more records.
+        batch_wait_ms: u64,
+        /// The most records that are read ahead per partition.
+        buffer_records_max: usize,
+        /// The first pause before a failed batch is taken again. Each pause is twice the one before it.
+        retry_first_ms: u64,
+        /// The longest of these pauses.
+        retry_last_ms: u64,
+    }
+);
+section!(
+    /// The rounds of the relay.
+    RelayConfig {
+        /// The pause between two rounds over all outboxes.
+        interval_ms: u64,
+        /// Entries that are younger than this are left to their front.
+        min_age_ms: u64,
+        /// The most orders of one bucket in one round, in whole entries.
+        batch_orders_max: usize
+    }
+);
+section!(
+    /// The end of a process.
+    ShutdownConfig {
+        /// After this long, what still runs is abandoned.
+        deadline_ms: u64
+    }
+);
+section!(
+    /// The log.
+    LogConfig {
+        /// Levels and `target=level`, separated by commas.
+        filter: String,
+        /// `auto` (pretty on a terminal, otherwise JSON), `json` or `pretty`.
+        format: String
+    }
+);
 
 fn text<'de, D: Deserializer<'de>>(input: D) -> Result<Option<String>, D::Error> {
     Ok(Some(String::deserialize(input)?).filter(|text| !text.is_empty()))
@@ -187,10 +359,10 @@ fn path<'de, D: Deserializer<'de>>(input: D) -> Result<Option<PathBuf>, D::Error
 }
 
 impl Config {
-    /// The shard map of these settings.
+    /// Makes the shard map of these settings.
     ///
     /// # Errors
-    /// [`ConfigError::Invalid`] for counts that cannot form one.
+    /// [`ConfigError::Invalid`] when the counts do not fit together.
     pub fn shard_map(&self) -> Result<ShardMap, ConfigError> {
         let instances = match self.backend.mode {
             Mode::Distributed => self.mysql.instances.len(),
@@ -243,7 +415,8 @@ impl Config {
         Ok(())
     }
 
-    /// What every number may be. Beyond it the process would not start, not answer, or take memory without end.
+    /// Lists the range of every number. Outside of it the process would not start, not answer, or take memory without
+    /// end.
     fn ranges(&self) -> Vec<(&'static str, i128, RangeInclusive<i128>)> {
         let Self { http, auth, admission, redis, kafka, mysql, writer, relay, .. } = self;
         let retry_last_ms = wide(writer.retry_last_ms);
@@ -296,12 +469,12 @@ fn wide(number: impl TryInto<i128>) -> i128 {
     number.try_into().unwrap_or(i128::MAX)
 }
 
-/// A URL without what may be a password in it.
+/// Masks a URL that may hold a password.
 pub(super) fn shown_url(url: &str) -> &str {
     if url.contains('@') { "***" } else { url }
 }
 
-/// As derived, but for the URL.
+/// Prints what the derived form would print, but masks the URL.
 impl fmt::Debug for RedisConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { url, password, password_file, key_prefix, .. } = self;

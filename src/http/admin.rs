@@ -1,4 +1,4 @@
-//! The operators' listener's handlers.
+//! The handlers of the operators' listener.
 
 pub mod health;
 pub mod sales;
@@ -11,16 +11,20 @@ use super::problem::{Code, Problem};
 use super::{Context, auth};
 use crate::domain::{ApiKey, Change};
 
-/// What an API key may allow.
+/// A group of admin routes that an API key may allow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
+    /// Reading sales and their stock.
     SalesRead,
+    /// Creating and changing sales, and taking them through their life.
     SalesWrite,
 }
 
 impl Scope {
+    /// All scopes.
     pub const ALL: [Self; 2] = [Self::SalesRead, Self::SalesWrite];
 
+    /// Returns the scope's word, as it is stored with an API key.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::SalesRead => "sales:read",
@@ -29,10 +33,11 @@ impl Scope {
     }
 }
 
-/// The operator behind a request, if their key has the scope.
+/// Looks up the API key of a request, and checks that it has the scope.
 ///
 /// # Errors
-/// `unauthenticated` for no or an unknown key, `forbidden` for a key without the scope.
+/// `unauthenticated` when the request has no key or an unknown one, `forbidden` when the key lacks the scope,
+/// `dependency_unavailable` when the directory could not be read.
 pub async fn operator(request: &HttpRequest, context: &Context, scope: Scope) -> Result<ApiKey, Problem> {
     let unauthenticated = || Problem::new(Code::Unauthenticated);
     let header = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
@@ -46,7 +51,7 @@ pub async fn operator(request: &HttpRequest, context: &Context, scope: Scope) ->
     }
 }
 
-/// The audit row of what this request is about to do.
+/// Makes the row of the audit log for the change that this request is about to make.
 pub fn change(request: &HttpRequest, operator: &ApiKey, action: &'static str, reason: &str) -> Change {
     let request_id = RequestId::of(request).as_str().to_owned();
     Change { actor: operator.name.clone(), action, reason: reason.to_owned(), request_id }

@@ -1,7 +1,7 @@
-//! Who is asking: shoppers by JWT, operators by API key.
+//! Authentication: shoppers prove who they are by a JWT, operators by an API key.
 //!
-//! Invariant (I6): a user id comes out of a verified token and from nowhere else. Every key accepts exactly
-//! one algorithm, so a token cannot choose how it is checked.
+//! Invariant (I6): a user id comes out of a verified token and from nowhere else. Every key accepts exactly one
+//! algorithm, so a token cannot choose how it is checked.
 
 use std::ops::Range;
 
@@ -17,22 +17,28 @@ use crate::domain::UserId;
 #[cfg(not(feature = "public-keys"))]
 pub mod hs256;
 
-/// A longer header is not a token of ours; checking it would cost more than it is worth.
+/// The longest token that is checked. Ours are never longer, and checking a longer one costs more than it is worth.
 const TOKEN_BYTES_MAX: usize = 4096;
 
 /// One key that shoppers' tokens may be signed with.
 pub struct TokenKey {
-    /// When set, a token must name it.
+    /// The key's id. When it is set, a token must name it in its header.
     pub kid: Option<String>,
+    /// The only algorithm that this key accepts.
     pub algorithm: Algorithm,
+    /// The key itself.
     pub key: DecodingKey,
 }
 
-/// How tokens are checked.
+/// The rules by which tokens are checked.
 pub struct TokenRules {
+    /// The `aud` that a token must have.
     pub audience: String,
+    /// The `iss` that a token must have; `None` accepts any, and a token without one.
     pub issuer: Option<String>,
+    /// The clock difference that is forgiven when `exp` and `nbf` are checked, in seconds.
     pub leeway_s: u64,
+    /// The most verified tokens that are remembered.
     pub verified_max: usize,
 }
 
@@ -47,20 +53,21 @@ pub struct Tokens {
 #[derive(Clone)]
 struct Verified {
     user: UserId,
-    /// From `nbf` until `exp`, the leeway included.
+    /// When the token is valid: from `nbf` until `exp`, the leeway included.
     valid_ms: Range<i64>,
 }
 
 #[derive(Deserialize)]
 struct Claims {
     sub: String,
-    /// Whole seconds since 1970, as `nbf`.
+    /// Whole seconds since 1970; so is `nbf`.
     exp: i64,
     #[serde(default)]
     nbf: i64,
 }
 
 impl Tokens {
+    /// Makes a checker that accepts tokens which one of `keys` has signed.
     pub fn new(keys: Vec<TokenKey>, rules: &TokenRules, clock: Clock) -> Self {
         #[cfg(not(feature = "public-keys"))]
         hs256::install();
@@ -86,10 +93,10 @@ impl Tokens {
         }
     }
 
-    /// The user that an `Authorization` header proves.
+    /// Verifies the token of an `Authorization` header, and returns its user.
     ///
     /// # Errors
-    /// `unauthenticated`, one text for every cause: the difference would help nobody but an attacker.
+    /// `unauthenticated`. The text is the same for every cause, because the difference would help only an attacker.
     pub fn shopper(&self, authorization: Option<&str>) -> Result<UserId, Problem> {
         let refused = || Problem::new(Code::Unauthenticated);
         let token = authorization.and_then(bearer).ok_or_else(refused)?;
@@ -109,7 +116,8 @@ impl Tokens {
 
     fn verify(&self, token: &str) -> Option<Verified> {
         let header = decode_header(token).ok()?;
-        // What `crit` lists must be understood, and nothing is. Source: RFC 7515 §4.1.11.
+        // A token must be refused when its `crit` lists something that we do not understand, and we understand none of
+        // it. Source: RFC 7515 §4.1.11.
         if header.crit.is_some() {
             return None;
         }
@@ -128,14 +136,13 @@ impl Tokens {
     }
 }
 
-/// The credential of a `Bearer` header.
+/// Returns the credential of a `Bearer` header.
 pub fn bearer(authorization: &str) -> Option<&str> {
     let (scheme, credential) = authorization.split_at_checked("Bearer ".len())?;
     scheme.eq_ignore_ascii_case("Bearer ").then(|| credential.trim())
 }
 
-/// What an API key is stored and looked up by. The look-up compares hashes, so its timing tells nothing of
-/// a key.
+/// Hashes an API key. Keys are stored and looked up by this hash, so the timing of a look-up tells nothing of a key.
 pub fn api_key_hash(key: &str) -> [u8; 32] {
     Sha256::digest(key.as_bytes()).into()
 }

@@ -1,4 +1,4 @@
-//! What handlers read from a request, each with its own problem.
+//! What handlers read from a request. Each function answers with its own problem when its part is missing or wrong.
 
 use std::net::IpAddr;
 
@@ -13,6 +13,11 @@ use super::Context;
 use super::problem::{Code, Problem};
 use crate::domain::{IdempotencyKey, Object, UserId};
 
+/// The longest body of a shopper's request. A purchase's body has some 50 bytes.
+pub const SHOPPER_BODY_BYTES_MAX: usize = 1024;
+/// The longest body of an operator's request. A sale with a hundred items has some 20 KiB.
+pub const ADMIN_BODY_BYTES_MAX: usize = 64 * 1024;
+
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 
@@ -20,19 +25,21 @@ fn header(request: &HttpRequest, name: HeaderName) -> Option<&str> {
     request.headers().get(name)?.to_str().ok()
 }
 
+/// Verifies the token of a request, and returns its user.
+///
 /// # Errors
 /// `unauthenticated`.
 pub fn shopper(request: &HttpRequest, context: &Context) -> Result<UserId, Problem> {
-    // Not `header`: that looks at every byte, and whatever is not ASCII is no token of ours anyway.
+    // This does not use `header`, which looks at every byte. A value that is not ASCII is no token of ours anyway.
     let authorization = request.headers().get(AUTHORIZATION);
     context.tokens.shopper(authorization.and_then(|value| std::str::from_utf8(value.as_bytes()).ok()))
 }
 
-/// The whole body. Mostly it comes in one piece, which is kept as it is: the framework's own way copies it into eight
-/// fresh KiB, which costs as much as deciding about a purchase.
+/// Reads the whole body. It mostly comes in one piece, which is kept as it is. The framework's own extractor would copy
+/// it into eight fresh KiB, which costs as much as deciding about a purchase.
 ///
 /// # Errors
-/// `body_too_large`, also when only its announced length is; `malformed_json` when the body is broken off.
+/// `body_too_large` when the body or its announced length is, `malformed_json` when the body is broken off.
 pub async fn body(request: &HttpRequest, mut payload: Payload, bytes_max: usize) -> Result<Bytes, Problem> {
     let announced = header(request, CONTENT_LENGTH).and_then(|length| length.parse::<usize>().ok());
     if announced.is_some_and(|length| length > bytes_max) {
@@ -48,6 +55,8 @@ pub async fn body(request: &HttpRequest, mut payload: Payload, bytes_max: usize)
     Ok(body)
 }
 
+/// Reads a JSON body, which must be an object.
+///
 /// # Errors
 /// `unsupported_media_type`, `malformed_json`, or `validation_failed` with the field's pointer.
 pub fn json<T: DeserializeOwned>(request: &HttpRequest, body: &[u8]) -> Result<T, Problem> {
@@ -59,7 +68,7 @@ pub fn json<T: DeserializeOwned>(request: &HttpRequest, body: &[u8]) -> Result<T
     if let Ok(Object(value)) = serde_json::from_slice(body) {
         return Ok(value);
     }
-    // Once more and slower, to say which field is at fault.
+    // The body is read once more, and slower, to say which field is at fault.
     let mut reader = serde_json::Deserializer::from_slice(body);
     let Object(value) = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
         let pointer = pointer(error.path());
@@ -74,7 +83,7 @@ pub fn json<T: DeserializeOwned>(request: &HttpRequest, body: &[u8]) -> Result<T
     Ok(value)
 }
 
-/// `items[0].stock` → `/items/0/stock`. Source: RFC 6901.
+/// Turns the path of a field into a pointer: `items[0].stock` → `/items/0/stock`. Source: RFC 6901.
 fn pointer(path: &Path) -> String {
     let step = |segment: &Segment| match segment {
         Segment::Seq { index } => format!("/{index}"),
@@ -86,12 +95,14 @@ fn pointer(path: &Path) -> String {
     path.iter().map(step).collect()
 }
 
-/// serde's words without the place, which the pointer gives.
+/// Returns serde's words without the line and column: the pointer says where the fault is.
 fn what(error: &serde_json::Error) -> String {
     let text = error.to_string();
     text.split(" at line ").next().unwrap_or(&text).to_owned()
 }
 
+/// Reads the header `Idempotency-Key`.
+///
 /// # Errors
 /// `idempotency_key_missing`, also for a key with characters that are not allowed.
 pub fn idempotency_key(request: &HttpRequest) -> Result<IdempotencyKey, Problem> {
@@ -100,18 +111,19 @@ pub fn idempotency_key(request: &HttpRequest) -> Result<IdempotencyKey, Problem>
         .ok_or_else(|| Problem::new(Code::IdempotencyKeyMissing))
 }
 
-/// Seconds of `Prefer: wait=N`, if any.
+/// Reads the seconds of `Prefer: wait=N`. `None` means that the request does not ask to wait.
 pub fn prefer_wait_s(request: &HttpRequest) -> Option<u64> {
     let preferences = header(request, PREFER)?.split([',', ';']);
     preferences.filter_map(|preference| preference.trim().strip_prefix("wait=")).find_map(digits)
 }
 
-/// A number as HTTP writes it: digits without a sign, which Rust would read, too.
+/// Reads a number as HTTP writes it: digits alone. Rust's own parser would also take a sign.
 pub fn digits(text: &str) -> Option<u64> {
     text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// The client's address: the peer, or behind trusted proxies the right-most entry that is none of them.
+/// Finds the client's address. It is the peer, unless the peer is a trusted proxy. Then it is the right-most entry of
+/// `X-Forwarded-For` that is not a trusted proxy. When that entry is not an address, or there is none, it is the peer.
 pub fn address(request: &HttpRequest, trusted_proxies: &[IpAddr]) -> IpAddr {
     let unknown = IpAddr::from([0, 0, 0, 0]);
     let peer = request.peer_addr().map_or(unknown, |peer| peer.ip().to_canonical());

@@ -1,4 +1,5 @@
-//! Around every request: its id, its time, its line in the log, and the body of every problem.
+//! The middleware around every request. It gives the request an id, measures its time, logs it, and writes the body of
+//! every problem.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -20,7 +21,7 @@ use crate::metrics::HTTP_DURATION;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// The id of a request, 16 hexadecimal digits; in its answer, its problem and its log line.
+/// The id of a request: 16 hexadecimal digits. It stands in the request's answer, its problem and its log line.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestId([u8; 16]);
 
@@ -34,25 +35,26 @@ impl RequestId {
         Self(text)
     }
 
-    /// The id of a request that is being handled. Kept with the request only where somebody asks: few do, and a
-    /// request that keeps nothing needs no table.
+    /// Returns the id of a request that is being handled. The id is kept with the request only when a handler asks for
+    /// it: few do, and a request that keeps nothing needs no table.
     pub fn of(request: &HttpRequest) -> Self {
         *request.extensions_mut().get_or_insert_with(Self::new)
     }
 
+    /// Returns the 16 digits.
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).expect("digits")
     }
 }
 
-/// The pattern of a route, for those who look at it often: the framework writes a new one each time.
+/// The pattern of a route that is requested often. The framework would make a new text at every request.
 #[derive(Debug, Clone, Copy)]
 pub struct Pattern(pub &'static str);
 
 /// Wraps the whole application.
 ///
 /// # Errors
-/// Only what is no answer of a handler: those, refusals included, are responses here.
+/// What is not an answer of a handler. The answers of handlers are responses here, and so are their refusals.
 pub async fn around(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
@@ -72,7 +74,7 @@ pub async fn around(
     Ok(response)
 }
 
-/// Writes the body of a problem, also of one that the framework found.
+/// Writes the body of a problem, whether a handler or the framework found it.
 fn with_problem(response: ServiceResponse<BoxBody>, id: &RequestId) -> ServiceResponse<BoxBody> {
     let trace_id = trace_id(response.request());
     if let Some(problem) = response.response().error().and_then(|error| error.as_error::<Problem>()) {
@@ -90,7 +92,7 @@ fn with_problem(response: ServiceResponse<BoxBody>, id: &RequestId) -> ServiceRe
 fn record(response: &ServiceResponse<BoxBody>, id: &RequestId, elapsed: Duration) {
     let request = response.request();
     let status = response.status().as_u16();
-    // The pattern, not the path: paths hold ids and would make endless series.
+    // The label is the pattern, because paths hold ids and would make series without end.
     let route = match request.app_data::<Pattern>() {
         Some(pattern) => Cow::Borrowed(pattern.0),
         None => request.match_pattern().map_or(Cow::Borrowed("-"), Cow::Owned),
@@ -104,12 +106,12 @@ fn record(response: &ServiceResponse<BoxBody>, id: &RequestId, elapsed: Duration
     } else if route.starts_with("/api/v1/admin") {
         tracing::info!(request_id = id, %method, route, status, elapsed_ms, "operator request");
     } else {
-        // A crowd's refusals are normal answers: counted above, and logged only when somebody looks closely.
+        // A crowd's refusals are normal answers. They are counted above, and logged only when the filter asks for them.
         tracing::debug!(request_id = id, %method, route, status, elapsed_ms, "request");
     }
 }
 
-/// Methods are free text in HTTP; a label must not be.
+/// Returns a method's label. HTTP allows any text as a method, and a label must not be any text.
 fn method_label(method: &Method) -> &'static str {
     match method.as_str() {
         "GET" => "GET",
@@ -126,8 +128,8 @@ fn method_label(method: &Method) -> &'static str {
 type OfRoute = Vec<(&'static str, u16, Histogram)>;
 
 thread_local! {
-    /// The series that this thread has recorded into, by route: to look one up by its labels costs more than
-    /// all else that is done here. As many as routes, methods and statuses.
+    /// The series that this thread has recorded into, by route. To look one up by its labels costs more than
+    /// everything else here. There are at most as many as routes, methods and statuses together make.
     static SERIES: RefCell<BTreeMap<String, OfRoute>> = RefCell::default();
 }
 
@@ -145,7 +147,7 @@ fn observe(method: &'static str, route: &str, status: u16, elapsed: Duration) {
     });
 }
 
-/// The trace of a W3C `traceparent` header.
+/// Reads the trace id of a W3C `traceparent` header.
 fn trace_id(request: &HttpRequest) -> Option<String> {
     let parent = request.headers().get(TRACEPARENT)?.to_str().ok()?;
     let trace = parent.split('-').nth(1)?;

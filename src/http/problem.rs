@@ -1,13 +1,14 @@
-//! Every answer that is not a success: RFC 9457 problem details, one row per code.
+//! Problems: every answer that is not a success. Their form is that of RFC 9457.
 //!
-//! The table is exhaustive and has no default arm; docs/api.md carries the same rows and a test compares them.
+//! One table says the status, the title and the retryability of each code. It is exhaustive and has no default arm.
+//! docs/api.md has the same rows, and a test compares them.
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpResponse, ResponseError};
 use serde_json::{Value, json};
 
-use crate::purchase::Failure;
+use crate::shop::Failure;
 
 macro_rules! codes {
     ($($variant:ident $text:literal $status:literal $retryable:literal $title:literal;)*) => {
@@ -16,21 +17,25 @@ macro_rules! codes {
         pub enum Code { $($variant,)* }
 
         impl Code {
+            /// All codes, in the table's order.
             pub const ALL: &[Self] = &[$(Self::$variant,)*];
 
+            /// Returns the code's word, as clients see it.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text,)* }
             }
 
+            /// Returns the HTTP status.
             pub fn status(self) -> u16 {
                 match self { $(Self::$variant => $status,)* }
             }
 
-            /// Whether the same call may succeed later.
+            /// Returns whether the same call may succeed later.
             pub fn is_retryable(self) -> bool {
                 match self { $(Self::$variant => $retryable,)* }
             }
 
+            /// Returns the sentence that says what the code means.
             pub fn title(self) -> &'static str {
                 match self { $(Self::$variant => $title,)* }
             }
@@ -70,9 +75,10 @@ codes! {
     OutcomeUnknown "outcome_unknown" 504 true "No answer came in time; repeat the call with the same key.";
 }
 
-/// A problem on its way to a client. Holds nothing internal.
+/// A problem on its way to a client. It holds nothing internal.
 #[derive(Debug, Clone)]
 pub struct Problem {
+    /// The code, which decides status, title and retryability.
     pub code: Code,
     detail: Option<String>,
     members: Vec<(&'static str, Value)>,
@@ -80,35 +86,38 @@ pub struct Problem {
 }
 
 impl Problem {
+    /// Makes a problem without detail. A retryable one may be repeated after a second.
     pub fn new(code: Code) -> Self {
         let retry_after_ms = code.is_retryable().then_some(1000);
         Self { code, detail: None, members: Vec::new(), retry_after_ms }
     }
 
+    /// Sets the sentence that says what is wrong with this request.
     pub fn detail(mut self, detail: impl Into<String>) -> Self {
         self.detail = Some(detail.into());
         self
     }
 
-    /// Adds an extension member, each name once.
+    /// Adds an extension member. Each name may be added once.
     pub fn with(mut self, name: &'static str, value: impl Into<Value>) -> Self {
         self.members.push((name, value.into()));
         self
     }
 
+    /// Sets how long the client should wait before it repeats the call.
     pub fn retry_after_ms(mut self, ms: u64) -> Self {
         self.retry_after_ms = Some(ms);
         self
     }
 
-    /// `validation_failed` with one entry in `errors`.
+    /// Makes a `validation_failed` with one entry in `errors`.
     pub fn invalid(pointer: &str, detail: impl Into<String>) -> Self {
         let detail = detail.into();
         let errors = json!([{ "pointer": pointer, "detail": detail }]);
         Self::new(Code::ValidationFailed).detail(format!("{pointer}: {detail}")).with("errors", errors)
     }
 
-    /// The problem that stands for a status the framework made.
+    /// Makes the problem for a status that the framework answered.
     pub fn of_status(status: StatusCode) -> Self {
         Self::new(match status.as_u16() {
             401 => Code::Unauthenticated,
@@ -123,8 +132,8 @@ impl Problem {
         })
     }
 
-    /// The answer's body, with the ids that let support find the request. Piece by piece: most answers of a sale are
-    /// refusals, and a tree of values costs them ten times as much.
+    /// Writes the answer's body. Its ids let support find the request. The body is written piece by piece, because most
+    /// answers of a sale are refusals, and a tree of values would cost each of them ten times as much.
     pub fn body(&self, request_id: &str, trace_id: Option<&str>) -> Vec<u8> {
         let code = self.code;
         let retryable = if code.is_retryable() { "true" } else { "false" };
@@ -181,8 +190,8 @@ impl ResponseError for Problem {
         StatusCode::from_u16(self.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
-    /// Without a body: the response carries the problem as its error to the middleware, which knows the
-    /// request's id and writes it.
+    /// Makes a response without a body. The response carries the problem to the middleware as its error. The middleware
+    /// knows the request's id and writes the body.
     fn error_response(&self) -> HttpResponse {
         let mut response = HttpResponse::new(self.status_code());
         let headers = response.headers_mut();

@@ -1,23 +1,19 @@
-//! Every route of both listeners, on one page.
+//! The routes of both listeners, all on this page.
 
 use actix_web::web::{self, PayloadConfig, QueryConfig, ServiceConfig, get, patch, post, resource, scope};
 
+use super::extract::ADMIN_BODY_BYTES_MAX;
 use super::middleware::Pattern;
 use super::problem::Problem;
 use super::{admin, shopper};
 
-/// A purchase's body has some 50 bytes.
-pub const SHOPPER_BODY_BYTES_MAX: usize = 1024;
-/// A sale with a hundred items has some 20 KiB.
-pub const ADMIN_BODY_BYTES_MAX: usize = 64 * 1024;
-
-/// The crowd's route.
+/// The route of purchases, on which the crowd comes.
 const PLACE: &str = "/api/v1/sales/{sale}/orders";
 
-/// The public listener.
+/// Registers the routes of the public listener.
 pub fn shopper_routes(app: &mut ServiceConfig) {
     app.app_data(query_config())
-        // The crowd's route, first and in no scope: every pattern that is tried before it costs the crowd.
+        // Purchases come first and in no scope, because every pattern that is tried before theirs costs the crowd.
         .service(resource(PLACE).app_data(Pattern(PLACE)).route(post().to(shopper::orders::place)))
         .service(
             scope("/api/v1")
@@ -31,7 +27,7 @@ pub fn shopper_routes(app: &mut ServiceConfig) {
         .default_service(web::to(shopper::problems::not_found));
 }
 
-/// The operators' listener: keep it off the public network.
+/// Registers the routes of the operators' listener. Keep this listener off the public network.
 pub fn admin_routes(app: &mut ServiceConfig) {
     app.app_data(PayloadConfig::new(ADMIN_BODY_BYTES_MAX))
         .app_data(query_config())
@@ -57,7 +53,7 @@ pub fn admin_routes(app: &mut ServiceConfig) {
         .default_service(web::to(shopper::problems::not_found));
 }
 
-/// A bad query string is a fault like a bad field.
+/// Answers a bad query string like a bad field: with `validation_failed`.
 fn query_config() -> QueryConfig {
     QueryConfig::default()
         .error_handler(|error, _| Problem::invalid("", format!("the query string: {error}")).into())

@@ -1,4 +1,4 @@
-//! The public listener's handlers.
+//! The handlers of the public listener.
 
 pub mod orders;
 pub mod problems;
@@ -14,13 +14,13 @@ const MILLISECONDS: EncodedConfig = Config::DEFAULT
     .set_time_precision(TimePrecision::Second { decimal_digits: std::num::NonZeroU8::new(3) })
     .encode();
 
-/// RFC 3339 in UTC with milliseconds.
+/// Writes a time as RFC 3339, in UTC and with milliseconds. A time that RFC 3339 cannot write is an empty text.
 pub fn rfc3339(at_ms: i64) -> String {
     let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(at_ms) * 1_000_000);
     at.ok().and_then(|at| at.format(&Iso8601::<MILLISECONDS>).ok()).unwrap_or_default()
 }
 
-/// Reads what [`rfc3339`] writes, with any offset.
+/// Reads a time as RFC 3339, with any offset, into milliseconds since 1970.
 pub(super) fn parse_rfc3339(pointer: &str, text: &str) -> Result<i64, Problem> {
     let at = OffsetDateTime::parse(text, &Rfc3339);
     let at = at.map_err(|_| {

@@ -1,4 +1,4 @@
-//! The file of an export, and what must hold of it before an import changes anything.
+//! The file of an export, and the checks that it must pass before an import changes anything.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead, Write};
@@ -9,30 +9,39 @@ use serde::{Deserialize, Serialize};
 use crate::domain::record::Decided;
 use crate::domain::{OrderId, OrderRecord, Sale, SaleId, SaleState, ShardMap, SkuId, UserId};
 
-/// One line. Lines of a newer version may have more fields; a changed meaning gets a new version.
+/// One line of the file. A line may get more fields; a changed meaning gets a new version.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Line {
-    /// The first.
+    /// The first line.
     Header {
+        /// The version of the file's form.
         v: u32,
+        /// The number of shards of the backend that was exported.
         shards: u16,
+        /// When the export began, in milliseconds since 1970.
         exported_ms: i64,
     },
-    /// Followed by its orders.
+    /// A sale, which its orders follow.
     Sale(Sale),
+    /// An order of the sale before it.
     Order(OrderRecord),
-    /// The last.
+    /// The last line.
     End {
+        /// The number of sales in the file.
         sales: u64,
+        /// The number of orders in the file.
         orders: u64,
     },
 }
 
 impl Line {
+    /// The version that this program writes and reads.
     pub const VERSION: u32 = 1;
 }
 
+/// Writes a line.
+///
 /// # Errors
 /// When `out` cannot be written.
 pub fn write(out: &mut impl Write, line: &Line) -> anyhow::Result<()> {
@@ -40,7 +49,7 @@ pub fn write(out: &mut impl Write, line: &Line) -> anyhow::Result<()> {
     out.write_all(b"\n").context("cannot write the export")
 }
 
-/// The lines of a file, each with its number in what goes wrong.
+/// Reads the lines of a file. An error names the number of its line.
 pub fn lines(input: impl BufRead) -> impl Iterator<Item = anyhow::Result<Line>> {
     input.lines().enumerate().map(|(index, text)| {
         let number = index + 1;
@@ -49,29 +58,31 @@ pub fn lines(input: impl BufRead) -> impl Iterator<Item = anyhow::Result<Line>> 
     })
 }
 
-/// What a checked file holds.
+/// The contents of a checked file.
 #[derive(Debug, Default)]
 pub struct Contents {
+    /// Its sales, by id.
     pub sales: BTreeMap<SaleId, Sale>,
+    /// The number of its orders.
     pub orders: u64,
 }
 
-/// What the orders of one sale take together.
+/// The units that the orders of one sale take together, as far as the file has been read.
 #[derive(Default)]
 struct Taken {
     sale: Option<SaleId>,
-    /// The last order's: they ascend, so none is there twice.
+    /// The id of the last order. Ids ascend, so no order is there twice.
     last: Option<OrderId>,
     units: HashMap<SkuId, u64>,
     buyers: HashMap<UserId, u32>,
 }
 
 impl Contents {
-    /// Reads a whole file and checks it against the map of the backend it is for.
+    /// Reads a whole file, and checks it against the shard map of the backend that will take it.
     ///
     /// # Errors
-    /// The first fault: a line that is none, an incomplete file, another number of shards, a sale or an order that
-    /// cannot be.
+    /// The first fault: a line that is not of an export, an incomplete file, another number of shards, or a sale or an
+    /// order that cannot be.
     pub fn check(lines: impl Iterator<Item = anyhow::Result<Line>>, map: ShardMap) -> anyhow::Result<Self> {
         let mut contents = Self::default();
         let mut taken = Taken::default();

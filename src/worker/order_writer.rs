@@ -1,357 +1,315 @@
-//! Protocol steps 8 to 13: reads the order log and writes its orders, one transaction per batch and partition.
+//! Reads the order log and writes its orders, one transaction per batch of a partition: steps 8 to 13 of
+//! docs/protocol/steps.md.
 //!
-//! One thread owns the reader and all bookkeeping; batches of different partitions are written concurrently,
-//! of one partition never. Invariant: a batch starts at the offset after the last committed one. What was read
-//! ahead is dropped whenever that chain breaks (lost CAS, revocation, a gap), and the stored position takes over.
+//! A writer works in steps. A run takes what the log and the databases have answered since the last one, and it begins
+//! what can be begun now. Batches of different partitions are written at the same time, batches of one partition one
+//! after the other. Invariant: a batch starts at the offset after the last committed record. Whenever that chain breaks
+//! (another writer moved the position, the partition was revoked, records were left out), the writer drops what it has
+//! read ahead and begins again at the stored position.
 
-mod lane;
+mod partition_queue;
+mod parts;
+mod writing;
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::{Duration, Instant};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use metrics::{counter, histogram};
+use async_trait::async_trait;
+use metrics::counter;
 
-use crate::clock::Clock;
+use super::driver::{Progress, Signal, Task};
+use crate::clock::Moment;
+use crate::domain::Part;
 use crate::domain::batch_plan::LogBatch;
-use crate::domain::{BucketId, OrderId, OrderState, Part, Sale, SaleId, ShardMap};
-use crate::metrics::{
-    DEAD_LETTERS, ORDER_PERSIST, ORDERS, POSITION_ALARMS, RECORDS_SKIPPED, WRITER_BATCH, WRITER_COMMIT,
-    WRITER_RETRIES,
-};
-use crate::ports::{
-    BatchOutcome, Effect, ErrorKind, Inventory, LogEvent, OrderLogReader, OrderStore, SaleStore, StoreError,
-    StoreResult, Written,
-};
-use crate::shutdown::Tasks;
+use crate::metrics::{POSITION_ALARMS, WRITER_RETRIES};
+use crate::ports::{BatchOutcome, Effect, ErrorKind, LogEvent, OrderLogReader, StoreError, StoreResult};
 
-use lane::Lane;
+use partition_queue::PartitionQueue;
+pub use parts::{Limits, Parts};
+use writing::Writing;
 
-/// How long one look at the log may block the thread.
-const POLL: Duration = Duration::from_millis(5);
-/// Most records taken from the client per look.
-const POLL_RECORDS_MAX: usize = 2_000;
+/// Most records that one run takes from the log.
+const TAKEN_MAX: usize = 2_000;
+/// How long a writer rests when nobody wakes it. Events and deadlines wake it long before.
+const PERIOD: Duration = Duration::from_secs(1);
 
-/// What a writer needs; cheap to clone into the tasks that write.
-#[derive(Clone)]
-pub struct Writing {
-    pub orders: Arc<dyn OrderStore>,
-    pub sales: Arc<dyn SaleStore>,
-    pub inventory: Arc<dyn Inventory>,
-    pub clock: Clock,
-    pub map: ShardMap,
-    pub tasks: Tasks,
-    pub limits: Limits,
-}
-
-/// Bounds, from the configuration's `[writer]`.
-#[derive(Debug, Clone)]
-pub struct Limits {
-    pub batch_records_max: usize,
-    pub batch_wait: Duration,
-    pub buffer_records_max: usize,
-    pub retry_first: Duration,
-    pub retry_last: Duration,
-}
-
-/// One order writer. Lives on its own thread.
+/// One order writer: a member of the log's readers, with a queue for each partition that is assigned to it.
 pub struct OrderWriter {
-    writing: Writing,
-    reader: Box<dyn OrderLogReader>,
-    lanes: BTreeMap<Part, Lane>,
-    sales: Arc<HashMap<SaleId, Sale>>,
-    done: (Sender<Done>, Receiver<Done>),
+    parts: Parts,
+    signal: Signal,
+    // A run has the state for itself, because the driver makes one run at a time.
+    state: tokio::sync::Mutex<State>,
+    /// Spawned work that is done, in the order in which it ended.
+    done: Arc<Mutex<Vec<Done>>>,
 }
 
-/// The end of something spawned: which lane's, and what came of it.
+/// What a writer keeps between two runs.
+#[derive(Default)]
+struct State {
+    /// `None` before the first run, and after the reader broke.
+    reader: Option<Box<dyn OrderLogReader>>,
+    queues: BTreeMap<Part, PartitionQueue>,
+    /// How many queues were ever made.
+    lives: u64,
+}
+
+/// The end of spawned work: which queue's it was, and its result.
 struct Done {
     part: Part,
-    /// The lane's life at dispatch; a lane that was revoked and assigned again is another one.
+    /// The life of the queue for which it was begun. A partition that was revoked and assigned again has another queue.
     life: u64,
     work: Work,
 }
 
+/// Spawned work with its result.
 enum Work {
-    Position { stored: StoreResult<i64> },
-    Batch { batch: LogBatch, outcome: StoreResult<BatchOutcome>, sales: Arc<HashMap<SaleId, Sale>> },
+    /// The stored position was read.
+    Position(StoreResult<i64>),
+    /// A batch was written, or not.
+    Batch(LogBatch, StoreResult<BatchOutcome>),
 }
 
 impl OrderWriter {
-    pub fn new(writing: Writing, reader: Box<dyn OrderLogReader>) -> Self {
-        Self { writing, reader, lanes: BTreeMap::new(), sales: Arc::default(), done: channel() }
+    /// Makes a writer that joins the readers in its first run. `signal` is woken when there may be something to do.
+    pub fn new(parts: Parts, signal: Signal) -> Self {
+        Self { parts, signal, state: tokio::sync::Mutex::default(), done: Arc::default() }
     }
 
-    /// Runs until told to stop, then finishes the batches it has begun. Leaving the group is the reader's drop.
-    ///
-    /// # Errors
-    /// When the reader is beyond repair; the caller makes a new one.
-    pub fn run(mut self) -> StoreResult<()> {
-        while !self.writing.tasks.is_stopping() {
-            self.run_once()?;
-        }
-        while self.in_flight() > 0 {
-            if let Ok(done) = self.done.1.recv_timeout(POLL) {
-                self.finish(done);
-            }
-        }
-        Ok(())
+    /// Takes the spawned work that is done.
+    fn take_done(&self) -> Vec<Done> {
+        std::mem::take(&mut self.done.lock().expect("no code panics while holding it"))
     }
 
-    /// One look at the log, at what was written meanwhile, and at what can be written next.
-    ///
-    /// # Errors
-    /// As [`Self::run`].
-    pub fn run_once(&mut self) -> StoreResult<()> {
-        let busy = self.lanes.values().any(Lane::has_work);
-        let wait = if busy { Duration::from_millis(1) } else { POLL };
-        for event in self.reader.poll(wait, POLL_RECORDS_MAX)? {
-            self.note(event);
-        }
-        while let Ok(done) = self.done.1.try_recv() {
-            self.finish(done);
-        }
-        let now = Instant::now();
-        let parts: Vec<Part> = self.lanes.keys().copied().collect();
-        for part in parts {
-            self.ask_position(part, now);
-            self.press_back(part);
-            self.dispatch(part, now);
-        }
-        Ok(())
-    }
-
-    /// Batches being written now.
-    pub fn in_flight(&self) -> usize {
-        self.lanes.values().filter(|lane| lane.busy).count()
-    }
-
-    fn note(&mut self, event: LogEvent) {
-        match event {
-            LogEvent::Assigned { part } => {
-                tracing::info!(part = part.number(), "partition assigned");
-                // A fresh lane: nothing of an earlier life may slip into this one.
-                self.lanes.insert(part, Lane::new());
-            }
-            LogEvent::Revoked { part } => {
-                tracing::info!(part = part.number(), "partition revoked");
-                self.lanes.remove(&part);
-            }
-            LogEvent::Record { part, record } => {
-                if let Some(lane) = self.lanes.get_mut(&part)
-                    && let Err(gap) = lane.push(record)
-                {
-                    counter!(WRITER_RETRIES, "reason" => "gap").increment(1);
-                    tracing::warn!(
-                        part = part.number(),
-                        ?gap,
-                        "records left out; read again from the stored position"
-                    );
-                }
-            }
-            LogEvent::OutOfRange { part, position, low, high } => {
-                counter!(POSITION_ALARMS).increment(1);
-                tracing::error!(
-                    part = part.number(),
-                    position,
-                    low,
-                    high,
-                    "stored position lies outside the order log: the partition stands still until a person decides"
-                );
-            }
-        }
-    }
-
-    /// A lane without a position asks for it, off this thread: an instance that is down must not hold up the
-    /// partitions of the others.
-    fn ask_position(&mut self, part: Part, now: Instant) {
-        let Some(lane) = self.lanes.get_mut(&part) else {
-            return;
-        };
-        if !lane.needs_position(now) {
-            return;
-        }
-        lane.busy = true;
-        let (orders, report, life) = (self.writing.orders.clone(), self.done.0.clone(), lane.life);
-        self.writing.tasks.spawn(async move {
-            let work = Work::Position { stored: orders.take_over(part).await };
-            drop(report.send(Done { part, life, work }));
+    /// Spawns `work` beside the runs, and wakes the writer when it is done.
+    fn begin(&self, part: Part, life: u64, work: impl Future<Output = Work> + Send + 'static) {
+        let (done, signal) = (self.done.clone(), self.signal.clone());
+        self.parts.tasks.spawn(async move {
+            let work = work.await;
+            done.lock().expect("no code panics while holding it").push(Done { part, life, work });
+            signal.wake();
         });
     }
+}
 
-    fn start_lane(&mut self, part: Part, stored: StoreResult<i64>) {
-        let limits = &self.writing.limits;
-        let Some(lane) = self.lanes.get_mut(&part) else {
-            return;
+#[async_trait]
+impl Task for OrderWriter {
+    fn name(&self) -> &'static str {
+        "order_writer"
+    }
+
+    fn period(&self) -> Duration {
+        PERIOD
+    }
+
+    /// Takes what was answered since the last run, and begins what can be begun now.
+    ///
+    /// # Errors
+    /// When the readers cannot be joined, or the reader is beyond repair. The next run joins anew.
+    async fn run_once(&self) -> StoreResult<Progress> {
+        let mut state = self.state.lock().await;
+        let state = &mut *state;
+        let mut reader = match state.reader.take() {
+            Some(reader) => reader,
+            None => {
+                // What an earlier reader delivered says nothing about what this one delivers.
+                state.queues.clear();
+                self.parts.order_log.reader(self.signal.as_wake())?
+            }
         };
-        match stored.and_then(|stored| self.reader.seek(part, stored).map(|()| stored)) {
+        let events = reader.take(TAKEN_MAX).await?;
+        let reader = state.reader.insert(reader);
+        let now = self.parts.clock.monotonic();
+        let taken = events.len();
+        for event in events {
+            note(event, &mut state.queues, &mut state.lives, now, &self.parts.limits);
+        }
+        let done = self.take_done();
+        let finished = done.len();
+        for Done { part, life, work } in done {
+            // The result is of no use when its queue is gone, or is another one by now.
+            let Some(queue) = state.queues.get_mut(&part).filter(|queue| queue.life == life) else {
+                continue;
+            };
+            match work {
+                Work::Position(stored) => self.start(part, queue, stored, reader.as_mut()),
+                Work::Batch(batch, outcome) => self.finish(part, queue, batch, outcome, reader.as_mut()),
+            }
+        }
+        let mut due: Option<Moment> = (taken >= TAKEN_MAX).then_some(now);
+        for (part, queue) in &mut state.queues {
+            self.ask_position(*part, queue, now);
+            self.press_back(*part, queue, reader.as_mut());
+            self.dispatch(*part, queue, now);
+            due = due.into_iter().chain(queue.due(now, self.parts.limits.batch_wait)).min();
+        }
+        Ok(Progress { done: taken + finished, again_in: due.map(|due| due.since(now)) })
+    }
+
+    /// Waits for the batches that were begun, then leaves the readers. So the batches are over before another writer
+    /// takes the partitions over.
+    async fn leave(&self) {
+        let mut state = self.state.lock().await;
+        let Some(reader) = state.reader.take() else { return };
+        loop {
+            for Done { part, life, .. } in self.take_done() {
+                if let Some(queue) = state.queues.get_mut(&part).filter(|queue| queue.life == life) {
+                    queue.busy = false;
+                }
+            }
+            if !state.queues.values().any(|queue| queue.busy) {
+                break;
+            }
+            self.signal.woken().await;
+        }
+        reader.leave().await;
+    }
+}
+
+impl OrderWriter {
+    /// Begins to read the position of a queue that has none. That goes beside the runs, because an instance that is
+    /// down must not hold up the partitions of the others.
+    fn ask_position(&self, part: Part, queue: &mut PartitionQueue, now: Moment) {
+        if !queue.needs_position(now) {
+            return;
+        }
+        queue.busy = true;
+        let order_writes = self.parts.order_writes.clone();
+        self.begin(part, queue.life, async move { Work::Position(order_writes.take_over(part).await) });
+    }
+
+    /// Starts a partition at its stored position, or backs off when the position could not be read.
+    fn start(
+        &self,
+        part: Part,
+        queue: &mut PartitionQueue,
+        stored: StoreResult<i64>,
+        reader: &mut dyn OrderLogReader,
+    ) {
+        match stored {
             Ok(stored) => {
-                tracing::info!(part = part.number(), position = stored, "partition starts");
-                lane.start_at(stored);
+                tracing::info!(part = part.number(), position = stored, "partition is sought");
+                queue.start_at(stored);
+                reader.seek(part, stored);
             }
             Err(error) => {
                 tracing::warn!(%error, part = part.number(), "partition waits for its position");
-                lane.back_off(Instant::now(), limits.retry_first, limits.retry_last);
+                self.back_off(queue);
             }
         }
     }
 
-    fn press_back(&mut self, part: Part) {
-        let limit = self.writing.limits.buffer_records_max;
-        let Some(lane) = self.lanes.get_mut(&part) else {
-            return;
-        };
-        let switched = match (lane.paused, lane.buffered()) {
-            (false, buffered) if buffered >= limit => self.reader.pause(part).map(|()| lane.paused = true),
-            (true, buffered) if buffered <= limit / 2 => {
-                self.reader.resume(part).map(|()| lane.paused = false)
-            }
-            _ => Ok(()),
-        };
-        if let Err(error) = switched {
-            tracing::debug!(%error, part = part.number(), "back-pressure not switched");
-        }
+    /// Lets a queue try nothing for a while.
+    fn back_off(&self, queue: &mut PartitionQueue) {
+        let now = self.parts.clock.monotonic();
+        queue.back_off(now, self.parts.limits.retry_first, self.parts.limits.retry_last);
     }
 
-    fn dispatch(&mut self, part: Part, now: Instant) {
-        let limits = &self.writing.limits;
-        let Some(lane) = self.lanes.get_mut(&part) else {
+    /// Pauses the delivery of a partition whose queue is full, and resumes it when half of the queue is free.
+    fn press_back(&self, part: Part, queue: &mut PartitionQueue, reader: &mut dyn OrderLogReader) {
+        let limit = self.parts.limits.buffer_records_max;
+        match (queue.paused, queue.buffered()) {
+            (false, buffered) if buffered >= limit => reader.pause(part),
+            (true, buffered) if buffered <= limit / 2 => reader.resume(part),
+            _ => return,
+        }
+        queue.paused = !queue.paused;
+    }
+
+    /// Begins to write the next batch of a queue, when it has one.
+    fn dispatch(&self, part: Part, queue: &mut PartitionQueue, now: Moment) {
+        let limits = &self.parts.limits;
+        let Some(batch) = queue.next_batch(part, now, limits.batch_records_max, limits.batch_wait) else {
             return;
         };
-        let Some(batch) = lane.next_batch(part, now, limits.batch_records_max, limits.batch_wait) else {
-            return;
-        };
-        let (writing, sales, report) = (self.writing.clone(), self.sales.clone(), self.done.0.clone());
-        let life = lane.life;
-        self.writing.tasks.spawn(async move {
-            let (attempt, known) = (batch.clone(), sales.clone());
-            // A task of its own: a panic must not leave the lane waiting for ever.
-            let tasks = writing.tasks.clone();
-            let written = tasks.spawn(async move { writing.write(&attempt, known).await }).await;
-            let (outcome, sales) = written.unwrap_or_else(|panicked| (Err(broken_batch(panicked)), sales));
-            // The receiver is gone only when the writer itself is.
-            drop(report.send(Done { part, life, work: Work::Batch { batch, outcome, sales } }));
+        let (writing, tasks) = (Writing::of(&self.parts), self.parts.tasks.clone());
+        self.begin(part, queue.life, async move {
+            let attempt = batch.clone();
+            // The batch is written in a task of its own, because a panic must not leave the queue waiting for ever.
+            let written = tasks.spawn(async move { writing.write(&attempt).await }).await;
+            let outcome = written.unwrap_or_else(|panicked| {
+                let source = Box::new(panicked);
+                let (kind, effect) = (ErrorKind::Broken, Effect::Unknown);
+                Err(StoreError { kind, effect, context: "write batch", source })
+            });
+            Work::Batch(batch, outcome)
         });
     }
 
-    fn finish(&mut self, done: Done) {
-        let alive = self.lanes.get(&done.part).is_some_and(|lane| lane.life == done.life);
-        match done.work {
-            Work::Position { stored } if alive => self.start_lane(done.part, stored),
-            Work::Position { .. } => {}
-            Work::Batch { batch, outcome, sales } => {
-                // Never shrinks, so the larger map is the newer one.
-                if sales.len() >= self.sales.len() {
-                    self.sales = sales;
-                }
-                self.finish_batch(done.part, alive, batch, outcome);
-            }
-        }
-    }
-
-    fn finish_batch(&mut self, part: Part, alive: bool, batch: LogBatch, outcome: StoreResult<BatchOutcome>) {
-        let lane = self.lanes.get_mut(&part).filter(|_| alive);
-        let limits = &self.writing.limits;
+    /// Takes the outcome of a batch.
+    fn finish(
+        &self,
+        part: Part,
+        queue: &mut PartitionQueue,
+        batch: LogBatch,
+        outcome: StoreResult<BatchOutcome>,
+        reader: &mut dyn OrderLogReader,
+    ) {
         match outcome {
             Ok(BatchOutcome::Written(written)) => {
-                if let Some(lane) = lane {
-                    lane.written(written.next_offset);
-                    self.reader.publish_position(part, written.next_offset);
-                }
-                self.writing.after_commit(written, &self.sales);
+                queue.written(written.next_offset);
+                reader.publish_position(part, written.next_offset);
             }
             Ok(BatchOutcome::PositionMoved { stored }) => {
-                counter!(WRITER_RETRIES, "reason" => "position_moved").increment(1);
                 tracing::warn!(part = part.number(), stored, "another writer was here first");
-                if let Some(lane) = lane {
-                    lane.lose_position();
-                }
+                queue.lose_position();
             }
             Err(error) => {
-                let reason = match error.kind {
-                    ErrorKind::Conflict => "conflict",
-                    ErrorKind::Unavailable => "unavailable",
-                    ErrorKind::Broken => "broken",
-                };
-                counter!(WRITER_RETRIES, "reason" => reason).increment(1);
                 tracing::warn!(%error, part = part.number(), records = batch.records.len(), "batch not written");
-                if let Some(lane) = lane {
-                    lane.put_back(batch);
-                    lane.back_off(Instant::now(), limits.retry_first, limits.retry_last);
-                }
+                queue.put_back(batch);
+                self.back_off(queue);
             }
         }
     }
 }
 
-fn broken_batch(panicked: tokio::task::JoinError) -> StoreError {
-    let source = Box::new(panicked);
-    StoreError { kind: ErrorKind::Broken, effect: Effect::Unknown, context: "write batch", source }
+/// Applies an event of the reader to the queues.
+fn note(
+    event: LogEvent,
+    queues: &mut BTreeMap<Part, PartitionQueue>,
+    lives: &mut u64,
+    now: Moment,
+    limits: &Limits,
+) {
+    match event {
+        LogEvent::Assigned { part } => {
+            tracing::info!(part = part.number(), "partition assigned");
+            *lives += 1;
+            // The queue is a new one, because nothing of an earlier life may get into this one.
+            queues.insert(part, PartitionQueue::new(*lives));
+        }
+        LogEvent::Revoked { part } => {
+            tracing::info!(part = part.number(), "partition revoked");
+            queues.remove(&part);
+        }
+        LogEvent::Record { part, record } => {
+            if let Some(queue) = queues.get_mut(&part)
+                && let Err(gap) = queue.push(record, now)
+            {
+                counter!(WRITER_RETRIES, "reason" => "gap").increment(1);
+                let part = part.number();
+                tracing::warn!(part, ?gap, "records left out; read again from the stored position");
+            }
+        }
+        LogEvent::Sought { part } => tracing::info!(part = part.number(), "partition starts"),
+        LogEvent::NotSought { part } => stop(queues, part, now, limits),
+        LogEvent::OutOfRange { part, position, low, high } => {
+            counter!(POSITION_ALARMS).increment(1);
+            tracing::error!(
+                part = part.number(),
+                position,
+                low,
+                high,
+                "stored position lies outside the order log: the partition stands still until a person decides"
+            );
+            stop(queues, part, now, limits);
+        }
+    }
 }
 
-impl Writing {
-    /// Writes one batch. A sale that the snapshot lacks, or holds from before it was frozen by its preheat, is
-    /// looked up before its records could become dead letters.
-    async fn write(
-        &self,
-        batch: &LogBatch,
-        mut sales: Arc<HashMap<SaleId, Sale>>,
-    ) -> (StoreResult<BatchOutcome>, Arc<HashMap<SaleId, Sale>>) {
-        let is_known = |sales: &HashMap<SaleId, Sale>| {
-            let records = batch.records.iter().filter_map(|record| record.order.as_ref().ok());
-            records
-                .into_iter()
-                .all(|record| sales.get(&record.sale_id).is_some_and(|sale| !sale.state.is_editable()))
-        };
-        if !is_known(&sales) {
-            match self.sales.sales().await {
-                Ok(found) => {
-                    sales = Arc::new(found.into_iter().map(|sale| (sale.id.clone(), sale)).collect())
-                }
-                Err(error) => return (Err(error), sales),
-            }
-        }
-        let began = Instant::now();
-        let outcome = self.orders.write(batch, &sales).await;
-        if matches!(outcome, Ok(BatchOutcome::Written(_))) {
-            histogram!(WRITER_COMMIT).record(began.elapsed().as_secs_f64());
-        }
-        if outcome.is_err()
-            && let Err(error) = self.orders.take_over(batch.part).await
-        {
-            // Grants taken by the failed attempt are applied before the next one asks for more.
-            tracing::debug!(%error, "stray grants not applied now");
-        }
-        (outcome, sales)
-    }
-
-    /// Step 13 and the metrics. Best effort: MySQL is the truth whatever happens here.
-    fn after_commit(&self, written: Written, sales: &HashMap<SaleId, Sale>) {
-        let rows = u32::try_from(written.orders.len()).unwrap_or(u32::MAX);
-        histogram!(WRITER_BATCH).record(f64::from(rows));
-        counter!(RECORDS_SKIPPED).increment(u64::try_from(written.skipped).unwrap_or(0));
-        for reason in written.dead_letters {
-            counter!(DEAD_LETTERS, "reason" => reason).increment(1);
-        }
-        let now_ms = self.clock.now_ms();
-        let mut decided: HashMap<BucketId, Vec<(OrderId, OrderState)>> = HashMap::new();
-        for (record, state) in &written.orders {
-            counter!(ORDERS, "status" => state.as_str()).increment(1);
-            let age_ms = u64::try_from(now_ms.saturating_sub(record.accepted_ms)).unwrap_or(0);
-            histogram!(ORDER_PERSIST).record(Duration::from_millis(age_ms).as_secs_f64());
-            if let Some(sale) = sales.get(&record.sale_id) {
-                let bucket = self.map.bucket_of(record.order_id.shard(), sale.buckets);
-                let bucket = BucketId { sale: sale.id.clone(), bucket };
-                decided.entry(bucket).or_default().push((record.order_id, *state));
-            }
-        }
-        let inventory = self.inventory.clone();
-        self.tasks.spawn(async move {
-            for (bucket, decided) in decided {
-                if let Err(error) = inventory.settle(&bucket, &decided).await {
-                    tracing::debug!(%error, "reservations not marked; polls read MySQL");
-                }
-            }
-        });
+/// Stops a partition that the reader could not be sought in, until its position was read again.
+fn stop(queues: &mut BTreeMap<Part, PartitionQueue>, part: Part, now: Moment, limits: &Limits) {
+    if let Some(queue) = queues.get_mut(&part) {
+        queue.not_sought(now, limits.retry_first, limits.retry_last);
     }
 }

@@ -1,72 +1,109 @@
-//! Protocol step 7: delivers accepted records whose front could not, or died before it did.
+//! Delivers to the order log the accepted orders whose front could not, or died before it did: step 7 of
+//! docs/protocol/steps.md.
 //!
-//! Invariant: an entry leaves the outbox only after the order log acknowledged the record of each of its orders.
-//! Duplicates are harmless: the order id is the order writer's key.
+//! Invariant: an entry is removed from the outbox only after the order log has acknowledged the record of each of its
+//! orders. Duplicates are harmless, because the order id is the order writer's key.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use metrics::{counter, gauge};
 
+use super::driver::{Progress, Task};
 use crate::clock::Clock;
 use crate::domain::reservation::Reservation;
 use crate::domain::{BucketId, Sale};
+use crate::memory::catalog::Catalog;
 use crate::metrics::{OUTBOX_OLDEST, RELAYED};
-use crate::ports::{OrderLog, Outbox, SaleStore, StoreResult};
-use crate::shutdown::Tasks;
+use crate::ports::{OrderLog, Outbox, StoreResult};
 
-/// How long one bucket's orders wait for their acknowledgements.
+/// How long the orders of one bucket wait for their acknowledgements.
 const APPEND_WAIT: Duration = Duration::from_secs(2);
-/// Above this an entry has been overdue for several rounds: somebody should look.
+/// The age of an entry, in ms, above which it was overdue for several rounds and somebody should look.
 const ALARM_MS: i64 = 5_000;
 
+/// The relay of a process. Any number of processes may have one.
 pub struct OutboxRelay {
-    pub sales: Arc<dyn SaleStore>,
-    pub outbox: Arc<dyn Outbox>,
-    pub order_log: Arc<dyn OrderLog>,
-    pub clock: Clock,
+    outbox: Arc<dyn Outbox>,
+    order_log: Arc<dyn OrderLog>,
+    catalog: Arc<Catalog>,
+    clock: Clock,
+    limits: Limits,
+    /// Buckets of sales that are over, whose outbox was seen empty. No order can be accepted in them any more.
+    finished: Mutex<BTreeSet<BucketId>>,
+}
+
+/// The bounds of a relay, from `[relay]` of the configuration.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Time between two rounds.
     pub interval: Duration,
-    /// Younger entries are still being delivered by their front.
+    /// The least age of an entry that is delivered. The front is still delivering younger ones.
     pub min_age: Duration,
+    /// About how many orders of one bucket are delivered in one round.
     pub batch_orders_max: usize,
 }
 
 impl OutboxRelay {
-    /// Runs until told to stop. Sales are read once in a while, not every round.
-    pub async fn run(self, tasks: Tasks) {
-        const ROUNDS_PER_READING: u32 = 8;
-        let mut sales: Vec<Sale> = Vec::new();
-        let mut round = 0;
-        while !tasks.is_stopping() {
-            if round % ROUNDS_PER_READING == 0 {
-                match self.sales.sales().await {
-                    Ok(found) => sales = found,
-                    Err(error) => tracing::warn!(%error, "relay goes on with the sales it knows"),
-                }
-            }
-            round = round.wrapping_add(1);
-            if let Err(error) = self.run_once(&sales).await {
-                tracing::warn!(%error, "relay round failed");
-            }
-            tasks.pause(self.interval).await;
-        }
+    /// Makes a relay that has not read any outbox yet.
+    pub fn new(
+        outbox: Arc<dyn Outbox>,
+        order_log: Arc<dyn OrderLog>,
+        catalog: Arc<Catalog>,
+        clock: Clock,
+        limits: Limits,
+    ) -> Self {
+        Self { outbox, order_log, catalog, clock, limits, finished: Mutex::default() }
     }
 
-    /// Relays what is due in every bucket of `sales`; answers how many orders were delivered.
+    /// Answers whether the outbox of a bucket is empty for good. The outboxes of sales that are over are read until
+    /// then.
+    fn is_finished(&self, bucket: &BucketId) -> bool {
+        self.finished.lock().expect("no code panics while holding it").contains(bucket)
+    }
+
+    /// Notes that an outbox is empty for good, when its sale is over and nothing is in it.
+    async fn note_if_finished(&self, sale: &Sale, bucket: BucketId) -> StoreResult<()> {
+        if !sale.is_selling(self.clock.now_ms()) && self.outbox.len(&bucket).await? == 0 {
+            self.finished.lock().expect("no code panics while holding it").insert(bucket);
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Task for OutboxRelay {
+    fn name(&self) -> &'static str {
+        "outbox_relay"
+    }
+
+    fn period(&self) -> Duration {
+        self.limits.interval
+    }
+
+    /// Delivers what is due in every outbox that may hold something.
     ///
     /// # Errors
-    /// The first failure of a bucket; the others have been tried.
-    pub async fn run_once(&self, sales: &[Sale]) -> StoreResult<usize> {
+    /// The first failure of a bucket. The other buckets were tried all the same.
+    async fn run_once(&self) -> StoreResult<Progress> {
         let mut relayed = 0;
         let mut oldest_ms = 0;
         let mut first_failure = Ok(());
-        for sale in sales.iter().filter(|sale| !sale.state.is_editable()) {
-            for bucket in 0..sale.buckets {
-                let bucket = BucketId { sale: sale.id.clone(), bucket };
-                match self.relay_bucket(sale, &bucket, &mut oldest_ms).await {
-                    Ok(delivered) => relayed += delivered,
-                    Err(error) => first_failure = first_failure.and(Err(error)),
-                }
+        let snapshot = self.catalog.snapshot();
+        for sale in snapshot.sales.values().filter(|sale| !sale.state.is_editable()) {
+            for bucket in sale.bucket_ids().filter(|bucket| !self.is_finished(bucket)) {
+                let delivered = self.relay_bucket(sale, &bucket, &mut oldest_ms).await;
+                let noted = match delivered {
+                    Ok(0) => self.note_if_finished(sale, bucket).await,
+                    Ok(delivered) => {
+                        relayed += delivered;
+                        Ok(())
+                    }
+                    Err(error) => Err(error),
+                };
+                first_failure = first_failure.and(noted);
             }
         }
         gauge_oldest(oldest_ms);
@@ -74,11 +111,15 @@ impl OutboxRelay {
             tracing::error!(oldest_ms, "accepted orders wait for the order log");
         }
         counter!(RELAYED).increment(u64::try_from(relayed).unwrap_or(0));
-        first_failure.map(|()| relayed)
+        first_failure.map(|()| Progress::of(relayed))
     }
+}
 
+impl OutboxRelay {
+    /// Delivers what is due in one outbox, and answers how many orders that were. Raises `oldest_ms` to the age of the
+    /// oldest entry with a waiting order.
     async fn relay_bucket(&self, sale: &Sale, bucket: &BucketId, oldest_ms: &mut i64) -> StoreResult<usize> {
-        let entries = self.outbox.pending(bucket, self.min_age, self.batch_orders_max).await?;
+        let entries = self.outbox.pending(bucket, self.limits.min_age, self.limits.batch_orders_max).await?;
         let now_ms = self.clock.now_ms();
         let overdue = entries.iter().filter(|entry| !entry.waiting.is_empty());
         let ages = overdue.map(|entry| now_ms.saturating_sub(entry.reserved_ms));
@@ -109,16 +150,16 @@ impl OutboxRelay {
         failure.map(|()| delivered.len())
     }
 
-    /// `false` for what is not acknowledged in time: it stays and comes again; the other buckets must not wait
-    /// longer.
+    /// Appends the record of a hold. Answers `false` when it is not acknowledged in time: the order stays in the outbox
+    /// and comes again, and the other buckets must not wait longer.
     async fn append(&self, sale: &Sale, epoch: u32, held: &Reservation) -> StoreResult<bool> {
         let Some(record) = held.record(sale, epoch) else {
-            // An item of a sale in Redis cannot be taken out.
+            // The items of a sale that is in Redis do not change, so this cannot be.
             tracing::error!(order = %held.id, sku = %held.sku, "an accepted order's item is not in its sale");
             return Ok(false);
         };
         let append = self.order_log.append(held.id, record.encode());
-        tokio::time::timeout(APPEND_WAIT, append).await.map_or(Ok(false), |answer| answer.map(|()| true))
+        self.clock.timeout(APPEND_WAIT, append).await.map_or(Ok(false), |answer| answer.map(|()| true))
     }
 }
 

@@ -1,21 +1,19 @@
-//! The order log on Kafka: an idempotent producer with acks from all in-sync replicas.
+//! Keeps the order log on Kafka. The producer is idempotent and waits for the acks of all in-sync replicas.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use rdkafka::config::ClientConfig;
-use rdkafka::error::KafkaError;
 
+use super::kafka_client::{METADATA_TIMEOUT, failed, settings};
 use super::kafka_producer::KafkaProducer;
 use super::kafka_reader::KafkaReader;
+use crate::clock::Clock;
 use crate::config::KafkaConfig;
 use crate::domain::{OrderId, OrderRecord, Part, ShardMap};
-use crate::ports::{Effect, ErrorKind, OrderLog, OrderLogReader, Probe, StoreError, StoreResult};
+use crate::ports::{Effect, ErrorKind, OrderLog, OrderLogReader, Probe, StoreError, StoreResult, Wake};
 
-/// Bound of calls that block on the broker's metadata.
-pub const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
-
+/// Serves the order log from one topic. Clones share one producer.
 #[derive(Clone)]
 pub struct KafkaOrderLog {
     producer: KafkaProducer,
@@ -23,37 +21,23 @@ pub struct KafkaOrderLog {
     map: ShardMap,
 }
 
-pub fn failed(context: &'static str, effect: Effect, source: KafkaError) -> StoreError {
-    StoreError { kind: ErrorKind::Unavailable, effect, context, source: Box::new(source) }
-}
-
-pub fn client(config: &KafkaConfig) -> ClientConfig {
-    let mut client = ClientConfig::new();
-    client
-        .set("bootstrap.servers", &config.brokers)
-        .set("client.id", "seckill")
-        .set("reconnect.backoff.max.ms", "1000")
-        .set("socket.keepalive.enable", "true");
-    client
-}
-
 impl KafkaOrderLog {
     /// Connects and reads the topic's metadata, so that the first record does not wait for it.
     ///
     /// # Errors
     /// When no broker answers, or the topic is missing or has another number of partitions.
-    pub fn open(config: &KafkaConfig, map: ShardMap) -> StoreResult<Self> {
+    pub fn open(config: &KafkaConfig, map: ShardMap, clock: Clock) -> StoreResult<Self> {
         let open = |error| failed("open order log", Effect::NotApplied, error);
-        let mut settings = client(config);
+        let mut settings = settings(config);
         settings
             .set("enable.idempotence", "true")
             .set("acks", "all")
             .set("linger.ms", config.linger_ms.to_string())
             .set("message.timeout.ms", config.message_timeout_ms.to_string())
-            // The producer's lanes have the bound.
+            // Our queues in front of the client have the bound.
             .set("queue.buffering.max.messages", "0");
         let unanswered_max = usize::try_from(config.queue_messages_max).unwrap_or(usize::MAX);
-        let producer = KafkaProducer::open(&settings, &config.topic, map, unanswered_max)?;
+        let producer = KafkaProducer::open(&settings, &config.topic, map, unanswered_max, clock)?;
         let log = Self { producer, config: Arc::new(config.clone()), map };
         let metadata =
             log.producer.client().fetch_metadata(Some(&config.topic), METADATA_TIMEOUT).map_err(open)?;
@@ -114,8 +98,8 @@ impl OrderLog for KafkaOrderLog {
         self.blocking(move |log| log.producer.flush(timeout)).await
     }
 
-    fn reader(&self) -> StoreResult<Box<dyn OrderLogReader>> {
-        Ok(Box::new(KafkaReader::join(&self.config)?))
+    fn reader(&self, wake: Wake) -> StoreResult<Box<dyn OrderLogReader>> {
+        Ok(Box::new(KafkaReader::join(&self.config, wake)?))
     }
 }
 

@@ -1,6 +1,6 @@
-//! `seckill migrate`: databases, tables and the topic, made or checked. Idempotent; two at once are safe
-//! (every database's migrations run under the server's named lock, and the monthly tables and positions are
-//! made only where they are absent).
+//! Makes or checks the databases, the tables and the topic, for `seckill migrate`. It is idempotent. Two at once are
+//! safe: the migrations of every database run under the server's named lock, and the monthly tables and positions are
+//! made only where they are absent.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -11,33 +11,43 @@ use rdkafka::error::RDKafkaErrorCode;
 use sqlx::migrate::Migrator;
 use sqlx::{AssertSqlSafe, Connection, MySqlConnection, Row};
 
-use super::kafka_order_log::{METADATA_TIMEOUT, client, failed as kafka_failed};
+use super::kafka_client::{METADATA_TIMEOUT, failed as kafka_failed, settings as kafka_settings};
 use super::mysql::{Mysql, failed};
-use super::{Settings, broken};
+use super::settings::Settings;
 use crate::backend::migrations::{CONTROL, DIRECTORY, SHARD, migrator};
+use crate::clock::Clock;
 use crate::config::KafkaConfig;
 use crate::domain::{Instance, Month};
 use crate::ports::{Effect, StoreError, StoreResult};
 
-/// How long a migration waits for another of the same database.
+/// Longest time that a migration waits for another one of the same database.
 const LOCK_WAIT_S: u32 = 120;
 const ORDERS_MONTH: &str = include_str!("queries/create_orders_month.sql");
 
-/// What a migration did or found, for people.
+/// Tells people what a migration did or found.
 #[derive(Debug, Default)]
 pub struct Report {
+    /// Databases that are migrated now, on all instances.
     pub databases: usize,
+    /// Months whose orders tables this run made or found, as `yyyymm`, ascending.
     pub months: Vec<u32>,
+    /// Whether the topic was created. If not, it was there with the wanted settings.
     pub topic_created: bool,
 }
 
-/// Makes everything that is absent and checks what is there, for `months` and the months of all sales. `progress` is told each step before it begins.
+/// Makes everything that is absent and checks what is there, for `months` and the months of all sales. `progress` is
+/// told each step before it begins.
 ///
 /// # Errors
-/// When a server cannot be reached, the recorded shard map differs, or the topic has other settings; the
-/// text says the remedy.
-pub async fn run(settings: &Settings, months: &[Month], progress: impl Fn(&str)) -> StoreResult<Report> {
-    let mysql = Mysql::new(&settings.mysql, settings.map, &settings.kafka.topic)?;
+/// When a server cannot be reached, the instances stand in another order, the recorded shard map differs, or the topic
+/// has other settings. The text says the remedy.
+pub async fn run(
+    settings: &Settings,
+    months: &[Month],
+    clock: Clock,
+    progress: impl Fn(&str),
+) -> StoreResult<Report> {
+    let mysql = Mysql::new(&settings.mysql, settings.map, &settings.kafka.topic, clock)?;
     check_order_of_instances(&mysql).await?;
     progress("directory");
     migrate_database(&mysql, Instance::new(0), &mysql.directory(), &migrator(DIRECTORY)).await?;
@@ -61,8 +71,8 @@ pub async fn run(settings: &Settings, months: &[Month], progress: impl Fn(&str))
     Ok(report)
 }
 
-/// Refuses `mysql.instances` in another order than the data was written in: a database that is missing here
-/// and present on another instance was not lost, it is being looked for in the wrong place.
+/// Refuses `mysql.instances` in another order than the data was written in. A database that is missing here and present
+/// on another instance was not lost: it is being looked for in the wrong place.
 async fn check_order_of_instances(mysql: &Mysql) -> StoreResult<()> {
     let context = "check the order of mysql.instances";
     let mut found: Vec<BTreeSet<String>> = Vec::new();
@@ -85,7 +95,7 @@ async fn check_order_of_instances(mysql: &Mysql) -> StoreResult<()> {
                  back into the order of the first migration",
                 instance.number()
             );
-            return Err(broken(context, detail));
+            return Err(StoreError::broken(context, detail));
         }
     }
     Ok(())
@@ -108,23 +118,26 @@ async fn migrate_database(
         MySqlConnection::connect_with(&options).await.map_err(|error| failed(context, error))?;
     lock(&mut connection, database).await?;
     let migrated = migrator.run_direct(None, &mut connection, false).await;
-    migrated.map_err(|error| broken(context, format!("{database}: {error}")))?;
+    migrated.map_err(|error| StoreError::broken(context, format!("{database}: {error}")))?;
     connection.close().await.map_err(|error| failed(context, error))
 }
 
-/// Waits for another migration of this database to end; the lock goes with the connection. sqlx has a lock of its
-/// own, whose endless wait MariaDB takes for none.
+/// Locks a database, and so waits for another migration of it to end. The lock goes with the connection. sqlx has a
+/// lock of its own, but MariaDB takes its endless wait for none.
 async fn lock(connection: &mut MySqlConnection, database: &str) -> StoreResult<()> {
     let context = "lock database";
     let row = sqlx::query("SELECT GET_LOCK(?, ?)").bind(format!("seckill:{database}")).bind(LOCK_WAIT_S);
     let row = row.fetch_one(connection).await.map_err(|error| failed(context, error))?;
     match row.try_get::<Option<i64>, _>(0) {
         Ok(Some(1)) => Ok(()),
-        _ => Err(broken(context, format!("another migration is at work on {database} for {LOCK_WAIT_S} s"))),
+        _ => Err(StoreError::broken(
+            context,
+            format!("another migration is at work on {database} for {LOCK_WAIT_S} s"),
+        )),
     }
 }
 
-/// A sale may be planned further ahead than tables are made.
+/// Adds the months of all sales, because a sale may be planned further ahead than tables are made.
 async fn with_months_of_sales(mysql: &Mysql, months: &[Month]) -> StoreResult<Vec<Month>> {
     let context = "read the months of sales";
     let rows = sqlx::query(mysql.directory_sql("SELECT starts_ms FROM {directory}.sales"))
@@ -180,7 +193,7 @@ fn wanted_settings(mysql: &Mysql) -> [(&'static str, String); 3] {
     ]
 }
 
-/// Records S, P and the number of instances at the first migration and compares them ever after.
+/// Records the numbers of shards, partitions and instances at the first migration, and compares them ever after.
 async fn record_shard_map(mysql: &Mysql) -> StoreResult<()> {
     let text = "INSERT INTO {directory}.settings (name, value) SELECT ?, ? FROM dual WHERE NOT EXISTS \
                 (SELECT 1 FROM {directory}.settings WHERE name = ?)";
@@ -211,7 +224,10 @@ pub async fn check_shard_map(mysql: &Mysql) -> StoreResult<()> {
         .await
         .map_err(|error| match &error {
             sqlx::Error::Database(answer) if matches!(answer.code().as_deref(), Some("42000" | "42S02")) => {
-                broken(context, format!("{} is not there: run `seckill migrate`", mysql.directory()))
+                StoreError::broken(
+                    context,
+                    format!("{} is not there: run `seckill migrate`", mysql.directory()),
+                )
             }
             _ => failed(context, error),
         })?;
@@ -228,21 +244,24 @@ pub async fn check_shard_map(mysql: &Mysql) -> StoreResult<()> {
                     "{name} is {value} in the configuration and was {found} at the first migration; \
                      it is frozen: set it back to {found}"
                 );
-                return Err(StoreError { effect: Effect::NotApplied, ..broken(context, detail) });
+                return Err(StoreError { effect: Effect::NotApplied, ..StoreError::broken(context, detail) });
             }
             None => {
-                return Err(broken(context, format!("{name} is not recorded: run `seckill migrate`")));
+                return Err(StoreError::broken(
+                    context,
+                    format!("{name} is not recorded: run `seckill migrate`"),
+                ));
             }
         }
     }
     Ok(())
 }
 
-/// Creates the topic, or compares the one that is there.
+/// Creates the topic, or compares the one that is there. Answers whether it created the topic.
 async fn make_topic(settings: &Settings) -> StoreResult<bool> {
     let kafka = &settings.kafka;
     let fault = |error| kafka_failed("make topic", Effect::Unknown, error);
-    let admin: AdminClient<DefaultClientContext> = client(kafka).create().map_err(fault)?;
+    let admin: AdminClient<DefaultClientContext> = kafka_settings(kafka).create().map_err(fault)?;
     let wanted = wanted_topic_settings(kafka);
     let replication = TopicReplication::Fixed(i32::from(kafka.replication_factor));
     let mut topic = NewTopic::new(&kafka.topic, i32::from(settings.map.parts()), replication);
@@ -256,11 +275,11 @@ async fn make_topic(settings: &Settings) -> StoreResult<bool> {
         Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => {
             check_topic(settings, &admin, &wanted).await.map(|()| false)
         }
-        Some(Err((_, code))) => Err(broken(
+        Some(Err((_, code))) => Err(StoreError::broken(
             "make topic",
             format!("{}: {code} (replication factor {})", kafka.topic, kafka.replication_factor),
         )),
-        None => Err(broken("make topic", "the broker gave no answer")),
+        None => Err(StoreError::broken("make topic", "the broker gave no answer")),
     }
 }
 
@@ -288,7 +307,7 @@ async fn check_topic(
              the shard map; name another kafka.topic, or set shards.partitions to {found}",
             settings.map.parts()
         );
-        return Err(broken("check topic", detail));
+        return Err(StoreError::broken("check topic", detail));
     }
     let answers = admin
         .describe_configs(&[ResourceSpecifier::Topic(name)], &AdminOptions::new())
@@ -296,8 +315,8 @@ async fn check_topic(
         .map_err(fault)?;
     let entries = match answers.into_iter().next() {
         Some(Ok(resource)) => resource.entries,
-        Some(Err(code)) => return Err(broken("check topic", format!("{name}: {code}"))),
-        None => return Err(broken("check topic", "the broker gave no answer")),
+        Some(Err(code)) => return Err(StoreError::broken("check topic", format!("{name}: {code}"))),
+        None => return Err(StoreError::broken("check topic", "the broker gave no answer")),
     };
     for (key, value) in wanted {
         let found = entries.iter().find(|entry| entry.name == *key).and_then(|entry| entry.value.as_deref());
@@ -307,7 +326,7 @@ async fn check_topic(
                  (kafka-configs --alter --topic {name} --add-config {key}={value})",
                 found.unwrap_or("nothing")
             );
-            return Err(broken("check topic", detail));
+            return Err(StoreError::broken("check topic", detail));
         }
     }
     Ok(())

@@ -1,39 +1,34 @@
-//! One batch of the order log as one transaction: protocol steps 8 to 12.
+//! Writes one batch of the order log as one transaction: steps 8 to 12 of docs/protocol/steps.md, section Write.
 //!
-//! Order inside the transaction: position CAS → read what is known → decide → ledger → rows → commit, or rows
-//! before ledger when nothing was read. Keys are taken in ascending order everywhere, and rows belong to one
-//! partition alone, so two batches of one instance never wait for each other in a circle. After any error the
-//! transaction is dropped and the caller takes the batch again from its start.
+//! The order inside the transaction is: compare and set the position → read what is known → decide → ledger → rows →
+//! commit. When nothing was read, the rows come before the ledger. Keys are taken in ascending order everywhere, and
+//! rows belong to one partition alone, so two batches of one instance never wait for each other in a circle. After any
+//! error the transaction is dropped, and the caller takes the batch again from its start.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use sqlx::{MySql, Row, Transaction};
 
 use super::mysql::{Mysql, failed};
-use super::{broken, mysql_batch_rows as rows, mysql_grants as grants};
+use super::{mysql_batch_rows as rows, mysql_grants as grants};
 use crate::domain::batch_plan::{self, Known, LogBatch, LogRecord, Plan, Scarce};
-use crate::domain::{Instance, OrderState, Sale, SaleId};
+use crate::domain::{Instance, Sales};
 use crate::ports::{BatchOutcome, Effect, ErrorKind, StoreError, StoreResult, Written};
 
 /// Units per SKU.
 type Units = BTreeMap<Scarce, u32>;
 
-/// How often one batch begins again, with units fetched or with what it found to exist, before it lets its
-/// partition's siblings go first.
+/// Most attempts of one batch. It begins again with units that it fetched or with what it found to exist. After the
+/// last attempt it lets the other partitions of its instance go first.
 const ATTEMPTS_MAX: usize = 6;
 
-/// Writes one batch.
+/// Writes one batch. Of all attempts at most one is committed.
 ///
 /// # Errors
-/// As [`crate::ports::OrderStore::write`].
-pub async fn write(
-    mysql: &Mysql,
-    batch: &LogBatch,
-    sales: &HashMap<SaleId, Sale>,
-    now_ms: i64,
-) -> StoreResult<BatchOutcome> {
+/// As [`crate::ports::OrderWrites::write`].
+pub async fn write(mysql: &Mysql, batch: &LogBatch, sales: &Sales, now_ms: i64) -> StoreResult<BatchOutcome> {
     let instance = mysql.map.instance_of_part(batch.part);
-    // Of a sale with a limit of one nearly every buyer is new; the primary keys find those who are not.
+    // Nearly every buyer of a sale with a limit of one is new. The primary keys find those who are not.
     let is_new = |record: &LogRecord| match &record.order {
         Ok(order) => sales.get(&order.sale_id).is_some_and(|sale| sale.buyer_limit == 1),
         Err(_) => true,
@@ -42,10 +37,10 @@ pub async fn write(
     for _ in 0..ATTEMPTS_MAX {
         match attempt(mysql, batch, sales, now_ms, view).await? {
             Attempt::Done(outcome) => return Ok(outcome),
-            // Short on a wish that may hold orders which exist: what is wanted has to be known first.
+            // The wish may hold orders that exist. So the batch reads what exists, before it fetches what is missing.
             Attempt::Duplicate | Attempt::Short(_) if !view.reads_first => view.reads_first = true,
             Attempt::Duplicate => {
-                return Err(broken("insert batch", "a key that was not there a moment ago"));
+                return Err(StoreError::broken("insert batch", "a key that was not there a moment ago"));
             }
             Attempt::Short(missing) => {
                 for (scarce, units) in missing {
@@ -59,27 +54,29 @@ pub async fn write(
     Err(StoreError { kind, effect, context: "fetch units", source })
 }
 
-/// What an attempt knows of the attempts before it.
+/// Holds what an attempt knows of the attempts before it.
 #[derive(Clone, Copy)]
 struct View {
     /// Whether to read which orders and claims exist, or to let their keys say so.
     reads_first: bool,
-    /// Whether the other instances were asked for units in vain; never without `reads_first`.
+    /// Whether the other instances were asked for units in vain. It is never set without `reads_first`.
     is_all_there_is: bool,
 }
 
+/// Says how an attempt ended.
 enum Attempt {
+    /// Committed, or dropped because another writer moved the position.
     Done(BatchOutcome),
     /// Rolled back: some order or claim is there already.
     Duplicate,
-    /// Rolled back: this instance has too few units; others may have more.
+    /// Rolled back: this instance has too few units, and others may have more.
     Short(Units),
 }
 
 async fn attempt(
     mysql: &Mysql,
     batch: &LogBatch,
-    sales: &HashMap<SaleId, Sale>,
+    sales: &Sales,
     now_ms: i64,
     view: View,
 ) -> StoreResult<Attempt> {
@@ -93,8 +90,8 @@ async fn attempt(
     let known =
         if view.reads_first { rows::known(mysql, batch, sales, &mut tx).await? } else { Known::default() };
     let wish = batch_plan::plan(batch, &mysql.map, sales, &known, |_| u32::MAX);
-    // A wish of new orders is likely to stand, so its rows come before the ledger: its row is the one lock that the
-    // partitions of an instance share, and they write at the same time until they need it.
+    // A wish of new orders is likely to stand, so its rows come before the ledger. The ledger's row is the one lock
+    // that the partitions of an instance share, and they write at the same time until they need it.
     let inserts_first = !view.reads_first;
     if inserts_first && !rows::insert(mysql, instance, batch, &wish, now_ms, &mut tx).await? {
         return duplicate(tx).await;
@@ -115,7 +112,7 @@ async fn attempt(
         return duplicate(tx).await;
     }
     commit(mysql, batch, tx).await?;
-    Ok(Attempt::Done(BatchOutcome::Written(written(batch, plan))))
+    Ok(Attempt::Done(BatchOutcome::Written(Written::of(batch, plan))))
 }
 
 async fn duplicate(tx: Transaction<'_, MySql>) -> StoreResult<Attempt> {
@@ -123,21 +120,8 @@ async fn duplicate(tx: Transaction<'_, MySql>) -> StoreResult<Attempt> {
     Ok(Attempt::Duplicate)
 }
 
-fn written(batch: &LogBatch, plan: Plan) -> Written {
-    let state = |claims: &Result<_, _>| match claims {
-        Ok(_) => OrderState::AwaitingPayment,
-        Err(_) => OrderState::Rejected,
-    };
-    Written {
-        next_offset: batch.next_offset(),
-        orders: plan.orders.into_iter().map(|order| (order.record, state(&order.claims))).collect(),
-        skipped: plan.skipped,
-        dead_letters: plan.dead_letters.iter().map(|(_, poison)| poison.as_str()).collect(),
-    }
-}
-
-/// Step 8: moves the stored position from the batch's start past its end; `false` when it is not there any
-/// more. This is what fences a zombie writer (I3, I4).
+/// Does step 8: moves the stored position from the batch's start past its end. Answers `false` when the position is not
+/// at the start any more. This is what fences a zombie writer (I3, I4).
 async fn advance_position(
     mysql: &Mysql,
     instance: Instance,
@@ -169,13 +153,14 @@ async fn position(mysql: &Mysql, batch: &LogBatch) -> StoreResult<i64> {
     .fetch_optional(mysql.pool(instance))
     .await
     .map_err(|error| failed("read position", error))?;
-    let row =
-        row.ok_or_else(|| broken("read position", "no row for this partition: run `seckill migrate`"))?;
+    let row = row.ok_or_else(|| {
+        StoreError::broken("read position", "no row for this partition: run `seckill migrate`")
+    })?;
     row.try_get(0).map_err(|error| failed("read position", error))
 }
 
-/// Step 11: holds a wish's units in the ledger. Answers the SKUs that were not held yet, with what may be held of
-/// them now, units of this instance's own pool included; and what is missing here.
+/// Does step 11: holds a wish's units in the ledger. Answers two things about the SKUs that it could not hold at once:
+/// how many of the wished units may be held now, units of this instance's own pool included, and how many are missing.
 async fn hold(
     mysql: &Mysql,
     instance: Instance,
@@ -208,13 +193,16 @@ async fn hold_what_fits(
     for scarce in fits.keys() {
         let units = plan.held.get(scarce).copied().unwrap_or(0);
         if units > 0 && !hold_units(mysql, instance, scarce, units, tx).await? {
-            return Err(broken("hold units", format!("{}/{} changed under its lock", scarce.0, scarce.1)));
+            return Err(StoreError::broken(
+                "hold units",
+                format!("{}/{} changed under its lock", scarce.0, scarce.1),
+            ));
         }
     }
     Ok(())
 }
 
-/// The condition that I1 rests on; `false` when the allotment does not cover the units.
+/// Holds units of a SKU, under the condition that I1 rests on. Answers `false` when the allotment does not cover them.
 async fn hold_units(
     mysql: &Mysql,
     instance: Instance,
@@ -259,7 +247,7 @@ async fn free_units(
     Ok(u32::try_from(free).unwrap_or(0))
 }
 
-/// Step 12, the end: when the answer to COMMIT is lost, the position says whether it happened.
+/// Ends step 12: commits. When the answer to COMMIT is lost, the stored position says whether it happened.
 async fn commit(mysql: &Mysql, batch: &LogBatch, tx: Transaction<'_, MySql>) -> StoreResult<()> {
     let Err(error) = tx.commit().await else {
         return Ok(());

@@ -1,24 +1,23 @@
-//! The rows of one batch: what it reads to decide, and what it writes when decided.
+//! Reads the rows that a batch needs to decide, and writes the rows of its plan.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use sqlx::mysql::MySqlArguments;
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, MySql, Row, Transaction};
 
-use super::broken;
 use super::mysql::{Mysql, failed, is_duplicate};
 use crate::backend::multi_row::{placeholders, runs};
 use crate::domain::batch_plan::{Known, LogBatch, Plan, PlannedOrder};
-use crate::domain::{Instance, Month, OrderId, OrderRecord, OrderState, Sale, SaleId, Shard, UserId};
-use crate::ports::StoreResult;
+use crate::domain::{Instance, Month, OrderId, OrderRecord, OrderState, SaleId, Sales, Shard, UserId};
+use crate::ports::{StoreError, StoreResult};
 
-/// Largest multi-row statement; smaller prepared ones are powers of two, so that a connection prepares ten texts
-/// per table and not five hundred.
+/// Most rows of one statement. The row counts of smaller prepared statements are powers of two, so that a connection
+/// prepares ten texts per table and not five hundred.
 const ROWS_MAX: usize = 512;
 
-/// What is kept of a dead letter's payload. Its place in the log is kept too, so nothing is lost; 500 whole
+/// Most bytes that are kept of a dead letter's payload. Its place in the log is kept too, so nothing is lost. 500 whole
 /// records of a megabyte would exceed every server's packet limit.
 const DEAD_LETTER_BYTES_MAX: usize = 16 * 1024;
 
@@ -35,7 +34,7 @@ fn push_bytes(text: &mut String, bytes: &[u8]) {
     text.push('\'');
 }
 
-/// `(x'…', x'…')`
+/// Answers a list of hexadecimal literals: `(x'…',x'…')`.
 fn list<'a>(values: impl Iterator<Item = &'a [u8]>) -> String {
     let mut text = "(".to_owned();
     for value in values {
@@ -48,11 +47,14 @@ fn list<'a>(values: impl Iterator<Item = &'a [u8]>) -> String {
     text
 }
 
-/// Steps 9 and 11, the reading: which orders exist, and which units their buyers hold.
+/// Reads for steps 9 and 11 which of the batch's orders exist, and which units their buyers hold.
+///
+/// # Errors
+/// When a row cannot be read or is not ours.
 pub async fn known(
     mysql: &Mysql,
     batch: &LogBatch,
-    sales: &HashMap<SaleId, Sale>,
+    sales: &Sales,
     tx: &mut Transaction<'_, MySql>,
 ) -> StoreResult<Known> {
     let mut ids: BTreeMap<(Shard, Month), Vec<OrderId>> = BTreeMap::new();
@@ -62,7 +64,7 @@ pub async fn known(
             continue;
         };
         let shard = record.order_id.shard();
-        // What is in the wrong place becomes a dead letter; it must not lead a query to a foreign shard.
+        // A record in the wrong place becomes a dead letter. It must not lead a query to a foreign shard.
         if shard != mysql.map.shard_of(&record.user_id) || mysql.map.part_of(shard) != batch.part {
             continue;
         }
@@ -98,8 +100,9 @@ async fn known_orders(
         for row in rows.map_err(|error| failed(context, error))? {
             let id: Vec<u8> = row.try_get(0).map_err(|error| failed(context, error))?;
             let state: String = row.try_get(1).map_err(|error| failed(context, error))?;
-            let id = OrderId::from_bytes(&id).map_err(|error| broken(context, error.to_string()))?;
-            let state = OrderState::parse(&state).ok_or_else(|| broken(context, state))?;
+            let id =
+                OrderId::from_bytes(&id).map_err(|error| StoreError::broken(context, error.to_string()))?;
+            let state = OrderState::parse(&state).ok_or_else(|| StoreError::broken(context, state))?;
             known.orders.insert(id, state);
         }
     }
@@ -126,16 +129,19 @@ async fn known_claims(
             let user: Vec<u8> = row.try_get(0).map_err(|error| failed(context, error))?;
             let unit: i32 = row.try_get(1).map_err(|error| failed(context, error))?;
             let user = std::str::from_utf8(&user).ok().and_then(|user| UserId::parse(user).ok());
-            let user = user.ok_or_else(|| broken(context, "a user id that is not ours"))?;
-            let unit = u32::try_from(unit).map_err(|error| broken(context, error.to_string()))?;
+            let user = user.ok_or_else(|| StoreError::broken(context, "a user id that is not ours"))?;
+            let unit = u32::try_from(unit).map_err(|error| StoreError::broken(context, error.to_string()))?;
             known.claims.entry((sale.clone(), user)).or_default().insert(unit);
         }
     }
     Ok(())
 }
 
-/// Steps 10 and 12: everything the plan holds, in key order; `false` when an order or a claim is there already, and
-/// then nothing of the transaction may stand.
+/// Does steps 10 and 12: inserts everything that the plan holds, in key order. Answers `false` when an order or a claim
+/// is there already. Then nothing of the transaction may stand.
+///
+/// # Errors
+/// When a statement fails for any other reason.
 pub async fn insert(
     mysql: &Mysql,
     instance: Instance,
@@ -162,8 +168,8 @@ pub async fn insert(
         let moves = format!("{}.order_moves (order_id, kind, at_ms)", mysql.shard(*shard));
         insert_text(tx, &moves, orders, |text, order| {
             push_bytes(text, order.record.order_id.bytes());
-            let kind = if order.claims.is_ok() { "persisted" } else { "rejected" };
-            push_all(text, format_args!(",'{kind}',{}", order.times(now_ms).0));
+            let word = order.arrow().move_word.unwrap_or_default();
+            push_all(text, format_args!(",'{word}',{}", order.times(now_ms).0));
         })
         .await?;
     }
@@ -194,15 +200,18 @@ fn push_order(text: &mut String, order: &PlannedOrder, now_ms: i64) {
     }
     push_all(text, format_args!(",{},{},", record.quantity.units(), record.unit_price.amount()));
     push_bytes(text, record.unit_price.currency().as_bytes());
-    let (state, reason) = match &order.claims {
-        Ok(_) => (OrderState::AwaitingPayment, "NULL".to_owned()),
-        Err(reason) => (OrderState::Rejected, format!("'{}'", reason.as_str())),
+    let reason = match &order.claims {
+        Ok(_) => "NULL".to_owned(),
+        Err(reason) => format!("'{}'", reason.as_str()),
     };
     let (created_ms, expires_ms) = order.times(now_ms);
     let (epoch, accepted_ms) = (record.epoch, record.accepted_ms);
     push_all(
         text,
-        format_args!(",'{}',{reason},{epoch},{accepted_ms},{created_ms},{expires_ms}", state.as_str()),
+        format_args!(
+            ",'{}',{reason},{epoch},{accepted_ms},{created_ms},{expires_ms}",
+            order.arrow().to.as_str()
+        ),
     );
 }
 
@@ -235,7 +244,8 @@ async fn insert_claims(
     .await
 }
 
-/// Stock that Redis took for an order that holds none: rejected now, or known to be released.
+/// Inserts the units that Redis took for orders that hold none, because they are rejected now or are known to have
+/// ended without a sale.
 async fn insert_owed(
     mysql: &Mysql,
     instance: Instance,
@@ -256,9 +266,11 @@ async fn insert_owed(
     .await
 }
 
-/// Multi-row INSERT into `table (columns)` as text; `push` appends one row's values. For the three tables that every
-/// order has; `false` when a key is there already: a prepared statement is one row count, so a batch would be six statements a table and not one
-/// (docs/benchmarks.md). Values are numbers, words of ours, and bytes as [`push_bytes`] writes them.
+/// Inserts rows into `table (columns)` with multi-row statements of text. `push` appends one row's values: numbers,
+/// words of ours, and bytes as [`push_bytes`] writes them. Answers `false` when a key is there already.
+///
+/// This serves the three tables that every order has. A prepared statement has one row count, so a batch would be six
+/// prepared statements per table and not one (docs/benchmarks.md).
 async fn insert_text<T>(
     tx: &mut Transaction<'_, MySql>,
     table: &str,
@@ -281,7 +293,8 @@ async fn insert_text<T>(
     Ok(true)
 }
 
-/// The same, prepared, for what is rare or may be large; `bind` adds one row's values, as many as `columns`.
+/// Inserts rows with prepared statements. This serves what is rare or may be large. `bind` adds one row's values, as
+/// many as `columns`.
 async fn insert_rows<'a, T>(
     tx: &mut Transaction<'_, MySql>,
     table: &str,

@@ -1,14 +1,14 @@
-//! Grants: units that move from an instance's pool to the ledger of the instance that needs them, mostly its own.
+//! Makes grants, which move units from an instance's pool to the ledger of the instance that needs them, mostly its
+//! own.
 //!
-//! Invariant: units taken from a pool are in exactly one grant, and a grant is applied at most once, because
-//! its id is the primary key on the taker. A grant taken and not applied (a crash between the two) is found
-//! again by [`apply_strays`]; until then its units are merely idle. No lock is held while another instance is
-//! asked: two instances that want each other's units would wait in a circle that no server sees.
+//! Invariant: Units that were taken from a pool are in exactly one grant. A grant is applied at most once, because its
+//! id is the primary key on the taker. A crash may leave a grant that was given and not applied. [`apply_strays`] finds
+//! it again, and until then its units are merely idle. No lock is held while another instance is asked: two instances
+//! that want each other's units would wait in a circle that no server sees.
 
 use sqlx::mysql::MySqlRow;
 use sqlx::{MySql, Row, Transaction};
 
-use super::broken;
 use super::mysql::{Mysql, failed, is_duplicate};
 use crate::chance;
 use crate::domain::batch_plan::Scarce;
@@ -20,7 +20,7 @@ struct Grant {
     id: [u8; 16],
     scarce: Scarce,
     units: u32,
-    /// Whose pool gave.
+    /// The instance whose pool gave the units.
     giver: Instance,
 }
 
@@ -30,8 +30,11 @@ impl Grant {
     }
 }
 
-/// Moves up to `missing` units from an instance's own pool to its ledger, inside its transaction; answers how
-/// many there were.
+/// Moves up to `missing` units from an instance's own pool to its ledger, inside the transaction `tx`. Answers how many
+/// it moved.
+///
+/// # Errors
+/// When a statement fails, or the sale has no pool or no ledger row here.
 pub async fn take_own(
     mysql: &Mysql,
     instance: Instance,
@@ -47,11 +50,11 @@ pub async fn take_own(
     Ok(grant.units)
 }
 
-/// Moves up to `missing` units from the other instances' pools to the taker's ledger, one instance after the
-/// other; answers how many there were. To be called without a transaction.
+/// Moves up to `missing` units from the other instances' pools to the taker's ledger, one instance after the other.
+/// Answers how many it moved. The caller must hold no transaction.
 ///
 /// # Errors
-/// When too few were found and an instance could not be asked: it may have them.
+/// When too few units were found and an instance could not be asked, which may have them.
 pub async fn fetch(mysql: &Mysql, taker: Instance, scarce: &Scarce, missing: u32) -> StoreResult<u32> {
     let mut found = 0;
     let mut unasked = None;
@@ -89,7 +92,7 @@ async fn fetch_from(
     Ok(grant.units)
 }
 
-/// Moves units out of the pool; answers how many there were.
+/// Takes up to `missing` units out of the giver's pool, and answers how many it took.
 async fn from_pool(
     mysql: &Mysql,
     grant: &Grant,
@@ -106,7 +109,8 @@ async fn from_pool(
     .fetch_optional(&mut **tx)
     .await
     .map_err(|error| failed("read pool", error))?;
-    let row = row.ok_or_else(|| broken("read pool", "no pool for a SKU on sale: preheat it again"))?;
+    let row =
+        row.ok_or_else(|| StoreError::broken("read pool", "no pool for a SKU on sale: preheat it again"))?;
     let left: i64 = row.try_get(0).map_err(|error| failed("read pool", error))?;
     let units = missing.min(u32::try_from(left).unwrap_or(0));
     if units == 0 {
@@ -127,12 +131,12 @@ async fn from_pool(
     if taken.rows_affected() == 1 {
         Ok(units)
     } else {
-        Err(broken("take from pool", "changed under its lock"))
+        Err(StoreError::broken("take from pool", "changed under its lock"))
     }
 }
 
-/// Applies a grant on the taker: ledger first, then the row whose key makes it once. Both writers and
-/// [`apply_strays`] lock in this order.
+/// Applies a grant on the taker: first the ledger, then the row whose key makes sure that it is applied once. Writers
+/// and [`apply_strays`] both lock in this order.
 async fn apply(
     mysql: &Mysql,
     taker: Instance,
@@ -150,12 +154,12 @@ async fn apply(
     .await
     .map_err(|error| failed("apply grant", error))?;
     if allotted.rows_affected() != 1 {
-        return Err(broken("apply grant", "no ledger row for a SKU on sale: preheat it again"));
+        return Err(StoreError::broken("apply grant", "no ledger row for a SKU on sale: preheat it again"));
     }
     record(mysql, taker, taker, grant, tx).await
 }
 
-/// Writes the grant's row on `at`: settled on the taker, unsettled on a giver that is another.
+/// Writes the grant's row on the instance `at`: settled on the taker, unsettled on a giver that is another instance.
 async fn record(
     mysql: &Mysql,
     at: Instance,
@@ -177,7 +181,8 @@ async fn record(
     .await;
     match inserted {
         Ok(_) => Ok(()),
-        // Somebody applied it as a stray: the transaction is dropped and finds the units in the ledger.
+        // It was applied as a stray meanwhile. This transaction is dropped, and the next one finds the units in the
+        // ledger.
         Err(error) if is_duplicate(&error) => Err(StoreError {
             kind: ErrorKind::Conflict,
             effect: Effect::NotApplied,
@@ -188,7 +193,7 @@ async fn record(
     }
 }
 
-/// Marks a grant as applied where it was given. Best effort: an unsettled grant is looked at again at the next
+/// Marks a grant as applied where it was given. This is best effort: an unsettled grant is looked at again at the next
 /// takeover, and its key keeps it from being applied twice.
 async fn settle(mysql: &Mysql, grant: &Grant) {
     let settled = sqlx::query(
@@ -202,10 +207,13 @@ async fn settle(mysql: &Mysql, grant: &Grant) {
     }
 }
 
-/// Applies what was taken for `taker` and never applied. An instance that cannot be asked is passed over: its
-/// grants stay idle, and nothing is oversold.
+/// Applies the grants that were given to `taker` and never applied. It is idempotent. An instance that cannot be asked
+/// is passed over: its grants stay idle, and nothing is oversold.
+///
+/// # Errors
+/// When a statement on the taker fails.
 pub async fn apply_strays(mysql: &Mysql, taker: Instance) -> StoreResult<()> {
-    // All at once: an instance that is down answers only after the pool's time-out.
+    // All instances are asked at once, because one that is down answers only after the pool's time-out.
     let givers: Vec<Instance> = mysql.map.all_instances().filter(|giver| *giver != taker).collect();
     let asked = givers.iter().map(|giver| mysql.read("read stray grants", unsettled(mysql, *giver, taker)));
     let answers = futures::future::join_all(asked).await;
@@ -269,6 +277,6 @@ async fn unsettled(mysql: &Mysql, giver: Instance, taker: Instance) -> StoreResu
             giver,
         })
     };
-    let damaged = || broken("read stray grants", "a grant row that is not ours");
+    let damaged = || StoreError::broken("read stray grants", "a grant row that is not ours");
     rows.iter().map(|row| read(row).ok_or_else(damaged)).collect()
 }

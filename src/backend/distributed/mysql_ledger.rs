@@ -1,4 +1,4 @@
-//! A pool and a ledger on every instance: opening them with its share of the stock, and reading what they hold.
+//! Opens a pool with its share of the stock and an empty ledger on every instance, and reads what they hold.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,21 +6,22 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use sqlx::Row;
 
-use super::broken;
 use super::mysql::{Mysql, failed};
 use crate::domain::{Holdings, Instance, Sale, SaleId, SkuId};
-use crate::ports::{Ledger, StoreResult};
+use crate::ports::{Ledger, StoreError, StoreResult};
 
+/// Serves the ledger from the instances' control databases.
 pub struct MysqlLedger {
     mysql: Arc<Mysql>,
 }
 
 impl MysqlLedger {
+    /// Makes the ledger. It calls nothing.
     pub fn new(mysql: Arc<Mysql>) -> Self {
         Self { mysql }
     }
 
-    /// Inserts a row that is not there yet. No `INSERT IGNORE`: it would also swallow truncation.
+    /// Inserts a row that is not there yet. It uses no `INSERT IGNORE`, because that would also swallow truncation.
     async fn insert_absent(
         &self,
         at: Instance,
@@ -75,7 +76,7 @@ impl MysqlLedger {
                 };
                 let sku: Vec<u8> = row.try_get(0).map_err(|error| failed(context, error))?;
                 let sku = std::str::from_utf8(&sku).ok().and_then(|sku| SkuId::parse(sku).ok());
-                let sku = sku.ok_or_else(|| broken(context, "a SKU id that is not ours"))?;
+                let sku = sku.ok_or_else(|| StoreError::broken(context, "a SKU id that is not ours"))?;
                 let sum = holdings.entry(sku).or_default();
                 sum.allotted += number(1)?;
                 sum.held += number(2)?;

@@ -1,34 +1,31 @@
-//! Orders in their shards: the writers' transaction and the buyers' reads.
+//! Keeps orders in their shards: writes the order writers' batches, and reads orders for buyers and exports.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
 
 use async_trait::async_trait;
-use metrics::histogram;
 use sqlx::mysql::MySqlRow;
 use sqlx::{AssertSqlSafe, Row};
 
 use super::mysql::{Mysql, failed};
-use super::{broken, mysql_batch, mysql_grants};
+use super::{mysql_batch, mysql_grants};
 use crate::backend::multi_row::placeholders;
-use crate::clock::Clock;
 use crate::domain::batch_plan::LogBatch;
 use crate::domain::{
     Instance, Money, Month, Order, OrderCursor, OrderId, OrderRecord, OrderState, Part, Quantity,
-    RejectReason, Sale, SaleId, Shard, SkuId, UserId,
+    RejectReason, Sale, SaleId, Sales, Shard, SkuId, UserId,
 };
-use crate::metrics::DB_DURATION;
-use crate::ports::{Archive, BatchOutcome, IMPORT_RECORDS_MAX, OrderStore, StoreResult};
+use crate::ports::{Archive, BatchOutcome, IMPORT_RECORDS_MAX, OrderWrites, Orders, StoreError, StoreResult};
 
+/// Serves orders from the shards.
 pub struct MysqlOrderStore {
     mysql: Arc<Mysql>,
-    clock: Clock,
 }
 
 impl MysqlOrderStore {
-    pub fn new(mysql: Arc<Mysql>, clock: Clock) -> Self {
-        Self { mysql, clock }
+    /// Makes the store. It calls nothing.
+    pub fn new(mysql: Arc<Mysql>) -> Self {
+        Self { mysql }
     }
 
     async fn positions_on(&self, instance: Instance) -> StoreResult<HashMap<Part, i64>> {
@@ -46,7 +43,7 @@ impl MysqlOrderStore {
         let read = |row: MySqlRow| {
             let part: i32 = row.try_get(0).map_err(|error| failed(context, error))?;
             let next_offset: i64 = row.try_get(1).map_err(|error| failed(context, error))?;
-            let part = u16::try_from(part).map_err(|error| broken(context, error.to_string()))?;
+            let part = u16::try_from(part).map_err(|error| StoreError::broken(context, error.to_string()))?;
             Ok((Part::new(part), next_offset))
         };
         rows.into_iter().map(read).collect()
@@ -107,8 +104,10 @@ impl MysqlOrderStore {
         let record = |row: &MySqlRow| {
             let epoch: i32 = row.try_get("epoch").map_err(|error| failed(context, error))?;
             let created_ms: i64 = row.try_get("created_ms").map_err(|error| failed(context, error))?;
-            let epoch = u32::try_from(epoch).map_err(|error| broken(context, error.to_string()))?;
-            read(row)?.exported(epoch, created_ms).map_err(|left| broken(context, left))
+            let epoch =
+                u32::try_from(epoch).map_err(|error| StoreError::broken(context, error.to_string()))?;
+            OrderRecord::exported(read(row)?, epoch, created_ms)
+                .map_err(|left| StoreError::broken(context, left))
         };
         match rows {
             Ok(rows) => rows.iter().map(record).collect(),
@@ -155,19 +154,17 @@ impl Archive for MysqlOrderStore {
         shard: Shard,
         after: Option<OrderId>,
     ) -> StoreResult<Vec<OrderRecord>> {
-        // A sale of few orders in a big month: the page passes over all others, and gets the time of a change.
+        // A page of a sale with few orders in a big month passes over all other orders, so it gets the time of a
+        // change.
         self.mysql.change("read orders of a sale", self.read_exported(sale, shard, after)).await
     }
 }
 
 #[async_trait]
-impl OrderStore for MysqlOrderStore {
-    async fn write(&self, batch: &LogBatch, sales: &HashMap<SaleId, Sale>) -> StoreResult<BatchOutcome> {
-        let began = Instant::now();
-        let write = mysql_batch::write(&self.mysql, batch, sales, self.clock.now_ms());
-        let outcome = self.mysql.change("write batch", write).await;
-        observe("write batch", began);
-        outcome
+impl OrderWrites for MysqlOrderStore {
+    async fn write(&self, batch: &LogBatch, sales: &Sales) -> StoreResult<BatchOutcome> {
+        let write = mysql_batch::write(&self.mysql, batch, sales, self.mysql.now_ms());
+        self.mysql.observed("write batch", Box::pin(self.mysql.change("write batch", write))).await
     }
 
     async fn take_over(&self, part: Part) -> StoreResult<i64> {
@@ -175,7 +172,10 @@ impl OrderStore for MysqlOrderStore {
         self.mysql.change("apply stray grants", mysql_grants::apply_strays(&self.mysql, instance)).await?;
         let positions = self.positions_on(instance).await?;
         positions.get(&part).copied().ok_or_else(|| {
-            broken("read position", format!("no row for partition {}: run `seckill migrate`", part.number()))
+            StoreError::broken(
+                "read position",
+                format!("no row for partition {}: run `seckill migrate`", part.number()),
+            )
         })
     }
 
@@ -190,15 +190,15 @@ impl OrderStore for MysqlOrderStore {
         }
         positions
     }
+}
 
+#[async_trait]
+impl Orders for MysqlOrderStore {
     async fn order(&self, order: OrderId) -> StoreResult<Option<Order>> {
         if !self.mysql.map.holds(order.shard()) {
             return Ok(None);
         }
-        let began = Instant::now();
-        let found = self.mysql.read("read order", self.read_order(order)).await;
-        observe("read order", began);
-        found
+        self.mysql.observed("read order", self.mysql.read("read order", self.read_order(order))).await
     }
 
     async fn holds_month(&self, month: Month) -> StoreResult<bool> {
@@ -216,12 +216,8 @@ impl OrderStore for MysqlOrderStore {
     }
 }
 
-fn observe(operation: &'static str, began: Instant) {
-    histogram!(DB_DURATION, "system" => "mysql", "operation" => operation)
-        .record(began.elapsed().as_secs_f64());
-}
-
-/// An id or cursor may name any month; one without a table has no orders.
+/// Tells whether a failure says that a table is missing. An id or cursor may name any month, and a month without a
+/// table has no orders.
 fn is_missing_table(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some_and(|error| error.code().as_deref() == Some("42S02"))
 }
@@ -236,9 +232,9 @@ fn read(row: &MySqlRow) -> StoreResult<Order> {
     let number =
         |name: &str| -> StoreResult<i64> { row.try_get(name).map_err(|error| failed(context, error)) };
     let text = |name: &str| -> StoreResult<String> {
-        String::from_utf8(bytes(name)?).map_err(|error| broken(context, error.to_string()))
+        String::from_utf8(bytes(name)?).map_err(|error| StoreError::broken(context, error.to_string()))
     };
-    let damaged = |detail: String| broken(context, detail);
+    let damaged = |detail: String| StoreError::broken(context, detail);
     let quantity: i32 = row.try_get("quantity").map_err(|error| failed(context, error))?;
     let currency: String = row.try_get("currency").map_err(|error| failed(context, error))?;
     let state: String = row.try_get("state").map_err(|error| failed(context, error))?;

@@ -1,4 +1,4 @@
-//! The directory: sales, items, API keys, and the audit row of every change.
+//! Keeps the directory: the sales, their items, the API keys, and an audit row of every change of a sale.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,11 +7,11 @@ use async_trait::async_trait;
 use sqlx::mysql::MySqlRow;
 use sqlx::{MySql, Row, Transaction};
 
-use super::broken;
 use super::mysql::{Mysql, failed, is_duplicate};
 use crate::domain::{ApiKey, Change, Item, Money, Sale, SaleId, SaleState, SkuId};
-use crate::ports::{SaleStore, StoreResult};
+use crate::ports::{Keys, SaleStore, StoreError, StoreResult};
 
+/// Serves sales and API keys from the directory database.
 pub struct MysqlSaleStore {
     mysql: Arc<Mysql>,
 }
@@ -22,6 +22,7 @@ const SALES: &str = "SELECT s.sale_id, s.name, s.state, s.starts_ms, s.ends_ms, 
 const ITEMS: &str = "SELECT sale_id, sku_id, name, stock, unit_price, currency FROM {directory}.items";
 
 impl MysqlSaleStore {
+    /// Makes the store. It calls nothing.
     pub fn new(mysql: Arc<Mysql>) -> Self {
         Self { mysql }
     }
@@ -45,13 +46,15 @@ impl MysqlSaleStore {
         }
         let mut items_of: HashMap<SaleId, Vec<Item>> = HashMap::new();
         for row in &rows[1] {
-            let (sale, item) = read_item(row).ok_or_else(|| broken(context, "an item that is not ours"))?;
+            let (sale, item) =
+                read_item(row).ok_or_else(|| StoreError::broken(context, "an item that is not ours"))?;
             items_of.entry(sale).or_default().push(item);
         }
         rows[0]
             .iter()
             .map(|row| {
-                let mut sale = read_sale(row).ok_or_else(|| broken(context, "a sale that is not ours"))?;
+                let mut sale =
+                    read_sale(row).ok_or_else(|| StoreError::broken(context, "a sale that is not ours"))?;
                 sale.items = items_of.remove(&sale.id).unwrap_or_default();
                 Ok(sale)
             })
@@ -76,12 +79,12 @@ impl MysqlSaleStore {
         Ok(())
     }
 
-    /// One audit row per change, in the change's transaction.
+    /// Writes the audit row of a change, in the change's transaction.
     async fn audit(&self, sale: &Sale, change: &Change, tx: &mut Transaction<'_, MySql>) -> StoreResult<()> {
         let text = "INSERT INTO {directory}.audit_log (actor, action, sale_id, reason, request_id, sale_after) \
                     VALUES (?, ?, ?, ?, ?, ?)";
-        let after =
-            serde_json::to_string(sale).map_err(|error| broken("write audit row", error.to_string()))?;
+        let after = serde_json::to_string(sale)
+            .map_err(|error| StoreError::broken("write audit row", error.to_string()))?;
         sqlx::query(self.mysql.directory_sql(text))
             .bind(&change.actor)
             .bind(change.action)
@@ -215,7 +218,10 @@ impl SaleStore for MysqlSaleStore {
     async fn replace(&self, sale: &Sale, expected: u64, change: &Change) -> StoreResult<bool> {
         self.mysql.change("change sale", self.update(sale, expected, change)).await
     }
+}
 
+#[async_trait]
+impl Keys for MysqlSaleStore {
     async fn api_key(&self, key_hash: [u8; 32]) -> StoreResult<Option<ApiKey>> {
         self.mysql.read("read API key", self.read_api_key(key_hash)).await
     }

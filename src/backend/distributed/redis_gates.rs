@@ -1,4 +1,4 @@
-//! A sale's buckets as the operator sets them: stock in place, gates open, paused or ended.
+//! Sets a sale's buckets as the operator wants them: puts the stock in place, and opens, pauses or ends the gates.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,14 +6,14 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use redis::{Script, pipe};
 
-use super::broken;
 use super::redis_link::RedisLink;
 use crate::domain::{BucketId, Sale, SaleState, SkuId};
-use crate::ports::{Gates, StoreResult};
+use crate::ports::{Gates, StoreError, StoreResult};
 
-/// No guard renews leases yet (protocol step 17), so a gate is made without one.
+/// No guard renews leases yet (docs/protocol/steps.md, step 17), so a gate is made without a lease.
 const NO_LEASE_MS: i64 = 0;
 
+/// Serves the gates from Redis.
 pub struct RedisGates {
     link: Arc<RedisLink>,
     preheat: Script,
@@ -21,6 +21,7 @@ pub struct RedisGates {
 }
 
 impl RedisGates {
+    /// Loads the scripts. It calls nothing.
     pub fn new(link: Arc<RedisLink>) -> Self {
         Self {
             link,
@@ -47,7 +48,10 @@ impl Gates for RedisGates {
             }
             let answer: String = self.link.script("preheat", &call).await?;
             if answer == "conflict" {
-                return Err(broken("preheat", format!("bucket {} has another epoch", bucket.bucket)));
+                return Err(StoreError::broken(
+                    "preheat",
+                    format!("bucket {} has another epoch", bucket.bucket),
+                ));
             }
         }
         Ok(())
@@ -59,9 +63,12 @@ impl Gates for RedisGates {
             let mut call = self.gate.prepare_invoke();
             call.key(self.link.keys(&bucket).gate).arg(sale.epoch).arg(state).arg(sale.version);
             let answer: String = self.link.script("set gate", &call).await?;
-            // A published sale may be ended before it was preheated: then there is no gate to shut.
+            // A published sale may be ended before it was preheated. Then there is no gate to shut.
             if answer == "conflict" || (answer == "missing" && sale.state != SaleState::Ended) {
-                return Err(broken("set gate", format!("bucket {}: gate {answer}", bucket.bucket)));
+                return Err(StoreError::broken(
+                    "set gate",
+                    format!("bucket {}: gate {answer}", bucket.bucket),
+                ));
             }
         }
         Ok(())
@@ -81,7 +88,10 @@ impl Gates for RedisGates {
             let units = stock
                 .into_iter()
                 .map(|(sku, units)| {
-                    Ok((SkuId::parse(&sku).map_err(|e| broken("read stock", e.to_string()))?, units))
+                    Ok((
+                        SkuId::parse(&sku).map_err(|e| StoreError::broken("read stock", e.to_string()))?,
+                        units,
+                    ))
                 })
                 .collect::<StoreResult<HashMap<_, _>>>()?;
             found.push(in_place.then_some(units));
@@ -91,5 +101,5 @@ impl Gates for RedisGates {
 }
 
 fn read<T: redis::FromRedisValue>(value: &redis::Value) -> StoreResult<T> {
-    redis::from_redis_value_ref(value).map_err(|error| broken("read stock", error.to_string()))
+    redis::from_redis_value_ref(value).map_err(|error| StoreError::broken("read stock", error.to_string()))
 }

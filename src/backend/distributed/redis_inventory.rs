@@ -1,33 +1,34 @@
-//! Reservations in Redis: one script call for all purchases of a bucket that wait together.
+//! Reserves in Redis, with one script call for all purchases of a bucket that wait together.
 //!
-//! Invariant: what a script answers is what it wrote; nothing here decides over stock.
+//! Invariant: A script answers what it wrote, and nothing here decides about stock.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use redis::{Script, Value, cmd, pipe};
 
-use super::broken;
 use super::redis_link::RedisLink;
-use crate::domain::reservation::{OutboxEntryId, Reservation, ReserveRequest, Verdict};
+use crate::domain::reservation::{Denial, OutboxEntryId, Reservation, ReserveRequest, Verdict};
 use crate::domain::{BucketId, OrderId, OrderState, Quantity, SkuId, UserId};
-use crate::ports::{Inventory, StoreResult};
+use crate::ports::{Inventory, StoreError, StoreResult};
 
-/// Fields of one HSCAN step when the winners of a bucket are read.
+/// Fields that one HSCAN step asks for when the winners of a bucket are read.
 const SCAN_COUNT: usize = 1000;
 
+/// Serves the inventory from Redis.
 pub struct RedisInventory {
     link: Arc<RedisLink>,
     reserve: Script,
-    settle: Script,
+    mark_decided: Script,
 }
 
 impl RedisInventory {
+    /// Loads the scripts. It calls nothing.
     pub fn new(link: Arc<RedisLink>) -> Self {
         Self {
             link,
             reserve: Script::new(include_str!("../../../lua/reserve.lua")),
-            settle: Script::new(include_str!("../../../lua/settle.lua")),
+            mark_decided: Script::new(include_str!("../../../lua/mark_decided.lua")),
         }
     }
 }
@@ -47,7 +48,10 @@ impl Inventory for RedisInventory {
         call.arg(ids).arg(users).arg(asked);
         let (entry, answers) = split_answer(self.link.script("reserve", &call).await?);
         if answers.len() != batch.len() {
-            return Err(broken("reserve", format!("{} answers to {} requests", answers.len(), batch.len())));
+            return Err(StoreError::broken(
+                "reserve",
+                format!("{} answers to {} requests", answers.len(), batch.len()),
+            ));
         }
         let verdict = |(answer, request)| verdict(answer, &entry, request);
         answers.iter().zip(batch.iter()).map(verdict).collect()
@@ -76,7 +80,7 @@ impl Inventory for RedisInventory {
             let (next, fields): (u64, Vec<Vec<u8>>) = self.link.command("read winners", &scan).await?;
             for value in fields.chunks_exact(2).map(|pair| &pair[1]) {
                 let value = std::str::from_utf8(value).ok().and_then(HeldOrder::parse);
-                let held = value.ok_or_else(|| broken("read winners", "not a held order"))?;
+                let held = value.ok_or_else(|| StoreError::broken("read winners", "not a held order"))?;
                 winners.push(held.user);
             }
             if next == 0 {
@@ -86,22 +90,23 @@ impl Inventory for RedisInventory {
         }
     }
 
-    async fn settle(&self, bucket: &BucketId, decided: &[(OrderId, OrderState)]) -> StoreResult<()> {
-        let mut call = self.settle.prepare_invoke();
+    async fn mark_decided(&self, bucket: &BucketId, decided: &[(OrderId, OrderState)]) -> StoreResult<()> {
+        let mut call = self.mark_decided.prepare_invoke();
         call.key(self.link.keys(bucket).orders);
         for (order, state) in decided {
-            call.arg(order.bytes().as_slice()).arg(letter(*state).to_string());
+            call.arg(order.bytes().as_slice()).arg(state.facts().mark.to_string());
         }
-        self.link.script::<i64>("settle", &call).await.map(drop)
+        self.link.script::<i64>("mark decided", &call).await.map(drop)
     }
 }
 
-/// What the script compares and reads: `fingerprint|quantity|sku`.
+/// Packs what the script compares and reads: `fingerprint|quantity|sku`.
 fn asked(ReserveRequest { record, fingerprint }: &ReserveRequest) -> String {
     format!("{}|{}|{}", fingerprint.as_str(), record.quantity.units(), record.sku_id)
 }
 
-/// The outbox entry of a call, empty when it accepted nothing, and its answers.
+/// Splits the answer of a call into its outbox entry, which is empty when it accepted nothing, and one answer per
+/// purchase.
 fn split_answer(mut found: Vec<Value>) -> (String, Vec<Value>) {
     let answers = found.split_off(found.len().min(1));
     let entry = match found.pop() {
@@ -111,7 +116,7 @@ fn split_answer(mut found: Vec<Value>) -> (String, Vec<Value>) {
     (entry, answers)
 }
 
-/// Reads a word, or an array that begins with one.
+/// Reads the answer to one purchase, which is a word or an array that begins with one.
 fn verdict(answer: &Value, entry: &str, request: &ReserveRequest) -> StoreResult<Verdict> {
     let answer = match answer {
         Value::Array(values) => values.as_slice(),
@@ -126,36 +131,42 @@ fn verdict(answer: &Value, entry: &str, request: &ReserveRequest) -> StoreResult
         _ => 0,
     };
     let record = &request.record;
-    Ok(match text(0) {
-        "reserved" => Verdict::Reserved { outbox_entry: OutboxEntryId(entry.to_owned()) },
+    let denial = match text(0) {
+        "reserved" => return Ok(Verdict::Reserved { outbox_entry: OutboxEntryId(entry.to_owned()) }),
         "replayed" => {
             // The bucket number does not matter here: the caller asked this bucket.
             let bucket = BucketId { sale: record.sale_id.clone(), bucket: 0 };
-            Verdict::Replayed(reservation(text(1), &bucket, record.order_id)?)
+            return Ok(Verdict::Replayed(reservation(text(1), &bucket, record.order_id)?));
         }
-        "key_reused" => Verdict::KeyReused,
-        "limit_reached" => Verdict::LimitReached { held: u32::try_from(number(1)).unwrap_or(u32::MAX) },
-        "sold_out" => Verdict::SoldOut {
+        "key_reused" => Denial::KeyReused,
+        "limit_reached" => Denial::LimitReached { held: u32::try_from(number(1)).unwrap_or(u32::MAX) },
+        "sold_out" => Denial::SoldOut {
             available: u32::try_from(number(1)).unwrap_or(0),
             orders_seen: u64::try_from(number(2)).unwrap_or(0),
         },
-        "not_started" => Verdict::NotStarted,
-        "paused" => Verdict::Paused,
-        "ended" => Verdict::Ended,
-        "stale_epoch" => Verdict::StaleEpoch,
-        "gate_shut" => Verdict::GateShut,
-        "unknown_sku" => Verdict::UnknownSku,
-        other => return Err(broken("reserve", format!("unexpected answer {other:?}"))),
-    })
+        "not_started" => Denial::NotStarted,
+        "paused" => Denial::Paused,
+        "ended" => Denial::Ended,
+        "stale_epoch" => Denial::StaleEpoch,
+        "gate_shut" => Denial::GateShut,
+        "unknown_sku" => Denial::UnknownSku,
+        other => return Err(StoreError::broken("reserve", format!("unexpected answer {other:?}"))),
+    };
+    Ok(Verdict::Denied(denial))
 }
 
+/// Reads an order's value of the `orders` hash as its reservation.
+///
+/// # Errors
+/// When the value is damaged.
 pub(super) fn reservation(value: &str, bucket: &BucketId, order: OrderId) -> StoreResult<Reservation> {
-    let held = HeldOrder::parse(value).ok_or_else(|| broken("read reservation", "not a held order"))?;
+    let held =
+        HeldOrder::parse(value).ok_or_else(|| StoreError::broken("read reservation", "not a held order"))?;
     let HeldOrder { state, quantity, reserved_ms, sku, user } = held;
     Ok(Reservation { id: order, sale: bucket.sale.clone(), state, sku, user, quantity, reserved_ms })
 }
 
-/// A value of the `orders` hash: `state|fingerprint|quantity|reserved_ms|sku|user`, written by reserve.lua.
+/// Holds a value of the `orders` hash, `state|fingerprint|quantity|reserved_ms|sku|user`, which reserve.lua writes.
 struct HeldOrder {
     state: OrderState,
     quantity: Quantity,
@@ -167,8 +178,9 @@ struct HeldOrder {
 impl HeldOrder {
     fn parse(value: &str) -> Option<Self> {
         let mut fields = value.split('|');
-        let state = fields.next()?;
-        let state = OrderState::ALL.into_iter().find(|s| letter(*s).to_string() == state)?;
+        let mut mark = fields.next()?.chars();
+        let (Some(mark), None) = (mark.next(), mark.next()) else { return None };
+        let state = OrderState::of_mark(mark)?;
         let _fingerprint = fields.next()?;
         Some(Self {
             state,
@@ -177,17 +189,5 @@ impl HeldOrder {
             sku: SkuId::parse(fields.next()?).ok()?,
             user: UserId::parse(fields.next()?).ok()?,
         })
-    }
-}
-
-fn letter(state: OrderState) -> char {
-    match state {
-        OrderState::Reserved => 'r',
-        OrderState::Queued => 'q',
-        OrderState::AwaitingPayment => 'a',
-        OrderState::Paid => 'p',
-        OrderState::Cancelled => 'c',
-        OrderState::Expired => 'e',
-        OrderState::Rejected => 'x',
     }
 }

@@ -1,14 +1,14 @@
-//! One multiplexed Redis connection for scripts, replaced when it fails, and the names of the keys.
+//! Holds one multiplexed Redis connection for all calls, replaces it when it fails, and names the keys.
 //!
-//! While Redis does not answer, one caller at a time finds that out; the others are refused at once, so that a
-//! crowd behind a hung server is told so in one time limit and not in as many as it has batches.
+//! When no connection can be made, calls are refused at once for a pause of 100 ms. So the callers behind a server that
+//! hangs learn it within one time limit or two, and not within as many as they have batches.
 //!
-//! The hot path shares a single connection because a pool pings on every checkout, twice the cost of the
-//! call itself; the pool only supplies replacements. Every call has our own time limit: a connection manager
-//! would wait for its reconnects beyond it.
+//! All calls share a single connection, because a pool pings on every checkout, which costs twice as much as the call
+//! itself. The pool only supplies replacements. Every call has a time limit of ours, because a connection manager would
+//! wait for its reconnects beyond it.
 
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use deadpool_redis::{Connection, Manager, Pool};
@@ -16,49 +16,55 @@ use metrics::histogram;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Cmd, FromRedisValue, IntoConnectionInfo, RedisError, ScriptInvocation};
 
-use super::broken;
+use crate::clock::{Clock, Moment};
 use crate::config::RedisConfig;
 use crate::domain::BucketId;
 use crate::metrics::DB_DURATION;
 use crate::ports::{Effect, ErrorKind, Probe, StoreError, StoreResult};
 
+/// Holds the connection to Redis, the time limit of its calls, and the prefix of its keys.
 pub struct RedisLink {
     pool: Pool,
     shared: Mutex<Shared>,
     response_timeout: Duration,
     prefix: String,
+    clock: Clock,
 }
 
-/// Pause after a connection that could not be made, before the next is tried.
+/// Pause after a connection that could not be made, before the next one is tried.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Default)]
 struct Shared {
     connection: Option<MultiplexedConnection>,
-    refuse_until: Option<Instant>,
+    refuse_until: Option<Moment>,
 }
 
-/// The six keys of a bucket; the hash tag keeps them in one slot.
+/// Holds the names of a bucket's six keys. The hash tag keeps them in one slot.
 #[derive(Debug, Clone)]
 pub struct BucketKeys {
+    /// Hash: the bucket's epoch, state and terms.
     pub gate: String,
+    /// Hash: SKU → available units.
     pub stock: String,
+    /// Hash: user → live units.
     pub buyers: String,
+    /// Hash: order id → hold.
     pub orders: String,
+    /// Stream: one entry per reserve call that accepted an order.
     pub outbox: String,
+    /// Number of orders in all outbox entries.
     pub outbox_orders: String,
 }
-
-#[derive(Debug, thiserror::Error)]
-#[error("no answer within {0:?}")]
-struct NoAnswer(Duration);
 
 #[derive(Debug, thiserror::Error)]
 #[error("could not be reached a moment ago")]
 struct NotReached;
 
+/// Says what a failed call means. Its effect is `effect`, unless Redis refused the call unread: then it is
+/// `NotApplied`.
 pub fn failed(context: &'static str, effect: Effect, source: RedisError) -> StoreError {
-    // These answers come before a command runs.
+    // Redis gives these answers before it runs a command.
     let refused = [
         "LOADING",
         "BUSY",
@@ -80,7 +86,11 @@ pub fn failed(context: &'static str, effect: Effect, source: RedisError) -> Stor
 }
 
 impl RedisLink {
-    pub fn new(config: &RedisConfig) -> StoreResult<Self> {
+    /// Makes a link that connects at its first call.
+    ///
+    /// # Errors
+    /// When the address cannot be read.
+    pub fn new(config: &RedisConfig, clock: Clock) -> StoreResult<Self> {
         let open = |error| failed("open Redis", Effect::NotApplied, error);
         let mut info = config.url.as_str().into_connection_info().map_err(open)?;
         if !config.password.expose().is_empty() {
@@ -96,10 +106,12 @@ impl RedisLink {
             .max_size(config.pool_connections_max)
             .runtime(deadpool_redis::Runtime::Tokio1)
             .build()
-            .map_err(|error| broken("build the Redis pool", error.to_string()))?;
-        Ok(Self { pool, shared: Mutex::default(), response_timeout, prefix: config.key_prefix.clone() })
+            .map_err(|error| StoreError::broken("build the Redis pool", error.to_string()))?;
+        let prefix = config.key_prefix.clone();
+        Ok(Self { pool, shared: Mutex::default(), response_timeout, prefix, clock })
     }
 
+    /// Answers the names of a bucket's keys.
     pub fn keys(&self, bucket: &BucketId) -> BucketKeys {
         let key = |part: &str| format!("{}{{{}.{}}}:{part}", self.prefix, bucket.sale, bucket.bucket);
         BucketKeys {
@@ -112,10 +124,11 @@ impl RedisLink {
         }
     }
 
-    /// Runs a script by its hash, loading it where the server has lost it.
+    /// Runs a script by its hash, and loads it when the server has lost it.
     ///
     /// # Errors
-    /// `Unknown` once the call was sent: the script may still run.
+    /// `NotApplied` when there is no connection or Redis refused the call unread. Otherwise `Unknown`, because the
+    /// script may still run.
     pub async fn script<T: FromRedisValue>(
         &self,
         context: &'static str,
@@ -125,11 +138,19 @@ impl RedisLink {
         self.bounded(context, invocation.invoke_async(&mut connection)).await
     }
 
+    /// Runs one command.
+    ///
+    /// # Errors
+    /// As [`RedisLink::script`].
     pub async fn command<T: FromRedisValue>(&self, context: &'static str, command: &Cmd) -> StoreResult<T> {
         let mut connection = self.connection(context).await?;
         self.bounded(context, command.query_async(&mut connection)).await
     }
 
+    /// Runs several commands in one round trip. They are no transaction.
+    ///
+    /// # Errors
+    /// As [`RedisLink::script`].
     pub async fn pipeline<T: FromRedisValue>(
         &self,
         context: &'static str,
@@ -144,10 +165,10 @@ impl RedisLink {
         context: &'static str,
         call: impl Future<Output = Result<T, RedisError>>,
     ) -> StoreResult<T> {
-        let began = Instant::now();
-        let answer = tokio::time::timeout(self.response_timeout, call).await;
+        let began = self.clock.monotonic();
+        let answer = self.clock.timeout(self.response_timeout, call).await;
         histogram!(DB_DURATION, "system" => "redis", "operation" => context)
-            .record(began.elapsed().as_secs_f64());
+            .record(self.clock.monotonic().since(began).as_secs_f64());
         match answer {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => {
@@ -157,11 +178,11 @@ impl RedisLink {
                 }
                 Err(failure)
             }
-            Err(_) => {
+            Err(late) => {
                 // The next command on this connection would wait for the answer of this one.
                 self.forget();
-                let source = Box::new(NoAnswer(self.response_timeout));
-                Err(StoreError { kind: ErrorKind::Unavailable, effect: Effect::Unknown, context, source })
+                let (kind, effect) = (ErrorKind::Unavailable, Effect::Unknown);
+                Err(StoreError { kind, effect, context, source: Box::new(late) })
             }
         }
     }
@@ -178,13 +199,13 @@ impl RedisLink {
             if let Some(connection) = shared.connection.clone() {
                 return Ok(connection);
             }
-            if shared.refuse_until.is_some_and(|until| Instant::now() < until) {
+            if shared.refuse_until.is_some_and(|until| self.clock.monotonic() < until) {
                 return Err(unavailable(Box::new(NotReached)));
             }
         }
-        let fresh = match tokio::time::timeout(self.response_timeout, self.pool.get()).await {
+        let fresh = match self.clock.timeout(self.response_timeout, self.pool.get()).await {
             Ok(fresh) => fresh.map_err(|error| unavailable(Box::new(error))),
-            Err(_) => Err(unavailable(Box::new(NoAnswer(self.response_timeout)))),
+            Err(late) => Err(unavailable(Box::new(late))),
         };
         let mut shared = self.shared.lock().expect("no code panics while holding it");
         match fresh {
@@ -194,7 +215,7 @@ impl RedisLink {
                 Ok(connection)
             }
             Err(error) => {
-                shared.refuse_until = Some(Instant::now() + RECONNECT_PAUSE);
+                shared.refuse_until = Some(self.clock.monotonic() + RECONNECT_PAUSE);
                 Err(error)
             }
         }

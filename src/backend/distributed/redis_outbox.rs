@@ -1,5 +1,6 @@
-//! The outbox stream of each bucket: what Redis accepted and Kafka has not acknowledged. One entry names all
-//! orders that one call of reserve.lua accepted; their records are made of their holds.
+//! Reads and clears the outbox stream of each bucket, which names what Redis accepted and Kafka may not have
+//! acknowledged. One entry names all orders that one call of reserve.lua accepted. Their records are made of their
+//! holds.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,14 +9,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use redis::{Script, cmd, pipe};
 
-use super::broken;
 use super::redis_inventory::reservation;
 use super::redis_link::{BucketKeys, RedisLink};
 use crate::domain::reservation::{OutboxEntry, OutboxEntryId};
 use crate::domain::{BucketId, OrderId};
-use crate::ports::{Outbox, StoreResult};
+use crate::ports::{Outbox, StoreError, StoreResult};
 
-/// Entries read at once: each names up to `admission.reserve_batch_max` orders, whose holds are read with it.
+/// Entries that are read at once. Each names up to `admission.reserve_batch_max` orders, whose holds are read with it.
 const PAGE_ENTRIES: usize = 8;
 
 const READ: &str = "read outbox";
@@ -23,23 +23,25 @@ const READ: &str = "read outbox";
 /// A stream entry: its id and its fields.
 type StreamEntry = (String, HashMap<String, Vec<u8>>);
 
+/// Serves the outbox from Redis.
 pub struct RedisOutbox {
     link: Arc<RedisLink>,
     acknowledge: Script,
 }
 
 impl RedisOutbox {
+    /// Loads the script. It calls nothing.
     pub fn new(link: Arc<RedisLink>) -> Self {
         Self { link, acknowledge: Script::new(include_str!("../../../lua/acknowledge.lua")) }
     }
 
-    /// Redis's clock in ms: entry ids carry it, so ages are compared on one clock.
+    /// Reads Redis's clock, in ms since 1970. Entry ids carry the same clock, so ages are compared on one clock.
     async fn now_ms(&self) -> StoreResult<i64> {
         let (seconds, micros): (i64, i64) = self.link.command("read Redis time", &cmd("TIME")).await?;
         Ok(seconds * 1000 + micros / 1000)
     }
 
-    /// The holds of a page's orders, entry by entry; `None` for an order that has none.
+    /// Reads the holds of a page's orders, entry by entry. An order without a hold is `None`.
     async fn holds(&self, keys: &BucketKeys, page: &[Listed]) -> StoreResult<Vec<Vec<Option<String>>>> {
         let mut question = pipe();
         for listed in page {
@@ -50,7 +52,7 @@ impl RedisOutbox {
     }
 }
 
-/// An entry as it stands in the stream.
+/// Holds an entry as it stands in the stream.
 struct Listed {
     id: String,
     reserved_ms: i64,
@@ -69,7 +71,7 @@ impl Listed {
         })
     }
 
-    /// Leaves out what its hold shows to be in the log.
+    /// Leaves out the orders whose hold shows that they are in the log.
     fn waiting(self, bucket: &BucketId, holds: Vec<Option<String>>) -> StoreResult<OutboxEntry> {
         let Self { id, reserved_ms, epoch, orders } = self;
         let mut waiting = Vec::new();
@@ -77,7 +79,7 @@ impl Listed {
             match hold {
                 Some(hold) if hold.starts_with('r') => waiting.push(reservation(&hold, bucket, order)?),
                 Some(_) => {}
-                // One script writes both, so somebody removed it. What it was cannot be known.
+                // One script writes both, so somebody removed the hold. What it was cannot be known.
                 None => tracing::error!(%order, sale = %bucket.sale, "an order in the outbox has no hold"),
             }
         }
@@ -106,7 +108,8 @@ impl Outbox for RedisOutbox {
             range.arg(&keys.outbox).arg(&from).arg(newest).arg("COUNT").arg(PAGE_ENTRIES);
             let page: Vec<StreamEntry> = self.link.command(READ, &range).await?;
             let page: Option<Vec<Listed>> = page.into_iter().map(Listed::parse).collect();
-            let page = page.ok_or_else(|| broken(READ, "an entry without epoch and order ids"))?;
+            let page =
+                page.ok_or_else(|| StoreError::broken(READ, "an entry without epoch and order ids"))?;
             let Some(last) = page.last() else { break };
             from = format!("({}", last.id);
             let holds = self.holds(&keys, &page).await?;

@@ -1,17 +1,18 @@
-//! The data folder: made when it is absent, and used by one process at a time.
+//! Makes the data folder when it is absent. One process at a time uses it.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::{broken, unavailable};
+use super::failures::{broken, unavailable};
 use crate::ports::{Effect, ErrorKind, StoreError, StoreResult};
 
-/// Another process uses the folder.
+/// Says that another process uses the folder.
 #[derive(Debug, thiserror::Error)]
 #[error("{} is in use by {owner}", folder.display())]
 pub struct InUse {
+    /// The folder that is in use.
     pub folder: PathBuf,
     /// `process` and its number, or `another process` when it has not written its number yet.
     pub owner: String,
@@ -19,12 +20,12 @@ pub struct InUse {
 
 const DATABASE: &str = "seckill.db";
 
-/// Whether somebody has made a shop there.
+/// Tells whether somebody has made a shop in the folder at `path`.
 pub fn holds_shop(path: &Path) -> bool {
     path.join(DATABASE).exists()
 }
 
-/// A locked data folder. The lock ends with this value, also when the process is killed.
+/// Holds a data folder locked. The lock ends with this value, also when the process is killed.
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
@@ -35,7 +36,7 @@ impl Folder {
     /// Makes the folder if need be, for its owner alone, and locks it.
     ///
     /// # Errors
-    /// When it cannot be made or written, or another process uses it.
+    /// When the folder cannot be made, written or locked, or when another process uses it.
     pub fn lock(path: &Path) -> StoreResult<Self> {
         let shown = path.display();
         let context = "open data folder";
@@ -66,14 +67,14 @@ impl Folder {
                 return Err(broken(context, format!("cannot lock {shown}: {error}")));
             }
         }
-        // A full disk must not keep anybody from looking at what is on it: the number is only for people.
+        // The number is only for people. A full disk must not keep anybody from looking at what is on it.
         note_owner(&file).ok();
         // SQLite gives its other files the rights of this one.
         open(DATABASE)?;
         Ok(Self { path: path.to_owned(), _lock: file })
     }
 
-    /// The database's path in it.
+    /// Answers the path of the database in the folder.
     pub fn database(&self) -> PathBuf {
         self.path.join(DATABASE)
     }
@@ -85,7 +86,7 @@ fn note_owner(mut file: &File) -> std::io::Result<()> {
     writeln!(file, "{}", std::process::id())
 }
 
-/// Best effort: the owner may just be writing its number.
+/// Reads who owns the folder. This is best effort, because the owner may just be writing its number.
 fn owner(mut file: &File) -> String {
     let mut text = String::new();
     match file.read_to_string(&mut text) {

@@ -1,54 +1,62 @@
-//! The database file: how it is opened, who may write, and what its errors mean.
+//! Opens the database file. Several connections read it, and one thread writes it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use metrics::histogram;
 use sqlx::migrate::MigrateError;
-use sqlx::query::Query;
 use sqlx::sqlite::{
-    SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteError, SqliteJournalMode, SqlitePool,
-    SqlitePoolOptions, SqliteSynchronous,
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
+    SqliteSynchronous,
 };
-use sqlx::{AssertSqlSafe, ConnectOptions, Row};
+use sqlx::{ConnectOptions, Row};
 
+use super::failures::broken;
 use super::folder::Folder;
+use super::sqlite_rows::failed;
 use super::writer::Writer;
-use super::{Settings, broken};
 use crate::backend::migrations::{EMBEDDED, migrator};
-use crate::backend::multi_row::{placeholders, runs};
-use crate::config::Synchronous;
+use crate::clock::Clock;
+use crate::config::{EmbeddedConfig, Synchronous};
 use crate::domain::ShardMap;
-use crate::metrics::DB_DURATION;
-use crate::ports::{Effect, ErrorKind, StoreError, StoreResult};
+use crate::ports::StoreResult;
 
-/// Connections for reading: they wait for nobody, so a few serve many.
+/// Most connections for reading. They wait for no writer, so a few of them serve many callers.
 const READERS_MAX: u32 = 4;
-/// The write-ahead log is copied into the database when it has so many pages of 4 KiB: a page that changes with
-/// every group is then copied once for many.
+/// SQLite copies the write-ahead log into the database when the log has this many pages of 4 KiB. A page that changes
+/// with every group of jobs is then copied once for many groups.
 const WAL_PAGES: &str = "4096";
-/// It shrinks back to this after it was longer.
+/// The write-ahead log shrinks back to this many bytes after it was longer.
 const WAL_BYTES_KEPT: &str = "16777216";
-/// Memory of the writer for pages, in KiB with SQLite's sign: what a rush works on stays there.
+/// The writer's memory for pages, in KiB, which SQLite tells by the minus sign. The pages that a busy sale works on
+/// stay in it.
 const WRITER_CACHE: &str = "-16384";
 
-/// The database of one process: any number may read, one thread writes.
+/// Holds the database of one process. Any number of callers may read, and one thread writes.
 pub struct Sqlite {
+    /// The thread that writes.
     pub writer: Writer,
     readers: SqlitePool,
+    /// How users are spread over the shards.
     pub map: ShardMap,
+    /// The process's clock.
+    pub clock: Clock,
 }
 
 impl Sqlite {
-    /// Opens the file, makes or migrates its tables, and checks what is frozen in it.
+    /// Opens the file, makes or migrates its tables, and checks the shard map that is frozen in it.
     ///
     /// # Errors
-    /// When it cannot be written, was made by a newer version, is damaged, or has another shard map.
-    pub async fn open(folder: Folder, settings: &Settings) -> StoreResult<Self> {
+    /// When the file cannot be written, was made by a newer version, is damaged, or has another shard map.
+    pub async fn open(
+        folder: Folder,
+        config: &EmbeddedConfig,
+        map: ShardMap,
+        clock: Clock,
+    ) -> StoreResult<Self> {
         let options = SqliteConnectOptions::new()
             .filename(folder.database())
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(match settings.embedded.synchronous {
+            .synchronous(match config.synchronous {
                 Synchronous::Full => SqliteSynchronous::Full,
                 Synchronous::Normal => SqliteSynchronous::Normal,
             })
@@ -58,21 +66,22 @@ impl Sqlite {
         let writing = options.clone().pragma("cache_size", WRITER_CACHE);
         let mut first = writing.connect().await.map_err(|error| failed("open database", error))?;
         migrate(&mut first).await?;
-        freeze(&mut first, settings.map).await?;
-        let writer = Writer::start(writing, first, folder)?;
+        freeze(&mut first, map).await?;
+        let writer = Writer::start(writing, first, folder, clock.clone())?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS_MAX)
             .min_connections(1)
             .acquire_timeout(Duration::from_secs(2))
-            // Never opened anew: on a disk that is read-only for a while the new one would stay so.
+            // No connection is replaced: one that is opened while the disk is read-only would stay read-only.
             .max_lifetime(None)
             .idle_timeout(None)
             .connect_with(options.read_only(true).create_if_missing(false))
             .await
             .map_err(|error| failed("open database", error))?;
-        Ok(Self { writer, readers, map: settings.map })
+        Ok(Self { writer, readers, map, clock })
     }
 
+    /// Answers the pool of connections that only read.
     pub fn readers(&self) -> &SqlitePool {
         &self.readers
     }
@@ -95,7 +104,8 @@ async fn migrate(connection: &mut SqliteConnection) -> StoreResult<()> {
     })
 }
 
-/// The map of users to shards is part of every order's id: it is recorded once and never changes.
+/// Records the shard map once, and refuses any other one ever after. The map is part of every order's id, so it never
+/// changes.
 async fn freeze(connection: &mut SqliteConnection, map: ShardMap) -> StoreResult<()> {
     let context = "check shard map";
     let wanted = format!("{} shards, {} partitions", map.shards(), map.parts());
@@ -113,96 +123,4 @@ async fn freeze(connection: &mut SqliteConnection, map: ShardMap) -> StoreResult
         context,
         format!("the folder was made with {found}, the configuration says {wanted} ([shards])"),
     ))
-}
-
-/// Says what a failed statement means. Nothing stands before a transaction's COMMIT; the writer alone knows
-/// when that failed in a way that leaves the effect open.
-pub fn failed(context: &'static str, source: sqlx::Error) -> StoreError {
-    let kind = match &source {
-        sqlx::Error::Database(_) => match code(&source).unwrap_or(0) & 0xff {
-            // SQLITE_BUSY, SQLITE_LOCKED.
-            5 | 6 => ErrorKind::Conflict,
-            // SQLITE_READONLY, SQLITE_IOERR, SQLITE_FULL, SQLITE_CANTOPEN.
-            8 | 10 | 13 | 14 => ErrorKind::Unavailable,
-            _ => ErrorKind::Broken,
-        },
-        sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Io(_) => ErrorKind::Unavailable,
-        _ => ErrorKind::Broken,
-    };
-    StoreError { kind, effect: Effect::NotApplied, context, source: Box::new(source) }
-}
-
-/// SQLite's extended code of a failure; `None` when it is none of SQLite's. The low byte names its kind.
-pub fn code(error: &sqlx::Error) -> Option<i32> {
-    let error = error.as_database_error()?.try_downcast_ref::<SqliteError>()?;
-    sqlx::error::DatabaseError::code(error)?.parse().ok()
-}
-
-/// Records how long a call took, as `work` did it.
-pub async fn observed<T>(
-    operation: &'static str,
-    work: impl Future<Output = StoreResult<T>>,
-) -> StoreResult<T> {
-    let began = Instant::now();
-    let outcome = work.await;
-    histogram!(DB_DURATION, "system" => "sqlite", "operation" => operation)
-        .record(began.elapsed().as_secs_f64());
-    outcome
-}
-
-/// Rows of one statement: 64 of the widest are far below SQLite's limit of placeholders.
-const ROWS_MAX: usize = 64;
-
-pub type Bound<'a> = Query<'a, sqlx::Sqlite, SqliteArguments>;
-
-/// Multi-row INSERT INTO `table`, a table with its columns and words of ours alone; `tail` follows the values, and
-/// `bind` adds one row's values, as many as `columns`.
-///
-/// # Errors
-/// As [`failed`]; none of a statement's rows stands then.
-pub async fn insert<'a, T>(
-    connection: &mut SqliteConnection,
-    (table, columns, tail): (&'static str, usize, &'static str),
-    rows: &'a [T],
-    bind: impl Fn(Bound<'a>, &'a T) -> Bound<'a>,
-) -> StoreResult<()> {
-    for run in runs(rows, ROWS_MAX) {
-        let text = format!("INSERT INTO {table} VALUES {} {tail}", placeholders(run.len(), columns));
-        let query = run.iter().fold(sqlx::query(AssertSqlSafe(text)), &bind);
-        query.execute(&mut *connection).await.map_err(|error| failed("insert rows", error))?;
-    }
-    Ok(())
-}
-
-/// A column's value.
-///
-/// # Errors
-/// When the row has no such column of this type: damaged, or not ours.
-pub fn column<'r, T>(row: &'r sqlx::sqlite::SqliteRow, name: &str) -> StoreResult<T>
-where
-    T: sqlx::Decode<'r, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>,
-{
-    row.try_get(name).map_err(|error| failed("read row", error))
-}
-
-/// A column whose value is checked on its way in.
-///
-/// # Errors
-/// As [`column`], and for a value that is refused.
-pub fn parsed<T, E: std::fmt::Display>(
-    row: &sqlx::sqlite::SqliteRow,
-    name: &str,
-    parse: impl Fn(&str) -> Result<T, E>,
-) -> StoreResult<T> {
-    let text: &str = column(row, name)?;
-    parse(text).map_err(|error| broken("read row", format!("{name}: {error}")))
-}
-
-/// A column with a number of another width.
-///
-/// # Errors
-/// As [`column`], and for a number out of range.
-pub fn number<T: TryFrom<i64>>(row: &sqlx::sqlite::SqliteRow, name: &str) -> StoreResult<T> {
-    let wide: i64 = column(row, name)?;
-    T::try_from(wide).map_err(|_| broken("read row", format!("{name}: {wide} is out of range")))
 }

@@ -1,17 +1,18 @@
-//! One batch of the order log in the writer's transaction: protocol steps 8 to 12.
+//! Writes one batch of the order log in the writer's transaction: steps 8 to 12 of docs/protocol/steps.md, section
+//! Write.
 //!
-//! Order: position CAS → read what is known → decide → ledger → rows. There is one writer, so what was read
-//! holds until the commit.
+//! The order is: compare and set the position → read what is known → decide → ledger → rows. One thread writes, so what
+//! was read holds until the commit.
 
 use std::collections::{BTreeSet, HashMap};
 
 use serde_json::json;
 use sqlx::sqlite::SqliteConnection;
 
-use super::broken;
-use super::sqlite::{Bound, column, failed, insert, number, parsed};
+use super::failures::broken;
+use super::sqlite_rows::{Bound, column, failed, insert, number, parsed};
 use crate::domain::batch_plan::{self, Known, LogBatch, Plan, PlannedOrder, Scarce};
-use crate::domain::{OrderId, OrderRecord, OrderState, Part, Sale, SaleId, ShardMap, SkuId, UserId};
+use crate::domain::{OrderId, OrderRecord, OrderState, Part, SaleId, Sales, ShardMap, SkuId, UserId};
 use crate::ports::{BatchOutcome, StoreResult, Written};
 
 const ADVANCE: &str = "UPDATE consumer_positions SET next_offset = ? WHERE part = ? AND next_offset = ?";
@@ -30,15 +31,17 @@ const MOVES: &str = "order_moves (order_id, kind, at_ms)";
 const OWED: &str = "release_outbox (order_id, sale_id, sku_id, user_id, quantity, at_ms)";
 const INSERT_DEAD: &str =
     "INSERT INTO dead_letters (part, log_offset, reason, payload, at_ms) VALUES (?, ?, ?, ?, ?)";
-/// Kept of a record that is no order.
+/// Most bytes that are kept of a dead letter's payload.
 const DEAD_LETTER_BYTES_MAX: usize = 65_536;
 
+/// Writes one batch. The caller commits.
+///
 /// # Errors
-/// As [`crate::ports::OrderStore::write`].
+/// As [`crate::ports::OrderWrites::write`].
 pub async fn write(
     connection: &mut SqliteConnection,
     batch: &LogBatch,
-    sales: &HashMap<SaleId, Sale>,
+    sales: &Sales,
     map: ShardMap,
     now_ms: i64,
 ) -> StoreResult<BatchOutcome> {
@@ -64,11 +67,13 @@ pub async fn write(
         }
     }
     insert_plan(connection, batch.part, &plan, now_ms).await?;
-    Ok(BatchOutcome::Written(written(batch, plan)))
+    Ok(BatchOutcome::Written(Written::of(batch, plan)))
 }
 
+/// Reads the stored position of a partition.
+///
 /// # Errors
-/// When it cannot be read or was never made.
+/// When the position cannot be read or was never made.
 pub async fn position(connection: &mut SqliteConnection, part: Part) -> StoreResult<i64> {
     let text = "SELECT next_offset FROM consumer_positions WHERE part = ?";
     let row = sqlx::query(text).bind(part.number()).fetch_one(connection).await;
@@ -98,7 +103,7 @@ async fn known(connection: &mut SqliteConnection, batch: &LogBatch) -> StoreResu
     Ok(known)
 }
 
-/// Units that may still be held of every SKU the batch names.
+/// Reads how many units may still be held of every SKU that the batch names.
 async fn free(connection: &mut SqliteConnection, batch: &LogBatch) -> StoreResult<HashMap<Scarce, u32>> {
     let wanted: BTreeSet<_> = records(batch).map(|record| (&record.sale_id, &record.sku_id)).collect();
     let rows = sqlx::query(FREE).bind(json!(wanted).to_string()).fetch_all(connection).await;
@@ -128,8 +133,8 @@ async fn insert_plan(
     })
     .await?;
     insert(connection, (MOVES, 3, ""), orders, |query, order| {
-        let kind = if order.claims.is_ok() { "persisted" } else { "rejected" };
-        query.bind(order.record.order_id.to_string()).bind(kind).bind(order.times(now_ms).0)
+        let query = query.bind(order.record.order_id.to_string()).bind(order.arrow().move_word);
+        query.bind(order.times(now_ms).0)
     })
     .await?;
     insert(connection, (OWED, 6, ""), &plan.owed().collect::<Vec<_>>(), |query, record| {
@@ -152,10 +157,6 @@ async fn insert_plan(
     Ok(())
 }
 
-fn state(order: &PlannedOrder) -> OrderState {
-    if order.claims.is_ok() { OrderState::AwaitingPayment } else { OrderState::Rejected }
-}
-
 fn bind_order<'a>(query: Bound<'a>, order: &'a PlannedOrder, now_ms: i64) -> Bound<'a> {
     let record = &order.record;
     let (created_ms, expires_ms) = order.times(now_ms);
@@ -168,20 +169,10 @@ fn bind_order<'a>(query: Bound<'a>, order: &'a PlannedOrder, now_ms: i64) -> Bou
         .bind(record.quantity.units())
         .bind(record.unit_price.amount())
         .bind(record.unit_price.currency())
-        .bind(state(order).as_str())
+        .bind(order.arrow().to.as_str())
         .bind(order.claims.as_ref().err().map(|reason| reason.as_str()))
         .bind(record.epoch)
         .bind(record.accepted_ms)
         .bind(created_ms)
         .bind(expires_ms)
-}
-
-fn written(batch: &LogBatch, plan: Plan) -> Written {
-    let states: Vec<OrderState> = plan.orders.iter().map(state).collect();
-    Written {
-        next_offset: batch.next_offset(),
-        orders: plan.orders.into_iter().map(|order| order.record).zip(states).collect(),
-        skipped: plan.skipped,
-        dead_letters: plan.dead_letters.iter().map(|(_, poison)| poison.as_str()).collect(),
-    }
 }

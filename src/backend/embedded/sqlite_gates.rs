@@ -1,4 +1,4 @@
-//! A sale's buckets as the operator sets them: stock in place, gates open, paused or ended.
+//! Sets a sale's buckets as the operator wants them: puts the stock in place, and opens, pauses or ends the gates.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,12 +6,15 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use sqlx::sqlite::SqliteConnection;
 
-use super::broken;
-use super::sqlite::{Sqlite, column, failed, number, parsed};
+use super::failures::broken;
+use super::sqlite::Sqlite;
+use super::sqlite_rows::{column, failed, number, parsed};
 use crate::domain::{Sale, SaleState, SkuId};
 use crate::ports::{Gates, StoreResult};
 
+/// Serves the gates from the database.
 pub struct SqliteGates {
+    /// The database.
     pub sqlite: Arc<Sqlite>,
 }
 
@@ -30,7 +33,7 @@ impl Gates for SqliteGates {
 
     async fn set_gates(&self, sale: &Sale) -> StoreResult<()> {
         let Some(state) = sale.state.gate() else { return Ok(()) };
-        // Repeated by every round of the catalog: nothing is written that stands already.
+        // Gate repair calls this in every round, so nothing is written that stands already.
         if self.all_are(sale, state).await? {
             return Ok(());
         }
@@ -76,7 +79,7 @@ impl SqliteGates {
     }
 }
 
-/// As `lua/preheat.lua`: a gate that stands is left as it is.
+/// Puts one bucket in place as `lua/preheat.lua` does: a gate that stands is left as it is.
 async fn put_in_place(connection: &mut SqliteConnection, sale: &Sale, bucket: u16) -> StoreResult<()> {
     let fault = |error| failed("preheat", error);
     let gate = "INSERT INTO gates (sale_id, bucket, epoch, state, opens_ms, closes_ms, buyer_limit) \
@@ -116,7 +119,7 @@ async fn put_in_place(connection: &mut SqliteConnection, sale: &Sale, bucket: u1
     Ok(())
 }
 
-/// As `lua/gate.lua`: never back to what an older version of the sale said.
+/// Sets one gate as `lua/gate.lua` does: never back to what an older version of the sale said.
 async fn set(connection: &mut SqliteConnection, sale: &Sale, bucket: u16, state: &str) -> StoreResult<()> {
     let fault = |error| failed("set gate", error);
     let row = sqlx::query(
@@ -128,7 +131,7 @@ async fn set(connection: &mut SqliteConnection, sale: &Sale, bucket: u16, state:
     .await
     .map_err(fault)?;
     let Some(row) = row else {
-        // A published sale may be ended before it was preheated: then there is no gate to shut.
+        // A published sale may be ended before it was preheated. Then there is no gate to shut.
         return match sale.state {
             SaleState::Ended => Ok(()),
             _ => Err(broken("set gate", format!("bucket {bucket}: gate missing"))),

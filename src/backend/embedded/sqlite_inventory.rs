@@ -1,8 +1,8 @@
-//! Reservations: the slice of a bucket that a batch touches is read, decided by the same rules that the scripts
-//! of the distributed mode are tested against, and written back, all in one transaction.
+//! Reserves units in one transaction. It reads the slice of a bucket that a batch touches, decides by the same rules
+//! that the scripts of the distributed mode are tested against, and writes the slice back.
 //!
-//! A reservation's order-log record is a row of that transaction, so there is no outbox: what is reserved is
-//! queued.
+//! A reservation's order-log record is a row of that transaction. So there is no outbox, and an order that is reserved
+//! is also queued.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,16 +11,16 @@ use async_trait::async_trait;
 use serde_json::json;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
-use super::broken;
-use super::sqlite::{Sqlite, column, failed, insert, number, observed, parsed};
+use super::failures::broken;
+use super::sqlite::Sqlite;
 use super::sqlite_order_log::{Ends, append};
-use crate::clock::Clock;
+use super::sqlite_rows::{column, failed, insert, number, observed, parsed};
 use crate::domain::inventory_model::{Bucket, Gate, GateState, Hold, Terms};
-use crate::domain::reservation::{Fingerprint, Reservation, ReserveRequest, Verdict};
+use crate::domain::reservation::{Denial, Fingerprint, Reservation, ReserveRequest, Verdict};
 use crate::domain::{BucketId, OrderId, OrderState, Part, Quantity, SaleId, ShardMap, SkuId, UserId};
 use crate::ports::{Inventory, StoreResult};
 
-/// Reservations with the state their order has; one without a row waits in the log.
+/// Reads reservations with the state of their order. An order without a row waits in the log, so it is `queued`.
 const HOLDS: &str = "SELECT r.order_id, r.sale_id, r.sku_id, r.user_id, r.quantity, r.fingerprint, r.reserved_ms, \
      COALESCE(o.state, 'queued') AS state \
      FROM reservations r LEFT JOIN orders o ON o.order_id = r.order_id \
@@ -38,28 +38,31 @@ const OR_REPLACE_UNITS: &str = "ON CONFLICT (sale_id, bucket, user_id) DO UPDATE
 const SET_STOCK: &str = "UPDATE stock SET available = ? WHERE sale_id = ? AND bucket = ? AND sku_id = ?";
 const COUNT_ORDERS: &str = "UPDATE gates SET orders_made = orders_made + ? WHERE sale_id = ? AND bucket = ?";
 
+/// Serves the inventory from the database.
 pub struct SqliteInventory {
+    /// The database.
     pub sqlite: Arc<Sqlite>,
+    /// The ends of the order log, which every reservation moves.
     pub ends: Arc<Ends>,
-    pub clock: Clock,
 }
 
-/// What a call reserved: the end of the log in each partition it appended to.
+/// The new end of the log in each partition that a call appended to.
 type Appended = BTreeMap<Part, i64>;
 
 #[async_trait]
 impl Inventory for SqliteInventory {
     async fn reserve(&self, bucket: &BucketId, batch: Arc<[ReserveRequest]>) -> StoreResult<Vec<Verdict>> {
-        let (bucket, clock, map) = (bucket.clone(), self.clock.clone(), self.sqlite.map);
+        let (bucket, clock, map) = (bucket.clone(), self.sqlite.clock.clone(), self.sqlite.map);
         let work = async move |connection: &mut SqliteConnection| {
             reserve(connection, &bucket, &batch, clock.now_ms(), map).await
         };
-        let (verdicts, appended) = observed("reserve", self.sqlite.writer.write("reserve", work)).await?;
+        let (verdicts, appended) =
+            observed(&self.sqlite.clock, "reserve", self.sqlite.writer.write("reserve", work)).await?;
         self.ends.advance(&appended);
         Ok(verdicts)
     }
 
-    /// The buckets are not needed: an order's id finds it.
+    /// Finds the order by its id. Of `buckets` only the sales count.
     async fn reservation(&self, buckets: &[BucketId], order: OrderId) -> StoreResult<Option<Reservation>> {
         let ids = json!([order]).to_string();
         let row = sqlx::query(HOLDS).bind(ids).fetch_optional(self.sqlite.readers()).await;
@@ -80,8 +83,8 @@ impl Inventory for SqliteInventory {
         rows.iter().map(|row| parsed(row, "user_id", UserId::parse)).collect()
     }
 
-    /// Nothing to mark: an order's row is its reservation's state.
-    async fn settle(&self, _: &BucketId, _: &[(OrderId, OrderState)]) -> StoreResult<()> {
+    /// Does nothing, because an order's row is its reservation's state.
+    async fn mark_decided(&self, _: &BucketId, _: &[(OrderId, OrderState)]) -> StoreResult<()> {
         Ok(())
     }
 }
@@ -97,12 +100,12 @@ async fn reserve(
     let before = slice.clone();
     let epoch = batch.first().map_or(0, |request| request.record.epoch);
     let mut verdicts = slice.reserve(epoch, batch, now_ms);
-    // The slice knows only the orders of this batch.
+    // The slice knows only the orders of this batch, so the bucket's other orders are added to what it has seen.
     let unseen = orders_made.saturating_sub(u64::try_from(before.orders.len()).unwrap_or(0));
     for verdict in &mut verdicts {
         match verdict {
-            Verdict::SoldOut { orders_seen, .. } => *orders_seen += unseen,
-            // The second click of one batch: its order is in the log when this is answered.
+            Verdict::Denied(Denial::SoldOut { orders_seen, .. }) => *orders_seen += unseen,
+            // The same order came twice in one batch. It is in the log when this is answered.
             Verdict::Replayed(held) if held.state == OrderState::Reserved => held.state = OrderState::Queued,
             _ => {}
         }
@@ -121,7 +124,8 @@ async fn reserve(
     Ok((verdicts, appended))
 }
 
-/// The gate, and of stock, buyers and orders what the batch names; also how many orders the bucket ever held.
+/// Reads the gate, and what the batch names of stock, buyers and orders. Answers also how many orders the bucket ever
+/// held.
 async fn read_slice(
     connection: &mut SqliteConnection,
     bucket: &BucketId,
@@ -168,7 +172,7 @@ fn gate(row: &SqliteRow) -> StoreResult<Gate> {
         opens_ms: column(row, "opens_ms")?,
         closes_ms: column(row, "closes_ms")?,
         buyer_limit: number(row, "buyer_limit")?,
-        // One process: nobody else could go on selling.
+        // No lease is needed: one process has the folder, so no other one could go on selling.
         lease_ms: 0,
     };
     let version = version.and_then(|version| u64::try_from(version).ok());

@@ -1,4 +1,4 @@
-//! The stock ledger: one row per SKU of a sale. There is one instance, so its pool is the ledger itself.
+//! Keeps the stock ledger, which has one row per SKU of a sale. There is one instance, so the ledger is also its pool.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,11 +6,14 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use sqlx::sqlite::SqliteConnection;
 
-use super::sqlite::{Sqlite, column, failed, parsed};
+use super::sqlite::Sqlite;
+use super::sqlite_rows::{column, failed, parsed};
 use crate::domain::{Holdings, Sale, SkuId};
 use crate::ports::{Ledger, StoreResult};
 
+/// Serves the ledger from the database.
 pub struct SqliteLedger {
+    /// The database.
     pub sqlite: Arc<Sqlite>,
 }
 
@@ -35,7 +38,8 @@ impl Ledger for SqliteLedger {
         self.sqlite.writer.write("open pools", work).await
     }
 
-    /// What orders took of the stock was granted and allotted with it.
+    /// Reads what orders hold and have sold. The same units count as granted and as allotted, because there is no pool
+    /// apart from the ledger.
     async fn holdings(&self, sale: &Sale) -> StoreResult<HashMap<SkuId, Holdings>> {
         let rows = sqlx::query("SELECT sku_id, stock, held, sold FROM ledger WHERE sale_id = ?")
             .bind(sale.id.as_str())

@@ -1,27 +1,27 @@
-//! The order log as a table. Records are appended by the reservation's own transaction, so nothing is ever
-//! between inventory and log: [`Outbox`] has nothing to relay.
+//! Keeps the order log as a table. The transaction of a reservation appends its record, so no order is ever between
+//! inventory and log, and [`Outbox`] has nothing to relay.
 //!
-//! The log is kept: it is the journal of what was accepted.
+//! The log is never cut, because it is the journal of what was accepted.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Condvar, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::sqlite::SqliteConnection;
-use tokio::runtime::Handle;
 
-use super::sqlite::{Sqlite, column, failed, insert};
+use super::sqlite::Sqlite;
+use super::sqlite_rows::{column, failed, insert};
 use crate::domain::batch_plan::LogRecord;
 use crate::domain::reservation::{OutboxEntry, OutboxEntryId};
 use crate::domain::{BucketId, OrderId, OrderRecord, Part, ShardMap};
-use crate::ports::{LogEvent, OrderLog, OrderLogReader, Outbox, StoreResult};
+use crate::ports::{LogEvent, OrderLog, OrderLogReader, Outbox, StoreResult, Wake};
 
 const END: &str = "SELECT COALESCE(MAX(log_offset) + 1, 0) AS end FROM order_log WHERE part = ?";
 const RECORDS: &str = "SELECT log_offset, payload FROM order_log WHERE part = ? AND log_offset >= ? \
      ORDER BY log_offset LIMIT ?";
 
-/// The offset that a partition's next record gets.
+/// Reads the offset that a partition's next record gets.
 ///
 /// # Errors
 /// When the log cannot be read.
@@ -30,7 +30,7 @@ async fn end(connection: &mut SqliteConnection, part: Part) -> StoreResult<i64> 
     column(&row.map_err(|error| failed("read end of log", error))?, "end")
 }
 
-/// Appends records, and answers the new end of each partition they went to.
+/// Appends records in the caller's transaction, and answers the new end of each partition that they went to.
 ///
 /// # Errors
 /// When the log cannot be read or written.
@@ -60,13 +60,15 @@ pub async fn append(
     Ok(ends)
 }
 
-/// The committed end of every partition, and a bell for whoever waits for more.
+/// Holds the committed end of every partition, and the reader's signal that there is more.
 pub struct Ends {
     ends: Mutex<Vec<i64>>,
-    moved: Condvar,
+    wake: Mutex<Option<Wake>>,
 }
 
 impl Ends {
+    /// Reads the end of every partition.
+    ///
     /// # Errors
     /// When the log cannot be read.
     pub async fn read(sqlite: &Sqlite) -> StoreResult<Self> {
@@ -76,19 +78,20 @@ impl Ends {
         for part in sqlite.map.all_parts() {
             ends.push(end(&mut connection, part).await?);
         }
-        Ok(Self { ends: Mutex::new(ends), moved: Condvar::new() })
+        Ok(Self { ends: Mutex::new(ends), wake: Mutex::default() })
     }
 
     fn all(&self) -> Vec<i64> {
         self.ends.lock().expect("no code panics while holding it").clone()
     }
 
-    /// Records ever appended.
+    /// Answers how many records were ever appended.
     pub fn sum(&self) -> i64 {
         self.all().iter().sum()
     }
 
-    /// Notes what a committed transaction appended. Calls may come in any order.
+    /// Notes what a committed transaction appended, and wakes the reader. Calls may come in any order, because an end
+    /// never moves back.
     pub fn advance(&self, appended: &BTreeMap<Part, i64>) {
         if appended.is_empty() {
             return;
@@ -99,26 +102,24 @@ impl Ends {
                 *known = (*known).max(*end);
             }
         }
-        self.moved.notify_all();
-    }
-
-    /// Waits until `is_behind` holds of the ends, at most `timeout`.
-    fn wait(&self, timeout: Duration, is_behind: impl Fn(&[i64]) -> bool) {
-        let ends = self.ends.lock().expect("no code panics while holding it");
-        drop(self.moved.wait_timeout_while(ends, timeout, |ends| !is_behind(ends)));
+        drop(ends);
+        if let Some(wake) = self.wake.lock().expect("no code panics while holding it").as_ref() {
+            wake();
+        }
     }
 }
 
+/// Serves the order log from the database.
 pub struct SqliteOrderLog {
+    /// The database.
     pub sqlite: Arc<Sqlite>,
+    /// The committed end of every partition.
     pub ends: Arc<Ends>,
-    /// Where the reader's thread does its reading.
-    pub runtime: Handle,
 }
 
 #[async_trait]
 impl OrderLog for SqliteOrderLog {
-    /// The record is in the log since it was reserved.
+    /// Does nothing, because the record is in the log since its order was reserved.
     async fn append(&self, _: OrderId, _: Vec<u8>) -> StoreResult<()> {
         Ok(())
     }
@@ -140,15 +141,17 @@ impl OrderLog for SqliteOrderLog {
         Ok(())
     }
 
-    /// The only reader: every partition is its own.
-    fn reader(&self) -> StoreResult<Box<dyn OrderLogReader>> {
+    /// Makes the only reader. Every partition is assigned to it.
+    fn reader(&self, wake: Wake) -> StoreResult<Box<dyn OrderLogReader>> {
+        *self.ends.wake.lock().expect("no code panics while holding it") = Some(wake.clone());
         let parts = self.sqlite.map.all_parts().map(|part| (part, Progress::default()));
         Ok(Box::new(SqliteReader {
             sqlite: self.sqlite.clone(),
             ends: self.ends.clone(),
-            runtime: self.runtime.clone(),
+            wake,
             parts: parts.collect(),
             is_assigned: false,
+            sought: Vec::new(),
         }))
     }
 }
@@ -156,31 +159,32 @@ impl OrderLog for SqliteOrderLog {
 struct SqliteReader {
     sqlite: Arc<Sqlite>,
     ends: Arc<Ends>,
-    runtime: Handle,
+    wake: Wake,
     parts: BTreeMap<Part, Progress>,
     is_assigned: bool,
+    /// Partitions that were sought since records were last taken.
+    sought: Vec<Part>,
 }
-
-/// How long a partition rests that could not be read; the others go on.
-const REST: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
 struct Progress {
     /// The next offset to read; `None` until the partition is sought.
     next: Option<i64>,
     paused: bool,
-    rests_until: Option<Instant>,
-}
-
-impl Progress {
-    fn is_behind(&self, part: Part, ends: &[i64]) -> bool {
-        let end = ends.get(usize::from(part.number())).copied().unwrap_or(0);
-        let rests = self.rests_until.is_some_and(|until| Instant::now() < until);
-        !self.paused && !rests && self.next.is_some_and(|next| next < end)
-    }
 }
 
 impl SqliteReader {
+    /// Answers where to read on in every partition that has more.
+    fn behind(&self) -> Vec<(Part, i64)> {
+        let ends = self.ends.all();
+        let behind = self.parts.iter().filter_map(|(part, progress)| {
+            let next = progress.next.filter(|_| !progress.paused)?;
+            let end = ends.get(usize::from(part.number())).copied().unwrap_or(0);
+            (next < end).then_some((*part, next))
+        });
+        behind.collect()
+    }
+
     async fn read(&self, part: Part, from: i64, limit: usize) -> StoreResult<Vec<LogRecord>> {
         let rows = sqlx::query(RECORDS)
             .bind(part.number())
@@ -196,69 +200,63 @@ impl SqliteReader {
         };
         rows.into_iter().map(record).collect()
     }
+
+    fn change(&mut self, part: Part, change: impl FnOnce(&mut Progress)) {
+        if let Some(progress) = self.parts.get_mut(&part) {
+            change(progress);
+        }
+    }
 }
 
+#[async_trait]
 impl OrderLogReader for SqliteReader {
-    fn poll(&mut self, timeout: Duration, limit: usize) -> StoreResult<Vec<LogEvent>> {
+    /// Takes the next records of every partition that has more. A partition that cannot be read is silent until it is
+    /// sought again, and the others go on.
+    async fn take(&mut self, limit: usize) -> StoreResult<Vec<LogEvent>> {
         if !self.is_assigned {
             self.is_assigned = true;
             return Ok(self.parts.keys().map(|part| LogEvent::Assigned { part: *part }).collect());
         }
-        let parts = &self.parts;
-        self.ends.wait(timeout, |ends| parts.iter().any(|(part, progress)| progress.is_behind(*part, ends)));
-        let ends = self.ends.all();
-        let mut events = Vec::new();
-        let behind = self.parts.iter().filter(|(part, progress)| progress.is_behind(**part, &ends));
-        let behind: Vec<(Part, i64)> =
-            behind.filter_map(|(part, progress)| Some((*part, progress.next?))).collect();
-        for (part, from) in behind {
-            let left = limit.saturating_sub(events.len());
-            let records = self.runtime.block_on(self.read(part, from, left)).unwrap_or_else(|error| {
-                tracing::warn!(%error, part = part.number(), "order log not read");
-                if let Some(progress) = self.parts.get_mut(&part) {
-                    progress.rests_until = Some(Instant::now() + REST);
+        let mut events: Vec<LogEvent> = self.sought.drain(..).map(|part| LogEvent::Sought { part }).collect();
+        for (part, from) in self.behind() {
+            match self.read(part, from, limit.saturating_sub(events.len())).await {
+                Ok(records) => {
+                    for record in records {
+                        self.change(part, |progress| progress.next = Some(record.offset + 1));
+                        events.push(LogEvent::Record { part, record });
+                    }
                 }
-                Vec::new()
-            });
-            for record in records {
-                if let Some(progress) = self.parts.get_mut(&part) {
-                    progress.next = Some(record.offset + 1);
+                Err(error) => {
+                    tracing::warn!(%error, part = part.number(), "order log not read");
+                    self.change(part, |progress| progress.next = None);
+                    events.push(LogEvent::NotSought { part });
                 }
-                events.push(LogEvent::Record { part, record });
             }
         }
         Ok(events)
     }
 
-    fn seek(&mut self, part: Part, offset: i64) -> StoreResult<()> {
-        if let Some(progress) = self.parts.get_mut(&part) {
-            *progress = Progress { next: Some(offset), ..Progress::default() };
-        }
-        Ok(())
+    fn seek(&mut self, part: Part, offset: i64) {
+        self.change(part, |progress| *progress = Progress { next: Some(offset), paused: false });
+        self.sought.push(part);
+        (self.wake)();
     }
 
-    fn pause(&mut self, part: Part) -> StoreResult<()> {
-        self.switch(part, true);
-        Ok(())
+    fn pause(&mut self, part: Part) {
+        self.change(part, |progress| progress.paused = true);
     }
 
-    fn resume(&mut self, part: Part) -> StoreResult<()> {
-        self.switch(part, false);
-        Ok(())
+    fn resume(&mut self, part: Part) {
+        self.change(part, |progress| progress.paused = false);
+        (self.wake)();
     }
 
     fn publish_position(&mut self, _: Part, _: i64) {}
+
+    async fn leave(self: Box<Self>) {}
 }
 
-impl SqliteReader {
-    fn switch(&mut self, part: Part, paused: bool) {
-        if let Some(progress) = self.parts.get_mut(&part) {
-            progress.paused = paused;
-        }
-    }
-}
-
-/// Nothing is ever between inventory and log.
+/// Serves an outbox that is always empty, because no order is ever between inventory and log.
 pub struct NoOutbox;
 
 #[async_trait]

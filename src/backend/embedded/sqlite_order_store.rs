@@ -1,4 +1,4 @@
-//! Orders: the writer's batches and the buyers' reads.
+//! Writes the order writer's batches, and reads orders for buyers and exports.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,15 +6,16 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
-use super::sqlite::{Sqlite, column, failed, number, observed, parsed};
-use super::{broken, sqlite_batch};
-use crate::clock::Clock;
+use super::failures::broken;
+use super::sqlite::Sqlite;
+use super::sqlite_batch;
+use super::sqlite_rows::{column, failed, number, observed, parsed};
 use crate::domain::batch_plan::LogBatch;
 use crate::domain::{
     Money, Month, Order, OrderCursor, OrderId, OrderRecord, OrderState, Part, Quantity, RejectReason, Sale,
-    SaleId, Shard, SkuId, UserId,
+    SaleId, Sales, Shard, SkuId, UserId,
 };
-use crate::ports::{Archive, BatchOutcome, IMPORT_RECORDS_MAX, OrderStore, StoreResult};
+use crate::ports::{Archive, BatchOutcome, IMPORT_RECORDS_MAX, OrderWrites, Orders, StoreResult};
 
 const ORDER: &str = "SELECT order_id, sale_id, sku_id, user_id, quantity, unit_price, currency, state, reason, \
      accepted_ms, expires_ms FROM orders WHERE order_id = ?";
@@ -27,9 +28,10 @@ const EXPORTED: &str = "SELECT order_id, sale_id, sku_id, user_id, quantity, uni
      accepted_ms, expires_ms, epoch, created_ms FROM orders \
      WHERE sale_id = ? AND order_id > ? AND order_id <= ? ORDER BY order_id LIMIT ?";
 
+/// Serves orders from the database.
 pub struct SqliteOrderStore {
+    /// The database.
     pub sqlite: Arc<Sqlite>,
-    pub clock: Clock,
 }
 
 #[async_trait]
@@ -40,7 +42,8 @@ impl Archive for SqliteOrderStore {
         shard: Shard,
         after: Option<OrderId>,
     ) -> StoreResult<Vec<OrderRecord>> {
-        // One bound below, or SQLite would begin every page at the first: a text is after its own beginning.
+        // There is one lower bound, or SQLite would begin every page at the first order. For the first page the bound
+        // is the first id without its last character, because a text comes after its own beginning.
         let mut below = after.unwrap_or_else(|| OrderId::first_of(shard, sale.month())).to_string();
         if after.is_none() {
             below.pop();
@@ -54,8 +57,7 @@ impl Archive for SqliteOrderStore {
             .await
             .map_err(|error| failed("read orders of a sale", error))?;
         let record = |row| {
-            read(row)?
-                .exported(number(row, "epoch")?, column(row, "created_ms")?)
+            OrderRecord::exported(read(row)?, number(row, "epoch")?, column(row, "created_ms")?)
                 .map_err(|left| broken("read orders of a sale", left))
         };
         rows.iter().map(record).collect()
@@ -63,20 +65,21 @@ impl Archive for SqliteOrderStore {
 }
 
 #[async_trait]
-impl OrderStore for SqliteOrderStore {
-    async fn write(&self, batch: &LogBatch, sales: &HashMap<SaleId, Sale>) -> StoreResult<BatchOutcome> {
+impl OrderWrites for SqliteOrderStore {
+    async fn write(&self, batch: &LogBatch, sales: &Sales) -> StoreResult<BatchOutcome> {
         let named = batch.records.iter().filter_map(|record| record.order.as_ref().ok());
-        let sales: HashMap<SaleId, Sale> = named
+        let sales: Sales = named
             .filter_map(|record| Some((record.sale_id.clone(), sales.get(&record.sale_id)?.clone())))
             .collect();
-        let (batch, map, clock) = (batch.clone(), self.sqlite.map, self.clock.clone());
+        let (batch, map, clock) = (batch.clone(), self.sqlite.map, self.sqlite.clock.clone());
         let work = async move |connection: &mut SqliteConnection| {
             sqlite_batch::write(connection, &batch, &sales, map, clock.now_ms()).await
         };
-        observed("write batch", self.sqlite.writer.write("write batch", work)).await
+        observed(&self.sqlite.clock, "write batch", self.sqlite.writer.write("write batch", work)).await
     }
 
-    /// There are no other instances that could have granted anything.
+    /// Makes the position when it is absent, and reads it. There are no other instances that could have granted
+    /// anything.
     async fn take_over(&self, part: Part) -> StoreResult<i64> {
         let work = async move |connection: &mut SqliteConnection| {
             let text =
@@ -100,7 +103,10 @@ impl OrderStore for SqliteOrderStore {
             HashMap::new()
         })
     }
+}
 
+#[async_trait]
+impl Orders for SqliteOrderStore {
     async fn order(&self, order: OrderId) -> StoreResult<Option<Order>> {
         let query = sqlx::query(ORDER).bind(order.to_string());
         let row = query.fetch_optional(self.sqlite.readers()).await;
@@ -108,7 +114,7 @@ impl OrderStore for SqliteOrderStore {
         row.as_ref().map(read).transpose()
     }
 
-    /// One table holds every month.
+    /// Answers `true`, because one table holds every month.
     async fn holds_month(&self, _: Month) -> StoreResult<bool> {
         Ok(true)
     }

@@ -1,22 +1,23 @@
-//! The directory: sales, API keys, and the audit row of every change.
+//! Keeps the directory: the sales, the API keys, and an audit row of every change of a sale.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
-use super::broken;
-use super::sqlite::{Sqlite, column, failed};
-use crate::clock::Clock;
+use super::failures::broken;
+use super::sqlite::Sqlite;
+use super::sqlite_rows::{column, failed};
 use crate::domain::{ApiKey, Change, Sale, SaleId};
-use crate::ports::{SaleStore, StoreResult};
+use crate::ports::{Keys, SaleStore, StoreResult};
 
+/// Serves sales and API keys from the database.
 pub struct SqliteSaleStore {
+    /// The database.
     pub sqlite: Arc<Sqlite>,
-    pub clock: Clock,
 }
 
-/// A sale as its rows hold it.
+/// Holds a sale as its row holds it.
 struct Written {
     id: String,
     starts_ms: i64,
@@ -58,7 +59,7 @@ impl SaleStore for SqliteSaleStore {
     }
 
     async fn create(&self, sale: &Sale, change: &Change) -> StoreResult<bool> {
-        let (sale, change, at_ms) = (Written::of(sale)?, change.clone(), self.clock.now_ms());
+        let (sale, change, at_ms) = (Written::of(sale)?, change.clone(), self.sqlite.clock.now_ms());
         let work = async move |connection: &mut SqliteConnection| {
             let text = "INSERT INTO sales (sale_id, starts_ms, version, definition) VALUES (?, ?, ?, ?) \
                         ON CONFLICT DO NOTHING";
@@ -76,7 +77,7 @@ impl SaleStore for SqliteSaleStore {
     }
 
     async fn replace(&self, sale: &Sale, expected: u64, change: &Change) -> StoreResult<bool> {
-        let (sale, change, at_ms) = (Written::of(sale)?, change.clone(), self.clock.now_ms());
+        let (sale, change, at_ms) = (Written::of(sale)?, change.clone(), self.sqlite.clock.now_ms());
         let expected = i64::try_from(expected).unwrap_or(i64::MAX);
         let work = async move |connection: &mut SqliteConnection| {
             let text = "UPDATE sales SET starts_ms = ?, version = ?, definition = ? \
@@ -94,7 +95,10 @@ impl SaleStore for SqliteSaleStore {
         };
         self.sqlite.writer.write("change sale", work).await
     }
+}
 
+#[async_trait]
+impl Keys for SqliteSaleStore {
     async fn api_key(&self, key_hash: [u8; 32]) -> StoreResult<Option<ApiKey>> {
         let text = "SELECT name, scopes FROM api_keys WHERE key_hash = ? AND revoked_ms IS NULL";
         let row = sqlx::query(text).bind(key_hash.to_vec()).fetch_optional(self.sqlite.readers()).await;
@@ -107,7 +111,7 @@ impl SaleStore for SqliteSaleStore {
     }
 
     async fn add_api_key(&self, key_hash: [u8; 32], key: &ApiKey) -> StoreResult<()> {
-        let (key, at_ms) = (key.clone(), self.clock.now_ms());
+        let (key, at_ms) = (key.clone(), self.sqlite.clock.now_ms());
         let work = async move |connection: &mut SqliteConnection| {
             sqlx::query("INSERT INTO api_keys (key_hash, name, scopes, created_ms) VALUES (?, ?, ?, ?)")
                 .bind(key_hash.to_vec())
@@ -123,7 +127,7 @@ impl SaleStore for SqliteSaleStore {
     }
 }
 
-/// The change's audit row, when it changed something.
+/// Writes the change's audit row when the change did something, and answers whether it did.
 async fn audited(
     changed: u64,
     connection: &mut SqliteConnection,

@@ -1,10 +1,10 @@
-//! The one writer. Whatever waits is committed as one transaction (group commit), and nobody is answered before
+//! One thread writes. It commits the jobs that wait as one transaction (group commit), and it answers nobody before
 //! that commit is durable.
 //!
-//! Invariants: no statement runs outside a transaction; an answer leaves after COMMIT; of a group that failed
-//! nothing stands, except when its commit failed after it was written, which is answered as unknown.
+//! Invariants: No statement runs outside a transaction. An answer leaves after COMMIT. Nothing stands of a group that
+//! failed, with one exception: a commit that failed after it was written may stand, and it is answered as unknown.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::future::LocalBoxFuture;
 use metrics::histogram;
@@ -12,33 +12,36 @@ use sqlx::ConnectOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};
 
+use super::failures::{broken, unavailable};
 use super::folder::Folder;
-use super::sqlite::{code, failed};
-use super::{broken, unavailable};
+use super::sqlite_rows::{code, failed};
+use crate::clock::Clock;
 use crate::metrics::{DB_DURATION, GROUP_COMMIT};
 use crate::ports::{Effect, ErrorKind, StoreError, StoreResult};
 
-/// Jobs that may wait; who finds no room waits for it.
+/// Most jobs that may wait. A caller that finds the queue full waits for room.
 const WAITING_MAX: usize = 1024;
-/// Jobs committed together.
+/// Most jobs that are committed together.
 const GROUP_MAX: usize = 64;
-/// SQLITE_IOERR, SQLITE_NOMEM, and SQLITE_IOERR_WRITE of the first, with the bits of its kind.
+/// SQLITE_IOERR.
 const IO_ERROR: i32 = 10;
+/// SQLITE_NOMEM.
 const NO_MEMORY: i32 = 7;
+/// SQLITE_IOERR_WRITE, an extended code whose low byte is SQLITE_IOERR.
 const NOT_WRITTEN: i32 = 778;
 
-/// Cheap to share; the thread ends when the last of it is gone.
+/// Hands jobs to the thread that writes. When this value is dropped, the thread does the jobs that still wait and ends.
 pub struct Writer {
     jobs: mpsc::Sender<Box<dyn Job>>,
 }
 
-/// Something to be done in a transaction, perhaps more than once until one of them is committed.
+/// A job to be done in a transaction. It may run more than once, until one of its transactions is committed.
 trait Job: Send {
     fn run<'a>(&'a mut self, connection: &'a mut SqliteConnection) -> LocalBoxFuture<'a, StoreResult<()>>;
     fn answer(self: Box<Self>, committed: Result<(), Failure>);
 }
 
-/// A failure that several jobs share.
+/// Holds a failure that several jobs share.
 #[derive(Debug, Clone)]
 struct Failure {
     kind: ErrorKind,
@@ -73,39 +76,42 @@ where
                 Err(StoreError { kind, effect, context, source: text.into() })
             }
         };
-        // An asker that is gone has stopped waiting; what was done stands all the same.
+        // A caller that is gone has stopped waiting. What was done stands all the same.
         drop(self.sender.send(answer));
     }
 }
 
 impl Writer {
-    /// Starts the thread with a connection to a locked folder that is open already; `options` open the next one after a failure.
+    /// Starts the thread. `first` is an open connection to the database of the locked `folder`. `options` open the next
+    /// connection after a failure.
     ///
     /// # Errors
-    /// When the operating system has no thread left.
+    /// When the operating system has no thread left, or the thread's runtime cannot be built.
     pub fn start(
         options: SqliteConnectOptions,
         first: SqliteConnection,
         folder: Folder,
+        clock: Clock,
     ) -> StoreResult<Self> {
         let (jobs, waiting) = mpsc::channel(WAITING_MAX);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|error| broken("start writer", error.to_string()))?;
-        let scribe = Scribe { options, connection: Some(first), _folder: folder };
+        let thread = WriterThread { options, connection: Some(first), clock, _folder: folder };
         std::thread::Builder::new()
             .name("sqlite-writer".to_owned())
-            .spawn(move || runtime.block_on(scribe.serve(waiting)))
+            .spawn(move || runtime.block_on(thread.serve(waiting)))
             .map_err(|error| broken("start writer", error.to_string()))?;
         Ok(Self { jobs })
     }
 
-    /// Does `work` in a transaction and answers when that is durable. `work` may run more than once and must not
-    /// touch anything but the connection.
+    /// Does `work` in a transaction and answers when that is durable. `work` may run more than once, and it must not
+    /// touch anything but the connection. The call waits for room when too many jobs wait.
     ///
     /// # Errors
-    /// The work's own failure or that of the commit. `Unknown` only when a commit failed after it was written.
+    /// The failure of the work, of the commit, or of another job that was committed with it. It is `Unknown` only when
+    /// a commit failed after it was written, or when the thread ended before it answered.
     pub async fn write<T, F>(&self, context: &'static str, work: F) -> StoreResult<T>
     where
         T: Send + 'static,
@@ -118,16 +124,17 @@ impl Writer {
     }
 }
 
-/// What the thread owns.
-struct Scribe {
+/// Holds what the thread owns.
+struct WriterThread {
     options: SqliteConnectOptions,
-    /// `None` after a failure of the disk: a connection may have been opened for reading only.
+    /// `None` after a failure of the disk, because the connection may have been opened for reading only.
     connection: Option<SqliteConnection>,
-    /// Locked until the last job is done.
+    clock: Clock,
+    /// The folder, which stays locked until the last job is done.
     _folder: Folder,
 }
 
-impl Scribe {
+impl WriterThread {
     async fn serve(mut self, mut waiting: mpsc::Receiver<Box<dyn Job>>) {
         while let Some(first) = waiting.recv().await {
             let mut group = vec![first];
@@ -140,8 +147,8 @@ impl Scribe {
         }
     }
 
-    /// Commits a group. When one of several jobs is broken each gets a transaction of its own; a disk that cannot be
-    /// written fails them all.
+    /// Commits a group. When one of several jobs is broken, each job gets a transaction of its own. Any other failure,
+    /// such as a disk that cannot be written, fails them all.
     async fn write(&mut self, mut group: Vec<Box<dyn Job>>) {
         let outcome = self.attempt(&mut group).await;
         if group.len() == 1 || !matches!(&outcome, Err(failure) if failure.kind == ErrorKind::Broken) {
@@ -160,7 +167,7 @@ impl Scribe {
     }
 
     async fn attempt(&mut self, group: &mut [Box<dyn Job>]) -> Result<(), Failure> {
-        let began = Instant::now();
+        let began = self.clock.monotonic();
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => self.options.connect().await.map_err(|error| shared(failed("open database", error)))?,
@@ -169,13 +176,13 @@ impl Scribe {
         let failure = match outcome {
             Ok(()) => {
                 histogram!(GROUP_COMMIT).record(f64::from(u32::try_from(group.len()).unwrap_or(u32::MAX)));
-                observe(began.elapsed());
+                observe(self.clock.monotonic().since(began));
                 self.connection = Some(connection);
                 return Ok(());
             }
             Err(failure) => failure,
         };
-        // SQLite has rolled back by itself after some failures; then there is nothing left to roll back.
+        // After some failures SQLite has rolled back by itself, and there is nothing left to roll back.
         let rolled_back = sqlx::query("ROLLBACK").execute(&mut connection).await.is_ok();
         if rolled_back && failure.kind != ErrorKind::Unavailable {
             self.connection = Some(connection);
@@ -197,8 +204,9 @@ async fn transaction(connection: &mut SqliteConnection, group: &mut [Box<dyn Job
     })
 }
 
-/// Whether a commit that failed may be found after a crash. The page that makes it one is written last, so it is not
-/// when writing failed; what comes after that page is to flush it and to tell the other connections.
+/// Tells whether a commit that failed may be found after a crash. The page that makes it a commit is written last, so
+/// there is no commit when writing failed. After that page SQLite only flushes it and tells the other connections. When
+/// one of these fails, the commit may stand.
 fn may_stand(error: &sqlx::Error) -> bool {
     code(error).is_none_or(|code| code != NOT_WRITTEN && [IO_ERROR, NO_MEMORY].contains(&(code & 0xff)))
 }
@@ -207,7 +215,7 @@ fn shared(error: StoreError) -> Failure {
     Failure { kind: error.kind, effect: error.effect, text: format!("{}: {}", error.context, error.source) }
 }
 
-/// The failure of a call to a thread that has ended.
+/// Makes the failure of a call to a thread that has ended.
 fn gone(context: &'static str) -> StoreError {
     unavailable(context, "the writer has ended")
 }

@@ -1,4 +1,4 @@
-//! What the demo prints: what runs, where, and lines that work when they are pasted.
+//! The text that the demo prints: what runs, where it runs, and lines that work when they are pasted.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -7,27 +7,38 @@ use std::time::Duration;
 
 use crate::backend::embedded::Found;
 
-/// All that the text needs.
+/// The facts that the text needs.
 pub struct Guide<'a> {
+    /// How long the start took.
     pub took: Duration,
+    /// The data folder.
     pub folder: &'a Path,
-    /// What stood in the folder; `None` without a sale.
+    /// What the folder held at the start; `None` when it held no sale.
     pub found: Option<Found>,
+    /// The address on which shoppers are served.
     pub shopper: SocketAddr,
+    /// The address on which operators are served.
     pub admin: SocketAddr,
+    /// The sale's id.
     pub sale: &'a str,
+    /// The sale's only SKU.
     pub sku: &'a str,
+    /// Units for sale.
     pub units: u32,
+    /// Seconds until the sale opens.
     pub opens_in_s: u32,
-    /// RFC 3339.
+    /// The opening, as RFC 3339.
     pub opens_at: &'a str,
+    /// A token with which the reader can buy.
     pub token: &'a str,
+    /// A key with which the reader can operate the sale.
     pub api_key: &'a str,
-    /// Whether a crowd comes by itself.
+    /// Whether the demo sends a crowd by itself.
     pub rush: bool,
 }
 
 impl Guide<'_> {
+    /// Writes the text.
     pub fn text(&self) -> String {
         let Self { shopper, admin, sale, sku, units, opens_in_s, api_key, token, .. } = self;
         let (took_ms, folder) = (self.took.as_millis(), quoted(self.folder.as_os_str().to_owned()));
@@ -69,7 +80,7 @@ impl Guide<'_> {
     }
 }
 
-/// What a folder that was used before brought back.
+/// Says what a folder that was used before has brought back.
 fn recovered(found: Found) -> String {
     let many = |count: i64, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
     let unwritten = match found.unwritten {
@@ -80,12 +91,12 @@ fn recovered(found: Found) -> String {
     format!("recovered {}, {orders}; {unwritten}", many(found.sales, "sale"))
 }
 
-/// How this program was called, so that a pasted line finds it.
+/// Returns the name by which this program was called, so that a pasted line finds it.
 fn program() -> String {
     quoted(std::env::args_os().next().unwrap_or_else(|| "seckill".into()))
 }
 
-/// As a shell takes it for one word.
+/// Quotes a text when a shell would not take it for one word.
 fn quoted(word: OsString) -> String {
     let word = word.to_string_lossy().into_owned();
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%".contains(c);

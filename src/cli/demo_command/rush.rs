@@ -1,5 +1,5 @@
-//! The crowd of `--rush`: the load tool's engine over real HTTP, on a runtime of its own. On the shop's it would take
-//! turns with the shop's work, and its own waiting would look like the shop's.
+//! The crowd of `--rush`. It is the load tool's engine over real HTTP, and it has a runtime of its own. On the shop's
+//! runtime it would take turns with the shop's work, and its own waiting would look like the shop's.
 
 use std::path::PathBuf;
 
@@ -10,24 +10,27 @@ use loadtest::report::Summary;
 use tokio_util::sync::CancellationToken;
 
 const CONNECTIONS_MAX: u32 = 1000;
-/// Open files for everything but the crowd's connections.
+/// The open files that are kept for everything but the crowd's connections.
 const FILES_KEPT: u32 = 200;
 
-/// A crowd and the shop it comes to.
+/// A crowd, and the shop to which it comes.
 pub struct Rush {
+    /// The data folder, which is audited afterwards.
     pub folder: PathBuf,
-    /// Shards and partitions of the folder.
+    /// The numbers of shards and partitions of the folder.
     pub shards: (u16, u16),
+    /// How the crowd's tokens are signed.
     pub token: TokenConfig,
+    /// The size and the target of the crowd.
     pub spike: Spike,
 }
 
 impl Rush {
-    /// Waits for the opening, sends the crowd, audits, prints the report and answers the verdict's exit code. Gives up
-    /// when dropped.
+    /// Waits for the opening, sends the crowd, audits what it left, prints the report and returns the verdict's exit
+    /// code. It gives up when it is dropped.
     ///
     /// # Errors
-    /// When it could not be done at all.
+    /// When there can be no verdict: the crowd could not be sent, or what it left could not be read.
     pub async fn run(self) -> anyhow::Result<u8> {
         let config = Config::of_folder(&self.folder, self.shards, self.token)?;
         let args = RunArgs::spike(self.spike);
@@ -53,7 +56,8 @@ impl Rush {
     }
 }
 
-/// As many connections as this process may open: each has its two ends here.
+/// Returns how many connections the crowd may use. Both ends of a connection are files of this process, and the limit
+/// on open files bounds them.
 pub fn connections() -> u32 {
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
     connections_within(&limits)
@@ -62,7 +66,7 @@ pub fn connections() -> u32 {
 fn connections_within(limits: &str) -> u32 {
     let files = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
     let files = files.and_then(|line| line.split_whitespace().next()?.parse::<u32>().ok());
-    // Unknown or unlimited: no reason to hold back.
+    // When the limit is unknown or there is none, there is no reason to hold back.
     files.map_or(CONNECTIONS_MAX, |files| files.saturating_sub(FILES_KEPT) / 2).clamp(1, CONNECTIONS_MAX)
 }
 

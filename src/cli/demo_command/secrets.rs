@@ -1,5 +1,5 @@
-//! The demo's own issuer of tokens and its operator's key. They stay in the folder, so that what was printed before
-//! a restart works after it.
+//! The demo's secret for tokens and its operator's key. They stay in the folder, so that what the demo printed before a
+//! restart works after it.
 
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -10,24 +10,26 @@ use anyhow::{Context as _, bail, ensure};
 
 use crate::cli::key_command::random_key;
 
-/// In the folder beside the database, readable for its owner alone.
+/// The names of the two files. They stand in the folder beside the database, and only their owner can read them.
 const TOKEN_SECRET: &str = "token-secret";
 const API_KEY: &str = "api-key";
 
+/// The secrets of a demo.
 pub struct Secrets {
     /// Signs shoppers' tokens (HS256).
     pub token_secret: String,
+    /// The operator's key.
     pub api_key: String,
 }
 
 impl Secrets {
-    /// Reads them, or makes them for a folder without sales. The folder must be locked.
+    /// Reads the secrets of a folder, or makes them when the folder holds no sale. The folder must be locked.
     ///
     /// # Errors
-    /// When the folder holds a shop that is not a demo's, or cannot be written.
+    /// When the folder holds a shop that no demo made, a secret is damaged, or the folder cannot be written.
     pub fn of(folder: &Path, sales: i64) -> anyhow::Result<Self> {
         let is_foreign = sales > 0 && !folder.join(TOKEN_SECRET).exists();
-        // A key that is printed and a secret that nobody chose have no place in somebody's real shop.
+        // A real shop must not get a key that is printed, or a secret that nobody chose.
         ensure!(
             !is_foreign,
             "{} holds a shop that no demo made: `seckill serve --mode embedded --data` serves it",
@@ -50,7 +52,7 @@ fn kept(path: &Path) -> anyhow::Result<String> {
     }
 }
 
-/// The name appears with the whole text or not at all.
+/// Writes a file. Its name appears with the whole text or not at all.
 fn write(path: &Path, text: &str) -> std::io::Result<()> {
     let half = path.with_extension("new");
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&half)?;

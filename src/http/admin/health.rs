@@ -1,23 +1,35 @@
-//! Liveness, readiness and metrics.
+//! The routes of liveness, readiness and metrics.
+
+use std::collections::BTreeMap;
 
 use actix_web::{HttpResponse, web};
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde::{Deserialize, Serialize};
 
 use crate::http::Context;
 
+/// The query string of `/readyz`.
 #[derive(Deserialize)]
 pub struct ReadyQuery {
+    /// When this is there, with any value, the answer lists the components.
     verbose: Option<String>,
 }
 
-/// The process answers; nothing else is looked at.
-pub async fn live() -> HttpResponse {
-    HttpResponse::Ok().json(json!({ "status": "live" }))
+#[derive(Serialize)]
+struct StatusView {
+    status: &'static str,
+    /// "up" or "down" by the component's name; `None` when the request did not ask for them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    components: Option<BTreeMap<String, &'static str>>,
 }
 
-/// Whether this process should get traffic: not draining, and what selling cannot do without answers. Kafka or
-/// a MySQL instance that is down delays orders and takes no traffic away.
+/// Answers `/livez`. The answer says only that the process answers; no component is asked.
+pub async fn live() -> HttpResponse {
+    HttpResponse::Ok().json(StatusView { status: "live", components: None })
+}
+
+/// Answers `/readyz`: 200 when this process should get traffic, otherwise 503. It should when it is not draining and
+/// every vital component answers. Kafka and the MySQL instances are not vital: when one of them is down, orders are
+/// delayed, and the process still gets traffic.
 pub async fn ready(query: web::Query<ReadyQuery>, context: web::Data<Context>) -> HttpResponse {
     let components = context.shop.components().await;
     let is_draining = context.shop.is_draining();
@@ -27,17 +39,13 @@ pub async fn ready(query: web::Query<ReadyQuery>, context: web::Data<Context>) -
         (false, true) => "ready",
         (false, false) => "not_ready",
     };
-    let mut body = json!({ "status": status });
-    if query.verbose.is_some() {
-        let states = components
-            .into_iter()
-            .map(|component| (component.name, Value::from(if component.is_up { "up" } else { "down" })));
-        body["components"] = Value::Object(states.collect::<Map<_, _>>());
-    }
+    let word = |is_up| if is_up { "up" } else { "down" };
+    let components = components.into_iter().map(|component| (component.name, word(component.is_up)));
+    let body = StatusView { status, components: query.verbose.as_ref().map(|_| components.collect()) };
     if is_ready { HttpResponse::Ok().json(body) } else { HttpResponse::ServiceUnavailable().json(body) }
 }
 
-/// Prometheus text format.
+/// Answers `/metrics` in the Prometheus text format.
 pub async fn metrics(context: web::Data<Context>) -> HttpResponse {
     HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(context.metrics.render())
 }

@@ -1,21 +1,22 @@
-//! Sales as operators see and change them.
+//! The admin routes of sales: operators read, create and change sales, and take them through their life. The paths
+//! below stand under `/api/v1/admin`.
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ETAG, IF_MATCH, LOCATION};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, web};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 
 use super::{Scope, change as audit, operator};
 use crate::domain::sale::SaleAction;
-use crate::domain::{Item, Money, Object, Sale, SaleId, SaleState, SkuId};
+use crate::domain::{Holdings, Item, Money, Object, Sale, SaleId, SaleState, SkuId};
 use crate::http::problem::{Code, Problem};
 use crate::http::shopper::{parse_rfc3339, rfc3339};
 use crate::http::{Context, extract};
-use crate::purchase::operate::{Changed, Patch, StockView};
+use crate::shop::operate::{Changed, Patch, StockView};
 
 /// Longest reason of a change, in characters.
 const REASON_MAX: usize = 200;
+/// How long an order waits for its payment when the body of a new sale does not say.
 const PAYMENT_WINDOW_DEFAULT_MS: i64 = 900_000;
 
 #[derive(Deserialize)]
@@ -42,7 +43,7 @@ pub struct CreateBody {
     reason: Option<String>,
 }
 
-/// The body of a change: what is missing stays as it is.
+/// The body of a patch. A field that is missing stays as it is.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PatchBody {
@@ -56,7 +57,7 @@ pub struct PatchBody {
     reason: String,
 }
 
-/// The body of a step in a sale's life.
+/// The body of an action that takes a sale through its life.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReasonBody {
@@ -64,10 +65,10 @@ pub struct ReasonBody {
 }
 
 impl CreateBody {
-    /// The sale as a draft, and the reason.
+    /// Makes the sale, as a draft, and the reason for the audit log.
     ///
     /// # Errors
-    /// `validation_failed` for a time that is none, or no reason.
+    /// `validation_failed` when a time is not one, or the reason is empty or too long.
     pub fn sale(self) -> Result<(Sale, String), Problem> {
         let sale = Sale {
             id: self.id,
@@ -87,7 +88,7 @@ impl CreateBody {
 }
 
 impl PatchBody {
-    /// What changes, and the reason.
+    /// Makes the patch and the reason for the audit log.
     ///
     /// # Errors
     /// As [`CreateBody::sale`].
@@ -107,8 +108,10 @@ impl PatchBody {
 }
 
 impl ReasonBody {
+    /// Returns the reason for the audit log.
+    ///
     /// # Errors
-    /// `validation_failed` for no reason, or one that is too long.
+    /// `validation_failed` when the reason is empty or too long.
     pub fn reason(self) -> Result<String, Problem> {
         checked_reason(&self.reason)
     }
@@ -130,10 +133,10 @@ fn checked_reason(reason: &str) -> Result<String, Problem> {
     Ok(reason.to_owned())
 }
 
-/// The version that `If-Match` asks for; `None` for any.
+/// Reads the version that the header `If-Match` asks for. `None` means that any version will do.
 ///
 /// # Errors
-/// `etag_mismatch` for one that this API did not give.
+/// `etag_mismatch` when the header is not an ETag of this API.
 pub fn if_version(request: &HttpRequest) -> Result<Option<u64>, Problem> {
     match request.headers().get(IF_MATCH).map(|value| value.to_str()) {
         None | Some(Ok("*")) => Ok(None),
@@ -149,14 +152,18 @@ fn sale_id(path: &str) -> Result<SaleId, Problem> {
     SaleId::parse(path).map_err(|_| Problem::new(Code::SaleNotFound))
 }
 
+/// Answers `GET /sales`: all sales, ascending by start.
+///
 /// # Errors
-/// `unauthenticated`, `forbidden`.
+/// `unauthenticated`, `forbidden`, `dependency_unavailable`. Every handler of this file has them.
 pub async fn list(request: HttpRequest, context: web::Data<Context>) -> Result<HttpResponse, Problem> {
     operator(&request, &context, Scope::SalesRead).await?;
-    let sales: Vec<Value> = context.shop.sales().await?.iter().map(view).collect();
-    Ok(HttpResponse::Ok().json(json!({ "sales": sales })))
+    let sales = context.shop.sales().await?;
+    Ok(HttpResponse::Ok().json(ListView { sales: sales.iter().map(SaleView::of).collect() }))
 }
 
+/// Answers `GET /sales/{sale}`.
+///
 /// # Errors
 /// `sale_not_found`.
 pub async fn read(
@@ -170,6 +177,8 @@ pub async fn read(
     Ok(respond(StatusCode::OK, &sale))
 }
 
+/// Answers `POST /sales`: creates a draft.
+///
 /// # Errors
 /// `validation_failed`, `sale_exists`.
 pub async fn create(
@@ -184,6 +193,8 @@ pub async fn create(
     Ok(respond(StatusCode::CREATED, &sale))
 }
 
+/// Answers `PATCH /sales/{sale}`.
+///
 /// # Errors
 /// `etag_mismatch` when `If-Match` names another version, `state_conflict` once the sale is preheated.
 pub async fn change(
@@ -200,10 +211,10 @@ pub async fn change(
     Ok(respond(StatusCode::OK, &sale))
 }
 
-/// `POST /sales/{sale}/{action}` with a reason.
+/// Answers `POST /sales/{sale}/{action}`: takes a sale through its life.
 ///
 /// # Errors
-/// `state_conflict` with what is allowed instead.
+/// `not_found` for an action that there is not, `state_conflict` with the actions that are allowed instead.
 pub async fn advance(
     request: HttpRequest,
     path: web::Path<(String, String)>,
@@ -219,7 +230,7 @@ pub async fn advance(
     Ok(respond(StatusCode::OK, &sale))
 }
 
-/// Units of every SKU, as Redis and the ledgers have them.
+/// Answers `GET /sales/{sale}/stock`: the units of every SKU, as Redis and the ledgers have them.
 ///
 /// # Errors
 /// `sale_not_found`.
@@ -231,24 +242,8 @@ pub async fn stock(
     operator(&request, &context, Scope::SalesRead).await?;
     let id = sale_id(&path)?;
     let items = context.shop.stock(&id).await?.ok_or_else(|| Problem::new(Code::SaleNotFound))?;
-    let items: Vec<Value> = items.iter().map(stock_view).collect();
-    Ok(HttpResponse::Ok().json(json!({ "sale_id": id, "items": items })))
-}
-
-fn stock_view(item: &StockView) -> Value {
-    let in_place = item.available.iter().flatten();
-    let available: Option<i64> = item.available.iter().any(Option::is_some).then(|| in_place.sum());
-    let holdings = &item.holdings;
-    json!({
-        "sku_id": item.sku,
-        "configured": item.configured,
-        "available": available,
-        "held": holdings.held,
-        "sold": holdings.sold,
-        "granted": holdings.granted,
-        "allotted": holdings.allotted,
-        "buckets": item.available,
-    })
+    let items = items.iter().map(SkuView::of).collect();
+    Ok(HttpResponse::Ok().json(StockBody { sale_id: &id, items }))
 }
 
 fn done(changed: Changed) -> Result<Sale, Problem> {
@@ -272,35 +267,84 @@ fn respond(status: StatusCode, sale: &Sale) -> HttpResponse {
     HttpResponseBuilder::new(status)
         .insert_header((ETAG, format!("\"{}\"", sale.version)))
         .insert_header((LOCATION, format!("/api/v1/admin/sales/{}", sale.id)))
-        .json(view(sale))
+        .json(SaleView::of(sale))
 }
 
-fn view(sale: &Sale) -> Value {
-    let items: Vec<Value> = sale
-        .items
-        .iter()
-        .map(|item| {
-            json!({
-                "sku_id": item.sku_id,
-                "name": item.name,
-                "stock": item.stock,
-                "price": { "amount": item.price.amount(), "currency": item.price.currency() },
-            })
-        })
-        .collect();
-    let allowed: Vec<&str> = sale.state.allowed().into_iter().map(SaleAction::as_str).collect();
-    json!({
-        "id": sale.id,
-        "name": sale.name,
-        "state": sale.state,
-        "allowed": allowed,
-        "starts_at": rfc3339(sale.starts_ms),
-        "ends_at": rfc3339(sale.ends_ms),
-        "buyer_limit": sale.buyer_limit,
-        "payment_window_ms": sale.payment_window_ms,
-        "buckets": sale.buckets,
-        "epoch": sale.epoch,
-        "version": sale.version,
-        "items": items,
-    })
+/// A sale as operators see it.
+#[derive(Serialize)]
+struct SaleView<'a> {
+    id: &'a SaleId,
+    name: &'a str,
+    state: SaleState,
+    allowed: Vec<SaleAction>,
+    starts_at: String,
+    ends_at: String,
+    buyer_limit: u32,
+    payment_window_ms: i64,
+    buckets: u16,
+    epoch: u32,
+    version: u64,
+    items: &'a [Item],
+}
+
+#[derive(Serialize)]
+struct ListView<'a> {
+    sales: Vec<SaleView<'a>>,
+}
+
+impl<'a> SaleView<'a> {
+    fn of(sale: &'a Sale) -> Self {
+        let Sale { buyer_limit, payment_window_ms, buckets, epoch, version, .. } = *sale;
+        Self {
+            id: &sale.id,
+            name: &sale.name,
+            state: sale.state,
+            allowed: sale.state.allowed(),
+            starts_at: rfc3339(sale.starts_ms),
+            ends_at: rfc3339(sale.ends_ms),
+            buyer_limit,
+            payment_window_ms,
+            buckets,
+            epoch,
+            version,
+            items: &sale.items,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct StockBody<'a> {
+    sale_id: &'a SaleId,
+    items: Vec<SkuView<'a>>,
+}
+
+/// The units of one SKU.
+#[derive(Serialize)]
+struct SkuView<'a> {
+    sku_id: &'a SkuId,
+    configured: u32,
+    /// The available units of all buckets that are in place. `None` when no bucket is.
+    available: Option<i64>,
+    held: i64,
+    sold: i64,
+    granted: i64,
+    allotted: i64,
+    buckets: &'a [Option<i64>],
+}
+
+impl<'a> SkuView<'a> {
+    fn of(item: &'a StockView) -> Self {
+        let in_place = item.available.iter().flatten();
+        let Holdings { held, sold, granted, allotted, .. } = item.holdings;
+        Self {
+            sku_id: &item.sku,
+            configured: item.configured,
+            available: item.available.iter().any(Option::is_some).then(|| in_place.sum()),
+            held,
+            sold,
+            granted,
+            allotted,
+            buckets: &item.available,
+        }
+    }
 }

@@ -1,5 +1,5 @@
-//! HMAC with SHA-256 for `jsonwebtoken`, where the program was built without the feature `public-keys`. The library's
-//! own provider brings RSA and elliptic curves along, which a third of a newcomer's first build went into.
+//! HMAC with SHA-256 for `jsonwebtoken`, for a program that was built without the feature `public-keys`. The
+//! library's own provider brings RSA and elliptic curves along, and they took a third of a newcomer's first build.
 
 use std::sync::Once;
 
@@ -59,7 +59,7 @@ fn verifier(algorithm: &Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerif
     Ok(Hs256::new(*algorithm, key.try_get_as_bytes()?)?)
 }
 
-/// Makes this the process's provider. Idempotent.
+/// Makes this the provider of the process. Idempotent.
 pub fn install() {
     static PROVIDER: CryptoProvider = CryptoProvider {
         signer_factory: signer,
@@ -67,6 +67,8 @@ pub fn install() {
         key_utils: KeyUtils::new_unimplemented(),
     };
     static ONCE: Once = Once::new();
-    // A test's own code may have chosen another one that can do the same.
-    ONCE.call_once(|| drop(PROVIDER.install_default()));
+    // A test may have installed another provider, which can do the same.
+    ONCE.call_once(|| {
+        let _ = PROVIDER.install_default();
+    });
 }

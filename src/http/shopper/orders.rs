@@ -1,4 +1,5 @@
-//! Buying, and what became of it.
+//! The routes of orders: shoppers buy, and they read what became of their purchases. The paths below stand under
+//! `/api/v1`.
 
 use std::time::Duration;
 
@@ -8,35 +9,40 @@ use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, web};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
 use super::rfc3339;
 use crate::chance::Chance;
 use crate::domain::order::RejectReason;
 use crate::domain::{Money, Month, Order, OrderCursor, OrderId, OrderState, Quantity, SaleId, SkuId, UserId};
+use crate::http::extract::SHOPPER_BODY_BYTES_MAX;
 use crate::http::problem::{Code, Problem};
-use crate::http::router::SHOPPER_BODY_BYTES_MAX;
 use crate::http::{Context, extract};
-use crate::purchase::admission::TooFast;
-use crate::purchase::submit::{Purchase, Submitted};
+use crate::shop::admission::TooFast;
+use crate::shop::purchase::{Accepted, Purchase, Refusal};
 
-/// Orders of one page, by default and at most.
+/// Orders of one page when the request does not say.
 const PAGE_DEFAULT: u32 = 20;
+/// The most orders of one page.
 const PAGE_MAX: u32 = 100;
 
 /// The body of a purchase.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PlaceBody {
+    /// The SKU that the shopper buys.
     pub sku_id: SkuId,
+    /// How many units of it.
     pub quantity: Quantity,
 }
 
+/// The query string of one order.
 #[derive(Deserialize)]
 pub struct ReadQuery {
+    /// Seconds to wait for the decision.
     pub wait: Option<u64>,
 }
 
+/// The query string of a page of orders.
 #[derive(Deserialize)]
 pub struct ListQuery {
     cursor: Option<String>,
@@ -44,10 +50,10 @@ pub struct ListQuery {
 }
 
 impl ListQuery {
-    /// Where the page starts, and how many orders it may hold.
+    /// Returns the cursor below which the page starts, and how many orders it may hold.
     ///
     /// # Errors
-    /// `validation_failed` for a cursor that this API did not give, or a limit out of range.
+    /// `validation_failed` when the cursor is not one of this API, or the limit is out of range.
     pub fn page(&self) -> Result<(Option<OrderCursor>, u32), Problem> {
         let limit = self.limit.unwrap_or(PAGE_DEFAULT);
         if !(1..=PAGE_MAX).contains(&limit) {
@@ -61,11 +67,11 @@ impl ListQuery {
     }
 }
 
-/// `POST /sales/{sale}/orders`. The body is read before anything is refused: a connection with an unread body must
-/// be closed, which costs more than reading it.
+/// Answers `POST /sales/{sale}/orders`: submits a purchase. The body is read before anything is refused, because a
+/// connection with an unread body must be closed, and that costs more than reading it.
 ///
 /// # Errors
-/// Every refusal of the shop.
+/// What is wrong with the request, and every refusal of the shop.
 pub async fn place(
     request: HttpRequest,
     payload: web::Payload,
@@ -74,11 +80,9 @@ pub async fn place(
     let body = extract::body(&request, payload, SHOPPER_BODY_BYTES_MAX).await?;
     let purchase = purchase(&request, &body, &context)?;
     match context.shop.submit(&purchase).await {
-        // In a box: it is large, and every refusal would carry room for it.
-        Submitted::Accepted { order, replayed } => {
-            Ok(Box::pin(accepted(&request, &context, &purchase.user, (order, replayed))).await)
-        }
-        refused => Err(problem(refused)),
+        // The future is large. It stands in a box, so that a refusal does not carry room for it.
+        Ok(order) => Ok(Box::pin(accepted(&request, &context, &purchase.user, order)).await),
+        Err(refusal) => Err(problem(refusal)),
     }
 }
 
@@ -96,11 +100,11 @@ async fn accepted(
     request: &HttpRequest,
     context: &Context,
     user: &UserId,
-    (mut order, replayed): (Order, bool),
+    Accepted { mut order, replayed }: Accepted,
 ) -> HttpResponse {
     let wait_s = extract::prefer_wait_s(request);
     if let Some(wait_s) = wait_s.filter(|_| order.state.is_pending()) {
-        // The order stands whatever reading it again fails with.
+        // When reading the order again fails, the order stands all the same.
         if let Ok(Some(decided)) = context.shop.order_when_decided(user, order.id, wait_s).await {
             order = decided;
         }
@@ -116,13 +120,13 @@ async fn accepted(
         response.insert_header(("Idempotent-Replayed", "true"));
     }
     if let Some(wait_s) = wait_s {
-        let applied = wait_s.min(context.shop.settings.wait_s_max);
+        let applied = context.shop.wait_s(wait_s);
         response.insert_header(("Preference-Applied", format!("wait={applied}")));
     }
     response.json(view(&order, context))
 }
 
-/// `GET /orders/{order}`.
+/// Answers `GET /orders/{order}`.
 ///
 /// # Errors
 /// `order_not_found`, also for another buyer's order.
@@ -143,10 +147,10 @@ pub async fn read(
     Ok(HttpResponse::Ok().insert_header((CACHE_CONTROL, "no-store")).json(view(&order, &context)))
 }
 
-/// `GET /orders`: the buyer's own, newest first.
+/// Answers `GET /orders`: a page of the buyer's own orders, newest first.
 ///
 /// # Errors
-/// `validation_failed` for a cursor that this API did not give, or a limit out of range.
+/// `validation_failed` when the cursor is not one of this API, or the limit is out of range.
 pub async fn list(
     request: HttpRequest,
     query: web::Query<ListQuery>,
@@ -160,7 +164,8 @@ pub async fn list(
     Ok(HttpResponse::Ok().insert_header((CACHE_CONTROL, "no-store")).json(page))
 }
 
-/// The next page starts below the order it names: its time and its id, opaque to clients.
+/// Writes a cursor as text. It is the time and the id of an order, and the next page starts below that order. Clients
+/// must not look into it.
 pub fn cursor_text(cursor: &OrderCursor) -> String {
     let mut bytes = cursor.accepted_ms.to_be_bytes().to_vec();
     bytes.extend_from_slice(cursor.order.bytes());
@@ -206,7 +211,7 @@ struct Links {
     sale: String,
 }
 
-/// A page of orders; without a cursor it is the last.
+/// A page of orders. A page without a cursor is the last one.
 #[derive(Serialize)]
 struct PageView<'a> {
     orders: Vec<View<'a>>,
@@ -214,10 +219,7 @@ struct PageView<'a> {
 }
 
 fn view<'a>(order: &'a Order, context: &Context) -> View<'a> {
-    let poll_after_ms = || {
-        let part = context.shop.map.part_of(order.id.shard());
-        with_jitter(context.shop.pace.poll_after_ms(part))
-    };
+    let poll_after_ms = || with_jitter(context.shop.poll_after_ms(order.id));
     let expires_ms = order.expires_ms.filter(|_| !order.state.is_final());
     View {
         id: order.id,
@@ -239,30 +241,29 @@ fn with_jitter(ms: u64) -> u64 {
     Chance::System.with_jitter(ms)
 }
 
-fn problem(refused: Submitted) -> Problem {
-    match refused {
-        Submitted::UnknownSale => Problem::new(Code::SaleNotFound),
-        Submitted::UnknownSku => Problem::new(Code::SkuNotFound),
-        Submitted::NotStarted { starts_ms } => {
+fn problem(refusal: Refusal) -> Problem {
+    match refusal {
+        Refusal::UnknownSale => Problem::new(Code::SaleNotFound),
+        Refusal::UnknownSku => Problem::new(Code::SkuNotFound),
+        Refusal::NotStarted { starts_ms } => {
             Problem::new(Code::SaleNotStarted).with("starts_at", rfc3339(starts_ms))
         }
-        Submitted::Paused => Problem::new(Code::SalePaused),
-        Submitted::Ended => Problem::new(Code::SaleEnded),
-        Submitted::SoldOut => Problem::new(Code::SoldOut).with("may_return", false),
-        Submitted::LimitReached { held, limit } => Problem::new(Code::LimitReached)
+        Refusal::Paused => Problem::new(Code::SalePaused),
+        Refusal::Ended => Problem::new(Code::SaleEnded),
+        Refusal::SoldOut => Problem::new(Code::SoldOut).with("may_return", false),
+        Refusal::LimitReached { held, limit } => Problem::new(Code::LimitReached)
             .with("held", held)
             .with("buyer_limit", limit)
-            .with("links", json!({ "orders": "/api/v1/orders" })),
-        Submitted::KeyReused => Problem::new(Code::IdempotencyKeyReused),
-        Submitted::TooFast(TooFast { policy, retry_after }) => {
+            .with("links", serde_json::json!({ "orders": "/api/v1/orders" })),
+        Refusal::KeyReused => Problem::new(Code::IdempotencyKeyReused),
+        Refusal::TooFast(TooFast { policy, retry_after }) => {
             let wait = retry_after.max(Duration::from_millis(1));
             let ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX / 2);
             Problem::new(Code::RateLimited).with("policy", policy).retry_after_ms(with_jitter(ms.max(100)))
         }
-        Submitted::Overloaded => Problem::new(Code::Overloaded).retry_after_ms(with_jitter(1000)),
-        Submitted::Unavailable => Problem::new(Code::DependencyUnavailable).retry_after_ms(with_jitter(1000)),
-        Submitted::Draining => Problem::new(Code::Draining).retry_after_ms(with_jitter(1000)),
-        Submitted::OutcomeUnknown => Problem::new(Code::OutcomeUnknown).retry_after_ms(with_jitter(500)),
-        Submitted::Accepted { .. } => Problem::new(Code::Internal),
+        Refusal::Overloaded => Problem::new(Code::Overloaded).retry_after_ms(with_jitter(1000)),
+        Refusal::Unavailable => Problem::new(Code::DependencyUnavailable).retry_after_ms(with_jitter(1000)),
+        Refusal::Draining => Problem::new(Code::Draining).retry_after_ms(with_jitter(1000)),
+        Refusal::OutcomeUnknown => Problem::new(Code::OutcomeUnknown).retry_after_ms(with_jitter(500)),
     }
 }

@@ -1,9 +1,11 @@
-//! The page that a problem's `type` points to.
+//! The pages that the `type` of a problem points to, and the answer to an unknown address.
 
 use actix_web::{HttpResponse, web};
 
 use crate::http::problem::{Code, Problem};
 
+/// Answers `GET /problems/{code}`: what the code means, and what the client should do.
+///
 /// # Errors
 /// `not_found` for a word that is no code.
 pub async fn page(path: web::Path<String>) -> Result<HttpResponse, Problem> {
@@ -22,6 +24,8 @@ pub async fn page(path: web::Path<String>) -> Result<HttpResponse, Problem> {
     Ok(HttpResponse::Ok().content_type("text/plain; charset=utf-8").body(text))
 }
 
+/// Answers every address that has no route.
+///
 /// # Errors
 /// Always `not_found`.
 pub async fn not_found() -> Result<HttpResponse, Problem> {

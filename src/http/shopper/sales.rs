@@ -1,36 +1,108 @@
-//! What shoppers read about sales. Answers come from the in-memory catalog and may be cached for a second.
+//! The routes on which shoppers read about sales. The paths below stand under `/api/v1`. The answers come from the
+//! catalog in memory, and all but the time may be cached for a second.
 
 use actix_web::http::header::{CACHE_CONTROL, ETAG, IF_NONE_MATCH};
 use actix_web::{HttpRequest, HttpResponse, web};
-use serde_json::{Value, json};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::rfc3339;
 use crate::domain::sale::Phase;
-use crate::domain::{Sale, SaleId};
+use crate::domain::{Item, Money, Sale, SaleId, SkuId};
 use crate::http::Context;
 use crate::http::problem::{Code, Problem};
-use crate::purchase::catalog::Snapshot;
+use crate::memory::catalog::{Snapshot, StockBand};
 
-/// The server's clock, for countdowns.
-pub async fn time(context: web::Data<Context>) -> HttpResponse {
-    let now_ms = context.shop.clock.now_ms();
-    HttpResponse::Ok()
-        .insert_header((CACHE_CONTROL, "no-store"))
-        .json(json!({ "now": rfc3339(now_ms), "now_ms": now_ms }))
+#[derive(Serialize)]
+struct TimeView {
+    now: String,
+    now_ms: i64,
 }
 
-/// All sales that shoppers may see, ascending by start.
+/// A sale as shoppers see it.
+#[derive(Serialize)]
+struct SaleView<'a> {
+    id: &'a SaleId,
+    name: &'a str,
+    status: Phase,
+    starts_at: String,
+    ends_at: String,
+    policy: PolicyView,
+    items: Vec<ItemView<'a>>,
+    links: LinksView,
+}
+
+#[derive(Serialize)]
+struct PolicyView {
+    buyer_limit: u32,
+    payment_window_ms: i64,
+}
+
+#[derive(Serialize)]
+struct ItemView<'a> {
+    sku_id: &'a SkuId,
+    name: &'a str,
+    price: &'a Money,
+    stock: StockBand,
+}
+
+#[derive(Serialize)]
+struct LinksView {
+    #[serde(rename = "self")]
+    sale: String,
+    orders: String,
+}
+
+#[derive(Serialize)]
+struct ListView<'a> {
+    sales: Vec<SaleView<'a>>,
+}
+
+impl<'a> SaleView<'a> {
+    fn of(sale: &'a Sale, phase: Phase, snapshot: &Snapshot) -> Self {
+        let item = |item: &'a Item| ItemView {
+            sku_id: &item.sku_id,
+            name: &item.name,
+            price: &item.price,
+            stock: snapshot.band(&sale.id, &item.sku_id),
+        };
+        let Sale { buyer_limit, payment_window_ms, .. } = *sale;
+        Self {
+            id: &sale.id,
+            name: &sale.name,
+            status: phase,
+            starts_at: rfc3339(sale.starts_ms),
+            ends_at: rfc3339(sale.ends_ms),
+            policy: PolicyView { buyer_limit, payment_window_ms },
+            items: sale.items.iter().map(item).collect(),
+            links: LinksView {
+                sale: format!("/api/v1/sales/{}", sale.id),
+                orders: format!("/api/v1/sales/{}/orders", sale.id),
+            },
+        }
+    }
+}
+
+/// Answers `GET /time`: the server's clock, for countdowns.
+pub async fn time(context: web::Data<Context>) -> HttpResponse {
+    let now_ms = context.shop.now_ms();
+    let body = TimeView { now: rfc3339(now_ms), now_ms };
+    HttpResponse::Ok().insert_header((CACHE_CONTROL, "no-store")).json(body)
+}
+
+/// Answers `GET /sales`: all sales that shoppers may see, ascending by start.
 pub async fn list(request: HttpRequest, context: web::Data<Context>) -> HttpResponse {
-    let snapshot = context.shop.catalog.snapshot();
-    let now_ms = context.shop.clock.now_ms();
+    let snapshot = context.shop.catalog();
+    let now_ms = context.shop.now_ms();
     let mut visible: Vec<(&Sale, Phase)> =
         snapshot.sales.values().filter_map(|sale| Some((sale, sale.phase(now_ms)?))).collect();
     visible.sort_unstable_by(|(a, _), (b, _)| (a.starts_ms, &a.id).cmp(&(b.starts_ms, &b.id)));
-    let sales: Vec<Value> = visible.iter().map(|(sale, phase)| view(sale, *phase, &snapshot)).collect();
-    cacheable(&request, &json!({ "sales": sales }))
+    let sales = visible.iter().map(|(sale, phase)| SaleView::of(sale, *phase, &snapshot)).collect();
+    cacheable(&request, &ListView { sales })
 }
 
+/// Answers `GET /sales/{sale}`.
+///
 /// # Errors
 /// `sale_not_found`, also for a draft.
 pub async fn read(
@@ -40,41 +112,13 @@ pub async fn read(
 ) -> Result<HttpResponse, Problem> {
     let not_found = || Problem::new(Code::SaleNotFound);
     let id = SaleId::parse(&path.into_inner()).map_err(|_| not_found())?;
-    let snapshot = context.shop.catalog.snapshot();
-    let (sale, phase) = snapshot.visible(&id, context.shop.clock.now_ms()).ok_or_else(not_found)?;
-    Ok(cacheable(&request, &view(sale, phase, &snapshot)))
+    let snapshot = context.shop.catalog();
+    let (sale, phase) = snapshot.visible(&id, context.shop.now_ms()).ok_or_else(not_found)?;
+    Ok(cacheable(&request, &SaleView::of(sale, phase, &snapshot)))
 }
 
-fn view(sale: &Sale, phase: Phase, snapshot: &Snapshot) -> Value {
-    let items: Vec<Value> = sale
-        .items
-        .iter()
-        .map(|item| {
-            json!({
-                "sku_id": item.sku_id,
-                "name": item.name,
-                "price": { "amount": item.price.amount(), "currency": item.price.currency() },
-                "stock": snapshot.band(&sale.id, &item.sku_id),
-            })
-        })
-        .collect();
-    json!({
-        "id": sale.id,
-        "name": sale.name,
-        "status": phase,
-        "starts_at": rfc3339(sale.starts_ms),
-        "ends_at": rfc3339(sale.ends_ms),
-        "policy": { "buyer_limit": sale.buyer_limit, "payment_window_ms": sale.payment_window_ms },
-        "items": items,
-        "links": {
-            "self": format!("/api/v1/sales/{}", sale.id),
-            "orders": format!("/api/v1/sales/{}/orders", sale.id),
-        },
-    })
-}
-
-fn cacheable(request: &HttpRequest, body: &Value) -> HttpResponse {
-    let text = body.to_string();
+fn cacheable(request: &HttpRequest, body: &impl Serialize) -> HttpResponse {
+    let text = serde_json::to_string(body).expect("a view of texts and numbers always serialises");
     let digest = Sha256::digest(text.as_bytes());
     let word = digest.iter().take(8).fold(0u64, |word, byte| (word << 8) | u64::from(*byte));
     let etag = format!("\"{word:016x}\"");

@@ -48,7 +48,7 @@ fn order(user: &str, key: &str, rejected: Option<RejectReason>) -> Line {
     })
 }
 
-/// Header, sale, the orders by their ids, and an end that counts them.
+/// Makes a file: a header, a sale, its orders by their ids, and an end that counts them.
 fn whole(mut orders: Vec<Line>) -> Vec<Line> {
     let id = |line: &Line| match line {
         Line::Order(record) => Some(record.order_id),

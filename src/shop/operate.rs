@@ -1,64 +1,81 @@
-//! Operating a sale: create, patch, and its life from publication to the end. Every change is a row of the
-//! audit log in the change's own transaction.
+//! Operates a sale: creates and patches it, and takes it through its life from publication to the end. Every change is
+//! a row of the audit log, in the change's own transaction.
 
 use std::collections::HashMap;
 
 use super::{Failure, Shop};
 use crate::domain::sale::{InvalidSale, SaleAction};
-use crate::domain::{ApiKey, Change, Holdings, Sale, SaleId, SaleState, SkuId};
+use crate::domain::{ApiKey, Change, Holdings, Item, Sale, SaleId, SaleState, SkuId};
 
 /// The answer to a change.
 #[derive(Debug)]
 pub enum Changed {
+    /// The change stands, or stood before. This is the sale as it is now.
     Done(Sale),
+    /// There is no such sale.
     Unknown,
+    /// The definition has a fault.
     Invalid(InvalidSale),
     /// A sale of this id exists.
     Taken,
     /// The sale was changed since the caller read it.
     VersionMoved,
-    /// Not from this state; these actions are.
+    /// The change is not allowed in the sale's state.
     NotAllowed {
+        /// The state that the sale is in.
         state: SaleState,
+        /// The actions that are allowed in it.
         allowed: Vec<SaleAction>,
     },
-    /// The databases have no orders table for the month the sale starts in.
+    /// The databases have no orders table for the month in which the sale starts.
     MonthMissing {
+        /// The month, as the table's name has it.
         yyyymm: u32,
     },
 }
 
-/// New values for some fields of a sale; `None` keeps one.
+/// New values for some fields of a sale. `None` keeps the value.
 #[derive(Debug, Default)]
 pub struct Patch {
+    /// The name.
     pub name: Option<String>,
+    /// Opening, ms since 1970.
     pub starts_ms: Option<i64>,
+    /// Closing, ms since 1970.
     pub ends_ms: Option<i64>,
+    /// Most live units of one buyer.
     pub buyer_limit: Option<u32>,
+    /// How long an order waits for its payment, in ms.
     pub payment_window_ms: Option<i64>,
+    /// The number of buckets.
     pub buckets: Option<u16>,
-    pub items: Option<Vec<crate::domain::Item>>,
+    /// All items, which replace the old ones.
+    pub items: Option<Vec<Item>>,
 }
 
-/// Everything known of one SKU's units.
+/// The units of one SKU, as the definition, the ledgers and the inventory have them.
 #[derive(Debug)]
 pub struct StockView {
+    /// The SKU.
     pub sku: SkuId,
     /// The stock of the sale's definition.
     pub configured: u32,
+    /// The units of the pools and ledgers; all 0 before they were opened.
     pub holdings: Holdings,
     /// Available units per bucket, ascending; `None` where the bucket is not in place.
     pub available: Vec<Option<i64>>,
 }
 
 impl Shop {
+    /// Reads one sale from the directory; `None` when there is none of that id.
+    ///
     /// # Errors
     /// When the directory could not be read.
     pub async fn sale(&self, id: &SaleId) -> Result<Option<Sale>, Failure> {
         self.ports.sales.sale(id).await.map_err(Failure::of_read)
     }
 
-    /// All sales, ascending by start.
+    /// Reads all sales from the directory, ascending by start.
     ///
     /// # Errors
     /// When the directory could not be read.
@@ -66,8 +83,10 @@ impl Shop {
         self.ports.sales.sales().await.map_err(Failure::of_read)
     }
 
+    /// Creates a sale as a draft of version 1 and epoch 1, whatever `sale` says of these.
+    ///
     /// # Errors
-    /// When the directory failed; an `Unknown` effect may have created the sale.
+    /// When the directory failed. After an unknown outcome the sale may exist.
     pub async fn create_sale(&self, mut sale: Sale, change: &Change) -> Result<Changed, Failure> {
         sale.state = SaleState::Draft;
         (sale.version, sale.epoch) = (1, 1);
@@ -78,11 +97,12 @@ impl Shop {
         if !self.ports.sales.create(&sale, change).await? {
             return Ok(Changed::Taken);
         }
-        self.catalog.put(sale.clone());
+        self.memory.catalog.put(sale.clone());
         Ok(Changed::Done(sale))
     }
 
-    /// Patches a sale that is not in Redis yet. `if_version` is what the caller read, when it says.
+    /// Patches a sale that is not in Redis yet. `if_version` is the version that the caller read; `None` patches any
+    /// version.
     ///
     /// # Errors
     /// When the directory failed.
@@ -120,18 +140,18 @@ impl Shop {
         self.replace(sale, old.version, change).await
     }
 
-    /// Takes a sale through its life. Repeating an action is harmless: it brings Redis and the pools to the
-    /// state the sale already has, which is how a half-done one is finished.
+    /// Takes a sale through its life. To repeat an action is harmless: it brings Redis and the pools to the state that
+    /// the sale already has. A half-done action is finished in this way.
     ///
     /// # Errors
-    /// When a component failed; repeat the action.
+    /// When a component failed. The caller repeats the action.
     pub async fn advance_sale(
         &self,
         id: &SaleId,
         action: SaleAction,
         change: &Change,
     ) -> Result<Changed, Failure> {
-        // Of two operators with the same idea the slower one finds it done when it looks again.
+        // When two operators do the same, the slower one finds it done when it looks again.
         match self.try_advance(id, action, change).await? {
             Changed::VersionMoved => self.try_advance(id, action, change).await,
             changed => Ok(changed),
@@ -154,8 +174,8 @@ impl Shop {
         if preheating && !self.ports.orders.holds_month(old.month()).await? {
             return Ok(Changed::MonthMissing { yyyymm: old.month().yyyymm() });
         }
-        // The directory first: from here on the definition is frozen, so what is put in place is what it says.
-        // Until all of it stands, the missing gate refuses purchases, and repeating the action goes on.
+        // The directory comes first. From here on the definition is frozen, so what is put in place is what it says.
+        // Until all of it is in place, the missing gate refuses purchases, and a repetition of the action goes on.
         let changed = if state == old.state {
             Changed::Done(old)
         } else {
@@ -171,8 +191,8 @@ impl Shop {
         Ok(changed)
     }
 
-    /// Pools, then Redis. Once units have left a pool the sale has been selling: its stock is not put into an
-    /// empty Redis a second time.
+    /// Opens the pools, then puts the stock into Redis. Once units have left a pool the sale has been selling, and then
+    /// its stock is not put into an empty Redis a second time.
     async fn put_in_place(&self, sale: &Sale) -> Result<(), Failure> {
         self.ports.ledger.open_pools(sale).await?;
         let holdings = self.ports.ledger.holdings(sale).await?;
@@ -186,11 +206,11 @@ impl Shop {
         if !self.ports.sales.replace(&sale, expected, change).await? {
             return Ok(Changed::VersionMoved);
         }
-        self.catalog.put(sale.clone());
+        self.memory.catalog.put(sale.clone());
         Ok(Changed::Done(sale))
     }
 
-    /// Units of every SKU of a sale, as Redis and the ledgers have them; `None` for an unknown sale.
+    /// Reads the units of every SKU of a sale, as Redis and the ledgers have them; `None` for an unknown sale.
     ///
     /// # Errors
     /// When a component could not be read.
@@ -200,7 +220,7 @@ impl Shop {
         };
         let holdings: HashMap<SkuId, Holdings> = self.ports.ledger.holdings(&sale).await?;
         let buckets = self.ports.gates.available(&sale).await?;
-        let view = |item: &crate::domain::Item| StockView {
+        let view = |item: &Item| StockView {
             sku: item.sku_id.clone(),
             configured: item.stock,
             holdings: holdings.get(&item.sku_id).copied().unwrap_or_default(),
@@ -212,11 +232,11 @@ impl Shop {
         Ok(Some(sale.items.iter().map(view).collect()))
     }
 
-    /// Who an API key is, by the SHA-256 of its text.
+    /// Finds an API key by the SHA-256 of its text; `None` for a key that is unknown or revoked.
     ///
     /// # Errors
     /// When the directory could not be read.
     pub async fn api_key(&self, key_hash: [u8; 32]) -> Result<Option<ApiKey>, Failure> {
-        self.ports.sales.api_key(key_hash).await.map_err(Failure::of_read)
+        self.ports.keys.api_key(key_hash).await.map_err(Failure::of_read)
     }
 }

@@ -1,33 +1,35 @@
-//! What became of an order. Redis answers while it is pending, MySQL afterwards.
+//! Answers what became of an order. Redis knows it while the order is pending, and MySQL afterwards.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use metrics::counter;
 
-use super::catalog::is_selling;
 use super::{Failure, Shop};
 use crate::domain::reservation::Reservation;
 use crate::domain::{BucketId, Month, Order, OrderCursor, OrderId, UserId};
 use crate::metrics::SHED;
 
-/// A pending reservation younger than this is believed without asking MySQL.
+/// A pending hold that is younger than this is believed, and MySQL is not asked.
 const FRESH_MS: i64 = 2_000;
-/// Pause between two looks while a request waits for its order.
+/// The first pause between two looks of a request that waits for its order; each pause is twice the one before.
 const LOOK_FIRST: Duration = Duration::from_millis(20);
+/// The longest pause between two looks.
 const LOOK_LAST: Duration = Duration::from_millis(250);
-/// Most months one page of a buyer's orders looks through.
+/// Most months that one page of a buyer's orders looks through.
 const MONTHS_MAX: usize = 24;
 
 /// A page of one buyer's orders, newest first.
 #[derive(Debug)]
 pub struct OrderPage {
+    /// The orders, at most as many as were asked for.
     pub orders: Vec<Order>,
-    /// Where the next page starts; `None` at the end.
+    /// Where the next page starts; `None` on the last page.
     pub next: Option<OrderCursor>,
 }
 
 impl Shop {
-    /// A buyer's own order; `None` when there is none, also when it is somebody else's.
+    /// Reads a buyer's own order; `None` when there is none, also when it is somebody else's. Costs one request to
+    /// Redis, and one to MySQL unless the order is fresh and pending.
     ///
     /// # Errors
     /// When neither Redis nor MySQL could tell.
@@ -48,14 +50,14 @@ impl Shop {
         match self.ports.orders.order(id).await {
             Ok(Some(order)) => Ok(Some(order).filter(|order| order.user == *user)),
             Ok(None) => {
-                // No row: perhaps one of a sale that is long over, whose writers were down all the time.
+                // The order has no row. Perhaps its sale is long over, and the writers were down all the time.
                 let held = match held? {
                     Some(held) => Some(held),
                     None => self.held(id, false).await?.filter(|held| held.user == *user),
                 };
                 Ok(held.and_then(|held| self.order_of(&held)))
             }
-            // The hold says at least that the order exists and what is known of it.
+            // The hold says at least that the order exists, and what is known of it.
             Err(error) => match held {
                 Ok(Some(held)) => Ok(self.order_of(&held)),
                 _ => Err(Failure::of_read(error)),
@@ -63,7 +65,8 @@ impl Shop {
         }
     }
 
-    /// Like [`Self::order`], but looks again until MySQL has decided or `wait_s` (bounded) are over.
+    /// Reads an order like [`Self::order`], but looks again until the order is not pending, `wait_s` seconds (bounded
+    /// by [`Self::wait_s`]) are over, or the process drains. Looks only once when too many requests wait already.
     ///
     /// # Errors
     /// As [`Self::order`].
@@ -73,7 +76,7 @@ impl Shop {
         id: OrderId,
         wait_s: u64,
     ) -> Result<Option<Order>, Failure> {
-        let deadline = Instant::now() + Duration::from_secs(wait_s.min(self.settings.wait_s_max));
+        let deadline = self.clock.monotonic() + Duration::from_secs(self.wait_s(wait_s));
         let Ok(_place) = self.waiters.try_acquire() else {
             counter!(SHED, "reason" => "waiters").increment(1);
             return self.order(user, id).await;
@@ -81,16 +84,16 @@ impl Shop {
         let mut pause = LOOK_FIRST;
         loop {
             let order = self.order(user, id).await?;
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = deadline.since(self.clock.monotonic());
             if left.is_zero() || self.is_draining() || !order.as_ref().is_some_and(|o| o.state.is_pending()) {
                 return Ok(order);
             }
-            tokio::time::sleep(pause.min(left)).await;
+            self.clock.sleep(pause.min(left)).await;
             pause = (pause * 2).min(LOOK_LAST);
         }
     }
 
-    /// A page of at most `limit` orders. Pending ones are not in it: they have no row yet.
+    /// Reads a page of at most `limit` orders. Pending ones are not in it, because they have no row yet.
     ///
     /// # Errors
     /// When the buyer's shard could not be read.
@@ -105,7 +108,7 @@ impl Shop {
         for month in self.months(after) {
             let below = after.filter(|cursor| cursor.month == month);
             let missing = limit.saturating_sub(u32::try_from(orders.len()).unwrap_or(limit));
-            // One more than fits tells whether there is a next page.
+            // One order more than fits tells whether there is a next page.
             let page = self.ports.orders.orders_of(user, month, below, missing + 1).await;
             orders.extend(page.map_err(Failure::of_read)?);
             if orders.len() > wanted {
@@ -122,9 +125,9 @@ impl Shop {
         Ok(OrderPage { orders, next })
     }
 
-    /// Months that can hold orders, newest first, from the cursor's on.
+    /// Lists the months that can have orders, newest first, from the cursor's on.
     fn months(&self, after: Option<OrderCursor>) -> Vec<Month> {
-        let snapshot = self.catalog.snapshot();
+        let snapshot = self.catalog();
         let mut months: Vec<Month> = snapshot.sales.values().map(crate::domain::Sale::month).collect();
         months.retain(|month| after.is_none_or(|cursor| *month <= cursor.month));
         months.sort_unstable_by(|a, b| b.cmp(a));
@@ -133,8 +136,9 @@ impl Shop {
         months
     }
 
-    /// The row of a decided hold; `None` while it is pending or cannot be read.
-    pub(super) async fn settled_order(&self, held: &Reservation) -> Option<Order> {
+    /// Reads the row of a hold; `None` while the hold is fresh and pending, and when there is no row or it cannot be
+    /// read.
+    pub(super) async fn decided_order(&self, held: &Reservation) -> Option<Order> {
         let age_ms = self.clock.now_ms().saturating_sub(held.reserved_ms);
         if held.state.is_pending() && age_ms < FRESH_MS {
             return None;
@@ -142,21 +146,23 @@ impl Shop {
         self.ports.orders.order(held.id).await.ok().flatten()
     }
 
-    /// An id names shard and month, not its sale: ask the buckets of that month's running sales, or of all.
+    /// Reads the hold of an order. An id names shard and month but not its sale, so the buckets of all sales of the
+    /// month are asked, or only those of sales that sell.
     async fn held(&self, id: OrderId, running_only: bool) -> Result<Option<Reservation>, Failure> {
-        let snapshot = self.catalog.snapshot();
+        let snapshot = self.catalog();
         let now_ms = self.clock.now_ms();
         let sales = snapshot.sales.values();
         let buckets: Vec<BucketId> = sales
             .filter(|sale| sale.month() == id.month() && !sale.state.is_editable())
-            .filter(|sale| !running_only || is_selling(sale, now_ms))
+            .filter(|sale| !running_only || sale.is_selling(now_ms))
             .map(|sale| self.bucket(sale, id.shard()))
             .collect();
         self.ports.inventory.reservation(&buckets, id).await.map_err(Failure::of_read)
     }
 
+    /// Makes the order of a hold; `None` when the catalog does not know the sale or the item.
     fn order_of(&self, held: &Reservation) -> Option<Order> {
-        let snapshot = self.catalog.snapshot();
+        let snapshot = self.catalog();
         let item = snapshot.sales.get(&held.sale)?.item(&held.sku)?;
         Some(Order {
             id: held.id,

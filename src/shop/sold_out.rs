@@ -1,33 +1,36 @@
-//! The local sold-out flag: refuses without I/O what Redis refused a moment ago.
+//! The local sold-out flag: it refuses without I/O what Redis refused a moment ago.
 //!
-//! A buyer who already holds an order must get it again when a click is repeated, also after the last unit
-//! is gone. So the flag comes with the set of everybody who ever held an order in the bucket, read after the
-//! stock ran out: those still go to Redis, everybody else is refused here. The flag lapses by itself and one
-//! purchase then asks Redis again.
+//! A buyer who already holds an order must get it again when the request is repeated, also after the last unit is gone.
+//! So the flag comes with the bucket's winners: everybody who ever held an order in it, read after the stock ran out.
+//! Purchases of winners still go to Redis, and all others are refused here. The flag ends by itself. Purchases then ask
+//! Redis again, until an answer renews it.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::RwLock;
 
 use crate::domain::{BucketId, SkuId, UserId};
 
+/// The sold-out flags of one process, by bucket and SKU.
 #[derive(Default)]
 pub struct SoldOut {
-    // Few buckets and few SKUs: comparing a name or two costs less than hashing it.
+    // There are few buckets and few SKUs, so to compare a name or two costs less than to hash it.
     buckets: RwLock<BTreeMap<BucketId, Flags>>,
 }
 
 #[derive(Default)]
 struct Flags {
+    /// Users who ever held an order in the bucket.
     winners: HashSet<UserId>,
     /// How many orders the bucket had ever held when `winners` was read; `None` before the first reading.
     orders_seen: Option<u64>,
+    /// Whether the winners are being read.
     reading: bool,
-    /// SKU → when the flag lapses, ms since 1970.
+    /// SKU → when its flag ends, ms since 1970.
     until_ms: BTreeMap<SkuId, i64>,
 }
 
 impl SoldOut {
-    /// Whether to refuse here and now.
+    /// Answers whether to refuse a user's purchase of a SKU now. Costs no I/O.
     pub fn refuses(&self, bucket: &BucketId, sku: &SkuId, user: &UserId, now_ms: i64) -> bool {
         let buckets = self.buckets.read().expect("no code panics while holding it");
         buckets.get(bucket).is_some_and(|flags| {
@@ -35,8 +38,9 @@ impl SoldOut {
         })
     }
 
-    /// Notes that Redis had no unit left. Answers whether the caller must now read the winners and hand them
-    /// to [`Self::set_winners`]; until then the flag stays down.
+    /// Notes that Redis had no unit left. Raises the flag until `until_ms` when the winners are those that were read
+    /// last. Otherwise the flag stays as it is, and the answer is whether the caller has to read the winners and hand
+    /// them to [`Self::set_winners`].
     pub fn note(&self, bucket: &BucketId, sku: &SkuId, orders_seen: u64, until_ms: i64) -> bool {
         let mut buckets = self.buckets.write().expect("no code panics while holding it");
         let flags = buckets.entry(bucket.clone()).or_default();
@@ -47,7 +51,8 @@ impl SoldOut {
         !std::mem::replace(&mut flags.reading, true)
     }
 
-    /// Ends the reading that [`Self::note`] asked for; `None` when it failed.
+    /// Ends the reading that [`Self::note`] asked for, and raises the flag until `until_ms`. `winners` comes with the
+    /// number of orders ever held; it is `None` when the reading failed, and then the flag stays as it is.
     pub fn set_winners(
         &self,
         bucket: &BucketId,
@@ -65,6 +70,7 @@ impl SoldOut {
         }
     }
 
+    /// Forgets the buckets that `keep` does not want.
     pub fn retain(&self, keep: impl Fn(&BucketId) -> bool) {
         self.buckets.write().expect("no code panics while holding it").retain(|bucket, _| keep(bucket));
     }

@@ -1,5 +1,7 @@
-//! Natural batching: what waits while a call is in flight goes into the next call. No timer; under light load
-//! every question travels alone and at once, under heavy load the batches grow by themselves.
+//! Natural batching: the questions that wait while a call is in flight go into the next call.
+//!
+//! There is no timer. Under light load every question goes alone and at once. Under heavy load the batches grow by
+//! themselves.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -9,7 +11,8 @@ use tokio::sync::oneshot;
 
 use crate::shutdown::Tasks;
 
-/// Merges questions of one kind. The number waiting is bounded by whoever asks (`admission.in_flight_max`).
+/// Merges questions of one kind into calls. It has no bound of its own: callers bound how many questions wait, as
+/// `admission.in_flight_max` does for reservations.
 pub struct Batcher<Q, A> {
     batch_max: usize,
     queue: Mutex<Queue<Q, A>>,
@@ -25,13 +28,15 @@ where
     Q: Send + 'static,
     A: Send + 'static,
 {
+    /// Makes a batcher in which nothing waits. A call gets at most `batch_max` questions.
     pub fn new(batch_max: usize) -> Arc<Self> {
         let queue = Mutex::new(Queue { in_flight: false, waiting: VecDeque::new() });
         Arc::new(Self { batch_max, queue })
     }
 
-    /// Queues a question; `call` answers a batch of 1 to `batch_max` questions, one answer each, in order.
-    /// The receiver fails only when `call` panicked or gave too few answers.
+    /// Queues a question. `call` answers a batch of 1 to `batch_max` questions, one answer each, in order. The `call`
+    /// of a question that finds no call in flight serves all questions until none waits, so every caller gives an equal
+    /// one. The receiver fails only when `call` panicked or gave too few answers.
     pub fn ask<C, F>(self: &Arc<Self>, tasks: &Tasks, question: Q, call: C) -> oneshot::Receiver<A>
     where
         C: Fn(Vec<Q>) -> F + Send + 'static,
@@ -48,22 +53,24 @@ where
         receiver
     }
 
+    /// Calls for batch after batch until nothing waits.
     async fn drain<C, F>(self: Arc<Self>, call: C)
     where
         C: Fn(Vec<Q>) -> F + Send + 'static,
         F: Future<Output = Vec<A>> + Send + 'static,
     {
-        // Frees the queue also when a call panics; otherwise everybody would wait for ever.
+        // This frees the queue also when a call panics. Otherwise all callers would wait for ever.
         let mut turn = Turn { batcher: &self, done: false };
         while let Some((questions, answers)) = self.next_batch() {
-            for (asker, answer) in answers.into_iter().zip(call(questions).await) {
-                // A receiver that is gone has stopped waiting; its effect stands all the same.
-                drop(asker.send(answer));
+            for (sender, answer) in answers.into_iter().zip(call(questions).await) {
+                // A receiver that is gone has stopped waiting. The effect of its question stands all the same.
+                drop(sender.send(answer));
             }
         }
         turn.done = true;
     }
 
+    /// Takes the next batch; `None` when nothing waits, and then no call is in flight any more.
     fn next_batch(&self) -> Option<(Vec<Q>, Vec<oneshot::Sender<A>>)> {
         let mut queue = self.queue.lock().expect("no code panics while holding it");
         if queue.waiting.is_empty() {
@@ -75,6 +82,7 @@ where
     }
 }
 
+/// The right to call, until no question waits. When it is dropped before that, the waiting questions fail.
 struct Turn<'a, Q, A> {
     batcher: &'a Batcher<Q, A>,
     done: bool,
@@ -99,7 +107,7 @@ mod tests {
     async fn what_waits_during_a_call_goes_together_into_the_next() {
         let tasks = Tasks::on_current_runtime();
         let batcher: Arc<Batcher<u32, usize>> = Batcher::new(3);
-        // On this single-threaded runtime nothing runs until we await, so five questions wait together.
+        // On this single-threaded runtime nothing runs until the test awaits, so five questions wait together.
         let answers: Vec<_> = (0..5)
             .map(|n| batcher.ask(&tasks, n, |batch| async move { vec![batch.len(); batch.len()] }))
             .collect();
@@ -111,7 +119,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panicking_call_fails_its_askers_and_not_the_next_ones() {
+    async fn a_panicking_call_fails_whoever_asked_and_not_the_next_ones() {
         let tasks = Tasks::on_current_runtime();
         let batcher: Arc<Batcher<u32, u32>> = Batcher::new(3);
         let failed = batcher.ask(&tasks, 1, |_| async { panic!("deliberate") });

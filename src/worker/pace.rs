@@ -1,67 +1,72 @@
-//! How long an order waits for its row: measured lag divided by measured drain rate, per partition.
+//! Measures for every partition how long an order waits for its row: the lag divided by the drain rate.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use async_trait::async_trait;
 use metrics::gauge;
 
+use super::driver::{Progress, Task};
+use crate::clock::{Clock, Moment};
 use crate::domain::Part;
+use crate::memory::pace::{Pace, SHORTEST_MS, STALLED_MS};
 use crate::metrics::{CONSUMER_LAG, ORDERS_PENDING};
-use crate::ports::{Ports, StoreResult};
+use crate::ports::{OrderLog, OrderWrites, StoreResult};
 
-/// A batch waits for its records and for its commit, also when nothing is ahead of it.
-const SHORTEST_MS: u64 = 100;
+/// The longest estimate, in ms.
 const LONGEST_MS: u64 = 30_000;
-/// Told while records wait and no progress has been seen.
-const STALLED_MS: u64 = 2_000;
-/// The drain rate is that of the last so many seconds with something to do: long enough for some batches of a slow
-/// database, short enough to follow when it turns slow.
+/// The time over which the drain rate is measured, while there is something to do. It is long enough for some batches
+/// of a slow database, and short enough to follow a database that turns slow.
 const WINDOW: Duration = Duration::from_secs(5);
-/// Less says nothing yet; the rate known before holds.
+/// The least time that says something about the rate. Before that, the rate that was known before holds.
 const WINDOW_LEAST: Duration = Duration::from_millis(900);
 
-/// The current estimate of every partition.
-pub struct Pace {
-    wait_ms: Vec<AtomicU64>,
+/// The task that measures lag and drain rate of every partition.
+pub struct PaceMeter {
+    order_log: Arc<dyn OrderLog>,
+    order_writes: Arc<dyn OrderWrites>,
+    pace: Arc<Pace>,
+    clock: Clock,
+    period: Duration,
+    meter: Mutex<Meter>,
 }
 
-/// What the meter remembers between two rounds.
-#[derive(Default)]
-pub struct Meter {
-    parts: HashMap<Part, Seen>,
+impl PaceMeter {
+    /// Makes a meter that has measured nothing yet.
+    pub fn new(
+        order_log: Arc<dyn OrderLog>,
+        order_writes: Arc<dyn OrderWrites>,
+        pace: Arc<Pace>,
+        clock: Clock,
+        period: Duration,
+    ) -> Self {
+        Self { order_log, order_writes, pace, clock, period, meter: Mutex::default() }
+    }
 }
 
-#[derive(Default)]
-struct Seen {
-    /// Positions since the partition last had nothing to do, at most [`WINDOW`] old and one more.
-    positions: VecDeque<(Instant, i64)>,
-    /// Records per second while there was something to do; `None` before the first progress.
-    rate: Option<f64>,
-}
-
-impl Pace {
-    pub fn new(parts: u16) -> Self {
-        Self { wait_ms: (0..parts).map(|_| AtomicU64::new(SHORTEST_MS)).collect() }
+#[async_trait]
+impl Task for PaceMeter {
+    fn name(&self) -> &'static str {
+        "pace"
     }
 
-    /// When to ask again for an order of this partition, in ms.
-    pub fn poll_after_ms(&self, part: Part) -> u64 {
-        self.wait_ms.get(usize::from(part.number())).map_or(STALLED_MS, |wait| wait.load(Ordering::Relaxed))
+    fn period(&self) -> Duration {
+        self.period
     }
 
-    /// Measures once. Positions that cannot be read count as stalled.
-    ///
-    /// # Errors
-    /// When the ends of the order log cannot be read; the estimates stay.
-    pub async fn measure(&self, meter: &mut Meter, ports: &Ports, now: Instant) -> StoreResult<()> {
-        let ends = ports.order_log.ends().await?;
-        let positions = ports.orders.positions().await;
+    /// Measures all partitions once. A partition whose position cannot be read counts as stalled. When the ends of the
+    /// log cannot be read, the estimates stay as they are.
+    async fn run_once(&self) -> StoreResult<Progress> {
+        let ends = self.order_log.ends().await?;
+        let positions = self.order_writes.positions().await;
+        let now = self.clock.monotonic();
+        let mut meter = self.meter.lock().expect("no code panics while holding it");
         let mut pending_all = 0;
         for (number, end) in (0u16..).zip(ends) {
             let part = Part::new(number);
             let read = positions.get(&part).copied();
-            // A position that cannot be read now stands still; the lag behind it is real.
+            // A position that cannot be read now is taken as standing still, because the lag behind it is real.
             let position = read.or_else(|| meter.last_position(part)).unwrap_or(end);
             let pending = u32::try_from(end.saturating_sub(position)).unwrap_or(0);
             pending_all += pending;
@@ -70,29 +75,44 @@ impl Pace {
                 Some(position) => estimate_ms(pending, meter.rate(part, position, pending, now)),
                 None => STALLED_MS,
             };
-            if let Some(wait) = self.wait_ms.get(usize::from(number)) {
-                wait.store(wait_ms, Ordering::Relaxed);
-            }
+            self.pace.set(part, wait_ms);
         }
         gauge!(ORDERS_PENDING).set(f64::from(pending_all));
-        Ok(())
+        Ok(Progress::of(usize::try_from(pending_all).unwrap_or(usize::MAX)))
     }
 }
 
+/// What the meter remembers between two rounds.
+#[derive(Default)]
+struct Meter {
+    parts: HashMap<Part, Seen>,
+}
+
+/// What the meter remembers of one partition.
+#[derive(Default)]
+struct Seen {
+    /// Positions since the partition last had nothing to do: those of the last [`WINDOW`], and one more.
+    positions: VecDeque<(Moment, i64)>,
+    /// Records per second while there was something to do; `None` before it was measured once.
+    rate: Option<f64>,
+}
+
 impl Meter {
+    /// Answers the position that was read last.
     fn last_position(&self, part: Part) -> Option<i64> {
         Some(self.parts.get(&part)?.positions.back()?.1)
     }
 
-    fn rate(&mut self, part: Part, position: i64, pending: u32, now: Instant) -> Option<f64> {
+    /// Notes a position, and answers the drain rate in records per second; `None` before it was measured once.
+    fn rate(&mut self, part: Part, position: i64, pending: u32, now: Moment) -> Option<f64> {
         let seen = self.parts.entry(part).or_default();
         seen.positions.push_back((now, position));
-        // The second oldest decides, so that the window is never shorter than meant.
-        while seen.positions.get(1).is_some_and(|(at, _)| now.saturating_duration_since(*at) >= WINDOW) {
+        // The age of the second oldest decides, so that dropping the oldest never makes the window too short.
+        while seen.positions.get(1).is_some_and(|(at, _)| now.since(*at) >= WINDOW) {
             seen.positions.pop_front();
         }
         let (since, from) = *seen.positions.front().expect("pushed above");
-        let elapsed = now.saturating_duration_since(since);
+        let elapsed = now.since(since);
         let done = u32::try_from(position.saturating_sub(from)).unwrap_or(0);
         // An idle partition says nothing about how fast it would drain.
         let has_worked = done > 0 || pending > 0;
@@ -107,6 +127,7 @@ impl Meter {
     }
 }
 
+/// Answers the wait, in ms, that a lag and a drain rate make.
 fn estimate_ms(pending: u32, rate: Option<f64>) -> u64 {
     if pending == 0 {
         return SHORTEST_MS;
@@ -124,14 +145,14 @@ fn estimate_ms(pending: u32, rate: Option<f64>) -> u64 {
 mod tests {
     use super::*;
 
-    fn after(start: Instant, ms: u64) -> Instant {
+    fn after(start: Moment, ms: u64) -> Moment {
         start + Duration::from_millis(ms)
     }
 
     #[test]
     fn the_estimate_is_lag_over_drain_rate_within_its_bounds() {
         let mut meter = Meter::default();
-        let (part, start) = (Part::new(0), Instant::now());
+        let (part, start) = (Part::new(0), Clock::manual(0).monotonic());
         assert_eq!(meter.rate(part, 0, 1000, start), None);
         let rate = meter.rate(part, 500, 4000, after(start, 1000));
         assert_eq!(rate, Some(500.0));
@@ -145,7 +166,7 @@ mod tests {
     #[test]
     fn the_rate_follows_a_database_that_turns_slow_within_the_window() {
         let mut meter = Meter::default();
-        let (part, start) = (Part::new(0), Instant::now());
+        let (part, start) = (Part::new(0), Clock::manual(0).monotonic());
         let mut rate = None;
         for half_second in 0..40u32 {
             // A thousand a second for ten seconds, then ten.
@@ -162,7 +183,7 @@ mod tests {
     #[test]
     fn a_pause_without_work_does_not_count_as_slowness() {
         let mut meter = Meter::default();
-        let (part, start) = (Part::new(0), Instant::now());
+        let (part, start) = (Part::new(0), Clock::manual(0).monotonic());
         meter.rate(part, 0, 100, start);
         assert_eq!(meter.rate(part, 100, 0, after(start, 1000)), Some(100.0));
         for second in 2..60 {

@@ -1,10 +1,11 @@
--- Marks what MySQL decided, so that polling is cheap. Idempotent; best effort: MySQL stays the truth.
+-- Marks what MySQL decided, so that polling is cheap. The script is idempotent and best effort: MySQL stays the truth.
 --
 -- KEYS  1 orders
 -- ARGV  per order: order id, state letter (a awaiting_payment, p paid, c cancelled, e expired, x rejected)
--- Result: number of orders marked; an order that is not there is passed over
+-- Result: number of orders marked
 --
--- Only a pending order is marked: a late mark must not hide a newer state.
+-- An order that is not there is passed over. Only a pending order is marked, because a late mark must not hide a newer
+-- state.
 
 local marked = 0
 for i = 1, #ARGV, 2 do

@@ -1,0 +1,12 @@
+//! The roles that a process may have.
+
+/// A role: which parts of the product a process runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Role {
+    /// Both.
+    All,
+    /// The shopper's listener.
+    Api,
+    /// Order writer and outbox relay.
+    Worker,
+}

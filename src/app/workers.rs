@@ -1,0 +1,172 @@
+//! Starts the background tasks of a process.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use metrics_exporter_prometheus::PrometheusHandle;
+
+use super::role::Role;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::memory::Memory;
+use crate::ports::{Ports, StoreResult};
+use crate::shop::Shop;
+use crate::shutdown::Tasks;
+use crate::worker::catalog_refresh::CatalogRefresh;
+use crate::worker::driver::{Driver, Progress, Signal, Task};
+use crate::worker::gate_repair::GateRepair;
+use crate::worker::holdings_watch::HoldingsWatch;
+use crate::worker::order_writer::{self, OrderWriter};
+use crate::worker::outbox_relay::{self, OutboxRelay};
+use crate::worker::pace::PaceMeter;
+use crate::worker::stock_watch::StockWatch;
+
+/// How often lag, drain rate and holdings are measured.
+const PACE_INTERVAL: Duration = Duration::from_millis(500);
+
+/// What the background tasks of a process share.
+pub struct Workers<'a> {
+    /// The backend.
+    pub ports: &'a Ports,
+    /// The memory of the process, which the tasks keep fresh.
+    pub memory: &'a Memory,
+    /// The configuration.
+    pub config: &'a Config,
+    /// The clock of the process.
+    pub clock: &'a Clock,
+    /// The owner of the tasks.
+    pub tasks: &'a Tasks,
+}
+
+impl Workers<'_> {
+    fn refresh_interval(&self) -> Duration {
+        Duration::from_millis(self.config.catalog.refresh_ms)
+    }
+
+    fn catalog_refresh(&self) -> CatalogRefresh {
+        CatalogRefresh {
+            sales: self.ports.sales.clone(),
+            catalog: self.memory.catalog.clone(),
+            period: self.refresh_interval(),
+        }
+    }
+
+    fn stock_watch(&self) -> StockWatch {
+        StockWatch {
+            gates: self.ports.gates.clone(),
+            outbox: self.ports.outbox.clone(),
+            catalog: self.memory.catalog.clone(),
+            clock: self.clock.clone(),
+            period: self.refresh_interval(),
+        }
+    }
+
+    /// Reads the sales and their stock once, before the process answers anybody. When a read fails, its task tries
+    /// again later.
+    pub async fn warm(&self) {
+        let first: [&dyn Task; 2] = [&self.catalog_refresh(), &self.stock_watch()];
+        for task in first {
+            if let Err(error) = task.run_once().await {
+                tracing::warn!(%error, task = task.name(), "not known at the start");
+            }
+        }
+    }
+
+    /// Starts the tasks of a role.
+    ///
+    /// # Errors
+    /// When the shard map's counts do not fit together.
+    pub fn start(&self, role: Role, shop: &Arc<Shop>, metrics: PrometheusHandle) -> anyhow::Result<Driver> {
+        let driver = Driver::new(self.clock.clone(), self.tasks.clone());
+        let start = |task: Arc<dyn Task>| driver.start(task, Signal::default());
+        start(Arc::new(self.catalog_refresh()));
+        start(Arc::new(self.stock_watch()));
+        start(Arc::new(GateRepair {
+            gates: self.ports.gates.clone(),
+            catalog: self.memory.catalog.clone(),
+            clock: self.clock.clone(),
+            period: self.refresh_interval(),
+        }));
+        start(Arc::new(HoldingsWatch {
+            ledger: self.ports.ledger.clone(),
+            catalog: self.memory.catalog.clone(),
+            clock: self.clock.clone(),
+            period: PACE_INTERVAL,
+        }));
+        start(Arc::new(PaceMeter::new(
+            self.ports.order_log.clone(),
+            self.ports.order_writes.clone(),
+            self.memory.pace.clone(),
+            self.clock.clone(),
+            PACE_INTERVAL,
+        )));
+        start(Arc::new(Upkeep { shop: shop.clone(), metrics, period: self.refresh_interval() }));
+        if role != Role::Api {
+            start(Arc::new(self.outbox_relay()));
+            let signal = Signal::default();
+            driver.start(Arc::new(OrderWriter::new(self.order_writer()?, signal.clone())), signal);
+        }
+        Ok(driver)
+    }
+
+    fn outbox_relay(&self) -> OutboxRelay {
+        let relay = &self.config.relay;
+        OutboxRelay::new(
+            self.ports.outbox.clone(),
+            self.ports.order_log.clone(),
+            self.memory.catalog.clone(),
+            self.clock.clone(),
+            outbox_relay::Limits {
+                interval: Duration::from_millis(relay.interval_ms),
+                min_age: Duration::from_millis(relay.min_age_ms),
+                batch_orders_max: relay.batch_orders_max,
+            },
+        )
+    }
+
+    fn order_writer(&self) -> anyhow::Result<order_writer::Parts> {
+        let writer = &self.config.writer;
+        Ok(order_writer::Parts {
+            order_log: self.ports.order_log.clone(),
+            order_writes: self.ports.order_writes.clone(),
+            sales: self.ports.sales.clone(),
+            inventory: self.ports.inventory.clone(),
+            catalog: self.memory.catalog.clone(),
+            clock: self.clock.clone(),
+            map: self.config.shard_map()?,
+            tasks: self.tasks.clone(),
+            limits: order_writer::Limits {
+                batch_records_max: writer.batch_records_max,
+                batch_wait: Duration::from_millis(writer.batch_wait_ms),
+                buffer_records_max: writer.buffer_records_max,
+                retry_first: Duration::from_millis(writer.retry_first_ms),
+                retry_last: Duration::from_millis(writer.retry_last_ms),
+            },
+        })
+    }
+}
+
+/// Keeps the memory of the front small. This task stands here because no worker may use the shop.
+struct Upkeep {
+    shop: Arc<Shop>,
+    metrics: PrometheusHandle,
+    period: Duration,
+}
+
+#[async_trait]
+impl Task for Upkeep {
+    fn name(&self) -> &'static str {
+        "upkeep"
+    }
+
+    fn period(&self) -> Duration {
+        self.period
+    }
+
+    async fn run_once(&self) -> StoreResult<Progress> {
+        self.shop.tidy();
+        self.metrics.run_upkeep();
+        Ok(Progress::of(1))
+    }
+}

@@ -1,0 +1,29 @@
+//! The scarce units in front of MySQL: reservations and their holds.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::store_error::StoreResult;
+use crate::domain::reservation::{Reservation, ReserveRequest, Verdict};
+use crate::domain::{BucketId, OrderId, OrderState, UserId};
+
+/// The scarce units in front of MySQL. It decides which purchases become orders.
+#[async_trait]
+pub trait Inventory: Send + Sync {
+    /// Reserves up to `admission.reserve_batch_max` purchases of one bucket and one epoch in one call, and answers them
+    /// in the same order. Idempotent by order id.
+    ///
+    /// # Errors
+    /// `Unknown` when no answer came: any of the batch may be held. Ask again with the same ids.
+    async fn reserve(&self, bucket: &BucketId, batch: Arc<[ReserveRequest]>) -> StoreResult<Vec<Verdict>>;
+
+    /// Reads the hold of an order in the first of `buckets` that knows it; `None` when none does.
+    async fn reservation(&self, buckets: &[BucketId], order: OrderId) -> StoreResult<Option<Reservation>>;
+
+    /// Reads the users of all orders ever held in a bucket, in no order. A user may be among them more than once.
+    async fn winners(&self, bucket: &BucketId) -> StoreResult<Vec<UserId>>;
+
+    /// Marks what MySQL decided (step 13). Best effort and idempotent; only pending orders are marked.
+    async fn mark_decided(&self, bucket: &BucketId, decided: &[(OrderId, OrderState)]) -> StoreResult<()>;
+}

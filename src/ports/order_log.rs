@@ -1,0 +1,89 @@
+//! The durable queue between the front and the order writers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::store_error::StoreResult;
+use crate::domain::batch_plan::LogRecord;
+use crate::domain::{OrderId, OrderRecord, Part};
+
+/// Most records that one call of an import appends, and most orders that one call of an export reads.
+pub const IMPORT_RECORDS_MAX: usize = 1000;
+
+/// The durable queue between the front and the order writers.
+#[async_trait]
+pub trait OrderLog: Send + Sync {
+    /// Appends an encoded [`OrderRecord`] to the partition of its order's shard. Duplicates are harmless.
+    ///
+    /// # Errors
+    /// `Unknown` unless the record certainly did not leave this process.
+    async fn append(&self, order: OrderId, payload: Vec<u8>) -> StoreResult<()>;
+
+    /// Appends the records of an import, for which no front reserved anything, at most [`IMPORT_RECORDS_MAX`].
+    ///
+    /// # Errors
+    /// `Unknown` when some may be in the log. Appending them again is harmless.
+    async fn append_imported(&self, records: &[OrderRecord]) -> StoreResult<()>;
+
+    /// Reads the end of every partition, ascending by partition: the offset that its next record gets.
+    async fn ends(&self) -> StoreResult<Vec<i64>>;
+
+    /// Waits until every appended record has its answer.
+    ///
+    /// # Errors
+    /// When some have none after `timeout`.
+    async fn flush(&self, timeout: Duration) -> StoreResult<()>;
+
+    /// Joins the readers, and answers the new member. `wake` is called whenever it may have something to take.
+    fn reader(&self, wake: Wake) -> StoreResult<Box<dyn OrderLogReader>>;
+}
+
+/// A function that tells a reader's owner that there may be something to take. Any thread may call it, and it must not
+/// block.
+pub type Wake = Arc<dyn Fn() + Send + Sync>;
+
+/// What a reader tells its writer.
+#[derive(Debug)]
+pub enum LogEvent {
+    /// The partition was assigned to this member. It is silent until [`OrderLogReader::seek`].
+    Assigned { part: Part },
+    /// The partition was taken from this member.
+    Revoked { part: Part },
+    /// The next record of a partition. Offsets ascend from the one that was sought.
+    Record { part: Part, record: LogRecord },
+    /// A seek took effect: the records that follow are those from its offset on.
+    Sought { part: Part },
+    /// A seek failed, or the partition cannot be read any more. It stays silent until it is sought again.
+    NotSought { part: Part },
+    /// The stored position lies outside the log. That is an alarm for people and never a silent jump. The partition
+    /// stays silent.
+    OutOfRange { part: Part, position: i64, low: i64, high: i64 },
+}
+
+/// One member of the readers. Only `take` and `leave` wait for anything.
+#[async_trait]
+pub trait OrderLogReader: Send {
+    /// Takes what has come since the last call, at most `limit` records, without waiting for more.
+    ///
+    /// # Errors
+    /// Only for failures that taking again cannot mend. The caller joins anew.
+    async fn take(&mut self, limit: usize) -> StoreResult<Vec<LogEvent>>;
+
+    /// Starts or continues a partition at `offset`. Records that were read ahead are dropped, and a paused partition is
+    /// resumed. The outcome comes as an event.
+    fn seek(&mut self, part: Part, offset: i64);
+
+    /// Stops the delivery of a partition (back-pressure). Best effort: some records may still come.
+    fn pause(&mut self, part: Part);
+
+    /// Continues the delivery of a paused partition where it stopped.
+    fn resume(&mut self, part: Part);
+
+    /// Publishes a position for lag graphs. Nothing else depends on it.
+    fn publish_position(&mut self, part: Part, next_offset: i64);
+
+    /// Leaves the readers, and waits until the partitions are free for the others.
+    async fn leave(self: Box<Self>);
+}

@@ -1,0 +1,69 @@
+//! Orders as the order writers write them.
+
+use std::collections::HashMap;
+
+use async_trait::async_trait;
+
+use super::store_error::StoreResult;
+use crate::domain::batch_plan::{LogBatch, Plan, PlannedOrder};
+use crate::domain::sale::Sales;
+use crate::domain::{OrderRecord, OrderState, Part};
+
+/// What became of one batch.
+#[derive(Debug)]
+pub enum BatchOutcome {
+    /// Position, ledger, claims and orders of the batch are committed.
+    Written(Written),
+    /// Another writer moved the position, and nothing was written. The caller drops what it has read ahead.
+    PositionMoved {
+        /// Where the position is now.
+        stored: i64,
+    },
+}
+
+/// What a committed batch left behind.
+#[derive(Debug, Default)]
+pub struct Written {
+    /// The stored position: the offset after the batch's last record.
+    pub next_offset: i64,
+    /// The orders that the batch inserted, in offset order, with the state that they got.
+    pub orders: Vec<(OrderRecord, OrderState)>,
+    /// The number of records whose order was there already.
+    pub skipped: usize,
+    /// The reasons of the batch's dead letters, in offset order.
+    pub dead_letters: Vec<&'static str>,
+}
+
+impl Written {
+    /// Makes the report of a batch that was written as planned.
+    pub fn of(batch: &LogBatch, plan: Plan) -> Self {
+        let order = |order: PlannedOrder| {
+            let state = order.arrow().to;
+            (order.record, state)
+        };
+        Self {
+            next_offset: batch.next_offset(),
+            skipped: plan.skipped,
+            dead_letters: plan.dead_letters.iter().map(|(_, poison)| poison.as_str()).collect(),
+            orders: plan.orders.into_iter().map(order).collect(),
+        }
+    }
+}
+
+/// Orders in their shards. Only order writers write them.
+#[async_trait]
+pub trait OrderWrites: Send + Sync {
+    /// Writes one batch in one transaction (steps 8 to 12 of docs/protocol/steps.md). `sales` holds every sale that the
+    /// batch names and the directory has.
+    ///
+    /// # Errors
+    /// After any error the caller takes the batch again from its start. The position decides whether it was applied.
+    async fn write(&self, batch: &LogBatch, sales: &Sales) -> StoreResult<BatchOutcome>;
+
+    /// Takes a partition over after it was assigned or a batch of it failed: applies the grants that were given and not
+    /// applied, and answers the stored position. Idempotent.
+    async fn take_over(&self, part: Part) -> StoreResult<i64>;
+
+    /// Reads the stored positions of all partitions. Those of an instance that is down are left out.
+    async fn positions(&self) -> HashMap<Part, i64>;
+}

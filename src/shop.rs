@@ -1,0 +1,112 @@
+//! The use cases: buying, asking what became of an order, and operating a sale.
+//!
+//! Handlers translate and backends store; the decisions are made here. Nothing in this module knows HTTP, SQL, Redis or
+//! Kafka. Invariant: the front never gives stock back (step 5 of docs/protocol/steps.md). An order that it reserved has
+//! a record in the order log, or an entry in the outbox.
+
+pub mod admission;
+pub mod batching;
+pub mod bucket_queues;
+pub mod failure;
+pub mod health;
+pub mod operate;
+pub mod purchase;
+pub mod settings;
+pub mod sold_out;
+pub mod status;
+pub mod submit;
+
+use std::sync::Arc;
+
+use crate::clock::Clock;
+use crate::domain::{BucketId, OrderId, Sale, Shard, ShardMap};
+use crate::memory::Memory;
+use crate::memory::catalog::Snapshot;
+use crate::ports::Ports;
+use crate::shutdown::Tasks;
+
+use admission::Admission;
+use bucket_queues::BucketQueues;
+pub use failure::Failure;
+pub use settings::Settings;
+
+/// The shop: all use cases over one backend. Every request shares it.
+pub struct Shop {
+    ports: Ports,
+    settings: Settings,
+    map: ShardMap,
+    clock: Clock,
+    tasks: Tasks,
+    memory: Memory,
+    admission: Admission,
+    queues: BucketQueues,
+    waiters: tokio::sync::Semaphore,
+}
+
+impl Shop {
+    /// Makes a shop over an opened backend. Workers keep `memory` fresh, and `tasks` own what purchases spawn.
+    pub fn new(
+        ports: Ports,
+        memory: Memory,
+        settings: Settings,
+        map: ShardMap,
+        clock: Clock,
+        tasks: Tasks,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            admission: Admission::new(&settings),
+            queues: BucketQueues::new(&settings),
+            waiters: tokio::sync::Semaphore::new(settings.waiters_max),
+            memory,
+            ports,
+            settings,
+            map,
+            clock,
+            tasks,
+        })
+    }
+
+    fn bucket(&self, sale: &Sale, shard: Shard) -> BucketId {
+        BucketId { sale: sale.id.clone(), bucket: self.map.bucket_of(shard, sale.buckets) }
+    }
+
+    /// Answers the sales as they are known now. Costs no I/O.
+    pub fn catalog(&self) -> Arc<Snapshot> {
+        self.memory.catalog.snapshot()
+    }
+
+    /// Answers the time in ms since 1970, UTC.
+    pub fn now_ms(&self) -> i64 {
+        self.clock.now_ms()
+    }
+
+    /// Answers after how many ms to ask again for an order that is not decided.
+    pub fn poll_after_ms(&self, order: OrderId) -> u64 {
+        self.memory.pace.poll_after_ms(self.map.part_of(order.shard()))
+    }
+
+    /// Answers how many seconds a client waits that asks for `wanted_s`: at most `admission.wait_s_max`.
+    pub fn wait_s(&self, wanted_s: u64) -> u64 {
+        wanted_s.min(self.settings.wait_s_max)
+    }
+
+    /// Forgets what belongs to users who are gone and to sales that are over. Shows as metrics how many purchases are
+    /// in flight, and the series of the sales that sell.
+    pub fn tidy(&self) {
+        self.admission.gauge_in_flight();
+        self.admission.forget_idle();
+        let catalog = self.catalog();
+        self.queues.register_outcomes(&catalog, self.now_ms());
+        self.queues.forget_except(&catalog, self.now_ms());
+    }
+
+    /// Refuses purchases from now on, because this process drains. Checks that refuse earlier keep their own answers.
+    pub fn drain(&self) {
+        self.admission.drain();
+    }
+
+    /// Answers whether this process drains.
+    pub fn is_draining(&self) -> bool {
+        self.admission.is_draining()
+    }
+}

@@ -1,0 +1,157 @@
+//! The queues in which purchases of a bucket wait for each other, and what the front remembers of each sale meanwhile.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, RwLock};
+
+use metrics::{Histogram, counter, histogram};
+
+use super::batching::Batcher;
+use super::settings::Settings;
+use super::sold_out::SoldOut;
+use crate::domain::reservation::{Denial, OutboxEntryId, Reservation, ReserveRequest, Verdict};
+use crate::domain::{BucketId, OrderId, SaleId};
+use crate::memory::catalog::Snapshot;
+use crate::metrics::{ADMISSION, ADMISSION_OUTCOMES, STAGE_DURATION};
+use crate::ports::StoreError;
+
+/// Most orders acknowledged in one call.
+const ACKNOWLEDGE_BATCH_MAX: usize = 500;
+
+/// What the inventory answered about one purchase of a call.
+#[derive(Clone)]
+pub(super) enum Answered {
+    /// The order is held now. Its outbox entry is shared with others of the call.
+    Reserved(Arc<SharedEntry>),
+    /// The order was held before.
+    Replayed(Reservation),
+    /// Nothing is held.
+    Denied(Denial),
+}
+
+/// The answer about one purchase, or the failure that the whole call shares.
+pub(super) type Answer = Result<Answered, Arc<StoreError>>;
+type ReserveBatcher = Batcher<ReserveRequest, Answer>;
+type AcknowledgeBatcher = Batcher<(OrderId, Arc<SharedEntry>), ()>;
+
+/// The outbox entry of all purchases that one call accepted. The front has it removed with the last acknowledgement,
+/// because each request to remove it costs Redis as much as the acknowledgements. When one of them never comes, the
+/// relay removes the entry.
+pub(super) struct SharedEntry {
+    /// The entry's id.
+    pub(super) id: OutboxEntryId,
+    /// Purchases of the call that are not acknowledged yet.
+    unacknowledged: AtomicUsize,
+}
+
+impl SharedEntry {
+    /// Makes an answer of each verdict. The accepted purchases share their call's entry.
+    pub(super) fn deal(verdicts: Vec<Verdict>) -> Vec<Answer> {
+        let mut entries: HashMap<OutboxEntryId, Arc<Self>> = HashMap::new();
+        let mut share = |id: OutboxEntryId| {
+            let fresh = || Arc::new(Self { id: id.clone(), unacknowledged: AtomicUsize::new(0) });
+            let entry = entries.entry(id.clone()).or_insert_with(fresh).clone();
+            entry.unacknowledged.fetch_add(1, Ordering::Relaxed);
+            entry
+        };
+        let answer = |verdict| {
+            Ok(match verdict {
+                Verdict::Reserved { outbox_entry } => Answered::Reserved(share(outbox_entry)),
+                Verdict::Replayed(held) => Answered::Replayed(held),
+                Verdict::Denied(denial) => Answered::Denied(denial),
+            })
+        };
+        verdicts.into_iter().map(answer).collect()
+    }
+
+    /// Counts one acknowledgement, and answers whether it was the last.
+    pub(super) fn is_last(&self) -> bool {
+        self.unacknowledged.fetch_sub(1, Ordering::Relaxed) == 1
+    }
+}
+
+/// The queue of one bucket and epoch, because one call can name only one epoch. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct BucketQueue {
+    /// Purchases that wait to be reserved.
+    pub(super) reserve: Arc<ReserveBatcher>,
+    /// Orders that wait to be marked queued.
+    pub(super) acknowledge: Arc<AcknowledgeBatcher>,
+}
+
+/// The queues of all buckets and the local sold-out flags.
+pub struct BucketQueues {
+    reserve_batch_max: usize,
+    queues: RwLock<HashMap<(BucketId, u32), BucketQueue>>,
+    /// The local sold-out flags.
+    pub(super) sold_out: SoldOut,
+    /// The series of `seckill_admission_total`, because to look one up by its labels costs as much as a refusal.
+    outcomes: RwLock<BTreeMap<SaleId, BTreeMap<&'static str, metrics::Counter>>>,
+    /// Time that purchases spend in the stage `reserve`.
+    pub(super) reserve_seconds: Histogram,
+    /// Time that purchases spend in the stage `append`.
+    pub(super) append_seconds: Histogram,
+}
+
+impl BucketQueues {
+    /// Makes queues in which nothing waits.
+    pub fn new(settings: &Settings) -> Self {
+        Self {
+            reserve_batch_max: settings.reserve_batch_max,
+            queues: RwLock::default(),
+            sold_out: SoldOut::default(),
+            outcomes: RwLock::default(),
+            reserve_seconds: histogram!(STAGE_DURATION, "stage" => "reserve"),
+            append_seconds: histogram!(STAGE_DURATION, "stage" => "append"),
+        }
+    }
+
+    /// Counts an answer by sale and outcome. `sale` is `None` when there is none of that id, because labels that come
+    /// from outside would be unbounded.
+    pub(super) fn count(&self, sale: Option<&SaleId>, outcome: &'static str) {
+        let Some(sale) = sale else {
+            return counter!(ADMISSION, "sale" => "-", "outcome" => outcome).increment(1);
+        };
+        let outcomes = self.outcomes.read().expect("no code panics while holding it");
+        if let Some(series) = outcomes.get(sale).and_then(|of| of.get(outcome)) {
+            return series.increment(1);
+        }
+        drop(outcomes);
+        let series = counter!(ADMISSION, "sale" => sale.to_string(), "outcome" => outcome);
+        series.increment(1);
+        let mut outcomes = self.outcomes.write().expect("no code panics while holding it");
+        outcomes.entry(sale.clone()).or_default().insert(outcome, series);
+    }
+
+    /// Answers the queue of a bucket and epoch, and makes it when there is none.
+    pub(super) fn queue(&self, bucket: &BucketId, epoch: u32) -> BucketQueue {
+        let key = (bucket.clone(), epoch);
+        if let Some(queue) = self.queues.read().expect("no code panics while holding it").get(&key) {
+            return queue.clone();
+        }
+        let mut queues = self.queues.write().expect("no code panics while holding it");
+        let fresh = || BucketQueue {
+            reserve: Batcher::new(self.reserve_batch_max),
+            acknowledge: Batcher::new(ACKNOWLEDGE_BATCH_MAX),
+        };
+        queues.entry(key).or_insert_with(fresh).clone()
+    }
+
+    /// Shows the series of the sales that sell at 0, before anybody buys.
+    pub fn register_outcomes(&self, snapshot: &Snapshot, now_ms: i64) {
+        for sale in snapshot.selling(now_ms) {
+            for outcome in ADMISSION_OUTCOMES {
+                counter!(ADMISSION, "sale" => sale.id.to_string(), "outcome" => *outcome).increment(0);
+            }
+        }
+    }
+
+    /// Frees the memory of sales that do not sell any more.
+    pub fn forget_except(&self, snapshot: &Snapshot, now_ms: i64) {
+        let keep = |id: &SaleId| snapshot.sales.get(id).is_some_and(|sale| sale.is_selling(now_ms));
+        let queues = self.queues.write();
+        queues.expect("no code panics while holding it").retain(|(bucket, _), _| keep(&bucket.sale));
+        self.outcomes.write().expect("no code panics while holding it").retain(|id, _| keep(id));
+        self.sold_out.retain(|bucket| keep(&bucket.sale));
+    }
+}

@@ -1,0 +1,103 @@
+//! One purchase and its answer.
+
+use std::net::IpAddr;
+
+use super::admission::TooFast;
+use crate::domain::{IdempotencyKey, Order, OrderState, Quantity, SaleId, SkuId, UserId};
+
+/// One purchase, as a shopper asks for it.
+#[derive(Debug, Clone)]
+pub struct Purchase {
+    /// The buyer, from the verified token and never from the request's body (I6).
+    pub user: UserId,
+    /// The address that the request came from, as far as our own proxies say.
+    pub address: IpAddr,
+    /// The sale of the request's path.
+    pub sale: SaleId,
+    /// What is wanted.
+    pub sku: SkuId,
+    /// How many units of it are wanted.
+    pub quantity: Quantity,
+    /// The client's name for this purchase. The same key of the same buyer and sale is the same order.
+    pub key: IdempotencyKey,
+}
+
+/// An order that stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accepted {
+    /// The order as it is now.
+    pub order: Order,
+    /// Whether an earlier request made it.
+    pub replayed: bool,
+}
+
+/// Why a purchase was not accepted. All but the last four are decisions of the shop. The last four are failures, which
+/// say whether something may have been taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// There is no such sale, or it is a draft.
+    UnknownSale,
+    /// The sale has no such item.
+    UnknownSku,
+    /// The sale opens later.
+    NotStarted {
+        /// The opening, ms since 1970.
+        starts_ms: i64,
+    },
+    /// An operator has paused the sale.
+    Paused,
+    /// The sale is over.
+    Ended,
+    /// Not enough units are left.
+    SoldOut,
+    /// The buyer may not hold so many units.
+    LimitReached {
+        /// Units that the buyer holds.
+        held: u32,
+        /// Units that a buyer may hold.
+        limit: u32,
+    },
+    /// The key was used with another body.
+    KeyReused,
+    /// Too many requests of the buyer or the address.
+    TooFast(TooFast),
+    /// Nothing was taken: too many purchases are in flight.
+    Overloaded,
+    /// Nothing was taken: a component did not do its part.
+    Unavailable,
+    /// Nothing was taken: this process drains.
+    Draining,
+    /// Something may have been taken. The client asks again with the same key.
+    OutcomeUnknown,
+}
+
+impl Accepted {
+    /// Answers the word of `seckill_admission_total`.
+    pub fn outcome(&self) -> &'static str {
+        match self {
+            Self { replayed: true, .. } => "replayed",
+            Self { order, .. } if order.state == OrderState::Reserved => "reserved",
+            _ => "queued",
+        }
+    }
+}
+
+impl Refusal {
+    /// Answers the word of `seckill_admission_total`.
+    pub fn outcome(&self) -> &'static str {
+        match self {
+            Self::UnknownSale => "unknown_sale",
+            Self::UnknownSku => "unknown_sku",
+            Self::NotStarted { .. } => "not_started",
+            Self::Paused => "paused",
+            Self::Ended => "ended",
+            Self::SoldOut => "sold_out",
+            Self::LimitReached { .. } => "limit_reached",
+            Self::KeyReused => "key_reused",
+            Self::TooFast(_) => "throttled",
+            Self::Overloaded | Self::Draining => "overloaded",
+            Self::Unavailable => "unavailable",
+            Self::OutcomeUnknown => "outcome_unknown",
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! The bounds that the use cases are configured with.
+
+/// Bounds of the use cases. Units are in the names.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Most purchases between reservation and answer.
+    pub in_flight_max: usize,
+    /// Most purchases merged into one call of the inventory.
+    pub reserve_batch_max: usize,
+    /// How long a sold-out flag refuses before purchases ask the inventory again.
+    pub sold_out_recheck_ms: i64,
+    /// How long before the opening purchases are let through to the inventory, whose clock decides.
+    pub opening_skew_ms: i64,
+    /// How long an answer waits for the acknowledgement of its record by the order log.
+    pub append_wait_ms: u64,
+    /// Number of orders in all outboxes from which on purchases are refused.
+    pub outbox_orders_max: u64,
+    /// The longest wait for an order that a client may ask for, in seconds.
+    pub wait_s_max: u64,
+    /// Most requests that wait for their order at the same time.
+    pub waiters_max: usize,
+    /// Purchases a second of one user; 0 for no limit.
+    pub user_per_s: u32,
+    /// Purchases of one user at once; 0 for as many as a second has.
+    pub user_burst: u32,
+    /// Purchases a second of one address; 0 for no limit.
+    pub address_per_s: u32,
+    /// Purchases of one address at once; 0 for as many as a second has.
+    pub address_burst: u32,
+}

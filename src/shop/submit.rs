@@ -1,0 +1,340 @@
+//! Buying: steps 1 to 6 of docs/protocol/steps.md.
+//!
+//! Everything after the checks without I/O runs in a spawned task. The reason: the HTTP server drops a handler's future
+//! when the client resets the connection, and a drop between reservation and publication must not decide anything.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics::{counter, histogram};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::Shop;
+use super::bucket_queues::{Answer, Answered, BucketQueue, SharedEntry};
+use super::purchase::{Accepted, Purchase, Refusal};
+use crate::domain::reservation::{Denial, Fingerprint, OutboxEntryId, Reservation, ReserveRequest};
+use crate::domain::sale::Phase;
+use crate::domain::{BucketId, Order, OrderId, OrderRecord, OrderState, Sale, SkuId};
+use crate::metrics::{RESERVE_BATCH, SHED};
+use crate::ports::{Effect, ErrorKind, StoreError, StoreResult};
+
+/// The answer to a purchase.
+type Submitted = Result<Accepted, Refusal>;
+
+/// What the task of a purchase has to know of its sale.
+#[derive(Clone, Copy)]
+struct Terms {
+    phase: Phase,
+    epoch: u32,
+    starts_ms: i64,
+    buyer_limit: u32,
+}
+
+/// Where the answer to a purchase goes, and the place that the purchase takes until it is answered.
+struct ReplyTo {
+    answer: oneshot::Sender<Submitted>,
+    place: OwnedSemaphorePermit,
+}
+
+impl ReplyTo {
+    /// Answers the purchase and frees its place.
+    fn tell(self, submitted: Submitted) {
+        // The place is freed first, so that a client that has the answer finds it free.
+        drop(self.place);
+        // A client that is gone gets no answer. What was decided stands all the same.
+        let _ = self.answer.send(submitted);
+    }
+}
+
+impl Shop {
+    /// Buys, or answers why not. Idempotent by sale, user and key.
+    ///
+    /// # Errors
+    /// The refusal. Only [`Refusal::OutcomeUnknown`] leaves open whether there is an order.
+    pub async fn submit(self: &Arc<Self>, purchase: &Purchase) -> Result<Accepted, Refusal> {
+        let submitted = match self.decide(purchase) {
+            // Only a panic ends the task without an answer, and the panic may have come after the reservation.
+            Ok(answer) => answer.await.unwrap_or(Err(Refusal::OutcomeUnknown)),
+            Err(refusal) => Err(refusal),
+        };
+        let is_known = submitted != Err(Refusal::UnknownSale);
+        let outcome = submitted.as_ref().map_or_else(Refusal::outcome, Accepted::outcome);
+        self.queues.count(is_known.then_some(&purchase.sale), outcome);
+        submitted
+    }
+
+    /// Runs the checks that need no I/O, then spawns the task that reserves and queues. This is no `async fn`, because
+    /// its variables would be part of every request's future.
+    fn decide(self: &Arc<Self>, purchase: &Purchase) -> Result<oneshot::Receiver<Submitted>, Refusal> {
+        let snapshot = self.catalog();
+        let now_ms = self.clock.now_ms();
+        let Some((sale, phase)) = snapshot.visible(&purchase.sale, now_ms) else {
+            return Err(Refusal::UnknownSale);
+        };
+        let shard = self.map.shard_of(&purchase.user);
+        let bucket = self.bucket(sale, shard);
+        self.check_locally(purchase, sale, phase, &bucket, now_ms)?;
+        if self.admission.is_draining() {
+            counter!(SHED, "reason" => "draining").increment(1);
+            return Err(Refusal::Draining);
+        }
+        if snapshot.outbox_orders >= self.settings.outbox_orders_max {
+            counter!(SHED, "reason" => "outbox_full").increment(1);
+            return Err(Refusal::Unavailable);
+        }
+        let Some(place) = self.admission.enter() else {
+            counter!(SHED, "reason" => "in_flight").increment(1);
+            return Err(Refusal::Overloaded);
+        };
+        let order = OrderId::derive(shard, sale.month(), &sale.id, &purchase.user, &purchase.key);
+        let Some(record) = record_of(purchase, sale, order, now_ms) else {
+            return Err(Refusal::UnknownSku);
+        };
+        let fingerprint = Fingerprint::of(&record.sku_id, record.quantity);
+        let request = ReserveRequest { record, fingerprint };
+        let Sale { epoch, starts_ms, buyer_limit, .. } = *sale;
+        let terms = Terms { phase, epoch, starts_ms, buyer_limit };
+        let (answer, receiver) = oneshot::channel();
+        let reply_to = ReplyTo { answer, place };
+        self.tasks.spawn(self.clone().reserve_and_queue(terms, bucket, request, reply_to));
+        Ok(receiver)
+    }
+
+    /// Checks the sale, the sold-out flag and the rate limits (step 1). A buyer's repeated request passes all of them
+    /// but the rate limits, because only Redis knows that it is repeated.
+    fn check_locally(
+        &self,
+        purchase: &Purchase,
+        sale: &Sale,
+        phase: Phase,
+        bucket: &BucketId,
+        now_ms: i64,
+    ) -> Result<(), Refusal> {
+        if sale.item(&purchase.sku).is_none() {
+            return Err(Refusal::UnknownSku);
+        }
+        // The clock of Redis decides. Ours only spares it the purchases that are clearly too early.
+        if phase == Phase::Upcoming && now_ms + self.settings.opening_skew_ms < sale.starts_ms
+            || sale.state.is_editable()
+        {
+            return Err(Refusal::NotStarted { starts_ms: sale.starts_ms });
+        }
+        if purchase.quantity.units() > sale.buyer_limit {
+            return Err(Refusal::LimitReached { held: 0, limit: sale.buyer_limit });
+        }
+        if self.queues.sold_out.refuses(bucket, &purchase.sku, &purchase.user, now_ms) {
+            return Err(Refusal::SoldOut);
+        }
+        self.admission.check_rate(&purchase.user, purchase.address).map_err(Refusal::TooFast)
+    }
+
+    /// Reserves and queues one purchase, in a task of its own. It goes on after the buyer has the answer, so that a
+    /// late acknowledgement still removes the outbox entry.
+    async fn reserve_and_queue(
+        self: Arc<Self>,
+        terms: Terms,
+        bucket: BucketId,
+        request: ReserveRequest,
+        reply_to: ReplyTo,
+    ) {
+        let queue = self.queues.queue(&bucket, terms.epoch);
+        let record = request.record.clone();
+        let order = record.order_id;
+        let began = self.clock.monotonic();
+        let (answer, attempts) = self.reserve(&queue, &bucket, request).await;
+        self.queues.reserve_seconds.record(self.clock.monotonic().since(began));
+        let submitted = match answer {
+            Ok(Answered::Reserved(entry)) => {
+                if self.append(record, reply_to).await.is_ok() {
+                    self.acknowledge(&queue, bucket, order, entry);
+                }
+                return;
+            }
+            Ok(Answered::Replayed(held)) => Ok(self.replay(record, held, attempts == 1).await),
+            Ok(Answered::Denied(denial)) => {
+                if let Denial::SoldOut { available: 0, orders_seen } = denial {
+                    self.note_sold_out(&bucket, &record.sku_id, orders_seen);
+                }
+                Err(refusal(&denial, terms))
+            }
+            Err(error) if error.effect == Effect::NotApplied => Err(Refusal::Unavailable),
+            Err(_) => Err(Refusal::OutcomeUnknown),
+        };
+        reply_to.tell(submitted);
+    }
+
+    /// Reserves (steps 3 and 6), and answers also how many attempts that took. A call without an answer is repeated
+    /// once with the same ids. The error is `NotApplied` when no attempt can have taken anything.
+    async fn reserve(
+        self: &Arc<Self>,
+        queue: &BucketQueue,
+        bucket: &BucketId,
+        request: ReserveRequest,
+    ) -> (Answer, u32) {
+        let first = self.reserve_once(queue, bucket, request.clone()).await;
+        match first {
+            Err(error) if error.effect == Effect::Unknown => {
+                let second = self.reserve_once(queue, bucket, request).await;
+                // The outcome of the first attempt stays open, whatever the second failed with.
+                (second.map_err(|_| error), 2)
+            }
+            decided => (decided, 1),
+        }
+    }
+
+    /// Reserves in one call, together with the purchases that wait at the same time.
+    async fn reserve_once(
+        self: &Arc<Self>,
+        queue: &BucketQueue,
+        bucket: &BucketId,
+        request: ReserveRequest,
+    ) -> Answer {
+        let (shop, bucket) = (self.clone(), bucket.clone());
+        let receiver = queue.reserve.ask(&self.tasks, request, move |batch: Vec<ReserveRequest>| {
+            let (shop, bucket) = (shop.clone(), bucket.clone());
+            async move {
+                let size = batch.len();
+                histogram!(RESERVE_BATCH).record(f64::from(u32::try_from(size).unwrap_or(u32::MAX)));
+                match shop.ports.inventory.reserve(&bucket, batch.into()).await {
+                    Ok(verdicts) => SharedEntry::deal(verdicts),
+                    Err(error) => {
+                        tracing::warn!(%error, sale = %bucket.sale, requests = size, "reservation failed");
+                        vec![Err(Arc::new(error)); size]
+                    }
+                }
+            }
+        });
+        receiver.await.unwrap_or_else(|_| {
+            Err(Arc::new(StoreError {
+                kind: ErrorKind::Broken,
+                effect: Effect::Unknown,
+                context: "reserve",
+                source: "the batch ended without an answer".into(),
+            }))
+        })
+    }
+
+    /// Appends the record to the order log (step 4). The buyer has the answer after `append_wait_ms` at the latest, and
+    /// then this waits on. The relay delivers a record that is never acknowledged.
+    async fn append(&self, record: OrderRecord, reply_to: ReplyTo) -> StoreResult<()> {
+        let began = self.clock.monotonic();
+        let mut append = self.ports.order_log.append(record.order_id, record.encode());
+        let wait = Duration::from_millis(self.settings.append_wait_ms);
+        let in_time = self.clock.timeout(wait, &mut append).await;
+        let state = if let Ok(Ok(())) = in_time { OrderState::Queued } else { OrderState::Reserved };
+        let order = record.order_id;
+        reply_to.tell(Ok(Accepted { order: pending_order(record, state), replayed: false }));
+        let appended = match in_time {
+            Ok(appended) => appended,
+            Err(_) => append.await,
+        };
+        match &appended {
+            Ok(()) => self.queues.append_seconds.record(self.clock.monotonic().since(began)),
+            Err(error) => tracing::debug!(%error, %order, "left to the relay"),
+        }
+        appended
+    }
+
+    /// Marks the order queued, and removes its outbox entry with the last order of it (step 5). Nobody waits for that.
+    fn acknowledge(
+        self: &Arc<Self>,
+        queue: &BucketQueue,
+        bucket: BucketId,
+        order: OrderId,
+        entry: Arc<SharedEntry>,
+    ) {
+        let shop = self.clone();
+        drop(queue.acknowledge.ask(&self.tasks, (order, entry), move |batch| {
+            let (shop, bucket) = (shop.clone(), bucket.clone());
+            async move {
+                // Acknowledgements are counted here, where one call follows another: an order that was counted before
+                // was marked before.
+                let last = |(_, entry): &(_, Arc<SharedEntry>)| entry.is_last().then(|| entry.id.clone());
+                let entries: Vec<OutboxEntryId> = batch.iter().filter_map(last).collect();
+                let orders: Vec<OrderId> = batch.iter().map(|(order, _)| *order).collect();
+                if let Err(error) = shop.ports.outbox.acknowledge(&bucket, &orders, &entries).await {
+                    tracing::debug!(%error, orders = orders.len(), "orders left to the relay");
+                }
+                vec![(); orders.len()]
+            }
+        }));
+    }
+
+    /// Answers a repeated request with the order that the first one made, in the state that it has now. An order that
+    /// our own second attempt finds is no replay to the client, so the caller gives `replayed`.
+    async fn replay(&self, record: OrderRecord, held: Reservation, replayed: bool) -> Accepted {
+        let order = match self.decided_order(&held).await {
+            Some(order) => order,
+            None => pending_order(record, held.state),
+        };
+        Accepted { order, replayed }
+    }
+
+    /// Notes that a SKU is sold out. When the winners are not known, spawns the task that reads them.
+    fn note_sold_out(self: &Arc<Self>, bucket: &BucketId, sku: &SkuId, orders_seen: u64) {
+        let until_ms = self.clock.now_ms().saturating_add(self.settings.sold_out_recheck_ms);
+        if !self.queues.sold_out.note(bucket, sku, orders_seen, until_ms) {
+            return;
+        }
+        let (shop, bucket, sku) = (self.clone(), bucket.clone(), sku.clone());
+        self.tasks.spawn(async move {
+            let winners = match shop.ports.inventory.winners(&bucket).await {
+                Ok(winners) => Some((winners, orders_seen)),
+                Err(error) => {
+                    tracing::warn!(%error, "winners not read; Redis keeps answering");
+                    None
+                }
+            };
+            let until_ms = shop.clock.now_ms().saturating_add(shop.settings.sold_out_recheck_ms);
+            shop.queues.sold_out.set_winners(&bucket, &sku, winners, until_ms);
+        });
+    }
+}
+
+/// Makes the record of a purchase; `None` when the sale has no such item.
+fn record_of(purchase: &Purchase, sale: &Sale, order_id: OrderId, now_ms: i64) -> Option<OrderRecord> {
+    Some(OrderRecord {
+        v: OrderRecord::VERSION,
+        order_id,
+        sale_id: sale.id.clone(),
+        sku_id: purchase.sku.clone(),
+        user_id: purchase.user.clone(),
+        quantity: purchase.quantity,
+        unit_price: sale.item(&purchase.sku)?.price.clone(),
+        epoch: sale.epoch,
+        accepted_ms: now_ms,
+        decided: None,
+    })
+}
+
+/// Makes the order of a record that has no row yet.
+fn pending_order(record: OrderRecord, state: OrderState) -> Order {
+    Order {
+        id: record.order_id,
+        sale: record.sale_id,
+        sku: record.sku_id,
+        user: record.user_id,
+        quantity: record.quantity,
+        unit_price: record.unit_price,
+        state,
+        reason: None,
+        accepted_ms: record.accepted_ms,
+        expires_ms: None,
+    }
+}
+
+/// Translates a denial of the inventory.
+fn refusal(denial: &Denial, terms: Terms) -> Refusal {
+    match denial {
+        Denial::KeyReused => Refusal::KeyReused,
+        Denial::LimitReached { held } => Refusal::LimitReached { held: *held, limit: terms.buyer_limit },
+        Denial::NotStarted => Refusal::NotStarted { starts_ms: terms.starts_ms },
+        Denial::Paused => Refusal::Paused,
+        Denial::Ended => Refusal::Ended,
+        Denial::UnknownSku => Refusal::UnknownSku,
+        // The Redis state of an ended sale may be gone. A sale that should be selling has lost its gate.
+        Denial::GateShut if terms.phase == Phase::Ended => Refusal::Ended,
+        Denial::GateShut | Denial::StaleEpoch => Refusal::Unavailable,
+        Denial::SoldOut { .. } => Refusal::SoldOut,
+    }
+}

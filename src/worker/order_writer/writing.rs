@@ -1,0 +1,131 @@
+//! Writes one batch, beside the runs of the writer.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics::{counter, histogram};
+
+use super::parts::Parts;
+use crate::clock::Clock;
+use crate::domain::batch_plan::LogBatch;
+use crate::domain::{BucketId, OrderId, OrderState, Sales, ShardMap};
+use crate::memory::catalog::Catalog;
+use crate::metrics::{
+    DEAD_LETTERS, ORDER_PERSIST, ORDERS, RECORDS_SKIPPED, WRITER_BATCH, WRITER_COMMIT, WRITER_RETRIES,
+};
+use crate::ports::{BatchOutcome, ErrorKind, Inventory, OrderWrites, SaleStore, StoreResult, Written};
+use crate::shutdown::Tasks;
+
+/// Everything that the writing of one batch needs.
+pub struct Writing {
+    order_writes: Arc<dyn OrderWrites>,
+    sales: Arc<dyn SaleStore>,
+    inventory: Arc<dyn Inventory>,
+    catalog: Arc<Catalog>,
+    clock: Clock,
+    map: ShardMap,
+    tasks: Tasks,
+}
+
+/// Orders by bucket, with the states that they got.
+type Decided = BTreeMap<BucketId, Vec<(OrderId, OrderState)>>;
+
+impl Writing {
+    /// Takes what is needed from the parts of a writer.
+    pub fn of(parts: &Parts) -> Self {
+        Self {
+            order_writes: parts.order_writes.clone(),
+            sales: parts.sales.clone(),
+            inventory: parts.inventory.clone(),
+            catalog: parts.catalog.clone(),
+            clock: parts.clock.clone(),
+            map: parts.map,
+            tasks: parts.tasks.clone(),
+        }
+    }
+
+    /// Writes a batch, counts its outcome, and marks the holds of its orders. After a failure it applies the grants
+    /// that the attempt left behind.
+    ///
+    /// # Errors
+    /// As [`OrderWrites::write`], and when the directory was needed and could not be read.
+    pub async fn write(&self, batch: &LogBatch) -> StoreResult<BatchOutcome> {
+        let outcome = self.attempt(batch).await;
+        match &outcome {
+            Ok(BatchOutcome::Written(written)) => self.after_commit(written),
+            Ok(BatchOutcome::PositionMoved { .. }) => retried("position_moved"),
+            Err(error) => {
+                retried(match error.kind {
+                    ErrorKind::Conflict => "conflict",
+                    ErrorKind::Unavailable => "unavailable",
+                    ErrorKind::Broken => "broken",
+                });
+                // Grants that the failed attempt fetched are applied before the next attempt asks for more.
+                if let Err(error) = self.order_writes.take_over(batch.part).await {
+                    tracing::debug!(%error, "stray grants not applied now");
+                }
+            }
+        }
+        outcome
+    }
+
+    /// Writes a batch, and measures the time of a commit.
+    async fn attempt(&self, batch: &LogBatch) -> StoreResult<BatchOutcome> {
+        let sales = self.sales_of(batch).await?;
+        let began = self.clock.monotonic();
+        let outcome = self.order_writes.write(batch, &sales).await;
+        if matches!(outcome, Ok(BatchOutcome::Written(_))) {
+            histogram!(WRITER_COMMIT).record(self.clock.monotonic().since(began).as_secs_f64());
+        }
+        outcome
+    }
+
+    /// Answers the sales that a batch is decided with. When the catalog lacks a sale, or has it from before its preheat
+    /// froze it, the directory is read first, because the sale's records would become dead letters.
+    async fn sales_of(&self, batch: &LogBatch) -> StoreResult<Arc<Sales>> {
+        let sales = self.catalog.snapshot().sales.clone();
+        let mut records = batch.records.iter().filter_map(|record| record.order.as_ref().ok());
+        if records.all(|record| sales.get(&record.sale_id).is_some_and(|sale| !sale.state.is_editable())) {
+            return Ok(sales);
+        }
+        Ok(self.catalog.renew(self.sales.as_ref()).await?.sales.clone())
+    }
+
+    /// Counts what was written, and spawns the marking of the holds (step 13). That is best effort, because MySQL is
+    /// the truth whatever happens here.
+    fn after_commit(&self, written: &Written) {
+        let rows = u32::try_from(written.orders.len()).unwrap_or(u32::MAX);
+        histogram!(WRITER_BATCH).record(f64::from(rows));
+        counter!(RECORDS_SKIPPED).increment(u64::try_from(written.skipped).unwrap_or(0));
+        for reason in &written.dead_letters {
+            counter!(DEAD_LETTERS, "reason" => *reason).increment(1);
+        }
+        let now_ms = self.clock.now_ms();
+        let sales = self.catalog.snapshot().sales.clone();
+        let mut decided = Decided::new();
+        for (record, state) in &written.orders {
+            counter!(ORDERS, "status" => state.as_str()).increment(1);
+            let age_ms = u64::try_from(now_ms.saturating_sub(record.accepted_ms)).unwrap_or(0);
+            histogram!(ORDER_PERSIST).record(Duration::from_millis(age_ms).as_secs_f64());
+            if let Some(sale) = sales.get(&record.sale_id) {
+                let bucket = self.map.bucket_of(record.order_id.shard(), sale.buckets);
+                let bucket = BucketId { sale: sale.id.clone(), bucket };
+                decided.entry(bucket).or_default().push((record.order_id, *state));
+            }
+        }
+        let inventory = self.inventory.clone();
+        self.tasks.spawn(async move {
+            for (bucket, decided) in decided {
+                if let Err(error) = inventory.mark_decided(&bucket, &decided).await {
+                    tracing::debug!(%error, "holds not marked; polls read MySQL");
+                }
+            }
+        });
+    }
+}
+
+/// Counts a batch that is taken again.
+fn retried(reason: &'static str) {
+    counter!(WRITER_RETRIES, "reason" => reason).increment(1);
+}
