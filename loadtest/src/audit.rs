@@ -1,8 +1,8 @@
-//! The audit: from what the stores say to which promises are broken.
+//! The audit. It takes what the stores say, and it finds the promises that are broken.
 //!
-//! A pure function. It reads no clock and no store, so every rule is tested on a hand-made bad state.
-//! Rules that compare stores with each other hold only when all is quiet; while records wait in the log or
-//! the outbox they are passed over, and that something waits is itself reported.
+//! The audit is a pure function: it reads no clock and no store, so every rule is tested on a bad state that is made by
+//! hand. Rules that compare stores with each other hold only when all is quiet. While records wait in the log or the
+//! outbox, the audit passes these rules over, and it reports that something waits.
 
 mod claims;
 mod holds;
@@ -28,23 +28,25 @@ use index::Index;
 
 macro_rules! rules {
     ($($rule:ident $text:literal $promise:literal $says:literal;)*) => {
-        /// One rule. Its text is stable.
+        /// One rule. Its word is stable.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum Rule { $($rule,)* }
 
         impl Rule {
+            /// All rules, in the table's order.
             pub const ALL: &[Self] = &[$(Self::$rule,)*];
 
+            /// Returns the rule's word, as reports show it.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$rule => $text,)* }
             }
 
-            /// The invariant of docs/protocol.md §1 that it serves.
+            /// Returns the promise of docs/protocol/promises.md that the rule serves, or another word for its subject.
             pub fn promise(self) -> &'static str {
                 match self { $(Self::$rule => $promise,)* }
             }
 
-            /// What must be true.
+            /// Returns the sentence that must be true.
             pub fn says(self) -> &'static str {
                 match self { $(Self::$rule => $says,)* }
             }
@@ -101,9 +103,9 @@ rules! {
     HttpOrderLeaks "http_order_leaks" "honesty" "nobody can read another buyer's order";
 }
 
-/// What a folder cannot get wrong: it is one instance, so that nothing is granted between instances or stands on
-/// another; a reservation is a record of the log, so that there is no outbox; and an order's row is the state of its
-/// reservation.
+/// The rules that a data folder cannot break. A folder is one instance, so nothing is granted between instances, and no
+/// row can stand on another one. A reservation is a record of the log, so there is no outbox. The row of an order is
+/// the state of its reservation.
 const SERVICES_ONLY: [Rule; 5] = [
     Rule::PoolOvergranted,
     Rule::GrantsUnbalanced,
@@ -112,7 +114,7 @@ const SERVICES_ONLY: [Rule; 5] = [
     Rule::WrongInstance,
 ];
 
-/// How many rules have something to judge.
+/// Returns how many rules have something to judge.
 pub fn judged(mode: Mode) -> usize {
     match mode {
         Mode::Distributed => Rule::ALL.len(),
@@ -135,11 +137,13 @@ impl Serialize for Rule {
 /// One broken rule at one place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Violation {
+    /// The rule that is broken.
     pub rule: Rule,
+    /// The place where it is broken, and what stands there.
     pub detail: String,
 }
 
-/// Violations while they are being found.
+/// The violations that were found so far.
 #[derive(Debug, Default)]
 struct Findings(Vec<Violation>);
 
@@ -148,7 +152,7 @@ impl Findings {
         self.0.push(Violation { rule, detail });
     }
 
-    /// `detail` is made only when the rule is broken.
+    /// Adds a violation unless the rule holds. `detail` is called only when the rule is broken.
     fn check(&mut self, holds: bool, rule: Rule, detail: impl FnOnce() -> String) {
         if !holds {
             self.add(rule, detail());
@@ -156,7 +160,7 @@ impl Findings {
     }
 }
 
-/// Judges. The violations come by rule, in the order of [`Rule::ALL`]; an empty answer is a pass.
+/// Judges the evidence. The violations come by rule, in the order of [`Rule::ALL`]. An empty answer is a pass.
 pub fn audit(evidence: &Evidence) -> Vec<Violation> {
     let index = Index::new(evidence);
     let mut found = Findings::default();
@@ -171,7 +175,7 @@ pub fn audit(evidence: &Evidence) -> Vec<Violation> {
     found.0
 }
 
-/// What a reader must know beside the violations: what was not judged, and what an operator should look at.
+/// Lists what a reader must know beside the violations: what was not judged, and what an operator should look at.
 pub fn notes(evidence: &Evidence) -> Vec<String> {
     let index = Index::new(evidence);
     let mut notes = Vec::new();

@@ -10,7 +10,7 @@ use crate::schedule::{Shape, Wish};
 
 const SETTLE_TIMEOUT_S: u64 = 30;
 const TIMEOUT_S: u64 = 15;
-/// Only Linux answers on all of 127.0.0.0/8 without being told to.
+/// Source addresses by default. Only Linux answers on all of 127.0.0.0/8 without being told to.
 const SOURCES: u32 = if cfg!(target_os = "linux") { 250 } else { 0 };
 
 const AFTER: &str = "\
@@ -75,12 +75,14 @@ pub struct CommonArgs {
     pub settle_timeout: u64,
 }
 
+/// The form in which the summary is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Output {
     Table,
     Json,
 }
 
+/// The name of a shape, whose numbers are other options.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ShapeName {
     /// 80 % of --buyers within one second, the rest over the next two
@@ -170,27 +172,31 @@ fn percent(text: &str) -> Result<f64, String> {
 }
 
 impl CommonArgs {
+    /// Returns what the options say about the configuration.
     pub fn named(&self) -> Named {
         Named { file: self.config.clone(), mode: self.mode, folder: self.data.clone() }
     }
 }
 
-/// How a spike is sent; the rest is as the command line has it by default.
+/// How a spike is sent. Everything else has the defaults of the command line.
 #[derive(Debug, Clone)]
 pub struct Spike {
     /// The shopper API, http://host:port.
     pub url: String,
+    /// The sale's id.
     pub sale: String,
+    /// The SKU that everybody buys.
     pub sku: String,
+    /// The number of arrivals, each of another buyer.
     pub buyers: u32,
-    /// Connections at most.
+    /// The most connections.
     pub connections: u32,
-    /// Where to write the JSON summary.
+    /// The file for the JSON summary.
     pub summary: PathBuf,
 }
 
 impl RunArgs {
-    /// A spike at the sale's opening.
+    /// Makes the options of a spike at the sale's opening.
     pub fn spike(spike: Spike) -> Self {
         let common = CommonArgs {
             sale: spike.sale,
@@ -227,6 +233,7 @@ impl RunArgs {
         }
     }
 
+    /// Returns what the options say about the schedule.
     pub fn wish(&self, seed: u64) -> Wish {
         let shape = match self.shape {
             ShapeName::Spike => Shape::Spike { buyers: self.buyers.unwrap_or(1) },
@@ -243,7 +250,7 @@ impl RunArgs {
         }
     }
 
-    /// The shape in words.
+    /// Says the shape in words.
     pub fn shape_text(&self) -> String {
         match self.shape {
             ShapeName::Spike => format!("spike of {}", self.buyers.unwrap_or(1)),

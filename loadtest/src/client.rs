@@ -1,8 +1,8 @@
-//! Raw HTTP/1.1 connections in a bounded keep-alive pool, from many loopback addresses.
+//! A bounded pool of raw HTTP/1.1 connections, which are kept alive and come from many loopback addresses.
 //!
-//! No client library above hyper: its redirects, cookies and retries would cost more than the request and
-//! hide what the server did. An idle connection is reused in turn, not the latest first, so that the source
-//! addresses stay spread and the server's per-address limits see a crowd.
+//! There is no client library above hyper: its redirects, cookies and retries would cost more than the request, and
+//! they would hide what the server did. The connection that was idle longest is reused first. So the source addresses
+//! stay spread, and the server's limits per address see a crowd.
 
 #[cfg(test)]
 pub mod fake;
@@ -27,14 +27,15 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::task::TaskTracker;
 
-/// Connections opened at the same time before the start.
+/// The most connections that are being opened at the same time before the start.
 const WARMING_MAX: usize = 64;
-/// Idle connections that the server has closed meanwhile and that are tried before a fresh one is opened.
+/// How many idle connections a request tries before it opens a fresh one. The server may have closed them meanwhile.
 const STALE_MAX: usize = 4;
-/// A connection idle for so long is given up, well before a server does it: one closed in the same moment as
-/// a request is sent would make an error of what is none. The first request is waited for the shortest
-/// (`http.request_head_timeout_ms`).
+/// A connection that never had a request is given up after this long; see [`IDLE_MAX`]. Servers wait the shortest for
+/// the first request (`http.request_head_timeout_ms`).
 const UNUSED_MAX: Duration = Duration::from_millis(2500);
+/// A connection that is idle for this long is given up, well before a server closes it. When a server closes a
+/// connection in the moment in which a request is sent, the tool would report an error that is none.
 const IDLE_MAX: Duration = Duration::from_secs(30);
 
 type Sender = SendRequest<Full<Bytes>>;
@@ -44,31 +45,36 @@ struct Idle {
     until: Instant,
 }
 
-/// Where the shop is.
+/// The address of the shop.
 #[derive(Debug, Clone)]
 pub struct Target {
+    /// The address to which connections are made.
     pub address: SocketAddr,
+    /// The value of the header `Host`.
     pub host: HeaderValue,
 }
 
 /// A whole answer.
 #[derive(Debug)]
 pub struct Reply {
+    /// The HTTP status.
     pub status: u16,
     /// Whether the answer says that it repeats an earlier one.
     pub replayed: bool,
+    /// The whole body.
     pub body: Bytes,
 }
 
-/// What came of one request.
+/// The outcome of one request.
 #[derive(Debug)]
 pub struct Exchange {
-    /// Waiting for a free connection.
+    /// How long the request waited for a free connection.
     pub waited: Duration,
+    /// The answer, or why there is none.
     pub result: Result<Reply, NoReply>,
 }
 
-/// Why there is no answer.
+/// The reason for which there is no answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NoReply {
     /// Nothing left this machine.
@@ -78,8 +84,8 @@ pub enum NoReply {
 }
 
 impl Target {
-    /// Reads `http://host:port`. Anything but a loopback address needs `allow_remote`: this is a tool that
-    /// floods.
+    /// Reads `http://host:port`, and resolves the host. Anything but a loopback address needs `allow_remote`, because
+    /// this tool floods its target.
     ///
     /// # Errors
     /// When the text is not such a URL, the name does not resolve, or the address is not allowed.
@@ -102,7 +108,7 @@ impl Target {
     }
 }
 
-/// The pool.
+/// The pool of connections.
 pub struct Client {
     target: Target,
     permits: Semaphore,
@@ -115,6 +121,7 @@ pub struct Client {
 }
 
 impl Client {
+    /// Makes an empty pool. `sources` counts only for a loopback address of IPv4.
     pub fn new(target: Target, connections_max: usize, sources: u32, timeout: Duration) -> Self {
         let is_v4_loopback = matches!(target.address.ip(), IpAddr::V4(ip) if ip.is_loopback());
         Self {
@@ -131,7 +138,7 @@ impl Client {
     /// Opens connections ahead of time, so that the first clicks do not pay for them.
     ///
     /// # Errors
-    /// When one cannot be opened.
+    /// When a connection cannot be opened.
     pub async fn warm(&self, count: usize) -> anyhow::Result<()> {
         let count = count.min(self.permits.available_permits());
         let mut opening =
@@ -143,7 +150,7 @@ impl Client {
         Ok(())
     }
 
-    /// Sends one request and reads the whole answer, within the time-out. Never sends twice.
+    /// Sends one request, and reads the whole answer within the time-out. It never sends a request twice.
     pub async fn send(&self, request: Request<Full<Bytes>>) -> Exchange {
         let began = Instant::now();
         let mut waited = Duration::ZERO;
@@ -160,7 +167,7 @@ impl Client {
         Exchange { waited, result }
     }
 
-    /// GET with an optional token.
+    /// Sends a GET with an optional token.
     pub async fn get(&self, path: &str, authorization: Option<&HeaderValue>) -> Exchange {
         let mut request = Request::get(path).header(HOST, &self.target.host);
         if let Some(authorization) = authorization {
@@ -172,6 +179,7 @@ impl Client {
         }
     }
 
+    /// Returns the value of the header `Host`.
     pub fn host(&self) -> &HeaderValue {
         &self.target.host
     }
@@ -207,7 +215,7 @@ impl Client {
                     });
                 }
                 Err(mut failure) => match failure.take_message() {
-                    // The connection was closed before any of it was written.
+                    // The connection was closed before any byte of the request was written.
                     Some(unsent) => {
                         *sent = false;
                         request = unsent;
@@ -219,7 +227,7 @@ impl Client {
         Err(NoReply::NotSent("connections_close"))
     }
 
-    /// The connection that was idle longest, of those that can still be trusted.
+    /// Takes the connection that was idle longest, of those that can still be trusted.
     fn idle(&self) -> Option<Sender> {
         let mut idle = self.idle.lock().expect("no code panics while holding it");
         let now = Instant::now();
@@ -245,12 +253,12 @@ impl Client {
         };
         stream.set_nodelay(true)?;
         let (sender, connection) = handshake(TokioIo::new(stream)).await?;
-        // How a connection ended shows in the exchange that needed it.
+        // The exchange that needs the connection reports how it ended.
         self.connections.spawn(async move { drop(connection.await) });
         Ok(sender)
     }
 
-    /// 127.1.x.y, in turn.
+    /// Returns the next source address: 127.1.x.y, in turn.
     fn source(&self) -> Option<Ipv4Addr> {
         let number = self.next_source.fetch_add(1, Ordering::Relaxed).checked_rem(self.sources)?;
         let third = u8::try_from(number / 250 % 250).expect("below 250");

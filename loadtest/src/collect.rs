@@ -1,10 +1,13 @@
-//! Reads the stores. One collector each, none of which judges; together they make the evidence.
+//! Reads the stores. Each store has a collector. Together the collectors make the evidence, and none of them judges.
 
 pub mod http;
 #[cfg(feature = "distributed")]
 mod kafka;
+mod look;
 #[cfg(feature = "distributed")]
 mod mysql;
+#[cfg(feature = "distributed")]
+mod mysql_fields;
 #[cfg(feature = "distributed")]
 mod mysql_rows;
 mod record;
@@ -16,6 +19,8 @@ pub mod settle;
 #[cfg(feature = "embedded")]
 mod sqlite;
 #[cfg(feature = "embedded")]
+mod sqlite_fields;
+#[cfg(feature = "embedded")]
 mod sqlite_rows;
 
 #[cfg(not(any(feature = "distributed", feature = "embedded")))]
@@ -25,12 +30,14 @@ use std::collections::BTreeSet;
 
 use anyhow::Context;
 
+#[cfg(not(all(feature = "distributed", feature = "embedded")))]
+use crate::config::built_without;
 use crate::config::{Config, Mode};
 use crate::evidence::{Evidence, SaleFacts};
 use crate::ids::OrderId;
 use crate::journal::Entry;
 
-/// Reads everything that needs no HTTP.
+/// Reads all evidence but the answers over HTTP.
 ///
 /// # Errors
 /// When a store cannot be read, or no sale has this id.
@@ -52,7 +59,7 @@ pub async fn stores(
     Ok(Evidence { journal, before, ..evidence })
 }
 
-/// The sale as the directory defines it; `None` when there is none.
+/// Reads a sale as the directory defines it. `None` means that there is no such sale.
 ///
 /// # Errors
 /// When the directory cannot be read.
@@ -67,7 +74,7 @@ pub async fn sale(config: &Config, sale: &str) -> anyhow::Result<Option<SaleFact
     }
 }
 
-/// Ids of all orders of a sale, wherever they stand.
+/// Reads the ids of all orders of a sale, wherever they stand.
 ///
 /// # Errors
 /// When a store cannot be read.
@@ -80,10 +87,4 @@ pub async fn order_ids(config: &Config, sale: &str) -> anyhow::Result<BTreeSet<O
         #[cfg(not(all(feature = "distributed", feature = "embedded")))]
         absent => Err(built_without(absent)),
     }
-}
-
-#[cfg(not(all(feature = "distributed", feature = "embedded")))]
-fn built_without(mode: Mode) -> anyhow::Error {
-    let mode = format!("{mode:?}").to_lowercase();
-    anyhow::anyhow!("this load tool was built without the {mode} mode: build it with `--features {mode}`")
 }

@@ -1,4 +1,4 @@
-//! The two commands, put together from the parts.
+//! The two commands, `run` and `audit`.
 
 use std::collections::BTreeSet;
 use std::io::{IsTerminal, Write};
@@ -24,18 +24,18 @@ use crate::report::{self, Asked, AuditReport, Load, Stored, Summary};
 use crate::schedule::Schedule;
 use crate::token::Mint;
 
-/// Connections are opened so long before the start: the server closes one that stays silent for seconds.
+/// How long before the start connections are opened. The server closes a connection that stays silent for seconds.
 const WARMING: Duration = Duration::from_millis(1500);
-/// Between the last connection and the first click.
+/// The pause between the last connection and the first click.
 const BREATH: Duration = Duration::from_millis(200);
-/// Of the audit's own questions.
+/// How long the audit waits for one answer.
 const AUDIT_TIMEOUT: Duration = Duration::from_secs(15);
 const USAGE: u8 = 2;
 
-/// Runs a command; answers the exit code.
+/// Runs a command, and returns the exit code.
 ///
 /// # Errors
-/// When something could not be done at all; a bad verdict is an exit code.
+/// When there can be no verdict. A bad verdict is an exit code.
 pub async fn execute(cli: Cli) -> anyhow::Result<u8> {
     let common = match &cli.command {
         Command::Run(args) => &args.common,
@@ -59,7 +59,7 @@ pub async fn execute(cli: Cli) -> anyhow::Result<u8> {
 /// Sends the crowd and audits what it left.
 ///
 /// # Errors
-/// When something could not be done at all; a bad verdict is a summary.
+/// When there can be no verdict. A bad verdict is a summary.
 pub async fn run(config: &Config, args: &RunArgs) -> anyhow::Result<Summary> {
     let common = &args.common;
     let url = url(config, common);
@@ -128,7 +128,7 @@ async fn send(crowd: &Arc<Crowd>, client: &Client, opens: Option<Instant>) -> an
     }
 }
 
-/// Waits until all is quiet, collects and audits.
+/// Waits until all is quiet, collects the evidence and audits it.
 async fn judge(
     config: &Config,
     common: &CommonArgs,
@@ -165,7 +165,7 @@ async fn only_audit(config: &Config, args: &AuditArgs) -> anyhow::Result<Summary
     let settled = settled(config, common).await?;
     let journal = (!args.journal.is_empty()).then_some(entries);
     let mut evidence = collect::stores(config, &common.sale, journal, BTreeSet::new()).await?;
-    // Without a secret or a server the stores can still be judged.
+    // The stores can be judged without a secret and without a server.
     match Mint::new(&config.token, clock::now_ms()) {
         Ok(mint) => {
             let target = Target::resolve(&url(config, common), common.allow_remote).await?;
@@ -175,7 +175,7 @@ async fn only_audit(config: &Config, args: &AuditArgs) -> anyhow::Result<Summary
         Err(error) => say(&format!("HTTP is not audited: {error}")),
     }
     let (mut stored, report) = verdict(&evidence, settled);
-    // There was no run whose last answer it could be counted from.
+    // The drain counts from the last answer of a run, and there was no run.
     stored.drain_ms = None;
     Ok(Summary::new(common.sale.clone(), None, Some(stored), Some(report), &[], 0))
 }
@@ -193,7 +193,7 @@ async fn client(url: &str, common: &CommonArgs, args: &RunArgs) -> anyhow::Resul
 /// Prints the report on standard output.
 ///
 /// # Errors
-/// When it cannot be written.
+/// When the report cannot be written.
 pub fn print(summary: &Summary, output: Output) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());

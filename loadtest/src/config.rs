@@ -1,5 +1,5 @@
-//! The server's configuration, as far as the load tool needs it: the same file, the same defaults, the same
-//! environment. Unknown keys are the server's to complain about.
+//! The server's configuration, as far as the load tool needs it. It reads the same file, the same defaults and the same
+//! environment as the server. It leaves it to the server to refuse unknown keys.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use crate::ids::Layout;
 
 const DEFAULTS: &str = include_str!("../../config/default.toml");
 
-/// The file that is read when none is named and no mode.
+/// The file that is read when none is named and embedded mode is not named either.
 const SAMPLE: &str = "config/distributed.toml";
 
 /// What the server stands on.
@@ -21,48 +21,64 @@ pub enum Mode {
     Embedded,
 }
 
-/// Where the parts of the system are, and how to speak to them. Which of them count, `mode` says.
+/// Where the parts of the system are, and how to reach them. The mode says which of them count.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// `backend.mode`, what the server stands on.
     pub mode: Mode,
     /// `embedded.folder`, the data folder of embedded mode.
     pub folder: PathBuf,
     /// `http.bind`, the shopper listener.
     pub http_bind: String,
+    /// `redis.url`.
     pub redis_url: String,
+    /// `redis.password`; empty when it is not set.
     pub redis_password: String,
+    /// `redis.key_prefix`, which stands before every key.
     pub key_prefix: String,
+    /// `kafka.brokers`, host:port separated by commas.
     pub brokers: String,
+    /// `kafka.topic`, the topic of the order log.
     pub topic: String,
-    /// host:port of each instance, by its number.
+    /// `mysql.instances`: host:port of each instance, by its number.
     pub instances: Vec<String>,
+    /// `mysql.user`.
     pub mysql_user: String,
+    /// `mysql.password`; empty when it is not set.
     pub mysql_password: String,
+    /// `mysql.database_prefix`, which stands before the name of every database.
     pub database_prefix: String,
+    /// The shard map.
     pub layout: Layout,
+    /// How shoppers' tokens are signed.
     pub token: TokenConfig,
 }
 
 /// How shoppers' tokens are signed.
 #[derive(Debug, Clone)]
 pub struct TokenConfig {
+    /// The secret of HS256; empty when it is not set.
     pub secret: String,
+    /// The id of the secret; empty when it has none.
     pub kid: String,
+    /// The `aud` of tokens.
     pub audience: String,
+    /// The `iss` of tokens; empty when they have none.
     pub issuer: String,
 }
 
 /// What the command line says about the configuration.
 #[derive(Debug, Clone, Default)]
 pub struct Named {
+    /// The configuration file.
     pub file: Option<PathBuf>,
-    /// Instead of `backend.mode`.
+    /// The mode, instead of `backend.mode`.
     pub mode: Option<Mode>,
-    /// Instead of `embedded.folder`.
+    /// The data folder, instead of `embedded.folder`.
     pub folder: Option<PathBuf>,
 }
 
-/// The layers: defaults < file < environment `SECKILL__SECTION__KEY`.
+/// The layers of the configuration: defaults < file < environment `SECKILL__SECTION__KEY`.
 struct Layers {
     defaults: toml::Table,
     file: toml::Table,
@@ -70,8 +86,8 @@ struct Layers {
 }
 
 impl Config {
-    /// Reads all layers, and puts what was named over them. When neither a file nor the embedded mode is named, the
-    /// file is the sample of the local stack.
+    /// Reads all layers, and puts what the command line says over them. When neither a file nor embedded mode is named,
+    /// the file is the sample of the local stack.
     ///
     /// # Errors
     /// When the file cannot be read or is not TOML, or a value is unusable.
@@ -90,10 +106,11 @@ impl Config {
         Self::from_layers(file, environment, named)
     }
 
-    /// A shop of this machine that stands on a folder.
+    /// Makes the configuration of a shop on this machine that stands on a data folder. `shards` are the numbers of its
+    /// shards and partitions.
     ///
     /// # Errors
-    /// When a layout of so many shards and partitions cannot be.
+    /// When there can be no layout of so many shards and partitions.
     pub fn of_folder(folder: &Path, shards: (u16, u16), token: TokenConfig) -> anyhow::Result<Self> {
         let named = Named { file: None, mode: Some(Mode::Embedded), folder: Some(folder.to_owned()) };
         let counts = [("SHARDS", shards.0), ("PARTITIONS", shards.1)];
@@ -152,6 +169,13 @@ impl Config {
     }
 }
 
+/// Makes the error of a mode that is not in this build.
+#[cfg(not(all(feature = "distributed", feature = "embedded")))]
+pub fn built_without(mode: Mode) -> anyhow::Error {
+    let mode = format!("{mode:?}").to_lowercase();
+    anyhow::anyhow!("this load tool was built without the {mode} mode: build it with `--features {mode}`")
+}
+
 fn read(file: &Path) -> anyhow::Result<toml::Table> {
     let text = std::fs::read_to_string(file).with_context(|| {
         format!(
@@ -189,7 +213,7 @@ impl Layers {
         }
     }
 
-    /// A text that may also be named by a path in `<key>_file`.
+    /// Reads a text, or the file that `<key>_file` names when that is set.
     fn secret(&self, section: &str, key: &str) -> anyhow::Result<String> {
         let path = self.text(section, &format!("{key}_file"))?;
         if path.is_empty() {
@@ -210,7 +234,7 @@ impl Layers {
         number.with_context(|| format!("{section}.{key} must be a number up to 65535, not {value}"))
     }
 
-    /// In the environment its entries are separated by commas.
+    /// Reads a list of texts. In the environment its entries are separated by commas.
     fn list(&self, section: &str, key: &str) -> anyhow::Result<Vec<String>> {
         let value = self.value(section, key)?;
         match value {

@@ -1,8 +1,8 @@
-//! The crowd: sends every click of a schedule at its intended time, whatever became of the others.
+//! The crowd. It sends every click of a schedule at its intended time, whatever became of the others.
 //!
-//! Open model. Latency counts from the intended time, so a slow server cannot slow the arrivals down and hide
-//! its own queue. How late the generator itself was is kept apart as slip. Everything that can be made before
-//! the start is: tokens, keys, bodies; during the run a click only puts shared handles together.
+//! This is an open model. Latency counts from the intended time, so a slow server cannot slow the arrivals down and
+//! hide its own queue. How late the generator itself was is kept apart as slip. Tokens, keys and bodies are made before
+//! the start. During the run a click only puts shared handles together.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -24,17 +24,21 @@ use crate::progress::Counters;
 use crate::schedule::{Click, Schedule};
 use crate::token::Mint;
 
-/// The scheduling thread wakes this often at most; what is due then is sent together, at most so much late.
+/// The shortest sleep of the scheduling thread. Clicks that fall due within one sleep are sent together, late by at
+/// most this much.
 const TICK: Duration = Duration::from_micros(200);
-/// How long a buyer asks what became of an order.
+/// How long a buyer polls an order before giving up.
 const POLLING_MAX: Duration = Duration::from_secs(30);
 const POLL_FIRST: Duration = Duration::from_millis(200);
 
 /// What everybody buys.
 #[derive(Debug, Clone)]
 pub struct Basket {
+    /// The sale's id.
     pub sale: String,
+    /// The SKU.
     pub sku: String,
+    /// Units per order.
     pub quantity: u32,
 }
 
@@ -46,16 +50,17 @@ pub struct Crowd {
     client: Arc<Client>,
     uri: Uri,
     body: Bytes,
-    /// By user number.
+    /// The `Authorization` headers, by user number.
     tokens: Vec<HeaderValue>,
-    /// By key number.
+    /// The idempotency keys, by key number.
     keys: Vec<HeaderValue>,
     /// Whether accepted buyers ask until their order is decided.
     polls: bool,
+    /// Counts what was sent and answered, for the display.
     pub counters: Counters,
 }
 
-/// What one click came to.
+/// The outcome of one click.
 #[derive(Debug)]
 struct Outcome {
     click: usize,
@@ -65,7 +70,7 @@ struct Outcome {
     answer: Answer,
 }
 
-/// An answer, as far as it matters.
+/// The parts of an answer that matter.
 #[derive(Debug)]
 struct Answer {
     http_status: u16,
@@ -79,7 +84,7 @@ struct Answer {
 #[derive(Deserialize)]
 struct Body {
     id: Option<String>,
-    /// The order's state, or a problem's number.
+    /// The order's state, or the number of a problem's HTTP status.
     status: Option<Value>,
     code: Option<String>,
     poll_after_ms: Option<u64>,
@@ -94,9 +99,9 @@ enum Event {
 /// What a run leaves.
 #[derive(Debug, Default)]
 pub struct Harvest {
-    /// In the order of the schedule.
+    /// Every click and its answer, in the order of the schedule.
     pub entries: Vec<Entry>,
-    /// With polling: from the intended click to the decided order, as its buyer saw it, µs.
+    /// With polling: from the intended click until its buyer saw the order decided, in µs.
     pub decided_us: Vec<u64>,
     /// With polling: buyers who gave up asking.
     pub undecided: u64,
@@ -104,7 +109,7 @@ pub struct Harvest {
     pub took: Duration,
 }
 
-/// The name of a user.
+/// Makes the name of a user.
 pub fn user_name(seed: u64, user: u32) -> String {
     format!("u{seed}-{user}")
 }
@@ -114,7 +119,7 @@ fn key_name(seed: u64, key: u32) -> String {
 }
 
 impl Crowd {
-    /// Mints what the run will need. Takes some µs per user.
+    /// Makes the tokens, keys and bodies that the run will need. This takes some µs per user.
     ///
     /// # Errors
     /// When a token cannot be signed or the sale's id is not fit for a path.
@@ -145,10 +150,12 @@ impl Crowd {
         })
     }
 
+    /// Returns the sale's id.
     pub fn sale(&self) -> &str {
         &self.basket.sale
     }
 
+    /// Returns the schedule.
     pub fn schedule(&self) -> &Schedule {
         &self.schedule
     }
@@ -162,7 +169,8 @@ impl Crowd {
         let tasks = TaskTracker::new();
         let runtime = tokio::runtime::Handle::current();
         let crowd = self.clone();
-        // A thread of its own: the runtime's timer counts whole milliseconds, and would wait behind its work.
+        // The clicks are scheduled on a thread of their own. The runtime's timer counts whole milliseconds, and it
+        // would wait behind the runtime's work.
         let scheduling = tokio::task::spawn_blocking(move || {
             for (number, click) in crowd.schedule.clicks.iter().enumerate() {
                 let due = start + Duration::from_micros(click.at_us);
@@ -210,7 +218,7 @@ impl Crowd {
         let polling = (self.polls && answer.class == Class::Won)
             .then(|| (answer.order_id.clone(), answer.poll_after_ms));
         let outcome = Outcome { click: number, slip, waited, latency: due.elapsed(), answer };
-        // The receiver lives until the last sender is gone.
+        // The send cannot fail, because the receiver lives until the last sender is gone.
         let _ = events.send(Event::Answered(outcome));
         if let Some((Some(order), poll_after_ms)) = polling {
             let event = match self.poll(click, &order, poll_after_ms).await {
@@ -231,7 +239,7 @@ impl Crowd {
             .body(Full::new(self.body.clone()))
     }
 
-    /// Asks as often as the server says until the order is decided; `false` when the buyer gives up.
+    /// Polls an order as often as the server says, until it is decided. Returns `false` when the buyer gives up.
     async fn poll(&self, click: Click, order: &str, first_ms: Option<u64>) -> bool {
         let user = usize::try_from(click.user).unwrap_or(usize::MAX);
         let path = format!("/api/v1/orders/{order}");
@@ -252,7 +260,7 @@ impl Crowd {
     fn entry(&self, click: &Click, outcome: Option<Outcome>) -> Entry {
         let (slip, waited, latency, answer) = match outcome {
             Some(outcome) => (outcome.slip, outcome.waited, outcome.latency, outcome.answer),
-            // Only a panic leaves no outcome, and the request may have been sent.
+            // Only a panic leaves no outcome. The request may have been sent.
             None => {
                 (Duration::ZERO, Duration::ZERO, Duration::ZERO, Answer::of(Err(NoReply::Unknown("lost"))))
             }

@@ -1,4 +1,4 @@
-//! What the stores say about one sale, as read and not yet judged.
+//! The evidence: what the stores say about one sale, as it was read and before it is judged.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -6,62 +6,83 @@ use std::sync::Arc;
 use crate::config::Mode;
 use crate::ids::{Layout, OrderId};
 use crate::journal::Entry;
+use crate::order_life;
 
-/// Everything the audit looks at. A `None` was not read, and is not judged.
+/// Everything that the audit looks at. What is `None` was not read, and it is not judged.
 #[derive(Debug, Clone)]
 pub struct Evidence {
     /// What the server stands on.
     pub mode: Mode,
+    /// The sale as the directory defines it.
     pub sale: SaleFacts,
+    /// The shard map.
     pub layout: Layout,
-    /// host:port of each instance, by its number; of a folder, its database.
+    /// host:port of each instance, by its number. For a data folder, the path of its database.
     pub servers: Vec<String>,
     /// Order rows of the sale, from all shards and all months.
     pub rows: Vec<OrderRow>,
+    /// Claims of the sale, from all shards.
     pub claims: Vec<Claim>,
     /// Moves of the sale's orders, and those that belong to no order of any sale.
     pub moves: Vec<Move>,
-    /// Control database of each instance, by its number.
+    /// The control database of each instance, by its number.
     pub books: Vec<InstanceBooks>,
+    /// The order log.
     pub log: Option<LogFacts>,
-    /// By bucket number; `None` inside where the bucket has no gate.
+    /// The buckets, by number. A bucket without a gate is `None`.
     pub buckets: Option<Vec<Option<BucketFacts>>>,
+    /// What shoppers read over HTTP.
     pub http: Option<HttpFacts>,
     /// Every click of the run and its answer.
     pub journal: Option<Vec<Entry>>,
-    /// Orders that stood before the run began, so that nobody in the journal asked for them.
+    /// Orders that stood before the run began. No entry of the journal asked for them.
     pub before: BTreeSet<OrderId>,
 }
 
+/// A sale as the directory defines it.
 #[derive(Debug, Clone, Default)]
 pub struct SaleFacts {
+    /// The sale's id.
     pub id: String,
+    /// The state's word.
     pub state: String,
+    /// The opening, ms since 1970.
     pub starts_ms: i64,
+    /// The end, ms since 1970.
     pub ends_ms: i64,
+    /// The most live units of one buyer.
     pub buyer_limit: i64,
+    /// The number of buckets.
     pub buckets: u16,
+    /// The epoch.
     pub epoch: i64,
+    /// The items, ascending by SKU in distributed mode.
     pub items: Vec<ItemFacts>,
 }
 
+/// An item of a sale.
 #[derive(Debug, Clone)]
 pub struct ItemFacts {
+    /// The SKU.
     pub sku: String,
+    /// The units that the sale may sell in all.
     pub stock: i64,
+    /// The price of one unit, in the smallest unit of its currency.
     pub unit_price: i64,
+    /// The currency's code.
     pub currency: String,
 }
 
 /// Where a row was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
-    /// As in [`Evidence::servers`].
+    /// The server's name, as in [`Evidence::servers`].
     pub server: Arc<str>,
-    /// Number in the database's name.
+    /// The number in the database's name.
     pub shard: u16,
 }
 
+/// The state of an order row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum RowState {
     AwaitingPayment,
@@ -72,9 +93,11 @@ pub enum RowState {
 }
 
 impl RowState {
+    /// All states.
     pub const ALL: [Self; 5] =
         [Self::AwaitingPayment, Self::Paid, Self::Cancelled, Self::Expired, Self::Rejected];
 
+    /// Returns the state's word in rows.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::AwaitingPayment => "awaiting_payment",
@@ -85,177 +108,264 @@ impl RowState {
         }
     }
 
+    /// Reads the state's word.
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|state| state.as_str() == text)
     }
 
-    /// Whether the order holds units.
+    /// Returns the ledger's column in which the order's units stand.
+    pub fn units(self) -> Option<&'static str> {
+        order_life::facts(self.as_str()).units.as_deref()
+    }
+
+    /// Returns whether the order holds units.
     pub fn is_live(self) -> bool {
-        matches!(self, Self::AwaitingPayment | Self::Paid)
+        self.units().is_some()
     }
 }
 
+/// An order row.
 #[derive(Debug, Clone)]
 pub struct OrderRow {
+    /// Where the row was found.
     pub place: Place,
-    /// Suffix of the table it was found in.
+    /// The suffix of the orders table in which the row was found.
     pub yyyymm: u32,
+    /// The order's id.
     pub id: OrderId,
+    /// The SKU.
     pub sku: String,
+    /// The buyer.
     pub user: String,
+    /// The units of the order.
     pub quantity: i64,
+    /// The price of one unit.
     pub unit_price: i64,
+    /// The currency's code.
     pub currency: String,
+    /// The order's state.
     pub state: RowState,
+    /// Why the order was rejected.
     pub reason: Option<String>,
+    /// The sale's epoch when the order was accepted.
     pub epoch: i64,
+    /// When the front accepted the order, ms since 1970.
     pub accepted_ms: i64,
+    /// When the order writer made the row, ms since 1970.
     pub created_ms: i64,
 }
 
+/// A row of `claims`: one live unit of a buyer.
 #[derive(Debug, Clone)]
 pub struct Claim {
+    /// Where the row was found.
     pub place: Place,
+    /// The buyer.
     pub user: String,
+    /// The unit's number, from 0.
     pub unit: i64,
+    /// The order that holds the unit.
     pub order: OrderId,
 }
 
+/// A row of `order_moves`.
 #[derive(Debug, Clone)]
 pub struct Move {
+    /// Where the row was found.
     pub place: Place,
+    /// The order.
     pub order: OrderId,
+    /// What happened to the order.
     pub kind: String,
 }
 
 /// The control database of one instance.
 #[derive(Debug, Clone, Default)]
 pub struct InstanceBooks {
+    /// The ledger of the sale.
     pub ledger: Vec<LedgerRow>,
+    /// The pools of the sale.
     pub pools: Vec<PoolRow>,
+    /// The grants of the sale.
     pub grants: Vec<GrantRow>,
+    /// The releases that wait.
     pub owed: Vec<OwedRow>,
+    /// The dead letters of the topic, of all sales.
     pub dead_letters: Vec<DeadLetter>,
-    /// Partition → next offset.
+    /// The next offset of every partition.
     pub positions: BTreeMap<u16, i64>,
 }
 
+/// A row of `ledger`.
 #[derive(Debug, Clone)]
 pub struct LedgerRow {
+    /// The SKU.
     pub sku: String,
+    /// Units that the instance may hold and sell.
     pub allotted: i64,
+    /// Units of orders that await payment.
     pub held: i64,
+    /// Units of paid orders.
     pub sold: i64,
 }
 
+/// A row of `pool`.
 #[derive(Debug, Clone)]
 pub struct PoolRow {
+    /// The SKU.
     pub sku: String,
+    /// The instance's share of the stock.
     pub stock: i64,
+    /// Units that were granted from the pool.
     pub granted: i64,
 }
 
+/// A row of `grants`, on the giver or on the taker.
 #[derive(Debug, Clone)]
 pub struct GrantRow {
+    /// The grant's id.
     pub id: Vec<u8>,
+    /// The SKU.
     pub sku: String,
+    /// The instance whose ledger got the units.
     pub taker: u16,
+    /// The units.
     pub units: i64,
 }
 
-/// A row of `release_outbox`: stock that Redis is still to get back.
+/// A row of `release_outbox`: an order whose units Redis must get back.
 #[derive(Debug, Clone)]
 pub struct OwedRow {
+    /// The order.
     pub order: OrderId,
 }
 
+/// A row of `dead_letters`.
 #[derive(Debug, Clone)]
 pub struct DeadLetter {
+    /// The record's partition.
     pub part: u16,
+    /// The record's offset.
     pub offset: i64,
+    /// Why the record cannot become an order.
     pub reason: String,
 }
 
+/// What the order log holds of a sale.
 #[derive(Debug, Clone, Default)]
 pub struct LogFacts {
-    /// By partition number.
+    /// The bounds of the partitions, by number.
     pub partitions: Vec<PartitionFacts>,
     /// The sale's records, and those that could not be read at all.
     pub records: Vec<LogRecord>,
 }
 
+/// The bounds of a partition.
 #[derive(Debug, Clone, Copy)]
 pub struct PartitionFacts {
-    /// First offset still kept.
+    /// The first offset that is still kept.
     pub low: i64,
-    /// Offset that the next record will get.
+    /// The offset that the next record will get.
     pub end: i64,
 }
 
+/// A record of the order log.
 #[derive(Debug, Clone)]
 pub struct LogRecord {
+    /// The record's partition.
     pub part: u16,
+    /// The record's offset.
     pub offset: i64,
-    /// `None` for what is not an order record.
+    /// The record's order; `None` when the payload is not an order record.
     pub order: Option<RecordFacts>,
 }
 
+/// The order of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordFacts {
+    /// The order's id.
     pub id: OrderId,
+    /// The SKU.
     pub sku: String,
+    /// The buyer.
     pub user: String,
+    /// The units of the order.
     pub quantity: i64,
+    /// The price of one unit.
     pub unit_price: i64,
+    /// The currency's code.
     pub currency: String,
+    /// The sale's epoch when the order was accepted.
     pub epoch: i64,
+    /// When the front accepted the order, ms since 1970.
     pub accepted_ms: i64,
 }
 
 /// One bucket in Redis.
 #[derive(Debug, Clone, Default)]
 pub struct BucketFacts {
+    /// The fields of the gate.
     pub gate: BTreeMap<String, String>,
+    /// Available units, by SKU.
     pub stock: BTreeMap<String, i64>,
+    /// Live units, by user.
     pub buyers: BTreeMap<String, i64>,
+    /// The reservations, by order.
     pub holds: BTreeMap<OrderId, Hold>,
-    /// Length of the outbox stream.
+    /// The number of entries in the outbox.
     pub outbox: u64,
 }
 
+/// A reservation.
 #[derive(Debug, Clone)]
 pub struct Hold {
-    /// r reserved, q queued, a awaiting_payment, p paid, c cancelled, e expired, x rejected.
+    /// The state's letter: r reserved, q queued, a awaiting_payment, p paid, c cancelled, e expired, x rejected.
     pub state: char,
+    /// The fingerprint of the purchase's body.
     pub fingerprint: String,
+    /// The units of the order.
     pub quantity: i64,
+    /// The SKU.
     pub sku: String,
+    /// The buyer.
     pub user: String,
 }
 
-/// What shoppers read.
+/// What shoppers read over HTTP.
 #[derive(Debug, Clone, Default)]
 pub struct HttpFacts {
+    /// A sample of orders, read by their buyers.
     pub orders: Vec<OrderAnswer>,
+    /// A sample of lists.
     pub lists: Vec<ListAnswer>,
-    /// Orders asked for by somebody else, and the status of the answer.
+    /// Orders that another user asked for, and the HTTP status of the answer.
     pub strangers: Vec<(OrderId, u16)>,
 }
 
+/// The answer to a buyer who reads an order.
 #[derive(Debug, Clone)]
 pub struct OrderAnswer {
+    /// The order.
     pub order: OrderId,
+    /// The HTTP status; 0 without an answer.
     pub http_status: u16,
+    /// The order's state in the answer.
     pub status: String,
+    /// The SKU in the answer.
     pub sku: String,
+    /// The units in the answer.
     pub quantity: i64,
 }
 
+/// The answer to a buyer who lists orders.
 #[derive(Debug, Clone)]
 pub struct ListAnswer {
+    /// The buyer.
     pub user: String,
+    /// The HTTP status; 0 without an answer.
     pub http_status: u16,
+    /// The ids of the orders in the answer.
     pub orders: BTreeSet<String>,
-    /// Whether the page holds all there is.
+    /// Whether there is no next page.
     pub complete: bool,
 }

@@ -1,8 +1,8 @@
 //! Order ids, the shard map and months, implemented a second time.
 //!
-//! Not taken from the server on purpose: the audit compares where orders are with where the protocol says
-//! they must be, and a fault in shared code would hide itself. Frozen by `tests/vectors/ids.json`.
-//! Source: docs/protocol.md §3.
+//! This code is not taken from the server, and that is on purpose. The audit compares where orders are with where the
+//! protocol says they must be, and a fault in shared code would hide itself. `tests/vectors/ids.json` freezes both.
+//! Source: docs/protocol/steps.md, "Arithmetic".
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
-/// shard u16 | month u16 | 12 bytes of SHA-256, big-endian.
+/// An order id: shard u16 | month u16 | 12 bytes of SHA-256, big-endian.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct OrderId([u8; 16]);
@@ -19,16 +19,17 @@ const ALPHABET: &str = "0123456789abcdefghjkmnpqrstvwxyz";
 const DIGITS: u32 = 26;
 
 impl OrderId {
+    /// Wraps the bytes of an id.
     pub fn new(bytes: [u8; 16]) -> Self {
         Self(bytes)
     }
 
-    /// `None` unless `bytes` is exactly 16 long.
+    /// Reads the bytes of an id. `None` means that there are not exactly 16.
     pub fn from_slice(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)
     }
 
-    /// The id that a buyer's key must lead to, whoever computes it.
+    /// Derives the id to which a buyer's idempotency key must lead, whoever computes it.
     pub fn derive(shard: u16, month: u16, sale: &str, user: &str, key: &str) -> Self {
         let text = format!("seckill/order/1\0{sale}\0{user}\0{key}");
         let digest = Sha256::digest(text.as_bytes());
@@ -40,19 +41,22 @@ impl OrderId {
         Self(bytes)
     }
 
+    /// Returns the shard that the id names.
     pub fn shard(self) -> u16 {
         u16::from_be_bytes([self.0[0], self.0[1]])
     }
 
+    /// Returns the month that the id names, counted from January 1970.
     pub fn month(self) -> u16 {
         u16::from_be_bytes([self.0[2], self.0[3]])
     }
 
+    /// Returns the id's bytes.
     pub fn bytes(&self) -> &[u8; 16] {
         &self.0
     }
 
-    /// Reads `ord_` and 26 Crockford base32 digits; `None` for anything else.
+    /// Reads `ord_` and 26 Crockford base32 digits. Anything else is `None`.
     pub fn parse(text: &str) -> Option<Self> {
         let digits = text.strip_prefix("ord_")?.to_ascii_lowercase();
         if digits.len() != usize::try_from(DIGITS).ok()? {
@@ -62,7 +66,7 @@ impl OrderId {
             .chars()
             .try_fold(0u128, |value, digit| {
                 let digit = u128::try_from(ALPHABET.find(digit)?).ok()?;
-                // 26 digits carry 130 bits; the two spare ones must be zero.
+                // 26 digits carry 130 bits. The two spare bits must be zero.
                 value.checked_mul(32)?.checked_add(digit)
             })
             .map(|value| Self(value.to_be_bytes()))
@@ -100,16 +104,19 @@ impl From<OrderId> for String {
     }
 }
 
-/// S shards over P partitions over some instances.
+/// The shard map: S shards over P partitions over some instances.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Layout {
+    /// The number of shards, S.
     pub shards: u16,
+    /// The number of partitions, P.
     pub partitions: u16,
+    /// The number of instances.
     pub instances: u16,
 }
 
 impl Layout {
-    /// `None` unless S and P are powers of two, instances ≤ P ≤ S, and instances divide P.
+    /// Makes a layout. It is `None` unless S and P are powers of two, 1 ≤ instances ≤ P ≤ S, and instances divide P.
     pub fn new(shards: u16, partitions: u16, instances: u16) -> Option<Self> {
         let powers = shards.is_power_of_two() && partitions.is_power_of_two();
         let ordered = 1 <= instances && instances <= partitions && partitions <= shards;
@@ -120,30 +127,33 @@ impl Layout {
         })
     }
 
+    /// Returns the shard of a user.
     pub fn shard_of(self, user: &str) -> u16 {
         let masked = murmur3_x86_32(user.as_bytes()) % u32::from(self.shards);
         u16::try_from(masked).expect("a remainder by a u16 fits a u16")
     }
 
+    /// Returns the instance that owns a shard.
     pub fn instance_of(self, shard: u16) -> u16 {
         shard / (self.shards / self.instances)
     }
 
+    /// Returns the partition of a shard.
     pub fn partition_of(self, shard: u16) -> u16 {
         shard / (self.shards / self.partitions)
     }
 
-    /// Which of a sale's `buckets` serves a shard.
+    /// Returns which of a sale's `buckets` serves a shard.
     pub fn bucket_of(self, shard: u16, buckets: u16) -> u16 {
         shard / (self.shards / buckets.clamp(1, self.shards))
     }
 
-    /// The instance whose pool gets the first of the units of a SKU's stock that do not divide evenly.
+    /// Returns the home of a SKU: the instance whose pool gets the first of the units that do not divide evenly.
     pub fn home_of(self, sku: &str) -> u16 {
         self.instance_of(self.shard_of(sku))
     }
 
-    /// What an instance's pool holds of a SKU's stock.
+    /// Returns the share of a SKU's stock that an instance's pool must have.
     pub fn share_of(self, sku: &str, stock: i64, instance: u16) -> i64 {
         let instances = i64::from(self.instances);
         let nth = (i64::from(instance) - i64::from(self.home_of(sku))).rem_euclid(instances);
@@ -151,20 +161,20 @@ impl Layout {
     }
 }
 
-/// Months since January 1970 (UTC) of a time in ms; `None` outside the calendar.
+/// Counts the months from January 1970 (UTC) to a time in ms. `None` means that the time is outside the calendar.
 pub fn month_of_ms(at_ms: i64) -> Option<u16> {
     let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(at_ms) * 1_000_000).ok()?;
     let months = (at.year() - 1970) * 12 + i32::from(u8::from(at.month())) - 1;
     u16::try_from(months).ok()
 }
 
-/// The suffix of the orders table of a month.
+/// Returns the suffix of the orders table of a month.
 pub fn yyyymm(month: u16) -> u32 {
     let (years, months) = (u32::from(month) / 12, u32::from(month) % 12);
     (1970 + years) * 100 + months + 1
 }
 
-/// MurmurHash3_x86_32, seed 0. Source: smhasher `MurmurHash3.cpp` (public domain).
+/// Hashes with MurmurHash3_x86_32, seed 0. Source: smhasher `MurmurHash3.cpp` (public domain).
 fn murmur3_x86_32(key: &[u8]) -> u32 {
     let mix = |word: u32| word.wrapping_mul(0xcc9e_2d51).rotate_left(15).wrapping_mul(0x1b87_3593);
     let mut state = 0u32;
@@ -204,7 +214,7 @@ mod tests {
         order_id: String,
     }
 
-    /// The same file that freezes the server's implementation.
+    /// The same file freezes the server's implementation.
     #[test]
     fn the_shared_vectors_hold() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors/ids.json");

@@ -1,4 +1,5 @@
-//! What every click asked for and what it was answered: the audit's only witness of the buyers' side.
+//! The journal: what every click asked for, and how it was answered. It is all that the audit knows of the buyers'
+//! side.
 
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::Path;
@@ -6,7 +7,7 @@ use std::path::Path;
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
-/// The classes of answers. Only [`Class::Error`] is a failure; all others are the shop doing its work.
+/// The classes of answers. Only [`Class::Error`] is a failure. In all other classes the shop does its work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Class {
@@ -14,21 +15,24 @@ pub enum Class {
     Won,
     /// Accepted: the order that the same key made before.
     Replayed,
+    /// Nothing is left.
     SoldOut,
-    /// The buyer holds the limit.
+    /// The buyer holds as many units as the limit allows.
     Limited,
-    /// 429.
+    /// 429: the buyer is too fast.
     Throttled,
     /// 503: nothing was taken.
     Shed,
-    /// Not started, paused or ended.
+    /// The sale has not started, is paused or has ended.
     Closed,
-    /// Something may have been taken: 504, no answer in time, connection lost after sending.
+    /// Something may have been taken: 504, no answer in time, or a connection lost after sending.
     Unknown,
+    /// Everything else.
     Error,
 }
 
 impl Class {
+    /// All classes.
     pub const ALL: [Self; 9] = [
         Self::Won,
         Self::Replayed,
@@ -41,6 +45,7 @@ impl Class {
         Self::Error,
     ];
 
+    /// Returns the class's word in reports.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Won => "won",
@@ -55,11 +60,12 @@ impl Class {
         }
     }
 
+    /// Returns whether the answer says that the order stands.
     pub fn is_accepted(self) -> bool {
         matches!(self, Self::Won | Self::Replayed)
     }
 
-    /// Whether the answer promised that no order was made.
+    /// Returns whether the answer promised that no order was made.
     pub fn is_refused(self) -> bool {
         matches!(self, Self::SoldOut | Self::Limited | Self::Throttled | Self::Shed | Self::Closed)
     }
@@ -80,46 +86,57 @@ impl Class {
     }
 }
 
-/// Why a click was made.
+/// The reason for which a click was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
+    /// An arrival.
     First,
-    /// A double click: the key of the first one.
+    /// A double click, with the key of the first click.
     SameKey,
-    /// The same buyer once more, with another key.
+    /// A second try of the same buyer, with another key.
     NewKey,
 }
 
-/// One click and its answer. Times are in µs; `at_us` counts from the start of the run.
+/// One click and its answer. Times are in µs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Entry {
+    /// The user who clicked.
     pub user: String,
+    /// The sale's id.
     pub sale: String,
+    /// The SKU that was asked for.
     pub sku: String,
+    /// The units that were asked for.
     pub quantity: u32,
+    /// The idempotency key.
     pub key: String,
+    /// Why the click was made.
     pub kind: Kind,
-    /// When it was meant to be sent.
+    /// When the click was meant to be sent, from the start of the run.
     pub at_us: u64,
-    /// How much later it was sent, the generator's own fault.
+    /// How much later it was sent, which is the generator's own fault.
     pub slip_us: u64,
-    /// How long it then waited for a free connection; part of the latency.
+    /// How long it then waited for a free connection. This is part of the latency.
     pub wait_us: u64,
     /// From the intended time to the whole answer.
     pub latency_us: u64,
-    /// 0 without an answer.
+    /// The HTTP status; 0 without an answer.
     pub http_status: u16,
+    /// The problem's code, or the tool's own word when there is no answer.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub code: Option<String>,
+    /// The order's id in the answer.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub order_id: Option<String>,
+    /// The order's state in the answer.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub order_status: Option<String>,
+    /// The class of the answer.
     pub class: Class,
 }
 
-/// Writes one JSON object a line.
+/// Writes a journal, one JSON object a line.
 ///
 /// # Errors
 /// When the file cannot be written.
@@ -133,7 +150,7 @@ pub fn write(path: &Path, entries: &[Entry]) -> anyhow::Result<()> {
     out.flush().with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Reads what [`write()`] wrote.
+/// Reads a journal that [`write()`] wrote.
 ///
 /// # Errors
 /// When the file cannot be read or a line is not a journal entry.

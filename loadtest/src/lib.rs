@@ -1,11 +1,11 @@
 //! The load tool of seckill: a crowd that arrives when it wants to, and an audit of what the crowd left.
 //!
-//! Two halves that know nothing of each other. The engine ([`schedule`], [`client`], [`crowd`], [`journal`])
-//! sends clicks at their intended times and remembers every answer. The audit ([`evidence`], [`collect`],
-//! [`audit`]) reads all stores and says which promise is broken; it is a pure function over what was read, so
-//! that it can itself be tested on states no working system produces. [`report`] prints both.
+//! It has two halves that know nothing of each other. The engine ([`schedule`], [`client`], [`crowd`], [`journal`])
+//! sends clicks at their intended times and remembers every answer. The audit ([`evidence`], [`collect`], [`audit`])
+//! reads all stores and says which promise is broken. It judges by a pure function over what was read, so that it can
+//! itself be tested on states that no working system produces. [`report`] prints the findings of both.
 //!
-//! Nothing here uses the server's library: what the audit would share with the server, it could not check.
+//! Nothing here uses the server's library, because the audit could not check what it shared with the server.
 
 pub mod audit;
 pub mod cli;
@@ -19,6 +19,7 @@ pub mod evidence;
 pub mod ids;
 pub mod journal;
 pub mod opening;
+pub mod order_life;
 pub mod progress;
 pub mod report;
 pub mod schedule;

@@ -1,4 +1,4 @@
-//! The load tool's command: parse, run, exit code.
+//! The load tool's command. It parses the command line, runs the command, and exits with the code of its verdict.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! The sale as shoppers see it, and the instant of its opening on this machine's clock.
+//! Reads the sale as shoppers see it, and finds the instant of its opening on this machine's clock.
 
 use std::time::{Duration, Instant};
 
@@ -10,18 +10,24 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::client::Client;
 
-/// Readings of the server's clock; the one with the shortest way counts.
+/// How often the server's clock is read. The reading with the shortest round trip counts.
 const READINGS: u32 = 7;
 
+/// A sale as shoppers see it.
 #[derive(Debug, Clone, Deserialize)]
 pub struct SaleView {
+    /// The phase of the sale.
     pub status: String,
+    /// The opening, as RFC 3339.
     pub starts_at: String,
+    /// The SKUs of the sale.
     pub items: Vec<ItemView>,
 }
 
+/// An item of a sale as shoppers see it.
 #[derive(Debug, Clone, Deserialize)]
 pub struct ItemView {
+    /// The SKU.
     pub sku_id: String,
 }
 
@@ -41,6 +47,8 @@ async fn read<T: DeserializeOwned>(client: &Client, path: &str) -> anyhow::Resul
     serde_json::from_slice(&reply.body).with_context(|| format!("GET {path}: unexpected body"))
 }
 
+/// Reads a sale.
+///
 /// # Errors
 /// When the server is down or knows no such sale.
 pub async fn sale(client: &Client, sale: &str) -> anyhow::Result<SaleView> {
@@ -48,7 +56,7 @@ pub async fn sale(client: &Client, sale: &str) -> anyhow::Result<SaleView> {
 }
 
 impl SaleView {
-    /// Opening, ms since 1970 on the server's clock.
+    /// Returns the opening in ms since 1970, by the server's clock.
     ///
     /// # Errors
     /// When `starts_at` is not RFC 3339.
@@ -59,8 +67,8 @@ impl SaleView {
     }
 }
 
-/// When the server's clock will show `at_ms`, never earlier: the uncertainty of the reading is added, because
-/// a click before the opening is refused. `None` when that is past.
+/// Finds the instant in which the server's clock shows `at_ms`. The uncertainty of the reading is added, so that the
+/// instant is never too early: a click before the opening is refused. `None` means that the instant is past.
 ///
 /// # Errors
 /// When the server's clock cannot be read.
@@ -75,7 +83,7 @@ pub async fn instant_of(client: &Client, at_ms: i64) -> anyhow::Result<Option<In
         }
     }
     let (way, asked, now_ms) = best.context("no reading of the server's clock")?;
-    // The server had read `now_ms` when its answer was here, so from then on it shows at least that.
+    // The server had read `now_ms` before its answer came. So its clock shows at least that from then on.
     let left_ms = u64::try_from(at_ms.saturating_sub(now_ms)).unwrap_or(0);
     let opening = asked + way + Duration::from_millis(left_ms);
     Ok((left_ms > 0 && opening > Instant::now()).then_some(opening))

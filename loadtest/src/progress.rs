@@ -1,4 +1,4 @@
-//! What a person sees while a run goes on, on standard error: a bar on a terminal, one plain line a second
+//! Shows a person how a run goes on. It writes to standard error: a bar on a terminal, and one plain line a second
 //! elsewhere.
 
 use std::io::IsTerminal;
@@ -12,10 +12,12 @@ use crate::journal::Class;
 const BAR_INTERVAL: Duration = Duration::from_millis(100);
 const LINE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Counted while the run goes on; read by whoever shows it.
+/// Counters of a run that goes on. The crowd counts, and the display reads.
 #[derive(Debug, Default)]
 pub struct Counters {
+    /// Clicks that were sent.
     pub sent: AtomicU64,
+    /// Clicks that were answered, or got no answer in time.
     pub answered: AtomicU64,
     accepted: AtomicU64,
     refused: AtomicU64,
@@ -24,6 +26,7 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// Counts an answer.
     pub fn count(&self, class: Class) {
         self.answered.fetch_add(1, Ordering::Relaxed);
         let counter = match class {
@@ -35,7 +38,8 @@ impl Counters {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// For a bar that shares its line: what went wrong only when something did.
+    /// Writes the counters for a bar, with which they share a line. What went wrong stands there only when something
+    /// did.
     fn short_line(&self) -> String {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let wrong = [("errors", &self.errors), ("unknown", &self.unknown)];
@@ -57,7 +61,7 @@ impl Counters {
     }
 }
 
-/// Shows the counters from `start` on, until dropped by its select.
+/// Shows the counters from `start` on, and never completes. The caller drops it when the run is over.
 pub async fn show(counters: &Counters, clicks: u64, start: Instant) {
     tokio::time::sleep_until(start.into()).await;
     if std::io::stderr().is_terminal() {
@@ -80,7 +84,7 @@ pub async fn show(counters: &Counters, clicks: u64, start: Instant) {
     }
 }
 
-/// Waits until `until`, on a terminal under a line that counts the seconds to the opening.
+/// Waits until `until`. On a terminal it shows a line that counts the seconds to the opening.
 pub async fn countdown(sale: &str, opens: Instant, until: Instant) {
     if !std::io::stderr().is_terminal() {
         return tokio::time::sleep_until(until.into()).await;
@@ -107,7 +111,7 @@ impl Drop for ClearOnDrop<'_> {
     }
 }
 
-/// One line of talk.
+/// Writes one line for a person.
 pub fn say(line: &str) {
     eprintln!("{line}");
 }

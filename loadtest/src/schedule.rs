@@ -1,55 +1,60 @@
-//! When who clicks: made up front from a seed, so that a run can be repeated and nothing the server does can
-//! change the arrivals.
+//! The schedule: which user clicks at which time. It is made up front from a seed, so that a run can be repeated, and
+//! nothing that the server does can change the arrivals.
 
 use fastrand::Rng;
 
 use crate::journal::Kind;
 
 const SECOND_US: u64 = 1_000_000;
-/// Share of a spike that comes within the first second, in percent; the rest comes within the next two.
+/// The share of a spike that comes within the first second, in percent. The rest comes within the next two seconds.
 const SPIKE_HEAD_PERCENT: u64 = 80;
 const SPIKE_TAIL_US: u64 = 2 * SECOND_US;
-/// A double click comes within so long of the first one.
+/// A double click comes at most this long after the first one.
 const DOUBLE_CLICK_US: u64 = 5_000;
-/// A second try with a new key comes after between these.
+/// How long after the first click a second try with a new key comes.
 const SECOND_TRY_US: std::ops::Range<u64> = 50_000..500_000;
 
+/// How arrivals are spread over time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
-    /// 80 % within one second, the rest over the following two.
+    /// 80 % of the buyers arrive within one second, and the rest over the following two.
     Spike { buyers: u32 },
-    /// Evenly spaced.
+    /// Arrivals are evenly spaced.
     Constant { per_s: u32, duration_s: u32 },
 }
 
-/// What to make a schedule of.
+/// What a schedule is made of.
 #[derive(Debug, Clone, Copy)]
 pub struct Wish {
+    /// How arrivals are spread over time.
     pub shape: Shape,
-    /// Distinct users; arrivals beyond them come from the same users with new keys. 0 = one per arrival.
+    /// Distinct users. Arrivals beyond them come from the same users with new keys. 0 means one user per arrival.
     pub users: u32,
-    /// Share of arrivals that are double clicks, in percent: the same key at once.
+    /// The share of arrivals that are double clicks, with the same key at once, in percent.
     pub same_key_percent: f64,
-    /// Share of arrivals after which the buyer tries again with a new key, in percent.
+    /// The share of arrivals after which the buyer tries again with a new key, in percent.
     pub new_key_percent: f64,
+    /// Users, keys and arrivals come from this number.
     pub seed: u64,
 }
 
 /// One click.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Click {
-    /// Intended time, µs from the start.
+    /// The intended time, µs from the start.
     pub at_us: u64,
-    /// Number of the user.
+    /// The number of the user.
     pub user: u32,
-    /// Number of the idempotency key; no two users share one.
+    /// The number of the idempotency key. No two users share one.
     pub key: u32,
+    /// Why the click is made.
     pub kind: Kind,
 }
 
-/// All clicks, ascending by time.
+/// The schedule of a run.
 #[derive(Debug, Clone)]
 pub struct Schedule {
+    /// All clicks, ascending by time.
     pub clicks: Vec<Click>,
     /// Distinct users.
     pub users: u32,
@@ -58,7 +63,7 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// Deterministic: the same wish makes the same schedule.
+    /// Makes a schedule. The same wish makes the same schedule.
     pub fn new(wish: &Wish) -> Self {
         let mut dice = Rng::with_seed(wish.seed);
         let arrivals = arrivals(wish.shape, &mut dice);
@@ -83,7 +88,7 @@ impl Schedule {
         Self { clicks, users, keys }
     }
 
-    /// From the start to the last intended click, in µs.
+    /// Returns the time from the start to the last intended click, in µs.
     pub fn span_us(&self) -> u64 {
         self.clicks.last().map_or(0, |click| click.at_us)
     }

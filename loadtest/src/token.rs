@@ -1,4 +1,4 @@
-//! Shopper tokens, minted before the clock starts: signing is not what a run measures.
+//! Mints shopper tokens. They are minted before the run starts, because a run does not measure signing.
 
 use anyhow::bail;
 use base64::Engine;
@@ -10,7 +10,7 @@ use sha2::Sha256;
 
 use crate::config::TokenConfig;
 
-/// Long enough for any run with its settling.
+/// How long a token is valid, which is enough for any run and its settling.
 const LIFETIME_S: i64 = 6 * 3600;
 
 #[derive(Serialize)]
@@ -31,7 +31,7 @@ struct Claims<'a> {
     iss: Option<&'a str>,
 }
 
-/// Signs for any user.
+/// Signs tokens for any user.
 pub struct Mint {
     /// The encoded header of every token.
     header: String,
@@ -42,6 +42,8 @@ pub struct Mint {
 }
 
 impl Mint {
+    /// Makes a mint whose tokens are issued at `now_ms`.
+    ///
     /// # Errors
     /// When no secret is configured: there is no default one.
     pub fn new(config: &TokenConfig, now_ms: i64) -> anyhow::Result<Self> {
@@ -58,7 +60,7 @@ impl Mint {
         })
     }
 
-    /// The `Authorization` header of a user: a JSON Web Token signed with HS256. Source: RFC 7515 §3.1.
+    /// Mints the `Authorization` header of a user: a JSON Web Token signed with HS256. Source: RFC 7515 §3.1.
     ///
     /// # Errors
     /// When the claims cannot be encoded or are no header value.

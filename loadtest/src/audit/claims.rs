@@ -1,4 +1,4 @@
-//! The buyer limit: live units and claims of every buyer.
+//! Checks the buyer limit: the live units and the claims of every buyer.
 
 use std::collections::BTreeMap;
 
@@ -6,6 +6,7 @@ use super::index::Index;
 use super::{Findings, Rule};
 use crate::ids::OrderId;
 
+/// Checks every buyer's live units against the limit and against the claims.
 pub fn check(index: &Index<'_>, found: &mut Findings) {
     let limit = index.evidence.sale.buyer_limit;
     let mut live: BTreeMap<&str, i64> = BTreeMap::new();
@@ -24,7 +25,7 @@ pub fn check(index: &Index<'_>, found: &mut Findings) {
     }
 }
 
-/// Checks each claim; answers how many point at each order.
+/// Checks each claim, and returns how many claims name each order.
 fn check_claims(index: &Index<'_>, found: &mut Findings) -> BTreeMap<OrderId, i64> {
     let limit = index.evidence.sale.buyer_limit;
     let mut claimed: BTreeMap<OrderId, i64> = BTreeMap::new();

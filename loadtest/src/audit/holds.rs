@@ -1,4 +1,4 @@
-//! Redis: gates, available units, buyers and holds, against what MySQL decided.
+//! Checks Redis against what MySQL decided: gates, available units, buyers and holds.
 
 use std::collections::BTreeMap;
 
@@ -6,9 +6,11 @@ use sha2::{Digest, Sha256};
 
 use super::index::Index;
 use super::{Findings, Rule};
-use crate::evidence::{BucketFacts, Hold, OrderRow, RowState};
+use crate::evidence::{BucketFacts, Hold, OrderRow};
 use crate::ids::OrderId;
+use crate::order_life;
 
+/// Checks every bucket. The sums over all buckets are checked only when all is quiet and every bucket is in place.
 pub fn check(index: &Index<'_>, found: &mut Findings) {
     let outbox = index.outbox_len();
     found.check(outbox == 0, Rule::OutboxNotEmpty, || format!("{outbox} entries wait for the order log"));
@@ -87,21 +89,14 @@ fn check_hold(index: &Index<'_>, number: u16, id: &OrderId, hold: &Hold, found: 
     });
 }
 
-/// Marking is best effort and only ever marks a pending hold: an older state may stay, a contradictory one
-/// may not appear.
+/// Returns whether a hold may have a state while its order has this row. Marking is best effort, and it marks pending
+/// holds only: an older state may stay, and a state that contradicts the row may not appear.
 fn may_stand(state: char, row: &OrderRow) -> bool {
-    match state {
-        'r' | 'q' => true,
-        'a' => row.state != RowState::Rejected,
-        'p' => row.state == RowState::Paid,
-        'c' => row.state == RowState::Cancelled,
-        'e' => row.state == RowState::Expired,
-        'x' => row.state == RowState::Rejected,
-        _ => false,
-    }
+    order_life::of_mark(state)
+        .is_some_and(|mark| mark.pending || order_life::leads(&mark.state, row.state.as_str()))
 }
 
-/// 16 hexadecimal digits over what a purchase's body asks for.
+/// Makes the fingerprint of a purchase: 16 hexadecimal digits over the SKU and the quantity of its body.
 pub fn fingerprint(sku: &str, quantity: i64) -> String {
     let units = u32::try_from(quantity).unwrap_or(0).to_be_bytes();
     let digest = Sha256::new().chain_update(sku).chain_update(b"\0").chain_update(units).finalize();
@@ -127,7 +122,7 @@ fn check_stock(index: &Index<'_>, found: &mut Findings) {
 }
 
 fn check_buyers(index: &Index<'_>, found: &mut Findings) {
-    // Buyer → (units in Redis, units that should be there).
+    // Each buyer's units in Redis, and the units that should be there.
     let mut units: BTreeMap<&str, (i64, i64)> = BTreeMap::new();
     for (_, bucket) in index.buckets() {
         for (user, held) in &bucket.buyers {

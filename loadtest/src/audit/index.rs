@@ -1,24 +1,28 @@
-//! The evidence, sorted for look-ups.
+//! The evidence, sorted for look-ups by the rules.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::evidence::{BucketFacts, Evidence, ItemFacts, OrderRow};
 use crate::ids::{OrderId, month_of_ms};
 
+/// The evidence, and what the rules look up in it.
 pub struct Index<'a> {
+    /// The evidence itself.
     pub evidence: &'a Evidence,
-    /// The first row of each id; a second one is found by `rows`.
+    /// The first row of each id. The rules of `rows` find a second one.
     pub rows: BTreeMap<OrderId, &'a OrderRow>,
-    /// Orders whose Redis stock is still to be given back, or waits for an operator as a dead letter.
+    /// Orders that hold no units in MySQL, and whose units Redis has not got back. They wait for their release, or for
+    /// an operator as a dead letter.
     pub owed: BTreeSet<OrderId>,
     /// (partition, offset) of dead letters.
     dead: BTreeSet<(u16, i64)>,
-    /// Month of the sale's start; 0 for a time outside the calendar, which no row can have.
+    /// The month of the sale's start. 0 when it is outside the calendar, and no row can have that month.
     pub month: u16,
     quiet: bool,
 }
 
 impl<'a> Index<'a> {
+    /// Sorts the evidence.
     pub fn new(evidence: &'a Evidence) -> Self {
         let mut rows = BTreeMap::new();
         for row in &evidence.rows {
@@ -39,22 +43,23 @@ impl<'a> Index<'a> {
         index
     }
 
-    /// Whether nothing of this sale is on its way.
+    /// Returns whether nothing of this sale waits in an outbox or in the log.
     pub fn is_quiet(&self) -> bool {
         self.quiet
     }
 
+    /// Finds an item of the sale.
     pub fn item(&self, sku: &str) -> Option<&'a ItemFacts> {
         self.evidence.sale.items.iter().find(|item| item.sku == sku)
     }
 
-    /// Buckets that stand, with their numbers.
+    /// Lists the buckets that are in place, with their numbers.
     pub fn buckets(&self) -> impl Iterator<Item = (u16, &'a BucketFacts)> {
         let buckets = self.evidence.buckets.iter().flatten();
         (0u16..).zip(buckets).filter_map(|(number, bucket)| Some((number, bucket.as_ref()?)))
     }
 
-    /// Whether every bucket was read and stands, so that sums over them mean something.
+    /// Returns whether every bucket was read and is in place. Only then do sums over them mean something.
     pub fn is_whole_in_redis(&self) -> bool {
         let whole = |buckets: &Vec<Option<BucketFacts>>| {
             buckets.len() == usize::from(self.evidence.sale.buckets) && buckets.iter().all(Option::is_some)
@@ -62,26 +67,28 @@ impl<'a> Index<'a> {
         self.evidence.buckets.as_ref().is_some_and(whole)
     }
 
+    /// Counts the entries of all outboxes.
     pub fn outbox_len(&self) -> u64 {
         self.buckets().map(|(_, bucket)| bucket.outbox).sum()
     }
 
-    /// Records of the sale that lie at or behind the stored position of their partition.
+    /// Counts the records of the sale that are not written yet: those at or after their partition's position.
     pub fn unread(&self) -> usize {
         let records = self.evidence.log.iter().flat_map(|log| &log.records);
         records.filter(|record| record.offset >= self.position(record.part)).count()
     }
 
-    /// The stored position of a partition; 0 when there is none.
+    /// Returns the stored position of a partition, or 0 when there is none.
     pub fn position(&self, part: u16) -> i64 {
         self.evidence.books.iter().find_map(|books| books.positions.get(&part).copied()).unwrap_or(0)
     }
 
+    /// Returns whether a record is a dead letter.
     pub fn is_dead_letter(&self, part: u16, offset: i64) -> bool {
         self.dead.contains(&(part, offset))
     }
 
-    /// Units that Redis still holds for orders of a SKU or buyer that no longer hold any.
+    /// Sums the units that Redis still holds for owed orders. `matches` gets the SKU and the user of a hold.
     pub fn owed_units(&self, matches: impl Fn(&str, &str) -> bool) -> i64 {
         let holds = self.buckets().flat_map(|(_, bucket)| &bucket.holds);
         holds

@@ -1,4 +1,4 @@
-//! The order log: every record became something, and every row came from a record.
+//! Checks the order log: every record became a row or a dead letter, and every row came from a record.
 
 use std::collections::BTreeMap;
 
@@ -7,6 +7,7 @@ use super::{Findings, Rule};
 use crate::evidence::{LogFacts, OrderRow, RecordFacts};
 use crate::ids::OrderId;
 
+/// Checks positions, records and rows against the log, when the log was read.
 pub fn check(index: &Index<'_>, found: &mut Findings) {
     let Some(log) = &index.evidence.log else { return };
     for (part, facts) in (0u16..).zip(&log.partitions) {
@@ -31,7 +32,7 @@ fn check_records(index: &Index<'_>, log: &LogFacts, found: &mut Findings) {
         found.check(has_row || is_dead || !is_read, Rule::RecordWithoutRow, || format!("{place}: {id}"));
         let Some(order) = &record.order else { continue };
         let expected = index.evidence.layout.partition_of(order.id.shard() % index.evidence.layout.shards);
-        // A record in the wrong place must be a dead letter, and then all is well.
+        // A record in the wrong partition must be a dead letter. Then all is well.
         found.check(record.part == expected || is_dead, Rule::WrongPartition, || {
             format!("{place}: {id} belongs to partition {expected}")
         });

@@ -1,4 +1,4 @@
-//! The buyers' side: what was answered, against what stands.
+//! Checks the buyers' side: what was answered, against what stands in the stores.
 
 use std::collections::BTreeMap;
 
@@ -8,6 +8,7 @@ use crate::evidence::OrderRow;
 use crate::ids::OrderId;
 use crate::journal::{Class, Entry};
 
+/// Checks the journal's entries of this sale against the rows, when there is a journal.
 pub fn check(index: &Index<'_>, found: &mut Findings) {
     let Some(journal) = &index.evidence.journal else {
         return;
@@ -34,7 +35,7 @@ fn derived(index: &Index<'_>, entry: &Entry) -> OrderId {
     OrderId::derive(shard, index.month, &entry.sale, &entry.user, &entry.key)
 }
 
-/// Ids in the answers: derived, one per key, one key per id.
+/// Checks the ids in the answers: each is the one that its key derives, a key gets one id, and an id has one key.
 fn check_ids(index: &Index<'_>, entries: &[&Entry], found: &mut Findings) {
     let mut by_key: BTreeMap<(&str, &str), &str> = BTreeMap::new();
     let mut by_id: BTreeMap<&str, (&str, &str)> = BTreeMap::new();
@@ -43,7 +44,7 @@ fn check_ids(index: &Index<'_>, entries: &[&Entry], found: &mut Findings) {
         let key = (entry.user.as_str(), entry.key.as_str());
         let first_id = *by_key.entry(key).or_insert(id);
         let first_key = *by_id.entry(id).or_insert(key);
-        // One fault, one finding: an id that moved is not also reported as underived.
+        // One fault makes one finding: an id that belongs to another key is not also reported as not derived.
         if first_id != id {
             found.add(Rule::KeyHasTwoOrders, format!("{key:?} got {first_id} and {id}"));
         } else if first_key != key {

@@ -1,4 +1,4 @@
-//! Order rows: where they stand, what they say, and their moves.
+//! Checks the order rows: where they stand, what they say, and their moves.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,11 +6,14 @@ use super::index::Index;
 use super::{Findings, Rule};
 use crate::evidence::{OrderRow, RowState};
 use crate::ids::{OrderId, yyyymm};
+use crate::order_life;
 
-/// The front lets a purchase through to Redis this long before the opening, and stamps it with its own
-/// clock; Redis's clock decides. `admission.opening_skew_ms` has the same default.
+/// How long before the opening an order may be accepted. The front lets a purchase through to Redis this long before
+/// the opening and stamps it by its own clock, but Redis's clock decides. `admission.opening_skew_ms` has the same
+/// default.
 const OPENING_SKEW_MS: i64 = 200;
 
+/// Checks the place, the content and the moves of every row.
 pub fn check(index: &Index<'_>, found: &mut Findings) {
     let mut places: BTreeMap<OrderId, Vec<&OrderRow>> = BTreeMap::new();
     for row in &index.evidence.rows {
@@ -63,17 +66,6 @@ fn check_content(index: &Index<'_>, row: &OrderRow, found: &mut Findings) {
     });
 }
 
-/// The move kinds that lead to a state. A cancelled order may be a tombstone that was never persisted.
-fn expected_moves(state: RowState) -> &'static [&'static [&'static str]] {
-    match state {
-        RowState::AwaitingPayment => &[&["persisted"]],
-        RowState::Paid => &[&["paid", "persisted"]],
-        RowState::Cancelled => &[&["cancelled", "persisted"], &["cancelled"]],
-        RowState::Expired => &[&["expired", "persisted"]],
-        RowState::Rejected => &[&["rejected"]],
-    }
-}
-
 fn check_moves(index: &Index<'_>, found: &mut Findings) {
     let mut moves: BTreeMap<OrderId, Vec<(&str, u16)>> = BTreeMap::new();
     for step in &index.evidence.moves {
@@ -82,10 +74,9 @@ fn check_moves(index: &Index<'_>, found: &mut Findings) {
     for (id, row) in &index.rows {
         let seen = moves.get(id).map_or(&[][..], Vec::as_slice);
         let kinds: BTreeSet<&str> = seen.iter().map(|(kind, _)| *kind).collect();
-        let sorted: Vec<&str> = kinds.iter().copied().collect();
         let in_place = seen.iter().all(|(_, shard)| *shard == row.place.shard);
         let once = kinds.len() == seen.len();
-        let expected = expected_moves(row.state).contains(&sorted.as_slice());
+        let expected = order_life::moves_to(row.state.as_str()).contains(&kinds);
         found.check(in_place && once && expected, Rule::MovesDiffer, || {
             format!("{id} is {} with moves (kind, shard) {seen:?}", row.state.as_str())
         });

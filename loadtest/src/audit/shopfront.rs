@@ -1,8 +1,9 @@
-//! What shoppers read over HTTP, against the rows.
+//! Checks what shoppers read over HTTP against the rows.
 
 use super::index::Index;
 use super::{Findings, Rule};
 
+/// Checks the answers, when they were read. Only the answers to strangers are checked while all is not quiet.
 pub fn check(index: &Index<'_>, found: &mut Findings) {
     let Some(http) = &index.evidence.http else { return };
     for (id, status) in &http.strangers {

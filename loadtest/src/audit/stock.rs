@@ -1,4 +1,4 @@
-//! Units: stock, pools, grants, ledgers and live orders must all tell the same story.
+//! Checks the units: stock, pools, grants, ledgers and live orders must all agree.
 
 use std::collections::BTreeSet;
 
@@ -6,6 +6,7 @@ use super::index::Index;
 use super::{Findings, Rule};
 use crate::evidence::{GrantRow, InstanceBooks, ItemFacts, LedgerRow, RowState};
 
+/// Checks the units of every item on every instance.
 pub fn check(index: &Index<'_>, found: &mut Findings) {
     for item in &index.evidence.sale.items {
         let live: i64 = units(index, item, None, |state| state.is_live());
@@ -20,7 +21,7 @@ pub fn check(index: &Index<'_>, found: &mut Findings) {
     check_released(index, found);
 }
 
-/// Units of the item's rows in a state, on one instance or on all.
+/// Sums the units of the item's rows whose state is wanted, on one instance or on all.
 fn units(
     index: &Index<'_>,
     item: &ItemFacts,
@@ -66,7 +67,8 @@ fn grants<'a>(books: &'a InstanceBooks, item: &'a ItemFacts) -> impl Iterator<It
     books.grants.iter().filter(|grant| grant.sku == item.sku)
 }
 
-/// Units that an instance's pool gave: to others, and to itself, which no other instance knows of.
+/// Sums the units that an instance's pool has given. A grant to another instance has a row on both. A grant to the
+/// instance itself has a row that no other instance has.
 fn given_by(index: &Index<'_>, instance: u16, item: &ItemFacts) -> i64 {
     let all = || (0u16..).zip(&index.evidence.books);
     let elsewhere: BTreeSet<&Vec<u8>> = all()
@@ -79,7 +81,7 @@ fn given_by(index: &Index<'_>, instance: u16, item: &ItemFacts) -> i64 {
         .sum()
 }
 
-/// A grant between two instances is a row on each, with the same units.
+/// Checks that a grant between two instances is a row on each, with the same units.
 fn check_both_sides(index: &Index<'_>, item: &ItemFacts, found: &mut Findings) {
     let all = &index.evidence.books;
     for (instance, books) in (0u16..).zip(all) {
@@ -112,8 +114,8 @@ fn check_ledger(
     found.check(held >= 0 && sold >= 0 && held + sold <= allotted, Rule::LedgerOverAllotment, || {
         format!("{} on {instance}: held {held} + sold {sold} of {allotted} allotted", item.sku)
     });
-    let awaiting = units(index, item, Some(instance), |state| state == RowState::AwaitingPayment);
-    let paid = units(index, item, Some(instance), |state| state == RowState::Paid);
+    let awaiting = units(index, item, Some(instance), |state| state.units() == Some("held"));
+    let paid = units(index, item, Some(instance), |state| state.units() == Some("sold"));
     found.check((held, sold) == (awaiting, paid), Rule::LedgerDiffers, || {
         format!(
             "{} on {instance}: ledger held {held} sold {sold}, orders awaiting {awaiting} paid {paid}",

@@ -1,6 +1,6 @@
-//! The audit on states that no working system produces. Each is the good state with one thing broken, and
-//! must yield exactly the rules named beside it: a rule that stays silent is blind, and one that chimes in
-//! hides the cause.
+//! Runs the audit on states that no working system produces. Each of them is the good state with one thing broken, and
+//! the audit must find exactly the rules that the test names. A rule that stays silent sees nothing, and a rule too
+//! many hides the cause.
 
 mod buyers;
 mod log;

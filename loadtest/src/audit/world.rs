@@ -1,4 +1,4 @@
-//! A small sale in which every store tells the same story: the state that the bad states are mutations of.
+//! A small sale in which all stores agree. The tests damage this good state to make their bad states.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,6 +21,7 @@ pub const LIMIT: i64 = 2;
 const BUCKETS: u16 = 2;
 pub const SERVERS: [&str; 2] = ["127.0.0.1:1", "127.0.0.1:2"];
 
+/// The shard map of the small sale.
 pub fn layout() -> Layout {
     Layout::new(8, 4, 2).expect("a layout")
 }
@@ -35,16 +36,19 @@ fn items() -> Vec<ItemFacts> {
     vec![item(CASE, 5), item(PHONE, 20)]
 }
 
+/// Derives the id of an order of the small sale.
 pub fn id_of(user: &str, key: &str) -> OrderId {
     let month = month_of_ms(STARTS_MS).expect("in the calendar");
     OrderId::derive(layout().shard_of(user), month, SALE, user, key)
 }
 
+/// Returns the place where a user's rows must be.
 pub fn place_of(user: &str) -> Place {
     let shard = layout().shard_of(user);
     Place { server: SERVERS[usize::from(layout().instance_of(shard))].into(), shard }
 }
 
+/// Makes an order row that is as it must be.
 pub fn row(user: &str, key: &str, sku: &str, quantity: i64, state: RowState) -> OrderRow {
     let id = id_of(user, key);
     OrderRow {
@@ -74,7 +78,7 @@ pub fn good() -> Evidence {
     of_rows(rows)
 }
 
-/// Every other store as it must be for these rows.
+/// Makes the evidence for these rows: every other store is as it must be.
 pub fn of_rows(rows: Vec<OrderRow>) -> Evidence {
     let sale = SaleFacts {
         id: SALE.to_owned(),
@@ -113,8 +117,9 @@ pub fn of_rows(rows: Vec<OrderRow>) -> Evidence {
     }
 }
 
+/// Makes the journal's entry of a row's request.
 pub fn entry(row: &OrderRow, class: Class) -> Entry {
-    // `good` uses one-word keys, so the key can be found again by deriving.
+    // The tests use these keys only, so the key of a row is the one that derives its id.
     let key = ["k", "k2", "k3"].into_iter().find(|key| id_of(&row.user, key) == row.id).expect("a known key");
     Entry {
         user: row.user.clone(),
@@ -160,7 +165,7 @@ fn moves(row: &OrderRow) -> Vec<Move> {
     kinds.iter().map(step).collect()
 }
 
-/// A grant as its giver and its taker have it.
+/// Books a grant on its giver and on its taker.
 fn give(books: &mut [InstanceBooks], sku: &str, (giver, taker): (u16, u16), units: i64) {
     if units == 0 {
         return;
@@ -197,7 +202,7 @@ fn books(rows: &[OrderRow]) -> Vec<InstanceBooks> {
             let fetched = left[1 - at].min(short[at]);
             left[1 - at] -= fetched;
             give(&mut books, &item.sku, (1 - taker, taker), fetched);
-            // What a test sells beyond the stock comes from the home.
+            // Units that a test sells beyond the stock come from the home.
             left[usize::from(home)] -= short[at] - fetched;
             give(&mut books, &item.sku, (home, taker), short[at] - fetched);
         }
@@ -212,6 +217,7 @@ fn books(rows: &[OrderRow]) -> Vec<InstanceBooks> {
     books
 }
 
+/// Makes the record of a row.
 pub fn record(row: &OrderRow) -> RecordFacts {
     RecordFacts {
         id: row.id,
@@ -238,7 +244,7 @@ fn log(rows: &[OrderRow]) -> (LogFacts, BTreeMap<u16, i64>) {
     (LogFacts { partitions, records }, ends)
 }
 
-/// Puts a record that cannot become an order at the end of partition 0, read and dead-lettered.
+/// Puts a record that cannot become an order at the end of partition 0. It has been read and is a dead letter.
 pub fn with_dead_letter(evidence: &mut Evidence) {
     let log = evidence.log.as_mut().expect("good has a log");
     let offset = log.partitions[0].end;
@@ -261,7 +267,7 @@ fn buckets(sale: &SaleFacts, rows: &[OrderRow]) -> Vec<Option<BucketFacts>> {
     .into();
     let mut buckets = vec![BucketFacts { gate, ..BucketFacts::default() }; usize::from(BUCKETS)];
     for item in &sale.items {
-        // The first bucket gets what does not divide.
+        // The first bucket gets the unit that does not divide.
         buckets[0].stock.insert(item.sku.clone(), item.stock - item.stock / 2);
         buckets[1].stock.insert(item.sku.clone(), item.stock / 2);
     }
@@ -270,7 +276,7 @@ fn buckets(sale: &SaleFacts, rows: &[OrderRow]) -> Vec<Option<BucketFacts>> {
         let hold = Hold {
             state: match row.state {
                 RowState::AwaitingPayment => 'a',
-                // Marking a paid order is not implemented by `settle`: the older mark stays.
+                // No server marks a paid order yet, so the older mark stays.
                 RowState::Paid => 'a',
                 RowState::Cancelled => 'c',
                 RowState::Expired => 'e',

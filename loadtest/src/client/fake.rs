@@ -1,4 +1,4 @@
-//! A shop for tests: one TCP listener that answers every request of a connection with the next given answer.
+//! A shop for tests. It is one TCP listener that does the same with every request.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,9 +8,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::TaskTracker;
 
-/// What the shop does with a request.
+/// What the shop does with every request.
 #[derive(Debug, Clone, Copy)]
 pub enum Does {
+    /// Answers with a status and a body.
     Answer(u16, &'static str),
     /// Answers, then closes the connection without having said so.
     AnswerAndClose(u16, &'static str),
@@ -20,12 +21,16 @@ pub enum Does {
     Nothing,
 }
 
+/// A shop for tests.
 pub struct FakeShop {
+    /// The listener's address.
     pub address: SocketAddr,
+    /// The number of connections that were accepted.
     pub connections: Arc<AtomicUsize>,
 }
 
 impl FakeShop {
+    /// Opens a shop on a free port.
     pub async fn open(does: Does) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");

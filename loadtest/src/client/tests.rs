@@ -1,4 +1,4 @@
-//! The pool against a shop that misbehaves.
+//! Tests of the pool against a shop that misbehaves.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -31,7 +31,7 @@ async fn a_connection_that_was_closed_while_idle_is_replaced() {
     let client = client(&shop, 1, 5000);
     for _ in 0..5 {
         let outcome = client.get("/x", None).await.result;
-        // Either the close was seen in time, or it came after the request had left: then nobody can know.
+        // The pool saw the close in time, or the request had already left. Then nobody can know the outcome.
         assert!(matches!(outcome, Ok(_) | Err(NoReply::Unknown("connection_lost"))), "{outcome:?}");
     }
     assert!(shop.connections.load(Ordering::SeqCst) > 1);

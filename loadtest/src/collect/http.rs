@@ -1,4 +1,4 @@
-//! What shoppers read: a sample of orders, lists, and other people's orders.
+//! Reads what shoppers read: a sample of orders, of lists, and of other people's orders.
 
 use std::collections::BTreeSet;
 
@@ -8,11 +8,11 @@ use crate::client::{Client, NoReply};
 use crate::evidence::{HttpFacts, ListAnswer, OrderAnswer, OrderRow};
 use crate::token::Mint;
 
-/// Sizes of the samples: enough to see a lie, few enough to be no load.
+/// The sizes of the samples. They are large enough to find a wrong answer, and small enough to be no load.
 const ORDERS_MAX: usize = 40;
 const LISTS_MAX: usize = 10;
 const STRANGERS_MAX: usize = 5;
-/// Gives a pending mark in Redis time to yield to the row.
+/// How long an answer waits for the decision, so that a pending mark in Redis does not hide the row.
 const WAIT_S: u32 = 5;
 
 #[derive(Deserialize)]
@@ -32,7 +32,7 @@ struct ListBody {
     next_cursor: Option<String>,
 }
 
-/// Asks for a sample of the rows as their buyers; `None` when no server answers.
+/// Reads a sample of the orders as their buyers would. `None` means that no server can be reached.
 ///
 /// # Errors
 /// When a token cannot be signed.
@@ -56,7 +56,7 @@ pub async fn read(client: &Client, mint: &Mint, rows: &[OrderRow]) -> anyhow::Re
     Ok(Some(facts))
 }
 
-/// Every n-th row.
+/// Takes every n-th row, so that there are at most `most` of them.
 fn sample(rows: &[OrderRow], most: usize) -> impl Iterator<Item = &OrderRow> {
     rows.iter().step_by(rows.len().div_ceil(most).max(1))
 }

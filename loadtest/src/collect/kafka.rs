@@ -1,4 +1,4 @@
-//! The order log, read from its first to its last record without a group's offsets: reading leaves no trace.
+//! Reads the order log from its first to its last record. It commits no offsets of a group, so reading leaves no trace.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -23,12 +23,14 @@ pub struct Log {
 }
 
 impl Log {
+    /// Makes a consumer, which connects later.
+    ///
     /// # Errors
     /// When the client refuses its settings.
     pub fn new(config: &Config) -> anyhow::Result<Self> {
         let consumer = ClientConfig::new()
             .set("bootstrap.servers", &config.brokers)
-            // Wanted by the client, never joined and never committed to.
+            // The client wants a group. This consumer never joins it and never commits to it.
             .set("group.id", "seckill-audit")
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
@@ -39,7 +41,7 @@ impl Log {
         Ok(Self { consumer, topic: config.topic.clone() })
     }
 
-    /// First kept and next offset of every partition, by number.
+    /// Reads the first kept and the next offset of every partition, by number.
     ///
     /// # Errors
     /// When the broker does not answer or does not know the topic.
@@ -88,7 +90,7 @@ impl Log {
     }
 }
 
-/// Every record of a sale, and those that are not records at all.
+/// Reads every record of a sale, and those that are not records at all.
 ///
 /// # Errors
 /// When the log cannot be read to its end.
@@ -98,10 +100,10 @@ pub async fn read(config: &Config, sale: &str) -> anyhow::Result<LogFacts> {
     tokio::task::spawn_blocking(move || Log::new(&config)?.records(&sale)).await?
 }
 
-/// [`Log::bounds`] from async code.
+/// Calls [`Log::bounds`] from async code.
 ///
 /// # Errors
-/// As there.
+/// As [`Log::bounds`].
 pub async fn bounds(log: &Arc<Log>) -> anyhow::Result<Vec<PartitionFacts>> {
     let log = log.clone();
     tokio::task::spawn_blocking(move || log.bounds()).await?

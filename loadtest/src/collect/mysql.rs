@@ -1,17 +1,18 @@
-//! The MySQL servers: the directory, and per server one consistent snapshot of every control and shard
-//! database on it, so that ledgers and orders of an instance are of one moment.
+//! Reads the MySQL servers: the directory, and for each server one consistent snapshot of every control and shard
+//! database on it. So the ledger and the orders of an instance are of one moment.
 //!
-//! Shard databases are found by their names, not computed: a row that stands where nobody looks is the kind
-//! of fault the audit is for.
+//! Shard databases are found by their names, and not computed. A row that stands where nobody looks is the kind of
+//! fault that the audit is for.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use futures::future::try_join_all;
-use sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlRow};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, Row};
+use sqlx::mysql::{MySqlConnectOptions, MySqlConnection};
+use sqlx::{ConnectOptions, Connection, Executor};
 
+use super::mysql_fields::{fetch, number, text};
 use super::mysql_rows as rows;
 use crate::config::Config;
 use crate::evidence::{Claim, InstanceBooks, ItemFacts, Move, OrderRow, Place, SaleFacts};
@@ -20,45 +21,14 @@ use crate::ids::OrderId;
 /// What all instances hold of one sale.
 #[derive(Debug, Default)]
 pub struct Instances {
+    /// Order rows.
     pub rows: Vec<OrderRow>,
+    /// Claims.
     pub claims: Vec<Claim>,
+    /// Moves of the orders.
     pub moves: Vec<Move>,
-    /// By instance number.
+    /// Control databases, by instance number.
     pub books: Vec<InstanceBooks>,
-}
-
-/// Texts leave MySQL as bytes: ids are VARBINARY, and what the driver calls a CHAR with a binary collation
-/// differs between servers.
-pub(super) fn text(row: &MySqlRow, index: usize) -> anyhow::Result<String> {
-    let bytes: Vec<u8> = row.try_get(index)?;
-    String::from_utf8(bytes).context("a text column holds other bytes")
-}
-
-pub(super) fn optional_text(row: &MySqlRow, index: usize) -> anyhow::Result<Option<String>> {
-    let bytes: Option<Vec<u8>> = row.try_get(index)?;
-    Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
-}
-
-pub(super) fn number(row: &MySqlRow, index: usize) -> anyhow::Result<i64> {
-    Ok(row.try_get(index)?)
-}
-
-pub(super) fn order_id(row: &MySqlRow, index: usize) -> anyhow::Result<OrderId> {
-    let bytes: Vec<u8> = row.try_get(index)?;
-    OrderId::from_slice(&bytes).context("an order id is not 16 bytes long")
-}
-
-/// Runs a query with texts bound to its placeholders. The text is made of checked numbers and configured
-/// names only.
-pub(super) async fn fetch(
-    connection: &mut MySqlConnection,
-    query: String,
-    bound: &[&str],
-) -> anyhow::Result<Vec<MySqlRow>> {
-    let what = query.clone();
-    let prepared = sqlx::query(AssertSqlSafe(query));
-    let prepared = bound.iter().fold(prepared, |prepared, value| prepared.bind(value.as_bytes()));
-    prepared.fetch_all(connection).await.with_context(|| format!("MySQL: {what}"))
 }
 
 async fn connect(config: &Config, server: &str) -> anyhow::Result<MySqlConnection> {
@@ -74,7 +44,7 @@ async fn connect(config: &Config, server: &str) -> anyhow::Result<MySqlConnectio
     options.connect().await.with_context(|| format!("cannot connect to MySQL at {server}"))
 }
 
-/// The sale as the directory defines it; `None` when there is none.
+/// Reads a sale as the directory defines it. `None` means that there is no such sale.
 ///
 /// # Errors
 /// When the directory cannot be read.
@@ -113,7 +83,7 @@ pub async fn sale(config: &Config, sale: &str) -> anyhow::Result<Option<SaleFact
     Ok(Some(facts))
 }
 
-/// Everything the instances hold of a sale. Servers are read side by side.
+/// Reads everything that the instances hold of a sale. The servers are read side by side.
 ///
 /// # Errors
 /// When a server cannot be read or lacks one of its databases.
@@ -180,7 +150,7 @@ async fn read_server(
     Ok(reading)
 }
 
-/// Shard databases on a server and the months of their orders tables.
+/// Lists the shard databases on a server, with the months of their orders tables.
 async fn shards_on(
     config: &Config,
     connection: &mut MySqlConnection,
@@ -200,13 +170,15 @@ async fn shards_on(
     Ok(shards)
 }
 
-/// The order writers' stored positions, read again and again over kept connections.
+/// Reads the order writers' stored positions again and again, over kept connections.
 pub struct Positions {
     /// Instance number and its server's connection.
     connections: Vec<(usize, MySqlConnection)>,
 }
 
 impl Positions {
+    /// Connects to every instance.
+    ///
     /// # Errors
     /// When an instance cannot be reached.
     pub async fn connect(config: &Config) -> anyhow::Result<Self> {
@@ -214,7 +186,7 @@ impl Positions {
         Ok(Self { connections: try_join_all(connecting).await?.into_iter().enumerate().collect() })
     }
 
-    /// Partition → next offset.
+    /// Reads the next offset of every partition.
     ///
     /// # Errors
     /// When an instance cannot be read.
@@ -231,7 +203,7 @@ impl Positions {
     }
 }
 
-/// Ids of all orders of a sale, wherever they stand.
+/// Reads the ids of all orders of a sale, wherever they stand.
 ///
 /// # Errors
 /// As [`instances`].

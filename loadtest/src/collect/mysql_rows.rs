@@ -1,9 +1,9 @@
-//! The tables of control and shard databases, row by row.
+//! Reads the tables of control and shard databases, row by row.
 
 use anyhow::Context;
 use sqlx::mysql::MySqlConnection;
 
-use super::mysql::{fetch, number, optional_text, order_id, text};
+use super::mysql_fields::{fetch, number, optional_text, order_id, text};
 use crate::evidence::{
     Claim, DeadLetter, GrantRow, InstanceBooks, LedgerRow, Move, OrderRow, OwedRow, Place, PoolRow, RowState,
 };
@@ -12,7 +12,7 @@ fn small(value: i64, what: &str) -> anyhow::Result<u16> {
     u16::try_from(value).with_context(|| format!("{what} {value} is out of range"))
 }
 
-/// One control database.
+/// Reads what a control database holds of a sale.
 pub async fn books(
     connection: &mut MySqlConnection,
     control: &str,
@@ -61,7 +61,7 @@ pub async fn books(
     Ok(books)
 }
 
-/// One orders table.
+/// Reads the rows of a sale in one orders table.
 pub async fn orders(
     connection: &mut MySqlConnection,
     database: &str,
@@ -95,6 +95,7 @@ pub async fn orders(
     Ok(orders)
 }
 
+/// Reads the claims of a sale in one shard.
 pub async fn claims(
     connection: &mut MySqlConnection,
     database: &str,
@@ -114,7 +115,7 @@ pub async fn claims(
     Ok(claims)
 }
 
-/// Moves of the sale's orders in this shard, and moves that belong to no order of any sale.
+/// Reads the moves of the sale's orders in one shard, and those that belong to no order of any sale.
 pub async fn moves(
     connection: &mut MySqlConnection,
     database: &str,

@@ -1,4 +1,5 @@
-//! The records of the order log, as docs/protocol.md writes them: the same in Kafka and in a folder.
+//! Reads the records of the order log, which are the same in Kafka and in a data folder.
+//! Source: docs/protocol/steps.md, "Kafka".
 
 use serde::Deserialize;
 
@@ -24,7 +25,8 @@ struct Record {
     accepted_ms: i64,
 }
 
-/// Reads a payload; `None` for another sale's record.
+/// Reads a payload. `None` means that the record is of another sale. A payload that is no record is kept without an
+/// order.
 pub fn record(part: u16, offset: i64, payload: &[u8], sale: &str) -> Option<LogRecord> {
     let order = match serde_json::from_slice::<Record>(payload) {
         Ok(record) if record.v == 1 && record.sale_id != sale => return None,

@@ -1,4 +1,5 @@
-//! A sale's buckets in Redis. Large hashes are scanned, never read in one piece: the server has one thread.
+//! Reads a sale's buckets in Redis. Large hashes are scanned and never read in one piece, because the server has one
+//! thread.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,6 +15,8 @@ use crate::ids::OrderId;
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 const SCAN_COUNT: usize = 1000;
 
+/// Connects to Redis.
+///
 /// # Errors
 /// When Redis cannot be reached.
 pub async fn connect(config: &Config) -> anyhow::Result<MultiplexedConnection> {
@@ -34,7 +37,7 @@ fn key(config: &Config, sale: &str, bucket: u16, part: &str) -> String {
     format!("{}{{{sale}.{bucket}}}:{part}", config.key_prefix)
 }
 
-/// Entries of all outboxes of a sale.
+/// Counts the entries of all outboxes of a sale.
 ///
 /// # Errors
 /// When Redis cannot be read.
@@ -52,7 +55,7 @@ pub async fn outbox_len(
     Ok(sum)
 }
 
-/// All buckets of a sale, by number.
+/// Reads all buckets of a sale, by number. A bucket without a gate is `None`.
 ///
 /// # Errors
 /// When Redis cannot be read, or a hold is not what `reserve.lua` writes.
@@ -98,7 +101,7 @@ where
     }
 }
 
-/// Reads `state|fingerprint|quantity|reserved_ms|sku|user`.
+/// Reads a hold: `state|fingerprint|quantity|reserved_ms|sku|user`.
 fn hold(id: &[u8], value: &str) -> anyhow::Result<(OrderId, Hold)> {
     let id = OrderId::from_slice(id).context("a field of the orders hash is not an order id")?;
     let fields: Vec<&str> = value.split('|').collect();

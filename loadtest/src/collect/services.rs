@@ -1,16 +1,16 @@
-//! Redis, MySQL and Kafka together: one sale's evidence, and what of it is still on its way.
+//! Reads Redis, MySQL and Kafka together: the evidence of a sale, and what of the sale still waits.
 
 use std::sync::Arc;
 
 use ::redis::aio::MultiplexedConnection;
 
-use super::settle::Look;
+use super::look::{Look, behind};
 use super::{kafka, mysql, redis};
 use crate::config::{Config, Mode};
 use crate::evidence::{Evidence, PartitionFacts, SaleFacts};
 
-/// Redis first, the log last: what happens in between then looks like a mark that has not come yet or a record
-/// that nobody has read, and not like a loss. `None` without such a sale.
+/// Reads the evidence of a sale; `None` means that there is no such sale. Redis is read first and the log last. So what
+/// happens in between looks like a mark that has not come yet or a record that is not written yet, and not like a loss.
 ///
 /// # Errors
 /// When a store cannot be read.
@@ -38,7 +38,7 @@ pub async fn stores(config: &Config, sale: &str) -> anyhow::Result<Option<Eviden
     }))
 }
 
-/// Looks at the outboxes, the log and the positions of the order writers, over kept connections.
+/// Looks at the outboxes, the log and the order writers' positions again and again, over kept connections.
 pub struct Watch {
     config: Config,
     sale: SaleFacts,
@@ -50,6 +50,8 @@ pub struct Watch {
 }
 
 impl Watch {
+    /// Connects to the stores.
+    ///
     /// # Errors
     /// When a store cannot be reached.
     pub async fn new(config: &Config, sale: &SaleFacts) -> anyhow::Result<Self> {
@@ -64,6 +66,8 @@ impl Watch {
         })
     }
 
+    /// Looks at what still waits.
+    ///
     /// # Errors
     /// When a store cannot be read.
     pub async fn look(&mut self) -> anyhow::Result<Look> {
@@ -74,13 +78,10 @@ impl Watch {
             self.target = Some(kafka::bounds(&self.log).await?);
         }
         let stored = self.positions.read(&self.config).await?;
-        Ok(Look {
-            outbox,
-            missing: self.target.as_ref().map(|target| super::settle::behind(target, &stored)),
-        })
+        Ok(Look { outbox, missing: self.target.as_ref().map(|target| behind(target, &stored)) })
     }
 
-    /// Dropping a consumer blocks.
+    /// Ends the watch on a thread that may block, because dropping a consumer blocks.
     ///
     /// # Errors
     /// When the runtime is going away.

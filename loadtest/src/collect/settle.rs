@@ -1,14 +1,16 @@
-//! Waits until nothing of a sale is on its way any more.
+//! Waits until nothing of a sale waits in outboxes or in the log any more.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use super::look::Look;
 #[cfg(feature = "distributed")]
 use super::services;
 #[cfg(feature = "embedded")]
 use super::sqlite;
+#[cfg(not(all(feature = "distributed", feature = "embedded")))]
+use crate::config::built_without;
 use crate::config::{Config, Mode};
-use crate::evidence::{PartitionFacts, SaleFacts};
+use crate::evidence::SaleFacts;
 use crate::progress::say;
 
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
@@ -17,27 +19,10 @@ const TALK_INTERVAL: Duration = Duration::from_secs(1);
 /// How the waiting ended.
 #[derive(Debug, Clone, Copy)]
 pub struct Settled {
+    /// How long it took.
     pub took: Duration,
+    /// Whether all was quiet in the end. Otherwise the time limit ended the waiting.
     pub quiet: bool,
-}
-
-/// What is on its way.
-#[derive(Debug, Clone, Copy)]
-pub struct Look {
-    /// Entries of the outboxes.
-    pub outbox: u64,
-    /// Records to be written of those that were in the log when the outboxes were empty; `None` while they are not.
-    pub missing: Option<i64>,
-}
-
-/// Records between the stored positions and the ends of the log.
-pub fn behind(target: &[PartitionFacts], stored: &BTreeMap<u16, i64>) -> i64 {
-    let behind = (0u16..).zip(target).map(|(part, facts)| {
-        // An empty partition needs no position.
-        let position = stored.get(&part).copied().unwrap_or(facts.low);
-        (facts.end - position).max(0)
-    });
-    behind.sum()
 }
 
 enum Watch {
@@ -48,7 +33,7 @@ enum Watch {
 }
 
 impl Watch {
-    /// The whole folder has one log: there no sale is waited for alone.
+    /// Makes a watch of a sale. A data folder has one log for all sales, so there it watches all of them.
     #[cfg_attr(
         not(feature = "distributed"),
         expect(unused_variables, reason = "only outboxes are a sale's own")
@@ -60,7 +45,7 @@ impl Watch {
             #[cfg(feature = "embedded")]
             Mode::Embedded => Ok(Self::Folder(sqlite::Watch::new(config).await?)),
             #[cfg(not(all(feature = "distributed", feature = "embedded")))]
-            absent => Err(super::built_without(absent)),
+            absent => Err(built_without(absent)),
         }
     }
 
@@ -83,8 +68,8 @@ impl Watch {
     }
 }
 
-/// Waits until the outboxes are empty and every record that was in the log at that moment is written.
-/// Records that come later are not waited for.
+/// Waits until the outboxes are empty and every record that was in the log at that moment is written. It does not wait
+/// for records that come later, and it gives up after `limit`.
 ///
 /// # Errors
 /// When a store cannot be read.

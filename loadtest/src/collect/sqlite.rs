@@ -1,50 +1,22 @@
-//! The data folder of embedded mode: all of its tables in one snapshot, read while the server runs.
+//! Reads the data folder of embedded mode: all of its tables in one snapshot, while the server runs.
 //!
-//! The folder is opened for reading only and its lock is not asked for: any number of readers disturb nobody.
+//! The folder is opened for reading only, and its lock is not taken. Any number of readers disturb nobody.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, bail};
 use serde::Deserialize;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteRow};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions, Connection, Executor};
 
-use super::settle::Look;
+use super::look::{Look, behind};
+use super::sqlite_fields::{fetch, number, order_id, small, text};
 use super::sqlite_rows as rows;
 use crate::config::{Config, Mode};
 use crate::evidence::{Evidence, InstanceBooks, ItemFacts, PartitionFacts, Place, SaleFacts};
 use crate::ids::{Layout, OrderId};
 
 const DATABASE: &str = "seckill.db";
-
-/// A text of one column, or a number: both are what the schema declares, or the folder is not ours.
-pub(super) fn text(row: &SqliteRow, index: usize) -> anyhow::Result<String> {
-    Ok(sqlx::Row::try_get(row, index)?)
-}
-
-pub(super) fn number(row: &SqliteRow, index: usize) -> anyhow::Result<i64> {
-    Ok(sqlx::Row::try_get(row, index)?)
-}
-
-pub(super) fn small(row: &SqliteRow, index: usize) -> anyhow::Result<u16> {
-    let value = number(row, index)?;
-    u16::try_from(value).with_context(|| format!("{value} is no number of a partition, bucket or month"))
-}
-
-pub(super) fn order_id(row: &SqliteRow, index: usize) -> anyhow::Result<OrderId> {
-    let id = text(row, index)?;
-    OrderId::parse(&id).with_context(|| format!("{id:?} is not an order id"))
-}
-
-/// Runs a query with the sale bound to every placeholder there is.
-pub(super) async fn fetch(
-    connection: &mut SqliteConnection,
-    query: &'static str,
-    sale: Option<&str>,
-) -> anyhow::Result<Vec<SqliteRow>> {
-    let prepared = sale.into_iter().fold(sqlx::query(query), |prepared, sale| prepared.bind(sale.to_owned()));
-    prepared.fetch_all(connection).await.with_context(|| format!("SQLite: {query}"))
-}
 
 async fn connect(config: &Config) -> anyhow::Result<SqliteConnection> {
     let path = config.folder.join(DATABASE);
@@ -53,7 +25,7 @@ async fn connect(config: &Config) -> anyhow::Result<SqliteConnection> {
     connection.with_context(|| format!("cannot read {}; name the data folder with --data", path.display()))
 }
 
-/// The folder's layout, which must be the configured one: ids and places are judged by it.
+/// Checks that the folder's layout is the configured one, and returns it. Ids and places are judged by it.
 async fn layout(connection: &mut SqliteConnection, config: &Config) -> anyhow::Result<Layout> {
     let Layout { shards, partitions, .. } = config.layout;
     let configured = format!("{shards} shards, {partitions} partitions");
@@ -117,7 +89,7 @@ async fn definition(connection: &mut SqliteConnection, sale: &str) -> anyhow::Re
     }))
 }
 
-/// The sale as the directory defines it; `None` when there is none.
+/// Reads a sale as the directory defines it. `None` means that there is no such sale.
 ///
 /// # Errors
 /// When the folder cannot be read.
@@ -128,7 +100,7 @@ pub async fn sale(config: &Config, sale: &str) -> anyhow::Result<Option<SaleFact
     Ok(facts)
 }
 
-/// Ids of all orders of a sale.
+/// Reads the ids of all orders of a sale.
 ///
 /// # Errors
 /// When the folder cannot be read.
@@ -139,7 +111,7 @@ pub async fn order_ids(config: &Config, sale: &str) -> anyhow::Result<BTreeSet<O
     found.iter().map(|row| order_id(row, 0)).collect()
 }
 
-/// Everything the folder holds of a sale, as it was at one moment; `None` without such a sale.
+/// Reads everything that the folder holds of a sale, as it was at one moment. `None` means that there is no such sale.
 ///
 /// # Errors
 /// When the folder cannot be read or has another layout.
@@ -151,7 +123,7 @@ pub async fn stores(config: &Config, sale: &str) -> anyhow::Result<Option<Eviden
         return Ok(None);
     };
     let server = config.folder.join(DATABASE).display().to_string();
-    // A folder has no shards that a row could stand in: the one that its id or its buyer names is its place.
+    // A folder has no shard databases. So the place of a row is the shard that its id or its buyer names.
     let place = |shard| Place { server: server.as_str().into(), shard };
     let orders = rows::orders(&mut connection, sale, place).await?;
     let claims = rows::claims(&mut connection, sale, |user| place(layout.shard_of(user))).await?;
@@ -185,7 +157,7 @@ async fn positions(connection: &mut SqliteConnection) -> anyhow::Result<BTreeMap
     found.iter().map(|row| Ok((small(row, 0)?, number(row, 1)?))).collect()
 }
 
-/// First and next offset of every partition, by number.
+/// Reads the first and the next offset of every partition, by number.
 async fn bounds(connection: &mut SqliteConnection, layout: Layout) -> anyhow::Result<Vec<PartitionFacts>> {
     let mut bounds = vec![PartitionFacts { low: 0, end: 0 }; usize::from(layout.partitions)];
     let query = "SELECT part, MIN(log_offset), MAX(log_offset) + 1 FROM order_log GROUP BY part";
@@ -198,13 +170,15 @@ async fn bounds(connection: &mut SqliteConnection, layout: Layout) -> anyhow::Re
     Ok(bounds)
 }
 
-/// Looks at the log and the order writer's positions over a kept connection.
+/// Looks at the order writer's positions again and again, over a kept connection.
 pub struct Watch {
     connection: SqliteConnection,
     target: Vec<PartitionFacts>,
 }
 
 impl Watch {
+    /// Opens the folder, and notes where its log ends now.
+    ///
     /// # Errors
     /// When the folder cannot be read or has another layout.
     pub async fn new(config: &Config) -> anyhow::Result<Self> {
@@ -214,11 +188,13 @@ impl Watch {
         Ok(Self { connection, target })
     }
 
+    /// Looks at what still waits.
+    ///
     /// # Errors
     /// When the folder cannot be read.
     pub async fn look(&mut self) -> anyhow::Result<Look> {
         let stored = positions(&mut self.connection).await?;
-        Ok(Look { outbox: 0, missing: Some(super::settle::behind(&self.target, &stored)) })
+        Ok(Look { outbox: 0, missing: Some(behind(&self.target, &stored)) })
     }
 }
 

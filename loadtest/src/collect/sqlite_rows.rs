@@ -1,4 +1,4 @@
-//! The tables of a folder, row by row, in the words of the evidence.
+//! Reads the tables of a folder, row by row, into the types of the evidence.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use anyhow::Context;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use super::record::record;
-use super::sqlite::{fetch, number, order_id, small, text};
+use super::sqlite_fields::{fetch, number, order_id, small, text};
 use crate::evidence::{
     BucketFacts, Claim, DeadLetter, GrantRow, Hold, InstanceBooks, LedgerRow, LogFacts, Move, OrderRow,
     OwedRow, PartitionFacts, Place, PoolRow, RowState, SaleFacts,
@@ -20,11 +20,12 @@ const MOVES: &str = "SELECT m.order_id, m.kind FROM order_moves m LEFT JOIN orde
      WHERE o.sale_id = ? OR o.order_id IS NULL";
 const GATES: &str =
     "SELECT bucket, epoch, state, opens_ms, closes_ms, buyer_limit FROM gates WHERE sale_id = ?";
-/// A reservation's state is that of its order; without a row it waits in the log.
+/// The state of a reservation is that of its order's row. Without a row it waits in the log.
 const HOLDS: &str = "SELECT r.bucket, r.order_id, r.sku_id, r.user_id, r.quantity, r.fingerprint, \
      COALESCE(o.state, 'queued') FROM reservations r LEFT JOIN orders o ON o.order_id = r.order_id \
      WHERE r.sale_id = ?";
 
+/// Reads the order rows of a sale.
 pub async fn orders(
     connection: &mut SqliteConnection,
     sale: &str,
@@ -52,6 +53,7 @@ pub async fn orders(
     found.iter().map(order).collect()
 }
 
+/// Reads the claims of a sale.
 pub async fn claims(
     connection: &mut SqliteConnection,
     sale: &str,
@@ -66,6 +68,7 @@ pub async fn claims(
     found.iter().map(claim).collect()
 }
 
+/// Reads the moves of the sale's orders, and those that belong to no order of any sale.
 pub async fn moves(
     connection: &mut SqliteConnection,
     sale: &str,
@@ -79,7 +82,8 @@ pub async fn moves(
     found.iter().map(step).collect()
 }
 
-/// The ledger, without the positions. A folder's ledger is also its pool, whose units are all granted to it.
+/// Reads what a control database would hold of a sale, without the positions. A folder's ledger is also its pool, and
+/// all units of the pool are granted to it.
 pub async fn books(connection: &mut SqliteConnection, sale: &str) -> anyhow::Result<InstanceBooks> {
     let mut books = InstanceBooks::default();
     let query = "SELECT sku_id, stock, held, sold FROM ledger WHERE sale_id = ?";
@@ -100,7 +104,7 @@ pub async fn books(connection: &mut SqliteConnection, sale: &str) -> anyhow::Res
     Ok(books)
 }
 
-/// The inventory by bucket number, also of buckets that the sale does not have.
+/// Reads the inventory by bucket number. Rows of buckets that the sale does not have are read too.
 pub async fn buckets(
     connection: &mut SqliteConnection,
     sale: &SaleFacts,
@@ -151,7 +155,7 @@ fn hold(row: &SqliteRow) -> anyhow::Result<(OrderId, Hold)> {
     Ok((order_id(row, 1)?, hold))
 }
 
-/// The sale's records, and those that are not records at all.
+/// Reads the sale's records, and those that are not records at all.
 pub async fn log(
     connection: &mut SqliteConnection,
     sale: &str,

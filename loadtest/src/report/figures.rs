@@ -1,25 +1,32 @@
-//! Numbers as a report shows them.
+//! The numbers of a report.
 
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-/// Longest latency told apart, in µs; a longer one counts as this.
+/// The longest latency that is measured, in µs. A longer one counts as this.
 const MICROS_MAX: u64 = 120_000_000;
 
+/// Quantiles of some times, with three significant digits.
 #[derive(Debug, Clone, Serialize)]
 pub struct Quantiles {
+    /// The number of times.
     pub count: u64,
+    /// The median.
     pub p50_ms: f64,
+    /// 90 % are at most this.
     pub p90_ms: f64,
+    /// 99 % are at most this.
     pub p99_ms: f64,
+    /// 99.9 % are at most this.
     pub p999_ms: f64,
+    /// The longest time.
     pub max_ms: f64,
 }
 
 impl Quantiles {
-    /// `None` without values. Three significant digits.
+    /// Makes the quantiles of times in µs. `None` means that there are no times.
     pub fn of_micros(values: impl Iterator<Item = u64>) -> Option<Self> {
         let mut histogram: Histogram<u64> =
             Histogram::new_with_bounds(1, MICROS_MAX, 3).expect("the bounds are constants");
@@ -38,21 +45,23 @@ impl Quantiles {
     }
 }
 
-/// For showing and comparing only: counts above 2^53 lose their last digits.
+/// Converts a number for showing and comparing only: numbers above 2^53 lose their last digits.
 #[expect(clippy::as_conversions, reason = "no lossless conversion exists, and a report needs none")]
 pub fn float(number: u64) -> f64 {
     number as f64
 }
 
+/// Converts a count.
 pub fn count(number: usize) -> u64 {
     u64::try_from(number).unwrap_or(u64::MAX)
 }
 
+/// Converts a duration into milliseconds, with the fraction to a microsecond.
 pub fn ms(duration: Duration) -> f64 {
     float(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)) / 1000.0
 }
 
-/// Per second; `None` for no time at all.
+/// Returns a count per second. `None` means that no time has passed.
 pub fn rate(count: u64, within: Duration) -> Option<f64> {
     (!within.is_zero()).then(|| float(count) / within.as_secs_f64())
 }

@@ -1,10 +1,11 @@
-//! The summary for a person: the verdict first, then the figures, then what was found.
+//! Writes the summary for a person: the verdict first, then the figures, then what was found.
 
 use std::fmt::Write;
 
-use super::{AuditReport, Load, Quantiles, SLIP_P99_MAX_MS, Stored, Summary, Verdict};
+use super::figures::Quantiles;
+use super::summary::{AuditReport, Load, SLIP_P99_MAX_MS, Stored, Summary, Verdict};
 
-/// Renders the whole report; `colour` only marks the verdict.
+/// Renders the whole report. `colour` marks the verdict and nothing else.
 pub fn render(summary: &Summary, colour: bool) -> String {
     let mut out = String::new();
     line(&mut out, &headline(summary, colour));

@@ -2,11 +2,10 @@
 
 use std::str::FromStr;
 
-use serde::Serialize;
+use super::figures::{Quantiles, float};
+use super::summary::{Summary, ThresholdResult};
 
-use super::{Quantiles, Summary, float};
-
-/// What can be compared. Latencies are those of accepted answers unless the name says otherwise.
+/// The figures that can be compared. Latencies are those of accepted answers unless the name says otherwise.
 pub const METRICS: [&str; 26] = [
     "p50_ms",
     "p99_ms",
@@ -44,21 +43,13 @@ enum Comparison {
     AtLeast,
 }
 
-/// `METRIC<NUMBER`, also with `<=`, `>`, `>=`.
+/// A condition: `METRIC<NUMBER`, also with `<=`, `>` and `>=`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Threshold {
     text: String,
     metric: &'static str,
     comparison: Comparison,
     bound: f64,
-}
-
-#[derive(Debug, Serialize)]
-pub struct ThresholdResult {
-    pub threshold: String,
-    /// `None` when this run did not measure it; then it does not hold.
-    pub value: Option<f64>,
-    pub held: bool,
 }
 
 impl FromStr for Threshold {
@@ -81,6 +72,7 @@ impl FromStr for Threshold {
 }
 
 impl Threshold {
+    /// Compares the figure of a summary with the bound. A figure that was not measured does not hold.
     pub fn judge(&self, summary: &Summary) -> ThresholdResult {
         let value = value(summary, self.metric);
         let held = value.is_some_and(|value| match self.comparison {

@@ -1,4 +1,4 @@
-//! The buyers' side: answers, requests, what is read over HTTP.
+//! Tests of the buyers' side: answers, requests, and what is read over HTTP.
 
 use super::super::Rule;
 use super::super::world::{SALE, id_of};
@@ -50,7 +50,7 @@ fn a_double_click_accepted_twice() {
 #[test]
 fn an_order_that_nobody_asked_for() {
     broken(&[Rule::RowWithoutRequest], |evidence| journal(evidence).retain(|entry| entry.user != "u-5"));
-    // One that stood before the run is somebody else's business.
+    // An order that stood before the run needs no request in the journal.
     broken(&[], |evidence| {
         evidence.before.insert(id_of("u-5", "k"));
         journal(evidence).retain(|entry| entry.user != "u-5");
@@ -73,7 +73,7 @@ fn a_buyer_told_sold_out_whose_order_stands() {
             (entry.class, entry.order_id) = (Class::SoldOut, None);
         }
     });
-    // Without an answer nothing was promised.
+    // When there was no answer, nothing was promised.
     broken(&[], |evidence| {
         for entry in journal(evidence).iter_mut().filter(|entry| entry.user == "u-5") {
             (entry.class, entry.order_id) = (Class::Unknown, None);

@@ -1,4 +1,4 @@
-//! Records and positions.
+//! Tests of records and positions.
 
 use super::super::Rule;
 use super::super::world::with_dead_letter;

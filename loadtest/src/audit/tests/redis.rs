@@ -1,4 +1,4 @@
-//! Gates, holds, available units.
+//! Tests of gates, holds and available units.
 
 use super::super::Rule;
 use super::super::world::{PHONE, id_of};

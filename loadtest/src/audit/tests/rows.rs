@@ -1,4 +1,4 @@
-//! Rows, claims, moves.
+//! Tests of rows, claims and moves.
 
 use super::super::world::{PHONE, id_of, of_rows, place_of, row};
 use super::super::{Rule, audit};
@@ -17,7 +17,7 @@ fn an_order_that_stands_twice() {
 #[test]
 fn an_order_in_the_wrong_shard() {
     broken(&[Rule::WrongShard], |evidence| {
-        // The neighbour on the same instance; its moves moved along.
+        // The row stands in the neighbouring shard of the same instance, and its moves stand there too.
         let order = id_of("u-4", "k");
         row_of(evidence, "u-4").place.shard ^= 1;
         let shard = row_of(evidence, "u-4").place.shard;
@@ -46,7 +46,7 @@ fn an_order_at_another_price() {
     broken(&[Rule::PriceDiffers, Rule::RowDiffersFromRecord], |evidence| {
         row_of(evidence, "u-4").unit_price = 1;
     });
-    // Also when the log agrees.
+    // The price is wrong even when the log agrees with the row.
     broken(&[Rule::PriceDiffers], |evidence| {
         row_of(evidence, "u-4").unit_price = 1;
         let records = log(evidence).records.iter_mut().filter_map(|record| record.order.as_mut());

@@ -1,4 +1,4 @@
-//! Stock, pools, grants, ledgers, releases.
+//! Tests of stock, pools, grants, ledgers and releases.
 
 use super::super::world::{PHONE, id_of, of_rows, row};
 use super::super::{Rule, audit};
@@ -7,7 +7,7 @@ use crate::evidence::{GrantRow, OwedRow, RowState};
 
 #[test]
 fn more_sold_than_the_stock() {
-    // Consistent in itself: the pool was opened with more than the promoter's stock.
+    // The stores agree with each other, but the pool was opened with more units than the sale's stock.
     let rows = (0..21).map(|n| row(&format!("b-{n}"), "k", PHONE, 1, RowState::AwaitingPayment)).collect();
     let mut evidence = of_rows(rows);
     home_of_phone(&mut evidence).pools.iter_mut().for_each(|pool| pool.stock += i64::from(pool.sku == PHONE));

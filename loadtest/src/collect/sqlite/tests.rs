@@ -1,4 +1,4 @@
-//! Folders made by hand, as no working server leaves them: what is broken in a table must reach the audit.
+//! Tests on folders that no working server leaves, made by hand: what is broken in a table must reach the audit.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -71,7 +71,7 @@ impl Folder {
         folder
     }
 
-    /// Everything that stands of one decided order.
+    /// Inserts every row that one decided order leaves.
     async fn order(&self, user: &str) {
         let (id, layout) = (id(user), self.config.layout);
         let (part, month) = (layout.partition_of(id.shard()), id.month());
