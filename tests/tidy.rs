@@ -1,8 +1,14 @@
-//! Style as a test: the rules of CONTRIBUTING.md that neither rustc nor clippy can check, and the places where
-//! one fact is written twice. Each test names the rule it holds and lists every breach it finds.
+//! Tests of style. They check the rules of CONTRIBUTING.md that neither rustc nor clippy can check, and the places
+//! where one fact is written twice. Each test names the rule that it checks, and lists every breach that it finds.
 
 #[path = "tidy/documents.rs"]
 mod documents;
+#[path = "tidy/first_build.rs"]
+mod first_build;
+#[path = "tidy/imports.rs"]
+mod imports;
+#[path = "tidy/prose.rs"]
+mod prose;
 #[path = "tidy/source.rs"]
 mod source;
 #[path = "tidy/stack.rs"]
@@ -20,7 +26,7 @@ fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("cannot read {path}: {error}"))
 }
 
-/// Paths of the repository's files below `folder` ("" for all), with slashes; build and stack folders left out.
+/// Lists the repository's files below `folder` ("" for all), with slashes. Build and stack folders are left out.
 fn files(folder: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut folders = vec![root().join(folder)];
@@ -53,7 +59,7 @@ fn none(breaches: impl IntoIterator<Item = String>) {
     assert!(breaches.is_empty(), "{} breach(es):\n  {}", breaches.len(), breaches.join("\n  "));
 }
 
-/// Both directions of "these two say the same".
+/// Asserts that two sets are the same, and lists what is only in one of them.
 #[track_caller]
 fn same<T: Ord + std::fmt::Debug>(left: &str, a: &BTreeSet<T>, right: &str, b: &BTreeSet<T>) {
     assert!(!a.is_empty(), "nothing found in {left}");

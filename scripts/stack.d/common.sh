@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Folders, settings, talk and the lock. Data goes to stdout, talk to stderr.
+# Folders, settings, messages and the lock. Data goes to stdout, and messages for people go to stderr.
 
 all_parts=(redis mysql-a mysql-b kafka)
 
@@ -16,12 +16,12 @@ die_usage() {
 
 [[ -e /proc/self/environ ]] || die "needs Linux"
 
-# Debian puts mysqld and mariadbd where only root looks.
+# Debian puts mysqld and mariadbd into folders that only root's PATH has.
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
-# Resolved once, so that a symbolic link does not make a second stack of the same folder.
+# The path is resolved once, so that a symbolic link does not make a second stack of the same folder.
 dir=$(realpath -m -- "${STACK_DIR:-$here/../.stack}")
-# Redis, Kafka and unpack-mysql each give one of these a meaning of its own.
+# Redis, Kafka and unpack-mysql each give one of these characters a meaning of its own.
 [[ $dir != *[[:space:]:,\"\'\\%]* ]] || die "the path of the data folder has a character that the servers cannot take: $dir (set STACK_DIR)"
 data=$dir/data logs=$dir/log conf=$dir/conf run_tmp=$dir/tmp
 dist=$(realpath -m -- "${STACK_DIST:-$dir/dist}")
@@ -55,7 +55,7 @@ load_settings() { # FILE…: the first says what there is, the others change it,
   [[ $DB == mysql || $DB == mariadb ]] || die_usage "DB is '$DB'; mysql and mariadb are possible"
 }
 
-# What the last `up` used, so that status and restart need not be given its environment again.
+# Loads what the last `up` used, so that status and restart need not be given its environment again.
 load_effective_settings() {
   local files=("$here/stack.env")
   [[ ! -e $dir/stack.env ]] || files+=("$dir/stack.env")
@@ -102,8 +102,8 @@ lock() { # held until this process ends; the servers do not inherit it
   flock -w 600 "$lock_fd" || die "it still is after 10 minutes"
 }
 
-# Once per argument; $failed counts those that failed. It is no exit status, because whoever tests that of
-# a function switches off `set -e` within.
+# Runs a function in parallel, once for each argument. $failed counts those that failed. It is not an exit status,
+# because a caller that tests the exit status of a function switches off `set -e` within it.
 in_parallel() { # FUNCTION ARGUMENT…
   local function=$1 argument pids=() pid
   shift
@@ -112,7 +112,7 @@ in_parallel() { # FUNCTION ARGUMENT…
     "$function" "$argument" &
     pids+=("$!")
   done
-  # What runs in the background ignores Ctrl-C.
+  # Processes in the background ignore Ctrl-C, so the trap ends them.
   # shellcheck disable=SC2064
   trap "kill ${pids[*]} 2>/dev/null; exit 130" INT TERM
   for pid in "${pids[@]}"; do wait "$pid" || failed=$((failed + 1)); done

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What is missing: by apt as root, else said exactly.
+# Installs what is missing by apt when root runs it. Otherwise it says exactly what to install.
 
 has() { command -v "$1" >/dev/null; }
 

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Kafka: one process is broker and controller. Its specification is its properties file.
+# Kafka. One process is broker and controller. Its specification is its properties file.
 
 spec_kafka() {
   local name value
@@ -61,7 +61,8 @@ start_kafka() {
 
 hex() { od -An -v -tx1 | tr -d ' \n'; }
 
-# Its version, when a Metadata request (key 3, version 2, no topics) names one live broker and our cluster.
+# Prints the broker's version when a Metadata request (key 3, version 2, no topics) names one live broker and our
+# cluster.
 health_kafka() {
   local cluster answer
   cluster=$(sed -n 's/^cluster.id=//p' "$data/kafka/meta.properties" 2>/dev/null) && [[ -n $cluster ]] || return 1
@@ -70,7 +71,7 @@ health_kafka() {
     printf '\0\0\0\016\0\003\0\002\0\0\0\052\377\377\0\0\0\0' >&3
     timeout 2 head -c 57 <&3 | hex
   ) || return 1
-  # Length, our number 42, one broker, …, the cluster's id.
+  # The answer has its length, our number 42, one broker, …, and the cluster's id.
   [[ $answer == ????????0000002a00000001*"$(printf %s "$cluster" | hex)"* ]] || return 1
   echo "Kafka $KAFKA_VERSION"
 }

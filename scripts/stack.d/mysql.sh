@@ -1,8 +1,8 @@
-# shellcheck shell=bash
-# The two database servers, MySQL or MariaDB by DB. The specification is the command line, one word a
-# line. They listen on TCP only: no socket file, so no limit on the length of the checkout's path.
+# shellcheck shell=bash The two database servers. DB says whether they are MySQL or MariaDB. Their specification is the
+# command line, one word a line. They listen on TCP only: without a socket file the length of the checkout's path has no
+# limit.
 
-# The server's program of the kind DB; fails when there is none. MariaDB's package has a mysqld of its own.
+# Finds the server's program of the kind DB, and fails when there is none. MariaDB's package has a mysqld of its own.
 find_server() {
   local version
   if [[ $DB == mariadb ]]; then
@@ -78,7 +78,7 @@ server_command() { # one word a line
     return
   fi
   if [[ $DB == mysql && -e /etc/apparmor.d/usr.sbin.mysqld ]]; then
-    # The profile allows the program of this path only the distribution's folders; a copy is not confined.
+    # The AppArmor profile allows the program at this path only the distribution's folders. A copy is not confined.
     if [[ ! $dist/mysqld -nt $program ]]; then
       cp -L "$program" "$dist/mysqld.$BASHPID"
       mv -f "$dist/mysqld.$BASHPID" "$dist/mysqld"

@@ -1,15 +1,15 @@
 # shellcheck shell=bash
-# Starting, finding and ending the servers.
+# Starts, finds and ends the servers.
 #
-# A server is found by a mark in its environment, which names the part and this data folder: a number in
-# a file may be stale and belong to somebody else by now, the mark cannot. One sees only the marks of
-# one's own processes (root sees all), which are those one may signal.
+# A server is found by a mark in its environment, which names the part and this data folder. A process number in a file
+# may be stale and belong to another process by now, and the mark cannot. A user sees only the marks of their own
+# processes (root sees all), and these are the processes that they may signal.
 
 mark_of() { echo "SECKILL_STACK=$1@$dir"; }
 
 pids_of() { # PART: the server, and children of it such as a Redis rewriting its log
   local file
-  # The pattern comes through a file so that grep does not find its own.
+  # The pattern comes through a file, so that grep does not find itself.
   grep -lzxFs -f <(mark_of "$1") /proc/[0-9]*/environ | while IFS=/ read -r _ _ file _; do echo "$file"; done || true
 }
 
@@ -63,7 +63,7 @@ launch() { # PART PROGRAM ARGUMENT…: outlives us and keeps nothing of our call
       fd=${fd##*/}
       ((fd <= 2)) || exec {fd}>&-
     done
-    # Not the caller's TMPDIR, which may go away before the server does.
+    # The server does not get the caller's TMPDIR, which may go away before the server does.
     exec env "$(mark_of "$part")" "TMPDIR=$run_tmp" setsid "$@"
   ) &
   launched=$!

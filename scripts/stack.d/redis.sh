@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Redis: its specification is its configuration file.
+# Redis. Its specification is its configuration file.
 
 spec_redis() {
   local name value

@@ -1,5 +1,5 @@
-//! Backups as docs/operations.md says to make them, while the shop sells: what buyers were told of before is in
-//! them, and the restored folder sells on.
+//! Makes backups as docs/operations.md says, while the shop sells. What buyers were told of before is in the backup,
+//! and the restored folder sells on.
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::binary::{Folder, Process, make_key};
 use crate::harness::{DataFolder, eventually};
 use crate::load::{Crowd, Told, open_sale};
 
-/// A shop under load with orders behind it; answers what buyers were told of before now.
+/// Starts a shop under load that has sold some orders. Returns the orders that buyers have been told of until now.
 async fn selling(folder: &Path) -> (Process, Crowd, Vec<Told>) {
     let key = make_key(folder);
     let process = Process::serve(folder).await;
@@ -30,7 +30,7 @@ async fn connect(file: &Path) -> SqliteConnection {
     SqliteConnectOptions::new().filename(file).connect().await.expect("a database")
 }
 
-/// The restored folder serves, is clean, has what it must have, and sells.
+/// Asserts that the restored folder serves, is clean, has what it must have, and sells.
 async fn assert_restored(restored: &Path, told: &[Told]) {
     let process = Process::serve(restored).await;
     assert_clean(restored, told).await;

@@ -1,4 +1,4 @@
-//! The real binary on a data folder.
+//! Runs the real binary on a data folder.
 
 #![expect(clippy::disallowed_methods, reason = "who reads what a process says ends with that process")]
 
@@ -15,11 +15,11 @@ use seckill::config::Mode;
 use crate::client::try_call;
 use crate::harness::{SECRET, config, eventually, temporary};
 
-/// A folder of one test's own, removed at its end.
+/// A folder of one test's own, which is removed at the end of the test.
 pub struct Folder(pub PathBuf);
 
 impl Folder {
-    /// Nothing is made: the product makes its folder.
+    /// Names a folder and makes nothing: the product makes its folder.
     pub fn new() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -37,12 +37,13 @@ impl Drop for Folder {
     }
 }
 
-/// The configuration of a folder, for looks into it.
+/// Makes the configuration of a folder, with which a test looks into it.
 pub fn config_of(folder: &Path) -> seckill::config::Config {
     config(Mode::Embedded, &[("embedded.folder", folder.to_str().expect("text"))])
 }
 
-/// What every run of the binary gets: a secret, few shards, no rate limits, and no variables of the caller's.
+/// Gives a command what every run of the binary gets: a secret, few shards, no rate limits, and no variables of the
+/// caller.
 pub fn settings(command: &mut Command) -> &mut Command {
     command
         .env_remove("SECKILL_CONFIG")
@@ -66,7 +67,7 @@ pub fn command(folder: &Path, arguments: &[&str]) -> Command {
 
 pub const SERVE: [&str; 5] = ["serve", "--bind", "127.0.0.1:0", "--admin-bind", "127.0.0.1:0"];
 
-/// Runs to its end; answers exit code, stdout and stderr.
+/// Runs a command to its end. Returns exit code, stdout and stderr.
 pub fn run(mut command: Command) -> (Option<i32>, String, String) {
     let output = command.output().expect("the binary runs");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
@@ -81,13 +82,15 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts it on a folder and waits until it is ready.
+    /// Starts a shop on a folder and waits until it is ready.
     pub async fn serve(folder: &Path) -> Self {
         Self::start(command(folder, &SERVE)).await
     }
 
+    /// Starts a shop and waits until it is ready.
+    ///
     /// # Panics
-    /// With what it said when it ends instead of serving.
+    /// With what the process printed, when it ends instead of serving.
     pub async fn start(mut command: Command) -> Self {
         let mut child = command.spawn().expect("the binary starts");
         let stderr = child.stderr.take().expect("a pipe");
@@ -105,13 +108,13 @@ impl Process {
         self.child.id()
     }
 
-    /// kill -9.
+    /// Kills the process (kill -9).
     pub fn kill(mut self) {
         self.child.kill().expect("killed");
         self.child.wait().expect("ended");
     }
 
-    /// SIGTERM, and its status.
+    /// Ends the process by SIGTERM, and returns its status.
     pub fn stop(mut self) -> ExitStatus {
         let sent = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
         assert!(sent.expect("kill runs").success());
@@ -124,13 +127,14 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Also when the test failed half-way; an ended child answers an error that is of no interest.
+        // The child ends even when the test failed half-way. When it has ended already, the error is of no interest.
         drop(self.child.kill());
         drop(self.child.wait());
     }
 }
 
-/// What the process says where it listens. Reads on in the background, so that it never waits for a reader.
+/// Reads the addresses on which the process says that it listens. Reading goes on in the background, so that the
+/// process never waits for a reader.
 fn addresses(stderr: ChildStderr) -> (SocketAddr, SocketAddr) {
     let mut lines = BufReader::new(stderr).lines().map_while(Result::ok);
     let (mut said, mut found) = (Vec::new(), Vec::new());

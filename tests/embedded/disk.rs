@@ -1,7 +1,7 @@
-//! A disk that is full, or that fails: purchases are refused with words, nothing is taken or damaged, and the same
-//! process sells again when the disk does.
+//! A disk is full or fails. Purchases are refused with words, nothing is taken or damaged, and the same process sells
+//! again when the disk is well.
 //!
-//! The shop runs in a mount namespace of its own, on a small tmpfs; its folder is seen through `/proc`.
+//! The shop runs in a mount namespace of its own, on a small tmpfs. The tests see its folder through `/proc`.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -18,7 +18,7 @@ use crate::client::{Answer, Line, call};
 use crate::harness::{eventually, operate, token};
 use crate::load::{Told, click, open_sale};
 
-/// Room for the database of a few hundred orders, and no more than a test can fill quickly.
+/// The size of the disk. It has room for the database of a few hundred orders, and a test can fill it quickly.
 const ROOM: &str = "size=6m";
 
 const STOCK: u32 = 100_000;
@@ -26,7 +26,7 @@ const STOCK: u32 = 100_000;
 /// A shop on a disk of its own.
 struct Shop {
     process: Process,
-    /// Where the mount stands in the shop's own namespace.
+    /// The mount point in the shop's own namespace.
     folder: Folder,
     key: String,
 }
@@ -50,7 +50,7 @@ impl Shop {
         shop
     }
 
-    /// The folder as it is seen from here.
+    /// Returns the path by which the test sees the folder.
     fn seen(&self) -> PathBuf {
         let inside = self.folder.path().strip_prefix("/").expect("absolute");
         PathBuf::from(format!("/proc/{}/root", self.process.id())).join(inside)
@@ -68,7 +68,8 @@ impl Shop {
         fs::remove_file(self.seen().join("ballast")).expect("removed");
     }
 
-    /// From now on no write beyond the first bytes of a file succeeds, or all do again.
+    /// Limits the size of files: from now on no write beyond `bytes` succeeds. `unlimited` lets all writes succeed
+    /// again.
     fn limit_files(&self, bytes: &str) {
         let id = self.process.id().to_string();
         let set =
@@ -76,7 +77,7 @@ impl Shop {
         assert!(set.expect("prlimit runs").success());
     }
 
-    /// Purchases until one is refused; answers it. Those before are noted in `told`.
+    /// Buys until a purchase is refused, and returns that refusal. The orders before it are noted in `told`.
     async fn buy_until_refused(&self, name: &str, told: &mut Vec<Told>) -> (String, Answer) {
         let mut line = Line::open(self.process.shopper).await.expect("a connection");
         for n in 0..2000 {
@@ -96,7 +97,7 @@ impl Shop {
         answer.json()["items"][0].clone()
     }
 
-    /// Every write fails, and everybody is told so at once; reads go on.
+    /// Asserts that every write fails, that everybody is told so at once, and that reads go on.
     async fn assert_refusing(&self, told: &[Told], user: &str) {
         let before = self.stock().await;
         let mut line = Line::open(self.process.shopper).await.expect("a connection");
@@ -117,7 +118,8 @@ impl Shop {
         }
     }
 
-    /// The disk is well again: the same process sells, to those who were refused too, and nothing was damaged.
+    /// Asserts that the disk is well again: the same process sells, also to those who were refused, and nothing was
+    /// damaged.
     async fn assert_selling(&self, told: &mut Vec<Told>, refused: &str) {
         eventually("the shop is ready again", async || self.process.is_ready().await).await;
         let mut line = Line::open(self.process.shopper).await.expect("a connection");
@@ -132,7 +134,7 @@ impl Shop {
         assert_eq!(self.stock().await["available"], i64::from(STOCK) - sold, "a refusal holds a unit");
     }
 
-    /// Audits what is on the disk when the shop has ended: the mount lives as long as a file of it is open.
+    /// Ends the shop and audits what is on the disk. The mount lives as long as a file of it is open.
     async fn finish(self, told: &[Told]) {
         let disk = File::open(self.seen()).expect("a folder");
         let seen = PathBuf::from(format!("/proc/self/fd/{}", disk.as_raw_fd()));

@@ -1,4 +1,5 @@
-//! Folders that are in use, foreign, damaged or cannot be written: refused with words, and left as they were.
+//! Folders that are in use, foreign or damaged, or that cannot be written, are refused with words and left as they
+//! were.
 
 use std::fs;
 use std::process::Command;
@@ -13,7 +14,7 @@ use crate::binary::{Folder, Process, SERVE, command, config_of, make_key, run, s
 use crate::harness::{DataFolder, config};
 use crate::load::{Crowd, open_sale};
 
-/// What `serve` says before it ends with this code.
+/// Returns what `serve` prints before it ends with this code.
 fn refusal(command: Command, code: i32) -> String {
     let (ended, _, said) = run(command);
     assert_eq!(ended, Some(code), "{said}");
@@ -41,7 +42,7 @@ fn embedded_mode_is_one_process_and_has_no_roles() {
 async fn a_shop_listens_on_loopback_and_its_folder_is_its_owners_alone() {
     let folder = Folder::new();
     let mut plain = command(folder.path(), &["serve", "--bind", "127.0.0.1:0"]);
-    // The default port may be taken here; the address is the default's.
+    // The default port may be taken on this machine, so only the address is the default.
     let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
     plain.env("SECKILL__ADMIN__BIND", port.to_string());
     let default = config(Mode::Embedded, &[]);
@@ -66,7 +67,7 @@ async fn a_second_process_on_a_folder_is_refused_and_the_first_goes_on() {
     let crowd = Crowd::start(first.shopper, "u", "drop", 1);
     first.kill();
     drop(crowd.heard().await);
-    // The lock went with its process.
+    // The lock ended with its process.
     let next = Process::serve(folder.path()).await;
     assert_clean(folder.path(), &[]).await;
     assert!(next.stop().success());
@@ -139,7 +140,7 @@ fn a_folder_that_cannot_be_written_is_refused_at_the_start() {
     read_only.args(SERVE).args(["--mode", "embedded", "--data"]).arg(folder.path());
     let said = refusal(read_only, 1);
     assert!(said.contains("cannot write in") && said.contains("Read-only file system"), "{said}");
-    // A path that is no folder.
+    // The path names a file and not a folder.
     let file = folder.path().join("lock");
     let said = refusal(command(&file, &SERVE), 1);
     assert!(said.contains("cannot make"), "{said}");

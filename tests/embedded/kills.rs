@@ -1,8 +1,9 @@
-//! kill -9 at random moments under load, in part of the rounds with a torn log as if the machine had crashed:
-//! after the next start the audit is clean, every order that a buyer was told of is there, nothing is oversold.
+//! Kills the shop (kill -9) at random moments under load. In part of the rounds the log is torn too, as if the machine
+//! had crashed. After the next start the audit is clean, every order that a buyer was told of is there, and nothing is
+//! oversold.
 //!
-//! `SECKILL_KILLS=200 cargo test --test embedded kills` runs longer; `SECKILL_KILL_SEED=<seed>` plays a run's dice
-//! again, though not its scheduling.
+//! `SECKILL_KILLS=200 cargo test --test embedded kills` runs longer. `SECKILL_KILL_SEED=<seed>` repeats the random
+//! numbers of a run, but not its scheduling.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ use crate::load::{Crowd, Told, click, open_sale};
 use crate::wal::{self, TEARS, Tear};
 
 const KILLS: u64 = 20;
-/// A fresh folder after so many kills, so that its first start is killed too and audits stay short.
+/// The rounds after which a fresh folder is taken, so that first starts are killed too and audits stay short.
 const ROUNDS_OF_A_FOLDER: u64 = 10;
 const BUYERS: usize = 8;
 /// The longest a shop lives under load.
@@ -65,7 +66,7 @@ impl Rounds {
         process
     }
 
-    /// A shop's life under load and its sudden end; the sale sells out in some of the rounds.
+    /// Runs a shop under load and kills it. The sale sells out in some of the rounds.
     async fn live_and_die(&mut self, round: u64) {
         let process = self.start().await;
         assert_clean(self.folder.path(), &self.told).await;
@@ -74,7 +75,7 @@ impl Rounds {
         let stock = self.dice.random_range(20..2000);
         open_sale(process.admin, &self.key, &sale, stock).await;
         let crowd = Crowd::start(process.shopper, &format!("u{round}"), &sale, BUYERS);
-        // The moment of death is the subject, not a wait for anything.
+        // The random moment of the kill is what this test is about. The sleep waits for nothing else.
         tokio::time::sleep(Duration::from_millis(self.dice.random_range(0..LIFE_MS))).await;
         process.kill();
         let heard = crowd.heard().await;
@@ -88,7 +89,7 @@ impl Rounds {
         }
     }
 
-    /// What a crash of the machine does beyond one of the process.
+    /// Damages the folder as a crash of the machine does, beyond a crash of the process.
     fn damage(&mut self) {
         let chance = self.dice.random_range(0..10);
         if chance < 6 {
@@ -102,7 +103,7 @@ impl Rounds {
         }
     }
 
-    /// Killed while it recovers, or before.
+    /// Starts a shop and kills it while it recovers, or before.
     fn die_at_start(&mut self) {
         let mut child = command(self.folder.path(), &SERVE).spawn().expect("the binary starts");
         std::thread::sleep(Duration::from_micros(self.dice.random_range(0..40_000)));
@@ -111,7 +112,7 @@ impl Rounds {
         self.tally.kills_at_start += 1;
     }
 
-    /// The same click still finds the same order.
+    /// Asserts that the same click still finds the same order.
     async fn ask_again(&mut self, process: &Process) {
         let mut line = crate::client::Line::open(process.shopper).await.expect("a connection");
         for Told { user, sale, id } in self.told.iter().rev().take(20) {
@@ -125,7 +126,7 @@ impl Rounds {
         }
     }
 
-    /// The last audit of a folder.
+    /// Audits a folder for the last time.
     async fn end(mut self) -> Tally {
         let process = self.start().await;
         assert_clean(self.folder.path(), &self.told).await;

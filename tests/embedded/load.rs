@@ -1,4 +1,4 @@
-//! Buyers who click twice and note what they were told.
+//! Runs crowds of buyers, who click twice and note what they were told.
 
 #![expect(clippy::disallowed_methods, reason = "a crowd's task ends with its test")]
 
@@ -22,7 +22,7 @@ pub struct Told {
     pub id: String,
 }
 
-/// What a crowd heard until its shop went away.
+/// The answers that a crowd got until its shop went away.
 #[derive(Debug, Default)]
 pub struct Heard {
     pub told: Vec<Told>,
@@ -40,7 +40,7 @@ pub async fn open_sale(admin: SocketAddr, key: &str, sale: &str, stock: u32) {
     }
 }
 
-/// One click; `None` when the shop is gone.
+/// Sends one click. `None` means that the shop is gone.
 pub async fn click(line: &mut Line, user: &str, sale: &str, wait: &str) -> Option<Answer> {
     let bearer = format!("Bearer {}", token(user));
     let headers = [
@@ -53,7 +53,7 @@ pub async fn click(line: &mut Line, user: &str, sale: &str, wait: &str) -> Optio
     line.exchange("POST", &format!("/api/v1/sales/{sale}/orders"), &headers, body).await.ok()
 }
 
-/// One buyer after the other, each clicking twice at once, until the shop is gone or the crowd is stopped.
+/// Buys for one buyer after the other, each clicking twice at once, until the shop is gone or the crowd is stopped.
 async fn buy(shopper: SocketAddr, name: String, sale: String, stopped: Arc<AtomicBool>) -> Heard {
     let mut heard = Heard::default();
     let (Ok(mut one), Ok(mut two)) = (Line::open(shopper).await, Line::open(shopper).await) else {
@@ -87,21 +87,21 @@ async fn buy(shopper: SocketAddr, name: String, sale: String, stopped: Arc<Atomi
     heard
 }
 
-/// A crowd that goes on until it is stopped or nobody answers.
+/// A crowd that buys until it is stopped or nobody answers.
 pub struct Crowd {
     stopped: Arc<AtomicBool>,
     buyers: Vec<JoinHandle<Heard>>,
 }
 
 impl Crowd {
-    /// `name` makes the users' names differ from those of other crowds.
+    /// Starts a crowd. `name` makes its users' names differ from those of other crowds.
     pub fn start(shopper: SocketAddr, name: &str, sale: &str, buyers: usize) -> Self {
         let stopped = Arc::new(AtomicBool::new(false));
         let buyer = |n| tokio::spawn(buy(shopper, format!("{name}-{n}"), sale.to_owned(), stopped.clone()));
         Self { buyers: (0..buyers).map(buyer).collect(), stopped }
     }
 
-    /// What it heard in all, once everybody is done.
+    /// Waits until every buyer is done, and returns all answers that the crowd got.
     pub async fn heard(self) -> Heard {
         let mut all = Heard::default();
         for heard in join_all(self.buyers).await {

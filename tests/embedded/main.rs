@@ -1,5 +1,5 @@
-//! The embedded mode as a process of its own: killed at any moment, with torn files, on a full or failing disk, on
-//! folders that it must not touch, and restored from its backups. Needs no server.
+//! Tests of the embedded mode as a process of its own: killed at any moment, with torn files, on a full or failing
+//! disk, on folders that it must not touch, and restored from its backups. They need no server.
 
 mod audit;
 mod backups;

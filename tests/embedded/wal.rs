@@ -1,5 +1,5 @@
-//! A write-ahead log as a crash of the machine may leave it. What was committed was flushed, so it stays; anything
-//! may stand behind it.
+//! Tears a write-ahead log as a crash of the machine may leave it. What was committed was flushed, so it stays.
+//! Anything may stand behind it.
 //!
 //! Source: "Database File Format", section 4, of the SQLite documentation.
 
@@ -16,7 +16,7 @@ fn word(bytes: &[u8], at: usize) -> u32 {
     u32::from_be_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
 }
 
-/// The running checksum of a log, in the byte order that its magic number says.
+/// The running checksum of a log, in the byte order that the log's magic number names.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 struct Checksum(u32, u32);
 
@@ -41,7 +41,7 @@ impl Checksum {
 
 /// The frames of a log.
 struct Layout {
-    /// Of a frame with its header; 0 without a valid header.
+    /// The size of a frame with its header; 0 when the log has no valid header.
     frame: usize,
     /// The end of the last committed frame.
     committed: usize,
@@ -73,24 +73,24 @@ fn layout(log: &[u8]) -> Layout {
     Layout { frame, committed }
 }
 
-/// How a tail is torn.
+/// How the tail of a log is torn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Tear {
     /// Everything after the last commit, or a part of it, is gone.
     Cut,
-    /// The beginning of a frame, as a write that was under way leaves it.
+    /// Only the beginning of a frame is there, as a write that was under way leaves it.
     Partial,
-    /// Frames of random bytes, some with the right salt.
+    /// Frames of random bytes follow, some with the right salt.
     Garbage,
-    /// Frames of this very log again, commit marks included: their checksums do not follow.
+    /// Frames of this very log follow once more, commit marks included. Their checksums do not continue the log's.
     Stale,
-    /// Blocks that were allocated and never written.
+    /// Blocks of zeros follow, which were allocated and never written.
     Zeros,
 }
 
 pub const TEARS: [Tear; 5] = [Tear::Cut, Tear::Partial, Tear::Garbage, Tear::Stale, Tear::Zeros];
 
-/// Tears the log of a folder that nobody serves. Answers whether there was one with a commit in it.
+/// Tears the log of a folder that nobody serves. Returns whether there was a log with a commit in it.
 pub fn tear(folder: &Path, how: Tear, dice: &mut StdRng) -> bool {
     let path = folder.join("seckill.db-wal");
     let Ok(mut log) = fs::read(&path) else { return false };
@@ -131,7 +131,7 @@ pub fn tear(folder: &Path, how: Tear, dice: &mut StdRng) -> bool {
     true
 }
 
-/// The index of the log, which a crash of the machine takes with it, because it is never flushed.
+/// Removes the index of the log. A crash of the machine takes it too, because it is never flushed.
 pub fn lose_index(folder: &Path) {
     drop(fs::remove_file(folder.join("seckill.db-shm")));
 }

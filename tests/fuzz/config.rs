@@ -1,7 +1,7 @@
-//! The configuration: a file, variables and flags that are right, or nearly.
+//! Fuzzes the configuration with files, variables and flags that are right, or nearly.
 //!
-//! An input is the TOML file. Its comments can hold the other layers: `#env NAME=value`, `#flag key=value` (only
-//! keys that the command line has), `#secret text` for what the file `@DIR@/secret` holds.
+//! An input is the TOML file. Its comments can hold the other layers: `#env NAME=value`, `#flag key=value` (only keys
+//! that the command line has), and `#secret text` for what the file `@DIR@/secret` holds.
 
 mod made;
 mod ranges;
@@ -15,12 +15,12 @@ use toml::{Table, Value};
 
 use crate::engine::{Target, run};
 
-/// What no message and no debug text may hold: a text, and a number for secrets that lost their quotes.
+/// The markers that no message and no debug text may hold: a text, and a number for secrets that lost their quotes.
 const MARKERS: [&str; 2] = ["S3CRET-MARKER", "48151623421084815162342108481516234210"];
 const SECRETS: [&str; 3] = ["auth.hs256_secret", "redis.password", "mysql.password"];
 const FLAGS: [&str; 2] = ["http.bind", "admin.bind"];
 
-/// The default of every key, by its dotted name.
+/// Reads the default of every key, by its dotted name.
 fn defaults() -> Vec<(String, Value)> {
     flat(&defaults_text().parse::<Table>().expect("the defaults are TOML"))
 }
@@ -71,7 +71,7 @@ impl Layers {
         layers
     }
 
-    /// Whether the marker stands only where a secret may: there it must not come back.
+    /// Returns whether the markers stand only where a secret may stand. Then no message may hold them.
     fn hides_marker(&self) -> bool {
         let is_secret = |key: &str| SECRETS.contains(&key);
         let variables = self.variables.iter().all(|(name, value)| {
@@ -85,7 +85,7 @@ impl Layers {
                 let is_url = key == "redis.url" && value.as_str().is_some_and(is_password_of_url);
                 !is_marked(key) && (!is_marked(&value.to_string()) || is_secret(key) || is_url)
             }),
-            // What cannot be read has no keys: believe the line.
+            // A file that cannot be read has no keys, so the beginning of each line is taken for the key.
             Err(_) => text.lines().filter(|line| is_marked(line)).all(|line| {
                 let name = line.split('=').next().unwrap_or("").trim();
                 line.starts_with('#') || ["hs256_secret", "password"].contains(&name)
@@ -95,7 +95,7 @@ impl Layers {
     }
 }
 
-/// The key of a variable, if it is one of ours.
+/// Returns the key that a variable names, if it is one of ours.
 fn dotted(name: &str) -> Option<String> {
     Some(name.to_lowercase().strip_prefix("seckill__")?.replace("__", "."))
 }
@@ -146,7 +146,7 @@ impl Bench {
         }
     }
 
-    /// A fault is told with the key, or with the file and the line.
+    /// Asserts that an error names the key, or the file and the line.
     fn refused(&self, error: &ConfigError, file: &Path) -> String {
         let text = error.to_string();
         let known = |key: &str| text.contains(&format!("`{key}")) || text.contains(&format!("{key}_file`"));
@@ -204,7 +204,7 @@ impl Bench {
         format!("loaded {}", from_file.min(4))
     }
 
-    /// What was written is what is loaded.
+    /// Asserts that what is loaded is what was written.
     fn as_written(&self, loaded: &Loaded, key: &str, default: &Value, wanted: &Value, layers: &Layers) {
         if layers.flags.iter().any(|(flag, _)| *flag == key) {
             return;
@@ -231,7 +231,7 @@ impl Bench {
         }
     }
 
-    /// A secret, or what the file holds that stands for it.
+    /// Returns a secret, or the text of the file that stands for it.
     fn secret_text(&self, key: &str, text: &str, loaded: &Loaded, layers: &Layers) -> String {
         let path = &loaded.keys[&format!("{key}_file")].value;
         if Path::new(path) != self.folder.join("secret") {

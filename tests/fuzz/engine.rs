@@ -1,7 +1,7 @@
-//! Drives one target: its corpus first, then made and mutated inputs until the time is up.
+//! Drives one target. It runs the corpus first, then made and mutated inputs until the time is up.
 //!
-//! An input that shows something new (a signature not seen before) joins the pool that mutations start from,
-//! the cheap stand-in for coverage. Memory is bounded: one input per signature, and a bound on both.
+//! An input that shows something new (a signature not seen before) joins the pool from which mutations start. This is a
+//! cheap substitute for coverage. Memory is bounded: there is one input per signature, and both have a bound.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashSet};
@@ -18,26 +18,27 @@ use sha2::{Digest, Sha256};
 use crate::mutation::mutated;
 
 const SECONDS_DEFAULT: u64 = 3;
-/// From this length on a run keeps what it found new.
+/// A run of at least this length keeps the inputs that it found new.
 const LONG_RUN_S: u64 = 60;
-/// Kept inputs of one target, and the size of the largest.
+/// The most inputs of one target that are kept, and the size of the largest.
 const FOUND_MAX: usize = 60;
 const FOUND_BYTES_MAX: usize = 2048;
 const SIGNATURES_MAX: usize = 4096;
-/// Runs that making a failing input smaller may take.
+/// The most runs in which a failing input is made smaller.
 const SHRINK_RUNS_MAX: usize = 3000;
-/// A slow input is believed when it is slow every time: others share this machine.
+/// How often an input must be slow before it counts as slow. Other processes share this machine.
 const SLOW_TRIES: usize = 5;
 
-/// One parser and what must hold of it.
+/// One parser, and the properties that it must have.
 pub struct Target<'a> {
     pub name: &'static str,
-    /// Panics where a property breaks; answers what the input showed, in few different words.
+    /// Checks the properties on an input, and panics when one breaks. Returns what the input showed: its signature, of
+    /// which there are few.
     pub check: &'a dyn Fn(&[u8]) -> String,
     /// Makes an input that is valid, or nearly.
     pub generate: &'a dyn Fn(&mut StdRng) -> Vec<u8>,
     pub bytes_max: usize,
-    /// No input may take longer.
+    /// The longest time that an input may take.
     pub slowest: Duration,
 }
 
@@ -67,7 +68,7 @@ impl Pool {
     }
 }
 
-/// Runs a target and answers the signatures it saw.
+/// Runs a target, and returns the signatures that it saw.
 ///
 /// # Panics
 /// When a property breaks: with the property, the input as text, and the file it was kept in.
@@ -128,7 +129,7 @@ fn folder(target: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus").join(target)
 }
 
-/// Ascending by name, so that a run with a seed can be repeated.
+/// Reads the corpus of a target, ascending by name, so that a run with a seed can be repeated.
 fn corpus(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
     let entries = fs::read_dir(folder(target)).expect("a corpus folder");
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry").path()).collect();
@@ -145,7 +146,7 @@ thread_local! {
     static LAST_PANIC: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-/// Panics of a check are caught and told once, not printed at every try.
+/// Catches the panics of a check. They are reported once, and not printed at every try.
 fn listen_for_panics() {
     static LISTENING: Once = Once::new();
     LISTENING.call_once(|| {
@@ -160,7 +161,7 @@ fn listen_for_panics() {
     });
 }
 
-/// The signature, or the broken property.
+/// Runs the check. Returns the signature, or the property that broke.
 fn attempt(target: &Target, input: &[u8]) -> Result<String, String> {
     let mut fastest = Duration::MAX;
     for _ in 0..SLOW_TRIES {
@@ -189,7 +190,7 @@ fn fail(target: &Target, input: Vec<u8>, property: &str, seed: u64) -> ! {
     panic!("{property}\ninput: {}\n{kept}; seed {seed}", escaped(&smaller));
 }
 
-/// The input without the parts that the failure does not need.
+/// Makes a failing input smaller: it removes the parts that the failure does not need.
 fn shrunk(target: &Target, mut input: Vec<u8>) -> Vec<u8> {
     let mut runs = 0;
     let mut chunk = input.len() / 2;
@@ -221,7 +222,7 @@ fn keep_found(target: &str, pool: &Pool, of_corpus: &HashSet<String>) {
         .iter()
         .filter(|(signature, input)| !of_corpus.contains(*signature) && input.len() <= FOUND_BYTES_MAX)
         .collect();
-    // A draw: the smallest ones resemble each other.
+    // The hash makes this a draw, because the smallest inputs resemble each other.
     found.sort_by_cached_key(|(signature, _)| hash(signature.as_bytes()));
     for (_, input) in found.into_iter().take(FOUND_MAX.saturating_sub(before)) {
         let path = folder(target).join(format!("found-{}", hash(input)));

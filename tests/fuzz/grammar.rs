@@ -1,4 +1,4 @@
-//! JSON texts that are nearly right, and the numbers and texts that parsers trip over.
+//! Makes JSON texts that are nearly right, with numbers and texts on which parsers often fail.
 
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -31,7 +31,7 @@ pub const INTEGERS: &[&str] = &[
     "99999999999999999999999999",
 ];
 
-/// Values where another was expected.
+/// Values for places where another value is expected.
 const ODD_VALUES: &[&str] = &[
     "null",
     "true",
@@ -132,7 +132,7 @@ pub fn one_of<T: Copy>(choices: &[T], rng: &mut StdRng) -> T {
     choices[rng.random_range(0..choices.len())]
 }
 
-/// A text that somebody may not have expected.
+/// Makes a text that a parser may not expect.
 pub fn text_of(rng: &mut StdRng) -> String {
     match rng.random_range(0..10) {
         0 => "a".repeat(one_of(&[31, 32, 33, 63, 64, 65, 119, 120, 121, 200, 201, 1024, 4097], rng)),
@@ -150,7 +150,7 @@ pub fn slug(rng: &mut StdRng) -> String {
     (0..length).map(|_| char::from(one_of(SLUG, rng))).collect()
 }
 
-/// A JSON text in the making: unlike a JSON value it can repeat a key and hold what is no JSON.
+/// A JSON text in the making. Unlike a JSON value, it can repeat a key and hold what is no JSON.
 #[derive(Debug, Clone)]
 pub enum Node {
     Raw(String),
@@ -172,7 +172,7 @@ impl Node {
         Self::Object(members.iter().map(|(name, node)| ((*name).to_owned(), node.clone())).collect())
     }
 
-    /// Nothing wrong in half of the cases, else one to three faults.
+    /// Puts one to three faults into the text in half of the cases, and none in the other half.
     pub fn perhaps_corrupt(&mut self, rng: &mut StdRng) {
         if rng.random_bool(0.5) {
             for _ in 0..one_of(&[1, 1, 1, 2, 3], rng) {
@@ -263,7 +263,7 @@ impl Node {
     }
 }
 
-/// Another node when the object becomes something else.
+/// Puts a fault into the members of an object. Returns another node when the object becomes something else.
 fn corrupt_members(members: &mut Vec<(String, Node)>, rng: &mut StdRng) -> Option<Node> {
     let at = rng.random_range(0..members.len());
     match rng.random_range(0..8) {
@@ -307,7 +307,7 @@ fn write_text(content: &str, text: &mut String, is_odd: bool, rng: &mut StdRng) 
         match c {
             '"' => text.push_str("\\\""),
             '\\' => text.push_str("\\\\"),
-            // Now and then as it is, which JSON forbids.
+            // Now and then the character stands as it is, which JSON forbids.
             c if c < ' ' && !rng.random_bool(0.1) => text.push_str(&format!("\\u{:04x}", u32::from(c))),
             c => text.push(c),
         }

@@ -1,24 +1,24 @@
-//! A reading of JSON by RFC 8259 that shares nothing with the product's: it keeps repeated keys, and numbers
-//! as they are written. Source: RFC 8259.
+//! A reader of JSON that shares nothing with the product's. It keeps repeated keys, and numbers as they are written.
+//! Source: RFC 8259.
 
-/// Deeper texts are refused, for the sake of this reader's stack.
+/// The depth above which this reader refuses a text, for the sake of its stack.
 pub const DEPTH_MAX: usize = 1000;
-/// Any reader can follow this far; what is deeper may be refused or not.
+/// The depth to which any reader can follow. A deeper text may be refused or not.
 pub const DEPTH_SAFE: usize = 100;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Doc {
     Null,
     Bool(bool),
-    /// As written.
+    /// A number, as it is written.
     Number(String),
-    /// `None` for what is no Unicode: bytes that are not UTF-8, half of a surrogate pair.
+    /// A text. `None` means that it is no Unicode: it has bytes that are not UTF-8, or half of a surrogate pair.
     Text(Option<String>),
     List(Vec<Doc>),
     Object(Vec<(Option<String>, Doc)>),
 }
 
-/// `None` for what is no JSON text, or one that is too deep.
+/// Reads a JSON text. `None` means that it is none, or that it is too deep.
 pub fn parse(bytes: &[u8]) -> Option<Doc> {
     let mut reader = Reader { bytes, at: 0 };
     let doc = reader.value(0)?;
@@ -39,16 +39,16 @@ impl Doc {
         if let Self::Text(text) = self { text.as_deref() } else { None }
     }
 
-    /// A whole number as every client writes it: no sign but a minus, no fraction, no exponent, no `-0`.
+    /// Reads a whole number as every client writes it: no sign but a minus, no fraction, no exponent, no `-0`.
     pub fn whole(&self) -> Option<i128> {
         let Self::Number(text) = self else { return None };
         let digits = text.strip_prefix('-').unwrap_or(text);
         let is_whole = digits.bytes().all(|byte| byte.is_ascii_digit()) && text != "-0";
-        // Longer ones are out of every range, and would overflow what callers compute with.
+        // Longer numbers are out of every range, and they would overflow the callers' arithmetic.
         (is_whole && digits.len() <= 30).then(|| text.parse().ok()).flatten()
     }
 
-    /// The only member of a name; `None` when it is missing or stands there twice.
+    /// Returns the only member of a name. `None` means that it is missing or stands there twice.
     pub fn member(&self, name: &str) -> Option<&Self> {
         let mut found = self.members()?.iter().filter(|(key, _)| key.as_deref() == Some(name));
         let (_, doc) = found.next()?;
@@ -59,7 +59,7 @@ impl Doc {
         self.members().is_some_and(|members| members.iter().any(|(key, _)| key.as_deref() == Some(name)))
     }
 
-    /// Whether this is an object with the required members, perhaps the optional ones, and nothing else.
+    /// Returns whether this is an object with the required members, perhaps the optional ones, and nothing else.
     pub fn is_object_of(&self, required: &[&str], optional: &[&str]) -> bool {
         let Some(members) = self.members() else { return false };
         let is_known = |name: &str| required.contains(&name) || optional.contains(&name);
@@ -68,7 +68,7 @@ impl Doc {
             && required.iter().all(|name| is_single(name))
     }
 
-    /// Whether everything in it is Unicode.
+    /// Returns whether everything in it is Unicode.
     fn is_unicode(&self) -> bool {
         match self {
             Self::Null | Self::Bool(_) | Self::Number(_) => true,
@@ -78,7 +78,7 @@ impl Doc {
         }
     }
 
-    /// Whether a reader of 64-bit floats can hold all its numbers.
+    /// Returns whether a reader of 64-bit floats can hold all its numbers.
     fn is_finite(&self) -> bool {
         match self {
             Self::Null | Self::Bool(_) | Self::Text(_) => true,
@@ -96,12 +96,12 @@ impl Doc {
         }
     }
 
-    /// Whether no reader has a reason of its own to refuse it.
+    /// Returns whether no reader has a reason of its own to refuse it.
     pub fn is_plain(&self) -> bool {
         self.is_unicode() && self.is_finite() && self.depth() < DEPTH_SAFE
     }
 
-    /// What a JSON pointer leads to. Source: RFC 6901.
+    /// Follows a JSON pointer. Source: RFC 6901.
     pub fn at(&self, pointer: &str) -> Option<&Self> {
         let mut here = self;
         for name in pointer.split('/').skip(1) {
@@ -227,7 +227,7 @@ impl Reader<'_> {
         (count > 0).then_some(())
     }
 
-    /// The outer `None` is no text at all, the inner one no Unicode.
+    /// Reads a text. The outer `None` means that there is no text, and the inner one that it is no Unicode.
     fn text(&mut self) -> Option<Option<String>> {
         self.at += 1;
         let mut content = Vec::new();
@@ -269,7 +269,7 @@ impl Reader<'_> {
         u16::from_str_radix(text, 16).ok()
     }
 
-    /// The character of a unit and, for the first of a pair, the one that follows.
+    /// Returns the character of a UTF-16 unit. For the first unit of a pair it reads the second one too.
     fn code_point(&mut self, first: u16) -> Option<char> {
         if !(0xd800..0xdc00).contains(&first) {
             return char::from_u32(u32::from(first));

@@ -1,5 +1,5 @@
-//! Whatever bytes come in: each parser answers, keeps its documented bounds, and agrees with a reading of the
-//! same bytes that knows nothing of the product's. docs/fuzzing.md says how to run it for long.
+//! Fuzzing. Whatever bytes come in, each parser answers, keeps its documented bounds, and agrees with an independent
+//! reading of the same bytes. docs/fuzzing.md says how to run this for long.
 
 mod config;
 mod engine;

@@ -1,11 +1,11 @@
-//! Bytes made worse: what a broken client, a broken network or an attacker makes of a good input.
+//! Changes bytes as a broken client, a broken network or an attacker changes a good input.
 
 use rand::Rng;
 use rand::rngs::StdRng;
 
 use crate::grammar::{INTEGERS, one_of, text_of};
 
-/// The input after one to six changes; `other` is what it may be spliced with.
+/// Makes one to six changes to an input. `other` is an input with which it may be spliced.
 pub fn mutated(mut input: Vec<u8>, other: &[u8], rng: &mut StdRng) -> Vec<u8> {
     for _ in 0..rng.random_range(1..=6) {
         change(&mut input, other, rng);
@@ -71,7 +71,7 @@ fn chunk_of(input: &[u8], rng: &mut StdRng) -> std::ops::Range<usize> {
     from..from + rng.random_range(0..=length_max)
 }
 
-/// Puts an interesting number in the place of one.
+/// Replaces a number by an interesting one.
 fn replace_number(input: &mut Vec<u8>, rng: &mut StdRng) {
     let is_start = |at: usize| input[at].is_ascii_digit() && (at == 0 || !input[at - 1].is_ascii_digit());
     let starts: Vec<usize> = (0..input.len()).filter(|&at| is_start(at)).collect();

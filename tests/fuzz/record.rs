@@ -1,6 +1,5 @@
-//! The order record's decoder, and what a plan makes of what it decoded.
+//! Fuzzes the decoder of order records, and the plan of a batch that holds what was decoded.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use rand::Rng;
@@ -8,7 +7,7 @@ use rand::rngs::StdRng;
 use seckill::domain::batch_plan::{Known, LogBatch, LogRecord, plan};
 use seckill::domain::record::Poison;
 use seckill::domain::{
-    IdempotencyKey, Item, Money, Month, OrderId, OrderRecord, Part, Quantity, Sale, SaleId, SaleState,
+    IdempotencyKey, Item, Money, Month, OrderId, OrderRecord, Part, Quantity, Sale, SaleId, SaleState, Sales,
     ShardMap, SkuId, UserId,
 };
 
@@ -55,7 +54,7 @@ fn is_whole(doc: Option<&Doc>, range: std::ops::RangeInclusive<i128>) -> bool {
     doc.and_then(Doc::whole).is_some_and(|number| range.contains(&number))
 }
 
-/// Whether a field stands there once and within its bounds; the version may be any.
+/// Returns whether a field stands there once and within its bounds. The version may be any.
 fn is_field(doc: &Doc, name: &str) -> bool {
     let Some(field) = doc.member(name) else { return false };
     let is_text = |is_right: fn(&str) -> bool| field.text().is_some_and(is_right);
@@ -120,7 +119,7 @@ fn check(payload: &[u8]) -> String {
     planned(payload, decoded) + " " + &first_fault(doc.as_ref())
 }
 
-/// What is wrong first, so that every field's faults are kept apart.
+/// Names the first fault, so that the faults of every field are kept apart.
 fn first_fault(doc: Option<&Doc>) -> String {
     let Some(doc) = doc else { return "no JSON".to_owned() };
     let Some(members) = doc.members() else { return "no object".to_owned() };
@@ -153,9 +152,9 @@ fn means_the_same(record: &OrderRecord, doc: &Doc) {
     assert_eq!(Some(i128::from(record.accepted_ms)), whole(doc, "accepted_ms"));
 }
 
-/// What the writer decides of a batch that holds the record twice.
+/// Plans a batch that holds the record twice, and says what the order writer decides.
 fn planned(payload: &[u8], decoded: Result<OrderRecord, Poison>) -> String {
-    let sales = HashMap::from([(sale().id, sale())]);
+    let sales = Sales::from([(sale().id, sale())]);
     let part = decoded.as_ref().map_or(Part::new(0), |record| map().part_of(map().shard_of(&record.user_id)));
     let kept = payload[..payload.len().min(16)].to_vec();
     let record = |offset| LogRecord { offset, payload: kept.clone(), order: decoded.clone() };

@@ -1,7 +1,7 @@
-//! Everything that is parsed of a request, before any store is asked: body, headers, path and query.
+//! Fuzzes everything that is parsed of a request before any store is asked: body, headers, path and query.
 //!
-//! An input is a request as text: `METHOD /path?query`, headers, a blank line, the body. The pseudo header
-//! `:peer` is the address that the socket would tell.
+//! An input is a request as text: `METHOD /path?query`, headers, a blank line, the body. The pseudo header `:peer` is
+//! the address that the socket would give.
 
 mod bodies;
 mod calendar;
@@ -45,20 +45,20 @@ impl<'a> Input<'a> {
         Some(Self { method, segments, query, headers: lines.filter_map(header).collect(), body })
     }
 
-    /// Values of a header, as the server has them.
+    /// Returns the values of a header, as the server has them.
     pub fn values(&self, name: &str) -> Vec<&'a [u8]> {
         let of_name = self.headers.iter().filter(|(key, _)| key.eq_ignore_ascii_case(name));
         of_name.map(|(_, value)| *value).filter(|value| HeaderValue::from_bytes(value).is_ok()).collect()
     }
 
-    /// The first value of a header, if it is a text.
+    /// Returns the first value of a header, if it is a text.
     pub fn text(&self, name: &str) -> Option<&'a str> {
         let first = self.values(name).first().copied()?;
         let is_text = first.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\t'));
         std::str::from_utf8(first).ok().filter(|_| is_text)
     }
 
-    /// The request as handlers get it. What no server would let through is left out.
+    /// Makes the request as handlers get it. Headers that no server would let through are left out.
     pub fn request(&self) -> HttpRequest {
         let mut request = TestRequest::default();
         for (name, value) in &self.headers {
@@ -76,7 +76,7 @@ impl<'a> Input<'a> {
     }
 }
 
-/// A refusal as the client reads it: the code, and the pointer of the first fault.
+/// Reads a refusal as the client does: the code, and the pointer of the first fault.
 pub fn answer(problem: &Problem) -> (String, String) {
     let status = problem.status_code().as_u16();
     let body: Value = serde_json::from_slice(&problem.body("r-1", None)).expect("a problem is JSON");
@@ -92,7 +92,7 @@ pub fn answer(problem: &Problem) -> (String, String) {
     (code, pointer)
 }
 
-/// A pointer leads into the document, or to a member that is missing there.
+/// Asserts that a pointer leads into the document, or to a member that is missing there.
 pub fn leads_somewhere(pointer: &str, doc: &Doc) {
     assert!(pointer.is_empty() || pointer.starts_with('/'), "{pointer:?} is no JSON pointer");
     let parent = pointer.rsplit_once('/').map_or("", |(parent, _)| parent);

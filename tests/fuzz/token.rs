@@ -1,8 +1,9 @@
-//! The token check, against HS256 computed here from SHA-256 and the rules of RFC 7515 and 7519.
+//! Fuzzes the token check. It is compared with HS256, computed here from SHA-256, and with the rules of RFC 7515 and
+//! 7519.
 //!
-//! An input is a recipe, so that what mutations change can still carry a good signature: a first line of words
-//! (`signed`, `foreign` or `raw`; `kid` for a key with an id; `issuer`; `at=SECONDS` for the clock), then the
-//! header's JSON on one line and the payload's JSON. `raw` is followed by the value of `Authorization` itself.
+//! An input is a recipe for a token, so that mutations can still have a good signature. Its first line has words
+//! (`signed`, `foreign` or `raw`; `kid` for a key with an id; `issuer`; `at=SECONDS` for the clock). The header's JSON
+//! follows on one line, and then the payload's JSON. After `raw` the value of `Authorization` itself follows.
 
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ const NOW_S: i64 = 1_900_000_000;
 const LEEWAY_S: i64 = 5;
 const BYTES_MAX: usize = 4096;
 
-/// HMAC-SHA256. Source: RFC 2104.
+/// Computes HMAC-SHA256. Source: RFC 2104.
 fn hmac(key: &[u8], message: &[u8]) -> Vec<u8> {
     let mut block = [0; 64];
     block[..key.len()].copy_from_slice(key);
@@ -36,7 +37,7 @@ fn hmac(key: &[u8], message: &[u8]) -> Vec<u8> {
     Sha256::new().chain_update(pad(0x5c)).chain_update(inner).finalize().to_vec()
 }
 
-/// base64url without padding, where every byte string has one text only. Source: RFC 4648 §5.
+/// Decodes base64url without padding, in which every byte string has one text only. Source: RFC 4648 §5.
 fn decoded(text: &str) -> Option<Vec<u8>> {
     let alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let (mut bytes, mut held, mut bits) = (Vec::new(), 0u32, 0u32);
@@ -52,7 +53,7 @@ fn decoded(text: &str) -> Option<Vec<u8>> {
     (held == 0 && bits < 6).then_some(bytes)
 }
 
-/// How a token is checked, and when.
+/// How a token is checked, and at which time.
 #[derive(Clone, Copy, Default)]
 struct Setting {
     has_kid: bool,
@@ -60,8 +61,8 @@ struct Setting {
     now_ms: i64,
 }
 
-/// The user that a credential proves, by the rules; and whether it holds nothing that a strict reader may
-/// refuse for another reason.
+/// The user that a credential proves, by the rules, and when the proof ends. `is_plain` says that the credential holds
+/// nothing that a strict reader may refuse for another reason.
 struct Proof {
     user: String,
     expires_ms: i128,
@@ -86,7 +87,8 @@ fn proof(authorization: &str, setting: Setting) -> Option<Proof> {
     Some(proof)
 }
 
-/// `None` when the header asks for anything but HS256 with the key at hand.
+/// Reads a header, and returns whether it is plain. `None` means that the header asks for anything but HS256 with the
+/// key at hand.
 fn header_is_plain(header: &Doc, setting: Setting) -> Option<bool> {
     let must_understand = header.has("crit") && header.member("crit") != Some(&Doc::Null);
     if header.member("alg")?.text() != Some("HS256") || must_understand {
@@ -101,7 +103,7 @@ fn header_is_plain(header: &Doc, setting: Setting) -> Option<bool> {
     Some(has_known && header.is_plain())
 }
 
-/// `None` when a claim is missing, repeated, out of order or out of time.
+/// Reads the claims. `None` means that a claim is missing, repeated, out of order or out of time.
 fn claimed(claims: &Doc, setting: Setting) -> Option<Proof> {
     let audience = claims.member("aud")?;
     let is_ours = |doc: &Doc| doc.text() == Some("seckill");
@@ -156,7 +158,7 @@ fn tokens(setting: Setting, clock: &Clock) -> Tokens {
     Tokens::new(vec![key], &rules, clock.clone())
 }
 
-/// The product's answer, held against the rules.
+/// Asks the product, and compares its answer with the rules.
 fn asked(tokens: &Tokens, authorization: &str, setting: Setting) -> Option<Proof> {
     let proof = proof(authorization, setting);
     match tokens.shopper(Some(authorization)) {
@@ -173,7 +175,7 @@ fn asked(tokens: &Tokens, authorization: &str, setting: Setting) -> Option<Proof
     proof
 }
 
-/// One `Tokens` for all inputs, as a process has: what it remembers must not change an answer.
+/// One `Tokens` for all inputs, as in a process. What it remembers must not change an answer.
 struct Remembering {
     clock: Clock,
     tokens: [Tokens; 4],
@@ -193,7 +195,7 @@ impl Remembering {
     }
 }
 
-/// The setting and the value of `Authorization`; `None` when no header could hold it.
+/// Makes the setting and the value of `Authorization`. `None` means that no header could hold the value.
 fn recipe(input: &[u8]) -> Option<(Setting, String)> {
     let text = std::str::from_utf8(input).ok()?;
     let (words, rest) = text.split_once('\n').unwrap_or((text, ""));
@@ -218,7 +220,7 @@ fn check(input: &[u8], shared: &Remembering) -> String {
     let Some((setting, authorization)) = recipe(input) else { return "no recipe".to_owned() };
     let fresh = tokens(setting, &Clock::manual(setting.now_ms));
     if input.iter().filter(|byte| b"[{".contains(byte)).count() >= json::DEPTH_MAX {
-        // Too deep for the reader here; the product has to answer all the same.
+        // The text is too deep for the reader of this test. The product has to answer all the same.
         return format!("deep {}", fresh.shopper(Some(&authorization)).is_ok());
     }
     let first = asked(&fresh, &authorization, setting);
@@ -230,7 +232,7 @@ fn check(input: &[u8], shared: &Remembering) -> String {
     for worse in variants(&authorization) {
         asked(shared.at(setting), &worse, setting);
     }
-    // To the last millisecond, and not one longer; also when it is remembered.
+    // The token is good to the last millisecond and not one longer, also when it is remembered.
     if let Ok(expires_ms) = i64::try_from(proof.expires_ms) {
         let last = Setting { now_ms: expires_ms - 1, ..setting };
         assert!(asked(shared.at(last), &authorization, last).is_some(), "refused before its time");
@@ -240,7 +242,7 @@ fn check(input: &[u8], shared: &Remembering) -> String {
     format!("proven {} {} {}", setting.has_kid, setting.has_issuer, proof.is_plain)
 }
 
-/// A credential that was remembered, changed in one place each.
+/// Makes variants of a credential that was remembered, each changed in one place.
 fn variants(authorization: &str) -> Vec<String> {
     let mut variants: Vec<String> = ["=", ".", " ", "\0", "A", "%00", "\n"]
         .iter()
@@ -260,7 +262,7 @@ fn variants(authorization: &str) -> Vec<String> {
     variants
 }
 
-/// Why it was refused, as far as the recipe tells.
+/// Says why a token was refused, as far as the recipe shows.
 fn signature_of(input: &[u8], authorization: &str, setting: Setting) -> String {
     let way = if input.starts_with(b"raw") { "raw" } else { "made" };
     let token = authorization.split_once(' ').map_or("", |(_, token)| token.trim());

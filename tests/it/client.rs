@@ -29,19 +29,19 @@ impl Answer {
         self.headers.get(name).map_or("", |value| value.to_str().expect("text"))
     }
 
-    /// The problem code; empty for anything but a problem.
+    /// Returns the problem's code. It is empty for anything but a problem.
     pub fn code(&self) -> String {
         let json: Value = serde_json::from_str(&self.text).unwrap_or_default();
         json["code"].as_str().unwrap_or_default().to_owned()
     }
 
-    /// Status and code, for short assertions.
+    /// Returns status and code, for short assertions.
     pub fn problem(&self) -> (u16, String) {
         (self.status, self.code())
     }
 }
 
-/// One request on a connection of its own. Fails the test when there is no answer within 20 s.
+/// Sends one request on a connection of its own. It fails the test when there is no answer within 20 s.
 pub async fn call(
     address: SocketAddr,
     method: &str,
@@ -56,7 +56,7 @@ pub async fn call(
         .unwrap_or_else(|error| panic!("{method} {path}: {error:#}"))
 }
 
-/// Like [`call`], but a connection that fails is an answer too: `None`.
+/// Does what [`call`] does, but returns `None` when the connection fails or no answer comes in time.
 pub async fn try_call(
     address: SocketAddr,
     method: &str,
@@ -78,7 +78,7 @@ async fn exchange(
     Line::open(address).await?.exchange(method, path, headers, body).await
 }
 
-/// A connection that is kept for one request after the other.
+/// A connection that is kept and takes one request after the other.
 pub struct Line {
     sender: http1::SendRequest<Full<Bytes>>,
 }

@@ -1,5 +1,5 @@
-//! One suite for both modes: what a shop does, whatever it stands on. A rule that one mode cannot have stands in
-//! docs/operations.md, under "Where the modes differ".
+//! One suite for both modes. It tests what a shop does, whatever it stands on. A rule that one mode cannot have stands
+//! in docs/operations.md, under "Where the modes differ".
 
 /// Makes each rule of a module a test of both modes, `distributed::<rule>` and `embedded::<rule>`.
 macro_rules! in_both_modes {

@@ -1,4 +1,4 @@
-//! `seckill demo` as a person uses it: the real binary, what it prints, and the lines that one pastes.
+//! Uses `seckill demo` as a person does: the tests run the real binary, read what it prints, and paste its lines.
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
@@ -7,7 +7,7 @@ use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// A place for one test's folders, which goes away with it.
+/// A folder for one test's folders. It is removed at the end of the test.
 struct Place(PathBuf);
 
 impl Place {
@@ -37,13 +37,13 @@ fn free_address() -> String {
 
 fn command(place: &Place, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_seckill"));
-    // A fresh folder belongs to the test, too.
+    // A folder that the demo makes belongs to the test, too.
     command.env_remove("SECKILL_CONFIG").env("TMPDIR", &place.0).arg("demo").args(args);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 
-/// A demo that has said all it says at its start.
+/// A running demo that has printed everything that it prints at its start.
 struct Demo {
     child: Child,
     out: BufReader<ChildStdout>,
@@ -75,7 +75,7 @@ impl Demo {
         Self::start(place, &args)
     }
 
-    /// What one would paste: the lines of a shell.
+    /// Returns the lines that one would paste into a shell.
     fn lines(&self) -> Vec<&str> {
         let program = env!("CARGO_BIN_EXE_seckill");
         let is_pasted =
@@ -88,7 +88,7 @@ impl Demo {
         assert!(sent.expect("kill runs").success());
     }
 
-    /// Exit code, the rest of what it said, and its talk.
+    /// Waits for the end. Returns the exit code, the rest of stdout, and stderr.
     fn ended(mut self) -> (Option<i32>, String, String) {
         let (mut rest, mut talk) = (String::new(), String::new());
         self.out.read_to_string(&mut rest).expect("text");
@@ -99,13 +99,13 @@ impl Demo {
 
 impl Drop for Demo {
     fn drop(&mut self) {
-        // Also when the test failed half-way; an ended child answers an error that is of no interest.
+        // The child ends even when the test failed half-way. When it has ended already, the error is of no interest.
         drop(self.child.kill());
         drop(self.child.wait());
     }
 }
 
-/// Pastes lines into a shell; answers what they printed.
+/// Pastes lines into a shell, and returns what they printed.
 fn paste(lines: &[&str]) -> String {
     let output = Command::new("sh").arg("-ec").arg(lines.join("\n")).output().expect("a shell");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -120,7 +120,7 @@ fn refused(output: &Output) -> String {
 
 #[test]
 fn a_demo_is_ready_within_a_second() {
-    // A starved machine is no fault: one start in three must do.
+    // A starved machine is no fault, so it is enough when one start in three is quick.
     let quick = (0..3).map(|_| {
         let place = Place::new();
         Demo::at(&place, &[free_address(), free_address()], &[]).ready_after

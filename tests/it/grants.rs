@@ -1,4 +1,4 @@
-//! Units that move between the pools of MySQL instances.
+//! Tests of grants, by which units move between the pools of MySQL instances.
 
 use seckill::config::Mode;
 
@@ -29,15 +29,16 @@ async fn two_instances_that_want_each_others_units_do_not_wait_for_each_other() 
         let payloads = (0..30).map(|n| bench.record(&bench.user(part, n), "k", 1).encode()).collect();
         bench.batch(part, 0, payloads)
     };
-    // Each wants thirty of its own twenty: what one fetches the other lacks.
+    // Each instance needs thirty units and has twenty. What one fetches, the other lacks.
     let (zero, one) = (batches(0), batches(1));
     let began = std::time::Instant::now();
     for _ in 0..2 {
         let (a, b) = tokio::join!(
-            bench.backend.orders.write(&zero, &bench.sales),
-            bench.backend.orders.write(&one, &bench.sales)
+            bench.backend.order_writes.write(&zero, &bench.sales),
+            bench.backend.order_writes.write(&one, &bench.sales)
         );
-        // A conflict is taken again, as the writer does; what was written answers that the position moved.
+        // A batch with a conflict is taken again, as the order writer does. A batch that was written answers that the
+        // position has moved.
         if a.is_ok() && b.is_ok() {
             break;
         }
@@ -54,7 +55,7 @@ async fn a_grant_that_was_taken_and_never_applied_is_applied_at_takeover() {
     let servers = Servers::of(&bench.config);
     let home = bench.map.home_of(&bench.sale.items[0].sku_id).number();
     let taker = 1 - home;
-    // What a writer leaves that died between the two commits.
+    // This is what a writer leaves that died between the two commits.
     let (home_at, home_db) = servers.controls()[usize::from(home)].clone();
     let pool = format!("UPDATE {home_db}.pool SET granted = granted + 2");
     servers.execute(home_at, &pool).await;
@@ -66,7 +67,7 @@ async fn a_grant_that_was_taken_and_never_applied_is_applied_at_takeover() {
     let part = bench.map.all_parts().find(|p| bench.map.instance_of_part(*p).number() == taker);
     let part = part.expect("a partition of the taker");
     for _ in 0..3 {
-        assert_eq!(bench.backend.orders.take_over(part).await.expect("position"), 0);
+        assert_eq!(bench.backend.order_writes.take_over(part).await.expect("position"), 0);
         assert_eq!(bench.stage.sum("SUM(allotted)", "ledger").await, 2, "once, however often");
     }
     let unsettled = format!("SELECT COUNT(*) FROM {home_db}.grants WHERE NOT settled");

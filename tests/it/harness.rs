@@ -1,9 +1,11 @@
-//! One shop per test, in either mode: migrated, served on port 0, with an operator's key and everything needed to
-//! look at what it did from outside.
+//! Runs one shop per test, in either mode. The shop is migrated, it is served on port 0, and it has an operator's key.
+//! The test has everything that it needs to look at the shop from outside.
 
 #[cfg(feature = "embedded")]
 #[path = "harness/data_folder.rs"]
 mod data_folder;
+#[path = "harness/promises.rs"]
+mod promises;
 #[cfg(feature = "distributed")]
 #[path = "harness/servers.rs"]
 mod servers;
@@ -30,6 +32,7 @@ use crate::client::{Answer, call};
 
 #[cfg(feature = "embedded")]
 pub use data_folder::*;
+pub use promises::*;
 #[cfg(feature = "distributed")]
 pub use servers::*;
 
@@ -37,8 +40,8 @@ pub const SECRET: &str = "a secret of the tests, 32 bytes or more";
 pub const API_KEY: &str = "sk_a-key-of-the-tests";
 pub const READ_ONLY_KEY: &str = "sk_a-key-that-may-only-read";
 
-/// How long a test waits for something that happens by itself. Far above what it takes; a test that needs it
-/// has failed.
+/// How long a test waits for something that happens by itself. This is far above what it takes: a test that waits so
+/// long has failed.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub struct TestShop {
@@ -53,7 +56,7 @@ pub fn metrics() -> PrometheusHandle {
     HANDLE.get_or_init(|| seckill::metrics::install().expect("installed once")).clone()
 }
 
-/// A configuration with names of its own: of the local stack, or of a folder of its own.
+/// Makes a configuration of the local stack with names of its own, or of a folder of its own.
 pub fn config(mode: Mode, flags: &[(&str, &str)]) -> Config {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let name = format!("t{}x{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
@@ -75,7 +78,7 @@ pub fn config(mode: Mode, flags: &[(&str, &str)]) -> Config {
         ("limits.user_per_s", "0".to_owned()),
         ("limits.address_per_s", "0".to_owned()),
         ("catalog.refresh_ms", "100".to_owned()),
-        // A starved machine is no fault; tests of a Redis that hangs set the default again.
+        // A starved machine is no fault. Tests of a Redis that hangs set the default again.
         ("redis.response_timeout_ms", "2000".to_owned()),
         ("log.filter", "off".to_owned()),
     ];
@@ -84,12 +87,12 @@ pub fn config(mode: Mode, flags: &[(&str, &str)]) -> Config {
     seckill::config::load(Some(&path), &all).expect("a valid configuration").config
 }
 
-/// A folder's path of one test's own. Nothing is made.
+/// Names a folder of one test's own, and does not make it.
 pub fn temporary(name: &str) -> PathBuf {
     std::env::temp_dir().join(format!("seckill-{name}"))
 }
 
-/// What stands behind one shop: how it is made and removed, and a look into it from outside.
+/// The stores behind one shop. A test makes and removes them, and looks into them from outside.
 #[async_trait(?Send)]
 pub trait Stage {
     /// Makes databases and the like. Idempotent.
@@ -100,32 +103,34 @@ pub trait Stage {
     /// Removes what the test made.
     async fn remove(&self);
 
-    /// Puts payloads into the partition of an order's shard, past the inventory.
+    /// Appends payloads to the partition of an order's shard, without a reservation.
     async fn append(&self, order: OrderId, payloads: Vec<Vec<u8>>);
 
-    /// Orders in a state.
+    /// Reads the ids of the sales whose stock was put in place.
+    async fn sales_in_place(&self) -> Vec<String>;
+
+    /// Counts the orders in a state.
     async fn orders(&self, state: &str) -> i64;
 
-    /// A number such as `SUM(held)` of `ledger`, over all places that have such a table: `ledger`,
-    /// `consumer_positions`, `release_outbox`, `dead_letters`, `claims`.
+    /// Sums an expression such as `SUM(held)` of `ledger` over all databases that have the table. The table is
+    /// `ledger`, `consumer_positions`, `release_outbox`, `dead_letters` or `claims`.
     async fn sum(&self, expression: &str, table: &str) -> i64;
 
-    /// Units of live orders, in rows.
-    async fn live_units(&self) -> i64;
-
-    /// `(actor, action, reason, request id)` of a sale's changes, in order; of all sales without one.
+    /// Reads `(actor, action, reason, request id)` of a sale's changes, in order. `None` reads those of all sales.
     async fn audit(&self, sale: Option<&str>) -> Vec<[String; 4]>;
 
-    /// The sale as its last change left it, JSON.
+    /// Reads the sale as its last change left it, as JSON.
     async fn audited_sale(&self, sale: &str) -> Value;
 
-    /// All that a purchase could change, by place.
+    /// Reads everything that a purchase could change, by place.
     async fn contents(&self) -> BTreeMap<String, String>;
 
-    /// Of `orders`, `claims` and `order_moves` those in which a second copy of every row is refused by a key.
+    /// Names those of `orders`, `claims` and `order_moves` in which a key refuses a second copy of every row.
     async fn refused_copies(&self) -> Vec<&'static str>;
 }
 
+/// Makes the stage of a configuration's mode.
+///
 /// # Panics
 /// For a mode that this program was built without.
 pub fn stage(config: &Config) -> Box<dyn Stage> {
@@ -163,13 +168,13 @@ impl TestShop {
         Self::start_on(config, backend, Role::All).await
     }
 
-    /// Starts over a backend that the test has put faults into. The databases must be migrated.
+    /// Starts a shop over a backend into which the test has put faults. The databases must be migrated.
     pub async fn start_on(config: Config, backend: Ports, role: Role) -> Self {
         for (key, scopes) in [(API_KEY, "sales:read sales:write"), (READ_ONLY_KEY, "sales:read")] {
             let scopes = scopes.split(' ').map(str::to_owned).collect();
             let key_row = ApiKey { name: "tester".to_owned(), scopes };
-            // A second shop over the same databases finds its keys there.
-            drop(backend.sales.add_api_key(api_key_hash(key), &key_row).await);
+            // A second shop over the same databases finds the key there already.
+            drop(backend.keys.add_api_key(api_key_hash(key), &key_row).await);
         }
         let running = app::start_on(backend, &config, role, metrics()).await.expect("a started shop");
         let shopper = running.shopper.unwrap_or(running.admin);
@@ -177,8 +182,10 @@ impl TestShop {
         Self { config, running: Some(running), shopper, admin }
     }
 
-    /// Stops within the deadline and removes what the test made.
+    /// Asserts that the promises are kept, stops the shop within the deadline, and removes what the test made.
     pub async fn finish(mut self) {
+        let shopper = self.running.as_ref().and_then(|running| running.shopper);
+        assert_kept(&self.config, shopper).await;
         self.stop().await;
         remove(&self.config).await;
     }
@@ -192,7 +199,7 @@ impl TestShop {
         operate(self.admin, API_KEY, method, path, body).await
     }
 
-    /// A sale that is on now, with the SKUs' stock given.
+    /// Opens a sale that is on now. `stock` gives the stock of each SKU.
     pub async fn open_sale(&self, id: &str, buyer_limit: u32, stock: &[(&str, u32)]) {
         open_sale(self.admin, sale_body(id, buyer_limit, stock)).await;
     }
@@ -212,13 +219,13 @@ impl TestShop {
         place(self.shopper, user, sale, (key, body), headers).await
     }
 
-    /// Reads as a shopper.
+    /// Sends a GET as a shopper.
     pub async fn get(&self, user: &str, path: &str) -> Answer {
         let bearer = format!("Bearer {}", token(user));
         call(self.shopper, "GET", path, &[("Authorization", &bearer)], "").await
     }
 
-    /// The status that an order gets in the end.
+    /// Waits until an order is decided, and returns the answer.
     pub async fn decided(&self, user: &str, id: &str) -> Value {
         let began = Instant::now();
         loop {
@@ -240,6 +247,13 @@ impl TestShop {
 
     pub fn stage(&self) -> Box<dyn Stage> {
         stage(&self.config)
+    }
+}
+
+impl Drop for TestShop {
+    fn drop(&mut self) {
+        let is_forgotten = self.running.is_some() && !std::thread::panicking();
+        assert!(!is_forgotten, "a test ends with `finish`, which asserts the promises");
     }
 }
 

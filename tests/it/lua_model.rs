@@ -1,8 +1,8 @@
-//! The scripts of `lua/` on a real Redis against their specification, `domain::inventory_model`: random
-//! histories, every answer and the whole state compared, with forgotten scripts and killed servers in the
-//! middle.
+//! Compares the scripts of `lua/` on a real Redis with their specification, `domain::inventory_model`. Random histories
+//! are played, and every answer and the whole state are compared. In the middle scripts are forgotten and servers
+//! killed.
 //!
-//! A failure names its seed; `SECKILL_MODEL_SEED=<seed> cargo test --test it lua_model` plays it again.
+//! A failure names its seed. `SECKILL_MODEL_SEED=<seed> cargo test --test it lua_model` plays it again.
 
 mod contents;
 mod history;
@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use seckill::backend::distributed::{self, RedisPorts};
+use seckill::clock::Clock;
 use seckill::config::Mode;
 
 use self::history::{Cut, History, Line, Scripts, Tally};
@@ -18,14 +19,14 @@ use crate::harness::{config, eventually};
 use crate::own_redis::OwnRedis;
 use crate::wishes;
 
-/// Seeds of every run; one from the clock joins them.
+/// The seeds of every run. One from the clock joins them.
 const SEEDS: [u64; 3] = [1, 7, 20_240_611];
 
-/// Histories that run side by side, each on a bucket of its own.
+/// The histories that run side by side, each on a bucket of its own.
 const HISTORIES: u64 = 16;
 const CALLS: u32 = 200;
 
-/// Every kind of call, and the answer that only Redis gives: a run in which one of them is rare has tested little.
+/// Every kind of call, and the answer that only Redis gives. A run in which one of them is rare has tested little.
 const KINDS: [&str; 10] = [
     "gate_shut",
     "calls",
@@ -33,7 +34,7 @@ const KINDS: [&str; 10] = [
     "acknowledge calls",
     "entries removed",
     "no entry removed",
-    "settle calls",
+    "mark_decided calls",
     "gate calls",
     "preheat calls",
     "malformed calls",
@@ -52,9 +53,9 @@ impl Server {
         let url = redis.url();
         let mut config =
             config(Mode::Distributed, &[("redis.url", &url), ("redis.response_timeout_ms", "10000")]).redis;
-        let ports = distributed::open_redis(&config).expect("an address");
+        let ports = distributed::open_redis(&config, Clock::System).expect("an address");
         config.response_timeout_ms = 50;
-        let hasty = distributed::open_redis(&config).expect("an address");
+        let hasty = distributed::open_redis(&config, Clock::System).expect("an address");
         let raw = redis.connection().await;
         let line = Line { ports, raw, prefix: config.key_prefix, scripts: Scripts::new() };
         Self { redis, line, hasty }
@@ -77,7 +78,7 @@ impl Server {
         .await;
     }
 
-    /// Connections that the server has, ours and the product's.
+    /// Counts the connections that the server has, ours and the product's.
     async fn clients(&self) -> usize {
         let list = redis::cmd("CLIENT").arg("LIST").query_async::<String>(&mut self.line.raw.clone()).await;
         list.expect("a list").lines().count()
@@ -114,14 +115,14 @@ async fn cut_short(server: &mut Server, histories: &mut [History], delay: Durati
     resolve(&server.line, histories, cuts).await;
 }
 
-/// Asks a server that stands still, in vain: what was asked runs when it goes on, and nobody sees the answers.
+/// Calls a server that is paused. The calls run when it is resumed, and nobody sees the answers.
 async fn stand_still(server: &Server, histories: &mut [History]) {
     let before = server.clients().await;
     reached(&server.hasty).await;
     server.redis.pause();
     let cuts = join_all(histories.iter_mut().map(|history| history.ask_cut(&server.hasty))).await;
     server.redis.resume();
-    // It closes a connection only once it has done what came over it.
+    // The server closes a connection only after it has run what came over it.
     eventually("what was asked is done", async || server.clients().await <= before).await;
     resolve(&server.line, histories, cuts).await;
 }
@@ -130,7 +131,7 @@ async fn resolve(line: &Line, histories: &mut [History], cuts: Vec<Cut>) {
     join_all(histories.iter_mut().zip(cuts).map(|(history, cut)| history.resolve_cut(line, cut))).await;
 }
 
-/// What happens in the middle of a round; most rounds are left alone. Answers how many restarts it took.
+/// Disturbs a round in its middle; most rounds are left alone. Returns how many restarts it took.
 async fn strike(server: &mut Server, histories: &mut [History], round: u64) -> u64 {
     match round % 16 {
         1 | 9 | 13 => {
@@ -139,7 +140,7 @@ async fn strike(server: &mut Server, histories: &mut [History], round: u64) -> u
             verify(&server.line, histories).await;
         }
         3 | 11 | 15 => {
-            // Under running calls. The scripts were all loaded by the first half of the round.
+            // The scripts are forgotten under running calls. The first half of the round has loaded them all.
             let (line, flush) = (&server.line, server.forget_scripts());
             tokio::join!(run(line, histories, 20), flush);
         }
@@ -157,7 +158,7 @@ async fn strike(server: &mut Server, histories: &mut [History], round: u64) -> u
             return 2;
         }
         7 => {
-            // Few calls change anything at all; so many surely hold one that does.
+            // Few calls change anything. Among so many there is surely one that does.
             for _ in 0..6 {
                 stand_still(server, histories).await;
             }
@@ -167,7 +168,7 @@ async fn strike(server: &mut Server, histories: &mut [History], round: u64) -> u
     0
 }
 
-/// Plays so many rounds of histories; a failure panics with its seed.
+/// Plays a number of rounds of histories. A failure panics with its seed.
 async fn play(server: &mut Server, rounds: u64) -> Tally {
     let seeds = wishes::seeds(&SEEDS);
     let mut tally = Tally::new();
@@ -213,7 +214,7 @@ async fn the_scripts_stay_in_one_slot_of_a_cluster() {
     let () = slots.expect("all slots");
     server.serving().await;
 
-    // That this server would refuse a call that touches two slots.
+    // This shows that the server would refuse a call that touches two slots.
     let mut call = server.line.scripts.preheat.prepare_invoke();
     call.key("{h.0}:gate").key("{h.1}:stock").arg(1).arg(1).arg(2).arg(1).arg(0).arg("pad").arg(5);
     let refused = call.invoke_async::<String>(&mut server.line.raw).await.expect_err("two slots in one call");

@@ -1,5 +1,5 @@
-//! Integration tests: one suite over both modes (`conformance`), and what only one of them has. The distributed
-//! mode is tested on the real local stack (`scripts/stack up`); a missing service is a failed test. Each test has
+//! Integration tests: one suite over both modes (`conformance`), and tests of what only one mode has. The distributed
+//! mode is tested on the real local stack (`scripts/stack up`), and a missing service fails a test. Each test has
 //! databases, keys, topic, folder and ports of its own.
 
 mod client;

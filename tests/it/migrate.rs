@@ -1,4 +1,5 @@
-//! `seckill migrate`: idempotent, safe twice at once, and never silently another shard map or topic.
+//! Tests of `seckill migrate`. It is idempotent, two may run at once, and it never takes another shard map or topic
+//! silently.
 
 use seckill::app;
 use seckill::backend::distributed::{self, migrate};
@@ -9,7 +10,7 @@ use crate::harness::{Servers, Stage as _, config, migrated, months, remove};
 
 async fn migrate_error(config: &Config) -> String {
     let settings = app::backend_settings(config).expect("settings");
-    let failed = migrate::run(&settings, &months(), |_| ()).await;
+    let failed = migrate::run(&settings, &months(), Clock::System, |_| ()).await;
     failed.expect_err("a mismatch must be refused").to_string()
 }
 

@@ -1,4 +1,4 @@
-//! The order log on Kafka: records of a partition wait for those before them and go together.
+//! Tests of the order log on Kafka: records of a partition wait for those before them and go together.
 
 use std::task::Poll;
 use std::time::Duration;

@@ -1,7 +1,7 @@
-//! A Redis of one test's own: a process that the test may kill, start again on the same data, or stop for a
-//! while, without touching the shared stack.
+//! A Redis of one test's own. It is a process that the test may kill, start again on the same data, or pause, without
+//! touching the shared stack.
 //!
-//! Invariant: what was answered survives [`OwnRedis::kill`], and nothing is left when it is dropped.
+//! Invariants: what was answered survives [`OwnRedis::kill`], and nothing is left when the server is dropped.
 
 use std::fs::{self, File};
 use std::net::TcpListener;
@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use rand::Rng;
 
-/// Below the ports that the system hands to clients, so that nobody takes ours while the server is down. A
-/// cluster's bus listens 10,000 above and stays below them too.
+/// The ports of these servers. They are below the ports that the system gives to clients, so that nobody takes ours
+/// while a server is down. A cluster's bus listens 10,000 above, and that is below them too.
 const PORTS: std::ops::Range<u16> = 20_000..22_700;
 const BUS_ABOVE: u16 = 10_000;
 
@@ -28,13 +28,13 @@ pub struct OwnRedis {
 }
 
 impl OwnRedis {
-    /// Starts an empty server on a free loopback port and waits until it answers. `args` are added to its
-    /// command line, such as `&["--cluster-enabled", "yes"]`.
+    /// Starts an empty server on a free loopback port, and waits until it answers. `args` are added to its command
+    /// line, such as `&["--cluster-enabled", "yes"]`.
     pub async fn start(args: &[&str]) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("seckill-redis-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let folder = std::env::temp_dir().join(name);
-        // Left by a process that was killed and had the same number.
+        // A process that had the same number and was killed may have left this folder.
         drop(fs::remove_dir_all(&folder));
         fs::create_dir_all(&folder).expect("a folder of its own");
         let args = args.iter().map(|&arg| arg.to_owned()).collect();
@@ -47,32 +47,32 @@ impl OwnRedis {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// A connection beside those of the product, for what only a test does.
+    /// Opens a connection beside those of the product, for what only a test does.
     pub async fn connection(&self) -> redis::aio::MultiplexedConnection {
         let client = redis::Client::open(self.url()).expect("an address");
         let settings = redis::AsyncConnectionConfig::new().set_response_timeout(Some(START_MAX));
         client.get_multiplexed_async_connection_with_config(&settings).await.expect("a connection")
     }
 
-    /// Ends the process at once (SIGKILL); its data and its port stay.
+    /// Ends the process at once (SIGKILL). Its data and its port stay.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
-            // A child that has ended already answers an error that is of no interest.
+            // When the child has ended already, the error is of no interest.
             drop(child.kill());
             drop(child.wait());
         }
     }
 
-    /// Starts on the same data and port after [`Self::kill`], and waits until everything is loaded.
+    /// Starts the server on the same data and port after [`Self::kill`], and waits until everything is loaded.
     pub async fn start_again(&mut self) {
         assert!(self.child.is_none(), "kill it first");
         let log = File::create(self.folder.join("redis.log")).expect("a log file");
         let port = self.port.to_string();
         let child = Command::new("redis-server")
             .args(["--bind", "127.0.0.1", "--port", &port, "--daemonize", "no"])
-            // `no` is the server's word for: written before it is answered, never flushed. A killed process
-            // leaves its pages to the system; a flush would guard only against the loss of the machine, and
-            // on a busy disk made the longest test take 54 s instead of 14 s.
+            // `no` means that a write is handed to the system before it is answered, and that it is never flushed. A
+            // killed process leaves its pages to the system. A flush would guard only against the loss of the machine,
+            // and on a busy disk it made the longest test take 54 s instead of 14 s.
             .args(["--appendonly", "yes", "--appendfsync", "no", "--save", ""])
             .args(&self.args)
             .current_dir(&self.folder)
@@ -90,12 +90,12 @@ impl OwnRedis {
         }
     }
 
-    /// Stops the process without ending it (SIGSTOP): connections stay open and nothing is answered.
+    /// Pauses the process (SIGSTOP): connections stay open and nothing is answered.
     pub fn pause(&self) {
         self.signal("-STOP");
     }
 
-    /// Continues it after [`Self::pause`].
+    /// Resumes the process after [`Self::pause`].
     pub fn resume(&self) {
         self.signal("-CONT");
     }

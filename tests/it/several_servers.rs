@@ -1,4 +1,4 @@
-//! What only the distributed mode has: servers that forget, processes that share the work, monthly tables.
+//! Tests of what only the distributed mode has: servers that forget, processes that share the work, monthly tables.
 
 use seckill::app::{self, Role};
 use seckill::backend::distributed;
@@ -72,7 +72,7 @@ async fn a_sale_in_a_month_without_tables_says_how_to_get_them() {
     assert_eq!((&sale["state"], shop.stage().audit(None).await.len()), (&json!("published"), before));
 
     let settings = app::backend_settings(&shop.config).expect("settings");
-    distributed::migrate::run(&settings, &[month], |_| ()).await.expect("migrated");
+    distributed::migrate::run(&settings, &[month], Clock::System, |_| ()).await.expect("migrated");
     let done = advance("preheat").await;
     assert_eq!((done.status, done.json()["state"].clone()), (200, json!("preheated")), "{done:?}");
     shop.finish().await;

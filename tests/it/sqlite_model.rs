@@ -1,10 +1,10 @@
-//! The embedded inventory against its specification, `domain::inventory_model`: random histories side by side in
-//! one folder, so that their calls share transactions, every answer and the whole state compared.
+//! Compares the embedded inventory with its specification, `domain::inventory_model`. Random histories are played side
+//! by side in one folder, so that their calls share transactions. Every answer and the whole state are compared.
 //!
-//! What differs from the model is what the mode does differently: a reservation is in the order log at once, so it
-//! is queued and no outbox entry waits, no lease runs, and an order's row is its state.
+//! The mode differs from the model in a few things. A reservation is in the order log at once, so it is queued and no
+//! outbox entry waits. No lease runs. The row of an order is its state.
 //!
-//! A failure names its seed; `SECKILL_MODEL_SEED=<seed> cargo test --test it sqlite_model` plays it again.
+//! A failure names its seed. `SECKILL_MODEL_SEED=<seed> cargo test --test it sqlite_model` plays it again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -46,9 +46,9 @@ struct History {
     dice: StdRng,
     bucket: BucketId,
     epoch: u32,
-    /// Its outbox is emptied after every call; what was in it went to `log`.
+    /// The model. Its outbox is emptied after every call, and what was in it goes to `log`.
     model: Bucket,
-    /// Records that must be in the order log, per partition.
+    /// The records that must be in the order log, per partition.
     log: BTreeMap<u16, Vec<Vec<u8>>>,
     calls: u32,
     tally: Tally,
@@ -82,7 +82,7 @@ impl History {
             match self.dice.random_range(0..100) {
                 0..30 if is_shut => self.set_gate(shared, GateState::Open).await,
                 0..76 => self.reserve(shared).await,
-                76..84 => self.settle(shared).await,
+                76..84 => self.mark_decided(shared).await,
                 84..90 => {
                     let states = [GateState::Open, GateState::Paused, GateState::Ended];
                     let state = one_of(&mut self.dice, &states).expect("three");
@@ -144,7 +144,7 @@ impl History {
         for (mut expected, answer) in expected.into_iter().zip(answers) {
             *self.tally.entry(wishes::word(&expected)).or_default() += 1;
             match (&mut expected, &answer) {
-                // Its name is of no use: nothing is ever acknowledged.
+                // The name of the entry is of no use, because nothing is ever acknowledged.
                 (Verdict::Reserved { outbox_entry }, Verdict::Reserved { outbox_entry: real }) => {
                     *outbox_entry = real.clone();
                 }
@@ -157,7 +157,7 @@ impl History {
         }
     }
 
-    /// What was reserved is in the log in the same moment.
+    /// Moves what was reserved from the model's outbox to the log, where the mode has it at once.
     fn note_log(&mut self, map: ShardMap, taken: Vec<OrderRecord>) {
         for record in &taken {
             let part = map.part_of(record.order_id.shard()).number();
@@ -168,13 +168,13 @@ impl History {
         self.model.acknowledge(&orders, &entries);
     }
 
-    /// The row that the order writer makes of a reservation.
-    async fn settle(&mut self, shared: &Shared) {
+    /// Makes the row that the order writer makes of a reservation.
+    async fn mark_decided(&mut self, shared: &Shared) {
         let order = order_id(&self.bucket.sale, order_number(&mut self.dice, self.calls));
         let states: Vec<OrderState> =
             OrderState::ALL.into_iter().filter(|state| !state.is_pending()).collect();
         let state = one_of(&mut self.dice, &states).expect("five");
-        if self.model.settle(&[(order, state)]) == 0 {
+        if self.model.mark_decided(&[(order, state)]) == 0 {
             return;
         }
         let row = format!(
@@ -258,7 +258,7 @@ impl History {
     }
 }
 
-/// Whether a partition's records stand at 0, 1, 2, … without a gap, each decodable.
+/// Asserts that the records of every partition stand at 0, 1, 2, … without a gap, and that each can be decoded.
 async fn assert_log_is_whole(shared: &Shared) {
     let gaps = "SELECT COUNT(*) FROM (SELECT COUNT(*) AS n, MAX(log_offset) AS last FROM order_log GROUP BY part) \
          WHERE n <> last + 1";

@@ -1,21 +1,18 @@
-//! A shop that moves: exported from one mode, imported into the other and back, by the real binary, with the audit
+//! Moves a shop: the real binary exports it from one mode, imports it into the other, and moves it back. The audit runs
 //! on what stands afterwards.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use loadtest::config::{Config as AuditConfig, TokenConfig};
-use loadtest::ids::Layout;
-use loadtest::{audit, collect};
+use loadtest::audit;
 use seckill::config::{Config, Mode};
 use serde_json::{Value, json};
 
 use crate::harness::{
-    SECRET, TestShop, config, eventually, open_sale, remove, rfc3339, sale_body, temporary,
+    TestShop, config, eventually, evidence_of, open_sale, remove, rfc3339, sale_body, temporary,
 };
 
-/// The binary on the stores of `config`.
+/// Runs the binary on the stores of `config`.
 fn seckill(config: &Config, args: &[&str]) -> Output {
     let sections = [
         ("BACKEND__MODE", config.backend.mode.as_str().to_owned()),
@@ -46,48 +43,19 @@ fn refused(output: &Output, says: &str) {
     assert!(output.status.code() == Some(1) && said.contains(says), "{said}");
 }
 
-/// Every line but the header, which says when.
+/// Reads every line of an export but the header, which has the time of the export.
 fn body(file: &Path) -> Vec<String> {
     let text = std::fs::read_to_string(file).expect("an export");
     text.lines().skip(1).map(str::to_owned).collect()
 }
 
 async fn audited(config: &Config, sale: &str, persisted: usize) {
-    let instances = match config.backend.mode {
-        Mode::Distributed => config.mysql.instances.clone(),
-        Mode::Embedded => vec!["folder".to_owned()],
-    };
-    let count = u16::try_from(instances.len()).expect("few");
-    let token = TokenConfig {
-        secret: SECRET.to_owned(),
-        kid: String::new(),
-        audience: config.auth.audience.clone(),
-        issuer: String::new(),
-    };
-    let shards = (config.shards.shards, config.shards.partitions);
-    let folder = AuditConfig::of_folder(&config.embedded.folder, shards, token).expect("a configuration");
-    let config = match config.backend.mode {
-        Mode::Embedded => folder,
-        Mode::Distributed => AuditConfig {
-            mode: loadtest::config::Mode::Distributed,
-            redis_url: config.redis.url.clone(),
-            key_prefix: config.redis.key_prefix.clone(),
-            brokers: config.kafka.brokers.clone(),
-            topic: config.kafka.topic.clone(),
-            instances,
-            mysql_user: config.mysql.user.clone(),
-            mysql_password: config.mysql.password.expose().to_owned(),
-            database_prefix: config.mysql.database_prefix.clone(),
-            layout: Layout::new(shards.0, shards.1, count).expect("a layout"),
-            ..folder
-        },
-    };
-    let evidence = collect::stores(&config, sale, None, BTreeSet::new()).await.expect("evidence");
+    let evidence = evidence_of(config, sale).await;
     assert_eq!(evidence.rows.len(), persisted);
     assert_eq!(audit::audit(&evidence), []);
 }
 
-/// A sale with orders of every kind that there is, another that was never touched, and a draft.
+/// Makes a sale with orders of every kind that there is, another that was never touched, and a draft.
 async fn fill(shop: &TestShop) -> Vec<(String, Value)> {
     shop.open_sale("drop", 2, &[("pad", 3), ("phone", 20)]).await;
     for n in 0..12 {
@@ -105,7 +73,7 @@ async fn fill(shop: &TestShop) -> Vec<(String, Value)> {
     orders(shop).await
 }
 
-/// What every buyer reads.
+/// Reads the orders that every buyer reads.
 async fn orders(shop: &TestShop) -> Vec<(String, Value)> {
     let mut read = Vec::new();
     for n in 0..12 {

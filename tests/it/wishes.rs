@@ -1,5 +1,5 @@
-//! What a random history asks for: few users, SKUs and order ids, so that requests meet each other, and times
-//! hours away from now, so that the millisecond of a call never matters.
+//! Makes what a random history asks for. There are few users, SKUs and order ids, so that requests meet each other.
+//! Times are hours away from now, so that the millisecond of a call never matters.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use seckill::clock::Clock;
 use seckill::domain::inventory_model::{GateChange, Terms};
-use seckill::domain::reservation::{Fingerprint, ReserveRequest, Verdict};
+use seckill::domain::reservation::{Denial, Fingerprint, ReserveRequest, Verdict};
 use seckill::domain::{
     IdempotencyKey, Item, Money, Month, OrderId, OrderRecord, Quantity, Sale, SaleId, SaleState, Shard,
     SkuId, UserId,
@@ -18,14 +18,14 @@ use seckill::ports::{ErrorKind, StoreResult};
 
 pub const HOUR_MS: i64 = 3_600_000;
 
-/// Order ids in play at a time.
+/// The order ids that are in play at a time.
 const ORDERS: u32 = 40;
 const USERS: u32 = 6;
 /// The SKUs that are put in place, and one that never is.
 pub const SKUS: [&str; 2] = ["pad", "phone"];
 const UNKNOWN_SKU: &str = "ghost";
 
-/// Every kind of answer that both inventories give: a run in which one of them is rare has tested little.
+/// Every kind of answer that both inventories give. A run in which one of them is rare has tested little.
 pub const ANSWERS: [&str; 10] = [
     "reserved",
     "replayed",
@@ -39,7 +39,7 @@ pub const ANSWERS: [&str; 10] = [
     "stale_epoch",
 ];
 
-/// The seeds of a run: these and one from the clock, or the one of `SECKILL_MODEL_SEED`.
+/// Returns the seeds of a run: these and one from the clock, or the one of `SECKILL_MODEL_SEED`.
 #[expect(clippy::disallowed_methods, reason = "a test's own switch is no configuration of the product")]
 pub fn seeds(fixed: &[u64]) -> Vec<u64> {
     match std::env::var("SECKILL_MODEL_SEED") {
@@ -59,13 +59,13 @@ pub fn sku(name: &str) -> SkuId {
     SkuId::parse(name).expect("a slug")
 }
 
-/// `true` in so many of a hundred.
+/// Returns `true` in `percent` of a hundred cases.
 pub fn chance(dice: &mut StdRng, percent: u32) -> bool {
     dice.random_range(0..100) < percent
 }
 
-/// An order number of a history's moment. The numbers in play move on with its calls: with the same few for
-/// ever, every order would soon be known and every buyer at the limit.
+/// Draws an order number. The numbers in play move on with the calls of a history. If they stayed the same, every order
+/// would soon be known and every buyer at the limit.
 pub fn order_number(dice: &mut StdRng, calls: u32) -> u32 {
     calls + dice.random_range(0..ORDERS)
 }
@@ -80,7 +80,7 @@ pub fn order_id(sale: &SaleId, order: u32) -> OrderId {
     OrderId::derive(shard, Month::new(600), sale, &user(order), &key)
 }
 
-/// 1 to 64 requests, mostly few.
+/// Makes a batch of 1 to 64 requests, mostly few.
 pub fn batch(dice: &mut StdRng, sale: &SaleId, calls: u32, epoch: u32) -> Arc<[ReserveRequest]> {
     let size = match dice.random_range(0..100) {
         0..40 => 1,
@@ -90,8 +90,8 @@ pub fn batch(dice: &mut StdRng, sale: &SaleId, calls: u32, epoch: u32) -> Arc<[R
     (0..size).map(|_| request(dice, sale, calls, epoch)).collect()
 }
 
-/// Mostly the body that this order always has, so that it is replayed; sometimes another, and rarely another
-/// user's (whom a hash collision would bring there).
+/// Makes a request. Mostly it has the body that this order always has, so that it is replayed. Sometimes it has another
+/// body, and rarely that of another user, whom a hash collision would bring there.
 fn request(dice: &mut StdRng, sale: &SaleId, calls: u32, epoch: u32) -> ReserveRequest {
     let order = order_number(dice, calls);
     let body = if chance(dice, 80) { order } else { dice.random_range(0..1000) };
@@ -129,7 +129,7 @@ pub fn terms(dice: &mut StdRng) -> Terms {
     Terms { opens_ms, closes_ms, buyer_limit: dice.random_range(1..=6), lease_ms: lease_ms(dice) }
 }
 
-/// None, lapsed or far.
+/// Draws a lease: none, one that has lapsed, or one that ends far in the future.
 pub fn lease_ms(dice: &mut StdRng) -> i64 {
     match dice.random_range(0..100) {
         0..10 => now_ms() - HOUR_MS,
@@ -138,7 +138,7 @@ pub fn lease_ms(dice: &mut StdRng) -> i64 {
     }
 }
 
-/// A sale for a history's bucket; what matters of it is set by the caller.
+/// Makes a sale for the bucket of a history. The caller sets what matters of it.
 pub fn sale(id: &SaleId, epoch: u32, stock: &BTreeMap<SkuId, u32>) -> Sale {
     let price = Money::new(19_900, "CNY").expect("money");
     let item = |(sku, units): (&SkuId, &u32)| Item {
@@ -162,8 +162,8 @@ pub fn sale(id: &SaleId, epoch: u32, stock: &BTreeMap<SkuId, u32>) -> Sale {
     }
 }
 
-/// Whether the port calls a change of the gate done, which was to follow a sale into this state. A gate that is missing
-/// need not be ended.
+/// Returns whether the port calls a change of the gate done, when the change was to follow a sale into this state. A
+/// gate that is missing need not be ended.
 pub fn is_gate_set(change: GateChange, state: SaleState) -> bool {
     match change {
         GateChange::Set | GateChange::Older => true,
@@ -172,7 +172,8 @@ pub fn is_gate_set(change: GateChange, state: SaleState) -> bool {
     }
 }
 
-/// Whether a call of a port did what was asked. A conflict is a failure of the port, and no outage.
+/// Asserts that a call of a port did what was asked, or did not, as `is_done` says. A conflict is a failure of the port
+/// and no outage.
 pub fn expect_done(place: &str, answer: StoreResult<()>, is_done: bool) {
     let kind = answer.as_ref().err().map(|error| error.kind);
     assert_eq!(kind, (!is_done).then_some(ErrorKind::Broken), "{place}: {answer:?}");
@@ -182,19 +183,25 @@ pub fn word(verdict: &Verdict) -> &'static str {
     match verdict {
         Verdict::Reserved { .. } => "reserved",
         Verdict::Replayed(_) => "replayed",
-        Verdict::KeyReused => "key_reused",
-        Verdict::LimitReached { .. } => "limit_reached",
-        Verdict::SoldOut { .. } => "sold_out",
-        Verdict::NotStarted => "not_started",
-        Verdict::Paused => "paused",
-        Verdict::Ended => "ended",
-        Verdict::StaleEpoch => "stale_epoch",
-        Verdict::GateShut => "gate_shut",
-        Verdict::UnknownSku => "unknown_sku",
+        Verdict::Denied(denial) => denial_word(denial),
     }
 }
 
-/// Purchases that no front of ours sends: order id, quantity, fingerprint.
+pub fn denial_word(denial: &Denial) -> &'static str {
+    match denial {
+        Denial::KeyReused => "key_reused",
+        Denial::LimitReached { .. } => "limit_reached",
+        Denial::SoldOut { .. } => "sold_out",
+        Denial::NotStarted => "not_started",
+        Denial::Paused => "paused",
+        Denial::Ended => "ended",
+        Denial::StaleEpoch => "stale_epoch",
+        Denial::GateShut => "gate_shut",
+        Denial::UnknownSku => "unknown_sku",
+    }
+}
+
+/// Makes purchases that no front of ours sends: order id, quantity and fingerprint.
 #[cfg(feature = "distributed")]
 pub fn malformed(dice: &mut StdRng) -> Vec<(Vec<u8>, &'static str, &'static str)> {
     const FINGERPRINT: &str = "0123456789abcdef";
@@ -207,7 +214,7 @@ pub fn malformed(dice: &mut StdRng) -> Vec<(Vec<u8>, &'static str, &'static str)
     calls
 }
 
-/// One of a list, or `None` of an empty one.
+/// Draws one entry of a list. An empty list gives `None`.
 pub fn one_of<T: Clone>(dice: &mut StdRng, list: &[T]) -> Option<T> {
     list.choose(dice).cloned()
 }

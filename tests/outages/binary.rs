@@ -1,4 +1,4 @@
-//! The real binary as a process, and a crowd that buys from it.
+//! Runs the real binary as a process, and a crowd that buys from it.
 
 #![expect(clippy::disallowed_methods, reason = "a crowd's task ends with its test")]
 
@@ -17,7 +17,7 @@ use sqlx::{AssertSqlSafe, Row};
 use tokio::task::JoinHandle;
 
 use crate::client::try_call;
-use crate::harness::{API_KEY, SECRET, Servers, Stage as _, eventually, months, open, token};
+use crate::harness::{API_KEY, SECRET, Servers, Stage as _, assert_kept, eventually, months, open, token};
 
 pub struct Process {
     child: Child,
@@ -105,20 +105,21 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Also when the test failed half-way; an ended child answers an error that is of no interest.
+        // The child ends even when the test failed half-way. When it has ended already, the error is of no interest.
         drop(self.child.kill());
         drop(self.child.wait());
     }
 }
 
-/// Lets [`API_KEY`] operate.
+/// Adds [`API_KEY`] to the directory, so that it may operate.
 pub async fn add_key(config: &Config) {
     let scopes = vec!["sales:read".to_owned(), "sales:write".to_owned()];
     let key = ApiKey { name: "tester".to_owned(), scopes };
-    open(config).await.sales.add_api_key(api_key_hash(API_KEY), &key).await.expect("a key");
+    open(config).await.keys.add_api_key(api_key_hash(API_KEY), &key).await.expect("a key");
 }
 
-/// Buys for one user after the other until stopped; answers the ids that were accepted. A connection that fails ends it.
+/// Buys for one user after the other until it is stopped or refused, or its connection fails. Returns the ids of the
+/// orders that were accepted.
 async fn buy_until_refused(shopper: SocketAddr, prefix: String, stopped: Arc<AtomicBool>) -> Vec<String> {
     let mut accepted = Vec::new();
     for n in (0..).take_while(|_: &u32| !stopped.load(Ordering::Relaxed)) {
@@ -131,7 +132,7 @@ async fn buy_until_refused(shopper: SocketAddr, prefix: String, stopped: Arc<Ato
         let body = r#"{"sku_id":"phone","quantity":1}"#;
         let path = "/api/v1/sales/drop/orders";
         let mut answer = try_call(shopper, "POST", path, &headers, body).await;
-        // What the API asks of a client whose outcome is unknown, which a starved machine may well make it.
+        // The API asks a client to repeat a click whose outcome is unknown. On a starved machine that may well happen.
         while answer.as_ref().is_some_and(|answer| answer.status == 504) {
             answer = try_call(shopper, "POST", path, &headers, body).await;
         }
@@ -152,7 +153,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// `name` makes the users' names differ from those of other loads.
+    /// Starts the load. `name` makes its users' names differ from those of other loads.
     pub fn start(shopper: SocketAddr, name: &str, buyers: usize) -> Self {
         let stopped = Arc::new(AtomicBool::new(false));
         let buyer = |n| tokio::spawn(buy_until_refused(shopper, format!("{name}{n}"), stopped.clone()));
@@ -160,14 +161,14 @@ impl Load {
         Self { stopped, buyers }
     }
 
-    /// The ids of all orders that were accepted.
+    /// Stops the load, and returns the ids of all orders that were accepted.
     pub async fn stop(self) -> Vec<String> {
         self.stopped.store(true, Ordering::Relaxed);
         join_all(self.buyers).await.into_iter().flat_map(|ids| ids.expect("no panic")).collect()
     }
 }
 
-/// Every answered order has its row, and nothing else holds units than rows.
+/// Asserts that every accepted order has its row, and that nothing but rows holds units.
 pub async fn assert_all_written(config: &Config, accepted: &[String]) {
     let database = Servers::of(config);
     let least = i64::try_from(accepted.len()).expect("small");
@@ -182,9 +183,10 @@ pub async fn assert_all_written(config: &Config, accepted: &[String]) {
     assert_eq!(database.sum("COUNT(*)", "dead_letters").await, 0);
     let held = database.sum("SUM(held)", "ledger").await;
     assert_eq!(held, database.orders("awaiting_payment").await);
+    assert_kept(config, None).await;
 }
 
-/// The ids of all orders, whatever their state.
+/// Reads the ids of all orders, whatever their state.
 async fn order_ids(database: &Servers) -> HashSet<String> {
     let mut ids = HashSet::new();
     for (instance, shard) in database.shards() {

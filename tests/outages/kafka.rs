@@ -1,4 +1,4 @@
-//! Kafka gone or slow: selling goes on from the outbox until its bound, and the relay delivers.
+//! Kafka is gone or slow: the shop sells on until its outbox is full, and the relay delivers.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,10 +15,10 @@ use crate::proxy::Weather;
 use crate::world::{LOSSES, Loss, World};
 
 const OUTBOX_MAX: usize = 40;
-/// 150 ms for the acknowledgement; the rest is for this machine.
+/// How soon a purchase is answered. The wait for the acknowledgement takes 150 ms, and the rest is for this machine.
 const ANSWERED_WITHIN: Duration = Duration::from_millis(150 + 250);
 
-/// Buys one after the other until refused; answers how many were accepted.
+/// Buys one unit after the other until a purchase is refused. Returns how many were accepted.
 async fn buy_until_refused(shop: &TestShop, loss: Loss) -> usize {
     for n in 0..10 * OUTBOX_MAX {
         let began = Instant::now();
@@ -45,7 +45,7 @@ async fn sell_through(world: &mut World, loss: Loss) {
     world.lose("kafka", loss);
     let accepted = buy_until_refused(&shop, loss).await;
     assert!(accepted >= OUTBOX_MAX, "{loss:?}: refused after {accepted} of {OUTBOX_MAX}");
-    // The bound is looked at every 100 ms here, and a purchase takes 150 ms.
+    // The bound is checked every 100 ms here, and a purchase takes 150 ms.
     assert!(accepted <= OUTBOX_MAX + 5, "{loss:?}: {accepted} accepted over a bound of {OUTBOX_MAX}");
     let available = shop.stock("drop").await["phone"]["available"].clone();
     assert_eq!(available, 990 - accepted, "{loss:?}");
@@ -109,51 +109,56 @@ impl Reading {
         Self { world, log, part }
     }
 
-    /// A reader that was given the partition.
-    fn reader(&self) -> Box<dyn OrderLogReader> {
-        let mut reader = self.log.reader().expect("a reader");
+    /// Makes a reader, and waits until it is assigned the partition.
+    async fn reader(&self) -> Box<dyn OrderLogReader> {
+        let mut reader = self.log.reader(Arc::new(|| ())).expect("a reader");
         let is_ours = |event: &LogEvent| matches!(event, LogEvent::Assigned { part } if *part == self.part);
-        poll_until(&mut *reader, "assigned", |events| events.iter().any(is_ours));
+        take_until(&mut *reader, "assigned", |events| events.iter().any(is_ours)).await;
         reader
     }
 }
 
-/// Polls until `enough`, which sees what every look brought.
-fn poll_until(reader: &mut dyn OrderLogReader, what: &str, mut enough: impl FnMut(&[LogEvent]) -> bool) {
+/// Takes from the reader until `enough` is satisfied. `enough` sees what every call returned.
+async fn take_until(
+    reader: &mut dyn OrderLogReader,
+    what: &str,
+    mut enough: impl FnMut(&[LogEvent]) -> bool,
+) {
     let began = Instant::now();
-    while !enough(&reader.poll(Duration::from_millis(5), 100).expect("a reader")) {
+    while !enough(&reader.take(100).await.expect("a reader")) {
         assert!(began.elapsed() < Duration::from_secs(10), "never: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
-/// The offsets of the next records, at least `count`.
-fn read(reader: &mut dyn OrderLogReader, count: usize, what: &str) -> Vec<i64> {
+/// Reads at least `count` records, and returns their offsets.
+async fn read(reader: &mut dyn OrderLogReader, count: usize, what: &str) -> Vec<i64> {
     let mut offsets = Vec::new();
-    poll_until(reader, what, |events| {
+    take_until(reader, what, |events| {
         offsets.extend(events.iter().filter_map(|event| match event {
             LogEvent::Record { record, .. } => Some(record.offset),
             _ => None,
         }));
         offsets.len() >= count
-    });
+    })
+    .await;
     offsets
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partition_is_read_from_where_it_was_sought_whenever_that_was() {
     let reading = Reading::start().await;
-    // Given a logical offset the client looks it up at once and again after half a second, and an answer that comes
+    // A client that is given a logical offset looks it up at once, and again after half a second. An answer that comes
     // after a seek undoes the seek.
     reading.world.kafka.set(Weather::Slow(Duration::from_millis(150)));
     for pause in (400..=800).step_by(50).map(Duration::from_millis) {
-        tokio::task::block_in_place(|| {
-            let mut reader = reading.reader();
-            let assigned = Instant::now();
-            poll_until(&mut *reader, "the pause ends", |_| assigned.elapsed() >= pause);
-            reader.seek(reading.part, 1).expect("sought");
-            let what = format!("sought after {pause:?}");
-            assert_eq!(read(&mut *reader, 4, &what), [1, 2, 3, 4], "{what}");
-        });
+        let mut reader = reading.reader().await;
+        let assigned = Instant::now();
+        take_until(&mut *reader, "the pause ends", |_| assigned.elapsed() >= pause).await;
+        reader.seek(reading.part, 1);
+        let what = format!("sought after {pause:?}");
+        assert_eq!(read(&mut *reader, 4, &what).await, [1, 2, 3, 4], "{what}");
+        reader.leave().await;
     }
     reading.world.finish().await;
 }
@@ -162,29 +167,30 @@ async fn a_partition_is_read_from_where_it_was_sought_whenever_that_was() {
 async fn records_that_expire_under_a_reader_end_it_and_the_next_one_names_the_partition() {
     let reading = Reading::start().await;
     let part = reading.part;
-    let mut reader = tokio::task::block_in_place(|| reading.reader());
-    reader.seek(part, 0).expect("sought");
-    reader.pause(part).expect("paused");
+    let mut reader = reading.reader().await;
+    reader.seek(part, 0);
+    reader.pause(part);
+    let is_sought = |event: &LogEvent| matches!(event, LogEvent::Sought { .. });
+    take_until(&mut *reader, "sought", |events| events.iter().any(is_sought)).await;
     let kafka = &reading.world.config.kafka;
     let admin: AdminClient<DefaultClientContext> =
         ClientConfig::new().set("bootstrap.servers", &kafka.brokers).create().expect("a client");
     let mut expired = TopicPartitionList::new();
     expired.add_partition_offset(&kafka.topic, i32::from(part.number()), Offset::Offset(3)).expect("a place");
     admin.delete_records(&expired, &AdminOptions::new()).await.expect("deleted");
-    reader.resume(part).expect("resumed");
-    tokio::task::block_in_place(|| {
-        let began = Instant::now();
-        while reader.poll(Duration::from_millis(5), 100).is_ok() {
-            assert!(began.elapsed() < Duration::from_secs(10), "never: the reader ends");
-        }
-        drop(reader);
-        let mut reader = reading.reader();
-        assert!(reader.seek(part, 0).is_err());
-        let is_named = |event: &LogEvent| matches!(event, LogEvent::OutOfRange { part: of, position: 0, low: 3, high: 5 } if *of == part);
-        poll_until(&mut *reader, "the partition is named", |events| events.iter().any(is_named));
-        reader.seek(part, 3).expect("sought where a person decided");
-        assert_eq!(read(&mut *reader, 2, "the rest"), [3, 4]);
-    });
+    reader.resume(part);
+    let began = Instant::now();
+    while reader.take(100).await.is_ok() {
+        assert!(began.elapsed() < Duration::from_secs(10), "never: the reader ends");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    reader.leave().await;
+    let mut reader = reading.reader().await;
+    reader.seek(part, 0);
+    let is_named = |event: &LogEvent| matches!(event, LogEvent::OutOfRange { part: of, position: 0, low: 3, high: 5 } if *of == part);
+    take_until(&mut *reader, "the partition is named", |events| events.iter().any(is_named)).await;
+    reader.seek(part, 3);
+    assert_eq!(read(&mut *reader, 2, "the rest").await, [3, 4], "sought where a person decided");
     reading.world.finish().await;
 }
 

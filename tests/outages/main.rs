@@ -1,6 +1,6 @@
-//! What the system does while a server is dead, frozen, slow or cut off, and while its own processes die. Each
-//! test has the machine for itself, and a stack of its own to break (`scripts/outage-stack`, started by the first
-//! test); proxies stand between it and the product.
+//! Tests of what the system does while a server is dead, frozen, slow or cut off, and while its own processes die. Each
+//! test has the machine for itself. The tests have a stack of their own to break (`scripts/outage-stack`), which the
+//! first test starts. Proxies stand between this stack and the product.
 
 mod binary;
 #[path = "../it/client.rs"]

@@ -1,4 +1,4 @@
-//! One MySQL instance gone or slow, and a COMMIT whose answer is lost.
+//! One MySQL instance is gone or slow, or the answer to a COMMIT is lost.
 
 use std::time::{Duration, Instant};
 
@@ -28,10 +28,10 @@ async fn buy_all(shop: &TestShop, users: &[String], sku: &str) {
     }
 }
 
-/// The second instance goes away while both have orders to write.
+/// Sells while the second instance goes away and both have orders to write.
 async fn sell_through(world: &mut World, loss: Loss) {
     let shop = world.shop().await;
-    // At home on the instance that will be lost.
+    // The home of the SKU is the instance that will be lost.
     let (sku, here, there) = (world.sku_at_home_on(1), world.users_of(0, ORDERS), world.users_of(1, ORDERS));
     shop.open_sale("drop", 1, &[(&sku, 1000)]).await;
     buy_all(&shop, &here[..1], &sku).await;

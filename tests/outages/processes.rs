@@ -1,4 +1,4 @@
-//! Writers and fronts that die, freeze and come back, under load.
+//! Order writers and fronts die, freeze and come back, under load.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ struct Works {
 }
 
 impl Works {
-    /// A front, `writers` writers and an open sale.
+    /// Starts a front and `writers` order writers, and opens a sale.
     async fn start(writers: usize, flags: &[(&str, &str)]) -> Self {
         let world = World::new(&[SHARDS.as_slice(), flags].concat()).await;
         add_key(&world.config).await;
@@ -39,17 +39,17 @@ impl Works {
     }
 
     async fn positions(&self) -> HashMap<Part, i64> {
-        open(self.config()).await.orders.positions().await
+        open(self.config()).await.order_writes.positions().await
     }
 
-    /// How long until every partition has moved on from where it stands now.
+    /// Waits until the position of every partition has moved on. Returns how long that took.
     async fn all_move_on(&self) -> Duration {
         let began = Instant::now();
         let backend = open(self.config()).await;
         let before = self.positions().await;
         assert_eq!(before.len(), 4);
         eventually("every partition moves on", async || {
-            let now = backend.orders.positions().await;
+            let now = backend.order_writes.positions().await;
             before.iter().all(|(part, position)| now.get(part).is_some_and(|moved| moved > position))
         })
         .await;
@@ -67,7 +67,7 @@ impl Works {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_partitions_of_a_killed_writer_are_taken_over_within_ten_seconds() {
-    // The session times of config/default.toml, unlike in other tests.
+    // Unlike other tests, this one has the session times of config/default.toml.
     let times = [("kafka.session_timeout_ms", "6000"), ("kafka.heartbeat_interval_ms", "1000")];
     let mut works = Works::start(3, &times).await;
     let load = Load::start(works.front.shopper, "u", 8);
@@ -88,7 +88,7 @@ async fn the_partitions_of_a_killed_writer_are_taken_over_within_ten_seconds() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_writer_that_was_frozen_past_its_session_writes_nothing_twice_when_it_wakes() {
     let works = Works::start(3, &[]).await;
-    // Slow enough that it is frozen in the middle of a batch.
+    // MySQL is so slow that the writer is frozen in the middle of a batch.
     works.world.mysql_weather(Weather::Slow(Duration::from_millis(30)));
     let load = Load::start(works.front.shopper, "u", 8);
     works.all_move_on().await;

@@ -1,4 +1,4 @@
-//! A TCP proxy that a test makes slow, deaf or dead.
+//! A TCP proxy that a test can make slow, or whose connections it can cut.
 
 #![expect(clippy::disallowed_methods, reason = "a proxy's tasks end with its test's runtime")]
 
@@ -14,13 +14,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
-/// What a proxy does with what it is given.
+/// What a proxy does with the bytes that come in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Weather {
     Fair,
-    /// Everything the server says comes this much later.
+    /// Everything that the server sends comes this much later.
     Slow(Duration),
-    /// Connections that stand are cut, new ones are closed at once.
+    /// Connections that stand are cut, and new ones are closed at once.
     Cut,
 }
 
@@ -39,7 +39,7 @@ impl Drop for Proxy {
 }
 
 impl Proxy {
-    /// Listens on `port` (0 = any) and passes everything on to `server`.
+    /// Starts a proxy that listens on `port` (0 = any) and passes everything on to `server`.
     pub async fn start(port: u16, server: SocketAddr) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", port)).await.expect("a free port");
         let address = listener.local_addr().expect("an address");
@@ -60,7 +60,7 @@ impl Proxy {
         self.weather.send_replace(weather);
     }
 
-    /// The next COMMIT reaches the server, and its answer nobody: the connection is cut instead.
+    /// Loses one answer: the next COMMIT reaches the server, and then the connection is cut.
     pub fn lose_answer_to_commit(&self) {
         self.commits_to_lose.store(1, Ordering::SeqCst);
     }
@@ -87,7 +87,8 @@ async fn pass(
     }
 }
 
-/// From client to server. Ends, and with it the connection, when the answer to a COMMIT is to be lost.
+/// Passes bytes from the client to the server. It ends, and the connection with it, when the answer to a COMMIT is to
+/// be lost.
 async fn ask(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, commits_to_lose: Arc<AtomicUsize>) {
     let mut chunk = vec![0; 65_536];
     while let Ok(size @ 1..) = from.read(&mut chunk).await {
@@ -99,7 +100,7 @@ async fn ask(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, commits_to_lose: A
     }
 }
 
-/// From server to client. A delay lets later answers catch up with nobody, and holds up none of them twice.
+/// Passes bytes from the server to the client. A delay keeps the answers in order, and it delays each of them once.
 async fn answer(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, forecast: watch::Receiver<Weather>) {
     let (sender, mut due) = mpsc::unbounded_channel::<(Instant, Vec<u8>)>();
     let read = async move {

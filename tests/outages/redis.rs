@@ -1,4 +1,4 @@
-//! Redis gone: nothing can be sold, which is said at once, and nothing that was sold is lost.
+//! Redis is gone: nothing can be sold, shoppers are told so at once, and nothing that was sold is lost.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,8 @@ use crate::client::{Answer, call};
 use crate::harness::{Stage as _, TestShop, eventually};
 use crate::world::{LOSSES, Loss, World};
 
-/// What api.md promises, and what a client's own connection and this machine may add to it.
+/// How soon a purchase is answered: what docs/api.md promises, and what the client's connection and this machine may
+/// add.
 const ANSWERED_WITHIN: Duration = Duration::from_millis(300 + 100);
 
 async fn timed(shop: &TestShop, user: &str) -> (Answer, Duration) {
@@ -21,15 +22,15 @@ async fn is_ready(shop: &TestShop) -> bool {
     call(shop.admin, "GET", "/readyz", &[], "").await.status == 200
 }
 
-/// The sale is on; Redis goes away and comes back.
+/// Sells while Redis goes away and comes back.
 async fn sell_through(world: &mut World, loss: Loss) {
-    let mut shop = world.shop().await;
+    let shop = world.shop().await;
     shop.open_sale("drop", 1, &[("phone", 1000)]).await;
     for n in 0..20 {
         assert_eq!(shop.buy(&format!("before-{n}"), "drop", "phone", "k").await.status, 202);
     }
     world.lose("redis", loss);
-    // Those whose call was on its way do not know what came of it; everybody after them was not let in.
+    // Buyers whose call was under way do not learn its outcome. Everybody after them is refused before the call.
     let names: Vec<String> = (0..200).map(|n| format!("during-{n}")).collect();
     let first = join_all(names.iter().map(|user| timed(&shop, user))).await;
     let later = join_all(names.iter().map(|user| timed(&shop, user))).await;
@@ -47,7 +48,7 @@ async fn sell_through(world: &mut World, loss: Loss) {
 
     world.restore();
     eventually("the shop is ready again", async || is_ready(&shop).await).await;
-    // Whatever became of the first try, the same key finds or makes the buyer's one order.
+    // Whatever the first try did, the same key finds or makes the buyer's one order.
     for answer in join_all(names.iter().map(|user| shop.buy(user, "drop", "phone", "k"))).await {
         assert!(answer.status < 300, "{loss:?}: {answer:?}");
     }
@@ -55,7 +56,7 @@ async fn sell_through(world: &mut World, loss: Loss) {
     eventually("all orders are written", async || database.orders("awaiting_payment").await >= 220).await;
     assert_eq!(database.orders("awaiting_payment").await, 220);
     assert_eq!(shop.stock("drop").await["phone"]["available"], 780, "{loss:?}");
-    shop.stop().await;
+    shop.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,5 @@
-//! Peak shaving: with the writers slowed to a tenth of the arrivals, shoppers notice nothing but the wait that
-//! they are promised. Writes `.stack/shaving.csv`, the picture of docs/benchmarks.md.
+//! Peak shaving: while the order writers are slowed to a tenth of the arrivals, shoppers notice nothing but the wait
+//! that they are promised. The test writes `.stack/shaving.csv`, from which the picture of docs/benchmarks.md is made.
 
 #![expect(clippy::disallowed_methods, reason = "an arrival's task ends with its test")]
 
@@ -15,24 +15,25 @@ use seckill::ports::Ports;
 use tokio::time::{Instant, sleep_until};
 
 use crate::binary::{Process, add_key};
-use crate::harness::{eventually, open, open_sale, place, sale_body};
+use crate::harness::{assert_kept, eventually, open, open_sale, place, sale_body};
 use crate::proxy::Weather;
 use crate::world::World;
 
-/// Two seconds of them in a block, three in the run of the picture.
+/// The arrivals of a block, which lasts two seconds, and of the run of the picture, which lasts three.
 const BLOCK: u32 = 300;
 const ARRIVALS: u32 = 450;
-/// Of blocks: one with quick writers and one with slow ones.
+/// The number of pairs of blocks. A pair has a block with quick writers and one with slow ones.
 const PAIRS: usize = 7;
-/// Between two arrivals: 150 a second.
+/// The time between two arrivals: there are 150 a second.
 const GAP: Duration = Duration::from_micros(6667);
 const PARTS: u16 = 4;
-/// Added to every answer of MySQL; with batches of one this makes about a tenth of the arrivals.
+/// The delay of every answer of MySQL. With batches of one record, the writers then manage about a tenth of the
+/// arrivals.
 const SLOW: Duration = Duration::from_millis(13);
 const BODY: &str = r#"{"sku_id":"phone","quantity":1}"#;
 
-/// The p99 from the intended time of an arrival to its answer, in an open model: arrivals come at their time,
-/// whatever became of those before.
+/// Sends the arrivals, and returns the p99 from an arrival's intended time to its answer. This is an open model:
+/// arrivals come at their time, whatever became of those before.
 async fn rush(shopper: SocketAddr, sale: &str, arrivals: u32, accepted: Arc<AtomicU32>) -> Duration {
     let began = Instant::now() + Duration::from_millis(100);
     let arrivals = (0..arrivals).map(|n| {
@@ -52,11 +53,13 @@ async fn rush(shopper: SocketAddr, sale: &str, arrivals: u32, accepted: Arc<Atom
     took[took.len() * 99 / 100]
 }
 
-/// The p99 of two blocks, one with quick writers and one with slow ones. Both find nothing left to write.
+/// Measures the p99 of two blocks, one with quick writers and one with slow ones. Each begins with nothing left to
+/// write.
 async fn pair(world: &World, front: &Process, backend: &Ports, number: usize) -> [Duration; 2] {
     let weathers = [Weather::Fair, Weather::Slow(SLOW)];
     let mut p99s = [Duration::ZERO; 2];
-    // A B B A B A A B: what comes at a steady beat, as Kafka's collector does, meets both kinds.
+    // The order is A B B A B A A B, so that what comes at regular times meets both kinds, as Kafka's garbage collector
+    // does.
     for at in if number.count_ones().is_multiple_of(2) { [0, 1] } else { [1, 0] } {
         let sale = format!("pair{number}-{at}");
         open_sale(front.admin, sale_body(&sale, 1, &[("phone", 100_000)])).await;
@@ -68,8 +71,9 @@ async fn pair(world: &World, front: &Process, backend: &Ports, number: usize) ->
     p99s
 }
 
-/// What slow writers cost shoppers is in every block. What Kafka's collector costs, which stops the broker for longer
-/// than a hundredth of a block, or a machine that is busy for a moment, is in some.
+/// Returns the lower quartile of the blocks. What slow writers cost shoppers shows in every block. Kafka's garbage
+/// collector stops the broker for longer than a hundredth of a block, and the machine may be busy for a moment: these
+/// costs show in some blocks only.
 fn lower_quartile(p99s: impl Iterator<Item = Duration>) -> Duration {
     let mut p99s: Vec<Duration> = p99s.collect();
     p99s.sort();
@@ -82,21 +86,21 @@ async fn drained(backend: &Ports) {
 
 async fn lag(backend: &Ports) -> Vec<i64> {
     let ends = backend.order_log.ends().await.expect("Kafka");
-    let positions = backend.orders.positions().await;
+    let positions = backend.order_writes.positions().await;
     (0..PARTS)
         .zip(ends)
         .map(|(part, end)| end - positions.get(&Part::new(part)).copied().unwrap_or(0))
         .collect()
 }
 
-/// Resident memory of a process, in KiB.
+/// Reads the resident memory of a process, in KiB.
 fn resident_kib(process: &Process) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).expect("a process");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a size");
     line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
-/// The lag of every partition, looked at every 100 ms until all is drained, and the same as a CSV file.
+/// Reads the lag of every partition every 100 ms until all is drained, and writes a CSV file of it.
 async fn watch(backend: Ports, accepted: Arc<AtomicU32>) -> Vec<(Instant, Vec<i64>)> {
     let began = Instant::now();
     let mut seen = Vec::new();
@@ -119,7 +123,7 @@ async fn watch(backend: Ports, accepted: Arc<AtomicU32>) -> Vec<(Instant, Vec<i6
     seen
 }
 
-/// What a buyer of each partition is promised now, in seconds.
+/// Reads which wait a buyer of each partition is promised now, in seconds.
 async fn promises(front: &Process, config: &Config, sale: &str) -> Vec<f64> {
     let map = config.shard_map().expect("a map");
     let mut promised = Vec::new();
@@ -168,7 +172,7 @@ async fn slow_writers_cost_shoppers_only_the_wait_they_are_promised() {
     let watching = tokio::spawn(watch(backend.clone(), accepted.clone()));
     rush(front.shopper, "shaved", ARRIVALS, accepted).await;
     let ended = Instant::now();
-    // The front measures the last five seconds, twice a second. All of them shall be alike.
+    // The front measures the pace over the last five seconds, twice a second. All of these seconds shall be alike.
     sleep_until(ended + Duration::from_secs(6)).await;
     let asked = Instant::now();
     let promised = promises(&front, &world.config, "shaved").await;
@@ -194,6 +198,7 @@ async fn slow_writers_cost_shoppers_only_the_wait_they_are_promised() {
     for (before, at_peak) in resident.into_iter().zip(resident_at_peak) {
         assert!(at_peak < before + 16 * 1024, "memory grew from {before} to {at_peak} KiB");
     }
+    assert_kept(&world.config, Some(front.shopper)).await;
     drop((front, worker));
     world.finish().await;
 }

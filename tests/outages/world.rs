@@ -1,4 +1,4 @@
-//! The stack to break, the proxies before it, and the way back to a whole one.
+//! The stack that the tests break, the proxies before it, and the way back to a whole stack.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -24,19 +24,19 @@ const KAFKA_ADVERTISED: u16 = 29094;
 /// How a server goes away.
 #[derive(Debug, Clone, Copy)]
 pub enum Loss {
-    /// kill -9; it comes back by a new start on its data.
+    /// The server is killed (kill -9). It comes back by a new start on its data.
     Killed,
-    /// SIGSTOP: its connections stand and nobody answers.
+    /// The server is stopped (SIGSTOP). Its connections stand and nobody answers.
     Frozen,
-    /// It runs, and every connection to it is cut.
+    /// The server runs, and every connection to it is cut.
     Cut,
 }
 
 pub const LOSSES: [Loss; 3] = [Loss::Killed, Loss::Frozen, Loss::Cut];
 
-/// One test's whole world. When it is dropped, everything runs again.
+/// The stack and the proxies of one test. When it is dropped, every server runs again.
 pub struct World {
-    /// What the product gets: every server through its proxy.
+    /// The product's configuration, which reaches every server through its proxy.
     pub config: Config,
     pub redis: Proxy,
     pub mysql: [Proxy; 2],
@@ -57,7 +57,8 @@ fn local(port: u16) -> SocketAddr {
 }
 
 impl World {
-    /// A whole stack, migrated databases, and a configuration with `flags` that goes through the proxies.
+    /// Starts a whole stack, migrates its databases, and makes a configuration with `flags` that goes through the
+    /// proxies.
     pub async fn new(flags: &[(&str, &str)]) -> Self {
         let alone = ALONE.lock().await;
         tokio::task::block_in_place(|| stack(&["up"]));
@@ -112,7 +113,7 @@ impl World {
         self.mysql.iter().for_each(|proxy| proxy.set(weather));
     }
 
-    /// A SKU whose pool lives on this instance.
+    /// Returns a SKU whose home is this instance.
     pub fn sku_at_home_on(&self, instance: u16) -> String {
         let map = self.config.shard_map().expect("a map");
         let skus = (0..).map(|n| SkuId::parse(&format!("sku-{n}")).expect("a slug"));
@@ -120,7 +121,7 @@ impl World {
         at_home.next().expect("endless").to_string()
     }
 
-    /// `count` users whose orders live on this instance.
+    /// Returns `count` users whose orders are on this instance.
     pub fn users_of(&self, instance: u16, count: usize) -> Vec<String> {
         let map = self.config.shard_map().expect("a map");
         let users = (0..).map(|n| UserId::parse(&format!("user-{n}")).expect("a user"));
@@ -136,7 +137,8 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        // Also when a test failed half-way: the next one begins with `up`, which does not wake the frozen.
+        // A frozen server is resumed even when the test failed half-way: the next test begins with `up`, which does not
+        // resume it.
         for (part, loss) in std::mem::take(&mut self.lost) {
             if matches!(loss, Loss::Frozen) {
                 stack(&["resume", part]);

@@ -1,4 +1,4 @@
-//! Documents against the code they describe.
+//! Compares documents with the code that they describe.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,11 +9,11 @@ use seckill::metrics::{Kind, TABLE};
 
 use crate::{files, files_ending, list, none, read, root, same};
 
-/// Hosts that a file here may link to. A package mirror or a colleague's machine is not among them.
+/// The hosts to which a file here may link. A package mirror or a colleague's machine is not among them.
 const PUBLIC_HOSTS: &str = "127.0.0.1 localhost host prometheus github.com docs.rs maven.apache.org www.apache.org \
      www.w3.org www.rfc-editor.org rustsec.org keepachangelog.com semver.org json-schema.org 192.0.2.1";
 
-/// Cells of the Markdown table rows whose first or second cell begins with a back-quote.
+/// Reads the cells of all rows of Markdown tables.
 fn table_rows(text: &str) -> Vec<Vec<String>> {
     let rows = text.lines().filter(|line| line.starts_with('|'));
     rows.map(|line| line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect()).collect()
@@ -107,7 +107,7 @@ fn decisions_are_numbered_without_gaps() {
 
 #[test]
 fn nothing_names_a_private_host_or_a_folder_of_somebodys_machine() {
-    // In pieces, so that this file does not breach its own rule.
+    // The names are written in pieces, so that this file does not breach its own rule.
     let folders =
         [concat!("/ro", "ot/"), concat!("/ho", "me/"), concat!("/wo", "rk/"), concat!("/Us", "ers/")];
     let mut breaches = Vec::new();

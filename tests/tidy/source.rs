@@ -1,4 +1,4 @@
-//! Source files: length, names, directions.
+//! Checks source files: their length, their names, and the directions of their imports.
 
 use std::collections::BTreeSet;
 
@@ -8,47 +8,54 @@ const LINES_MAX: usize = 500;
 const PORT_METHODS_MAX: usize = 6;
 const BANNED_NAMES: [&str; 8] = ["util", "utils", "common", "helper", "helpers", "types", "manager", "misc"];
 
-/// Module → the modules it may use (house rules as amended by docs/adr/0003). `app` and `cli` wire everything;
-/// only `cli` and `main` use `app`.
+/// Each module, with the modules that it may use (docs/adr/0003). `app` and `cli` wire everything, and only `cli` and
+/// `main` use `app`.
 const DIRECTIONS: &[(&str, &str)] = &[
     ("domain", ""),
     ("clock", ""),
+    ("chance", ""),
     ("shutdown", ""),
     ("ports", "domain"),
     ("metrics", "domain"),
     ("config", "domain"),
     ("telemetry", "config"),
-    ("purchase", "domain ports clock metrics shutdown"),
-    ("http", "domain purchase clock metrics"),
-    ("worker", "domain ports clock metrics shutdown"),
-    ("backend", "domain ports clock metrics config"),
-    ("app", "backend clock config domain http metrics ports purchase shutdown telemetry worker"),
-    ("transfer", "domain ports"),
-    ("cli", "app backend clock config domain http metrics ports purchase shutdown telemetry transfer worker"),
+    ("memory", "domain ports"),
+    ("shop", "domain ports memory clock metrics shutdown"),
+    ("http", "domain shop memory clock chance metrics"),
+    ("worker", "domain ports memory clock chance metrics shutdown"),
+    ("backend", "domain ports clock chance metrics config"),
+    ("app", "backend clock config domain http memory metrics ports shop shutdown worker"),
+    ("transfer", "domain ports clock"),
+    (
+        "cli",
+        "app backend chance clock config domain http metrics ports shop shutdown telemetry transfer worker",
+    ),
     ("main", ""),
     ("lib", ""),
 ];
 
-/// Within an allowed module, the only names a user may take of it.
+/// Each module that may use only some names of another module: the module, the other one, and these names.
 const NARROW: &[(&str, &str, &str)] = &[
     ("config", "domain", "ShardMap"),
     ("backend", "config", "RedisConfig KafkaConfig MysqlConfig GroupProtocol EmbeddedConfig Synchronous"),
 ];
 
-/// Client library → the modules that may name it.
+/// Each client library, with the modules that may name it.
 const LIBRARIES: &[(&str, &str)] = &[
     ("actix_web", "http app"),
     ("sqlx", "backend"),
     ("redis", "backend"),
     ("deadpool_redis", "backend"),
     ("rdkafka", "backend"),
-    ("tokio", "purchase worker backend app cli shutdown transfer"),
-    ("async_trait", "ports backend"),
-    // The crowd of `seckill demo --rush`: a server that serves knows nothing of it.
+    ("tokio", "clock shop worker backend app cli shutdown"),
+    ("async_trait", "ports worker backend app"),
+    ("fastrand", "chance"),
+    ("getrandom", "chance"),
+    // `seckill demo --rush` takes its crowd from the load tool. A server that serves knows nothing of it.
     ("loadtest", "cli"),
 ];
 
-fn without_comments(text: &str) -> String {
+pub fn without_comments(text: &str) -> String {
     text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
 }
 
@@ -56,8 +63,8 @@ fn is_word(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
 
-/// The leaves of a path or use tree at the start of `rest`, and how many bytes it takes.
-fn leaves(rest: &str) -> (Vec<String>, usize) {
+/// Lists the leaves of a path or use tree at the start of `rest`. Also returns how many bytes it takes.
+pub fn leaves(rest: &str) -> (Vec<String>, usize) {
     if let Some(group) = rest.strip_prefix('{') {
         let (mut found, mut at) = (Vec::new(), 0);
         while let Some(next) = group.get(at..).and_then(|tail| tail.chars().next()).filter(|c| *c != '}') {
@@ -81,13 +88,13 @@ fn leaves(rest: &str) -> (Vec<String>, usize) {
     (inner.into_iter().map(|leaf| format!("{name}::{leaf}")).collect(), name.len() + 2 + length)
 }
 
-/// What a source file takes of this crate, as paths without `crate::`.
+/// Lists what a source file takes of this crate, as paths without `crate::`.
 fn crate_paths(text: &str) -> BTreeSet<String> {
     let text = without_comments(text);
     text.match_indices("crate::").flat_map(|(at, found)| leaves(&text[at + found.len()..]).0).collect()
 }
 
-/// The top-level module that a file below `src/` belongs to.
+/// Returns the top-level module to which a file below `src/` belongs.
 fn module_of(path: &str) -> &str {
     let inner = path.strip_prefix("src/").expect("below src");
     inner.split('/').next().and_then(|first| first.split('.').next()).expect("a name")
@@ -135,7 +142,7 @@ fn client_libraries_stay_where_they_belong() {
         for (library, allowed) in LIBRARIES {
             let call = format!("{library}::");
             let is_named = text.match_indices(&call).any(|(at, _)| {
-                // `self::redis::` or `my_redis::` would be something else.
+                // `self::redis::` and `my_redis::` name something else.
                 !text[..at].ends_with(|c| is_word(c) || c == ':')
             });
             if is_named && !list(allowed).contains(module_of(&path)) {
@@ -168,9 +175,9 @@ fn no_module_has_a_name_that_says_nothing() {
 
 #[test]
 fn ports_have_at_most_six_methods() {
-    let text = read("src/ports.rs");
+    let text: String = files_ending("src/ports", ".rs").iter().map(|path| read(path)).collect();
     let traits: Vec<&str> = text.split("\npub trait ").skip(1).collect();
-    assert!(traits.len() >= 4, "ports.rs has {} traits", traits.len());
+    assert!(traits.len() >= 10, "src/ports has {} traits", traits.len());
     none(traits.into_iter().filter_map(|body| {
         let body = body.split("\n}").next().unwrap_or(body);
         let methods =
@@ -203,4 +210,69 @@ fn migrations_and_scripts_say_what_they_are_for() {
         }
     }
     none(breaches);
+}
+
+/// The calls that read a clock, sleep, limit a wait or draw random numbers. Only [`RAW_OWNERS`] may make them.
+/// Everything else is handed a `Clock` or a `Chance`, so that a test owns the time and can repeat a run.
+const RAW: [&str; 8] = [
+    "Instant::now",
+    "SystemTime",
+    "tokio::time",
+    "thread::sleep",
+    "park_timeout",
+    "rand::",
+    "fastrand::",
+    "getrandom::",
+];
+const RAW_OWNERS: &[(&str, &str)] = &[
+    ("src/clock.rs", "is the clock"),
+    ("src/chance.rs", "is the source of random numbers"),
+    ("src/http/middleware.rs", "times requests, which nobody steps"),
+    ("src/cli/", "talks to a person, in their time"),
+];
+
+#[test]
+fn time_and_randomness_come_from_their_owners() {
+    let mut breaches = Vec::new();
+    for path in files_ending("src", ".rs") {
+        if RAW_OWNERS.iter().any(|(owner, _)| path.starts_with(owner)) {
+            continue;
+        }
+        let text = without_comments(&read(&path));
+        let raw = RAW.iter().filter(|raw| {
+            text.match_indices(*raw).any(|(at, _)| !text[..at].ends_with(|c: char| is_word(c)))
+        });
+        breaches.extend(raw.map(|raw| format!("{path} uses {raw}: only its owner may")));
+    }
+    none(breaches);
+}
+
+#[test]
+fn the_system_clock_is_handed_down_from_the_composition_root() {
+    let outside = files_ending("src", ".rs")
+        .into_iter()
+        .filter(|path| !["src/app", "src/cli", "src/clock.rs"].iter().any(|owner| path.starts_with(owner)));
+    none(outside.filter_map(|path| {
+        let text = without_comments(&read(&path));
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        let is_test = path.contains("/tests");
+        (!is_test && code.contains("Clock::System")).then(|| format!("{path} takes the system clock itself"))
+    }));
+}
+
+#[test]
+fn every_migration_is_in_the_program() {
+    let listed = read("src/backend/migrations.rs");
+    let files = files_ending("migrations", ".sql");
+    assert!(files.len() >= 4, "{} migrations", files.len());
+    none(files.into_iter().filter_map(|path| {
+        let mut parts = path.rsplit('/');
+        let (file, folder) = (parts.next().expect("a file"), parts.next().expect("a folder"));
+        let list = listed
+            .split(&format!("migrations!(\"{folder}\":"))
+            .nth(1)
+            .and_then(|rest| rest.split(')').next());
+        let is_listed = list.is_some_and(|list| list.contains(&format!("\"{file}\"")));
+        (!is_listed).then(|| format!("{path} is not listed in src/backend/migrations.rs"))
+    }));
 }

@@ -1,4 +1,4 @@
-//! The local stack: native, in containers, and as configured.
+//! Checks that the local stack is the same natively, in containers, and in the configuration.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ fn stack_env() -> BTreeMap<String, String> {
     pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
 }
 
-/// The settings handed on to one server: "name=value", named as the server does.
+/// Lists the settings that are handed on to one server, as "name=value" with the server's own names.
 fn handed_on(env: &BTreeMap<String, String>, prefix: &str, separator: &str) -> BTreeSet<String> {
     let settings = env.iter().filter_map(|(key, value)| Some((key.strip_prefix(prefix)?, value)));
     settings.map(|(name, value)| format!("{}={value}", name.to_lowercase().replace('_', separator))).collect()
@@ -86,14 +86,14 @@ fn compose_gives_the_servers_the_settings_of_the_native_stack() {
     same("stack.env", &handed_on(&env, "REDIS_CFG_", "-"), "compose redis", &redis.collect());
 
     let mut wanted = handed_on(&env, "MYSQL_CFG_", "-");
-    // The native stack gives it to MySQL only; MariaDB has no such thing.
+    // The native stack gives this setting to MySQL only, because MariaDB does not have it.
     wanted.insert("mysqlx=OFF".to_owned());
     for instance in ["mysql-a", "mysql-b"] {
         let given = words(&services[instance]["command"]).iter().map(|w| w.replacen("--", "", 1)).collect();
         same("stack.env", &wanted, instance, &given);
     }
 
-    // What makes a broker of it: the native stack writes the same with its own ports and folders.
+    // These settings make the process a broker. The native stack writes the same ones with its own ports and folders.
     let shape = "process_roles node_id controller_quorum_voters controller_listener_names listeners \
          advertised_listeners listener_security_protocol_map inter_broker_listener_name log_dirs heap_opts";
     let kafka =

@@ -1,4 +1,4 @@
-//! Configurations that are right, or nearly.
+//! Makes configurations that are right, or nearly.
 
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -85,7 +85,7 @@ fn quoted(text: &str) -> String {
     Value::String(text.to_owned()).to_string()
 }
 
-/// As it would be written for this key, most of the time.
+/// Writes a value. Most of the time it is one that this key may have.
 fn value(key: &str, default: &Value, rng: &mut StdRng) -> String {
     match rng.random_range(0..20) {
         0 => return (one_of(ODD_VALUES, rng)).to_owned(),
@@ -131,7 +131,7 @@ fn value(key: &str, default: &Value, rng: &mut StdRng) -> String {
     }
 }
 
-/// The same keys under headings.
+/// Writes the same keys under section headings.
 fn sections(text: &str) -> String {
     let mut lines: Vec<(&str, &str)> = text.lines().filter_map(|line| line.split_once('.')).collect();
     lines.sort_unstable();
@@ -156,7 +156,7 @@ fn shard_map(text: &mut String, rng: &mut StdRng) {
     text.insert_str(0, &lines);
 }
 
-/// A secret in one of the places where it may be, now and then spoilt.
+/// Puts a secret into one of the places where it may be. Now and then it is spoilt.
 fn secret(text: &mut String, rng: &mut StdRng) {
     let key = one_of(&SECRETS, rng);
     let secret = format!(

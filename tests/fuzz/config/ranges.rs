@@ -13,7 +13,7 @@ fn wide(number: impl TryInto<i128>) -> i128 {
 
 macro_rules! ranges {
     ($($key:literal $section:ident.$field:ident $range:expr;)*) => {
-        /// Key, how to read it, what it may be.
+        /// Each key, how to read it, and its range.
         const RANGES: &[(&str, Number, RangeInclusive<i128>)] =
             &[$(($key, |config| wide(config.$section.$field), $range),)*];
     };
@@ -68,7 +68,7 @@ ranges! {
     "shutdown.deadline_ms" shutdown.deadline_ms 100..=600_000;
 }
 
-/// A number that nobody gave a range is one that nobody thought about.
+/// Asserts that every number has a range. A number without one was forgotten.
 pub fn know_every_number(defaults: &[(String, Value)]) {
     let numbers = defaults.iter().filter(|(_, value)| value.is_integer());
     let has_range = |name: &str| RANGES.iter().any(|(key, _, _)| *key == name);

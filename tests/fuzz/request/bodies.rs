@@ -1,11 +1,11 @@
-//! Bodies, against what an independent reading of the same JSON says of them.
+//! Compares bodies with an independent reading of the same JSON.
 
 use actix_web::HttpRequest;
 use seckill::domain::{Item, Sale};
 use seckill::http::admin::sales::{CreateBody, PatchBody, ReasonBody};
 use seckill::http::extract;
+use seckill::http::extract::{ADMIN_BODY_BYTES_MAX, SHOPPER_BODY_BYTES_MAX};
 use seckill::http::problem::Problem;
-use seckill::http::router::{ADMIN_BODY_BYTES_MAX, SHOPPER_BODY_BYTES_MAX};
 use seckill::http::shopper::orders::PlaceBody;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ fn is_json_type(input: &Input) -> bool {
     essence.eq_ignore_ascii_case("application/json")
 }
 
-/// Reads a body and holds the verdict against `is_right`; `Err` says what was refused.
+/// Reads a body, and compares the verdict with `is_right`. `Err` says what was refused.
 fn read<T: DeserializeOwned>(
     input: &Input,
     request: &HttpRequest,
@@ -55,7 +55,8 @@ fn read<T: DeserializeOwned>(
 const FIELDS: &str = "sku_id quantity id name starts_at ends_at buyer_limit payment_window_ms buckets items reason \
     stock price amount currency";
 
-/// So that the third item is no other finding than the first, nor one unknown field than another.
+/// Removes indexes and unknown names from a pointer. So the third item is the same finding as the first, and one
+/// unknown field the same as another.
 fn without_index(pointer: &str) -> String {
     let word = |word: &str| {
         let is_index = !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit());
@@ -65,7 +66,7 @@ fn without_index(pointer: &str) -> String {
     pointer.split('/').map(word).collect::<Vec<_>>().join("/")
 }
 
-/// The second reading of what was accepted: written again, it is accepted again.
+/// Reads a body that was written from an accepted one. It must be accepted again.
 fn again<T: DeserializeOwned>(request: &HttpRequest, body: &Value) -> T {
     let body = body.to_string();
     extract::json(request, body.as_bytes()).unwrap_or_else(|problem: Problem| panic!("{problem}: {body}"))
@@ -79,7 +80,7 @@ fn is_text(doc: Option<&Doc>) -> bool {
     doc.is_some_and(|doc| doc.text().is_some())
 }
 
-/// Missing, null, or as `is_right` says.
+/// Returns whether a member is missing, null, or right.
 fn perhaps(doc: &Doc, name: &str, is_right: impl Fn(Option<&Doc>) -> bool) -> bool {
     !doc.has(name) || doc.member(name) == Some(&Doc::Null) || is_right(doc.member(name))
 }
@@ -163,7 +164,7 @@ pub fn create(input: &Input, request: &HttpRequest) -> String {
     }
 }
 
-/// What the types do not check is refused with the field it is about.
+/// Asserts that a fault which the types do not check is refused with the pointer of its field.
 fn late_fault(problem: &Problem, doc: &Doc) -> String {
     let (code, pointer) = answer(problem);
     assert_eq!(code, "validation_failed");
@@ -178,7 +179,7 @@ fn is_reason(reason: &str) {
     assert!((1..=200).contains(&length) && reason.trim() == reason, "a reason of {length}: {reason:?}");
 }
 
-/// The same sale out of a body written anew.
+/// Writes a sale as a new body, and reads the same sale out of it.
 fn rewritten(sale: &Sale, request: &HttpRequest) -> Sale {
     let item = |item: &Item| {
         let price = json!({ "currency": item.price.currency(), "amount": item.price.amount() });
@@ -195,7 +196,7 @@ fn rewritten(sale: &Sale, request: &HttpRequest) -> Sale {
     sale
 }
 
-/// A text that is a time was read as that time; one that surely is one was not refused.
+/// Asserts that a text which surely is a time was read as that time. `None` says that the text was refused.
 fn is_instant(doc: &Doc, name: &str, at_ms: Option<i64>) {
     if let Some(instant) = doc.member(name).and_then(Doc::text).and_then(instant) {
         assert_eq!(at_ms, Some(instant), "{name}");

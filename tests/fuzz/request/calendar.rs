@@ -1,4 +1,4 @@
-//! RFC 3339 times by counting days, both ways. Source: RFC 3339 §5.6.
+//! Reads and writes RFC 3339 times by counting days. Source: RFC 3339 §5.6.
 
 const DAY_MS: i64 = 86_400_000;
 
@@ -14,7 +14,7 @@ fn days_of_months(year: i64) -> [i64; 12] {
     [31, if is_leap(year) { 29 } else { 28 }, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31]
 }
 
-/// In UTC with milliseconds, years 0 to 9999.
+/// Writes a time in UTC with milliseconds, for the years 0 to 9999.
 pub fn utc(at_ms: i64) -> String {
     let (mut days, ms) = (at_ms.div_euclid(DAY_MS), at_ms.rem_euclid(DAY_MS));
     let mut year = 1970;
@@ -38,8 +38,8 @@ pub fn utc(at_ms: i64) -> String {
     format!("{year:04}-{month:02}-{:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", days + 1, ms % 1000)
 }
 
-/// Milliseconds since 1970; `None` for a text that is no time, or one of the forms that this reader leaves out
-/// (leap seconds, blanks for the `T`, times before 1970).
+/// Reads a time into milliseconds since 1970. `None` means that the text is no time, or has a form that this reader
+/// leaves out (leap seconds, blanks for the `T`, times before 1970).
 pub fn instant(text: &str) -> Option<i64> {
     let number = |range: std::ops::Range<usize>| {
         let digits = text.get(range)?;

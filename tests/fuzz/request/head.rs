@@ -1,4 +1,4 @@
-//! Headers, path segments and query strings, against rules written down a second time.
+//! Compares headers, path segments and query strings with rules that are written down a second time.
 
 use std::net::IpAddr;
 
@@ -12,7 +12,7 @@ use seckill::http::shopper::orders::{ListQuery, ReadQuery, cursor_text};
 use super::{Input, answer};
 
 const CROCKFORD: &str = "0123456789abcdefghjkmnpqrstvwxyz";
-/// Proxies whose `X-Forwarded-For` these requests are believed with.
+/// The proxies whose `X-Forwarded-For` is believed.
 pub const PROXIES: [&str; 3] = ["10.0.0.1", "10.0.0.2", "2001:db8::1"];
 
 pub fn is_slug(text: &str) -> bool {
@@ -70,7 +70,7 @@ fn address(input: &Input, request: &HttpRequest) -> &'static str {
         return "proxy ";
     }
     assert!(!trusted.contains(&address), "a proxy is no client");
-    // Whatever a client puts in front changes nothing.
+    // Entries that a client puts in front change nothing.
     let mut spoofed = Input { headers: input.headers.clone(), segments: Vec::new(), ..*input };
     let at = spoofed.headers.iter().position(|(name, _)| name.eq_ignore_ascii_case("x-forwarded-for"));
     spoofed.headers.insert(at.expect("it came from there"), ("x-forwarded-for", b"6.6.6.6, 10.0.0.1, x"));
@@ -91,7 +91,7 @@ pub fn sale(segment: &str) -> String {
     }
 }
 
-/// `ord_` and 128 bits in base 32, whose first digit holds three of them.
+/// Returns whether a text is `ord_` and 128 bits in base 32, whose first digit holds three of them.
 pub fn is_order(text: &str) -> bool {
     let digits = text.get(4..).unwrap_or("").to_ascii_lowercase();
     text.starts_with("ord_")
@@ -141,7 +141,7 @@ pub fn list_query(query: &str) -> String {
             assert!(plain.is_none() || plain == Some(u64::from(limit)), "?{query} is not {limit}");
             let Some(after) = after else { return "first page".to_owned() };
             let text = cursor_text(&after);
-            // Escaped, or beside other parameters, it is not looked for.
+            // A cursor that is escaped, or stands beside other parameters, is not compared.
             let alone = query.strip_prefix("cursor=").filter(|text| text.bytes().all(is_digit_64));
             assert!(alone.is_none_or(|alone| alone == text), "?{query} was read as {text}");
             let again = format!("cursor={text}");

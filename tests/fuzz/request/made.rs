@@ -1,4 +1,4 @@
-//! Requests that are right, or nearly.
+//! Makes requests that are right, or nearly.
 
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -132,7 +132,7 @@ fn reason(rng: &mut StdRng) -> Node {
     if rng.random_bool(0.7) { Node::text("a reason") } else { Node::Text(text_of(rng)) }
 }
 
-/// Members of a sale, each left out now and then.
+/// Makes the members of a sale. Each of them is left out now and then.
 fn members(rng: &mut StdRng) -> Vec<(String, Node)> {
     let items = (0..rng.random_range(0..4)).map(|_| item(rng)).collect();
     let all = [

@@ -1,4 +1,4 @@
-//! The operator's side: who may, what is checked, what a sale's life allows, and what is written down.
+//! The operator's side: who may do what, what is checked, what a sale's life allows, and what the audit log keeps.
 
 mod health;
 mod lifecycle;
@@ -31,7 +31,7 @@ async fn create(shop: &TestShop, body: Value) -> Value {
     created.json()
 }
 
-/// `(actor, action, reason, request id)` of a sale's changes, in order.
+/// Reads `(actor, action, reason, request id)` of a sale's changes, in order.
 async fn audit(shop: &TestShop, sale: &str) -> Vec<[String; 4]> {
     shop.stage().audit(Some(sale)).await
 }
@@ -97,7 +97,7 @@ async fn an_operator_needs_a_key_and_its_scope(mode: Mode) {
     shop.finish().await;
 }
 
-/// `(pointer, value)`: set one after the other into a good body. Any entry of `errors` may name a parent.
+/// Lists `(pointer, value)`. Each value is set into a good body alone. An entry of `errors` may name a parent.
 fn bad_values() -> Vec<(&'static str, Value)> {
     let long = "n".repeat(121);
     let times =

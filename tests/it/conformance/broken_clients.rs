@@ -1,5 +1,5 @@
-//! Clients that reset, close and stammer at every stage of a request: whatever they did not hear, each click is one
-//! order or none, and no unit is lost between.
+//! Clients reset, close or repeat themselves at every stage of a request. Whatever answers they miss, each click makes
+//! one order or none, and no unit is lost.
 
 use seckill::config::Mode;
 use std::collections::HashMap;
@@ -15,21 +15,21 @@ use crate::harness::{TestShop, eventually, token};
 in_both_modes!(clients_that_break_off_leave_no_reservation_without_an_order,);
 
 const CLICKS: u32 = 2000;
-/// More clicks than units: the last of them are sold out.
+/// The stock, which is less than the clicks: the last of them are sold out.
 const STOCK: u32 = 1500;
 
-/// How a client ends, each at every byte of its request in turn.
+/// How a client ends its connection. `Reset` and `Close` come at every stage of the request in turn.
 #[derive(Debug, Clone, Copy)]
 enum End {
-    /// RST: what is in flight is thrown away.
+    /// The client sends RST, and what is in flight is thrown away.
     Reset,
-    /// FIN, and it reads no answer.
+    /// The client sends FIN and reads no answer.
     Close,
-    /// FIN of its own direction; it reads to the end.
+    /// The client sends FIN for its own direction, and reads to the end.
     HalfClose,
-    /// The same request twice in one write, then RST.
+    /// The client sends the same request twice in one write, then RST.
     PipelinedReset,
-    /// Three requests in one write, all answers read.
+    /// The client sends the same request three times in one write, and reads all answers.
     Pipelined,
 }
 
@@ -51,7 +51,7 @@ fn request(user: &str, is_chunked: bool) -> Vec<u8> {
     .into_bytes()
 }
 
-/// A connection whose drop resets it.
+/// Makes a connection. When the client ends by RST, dropping the connection sends it.
 fn connect(address: SocketAddr, end: End) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     socket.connect(&address.into()).expect("a connection");
@@ -62,18 +62,18 @@ fn connect(address: SocketAddr, end: End) -> TcpStream {
     TcpStream::from_std(socket.into()).expect("a stream")
 }
 
-/// One broken client; answers what it heard.
+/// Runs one broken client, and returns what it heard.
 async fn click(address: SocketAddr, n: u32) -> String {
     let end = ENDS[usize::try_from(n).expect("small") % ENDS.len()];
     let one = request(&format!("u{n}"), n.is_multiple_of(3));
     let mut stream = connect(address, end);
     let mut heard = Vec::new();
     match end {
-        // Every stage, from the first byte to all of them.
+        // The clients together stop at every stage, from no byte sent to all of them.
         End::Reset | End::Close => {
             let sent = one.len() * usize::try_from(n / 5).expect("small") / 399;
             let _ = stream.write_all(&one[..sent.min(one.len())]).await;
-            // At the end of its request half of them wait for the first byte of the answer.
+            // Half of the clients that sent the whole request wait for the first byte of the answer.
             if sent >= one.len() && n.is_multiple_of(2) {
                 let _ = stream.read(&mut [0; 1]).await;
             }
@@ -96,7 +96,7 @@ async fn click(address: SocketAddr, n: u32) -> String {
     String::from_utf8_lossy(&heard).into_owned()
 }
 
-/// The order ids in what a client heard.
+/// Finds the order ids in what a client heard.
 fn ids(heard: &str) -> Vec<String> {
     heard.split(r#""id":""#).skip(1).filter_map(|rest| Some(rest.split('"').next()?.to_owned())).collect()
 }
@@ -113,7 +113,7 @@ async fn clients_that_break_off_leave_no_reservation_without_an_order(mode: Mode
         assert!(of_one_click.len() <= 1, "click {n} was told of several orders: {text}");
         assert!(!text.contains("HTTP/1.1 5") && !text.contains("HTTP/1.1 400"), "click {n}: {text}");
     }
-    // Quiet: what was accepted is written, and what was taken is what was written.
+    // All is quiet when no order is written any more, and the units taken are those that were written.
     let database = shop.stage();
     let mut last = (-1, -1);
     eventually("all is quiet", async || {
@@ -131,7 +131,7 @@ async fn clients_that_break_off_leave_no_reservation_without_an_order(mode: Mode
     assert_eq!(database.sum("SUM(held)", "ledger").await, orders);
     assert_eq!(database.sum("COUNT(*)", "dead_letters").await, 0);
 
-    // Everybody may ask again, and gets the order that the broken click made, if it made one.
+    // A buyer who was told of an order asks again, and gets the same order.
     for (n, text) in heard.iter().filter(|(_, text)| text.contains("HTTP/1.1 20")) {
         let again = shop.buy(&format!("u{n}"), "drop", "phone", "k").await;
         assert_eq!(Some(&again.json()["id"].as_str().expect("an id").to_owned()), ids(text).first());

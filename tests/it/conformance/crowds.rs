@@ -1,5 +1,5 @@
-//! Many at once: the answers of a crowd add up, whatever the order they are served in. Every rule is tried twenty
-//! times, each on a sale of its own.
+//! Many buyers click at once: their answers add up, in whatever order they are served. Every rule is tried twenty
+//! times, each time on a sale of its own.
 
 use seckill::config::Mode;
 use std::collections::{HashMap, HashSet};
@@ -17,7 +17,7 @@ in_both_modes!(
 );
 
 const ROUNDS: usize = 20;
-/// Clicks that are on their way at once.
+/// The clicks that are under way at once.
 const PARALLEL: usize = 1000;
 
 fn tally(answers: &[Answer]) -> HashMap<String, usize> {
@@ -36,13 +36,13 @@ fn of(accepted: usize, word: &str, rest: usize) -> HashMap<String, usize> {
     HashMap::from([("accepted".to_owned(), accepted), (word.to_owned(), rest)])
 }
 
-/// As many kept connections as clicks may be on their way.
+/// Opens as many kept connections as clicks may be under way.
 async fn lines(shop: &TestShop) -> Vec<Line> {
     let open = (0..PARALLEL).map(|_| Line::open(shop.shopper));
     join_all(open).await.into_iter().map(|line| line.expect("a connection")).collect()
 }
 
-/// All clicks, given as user and key, as many at once as there are lines.
+/// Sends all clicks, given as user and key, as many at once as there are connections.
 async fn click(lines: &mut [Line], sale: &str, clicks: &[(String, String)]) -> Vec<Answer> {
     let path = format!("/api/v1/sales/{sale}/orders");
     let shares = clicks.chunks(clicks.len().div_ceil(lines.len()));

@@ -1,4 +1,5 @@
-//! One port broken at a time, before or after its effect: what shoppers are told, and that nothing is lost.
+//! One port is broken at a time, before or after its effect. The tests check what shoppers are told, and that nothing
+//! is lost.
 
 use seckill::config::Mode;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use seckill::app::Role;
 use seckill::domain::reservation::{Reservation, ReserveRequest, Verdict};
 use seckill::domain::{BucketId, OrderId, OrderRecord, OrderState, SaleId, UserId};
 use seckill::ports::{
-    Effect, ErrorKind, Inventory, OrderLog, OrderLogReader, Outbox, StoreError, StoreResult,
+    Effect, ErrorKind, Inventory, OrderLog, OrderLogReader, Outbox, StoreError, StoreResult, Wake,
 };
 
 #[cfg(feature = "distributed")]
@@ -30,7 +31,8 @@ fn fault(effect: Effect) -> StoreError {
     StoreError { kind: ErrorKind::Unavailable, effect, context: "a test's fault", source: "injected".into() }
 }
 
-/// An order log whose appends fail while told to, with or without their effect: all, or those of half the orders.
+/// An order log whose appends fail while `failing` is set, with or without their effect. All of them fail, or those of
+/// half the orders.
 struct FaultyLog {
     inner: Arc<dyn OrderLog>,
     failing: AtomicBool,
@@ -38,7 +40,7 @@ struct FaultyLog {
     after_effect: bool,
 }
 
-/// Whether an order is of the half whose appends fail.
+/// Returns whether an order is of the half whose appends fail.
 fn is_unlucky(order: OrderId) -> bool {
     order.bytes()[15].is_multiple_of(2)
 }
@@ -67,8 +69,8 @@ impl OrderLog for FaultyLog {
         self.inner.flush(timeout).await
     }
 
-    fn reader(&self) -> StoreResult<Box<dyn OrderLogReader>> {
-        self.inner.reader()
+    fn reader(&self, wake: Wake) -> StoreResult<Box<dyn OrderLogReader>> {
+        self.inner.reader(wake)
     }
 }
 
@@ -99,8 +101,8 @@ impl Inventory for ForgetfulInventory {
         self.inner.winners(bucket).await
     }
 
-    async fn settle(&self, bucket: &BucketId, decided: &[(OrderId, OrderState)]) -> StoreResult<()> {
-        self.inner.settle(bucket, decided).await
+    async fn mark_decided(&self, bucket: &BucketId, decided: &[(OrderId, OrderState)]) -> StoreResult<()> {
+        self.inner.mark_decided(bucket, decided).await
     }
 }
 

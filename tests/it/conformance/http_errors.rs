@@ -21,7 +21,7 @@ use crate::harness::{TestShop, eventually, stage, token};
 in_both_modes!(a_bad_body_is_refused_and_changes_nothing,);
 
 const ONE: &str = r#"{"sku_id":"phone","quantity":1}"#;
-/// A body that is refused only after everything else was found good, so that a control sells nothing.
+/// A body that is refused only after everything else was found good. A control call with it sells nothing.
 const NONE: &str = r#"{"sku_id":"phone","quantity":0}"#;
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 const KEY: (&str, &str) = ("Idempotency-Key", "k1");
@@ -32,8 +32,8 @@ const UNREADABLE: &str = "malformed_json|validation_failed";
 pub struct Findings(Vec<String>);
 
 impl Findings {
-    /// Checks a problem body against RFC 9457 and api.md. `codes` holds alternatives where the documents leave
-    /// the code open: `a|b`.
+    /// Checks a problem's body against RFC 9457 and docs/api.md. Where the documents leave the code open, `codes` holds
+    /// alternatives: `a|b`.
     pub fn check(&mut self, what: &str, answer: &Answer, (status, codes): (u16, &str)) {
         let body: Value = serde_json::from_str(&answer.text).unwrap_or_default();
         let code = body["code"].as_str().unwrap_or_default();
@@ -66,7 +66,7 @@ impl Findings {
     }
 }
 
-/// All that a purchase could change, by place.
+/// Everything that a purchase could change, by place.
 #[derive(Debug, PartialEq, Eq)]
 struct Stores(BTreeMap<String, String>);
 
@@ -75,7 +75,7 @@ impl Stores {
         Self(stage(config).contents().await)
     }
 
-    /// The state when the writers have nothing left to do.
+    /// Waits until the order writers have nothing left to do, and reads the state.
     async fn at_rest(config: &Config) -> Self {
         let mut last = Self::of(config).await;
         let mut same = 0;
@@ -90,7 +90,8 @@ impl Stores {
     }
 }
 
-/// A shop with a sale `drop` in which alice holds one decided order; its id and the state of all stores.
+/// Starts a shop with a sale `drop` in which alice holds one decided order. Returns the shop, the order's id and the
+/// state of all stores.
 async fn market(mode: Mode) -> (TestShop, String, Stores) {
     let shop = TestShop::start(mode).await;
     shop.open_sale("drop", 2, &[("phone", 10)]).await;
@@ -115,10 +116,10 @@ async fn purchase(shop: &TestShop, headers: &[(&str, &str)], body: impl Into<Byt
     call(shop.shopper, "POST", "/api/v1/sales/drop/orders", headers, body).await
 }
 
-/// Everything that a server sends for these bytes until it closes.
+/// Sends bytes, and returns everything that the server sends until it closes.
 async fn raw(address: SocketAddr, request: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).await.expect("a connection");
-    // A refusal may come, and the connection go, before all is sent.
+    // The server may refuse and close the connection before all is sent.
     let _ = stream.write_all(request).await;
     let mut answer = Vec::new();
     let read = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut answer)).await;
@@ -126,7 +127,7 @@ async fn raw(address: SocketAddr, request: &[u8]) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-/// `(what, body, code)` of bodies that answer 400.
+/// Lists `(what, body, code)` of bodies that are answered 400.
 fn bad_bodies() -> Vec<(String, Vec<u8>, &'static str)> {
     let mut bodies = Vec::new();
     for quantity in [

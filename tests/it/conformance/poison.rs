@@ -1,4 +1,4 @@
-//! Poison in bulk: ten thousand records that are no orders, and the order behind them.
+//! Many dead letters: ten thousand records can never become orders, and the order behind them is written.
 
 use seckill::config::Mode;
 use std::time::{Duration, Instant};
@@ -12,17 +12,17 @@ use crate::harness::{TestShop, eventually};
 in_both_modes!(ten_thousand_poison_records_in_a_row_hold_up_nobody,);
 
 const POISON: usize = 10_000;
-/// A partition at full speed needs two or three seconds here.
+/// How soon the order must be written. A partition at full speed needs two or three seconds here.
 const WRITTEN_WITHIN: Duration = Duration::from_secs(20);
 
-/// A user whose orders are written by this partition.
+/// Returns a user whose orders are in this partition.
 fn user_of(shop: &TestShop, part: u16) -> UserId {
     let map = shop.config.shard_map().expect("a map");
     let mut users = (0..).map(|n| UserId::parse(&format!("u{n}")).expect("a user"));
     users.find(|user| map.part_of(map.shard_of(user)) == Part::new(part)).expect("endless")
 }
 
-/// A record like those of this sale, for one unit.
+/// Makes a record like those of this sale, for one unit.
 fn record(shop: &TestShop, user: &UserId, month: Month, key: &str) -> OrderRecord {
     let map = shop.config.shard_map().expect("a map");
     let sale = SaleId::parse("drop").expect("a slug");
@@ -73,7 +73,7 @@ async fn ten_thousand_poison_records_in_a_row_hold_up_nobody(mode: Mode) {
     assert_eq!(database.sum("COUNT(DISTINCT reason)", "dead_letters").await, 7);
     assert_eq!(database.orders("awaiting_payment").await, 2);
     assert!(took < WRITTEN_WITHIN, "{took:?} for {POISON} records");
-    // The other partition never noticed.
+    // The other partition was not held up.
     let other = user_of(&shop, 1);
     let answer = shop.buy(other.as_str(), "drop", "phone", "k").await.json();
     shop.decided(other.as_str(), answer["id"].as_str().expect("an id")).await;

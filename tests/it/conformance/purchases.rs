@@ -1,4 +1,4 @@
-//! The path of one purchase, and every normal answer of the shop.
+//! Tests of the path of one purchase, and of every normal answer of the shop.
 
 use seckill::config::Mode;
 use serde_json::{Value, json};
@@ -55,7 +55,7 @@ async fn the_same_key_answers_the_same_order_and_another_body_is_refused(mode: M
     assert_eq!(shop.buy("alice", "drop", "pad", "k1").await.problem(), reused);
     // The key belongs to the buyer: another one may use it.
     assert_ne!(shop.buy("bob", "drop", "phone", "k1").await.json()["id"], first.json()["id"]);
-    // Decided, the same click still answers the same order.
+    // When the order is decided, the same click still gets the same order.
     let id = first.json()["id"].as_str().expect("id").to_owned();
     shop.decided("alice", &id).await;
     let decided = shop.buy("alice", "drop", "phone", "k1").await;
@@ -84,7 +84,7 @@ async fn sold_out_is_said_and_a_winner_still_gets_the_same_order(mode: Mode) {
     shop.open_sale("drop", 1, &[("phone", 2)]).await;
     let won = shop.buy("alice", "drop", "phone", "k1").await;
     assert_eq!(shop.buy("bob", "drop", "phone", "k1").await.status, 202);
-    // Often enough that the local flag is up for most of them.
+    // There are so many clicks that the local flag is set for most of them.
     for n in 0..50 {
         let refused = shop.buy(&format!("late-{n}"), "drop", "phone", "k1").await;
         assert_eq!(refused.problem(), (409, "sold_out".to_owned()));
@@ -123,7 +123,7 @@ async fn outside_its_window_a_sale_sells_nothing(mode: Mode) {
     assert_eq!(shop.buy("alice", "drop", "phone", "k1").await.status, 202);
     assert_eq!(step("/sales/drop/end").await.status, 200);
     assert_eq!(shop.buy("bob", "drop", "phone", "k1").await.problem(), (409, "sale_ended".to_owned()));
-    // What was accepted before the end still stands, and the same click still finds it.
+    // An order that was accepted before the end still stands, and the same click still finds it.
     assert!(shop.buy("alice", "drop", "phone", "k1").await.status < 300);
     assert_eq!(shop.stock("drop").await["phone"]["available"], 4);
     shop.finish().await;

@@ -1,16 +1,15 @@
-//! The order writer's promises, one broken expectation at a time: what the log holds is not trusted.
-
-use std::collections::HashMap;
+//! Tests of the order writer's promises, one broken expectation at a time: what the log holds is not trusted.
 
 use seckill::clock::Clock;
 use seckill::config::{Config, Mode};
 use seckill::domain::batch_plan::{LogBatch, LogRecord};
 use seckill::domain::{
-    Item, Money, OrderId, OrderRecord, Part, Quantity, Sale, SaleId, SaleState, ShardMap, SkuId, UserId,
+    Change, Item, Money, OrderId, OrderRecord, Part, Quantity, Sale, SaleId, SaleState, Sales, ShardMap,
+    SkuId, UserId,
 };
 use seckill::ports::{BatchOutcome, Ports};
 
-use crate::harness::{Stage, config, migrated, open, remove, stage};
+use crate::harness::{Stage, assert_rows_kept, config, migrated, open, remove, stage};
 
 in_both_modes!(
     a_log_with_more_orders_than_stock_never_oversells,
@@ -28,12 +27,12 @@ pub struct Bench {
     pub backend: Ports,
     pub map: ShardMap,
     pub sale: Sale,
-    pub sales: HashMap<SaleId, Sale>,
+    pub sales: Sales,
     pub stage: Box<dyn Stage>,
 }
 
 impl Bench {
-    /// A migrated backend with pools for one sale; batches are written by hand, no Kafka in between.
+    /// Makes a migrated backend with pools for one sale. The tests write batches by hand, without Kafka.
     pub async fn new(mode: Mode, stock: u32, buyer_limit: u32) -> Self {
         let config = config(mode, &[]);
         migrated(&config).await;
@@ -58,17 +57,24 @@ impl Bench {
             version: 1,
             items: vec![item],
         };
+        let change = Change {
+            actor: "tester".to_owned(),
+            action: "create",
+            reason: "a test".to_owned(),
+            request_id: "none".to_owned(),
+        };
+        assert!(backend.sales.create(&sale, &change).await.expect("a directory"), "a fresh directory");
         backend.ledger.open_pools(&sale).await.expect("pools");
         let map = config.shard_map().expect("a map");
         for part in map.all_parts() {
-            assert_eq!(backend.orders.take_over(part).await.expect("a position"), 0);
+            assert_eq!(backend.order_writes.take_over(part).await.expect("a position"), 0);
         }
-        let sales = HashMap::from([(sale.id.clone(), sale.clone())]);
+        let sales = Sales::from([(sale.id.clone(), sale.clone())]);
         let stage = stage(&config);
         Self { config, backend, map, sale, sales, stage }
     }
 
-    /// The `n`th user whose shard belongs to a partition.
+    /// Returns the `n`th user whose shard belongs to a partition.
     pub fn user(&self, part: u16, n: usize) -> UserId {
         let users = (0..).map(|i| UserId::parse(&format!("u{i}")).expect("user"));
         let mut mine = users.filter(|user| self.map.part_of(self.map.shard_of(user)) == Part::new(part));
@@ -103,7 +109,7 @@ impl Bench {
         LogBatch { part: Part::new(part), start_offset, records }
     }
 
-    /// Another process's way to the same stores; the embedded mode has one process, and two tasks share it.
+    /// Opens the same stores as another process would. The embedded mode has one process, and two tasks share it.
     async fn second(&self) -> Ports {
         match self.config.backend.mode {
             Mode::Distributed => open(&self.config).await,
@@ -112,18 +118,12 @@ impl Bench {
     }
 
     pub async fn write(&self, batch: &LogBatch) -> BatchOutcome {
-        self.backend.orders.write(batch, &self.sales).await.expect("written")
+        self.backend.order_writes.write(batch, &self.sales).await.expect("written")
     }
 
     pub async fn finish(self) {
-        // Whatever a test did: no SKU is oversold, and the ledger is what the rows say.
-        let holdings = self.backend.ledger.holdings(&self.sale).await.expect("holdings");
-        for held in holdings.values() {
-            assert!(held.held + held.sold <= held.granted && held.granted <= held.stock, "{held:?}");
-            assert_eq!(held.allotted, held.granted, "{held:?}");
-        }
-        let held: i64 = holdings.values().map(|held| held.held).sum();
-        assert_eq!(held, self.stage.live_units().await, "held, and in rows");
+        // Whatever a test did, no SKU is oversold, and the ledger agrees with the rows.
+        assert_rows_kept(&self.config, self.sale.id.as_str()).await;
         remove(&self.config).await;
     }
 }
@@ -184,7 +184,7 @@ async fn two_writers_of_one_partition_write_each_batch_once(mode: Mode) {
             (0..5).map(|n| bench.record(&bench.user(0, round * 5 + n), "k", 1).encode()).collect();
         let start = i64::try_from(round * 5).expect("small");
         let batch = bench.batch(0, start, payloads);
-        let (a, b) = tokio::join!(bench.write(&batch), other.orders.write(&batch, &bench.sales));
+        let (a, b) = tokio::join!(bench.write(&batch), other.order_writes.write(&batch, &bench.sales));
         let wrote = [a, b.expect("written")].into_iter().filter(|o| matches!(o, BatchOutcome::Written(_)));
         assert_eq!(wrote.count(), 1, "round {round}");
     }

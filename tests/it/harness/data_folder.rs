@@ -1,4 +1,4 @@
-//! The embedded mode seen from outside: its database file through connections of the tests' own.
+//! Looks at the embedded mode from outside: it reads the database file through connections of the tests' own.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -42,14 +42,14 @@ impl DataFolder {
         row.unwrap_or_else(|error| panic!("{text}: {error}")).try_get(0).expect("a number")
     }
 
-    /// The first column of every row.
+    /// Reads the first column of every row.
     pub async fn texts(&self, text: &str) -> Vec<String> {
         let rows = sqlx::query(AssertSqlSafe(text.to_owned())).fetch_all(&mut self.connect(true).await).await;
         let rows = rows.unwrap_or_else(|error| panic!("{text}: {error}"));
         rows.iter().map(|row| row.get(0)).collect()
     }
 
-    /// What nobody but a person with a shell does.
+    /// Executes a statement, as nobody but a person with a shell does.
     ///
     /// # Errors
     /// As the database says.
@@ -86,13 +86,12 @@ impl Stage for DataFolder {
         sqlx::query("COMMIT").execute(&mut connection).await.expect("committed");
     }
 
-    async fn orders(&self, state: &str) -> i64 {
-        self.number(&format!("SELECT COUNT(*) FROM orders WHERE state = '{state}'")).await
+    async fn sales_in_place(&self) -> Vec<String> {
+        self.texts("SELECT DISTINCT sale_id FROM gates ORDER BY sale_id").await
     }
 
-    async fn live_units(&self) -> i64 {
-        let live = "state IN ('awaiting_payment', 'paid')";
-        self.number(&format!("SELECT COALESCE(SUM(quantity), 0) FROM orders WHERE {live}")).await
+    async fn orders(&self, state: &str) -> i64 {
+        self.number(&format!("SELECT COUNT(*) FROM orders WHERE state = '{state}'")).await
     }
 
     async fn sum(&self, expression: &str, table: &str) -> i64 {
@@ -112,7 +111,7 @@ impl Stage for DataFolder {
         serde_json::from_str(row.expect("a row").get(0)).expect("JSON")
     }
 
-    /// Every row of every table; `settings` holds what `/readyz` writes.
+    /// Reads every row of every table but `settings`, which holds what `/readyz` writes.
     async fn contents(&self) -> BTreeMap<String, String> {
         let tables = "SELECT name FROM sqlite_master WHERE type = 'table' \
              AND name NOT IN ('settings', '_sqlx_migrations') AND name NOT LIKE 'sqlite_%'";

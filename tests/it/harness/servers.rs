@@ -1,4 +1,4 @@
-//! The distributed mode seen from outside: MySQL, Redis and Kafka with clients of the tests' own.
+//! Looks at the distributed mode from outside: it reads MySQL, Redis and Kafka with clients of the tests' own.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use sqlx::{AssertSqlSafe, MySqlPool, Row};
 
 use super::Stage;
 
-/// This month and the next, so that a test that runs at a month's end passes too.
+/// Returns this month and the next, so that a test that runs at a month's end passes too.
 pub fn months() -> Vec<Month> {
     let month = Month::of_ms(Clock::System.now_ms());
     vec![month, month.next()]
@@ -52,12 +52,12 @@ impl Servers {
         format!("{}directory", self.prefix)
     }
 
-    /// `(instance, database)` of every control database.
+    /// Lists `(instance, database)` of every control database.
     pub fn controls(&self) -> Vec<(usize, String)> {
         (0..self.pools.len()).map(|i| (i, format!("{}control_{i:02}", self.prefix))).collect()
     }
 
-    /// `(instance, database)` of every shard.
+    /// Lists `(instance, database)` of every shard.
     pub fn shards(&self) -> Vec<(usize, String)> {
         let shards = usize::from(self.config.shards.shards);
         let each = shards / self.pools.len();
@@ -84,7 +84,7 @@ impl Servers {
         redis::cmd("KEYS").arg(pattern).query_async(connection).await.expect("keys")
     }
 
-    /// A number over the orders of all shards and months of the tests.
+    /// Sums a number over the orders of all shards and of the tests' months.
     async fn of_rows(&self, expression: &str, condition: &str) -> i64 {
         let mut sum = 0;
         for (instance, shard) in self.shards() {
@@ -111,9 +111,11 @@ impl Servers {
 impl Stage for Servers {
     async fn migrate(&self) {
         let settings = app::backend_settings(&self.config).expect("settings");
-        distributed::migrate::run(&settings, &months(), |_| ()).await.unwrap_or_else(|error| {
-            panic!("{error}\nIs the local stack up? `scripts/stack up`, then `scripts/stack status`.")
-        });
+        distributed::migrate::run(&settings, &months(), Clock::System, |_| ()).await.unwrap_or_else(
+            |error| {
+                panic!("{error}\nIs the local stack up? `scripts/stack up`, then `scripts/stack status`.")
+            },
+        );
     }
 
     async fn open(&self) -> Ports {
@@ -121,7 +123,7 @@ impl Stage for Servers {
         distributed::open(&settings, Clock::System).await.expect("an open backend")
     }
 
-    /// The topic is left to the stack's retention.
+    /// Removes databases and keys. The topic is left to the stack's retention.
     async fn remove(&self) {
         let mut names = self.controls();
         names.extend(self.shards());
@@ -142,12 +144,17 @@ impl Stage for Servers {
         futures::future::join_all(appends).await.into_iter().for_each(|done| done.expect("appended"));
     }
 
-    async fn orders(&self, state: &str) -> i64 {
-        self.of_rows("COUNT(*)", &format!("state = '{state}'")).await
+    async fn sales_in_place(&self) -> Vec<String> {
+        let text = format!(
+            "SELECT sale_id FROM {}.sales WHERE state NOT IN ('draft', 'published') ORDER BY sale_id",
+            self.directory()
+        );
+        let rows = sqlx::query(AssertSqlSafe(text)).fetch_all(self.pool(0)).await.expect("rows");
+        rows.iter().map(|row| String::from_utf8(row.get(0)).expect("a slug")).collect()
     }
 
-    async fn live_units(&self) -> i64 {
-        self.of_rows("SUM(quantity)", "state IN ('awaiting_payment', 'paid')").await
+    async fn orders(&self, state: &str) -> i64 {
+        self.of_rows("COUNT(*)", &format!("state = '{state}'")).await
     }
 
     async fn sum(&self, expression: &str, table: &str) -> i64 {

@@ -1,5 +1,5 @@
-//! What stands in Redis for one bucket: its six keys, read raw and decoded by a reader of its own, so that a
-//! fault of the product's readers hides nothing.
+//! Reads what stands in Redis for one bucket: its six keys. They are read raw and decoded by a reader of the test's
+//! own, so that a fault of the product's readers hides nothing.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Display;
@@ -10,7 +10,7 @@ use seckill::domain::inventory_model::{Accepted, Bucket, Gate, GateState, Hold, 
 use seckill::domain::reservation::{Fingerprint, OutboxEntryId};
 use seckill::domain::{BucketId, OrderId, OrderState, Quantity, SkuId, UserId};
 
-/// The six keys of a bucket. Source: docs/protocol.md §3.
+/// The six keys of a bucket. Source: docs/protocol/steps.md, "Redis".
 pub struct Keys {
     pub gate: String,
     pub stock: String,
@@ -37,14 +37,14 @@ impl Keys {
 type Fields = BTreeMap<String, String>;
 type Holds = HashMap<Vec<u8>, String>;
 type Answer = (Fields, Fields, Fields, Holds, Vec<StreamEntry>, Option<usize>);
-/// Its id and its fields.
+/// The id and the fields of a stream's entry.
 type StreamEntry = (String, HashMap<String, Vec<u8>>);
 
-/// The bucket as Redis has it, its outbox entries under Redis's names. How many entries it ever made is not to
-/// be seen there and stays 0.
+/// Reads the bucket as Redis has it, with its outbox entries under Redis's names. Redis does not show how many entries
+/// the bucket ever made, so that number stays 0.
 ///
 /// # Panics
-/// For anything that no script of ours writes.
+/// When it finds anything that no script of ours writes.
 pub async fn read(connection: &mut MultiplexedConnection, keys: &Keys) -> Bucket {
     let mut question = redis::pipe();
     question.hgetall(&keys.gate).hgetall(&keys.stock).hgetall(&keys.buyers).hgetall(&keys.orders);
@@ -129,7 +129,7 @@ fn decode_hold(value: &str) -> Hold {
     }
 }
 
-/// How a state is written in the `orders` hash.
+/// Returns the letter of a state in the `orders` hash.
 pub fn letter(state: OrderState) -> &'static str {
     match state {
         OrderState::Reserved => "r",

@@ -1,4 +1,4 @@
-//! One random history of one bucket: each call goes to Redis and to the model, and both must say the same.
+//! Plays one random history of one bucket. Each call goes to Redis and to the model, and both must say the same.
 
 mod quiet;
 
@@ -20,11 +20,11 @@ use self::quiet::stream_id;
 use super::contents::{self, Keys, letter};
 use crate::wishes::{self, SKUS, chance, now_ms, one_of, order_id, order_number, sku};
 
-/// How far Redis's reading of the machine's clock may be from ours.
+/// The most by which Redis's reading of the machine's clock may differ from ours.
 const CLOCK_SLACK_MS: i64 = 60_000;
 
-/// The two ways to one server: the product's ports, and the scripts called directly, whose bare answers the
-/// ports do not pass on.
+/// The two ways to one server: the product's ports, and the scripts called directly. The ports do not pass on the bare
+/// answers of the scripts.
 pub struct Line {
     pub ports: RedisPorts,
     pub raw: MultiplexedConnection,
@@ -37,7 +37,7 @@ pub struct Scripts {
     gate: Script,
     reserve: Script,
     acknowledge: Script,
-    settle: Script,
+    mark_decided: Script,
 }
 
 impl Scripts {
@@ -47,7 +47,7 @@ impl Scripts {
             gate: Script::new(include_str!("../../../lua/gate.lua")),
             reserve: Script::new(include_str!("../../../lua/reserve.lua")),
             acknowledge: Script::new(include_str!("../../../lua/acknowledge.lua")),
-            settle: Script::new(include_str!("../../../lua/settle.lua")),
+            mark_decided: Script::new(include_str!("../../../lua/mark_decided.lua")),
         }
     }
 }
@@ -55,7 +55,7 @@ impl Scripts {
 /// How often each kind of call was made and each kind of answer was given.
 pub type Tally = BTreeMap<&'static str, u64>;
 
-/// An outbox entry that there was: its names in the model and in Redis.
+/// An outbox entry of the history: its names in the model and in Redis.
 type Entry = (OutboxEntryId, OutboxEntryId);
 
 pub struct History {
@@ -66,13 +66,13 @@ pub struct History {
     epoch: u32,
     model: Bucket,
     entries: Vec<Entry>,
-    /// Redis's time of each reservation whose time was seen; from then on it may not change.
+    /// Redis's time of each reservation, once it was seen. From then on it must not change.
     times: HashMap<OrderId, i64>,
     calls: u32,
     pub tally: Tally,
 }
 
-/// A call whose server was killed or stood still under it.
+/// A call during which the server was killed or paused.
 pub struct Cut {
     epoch: u32,
     batch: Arc<[ReserveRequest]>,
@@ -124,7 +124,7 @@ impl History {
                 0..25 if is_shut => self.heal(line).await,
                 0..68 => self.reserve(line).await,
                 68..79 => self.acknowledge(line).await,
-                79..88 => self.settle(line).await,
+                79..88 => self.mark_decided(line).await,
                 88..92 => {
                     let states = [GateState::Open, GateState::Paused, GateState::Ended, GateState::Unknown];
                     let state = one_of(&mut self.dice, &states).expect("four");
@@ -141,7 +141,7 @@ impl History {
         answer.unwrap_or_else(|error| panic!("{}: {error}", self.place()))
     }
 
-    /// What no script does: a gate that is lost, damaged, or has its lease renewed or lapsed.
+    /// Does what no script does: it loses or damages a gate, or renews its lease or lets it lapse.
     async fn disturb(&mut self, line: &Line) {
         let key = self.keys(line).gate;
         let mut command = match self.dice.random_range(0..1000) {
@@ -174,7 +174,7 @@ impl History {
         done.unwrap_or_else(|error| panic!("{}: {error}", self.place()));
     }
 
-    /// Brings a gate that lets nobody pass back, so that a history does not end in refusals.
+    /// Repairs a gate that lets nobody pass, so that a history does not end in refusals.
     async fn heal(&mut self, line: &Line) {
         if self.model.gate.as_ref().is_some_and(|gate| gate.terms.is_some() && gate.state != GateState::Open)
         {
@@ -192,7 +192,7 @@ impl History {
         let mut terms = wishes::terms(&mut self.dice);
         let mut stock = BTreeMap::new();
         for name in SKUS {
-            // Not always both, so that what a lost gate left behind shows.
+            // Not always are both SKUs put in place, so that what a lost gate left behind shows.
             if chance(&mut self.dice, 90) {
                 stock.insert(sku(name), self.dice.random_range(0..=24));
             }
@@ -297,7 +297,7 @@ impl History {
         }
     }
 
-    /// All orders of a call name one entry, and each call's is newer than the ones before.
+    /// Notes the entry of a call. All orders of a call name one entry, and it is newer than those of the calls before.
     fn learn_entry(&mut self, model: OutboxEntryId, real: OutboxEntryId) {
         let entry = (model, real);
         let Some(newest) = self.entries.last().filter(|newest| **newest != entry) else {
@@ -310,7 +310,7 @@ impl History {
         self.entries.push(entry);
     }
 
-    /// The time that `order` must have: the one seen first, which must be about the model's.
+    /// Returns the time that `order` must have. It is the time that was seen first, which must be about the model's.
     fn learn_time(&mut self, order: OrderId, real_ms: i64) -> i64 {
         let Some(hold) = self.model.orders.get_mut(&order) else { return real_ms };
         if let Some(known_ms) = self.times.get(&order) {
@@ -323,8 +323,8 @@ impl History {
         real_ms
     }
 
-    /// Entries that are there, that were removed before, or that never were; with all of their orders, as a front
-    /// or a relay does it, with some, with none, and with orders of others.
+    /// Acknowledges entries that are there, that were removed before, or that never were. It names all of their orders,
+    /// as a front or a relay does, or some, or none, or orders of other entries.
     async fn acknowledge(&mut self, line: &Line) {
         self.note("acknowledge calls");
         let (mut orders, mut known, mut named) = (Vec::new(), Vec::new(), Vec::new());
@@ -361,9 +361,9 @@ impl History {
         assert_eq!(self.raw::<i64>(line, &call).await, count(removed), "{}", self.place());
     }
 
-    /// Any order, also one that is unknown or settled, to any state.
-    async fn settle(&mut self, line: &Line) {
-        self.note("settle calls");
+    /// Marks any order with any state, also an order that is unknown or decided.
+    async fn mark_decided(&mut self, line: &Line) {
+        self.note("mark_decided calls");
         let number = self.dice.random_range(1..=4);
         let decided: Vec<(OrderId, OrderState)> = (0..number)
             .map(|_| {
@@ -371,12 +371,12 @@ impl History {
                 (order, one_of(&mut self.dice, &OrderState::ALL).expect("seven"))
             })
             .collect();
-        let marked = self.model.settle(&decided);
+        let marked = self.model.mark_decided(&decided);
         if chance(&mut self.dice, 50) {
-            let done = line.ports.inventory.settle(&self.bucket, &decided).await;
+            let done = line.ports.inventory.mark_decided(&self.bucket, &decided).await;
             return wishes::expect_done(&self.place(), done, true);
         }
-        let mut call = line.scripts.settle.prepare_invoke();
+        let mut call = line.scripts.mark_decided.prepare_invoke();
         call.key(self.keys(line).orders);
         for (order, state) in &decided {
             call.arg(order.bytes().as_slice()).arg(letter(*state));
@@ -384,11 +384,11 @@ impl History {
         assert_eq!(self.raw::<i64>(line, &call).await, count(marked), "{}", self.place());
     }
 
-    /// Purchases that the product cannot even express, straight to the script: none may change anything.
+    /// Sends purchases that the product cannot even express straight to the script. None of them may change anything.
     async fn ask_wrongly(&mut self, line: &Line) {
         self.note("malformed calls");
         let refused = self.model.admission(self.epoch, now_ms()).err();
-        let refused = refused.as_ref().map_or("invalid", wishes::word);
+        let refused = refused.as_ref().map_or("invalid", wishes::denial_word);
         let mut asked: Vec<(Vec<u8>, &str, String, &str)> = wishes::malformed(&mut self.dice)
             .into_iter()
             .map(|(id, quantity, fingerprint)| (id, quantity, fingerprint.to_owned(), refused))

@@ -1,4 +1,4 @@
-//! What a load balancer and Prometheus see.
+//! Tests of what a load balancer and Prometheus see.
 
 use seckill::config::Mode;
 use seckill::metrics::{ADMISSION_OUTCOMES, Kind, TABLE};
@@ -38,7 +38,7 @@ async fn a_shop_that_can_sell_is_live_and_ready_and_names_its_components(mode: M
     shop.finish().await;
 }
 
-/// The series of a metric: `(labels as text, value)`.
+/// Lists the series of a metric: `(labels as text, value)`.
 fn series<'a>(page: &'a str, name: &str) -> Vec<(&'a str, f64)> {
     let lines = page.lines().filter_map(|line| line.strip_prefix(name));
     let own = lines.filter(|rest| rest.starts_with(['{', ' ']));
@@ -51,7 +51,7 @@ fn series<'a>(page: &'a str, name: &str) -> Vec<(&'a str, f64)> {
 
 async fn every_metric_is_on_the_page_before_anything_happened(mode: Mode) {
     let shop = TestShop::start(mode).await;
-    // Its id is of this test alone: the tests of one run share a recorder.
+    // The sale's id is of this test alone, because the tests of one run share a recorder.
     shop.open_sale("nobody-comes", 1, &[("phone", 5)]).await;
     let mut page = see(&shop, "/metrics").await;
     eventually("the sale has its series", async || {

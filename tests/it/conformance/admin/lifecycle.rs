@@ -1,4 +1,4 @@
-//! The states of a sale: what leads where, what is refused, and what the audit log keeps.
+//! Tests of a sale's states: which action leads where, what is refused, and what the audit log keeps.
 
 use seckill::config::Mode;
 use std::collections::BTreeSet;
@@ -35,7 +35,8 @@ async fn a_sale_goes_through_its_life_and_no_other_way(mode: Mode) {
     create(&shop, sale_body("drop", 1, PHONE)).await;
     let mut findings = Findings::default();
     let mut version = 1;
-    // The action that leads into a state, the state, and what is allowed there: the ways out, and what led in.
+    // Each row has the action that leads into a state, the state, and the actions that are allowed there: the ways out,
+    // and the action that led in.
     for (action, state, allowed) in [
         (None, "draft", &["publish"][..]),
         (Some("publish"), "published", &["publish", "preheat", "end"]),

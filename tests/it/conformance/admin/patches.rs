@@ -1,4 +1,4 @@
-//! Changes of a sale before it is preheated, and of two operators at once.
+//! Tests of patches: changes of a sale before it is preheated, and changes of two operators at once.
 
 use futures::future::join_all;
 use seckill::config::Mode;
@@ -38,7 +38,7 @@ async fn a_patch_changes_what_it_names_and_nothing_else(mode: Mode) {
         ("items", items),
     ];
     let mut version = 1;
-    // The end first: a sale never ends before it starts.
+    // The end is changed first, because a sale never ends before it starts.
     let end = [("ends_at", json!("2031-05-01T13:00:00.000Z"))];
     for (name, value) in end.into_iter().chain(changes) {
         let mut body = reason("a test");

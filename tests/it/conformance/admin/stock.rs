@@ -1,4 +1,4 @@
-//! The stock view: per bucket in Redis, and the ledgers behind it.
+//! Tests of the stock view, which shows every bucket in Redis and the ledgers.
 
 use seckill::config::Mode;
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! Things that are not there, not yet, no more, or not the caller's.
+//! Tests of calls for things that do not exist, not yet or no longer, or that are not the caller's.
 
 use seckill::clock::Clock;
 use seckill::config::Mode;
@@ -19,7 +19,7 @@ in_both_modes!(
     a_problem_carries_the_trace_that_the_caller_sent,
 );
 
-/// Sales in every state that does not sell.
+/// Makes sales in every state that does not sell.
 async fn closed_sales(shop: &TestShop) {
     let now_ms = Clock::System.now_ms();
     let phone = [("phone", 5)];
@@ -76,7 +76,7 @@ async fn a_sale_that_does_not_sell_says_why_and_changes_nothing(mode: Mode) {
         ("ended", "sale_ended"),
         ("over", "sale_ended"),
     ] {
-        // Also what is wrong with the rest of the call does not change the answer of a later repetition.
+        // A repetition gets the same answer, with the same key and with another.
         for key in ["k1", "k1", "k2"] {
             let answer = shop.place("alice", sale, key, ONE, &[("Prefer", "wait=1")]).await;
             findings.check(sale, &answer, (409, code));
@@ -154,7 +154,7 @@ async fn a_page_that_nobody_was_given_is_refused(mode: Mode) {
     }
     let twice = shop.get("alice", "/api/v1/orders?limit=1&limit=2").await;
     findings.check("limit twice", &twice, (400, UNREADABLE));
-    // Another buyer's cursor shows nothing of that buyer; a damaged one never breaks the server.
+    // Another buyer's cursor shows nothing of that buyer, and a damaged cursor never breaks the server.
     let answer = shop.get("bob", &format!("/api/v1/orders?cursor={cursor}")).await;
     let shows = answer.status == 200 && answer.json()["orders"] != json!([]);
     findings.rule("alice's cursor", !shows && answer.status < 500, &format!("{answer:?}"));

@@ -1,4 +1,4 @@
-//! Headers that are missing, malformed, too long or too many.
+//! Tests of headers that are missing, malformed, too long or too many.
 
 use crate::client::try_call;
 use crate::harness::{TestShop, token};
@@ -22,7 +22,7 @@ async fn a_bad_header_is_refused_and_never_breaks_the_server(mode: Mode) {
     }
     let answer = purchase(&shop, &[auth, JSON, ("Idempotency-Key", &longest)], NONE).await;
     findings.check("the longest key", &answer, (400, "validation_failed"));
-    // The stock would not do: even a purchase that gets through cannot change anything.
+    // The stock is too small for this body, so even a purchase that gets through cannot change anything.
     let many = r#"{"sku_id":"phone","quantity":99}"#;
     for (name, value) in [
         ("Prefer", "wait=x"),

@@ -1,4 +1,4 @@
-//! Too fast: 429 for the one who is, and for nobody else.
+//! Tests of the token buckets: a client that is too fast gets 429, and nobody else does.
 
 use seckill::config::Mode;
 use std::net::IpAddr;
@@ -17,7 +17,7 @@ in_both_modes!(
     behind_a_trusted_proxy_the_right_most_untrusted_address_counts,
 );
 
-/// Far more than a bucket of 2 refills while they are under way.
+/// The clicks at once. They are far more than a bucket of 2 refills while they are under way.
 const HURRY: usize = 25;
 
 async fn hurry(
@@ -64,7 +64,7 @@ async fn a_buyer_who_is_too_fast_waits_and_others_do_not(mode: Mode) {
     findings.done();
     assert_eq!(shop.buy("bob", "drop", "phone", "k1").await.status, 202, "another buyer is not affected");
     assert_eq!(shop.get("alice", "/api/v1/orders").await.status, 200, "reads are not limited");
-    // A refusal holds nothing and remembers nothing: the same key buys later.
+    // A refusal holds no units and remembers no key: the same key buys later.
     let late = answers.iter().position(|answer| answer.status == 429).expect("one was refused");
     eventually("the bucket is filled again", async || {
         shop.buy("alice", "drop", "phone", &format!("hurry-{late}")).await.status == 202

@@ -1,4 +1,4 @@
-//! Who does not prove who they are gets one and the same 401, whatever is wrong.
+//! A caller without a valid token gets one and the same 401, whatever is wrong with the token.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -21,7 +21,7 @@ const ED25519_PUBLIC: &str = "-----BEGIN PUBLIC KEY-----
 MCowBQYDK2VwAyEAh/SQIhl2irtO9b2wb1iN5ZXNuX2w4DrI/U8cx+IHBI8=
 -----END PUBLIC KEY-----
 ";
-/// Of no use elsewhere.
+/// A key that is used nowhere else.
 const ED25519_PRIVATE: &str = "-----BEGIN PRIVATE KEY-----
 MC4CAQAwBQYDK2VwBCIEIFkrgQaC3pSQJB4fNVfnghHhyMN0oXPSKo5q/gaQk3mR
 -----END PRIVATE KEY-----
@@ -36,12 +36,12 @@ fn encoded(value: &Value) -> String {
     URL_SAFE_NO_PAD.encode(value.to_string())
 }
 
-/// A token whose header is not what its signature was made for.
+/// Makes a token whose header is not the one that was signed.
 fn forged(header: &Value, signature: &str) -> String {
     format!("{}.{}.{signature}", encoded(header), encoded(&claims()))
 }
 
-/// `(what, value of Authorization)`.
+/// Lists `(what, value of Authorization)`.
 fn bad_credentials() -> Vec<(String, String)> {
     let good = token("alice");
     let parts: Vec<&str> = good.split('.').collect();
@@ -125,7 +125,7 @@ fn bad_claims() -> Vec<(String, String)> {
     credentials
 }
 
-/// What a client sees, less the ids that differ from answer to answer.
+/// Returns what a client sees of an answer, without the ids that differ from answer to answer.
 fn without_ids(answer: &Answer) -> (Value, Vec<String>) {
     let mut body: Value = serde_json::from_str(&answer.text).unwrap_or_default();
     if let Some(members) = body.as_object_mut() {
@@ -173,7 +173,7 @@ fn with_kid(algorithm: Algorithm, kid: &str) -> Header {
     header
 }
 
-/// `(what, token, whether it is good)` for a shop with the keys `main` (HS256) and `pub` (EdDSA).
+/// Lists `(what, token, whether it is good)` for a shop with the keys `main` (HS256) and `pub` (EdDSA).
 fn tokens_with_kid() -> Vec<(String, String, bool)> {
     let secret = EncodingKey::from_secret(SECRET.as_bytes());
     let stranger = EncodingKey::from_secret(b"another secret of 32 bytes or more, or so");

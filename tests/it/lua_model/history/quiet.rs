@@ -1,4 +1,4 @@
-//! What a history does while none of its calls is under way: compare the whole bucket, and find out what became
+//! What a history does while none of its calls is under way. It compares the whole bucket, and it finds out what became
 //! of a call that may have got no answer.
 
 use std::collections::BTreeSet;
@@ -34,7 +34,7 @@ impl History {
         let failed = |error: StoreError| -> ! { panic!("{place}: {error}") };
         let ports = &line.ports;
         let winners = ports.inventory.winners(&self.bucket).await.unwrap_or_else(|e| failed(e));
-        // A scan may tell one twice.
+        // A scan may return a winner twice.
         let winners: BTreeSet<UserId> = winners.into_iter().collect();
         let users: BTreeSet<UserId> = self.model.orders.values().map(|hold| hold.user.clone()).collect();
         assert_eq!(winners, users, "{place}");
@@ -67,7 +67,7 @@ impl History {
         assert_eq!(found, held, "{place}");
     }
 
-    /// One call whose server is about to be killed or stands still.
+    /// Makes a call to a server that is about to be killed or is paused.
     pub async fn ask_cut(&mut self, ports: &RedisPorts) -> Cut {
         self.calls += 1;
         let (epoch, batch) = self.any_batch();
@@ -76,7 +76,7 @@ impl History {
         Cut { epoch, batch, asked_ms, answers }
     }
 
-    /// Finds out what became of it, which must be all or nothing, and asks again as a client would.
+    /// Finds out what became of a call, which must be all or nothing, and asks again as a client would.
     pub async fn resolve_cut(&mut self, line: &Line, cut: Cut) {
         let mut after = self.model.clone();
         let expected = after.reserve(cut.epoch, &cut.batch, cut.asked_ms);
@@ -104,7 +104,8 @@ impl History {
         self.compare(&cut.batch, expected, &answers);
     }
 
-    /// Whether a call without answer had an effect; if so, learns Redis's names of its outbox entries.
+    /// Returns whether a call without answer had an effect. When it had, this notes Redis's names of its outbox
+    /// entries.
     async fn learn_cut(&mut self, line: &Line, after: &Bucket) -> bool {
         let real = contents::read(&mut line.raw.clone(), &self.keys(line)).await;
         if real.orders.len() == self.model.orders.len() {
@@ -119,7 +120,7 @@ impl History {
     }
 }
 
-/// The two numbers of a Redis stream id.
+/// Splits a Redis stream id into its two numbers.
 pub(super) fn stream_id(entry: &OutboxEntryId) -> (u64, u64) {
     let (time, sequence) = entry.0.split_once('-').expect("two numbers");
     (time.parse().expect("a number"), sequence.parse().expect("a number"))
