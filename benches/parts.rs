@@ -1,8 +1,8 @@
 //! The Rust half of `benches/run`: the parts of the product to measure, and what they are measured against.
 //!
-//! Each subcommand is one side of a pair. The long-lived ones take their slices from standard input, so that
-//! the script can look at CPU times between two of them. Nothing here judges: the script and docs/benchmarks.md
-//! do. Configuration is the product's own, file and environment.
+//! Each subcommand is one side of a pair. The long-lived ones take their slices from standard input, so that the script
+//! can read CPU times between two slices. Nothing here judges: the script and docs/benchmarks.md do. The configuration
+//! is the product's own, from file and environment.
 
 #[path = "parts/bare.rs"]
 mod bare;

@@ -20,9 +20,14 @@ import urllib.error
 import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+RAW = ROOT / "target" / "bench"
 STACK_DIR = pathlib.Path(os.environ.get("STACK_DIR", ROOT / ".stack"))
-SHOP, ADMIN, BARE = "127.0.0.1:18480", "127.0.0.1:18490", "127.0.0.1:18481"
-WORKER_ADMIN = "127.0.0.1:18491"
+BARE = "127.0.0.1:18481"
+# Of this checkout; another side listens a few ports higher.
+SHOP_PORT, ADMIN_PORT, WORKER_ADMIN_PORT = 18480, 18490, 18491
+MEASURED = ["--profile", "bench", "-p", "seckill", "-p", "loadtest", "--bin", "seckill", "--bin", "loadtest", "--bench",
+            "parts"]
+AS_MAKE_RUSH = ["--no-default-features", "--features", "embedded", "--bin", "seckill"]
 SKU = "phone-x"
 BODY = json.dumps({"sku_id": SKU, "quantity": 1}, separators=(",", ":"))
 
@@ -53,20 +58,21 @@ def need(program, package):
         fail(f"{program} is missing; install with: sudo apt-get install {package}")
 
 
-def build():
-    """Paths of the built programs by name."""
-    talk("building (profile bench)")
-    command = ["cargo", "build", "--profile", "bench", "-p", "seckill", "-p", "loadtest", "--bin", "seckill",
-               "--bin", "loadtest", "--bench", "parts", "--message-format", "json-render-diagnostics"]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+def build(root=ROOT, words=MEASURED):
+    """Paths of the built programs of a checkout by name; another one than this is built beside its files."""
+    talk(f"building in {root}: {' '.join(words)}")
+    beside = {} if root == ROOT else {"CARGO_TARGET_DIR": str(root.parent / "target")}
+    command = ["cargo", "build", *words, "--message-format", "json-render-diagnostics"]
+    done = subprocess.run(command, cwd=root, env={**os.environ, **beside}, stdout=subprocess.PIPE, text=True,
+                          check=False)
     if done.returncode:
-        fail("the build failed")
+        fail(f"the build of {root} failed")
     messages = map(json.loads, done.stdout.splitlines())
     return {m["target"]["name"]: m["executable"] for m in messages if m.get("executable")}
 
 
 class Stack:
-    """The running stack: its settings, its processes, and the environment that makes the product use it."""
+    """The running stack: its settings and its processes."""
 
     def __init__(self):
         if subprocess.run([ROOT / "scripts/stack", "status"], capture_output=True, check=False).returncode:
@@ -78,33 +84,14 @@ class Stack:
         self.versions = [" ".join(line.split()[5:]) for line in status.stdout.splitlines()]
         self.secret = secrets.token_hex(32)
 
-    def environment(self, name="", **more):
-        """Of the product, for databases, keys and a topic named after `name`; `more` as section__key."""
-        at = self.settings
-        keys = {
-            "redis__url": f"redis://127.0.0.1:{at['REDIS_PORT']}",
-            "redis__key_prefix": f"bench:{name}",
-            "kafka__brokers": f"127.0.0.1:{at['KAFKA_PORT']}",
-            "kafka__topic": f"bench.{name}orders",
-            "kafka__group": f"bench.{name}writers",
-            "mysql__instances": f"127.0.0.1:{at['MYSQL_A_PORT']},127.0.0.1:{at['MYSQL_B_PORT']}",
-            "mysql__database_prefix": f"bench_{name}",
-            "auth__hs256_secret": self.secret,
-            "limits__user_per_s": 0,
-            "limits__address_per_s": 0,
-            "log__filter": "warn",
-            **more,
-        }
-        product = {"SECKILL__" + key.upper(): str(value) for key, value in keys.items()}
-        return {**os.environ, "SECKILL_CONFIG": str(ROOT / "config/distributed.toml"), **product}
-
     def redis_at_rest(self):
         """Waits until Redis rewrites no append-only file: a rewrite of what is gone belongs to no slice."""
         wait_until("Redis rests", lambda: "aof_rewrite_in_progress:0" in self.redis("INFO", "persistence"))
 
-    def sweep(self):
-        """Removes this script's keys."""
-        keys = self.redis("--scan", "--pattern", "bench:*").split()
+    def forget(self, pattern=""):
+        """Removes this script's keys, or those of them that match a pattern."""
+        keys = self.redis("--scan", "--pattern", pattern or "bench:*").split()
+        check(all(key.startswith("bench:") for key in keys), pattern)
         if keys:
             self.redis("DEL", *keys)
 
@@ -122,6 +109,56 @@ class Stack:
     def redis(self, *words):
         command = ["redis-cli", "-p", self.settings["REDIS_PORT"], *words]
         return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+
+
+class Side:
+    """A checkout's programs, and what is theirs alone: ports, and databases, keys and topics that begin with `name`.
+
+    Two sides can be up at the same time. Their names are of one length, because instructions depend on it.
+    """
+
+    def __init__(self, stack, programs, root=ROOT, name="", ports_up=0):
+        self.stack, self.programs, self.root, self.name = stack, programs, root, name
+        ports = (SHOP_PORT, ADMIN_PORT, WORKER_ADMIN_PORT)
+        self.shop, self.admin, self.worker_admin = (f"127.0.0.1:{port + ports_up}" for port in ports)
+
+    def environment(self, row="", **more):
+        """Of the product, for databases, keys and a topic named after side and row; `more` as section__key."""
+        at, name = self.stack.settings, self.name + row
+        keys = {
+            "redis__url": f"redis://127.0.0.1:{at['REDIS_PORT']}",
+            "redis__key_prefix": f"bench:{name}",
+            "kafka__brokers": f"127.0.0.1:{at['KAFKA_PORT']}",
+            "kafka__topic": f"bench.{name}orders",
+            "kafka__group": f"bench.{name}writers",
+            "mysql__instances": f"127.0.0.1:{at['MYSQL_A_PORT']},127.0.0.1:{at['MYSQL_B_PORT']}",
+            "mysql__database_prefix": f"bench_{name}",
+            "auth__hs256_secret": self.stack.secret,
+            "limits__user_per_s": 0,
+            "limits__address_per_s": 0,
+            "log__filter": "warn",
+            **more,
+        }
+        product = {"SECKILL__" + key.upper(): str(value) for key, value in keys.items()}
+        return {**os.environ, "SECKILL_CONFIG": str(self.root / "config/distributed.toml"), **product}
+
+    def fresh(self, row, **more):
+        """The environment of a row that begins with empty databases of its own; `more` as section__key."""
+        environment = self.environment(row, **more)
+        drop_databases(self.stack, f"bench_{self.name}{row}")
+        self.run("migrate", environment=environment)
+        return environment
+
+    def empty(self, row):
+        """Empties the tables that the orders of a row fill."""
+        empty_tables(self.stack, f"bench_{self.name}{row}")
+
+    def run(self, *words, environment, text=None):
+        """What a command of `seckill` says on standard output."""
+        done = subprocess.run([self.programs["seckill"], *words], env=environment, input=text, capture_output=True,
+                              text=True, check=False)
+        check(done.returncode == 0, f"seckill {' '.join(words)}: {done.stderr[-2000:]}")
+        return done.stdout.strip()
 
 
 # ---- processes and their CPU ----------------------------------------------------------------------------------
@@ -179,8 +216,9 @@ class Part:
         return self.read()
 
 
-def part(programs, environment, *words, core=None):
-    return running([programs["parts"], *words], environment, core, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+def part(side, environment, *words, core=None):
+    command = [side.programs["parts"], *words]
+    return running(command, environment, core, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
 @contextlib.contextmanager
@@ -245,40 +283,28 @@ def token(secret, user):
     return (head + b"." + part(hmac.digest(secret.encode(), head, hashlib.sha256))).decode()
 
 
-def make_key(programs, environment):
+def make_key(side, environment):
     """An operator's key; of a data folder only while nobody serves it."""
-    return subprocess.run([programs["seckill"], "key", "create", "--name", "bench"], env=environment,
-                          capture_output=True, text=True, check=True).stdout.strip()
+    return side.run("key", "create", "--name", "bench", environment=environment)
 
 
-def open_sale(programs, environment, admin, stock, key=None):
+def sale_name():
+    return f"bench-{time.time_ns() // 1_000_000}"
+
+
+def open_sale(side, environment, stock, key=None):
     """Creates, publishes and preheats a sale that is on; answers its id."""
-    sale = f"bench-{time.time_ns() // 1_000_000}"
-    seckill = programs["seckill"]
-    key = key or make_key(programs, environment)
-    environment = {**environment, "SECKILL_API_KEY": key, "SECKILL_ADMIN": admin}
+    sale = sale_name()
+    key = key or make_key(side, environment)
+    environment = {**environment, "SECKILL_API_KEY": key, "SECKILL_ADMIN": side.admin}
     now = datetime.datetime.now(datetime.timezone.utc)
     at = [(now + datetime.timedelta(seconds=s)).strftime("%Y-%m-%dT%H:%M:%SZ") for s in (-2, 36000)]
     body = {"id": sale, "name": "Bench", "starts_at": at[0], "ends_at": at[1], "buyer_limit": 1, "items": [
         {"sku_id": SKU, "name": "Phone X", "stock": stock, "price": {"amount": 19900, "currency": "CNY"}}]}
-    subprocess.run([seckill, "sale", "create", "-"], env=environment, input=json.dumps(body), text=True,
-                   stdout=subprocess.DEVNULL, check=True)
+    side.run("sale", "create", "-", environment=environment, text=json.dumps(body))
     for action in ("publish", "preheat"):
-        subprocess.run([seckill, "sale", action, sale, "--reason", "bench"], env=environment,
-                       stdout=subprocess.DEVNULL, check=True)
+        side.run("sale", action, sale, "--reason", "bench", environment=environment)
     return sale
-
-
-def migrate(programs, environment):
-    subprocess.run([programs["seckill"], "migrate"], env=environment, stderr=subprocess.DEVNULL, check=True)
-
-
-def fresh(bench, name, **more):
-    """The environment of a row that begins with empty databases of its own; `more` as section__key."""
-    environment = bench.stack.environment(name, **more)
-    drop_databases(bench.stack, f"bench_{name}")
-    migrate(bench.programs, environment)
-    return environment
 
 
 def drop_databases(stack, prefix):
@@ -313,8 +339,6 @@ def buy(shop, sale, bearer, key):
         return refused.code, json.loads(refused.read())["code"]
 
 
-
-
 # ---- the machine ----------------------------------------------------------------------------------------------
 
 def cores():
@@ -322,8 +346,10 @@ def cores():
 
 
 def machine(stack):
-    """Hardware and versions, for the raw data."""
+    """Hardware and versions, for the raw data; a tool that no row has needed yet has none."""
     def first_line(*command):
+        if not shutil.which(command[0]):
+            return ""
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         return (done.stdout or done.stderr).splitlines()[0] if done.stdout or done.stderr else ""
 

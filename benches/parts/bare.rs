@@ -1,5 +1,5 @@
-//! What a refusal is measured against: the same listener, the same bytes in, an answer as long, and nothing
-//! between the two.
+//! The endpoint that a refusal is measured against. It has the same listener, reads the same bytes and sends an answer
+//! as long, and it does nothing between the two.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use actix_web::web::{self, PayloadConfig};
 use actix_web::{App, HttpResponse, HttpServer};
 use anyhow::Context as _;
 use seckill::config::Config;
-use seckill::http::router::SHOPPER_BODY_BYTES_MAX;
+use seckill::http::extract::SHOPPER_BODY_BYTES_MAX;
 
 use crate::slices;
 
@@ -18,7 +18,7 @@ const ANSWER: &str = concat!(
     r#""title":"Nothing is left.","type":"/problems/sold_out"}"#,
 );
 
-/// The settings are those of `shopper_server` in src/app.rs.
+/// Serves until it is ended. The settings are those of `shopper_server` in src/app/servers.rs.
 pub fn run(config: &Config) -> anyhow::Result<()> {
     let http = &config.http;
     let build = || {

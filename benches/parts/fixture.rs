@@ -1,4 +1,4 @@
-//! What the parts buy: one sale that is on, its buyers, and the records that their purchases make.
+//! Makes what the parts buy: one sale that is on, its buyers, and the records of their purchases.
 
 use std::collections::BTreeMap;
 
@@ -14,14 +14,14 @@ use seckill::domain::{
 use seckill::ports::Ports;
 
 pub const SKU: &str = "phone-x";
-/// Records in a batch of one partition, as `writer.batch_records_max` is by default.
+/// The records of one batch of a partition, which is the default of `writer.batch_records_max`.
 pub const BATCH_RECORDS: usize = 500;
 
 pub async fn open(config: &Config) -> anyhow::Result<Ports> {
     app::open_backend(config).await
 }
 
-/// A sale that began a second ago and lasts a day.
+/// Makes a sale that began a second ago and lasts a day.
 pub fn sale(id: &str, stock: u32) -> anyhow::Result<Sale> {
     let now_ms = Clock::System.now_ms();
     let price = Money::new(19_900, "CNY")?;
@@ -41,7 +41,7 @@ pub fn sale(id: &str, stock: u32) -> anyhow::Result<Sale> {
     })
 }
 
-/// The record of the one order of buyer `number`; ids and sizes as a front would make them.
+/// Makes the record of the one order of buyer `number`. Its ids and sizes are those that a front would make.
 pub fn record(sale: &Sale, map: &ShardMap, number: u64) -> anyhow::Result<OrderRecord> {
     let user = UserId::parse(&format!("buyer-{number:010}"))?;
     let key = IdempotencyKey::parse(&format!("key-{number:010}"))?;
@@ -60,12 +60,12 @@ pub fn record(sale: &Sale, map: &ShardMap, number: u64) -> anyhow::Result<OrderR
     })
 }
 
-/// Endless buyers, dealt out into full batches of their partitions.
+/// Makes full batches for the partitions, out of an endless row of buyers.
 pub struct Batches {
     sale: Sale,
     map: ShardMap,
     next_buyer: u64,
-    /// Partition → records that do not fill a batch yet.
+    /// The records of each partition that do not fill a batch yet.
     open: BTreeMap<u16, Vec<OrderRecord>>,
 }
 
@@ -75,7 +75,7 @@ impl Batches {
         Self { sale, map, next_buyer: 0, open }
     }
 
-    /// `batches` times [`BATCH_RECORDS`] records of each partition, ascending by partition.
+    /// Takes `batches` times [`BATCH_RECORDS`] records of each partition, ascending by partition.
     pub fn take(&mut self, batches: usize) -> anyhow::Result<Vec<(Part, Vec<Vec<OrderRecord>>)>> {
         let wanted = batches * BATCH_RECORDS;
         while self.open.values().any(|records| records.len() < wanted) {
@@ -93,7 +93,7 @@ impl Batches {
     }
 }
 
-/// A batch as the order writer reads it from the log.
+/// Makes a batch as the order writer reads it from the log.
 pub fn log_batch(part: Part, start_offset: i64, records: Vec<OrderRecord>) -> LogBatch {
     let records = (start_offset..)
         .zip(records)
@@ -102,7 +102,7 @@ pub fn log_batch(part: Part, start_offset: i64, records: Vec<OrderRecord>) -> Lo
     LogBatch { part, start_offset, records }
 }
 
-/// What the parts empty or drop is theirs by name.
+/// Returns the prefix of the databases, which must begin with `bench_`: the parts empty and drop these databases.
 pub fn require_own_databases(config: &Config) -> anyhow::Result<&str> {
     let prefix = &config.mysql.database_prefix;
     anyhow::ensure!(prefix.starts_with("bench_"), "mysql.database_prefix must begin with bench_: {prefix}");

@@ -1,7 +1,7 @@
-//! What the order store is measured against: the leanest loop that leaves the same rows with the same
-//! durability. One connection and one database per partition, made from the product's own migrations; a
-//! transaction moves the position and inserts 500 orders, claims and moves with one statement each, in key
-//! order. No look at what is there, no ledger, no second shard.
+//! The loop that the order store is measured against. It is the leanest loop that leaves the same rows with the same
+//! durability. Every partition has one connection and one database, which is made from the product's own migrations. A
+//! transaction moves the position and inserts 500 orders, claims and moves with one statement each, in key order. The
+//! loop does not look at what is there, and it has no ledger and no second shard.
 
 use std::time::Instant;
 
@@ -16,7 +16,7 @@ use sqlx::{AssertSqlSafe, Connection};
 
 use crate::{fixture, slices};
 
-/// As STATEMENTS_CACHED in src/backend/distributed/mysql.rs.
+/// The same as STATEMENTS_CACHED in src/backend/distributed/mysql.rs.
 const STATEMENTS_CACHED: usize = 1024;
 const CONTROL: &str = include_str!("../../migrations/control/0001_ledger.sql");
 const SHARD: &str = include_str!("../../migrations/shard/0001_claims.sql");
@@ -73,7 +73,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
 }
 
 impl Lane {
-    /// Makes the lane's database anew. The connection's settings are the product's.
+    /// Makes the partition's database anew. The connection's settings are the product's.
     async fn open(config: &Config, address: &str, part: Part, month: Month) -> anyhow::Result<Self> {
         let database = format!("{}raw_{:02}", fixture::require_own_databases(config)?, part.number());
         let (host, port) = address.rsplit_once(':').context("host:port")?;

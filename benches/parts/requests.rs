@@ -1,8 +1,7 @@
-//! Purchases through the real router over the real backend, in one thread, for counting instructions.
+//! Sends purchases through the real router over the real backend, in one thread, so that instructions can be counted.
 //!
-//! The background loops of a front (catalog, pace, upkeep of the metrics) do not run, so that what is counted
-//! does not depend on how long it takes. callgrind collects inside [`measured_requests`]; its name is known to
-//! `benches/run`.
+//! The background tasks of a front (catalog, pace, upkeep of the metrics) do not run, so that the count does not depend
+//! on how long the requests take. callgrind collects inside [`measured_requests`], whose name `benches/run` knows.
 
 use actix_web::body::MessageBody;
 use actix_web::dev::{Service, ServiceFactory, ServiceRequest, ServiceResponse};
@@ -17,8 +16,9 @@ use seckill::config::Config;
 use seckill::domain::Sale;
 use seckill::http::auth::{TokenKey, TokenRules, Tokens};
 use seckill::http::{Context, middleware, router};
+use seckill::memory::Memory;
 use seckill::metrics::STAGE_DURATION;
-use seckill::purchase::{Settings, Shop};
+use seckill::shop::{Settings, Shop};
 use seckill::shutdown::Tasks;
 use serde_json::json;
 
@@ -26,7 +26,7 @@ use crate::{fixture, slices};
 
 /// Buyers who are refused again and again.
 const REFUSED_BUYERS: usize = 100;
-/// How often a sold-out flag is looked for.
+/// The most looks for the sold-out flag.
 const FLAG_LOOKS_MAX: usize = 200;
 
 struct Front {
@@ -38,7 +38,7 @@ struct Front {
     audience: String,
 }
 
-/// N refusals by the sold-out flag, by buyers whose tokens are known.
+/// Counts N refusals by the sold-out flag. The tokens of the buyers have been verified before.
 pub fn refused(config: &Config, requests: usize) -> anyhow::Result<()> {
     let front = Front::open(config, 1)?;
     let service = front.system.block_on(init_service(app(front.context.clone())));
@@ -69,11 +69,11 @@ pub fn refused(config: &Config, requests: usize) -> anyhow::Result<()> {
     slices::say(&json!({ "refused": requests }))
 }
 
-/// N acceptances: reserved in Redis, acknowledged by Kafka, each by a buyer who was never seen.
+/// Counts N acceptances, each of a buyer who was never seen. They are reserved in Redis and acknowledged by Kafka.
 pub fn accepted(config: &Config, requests: usize) -> anyhow::Result<()> {
     let front = Front::open(config, 1_000_000)?;
     let service = front.system.block_on(init_service(app(front.context.clone())));
-    // What happens once: connections, the script, the producer's metadata.
+    // These purchases pay for what happens once: connections, the script, the producer's metadata.
     for buyer in 0..20 {
         let status = front.status(&service, front.click(buyer)?.to_request())?;
         anyhow::ensure!(status == StatusCode::ACCEPTED, "not accepted: {status}");
@@ -86,11 +86,11 @@ pub fn accepted(config: &Config, requests: usize) -> anyhow::Result<()> {
     slices::say(&json!({ "accepted": requests }))
 }
 
-/// What is counted: everything that happens on this thread while the requests are answered one after another.
-/// Its name must stay plain, without type arguments, and it must not be inlined.
+/// Runs what is counted: everything that happens on this thread while the requests are answered one after another. The
+/// name of this function must stay plain, without type arguments, and the function must not be inlined.
 #[inline(never)]
 fn measured_requests(work: &mut dyn FnMut() -> anyhow::Result<()>) -> anyhow::Result<()> {
-    // Not the last act of the function, or leaving it would be a jump that callgrind does not see.
+    // The call must not be the last act of the function. Leaving it would then be a jump, which callgrind does not see.
     std::hint::black_box(work())
 }
 
@@ -127,8 +127,10 @@ impl Front {
             let ports = fixture::open(config).await?;
             ports.gates.preheat(&sale).await?;
             let tasks = Tasks::on_current_runtime();
-            let shop = Shop::new(ports, settings(config), config.shard_map()?, Clock::System, tasks);
-            shop.catalog.put(sale.clone());
+            let map = config.shard_map()?;
+            let memory = Memory::new(map);
+            memory.catalog.put(sale.clone());
+            let shop = Shop::new(ports, memory, settings(config), map, Clock::System, tasks);
             let key = DecodingKey::from_secret(secret.as_bytes());
             let key = TokenKey { kid: None, algorithm: Algorithm::HS256, key };
             let rules = TokenRules {
@@ -166,7 +168,7 @@ impl Front {
         self.system.block_on(answer(service, click))
     }
 
-    /// How many purchases went to Redis so far.
+    /// Reads how many purchases have gone to Redis so far.
     fn reservations(&self) -> String {
         let series = format!("{STAGE_DURATION}_count{{stage=\"reserve\"}}");
         let rendered = self.metrics.render();
@@ -174,7 +176,7 @@ impl Front {
     }
 }
 
-/// The application of `shopper_server` in src/app.rs.
+/// Makes the application of `shopper_server` in src/app/servers.rs.
 fn app(
     context: web::Data<Context>,
 ) -> App<

@@ -1,6 +1,6 @@
-//! Reservations as `purchase::submit` makes them: askers put one request each into the bucket's batcher, the
-//! batcher calls `Inventory::reserve`, which runs lua/reserve.lua. No HTTP and no order log, so the outbox
-//! entries are not acknowledged.
+//! Makes reservations as `shop::submit` makes them. Every buyer puts one request into the bucket's batcher. The batcher
+//! calls `Inventory::reserve`, which runs lua/reserve.lua. There is no HTTP and no order log, so the outbox entries are
+//! not acknowledged.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +12,7 @@ use seckill::config::Config;
 use seckill::domain::reservation::{Fingerprint, ReserveRequest, Verdict};
 use seckill::domain::{BucketId, Sale, ShardMap};
 use seckill::ports::{Inventory, StoreError};
-use seckill::purchase::batching::Batcher;
+use seckill::shop::batching::Batcher;
 use seckill::shutdown::Tasks;
 use serde_json::{Value, json};
 
@@ -20,7 +20,7 @@ use crate::{fixture, slices};
 
 type Answer = Result<Verdict, Arc<StoreError>>;
 
-/// Far above what a slice can sell.
+/// The stock, which is far above what a slice can sell.
 const STOCK: u32 = 100_000_000;
 
 struct Desk {
@@ -77,7 +77,7 @@ async fn sell(desk: &Arc<Desk>, askers: usize, duration: Duration) -> anyhow::Re
     Ok(json!({ "reserved": reserved, "calls": desk.calls.load(Ordering::Relaxed), "seconds": seconds }))
 }
 
-/// One asker: the next purchase when the last is answered.
+/// Buys one unit after the other until `until`. Each purchase waits for the answer to the one before it.
 async fn ask(desk: &Arc<Desk>, until: Instant) -> anyhow::Result<u64> {
     let mut reserved = 0;
     while Instant::now() < until {

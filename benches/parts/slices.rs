@@ -1,5 +1,5 @@
-//! The talk with the script: a line in, a line of JSON out. Between the two lines of a slice's end and the
-//! next one's beginning the process is idle, so that CPU times read there belong to slices only.
+//! The exchange with the script: a line comes in, and a line of JSON goes out. The process is idle between the end of a
+//! slice and the beginning of the next one. So the CPU times that are read there belong to slices only.
 
 use std::io::{BufRead, Write};
 
@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
-/// The kind of runtime that `seckill serve` has.
+/// Makes a runtime of the kind that `seckill serve` has.
 pub fn runtime() -> anyhow::Result<Runtime> {
     Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
 }

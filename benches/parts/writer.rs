@@ -1,15 +1,14 @@
-//! The order store as the order writer drives it: every partition has one batch of 500 new orders in flight.
-//! Kafka, the reading and decoding of records and the marking in Redis (step 13) are not in it.
+//! Drives the order store as the order writer does: every partition has one batch of 500 new orders in flight. Kafka,
+//! the reading and decoding of records, and the marking in Redis (docs/protocol/steps.md, step 13) are not measured.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use futures::future::try_join_all;
 use seckill::config::Config;
 use seckill::domain::batch_plan::LogBatch;
-use seckill::domain::{OrderState, Part, Sale, SaleId};
-use seckill::ports::{BatchOutcome, OrderStore, Ports};
+use seckill::domain::{OrderRecord, OrderState, Part, Sales};
+use seckill::ports::{BatchOutcome, OrderWrites, Ports};
 use seckill::shutdown::Tasks;
 use serde_json::json;
 
@@ -26,22 +25,22 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     let stamp = seckill::clock::Clock::System.now_ms();
     let sale = fixture::sale(&format!("writer-{stamp}"), STOCK)?;
     runtime.block_on(ports.ledger.open_pools(&sale))?;
-    let sales = Arc::new(HashMap::from([(sale.id.clone(), sale.clone())]));
+    let sales = Arc::new(Sales::from([(sale.id.clone(), sale.clone())]));
     let mut batches = fixture::Batches::new(sale, map);
-    let mut lanes: Vec<Vec<LogBatch>> = Vec::new();
+    let mut parts: Vec<Vec<LogBatch>> = Vec::new();
     slices::serve(|word, argument| match word {
         "prepare" => {
-            lanes.clear();
+            parts.clear();
             for (part, records) in batches.take(argument.parse()?)? {
-                lanes.push(runtime.block_on(lane(&ports, part, records))?);
+                parts.push(runtime.block_on(batches_of(&ports, part, records))?);
             }
-            Ok(json!({ "lanes": lanes.len() }))
+            Ok(json!({ "lanes": parts.len() }))
         }
         "go" => {
             let began = Instant::now();
-            let spawned = std::mem::take(&mut lanes).into_iter().map(|lane| {
-                let (orders, sales) = (ports.orders.clone(), sales.clone());
-                tasks.spawn(async move { write(orders.as_ref(), lane, &sales).await })
+            let spawned = std::mem::take(&mut parts).into_iter().map(|batches| {
+                let (orders, sales) = (ports.order_writes.clone(), sales.clone());
+                tasks.spawn(async move { write(orders.as_ref(), batches, &sales).await })
             });
             let rows = runtime.block_on(try_join_all(spawned))?;
             let rows = rows.into_iter().sum::<anyhow::Result<usize>>()?;
@@ -51,29 +50,25 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     })
 }
 
-/// One partition's batches, from its stored position on.
-async fn lane(
+/// Makes the batches of one partition, from its stored position on.
+async fn batches_of(
     ports: &Ports,
     part: Part,
-    batches: Vec<Vec<seckill::domain::OrderRecord>>,
+    batches: Vec<Vec<OrderRecord>>,
 ) -> anyhow::Result<Vec<LogBatch>> {
-    let mut offset = ports.orders.take_over(part).await?;
-    let mut lane = Vec::with_capacity(batches.len());
+    let mut offset = ports.order_writes.take_over(part).await?;
+    let mut made = Vec::with_capacity(batches.len());
     for records in batches {
         let batch = fixture::log_batch(part, offset, records);
         offset = batch.next_offset();
-        lane.push(batch);
+        made.push(batch);
     }
-    Ok(lane)
+    Ok(made)
 }
 
-async fn write(
-    orders: &dyn OrderStore,
-    lane: Vec<LogBatch>,
-    sales: &HashMap<SaleId, Sale>,
-) -> anyhow::Result<usize> {
+async fn write(orders: &dyn OrderWrites, batches: Vec<LogBatch>, sales: &Sales) -> anyhow::Result<usize> {
     let mut rows = 0;
-    for batch in lane {
+    for batch in batches {
         let BatchOutcome::Written(written) = orders.write(&batch, sales).await? else {
             anyhow::bail!("somebody else writes into these databases");
         };
