@@ -99,13 +99,10 @@ impl Clock {
     /// # Errors
     /// When the work took longer.
     pub async fn timeout<F: Future>(&self, limit: Duration, work: F) -> Result<F::Output, TimedOut> {
-        match self {
-            Self::System => tokio::time::timeout(limit, work).await.map_err(|_| TimedOut(limit)),
-            Self::Manual(_) => tokio::select! {
-                biased;
-                done = work => Ok(done),
-                () = self.sleep(limit) => Err(TimedOut(limit)),
-            },
+        tokio::select! {
+            biased;
+            done = work => Ok(done),
+            () = self.sleep(limit) => Err(TimedOut(limit)),
         }
     }
 

@@ -203,7 +203,9 @@ impl RedisLink {
                 return Err(unavailable(Box::new(NotReached)));
             }
         }
-        let fresh = match self.clock.timeout(self.response_timeout, self.pool.get()).await {
+        // Boxed, because it is large and every call would carry it, though hardly any connects.
+        let connecting = Box::pin(self.clock.timeout(self.response_timeout, self.pool.get()));
+        let fresh = match connecting.await {
             Ok(fresh) => fresh.map_err(|error| unavailable(Box::new(error))),
             Err(late) => Err(unavailable(Box::new(late))),
         };
