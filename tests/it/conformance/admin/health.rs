@@ -53,10 +53,14 @@ async fn every_metric_is_on_the_page_before_anything_happened(mode: Mode) {
     let shop = TestShop::start(mode).await;
     // The sale's id is of this test alone, because the tests of one run share a recorder.
     shop.open_sale("nobody-comes", 1, &[("phone", 5)]).await;
+    let labels_of = |outcome: &str| format!("{{sale=\"nobody-comes\",outcome=\"{outcome}\"}}");
     let mut page = see(&shop, "/metrics").await;
-    eventually("the sale has its series", async || {
+    eventually("the sale has all its series", async || {
         page = see(&shop, "/metrics").await;
-        page.text.contains("{sale=\"nobody-comes\"")
+        let admissions = series(&page.text, "seckill_admission_total");
+        ADMISSION_OUTCOMES
+            .iter()
+            .all(|outcome| admissions.iter().any(|(labels, _)| *labels == labels_of(outcome)))
     })
     .await;
     let mut findings = Findings::default();
@@ -76,8 +80,7 @@ async fn every_metric_is_on_the_page_before_anything_happened(mode: Mode) {
     }
     let admissions = series(&page.text, "seckill_admission_total");
     for outcome in ADMISSION_OUTCOMES {
-        let label = format!("sale=\"nobody-comes\",outcome=\"{outcome}\"");
-        let found = admissions.iter().find(|(labels, _)| labels.contains(&label));
+        let found = admissions.iter().find(|(labels, _)| *labels == labels_of(outcome));
         let found = found.map(|(_, value)| *value);
         findings.rule(outcome, found == Some(0.0), &format!("of a sale without purchases: {found:?}"));
     }
