@@ -3,6 +3,9 @@
 
 .PHONY: demo rush demo-distributed test test-mariadb bench lint stack-up stack-down
 
+# A first build compiles less without what only later builds use.
+demo rush: export CARGO_INCREMENTAL = 0
+
 demo: ## one process and one folder: a sale of 100 units that opens in 15 s, lines to paste
 	cargo run --no-default-features --features embedded -- demo
 

@@ -5,8 +5,10 @@
 
 use std::ops::Range;
 
+use foldhash::fast::RandomState;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
-use quick_cache::sync::Cache;
+use quick_cache::UnitWeighter;
+use quick_cache::sync::{Cache, DefaultLifecycle};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
@@ -45,7 +47,7 @@ pub struct TokenRules {
 /// Checks tokens, and remembers the verified ones until they expire.
 pub struct Tokens {
     keys: Vec<(TokenKey, Validation)>,
-    verified: Cache<Box<str>, Verified>,
+    verified: Cache<Box<str>, Verified, UnitWeighter, RandomState>,
     clock: Clock,
     leeway_ms: i64,
 }
@@ -87,7 +89,13 @@ impl Tokens {
         };
         Self {
             keys: keys.into_iter().map(with_rules).collect(),
-            verified: Cache::new(rules.verified_max),
+            verified: Cache::with(
+                rules.verified_max,
+                u64::try_from(rules.verified_max).unwrap_or(u64::MAX),
+                UnitWeighter,
+                RandomState::default(),
+                DefaultLifecycle::default(),
+            ),
             clock,
             leeway_ms: i64::try_from(rules.leeway_s.saturating_mul(1000)).unwrap_or(i64::MAX),
         }
