@@ -128,12 +128,13 @@ impl Mysql {
     ///
     /// # Errors
     /// As the work, and `Unavailable` with the effect `Unknown` when it was given up.
-    pub async fn change<T>(
-        &self,
+    pub fn change<'a, T: 'a>(
+        &'a self,
         context: &'static str,
-        work: impl Future<Output = StoreResult<T>> + Send,
-    ) -> StoreResult<T> {
-        self.bounded(self.write_timeout, context, work).await
+        work: impl Future<Output = StoreResult<T>> + Send + 'a,
+    ) -> impl Future<Output = StoreResult<T>> + Send + 'a {
+        // A transaction's future is large, and every caller would hold it several times over.
+        self.bounded(self.write_timeout, context, Box::pin(work))
     }
 
     async fn bounded<T>(

@@ -164,7 +164,7 @@ impl Archive for MysqlOrderStore {
 impl OrderWrites for MysqlOrderStore {
     async fn write(&self, batch: &LogBatch, sales: &Sales) -> StoreResult<BatchOutcome> {
         let write = mysql_batch::write(&self.mysql, batch, sales, self.mysql.now_ms());
-        self.mysql.observed("write batch", Box::pin(self.mysql.change("write batch", write))).await
+        self.mysql.observed("write batch", self.mysql.change("write batch", write)).await
     }
 
     async fn take_over(&self, part: Part) -> StoreResult<i64> {
