@@ -206,9 +206,13 @@ def spike(side, stock, environment, pids):
         check(found.get('status="rejected"', 0) == 0, "orders were rejected")
         return found['status="awaiting_payment"']
 
+    def batches():
+        return stage.samples(side.worker_admin, "seckill_writer_batch_rows_count")[""]
+
     summary.unlink(missing_ok=True)
     side.stack.redis_at_rest()
-    at_first, before, began = rows(), stage.cpu_now(pids), time.monotonic()
+    at_first, batches_before = rows(), batches()
+    before, began = stage.cpu_now(pids), time.monotonic()
     subprocess.run(load, env=environment, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     loaded = time.monotonic() - began
     found = json.loads(summary.read_text())["load"]
@@ -223,8 +227,10 @@ def spike(side, stock, environment, pids):
     check(violations == 0, f"{violations} violations")
     for what in ("orders", "buyers"):  # what grows with every spike, and nobody asks for again
         side.stack.forget(f"{environment['SECKILL__REDIS__KEY_PREFIX']}{{{sale}.*:{what}")
-    run = slice_of(persisted, spent, drained_s=drained, load=found)
+    batch_rows = persisted / (batches() - batches_before)
+    run = slice_of(persisted, spent, drained_s=drained, batch_rows=batch_rows, load=found)
     talk(f"  {accepted} of {stock} accepted, {persisted:.0f} persisted, {1e6 / run['cost_us']:,.0f} per CPU-second, "
+         f"{batch_rows:.0f} a batch, "
          f"drained in {drained:.2f} s, audit passed; µs each: "
          + ", ".join(f"{name} {seconds / persisted * 1e6:.1f}" for name, seconds in spent.items()))
     return run

@@ -266,9 +266,9 @@ def wait_until(what, holds, seconds=60):
 
 
 def samples(admin, name):
-    """Labels (as text) to value of one metric."""
+    """Labels (as text) to value of one metric; a metric without labels has the key of an empty text."""
     text = get(admin, "/metrics")
-    return {labels: float(value) for labels, value in re.findall(rf"^{name}\{{(.*)\}} (\S+)$", text, re.M)}
+    return {labels: float(value) for labels, value in re.findall(rf"^{name}(?:\{{(.*)\}})? (\S+)$", text, re.M)}
 
 
 def token(secret, user):
