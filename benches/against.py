@@ -1,5 +1,6 @@
 """What `benches/run --against COMMIT` does: this checkout's programs and those of another commit, in turns."""
 import contextlib
+import itertools
 import shutil
 import statistics
 import subprocess
@@ -16,6 +17,7 @@ OLD_PORTS_UP = 2
 PAIRS_LEAST = 8  # fewer say nothing of their interval
 PAIRS_MOST = 60
 WIDTH_MAX = 0.04  # of an interval that is narrow enough
+PAIRS_A_START = 2  # of a front, before both are started anew
 
 
 # ---- the other commit -----------------------------------------------------------------------------------------
@@ -100,6 +102,21 @@ def resident(set_up):
     return opened
 
 
+def restarted(set_up):
+    """As `resident`, with both sides started anew every few pairs, in turns: two fronts of one program differ by up to
+    0.04 for as long as they run."""
+    def pairs(new, old, options):
+        for number in itertools.count():
+            with contextlib.ExitStack() as stack:
+                first, second = (new, old) if number % 2 else (old, new)
+                up = {side.name: stack.enter_context(set_up(side, options)) for side in (first, second)}
+                a, b = up[new.name], up[old.name]
+                a(), b()
+                yield from itertools.islice(turns(a, b), PAIRS_A_START)
+
+    return lambda new, old, options: contextlib.closing(pairs(new, old, options))
+
+
 @contextlib.contextmanager
 def writers(new, old, options):
     """The context of two order stores, each with tables of its own."""
@@ -151,7 +168,7 @@ class Counted(typing.NamedTuple):
 
 
 ROWS = {
-    "refused": Timed("sold-out answers per CPU-second of front and Redis", 0.98, resident(
+    "refused": Timed("sold-out answers per CPU-second of front and Redis", 0.98, restarted(
         lambda side, options: sides.refusing(side, options, "sold_out", options.pace))),
     "reserve": Timed("reservations per Redis-CPU-second, 512 waiting", 0.98, resident(
         lambda side, options: sides.reserving(side, options, 512))),

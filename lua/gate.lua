@@ -1,5 +1,6 @@
--- Sets the state of a bucket's gate. The script is idempotent and never goes backwards: of two nodes the one with the
--- older version of the sale changes nothing.
+-- Sets the state of a bucket's gate. It opens a gate that is `placing`, so the caller knows that all buckets are in
+-- place. The script is idempotent and never goes backwards: of two nodes the one with the older version of the sale
+-- changes nothing.
 --
 -- KEYS  1 gate
 -- ARGV  1 epoch, 2 state: open | paused | ended, 3 version of the sale

@@ -1,7 +1,8 @@
 -- Reserves stock for up to 128 purchases of one (sale, bucket). The script is idempotent by order id.
 --
 -- KEYS (one hash tag)
---   1 gate    hash    epoch, state, opens_ms, closes_ms, buyer_limit, lease_ms
+--   1 gate    hash    epoch, state, opens_ms, closes_ms, buyer_limit, lease_ms; sold: an order was ever held;
+--                     lost: keys that were found missing
 --   2 stock   hash    sku -> available units
 --   3 buyers  hash    user -> live units
 --   4 orders  hash    order id (16 bytes) -> state|fingerprint|quantity|reserved_ms|sku|user
@@ -9,14 +10,18 @@
 --   6 outbox_orders    number of orders in all outbox entries
 -- ARGV, in columns: 1 epoch the caller believes in, then of n purchases
 --   n order ids, n users, n times what is asked for: fingerprint (16 hex digits)|quantity|sku
--- Result: outbox entry id, or false when nothing was accepted; then per purchase, in order, a word or an array
+-- Result: 'entry id|time in ms' of the outbox entry, or false when nothing was accepted; then per purchase, in
+-- order, a word or an array
 --   'reserved'      {'replayed', value of orders}      'key_reused'
 --   {'limit_reached', held}      {'sold_out', available, number of orders ever held}
---   'not_started' 'paused' 'ended' 'stale_epoch' 'gate_shut' 'unknown_sku' 'invalid'
+--   'not_started' 'paused' 'ended' 'stale_epoch' 'gate_shut' 'keys_lost' 'unknown_sku' 'invalid'
 --
 -- The script has three passes: it reads, decides and writes. An error does not roll back what a script wrote, so no
 -- read and no check follows the first write. The outbox entry is written before its orders, and the stock last, because
 -- a hold whose stock is not taken yet does less harm than taken stock without a hold.
+--
+-- A bucket whose keys are not all there closes itself for good: whoever removed `orders` or `buyers`, its winners would
+-- buy again. Redis keeps no empty hash, so before the first order only `stock` has to be there.
 --
 -- Reads and writes of all purchases share one command each, and all purchases share one outbox entry. What a purchase
 -- asks for is packed, and it is parsed once for all that ask for the same. No order record is written. Each of these
@@ -27,10 +32,22 @@ local gate, stock, buyers, orders, outbox, outbox_orders = unpack(KEYS)
 local clock = redis.call('TIME')
 local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
+-- Answers the names of the keys that have to be there and are not, or nil.
+local function missing_keys(sold)
+  local needed = sold and {stock, buyers, orders, outbox, outbox_orders} or {stock}
+  if redis.call('EXISTS', unpack(needed)) == #needed then return nil end
+  local missing = {}
+  for _, key in ipairs(needed) do
+    if redis.call('EXISTS', key) == 0 then missing[#missing + 1] = string.match(key, '[^:]*$') end
+  end
+  return table.concat(missing, ',')
+end
+
 -- Answers the verdict that the gate gives to every new purchase of this call, or nil when the gate is open.
-local limit
+local limit, sold, lost
 local function gate_verdict()
-  local g = redis.call('HMGET', gate, 'epoch', 'state', 'opens_ms', 'closes_ms', 'buyer_limit', 'lease_ms')
+  local g = redis.call('HMGET', gate, 'epoch', 'state', 'opens_ms', 'closes_ms', 'buyer_limit', 'lease_ms',
+    'sold', 'lost')
   if not g[1] then return 'gate_shut' end
   if g[1] ~= ARGV[1] then return 'stale_epoch' end
   limit = tonumber(g[5])
@@ -42,7 +59,10 @@ local function gate_verdict()
   -- 0 means that no guard renews a lease for this gate.
   if lease > 0 and now_ms >= lease then return 'gate_shut' end
   if now_ms < opens then return 'not_started' end
-  return nil
+  if g[8] then return 'keys_lost' end
+  sold = g[7]
+  lost = missing_keys(sold)
+  return lost and 'keys_lost' or nil
 end
 local shut = gate_verdict()
 
@@ -108,13 +128,16 @@ end
 
 local answers = {false}
 for i = 1, count do answers[i + 1] = decide(i) end
+if lost then redis.call('HSET', gate, 'lost', lost) end
 if #accepted == 0 then return answers end
 
 -- The third pass writes. The count comes first: one that is too high refuses purchases early, and one that is too low
 -- refuses them late.
 redis.call('INCRBY', outbox_orders, #accepted)
 answers[1] = redis.call('XADD', outbox, '*', 'epoch', ARGV[1], 'orders', table.concat(accepted))
+  .. string.format('|%.0f', now_ms)
 redis.call('HSET', orders, unpack(new_holds))
 redis.call('HSET', buyers, unpack(new_live))
 for sku, units in pairs(units_of) do redis.call('HINCRBY', stock, sku, -units) end
+if not sold then redis.call('HSET', gate, 'sold', '1') end
 return answers

@@ -71,9 +71,9 @@ pub async fn start_on(
     role: Role,
     metrics: PrometheusHandle,
 ) -> anyhow::Result<Running> {
-    let clock = Clock::System;
+    let clock = Clock::System.follow();
     let map = config.shard_map()?;
-    let tokens = servers::tokens(config, role, &clock)?;
+    let tokens = servers::tokens(config, role, &Clock::System)?;
     let (front, back) = (Tasks::on_current_runtime(), Tasks::on_current_runtime());
     let memory = Memory::new(map);
     let shop =
@@ -133,6 +133,7 @@ fn settings(config: &Config) -> Settings {
         outbox_orders_max: admission.outbox_orders_max,
         wait_s_max: admission.wait_s_max,
         waiters_max: admission.waiters_max,
+        down_after_ms: config.readiness.down_after_ms,
         user_per_s: limits.user_per_s,
         user_burst: limits.user_burst,
         address_per_s: limits.address_per_s,

@@ -1,7 +1,7 @@
 //! Random numbers, made nowhere else. Other modules take them from a [`Chance`]; with a seeded one a test repeats a
 //! run.
 //!
-//! Secrets come from the operating system ([`bytes`]) and from nowhere else.
+//! Secrets come from the operating system ([`bytes()`]) and from nowhere else.
 
 use std::sync::{Arc, Mutex};
 

@@ -2,11 +2,13 @@
 
 mod admin_client;
 mod config_command;
+mod configured;
 #[cfg(feature = "embedded")]
 mod demo_command;
 mod failure;
 mod key_command;
 mod output;
+mod position_command;
 mod runtime;
 mod sale_command;
 mod token_command;
@@ -23,7 +25,7 @@ use crate::app::{self, Role};
 #[cfg(feature = "distributed")]
 use crate::backend::distributed::migrate;
 use crate::clock::Clock;
-use crate::config::{self, Config, ConfigError, Mode};
+use crate::config::{Config, ConfigError, Mode};
 use crate::{metrics, shutdown, telemetry};
 
 use runtime::block_on;
@@ -83,6 +85,9 @@ enum Command {
     Import(transfer_command::TransferFile),
     /// Create, list and run sales through the admin API.
     Sale(sale_command::SaleCommand),
+    /// Where the order writers are in the order log, read and moved in the stores themselves.
+    #[command(subcommand)]
+    Position(position_command::PositionCommand),
     /// API keys of operators, written straight into the directory database.
     #[command(subcommand)]
     Key(key_command::KeyCommand),
@@ -116,7 +121,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         let mut all = flags.to_vec();
         all.extend(mode.map(|mode| ("backend.mode", mode.as_str().to_owned())));
         all.extend(data.clone().map(|folder| ("embedded.folder", folder)));
-        config::load(file, &all)
+        configured::load(file, &all)
     };
     match cli.command {
         #[cfg(feature = "embedded")]
@@ -132,7 +137,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             flags.extend(bind.map(|bind| ("http.bind", bind)));
             flags.extend(admin_bind.map(|bind| ("admin.bind", bind)));
             let config = load(&flags)?.config;
-            telemetry::install(&config.log).context("log.filter is not a filter")?;
+            telemetry::install(&config.log, Clock::System).context("log.filter is not a filter")?;
             block_on(serve(&config, role))?;
         }
         Command::Migrate => {
@@ -141,15 +146,19 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Export(file) => {
             let config = load(&[])?.config;
-            telemetry::install(&config.log).context("log.filter is not a filter")?;
+            telemetry::install(&config.log, Clock::System).context("log.filter is not a filter")?;
             block_on(file.export(&config))?;
         }
         Command::Import(file) => {
             let config = load(&[])?.config;
-            telemetry::install(&config.log).context("log.filter is not a filter")?;
+            telemetry::install(&config.log, Clock::System).context("log.filter is not a filter")?;
             block_on(file.import(&config))?;
         }
         Command::Sale(command) => block_on(command.run(format))?,
+        Command::Position(command) => {
+            let config = load(&[])?.config;
+            block_on(command.run(&config, format))?;
+        }
         Command::Key(command) => {
             let config = load(&[])?.config;
             block_on(command.run(&config))?;
@@ -162,6 +171,10 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 
 async fn serve(config: &Config, role: Role) -> anyhow::Result<()> {
     let metrics = metrics::install()?;
+    if role != Role::Worker {
+        config.require_secrets()?;
+    }
+    app::wait_for_servers(config, app::Needed::Serving, output::talk).await?;
     let running = app::start(config, role, metrics).await?;
     if let Some(address) = running.shopper {
         output::talk(&format!("shoppers   http://{address}/api/v1/sales"));
@@ -189,6 +202,7 @@ async fn migrate(config: &Config) -> anyhow::Result<()> {
 
 #[cfg(feature = "distributed")]
 async fn migrate_services(config: &Config) -> anyhow::Result<()> {
+    app::wait_for_servers(config, app::Needed::Everything, output::talk).await?;
     let months = app::months_ahead(config);
     let settings = app::backend_settings(config)?;
     let report =
@@ -202,5 +216,11 @@ async fn migrate_services(config: &Config) -> anyhow::Result<()> {
         config.kafka.topic,
         if report.topic_created { "created" } else { "checked" },
     ));
+    if report.foreign_parts > 0 {
+        output::talk(&format!(
+            "warning: topic {} has {} partitions more than shards.partitions: they stay empty, and nobody uses them",
+            config.kafka.topic, report.foreign_parts
+        ));
+    }
     Ok(())
 }

@@ -4,6 +4,7 @@
 
 use std::future::Future;
 use std::ops::Add;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -37,6 +38,15 @@ pub enum Clock {
     System,
     /// A clock that stands still until a test moves it. A task that sleeps on it sleeps until then.
     Manual(Arc<watch::Sender<Manual>>),
+    /// A clock whose wall time is corrected. Its clones are corrected together.
+    Followed(Arc<Followed>),
+}
+
+/// A clock, and by how much its wall time is wrong.
+#[derive(Debug)]
+pub struct Followed {
+    of: Clock,
+    offset_ms: AtomicI64,
 }
 
 /// What a manual clock shows.
@@ -57,6 +67,26 @@ impl Clock {
         Self::Manual(Arc::new(watch::Sender::new(Manual { now_ms, monotonic: Moment(Duration::ZERO) })))
     }
 
+    /// Makes a clock that runs as this one does and can be corrected. Nothing is corrected yet.
+    pub fn follow(self) -> Self {
+        Self::Followed(Arc::new(Followed { of: self, offset_ms: AtomicI64::new(0) }))
+    }
+
+    /// Answers by how many ms the wall time is corrected; 0 for a clock that follows nothing.
+    pub fn offset_ms(&self) -> i64 {
+        match self {
+            Self::Followed(followed) => followed.offset_ms.load(Ordering::Relaxed),
+            Self::System | Self::Manual(_) => 0,
+        }
+    }
+
+    /// Corrects the wall time of a clock that follows. Any other clock is left alone.
+    pub fn set_offset_ms(&self, offset_ms: i64) {
+        if let Self::Followed(followed) = self {
+            followed.offset_ms.store(offset_ms, Ordering::Relaxed);
+        }
+    }
+
     /// Answers the wall-clock time in ms since 1970, UTC.
     pub fn now_ms(&self) -> i64 {
         match self {
@@ -68,6 +98,7 @@ impl Clock {
                 since.ok().and_then(|elapsed| i64::try_from(elapsed.as_millis()).ok()).unwrap_or(0)
             }
             Self::Manual(shown) => shown.borrow().now_ms,
+            Self::Followed(followed) => followed.of.now_ms().saturating_add(self.offset_ms()),
         }
     }
 
@@ -77,6 +108,7 @@ impl Clock {
         match self {
             Self::System => Moment(START.get_or_init(Instant::now).elapsed()),
             Self::Manual(shown) => shown.borrow().monotonic,
+            Self::Followed(followed) => followed.of.monotonic(),
         }
     }
 
@@ -91,6 +123,7 @@ impl Clock {
                     std::future::pending::<()>().await;
                 }
             }
+            Self::Followed(followed) => Box::pin(followed.of.sleep(pause)).await,
         }
     }
 
@@ -142,6 +175,15 @@ mod tests {
         let moved = async { clock.advance_ms(5) };
         let (given_up, ()) = tokio::join!(clock.timeout(limit, std::future::pending::<()>()), moved);
         assert_eq!(given_up, Err(TimedOut(limit)));
+    }
+
+    #[test]
+    fn a_clock_that_follows_shows_the_corrected_time_in_all_its_clones() {
+        let clock = Clock::manual(5000).follow();
+        let clone = clock.clone();
+        let before = clone.monotonic();
+        clock.set_offset_ms(-1500);
+        assert_eq!((clone.now_ms(), clone.offset_ms(), clone.monotonic()), (3500, -1500, before));
     }
 
     #[test]

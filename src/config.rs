@@ -11,6 +11,7 @@
 
 mod config_error;
 mod layers;
+mod ranges;
 mod secret;
 mod sections;
 
@@ -24,6 +25,9 @@ pub use secret::Secret;
 pub use sections::*;
 
 const ENV_PREFIX: &str = "seckill__";
+/// Variables of ours that name no key: those of the command line, and a switch of the tests.
+const OTHER_VARIABLES: [&str; 4] =
+    ["SECKILL_CONFIG", "SECKILL_ADMIN", "SECKILL_API_KEY", "SECKILL_MODEL_SEED"];
 
 /// A loaded configuration with the origin of every key.
 #[derive(Debug)]
@@ -32,6 +36,8 @@ pub struct Loaded {
     pub config: Config,
     /// The value and the origin of every key, ascending by dotted key. Secrets are masked.
     pub keys: BTreeMap<String, Explained>,
+    /// Sentences about variables that look like ours and are none, which a person should see.
+    pub warnings: Vec<String>,
 }
 
 /// Reads all layers. `flags` are dotted keys with their texts, and they are the strongest layer.
@@ -39,7 +45,25 @@ pub struct Loaded {
 /// # Errors
 /// [`ConfigError`] for an unreadable file, an unknown key, a value of the wrong type or out of its range.
 pub fn load(file: Option<&Path>, flags: &[(&str, String)]) -> Result<Loaded, ConfigError> {
-    load_with(file, &variables()?, flags)
+    let mut loaded = load_with(file, &variables()?, flags)?;
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    loaded.warnings = names.filter_map(|name| warning(&name, &loaded.keys)).collect();
+    Ok(loaded)
+}
+
+/// Returns what to tell a person of a variable that looks like one of ours and is none; `None` for all others.
+fn warning(name: &str, keys: &BTreeMap<String, Explained>) -> Option<String> {
+    let is_ours = key_of(name).is_some() || OTHER_VARIABLES.contains(&name);
+    if is_ours || !name.to_lowercase().starts_with("seckill_") {
+        return None;
+    }
+    let letters = |text: &str| text.to_lowercase().replace(['_', '.'], "");
+    let wanted = letters(name);
+    let distance = |key: &String| strsim::damerau_levenshtein(&wanted, &format!("seckill{}", letters(key)));
+    let nearest = keys.keys().map(|key| (distance(key), key)).min().filter(|(distance, _)| *distance <= 4);
+    let variable = |key: &String| format!("SECKILL__{}", key.to_uppercase().replace('.', "__"));
+    let remedy = nearest.map(|(_, key)| format!(": did you mean {}?", variable(key)));
+    Some(format!("the variable {name} is none of ours{}", remedy.unwrap_or_default()))
 }
 
 /// Reads all layers as [`load`] does, with `variables` instead of the environment of the process.
@@ -66,7 +90,7 @@ pub fn load_with(
     let mut config: Config = layers.merged()?.try_deserialize()?;
     config.read_secret_files()?;
     config.validate()?;
-    Ok(Loaded { config, keys: layers.explained() })
+    Ok(Loaded { config, keys: layers.explained(), warnings: Vec::new() })
 }
 
 /// Reads those variables of the environment that name a key.
@@ -160,6 +184,23 @@ mod tests {
     fn an_unknown_key_is_an_error_that_names_the_nearest() {
         let error = with_env(&[("SECKILL__HTTP__WORKRES", "2")]).expect_err("unknown").to_string();
         assert!(error.contains("http.workres") && error.contains("`http.workers`"), "{error}");
+    }
+
+    #[test]
+    fn a_variable_with_one_underscore_is_named_with_the_one_that_was_meant() {
+        let keys = with_env(&[]).expect("defaults").keys;
+        let told = |name: &str| warning(name, &keys);
+        let meant = "the variable SECKILL_HTTP_BIND is none of ours: did you mean SECKILL__HTTP__BIND?";
+        assert_eq!(told("SECKILL_HTTP_BIND").as_deref(), Some(meant));
+        let meant = "the variable SECKILL_AUTH__HS256_SECRET is none of ours: did you mean SECKILL__AUTH__HS256_SECRET?";
+        assert_eq!(told("SECKILL_AUTH__HS256_SECRET").as_deref(), Some(meant));
+        assert_eq!(
+            told("SECKILL_WHATEVER_ELSE").as_deref(),
+            Some("the variable SECKILL_WHATEVER_ELSE is none of ours")
+        );
+        for ours in ["SECKILL__HTTP__BIND", "SECKILL_API_KEY", "SECKILL_CONFIG", "SECKILLS", "PATH"] {
+            assert_eq!(told(ours), None, "{ours}");
+        }
     }
 
     #[test]

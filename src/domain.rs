@@ -7,6 +7,7 @@
 pub mod batch_plan;
 pub mod ids;
 pub mod inventory_model;
+pub mod log_position;
 pub mod money;
 pub mod object;
 pub mod operator;
@@ -19,10 +20,11 @@ pub mod sale;
 pub mod shard;
 
 pub use ids::{IdempotencyKey, SaleId, SkuId, UserId};
+pub use log_position::{Halt, LogId, Position};
 pub use money::{Money, Quantity};
 pub use object::Object;
 pub use operator::{ApiKey, Change, Holdings};
-pub use order::{Order, OrderCursor, RejectReason};
+pub use order::{Decision, Order, OrderCursor, RejectReason};
 pub use order_id::OrderId;
 pub use order_life::OrderState;
 pub use record::{Decided, OrderRecord};

@@ -4,6 +4,7 @@
 //! Invariant: a process has one catalog and one pace. A reader of the catalog sees one moment of it, whole.
 
 pub mod catalog;
+pub mod health;
 pub mod pace;
 
 use std::sync::Arc;
@@ -17,11 +18,13 @@ pub struct Memory {
     pub catalog: Arc<catalog::Catalog>,
     /// How long orders wait for their rows.
     pub pace: Arc<pace::Pace>,
+    /// How the components fared.
+    pub health: Arc<health::Health>,
 }
 
 impl Memory {
     /// Makes a memory that knows nothing yet.
     pub fn new(map: ShardMap) -> Self {
-        Self { catalog: Arc::default(), pace: Arc::new(pace::Pace::new(map.parts())) }
+        Self { catalog: Arc::default(), pace: Arc::new(pace::Pace::new(map.parts())), health: Arc::default() }
     }
 }

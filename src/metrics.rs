@@ -49,10 +49,14 @@ metrics_table! {
         "Purchases by what the shop answered";
     STAGE_DURATION Histogram "seckill_admission_stage_duration_seconds" ["stage"]
         "Time a purchase spends in a stage: reserve, append";
+    WAL_BYTES Gauge "seckill_wal_bytes" []
+        "Size of the write-ahead log of the embedded database";
     RESERVE_BATCH Histogram "seckill_reserve_batch_requests" []
         "Purchases merged into one script call";
     GROUP_COMMIT Histogram "seckill_group_commit_jobs" []
         "Changes committed together in embedded mode";
+    UNAUTHENTICATED Counter "seckill_unauthenticated_total" ["cause"]
+        "Credentials refused, of shoppers and operators, by cause";
     SHED Counter "seckill_shed_total" ["reason"]
         "Requests refused to protect the service";
     IN_FLIGHT Gauge "seckill_purchases_in_flight" []
@@ -65,12 +69,16 @@ metrics_table! {
         "Records in the order log that no writer has committed";
     CONSUMER_LAG Gauge "seckill_consumer_lag_records" ["part"]
         "The same per partition";
+    PARTITION_STALLED Gauge "seckill_partition_stalled_seconds" ["part"]
+        "Time since a partition's position has moved while records wait in it";
     OUTBOX_OLDEST Gauge "seckill_outbox_oldest_seconds" []
         "Age of the oldest outbox entry with a waiting order that the relay has seen";
     OUTBOX_ORDERS Gauge "seckill_outbox_orders" []
         "Orders in outbox entries, which stay until all of theirs are acknowledged";
     RELAYED Counter "seckill_outbox_relayed_total" []
         "Orders delivered by the relay instead of their front";
+    SET_ASIDE Counter "seckill_outbox_set_aside_total" []
+        "Outbox entries set aside, because they can never be delivered as a whole";
     WRITER_BATCH Histogram "seckill_writer_batch_rows" []
         "Order rows in one transaction";
     WRITER_COMMIT Histogram "seckill_writer_commit_duration_seconds" []
@@ -81,10 +89,20 @@ metrics_table! {
         "Order records whose order was there already";
     DEAD_LETTERS Counter "seckill_dead_letters_total" ["reason"]
         "Records that can never become an order";
-    POSITION_ALARMS Counter "seckill_position_out_of_range_total" []
-        "Stored positions found outside the order log: records are lost or the log is another one";
+    PARTITION_HALTED Gauge "seckill_partition_halted" ["part", "reason"]
+        "1 while a partition stands still because its position is not one of the order log: other_log, out_of_range";
+    FOREIGN_PARTITIONS Gauge "seckill_order_log_foreign_partitions" []
+        "Partitions of the order log beyond the shard map's, which nobody uses";
+    BUCKETS_LOST Gauge "seckill_buckets_lost" ["sale"]
+        "Buckets of a sale that have lost keys of their Redis data, and sell nothing";
+    SALE_DELAYED Gauge "seckill_sale_delayed" ["sale"]
+        "1 while a sale should sell and its stock is not in place";
     STOCK_UNITS Gauge "seckill_stock_units" ["sale", "sku", "state"]
         "Units by state: available (Redis), held, sold (ledger)";
+    CLOCK_OFFSET Gauge "seckill_clock_offset_seconds" []
+        "By how much this machine's clock is behind the inventory's, which is followed";
+    LOG_LINES_LEFT_OUT Counter "seckill_log_lines_left_out_total" []
+        "Warnings and errors that were not logged, because their place in the code writes too many";
     WORKER_RUNS Counter "seckill_worker_runs_total" ["task", "result"]
         "Runs of background tasks: worked, idle, failed";
     BUILD_INFO Gauge "seckill_build_info" ["version"]
@@ -97,9 +115,11 @@ pub const ADMISSION_OUTCOMES: &[&str] = &[
     "queued",
     "replayed",
     "sold_out",
+    "fewer_left",
     "limit_reached",
     "key_reused",
     "not_started",
+    "delayed",
     "paused",
     "ended",
     "unknown_sale",
@@ -111,6 +131,19 @@ pub const ADMISSION_OUTCOMES: &[&str] = &[
 ];
 /// All reasons of `seckill_shed_total`.
 pub const SHED_REASONS: &[&str] = &["in_flight", "outbox_full", "draining", "waiters", "rate_limited"];
+/// All causes of `seckill_unauthenticated_total`.
+pub const UNAUTHENTICATED_CAUSES: &[&str] = &[
+    "missing",
+    "malformed",
+    "unknown_key",
+    "signature",
+    "expired",
+    "not_yet_valid",
+    "audience",
+    "issuer",
+    "claims",
+    "api_key",
+];
 /// All reasons of `seckill_writer_retries_total`.
 const RETRY_REASONS: &[&str] = &["conflict", "unavailable", "broken", "position_moved", "gap"];
 
@@ -167,6 +200,9 @@ fn register() {
     }
     for poison in crate::domain::record::Poison::ALL {
         counter!(DEAD_LETTERS, "reason" => poison.as_str()).increment(0);
+    }
+    for cause in UNAUTHENTICATED_CAUSES {
+        counter!(UNAUTHENTICATED, "cause" => *cause).increment(0);
     }
     for stage in ["reserve", "append"] {
         drop(histogram!(STAGE_DURATION, "stage" => stage));

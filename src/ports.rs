@@ -5,6 +5,7 @@
 //! ([`Effect::Unknown`]). Only an excluded effect may be compensated, or answered as "nothing happened".
 
 mod archive;
+mod audit_log;
 mod gates;
 mod inventory;
 mod keys;
@@ -13,6 +14,7 @@ mod order_log;
 mod order_writes;
 mod orders;
 mod outbox;
+mod positions;
 mod probe;
 mod sale_store;
 mod store_error;
@@ -20,15 +22,17 @@ mod store_error;
 use std::sync::Arc;
 
 pub use archive::Archive;
-pub use gates::Gates;
+pub use audit_log::AuditLog;
+pub use gates::{BucketState, Gates, UnitMove};
 pub use inventory::Inventory;
 pub use keys::Keys;
 pub use ledger::Ledger;
-pub use order_log::{IMPORT_RECORDS_MAX, LogEvent, OrderLog, OrderLogReader, Wake};
+pub use order_log::{IMPORT_RECORDS_MAX, LogEvent, LogIdentity, Offsets, OrderLog, OrderLogReader, Wake};
 pub use order_writes::{BatchOutcome, OrderWrites, Written};
 pub use orders::Orders;
 pub use outbox::Outbox;
-pub use probe::Probe;
+pub use positions::Positions;
+pub use probe::{Duty, Fault, Probe};
 pub use sale_store::SaleStore;
 pub use store_error::{Effect, ErrorKind, StoreError, StoreResult};
 
@@ -45,6 +49,8 @@ pub struct Ports {
     pub order_log: Arc<dyn OrderLog>,
     /// Writes orders.
     pub order_writes: Arc<dyn OrderWrites>,
+    /// Knows, halts and moves the writers' positions.
+    pub positions: Arc<dyn Positions>,
     /// Reads orders.
     pub orders: Arc<dyn Orders>,
     /// Reads orders for an export.
@@ -55,6 +61,8 @@ pub struct Ports {
     pub sales: Arc<dyn SaleStore>,
     /// Knows the operators' keys.
     pub keys: Arc<dyn Keys>,
-    /// The components that `/readyz` asks, each under its own name.
+    /// Notes who changed what and why.
+    pub audit_log: Arc<dyn AuditLog>,
+    /// The components that `/readyz` speaks of, each under its own name.
     pub probes: Vec<Arc<dyn Probe>>,
 }

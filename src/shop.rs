@@ -8,6 +8,7 @@ pub mod admission;
 pub mod batching;
 pub mod bucket_queues;
 pub mod failure;
+mod gather;
 pub mod health;
 pub mod operate;
 pub mod purchase;
@@ -19,9 +20,10 @@ pub mod submit;
 use std::sync::Arc;
 
 use crate::clock::Clock;
-use crate::domain::{BucketId, OrderId, Sale, Shard, ShardMap};
+use crate::domain::{BucketId, Order, Sale, Shard, ShardMap};
 use crate::memory::Memory;
 use crate::memory::catalog::Snapshot;
+use crate::memory::pace::DELAYED_MS;
 use crate::ports::Ports;
 use crate::shutdown::Tasks;
 
@@ -81,8 +83,11 @@ impl Shop {
     }
 
     /// Answers after how many ms to ask again for an order that is not decided.
-    pub fn poll_after_ms(&self, order: OrderId) -> u64 {
-        self.memory.pace.poll_after_ms(self.map.part_of(order.shard()))
+    pub fn poll_after_ms(&self, order: &Order) -> u64 {
+        if order.is_delayed {
+            return DELAYED_MS;
+        }
+        self.memory.pace.poll_after_ms(self.map.part_of(order.id.shard()))
     }
 
     /// Answers how many seconds a client waits that asks for `wanted_s`: at most `admission.wait_s_max`.

@@ -1,19 +1,34 @@
 //! Logs. Every event is one line on stderr: as JSON for machines, or pretty for people.
 
+use std::collections::HashMap;
 use std::io::IsTerminal;
+use std::sync::Mutex;
+use std::time::Duration;
 
+use metrics::counter;
+use tracing::callsite::Identifier;
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{ParseError, Targets};
 use tracing_subscriber::fmt::time::UtcTime;
-use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::layer::{Context, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use crate::clock::{Clock, Moment};
 use crate::config::LogConfig;
+use crate::metrics::LOG_LINES_LEFT_OUT;
 
-/// Installs the log writer of the process. It is called once; a second call changes nothing.
+/// Most warnings and errors of one place in the code that are written in one period.
+const LINES_MAX: u32 = 100;
+/// After this long a place may write again.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// Installs the log writer of the process. It is called once; a second call changes nothing. `clock` measures how many
+/// lines a second are written.
 ///
 /// # Errors
 /// When the filter is not a list of levels and of `target=level`.
-pub fn install(log: &LogConfig) -> Result<(), ParseError> {
+pub fn install(log: &LogConfig, clock: Clock) -> Result<(), ParseError> {
     let filter: Targets = log.filter.parse()?;
     let json = match log.format.as_str() {
         "json" => true,
@@ -21,7 +36,7 @@ pub fn install(log: &LogConfig) -> Result<(), ParseError> {
         _ => !std::io::stderr().is_terminal(),
     };
     let lines = tracing_subscriber::fmt::layer().with_timer(UtcTime::rfc_3339()).with_writer(std::io::stderr);
-    let subscriber = tracing_subscriber::registry().with(filter);
+    let subscriber = tracing_subscriber::registry().with(filter).with(Quota::new(clock));
     let installed = if json {
         subscriber.with(lines.json().flatten_event(true)).try_init()
     } else {
@@ -31,4 +46,75 @@ pub fn install(log: &LogConfig) -> Result<(), ParseError> {
         tracing::debug!("log writer was installed before");
     }
     Ok(())
+}
+
+/// Leaves out the warnings and errors of a place in the code that writes too many, and counts them. In a crowd one
+/// component that fails would otherwise write two lines for every purchase.
+struct Quota {
+    clock: Clock,
+    /// By the place: when its period began, and how many lines it has written since.
+    written: Mutex<HashMap<Identifier, (Moment, u32)>>,
+}
+
+impl Quota {
+    fn new(clock: Clock) -> Self {
+        Self { clock, written: Mutex::default() }
+    }
+}
+
+impl<S: Subscriber> Layer<S> for Quota {
+    fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
+        if *event.metadata().level() > Level::WARN {
+            return true;
+        }
+        let now = self.clock.monotonic();
+        let mut written = self.written.lock().expect("no code panics while holding it");
+        let (began, lines) = written.entry(event.metadata().callsite()).or_insert((now, 0));
+        if now.since(*began) >= PERIOD {
+            (*began, *lines) = (now, 0);
+        }
+        *lines = lines.saturating_add(1);
+        let is_written = *lines <= LINES_MAX;
+        if !is_written {
+            counter!(LOG_LINES_LEFT_OUT).increment(1);
+        }
+        is_written
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    /// Counts the events that reach it.
+    struct Count(Arc<AtomicU32>);
+
+    impl<S: Subscriber> Layer<S> for Count {
+        fn on_event(&self, _: &Event<'_>, _: Context<'_, S>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_place_that_warns_without_end_is_cut_short_and_holds_up_no_other() {
+        let (clock, count) = (Clock::manual(0), Arc::new(AtomicU32::new(0)));
+        let quota = Quota::new(clock.clone());
+        let subscriber = tracing_subscriber::registry().with(quota).with(Count(count.clone()));
+        let written = || count.swap(0, Ordering::Relaxed);
+        let flood = || (0..1000).for_each(|n| tracing::warn!(n, "again"));
+        tracing::subscriber::with_default(subscriber, || {
+            flood();
+            assert_eq!(written(), LINES_MAX);
+            (0..1000).for_each(|n| tracing::info!(n, "operator request"));
+            assert_eq!(written(), 1000, "what is no fault is the audit of somebody");
+            tracing::error!("another place");
+            assert_eq!(written(), 1);
+            clock.advance_ms(1000);
+            flood();
+            assert_eq!(written(), LINES_MAX);
+        });
+    }
 }

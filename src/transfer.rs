@@ -9,6 +9,7 @@ pub mod file;
 
 use std::collections::{HashMap, VecDeque};
 use std::io::Write;
+use std::ops::Range;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
@@ -16,8 +17,10 @@ use anyhow::{Context as _, bail, ensure};
 pub use file::{Contents, Line};
 
 use crate::clock::Clock;
-use crate::domain::{BucketId, Change, Month, OrderId, OrderRecord, Part, Sale, SaleState, Shard, ShardMap};
-use crate::ports::{IMPORT_RECORDS_MAX, Ports};
+use crate::domain::{
+    BucketId, Change, Month, OrderId, OrderRecord, Part, Position, Sale, SaleState, Shard, ShardMap,
+};
+use crate::ports::{IMPORT_RECORDS_MAX, Offsets, Ports};
 
 /// The pause between two looks at whether the order writer is done.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
@@ -46,13 +49,13 @@ pub async fn export(
     clock: &Clock,
     out: &mut impl Write,
 ) -> anyhow::Result<Moved> {
-    let now_ms = clock.now_ms();
+    let now_ms = ports.gates.now_ms().await?;
     let sales = ports.sales.sales().await?;
     let mut portable = Vec::with_capacity(sales.len());
     for sale in &sales {
         portable.push(at_rest(ports, sale.clone(), now_ms).await?);
     }
-    until_written(ports, &sales, clock, &|_| ()).await?;
+    until_written(ports, map, &sales, clock, &|_| ()).await?;
     let mut moved = Moved::default();
     file::write(out, &Line::Header { v: Line::VERSION, shards: map.shards(), exported_ms: now_ms })?;
     for sale in &portable {
@@ -66,8 +69,9 @@ pub async fn export(
         }
     }
     // Another process may have served shoppers all the time.
-    until_written(ports, &sales, clock, &|_| ()).await?;
+    until_written(ports, map, &sales, clock, &|_| ()).await?;
     ensure!(ports.sales.sales().await? == sales, "sales were changed during the export: export again");
+    let now_ms = ports.gates.now_ms().await?;
     for sale in sales {
         at_rest(ports, sale, now_ms).await?;
     }
@@ -90,7 +94,7 @@ async fn at_rest(ports: &Ports, sale: Sale, now_ms: i64) -> anyhow::Result<Sale>
     let holdings = ports.ledger.holdings(&sale).await?;
     let is_untouched = holdings.values().all(|of| of.held == 0 && of.sold == 0);
     ensure!(is_untouched, "sale {} has orders and is {}: {}", sale.id, sale.state.as_str(), remedy(&sale));
-    Ok(Sale { state: SaleState::Published, version: sale.version + 1, ..sale })
+    Ok(Sale { state: SaleState::Published, in_place: false, version: sale.version + 1, ..sale })
 }
 
 /// Reads the orders of a sale, ascending by id. One page at a time is in memory.
@@ -139,6 +143,7 @@ pub fn months(contents: &Contents) -> Vec<Month> {
 /// When a sale of the same id is another one, a line cannot be read, a store fails, or nothing writes the orders.
 pub async fn import(
     ports: &Ports,
+    map: ShardMap,
     contents: &Contents,
     lines: impl Iterator<Item = anyhow::Result<Line>>,
     clock: &Clock,
@@ -164,7 +169,7 @@ pub async fn import(
         ports.order_log.append_imported(&records).await?;
     }
     let sales: Vec<Sale> = contents.sales.values().cloned().collect();
-    until_written(ports, &sales, clock, progress).await
+    until_written(ports, map, &sales, clock, progress).await
 }
 
 async fn check_sale(ports: &Ports, sale: &Sale) -> anyhow::Result<()> {
@@ -233,11 +238,13 @@ async fn nothing_is_left(orders: Option<Orders<'_>>, ports: &Ports) -> anyhow::R
 /// written. The order matters: an order that has left its outbox is in the log. Later records are not waited for.
 async fn until_written(
     ports: &Ports,
+    map: ShardMap,
     sales: &[Sale],
     clock: &Clock,
     progress: &impl Fn(i64),
 ) -> anyhow::Result<()> {
-    let mut target: Option<Vec<i64>> = None;
+    let mut target: Option<Offsets> = None;
+    let parts: Vec<Part> = map.all_parts().collect();
     let mut seen = (0, 0);
     let mut since = clock.monotonic();
     loop {
@@ -245,16 +252,16 @@ async fn until_written(
         if waiting > 0 {
             target = None;
         } else if target.is_none() {
-            target = Some(ports.order_log.ends().await?);
+            target = Some(ports.order_log.offsets(&parts).await?);
         }
-        let positions = ports.order_writes.positions().await;
-        let missing = target.as_ref().map(|ends| behind(ends, &positions));
+        let positions = ports.positions.positions().await;
+        let missing = target.as_ref().map(|target| behind(target, &positions));
         if missing == Some(0) {
             return Ok(());
         }
         let unwritten = missing.unwrap_or(waiting);
         progress(unwritten);
-        let now = (waiting, positions.values().sum::<i64>());
+        let now = (waiting, positions.values().map(|position| position.next_offset).sum::<i64>());
         if now != seen {
             (seen, since) = (now, clock.monotonic());
         }
@@ -278,8 +285,9 @@ async fn in_outboxes(ports: &Ports, sales: &[Sale]) -> anyhow::Result<i64> {
 }
 
 /// Counts the records between positions and ends. A position that cannot be read counts as nothing written.
-fn behind(ends: &[i64], positions: &HashMap<Part, i64>) -> i64 {
-    let of_part =
-        |(part, end): (u16, &i64)| (end - positions.get(&Part::new(part)).copied().unwrap_or(0)).max(0);
-    (0u16..).zip(ends).map(of_part).sum()
+fn behind(target: &Offsets, positions: &HashMap<Part, Position>) -> i64 {
+    let of_part = |(part, offsets): (&Part, &Range<i64>)| {
+        positions.get(part).map_or(offsets.end - offsets.start, |position| position.behind(offsets))
+    };
+    target.iter().map(of_part).sum()
 }

@@ -2,12 +2,15 @@
 //! nor a backend.
 
 pub mod catalog_refresh;
+pub mod clock_watch;
 pub mod driver;
 pub mod gate_repair;
+pub mod health_watch;
 pub mod holdings_watch;
 pub mod order_writer;
 pub mod outbox_relay;
 pub mod pace;
+pub mod position_watch;
 pub mod stock_watch;
 
 #[cfg(test)]

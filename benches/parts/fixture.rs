@@ -8,8 +8,8 @@ use seckill::clock::Clock;
 use seckill::config::Config;
 use seckill::domain::batch_plan::{LogBatch, LogRecord};
 use seckill::domain::{
-    IdempotencyKey, Item, Money, OrderId, OrderRecord, Part, Quantity, Sale, SaleId, SaleState, ShardMap,
-    SkuId, UserId,
+    IdempotencyKey, Item, LogId, Money, OrderId, OrderRecord, Part, Quantity, Sale, SaleId, SaleState,
+    ShardMap, SkuId, UserId,
 };
 use seckill::ports::Ports;
 
@@ -36,6 +36,7 @@ pub fn sale(id: &str, stock: u32) -> anyhow::Result<Sale> {
         payment_window_ms: 900_000,
         buckets: 1,
         epoch: 1,
+        in_place: true,
         version: 1,
         items: vec![item],
     })
@@ -94,12 +95,12 @@ impl Batches {
 }
 
 /// Makes a batch as the order writer reads it from the log.
-pub fn log_batch(part: Part, start_offset: i64, records: Vec<OrderRecord>) -> LogBatch {
+pub fn log_batch((part, log): (Part, LogId), start_offset: i64, records: Vec<OrderRecord>) -> LogBatch {
     let records = (start_offset..)
         .zip(records)
         .map(|(offset, record)| LogRecord { offset, payload: record.encode(), order: Ok(record) })
         .collect();
-    LogBatch { part, start_offset, records }
+    LogBatch { part, log, start_offset, records }
 }
 
 /// Returns the prefix of the databases, which must begin with `bench_`: the parts empty and drop these databases.

@@ -126,6 +126,7 @@ impl Front {
         let context = system.block_on(async {
             let ports = fixture::open(config).await?;
             ports.gates.preheat(&sale).await?;
+            ports.gates.set_gates(&sale).await?;
             let tasks = Tasks::on_current_runtime();
             let map = config.shard_map()?;
             let memory = Memory::new(map);
@@ -200,6 +201,7 @@ fn settings(config: &Config) -> Settings {
         opening_skew_ms: admission.opening_skew_ms,
         append_wait_ms: admission.append_wait_ms,
         outbox_orders_max: admission.outbox_orders_max,
+        down_after_ms: 1500,
         wait_s_max: admission.wait_s_max,
         waiters_max: admission.waiters_max,
         user_per_s: limits.user_per_s,

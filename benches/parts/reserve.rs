@@ -44,6 +44,7 @@ pub fn run(config: &Config, askers: usize) -> anyhow::Result<()> {
         "prepare" => {
             let sale = fixture::sale(argument, STOCK)?;
             runtime.block_on(ports.gates.preheat(&sale))?;
+            runtime.block_on(ports.gates.set_gates(&sale))?;
             let record_bytes = fixture::record(&sale, &map, 0)?.encode().len();
             desk = Some(Arc::new(Desk {
                 inventory: ports.inventory.clone(),

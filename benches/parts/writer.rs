@@ -56,10 +56,11 @@ async fn batches_of(
     part: Part,
     batches: Vec<Vec<OrderRecord>>,
 ) -> anyhow::Result<Vec<LogBatch>> {
-    let mut offset = ports.order_writes.take_over(part).await?;
+    let mut offset = ports.order_writes.take_over(part).await?.next_offset;
+    let log = ports.order_log.identity().await?.id;
     let mut made = Vec::with_capacity(batches.len());
     for records in batches {
-        let batch = fixture::log_batch(part, offset, records);
+        let batch = fixture::log_batch((part, log), offset, records);
         offset = batch.next_offset();
         made.push(batch);
     }
@@ -72,7 +73,11 @@ async fn write(orders: &dyn OrderWrites, batches: Vec<LogBatch>, sales: &Sales) 
         let BatchOutcome::Written(written) = orders.write(&batch, sales).await? else {
             anyhow::bail!("somebody else writes into these databases");
         };
-        let new = written.orders.iter().filter(|(_, state)| *state == OrderState::AwaitingPayment).count();
+        let new = written
+            .orders
+            .iter()
+            .filter(|(_, decision)| decision.state == OrderState::AwaitingPayment)
+            .count();
         anyhow::ensure!(new == batch.records.len(), "{new} of {} became orders", batch.records.len());
         rows += new;
     }

@@ -59,11 +59,12 @@ rules! {
     PoolDiffers "pool_differs" "I1" "every instance has one pool of a SKU, with its share of the stock";
     PoolOvergranted "pool_overgranted" "I1" "a pool grants at most its stock";
     GrantsUnbalanced "grants_unbalanced" "I1" "units granted by the pool = units of grants = units allotted";
+    GrantNotApplied "grant_not_applied" "I1" "every grant to another instance was applied there, when quiet";
     LedgerOverAllotment "ledger_over_allotment" "I1" "0 <= held + sold <= allotted";
     LedgerDiffers "ledger_differs" "I1" "held and sold of each instance = its awaiting and paid orders";
     RedisStockNegative "redis_stock_negative" "I1" "available units in Redis are never negative";
     RedisStockDiffers "redis_stock_differs" "I2" "available in Redis = stock - live - owed, when quiet";
-    RedisBuyersDiffer "redis_buyers_differ" "I2" "a buyer's units in Redis = live + owed, when quiet";
+    RedisBuyersDiffer "redis_buyers_differ" "I2" "a buyer's units in Redis = live + owed, less what was rejected, when quiet";
     HoldWithoutRow "hold_without_row" "I2" "every hold in Redis became a row, when quiet";
     RowWithoutHold "row_without_hold" "I2" "every live order has its hold in Redis, when quiet";
     RedisHoldDiffers "redis_hold_differs" "I2" "a hold says the same as its row";
@@ -77,6 +78,7 @@ rules! {
     AnswerIdDiffers "answer_id_differs" "I4" "an answer's order id is the one its buyer and key derive";
     KeyHasTwoOrders "key_has_two_orders" "I4" "the same key gets the same order";
     KeysShareOrder "keys_share_order" "I4" "different keys get different orders";
+    ReplayDiffers "replay_differs" "I4" "every answer to a key tells the same story";
     AcceptedTwice "accepted_twice" "I4" "one key is accepted once; every other answer says it is a replay";
     LimitExceeded "limit_exceeded" "I5" "live units of a buyer are at most the buyer limit";
     ClaimsDiffer "claims_differ" "I5" "a live order has as many claims as units, numbered below the limit";
@@ -86,6 +88,7 @@ rules! {
     RefusedButPersisted "refused_but_persisted" "I3" "an order whose every answer was a refusal has no row";
     LiveOrderReleased "live_order_released" "I8" "no release is queued for a live order";
     OutboxNotEmpty "outbox_not_empty" "I9" "the outbox is empty, when quiet";
+    OutboxCountDiffers "outbox_count_differs" "I9" "an empty outbox counts no orders, when quiet";
     RecordsUnread "records_unread" "I9" "the order writers have read the log to its end, when quiet";
     WrongShard "wrong_shard" "placement" "rows and claims are in the shard of their id and of their buyer";
     WrongMonth "wrong_month" "placement" "rows are in the month of their id and of the sale's start";
@@ -94,10 +97,15 @@ rules! {
     PriceDiffers "price_differs" "content" "a row has the item's price";
     ReasonDiffers "reason_differs" "content" "a reason stands exactly on the rejected";
     AcceptedBeforeOpening "accepted_before_opening" "content" "nothing is accepted before the opening";
+    AcceptedAfterEnd "accepted_after_end" "content" "nothing is accepted at the end or after it";
+    AcceptedWhileShut "accepted_while_shut" "content" "nothing is accepted while the sale is paused, or once it was ended";
+    ExpiryDiffers "expiry_differs" "content" "a payment is due one payment window after the row was made";
     MovesDiffer "moves_differ" "content" "a row's moves are those of its state";
     MoveWithoutRow "move_without_row" "content" "every move belongs to a row";
     RowWithoutRecord "row_without_record" "content" "every row has a record in the order log";
     RowDiffersFromRecord "row_differs_from_record" "content" "a row says the same as its record";
+    RefusedThoughLeft "refused_though_left" "honesty" "nobody hears that units are gone which are left";
+    LimitNotReached "limit_not_reached" "honesty" "who is refused at the limit has no room below it";
     HttpOrderDiffers "http_order_differs" "honesty" "GET of an order says what its row says";
     HttpListIncomplete "http_list_incomplete" "honesty" "a buyer's list holds all of the buyer's rows";
     HttpOrderLeaks "http_order_leaks" "honesty" "nobody can read another buyer's order";
@@ -106,11 +114,13 @@ rules! {
 /// The rules that a data folder cannot break. A folder is one instance, so nothing is granted between instances, and no
 /// row can stand on another one. A reservation is a record of the log, so there is no outbox. The row of an order is
 /// the state of its reservation.
-const SERVICES_ONLY: [Rule; 5] = [
+const SERVICES_ONLY: [Rule; 7] = [
     Rule::PoolOvergranted,
     Rule::GrantsUnbalanced,
+    Rule::GrantNotApplied,
     Rule::RedisStateContradicts,
     Rule::OutboxNotEmpty,
+    Rule::OutboxCountDiffers,
     Rule::WrongInstance,
 ];
 
@@ -193,6 +203,10 @@ pub fn notes(evidence: &Evidence) -> Vec<String> {
     let owed: usize = evidence.books.iter().map(|books| books.owed.len()).sum();
     if owed > 0 {
         notes.push(format!("{owed} releases wait in release_outbox"));
+    }
+    let set_aside: u64 = index.buckets().map(|(_, bucket)| bucket.set_aside).sum();
+    if set_aside > 0 {
+        notes.push(format!("{set_aside} outbox entries were set aside and wait for an operator"));
     }
     match &evidence.log {
         None => notes.push("order log not read".to_owned()),

@@ -78,6 +78,7 @@ struct Answer {
     code: Option<String>,
     order_id: Option<String>,
     order_status: Option<String>,
+    accepted_at: Option<String>,
     poll_after_ms: Option<u64>,
 }
 
@@ -87,6 +88,7 @@ struct Body {
     /// The order's state, or the number of a problem's HTTP status.
     status: Option<Value>,
     code: Option<String>,
+    accepted_at: Option<String>,
     poll_after_ms: Option<u64>,
 }
 
@@ -280,6 +282,7 @@ impl Crowd {
             code: answer.code,
             order_id: answer.order_id,
             order_status: answer.order_status,
+            accepted_at: answer.accepted_at,
             class: answer.class,
         }
     }
@@ -293,6 +296,7 @@ impl Answer {
             code: Some(why.to_owned()),
             order_id: None,
             order_status: None,
+            accepted_at: None,
             poll_after_ms: None,
         };
         let reply = match result {
@@ -309,6 +313,7 @@ impl Answer {
             code: body.code,
             order_id: body.id,
             order_status: body.status.and_then(|status| status.as_str().map(str::to_owned)),
+            accepted_at: body.accepted_at,
             poll_after_ms: body.poll_after_ms,
         }
     }

@@ -52,12 +52,34 @@ pub struct SaleFacts {
     pub ends_ms: i64,
     /// The most live units of one buyer.
     pub buyer_limit: i64,
+    /// How long an order may wait for its payment, in ms.
+    pub payment_window_ms: i64,
     /// The number of buckets.
     pub buckets: u16,
     /// The epoch.
     pub epoch: i64,
     /// The items, ascending by SKU in distributed mode.
     pub items: Vec<ItemFacts>,
+    /// What operators did to the sale, oldest first.
+    pub actions: Vec<Action>,
+    /// When the sale was read, by the clock of its actions, ms since 1970.
+    pub read_ms: i64,
+}
+
+impl SaleFacts {
+    /// Returns whether the sale was paused or ended by operators when it was read.
+    pub fn is_shut(&self) -> bool {
+        matches!(self.state.as_str(), "paused" | "ended")
+    }
+}
+
+/// A row of the audit log.
+#[derive(Debug, Clone)]
+pub struct Action {
+    /// When it was done, ms since 1970.
+    pub at_ms: i64,
+    /// The action's word.
+    pub word: String,
 }
 
 /// An item of a sale.
@@ -153,6 +175,8 @@ pub struct OrderRow {
     pub accepted_ms: i64,
     /// When the order writer made the row, ms since 1970.
     pub created_ms: i64,
+    /// When the payment is due, ms since 1970.
+    pub expires_ms: i64,
 }
 
 /// A row of `claims`: one live unit of a buyer.
@@ -231,6 +255,8 @@ pub struct GrantRow {
     pub taker: u16,
     /// The units.
     pub units: i64,
+    /// Whether they came from the giver's ledger, and not from its pool.
+    pub from_ledger: bool,
 }
 
 /// A row of `release_outbox`: an order whose units Redis must get back.
@@ -314,6 +340,10 @@ pub struct BucketFacts {
     pub holds: BTreeMap<OrderId, Hold>,
     /// The number of entries in the outbox.
     pub outbox: u64,
+    /// The stored number of orders in those entries.
+    pub outbox_orders: i64,
+    /// The number of entries that were set aside for a person.
+    pub set_aside: u64,
 }
 
 /// A reservation.

@@ -75,9 +75,9 @@ impl Class {
         match (status, code) {
             (200..=202, _) if replayed => Self::Replayed,
             (200..=202, _) => Self::Won,
-            (409, Some("sold_out")) => Self::SoldOut,
+            (409, Some("sold_out" | "fewer_left")) => Self::SoldOut,
             (409, Some("limit_reached")) => Self::Limited,
-            (409, Some("sale_not_started" | "sale_paused" | "sale_ended")) => Self::Closed,
+            (409, Some("sale_not_started" | "sale_delayed" | "sale_paused" | "sale_ended")) => Self::Closed,
             (429, _) => Self::Throttled,
             (503, _) => Self::Shed,
             (504, _) => Self::Unknown,
@@ -132,8 +132,23 @@ pub struct Entry {
     /// The order's state in the answer.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub order_status: Option<String>,
+    /// The time of acceptance in the answer.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub accepted_at: Option<String>,
     /// The class of the answer.
     pub class: Class,
+}
+
+impl Entry {
+    /// Returns when the click was sent, at the earliest, in µs since the start of the run.
+    pub fn sent_us(&self) -> u64 {
+        self.at_us.saturating_add(self.slip_us)
+    }
+
+    /// Returns when the answer was there, in µs since the start of the run.
+    pub fn answered_us(&self) -> u64 {
+        self.at_us.saturating_add(self.latency_us)
+    }
 }
 
 /// Writes a journal, one JSON object a line.

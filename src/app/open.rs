@@ -9,7 +9,7 @@ use crate::backend::embedded;
 use crate::clock::Clock;
 use crate::config::{Config, Mode};
 use crate::domain::Month;
-use crate::ports::{Keys, Ports};
+use crate::ports::{AuditLog, Keys, OrderLog, Ports, Positions};
 
 /// Picks the settings of the distributed backend from a configuration.
 ///
@@ -54,18 +54,99 @@ pub async fn open_backend(config: &Config) -> anyhow::Result<Ports> {
     }
 }
 
-/// Opens only the directory of API keys, for commands that need nothing else.
+/// The ports with which an operator looks at the writers' positions and moves them.
+pub struct PositionPorts {
+    /// The positions.
+    pub positions: Arc<dyn Positions>,
+    /// The order log; `None` when it is gone.
+    pub order_log: Option<Arc<dyn OrderLog>>,
+    /// The audit log.
+    pub audit_log: Arc<dyn AuditLog>,
+}
+
+/// Opens what the positions of the writers are compared with and moved in.
+///
+/// # Errors
+/// As [`open_backend`], but a topic that is gone is none.
+pub async fn open_positions(config: &Config) -> anyhow::Result<PositionPorts> {
+    match config.backend.mode {
+        #[cfg(feature = "distributed")]
+        Mode::Distributed => {
+            let (positions, audit_log, order_log) =
+                distributed::open_positions(&backend_settings(config)?, Clock::System).await?;
+            Ok(PositionPorts { positions, order_log, audit_log })
+        }
+        _ => {
+            require_shop(config)?;
+            let Ports { positions, order_log, audit_log, .. } = open_backend(config).await?;
+            Ok(PositionPorts { positions, order_log: Some(order_log), audit_log })
+        }
+    }
+}
+
+/// The directory, for commands that make API keys.
+pub struct KeyPorts {
+    /// The keys.
+    pub keys: Arc<dyn Keys>,
+    /// The audit log.
+    pub audit_log: Arc<dyn AuditLog>,
+}
+
+/// Opens only the directory, for commands that need nothing else.
 ///
 /// # Errors
 /// As [`open_backend`], for the first MySQL instance or for the data folder.
-pub async fn open_keys(config: &Config) -> anyhow::Result<Arc<dyn Keys>> {
+pub async fn open_keys(config: &Config) -> anyhow::Result<KeyPorts> {
     match config.backend.mode {
         #[cfg(feature = "distributed")]
-        Mode::Distributed => Ok(distributed::open_keys(&backend_settings(config)?, Clock::System).await?),
+        Mode::Distributed => {
+            let (keys, audit_log) = distributed::open_keys(&backend_settings(config)?, Clock::System).await?;
+            Ok(KeyPorts { keys, audit_log })
+        }
         #[cfg(feature = "embedded")]
-        Mode::Embedded => Ok(embedded::open_keys(&embedded_settings(config)?, Clock::System).await?),
+        Mode::Embedded => {
+            let Ports { keys, audit_log, .. } = open_backend(config).await?;
+            Ok(KeyPorts { keys, audit_log })
+        }
         #[cfg(not(all(feature = "distributed", feature = "embedded")))]
         absent => Err(built_without(absent)),
+    }
+}
+
+/// Which servers a command cannot begin without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needed {
+    /// The directory.
+    Directory,
+    /// What a process needs to serve.
+    Serving,
+    /// All of them.
+    Everything,
+}
+
+/// Waits until the servers can be reached that a command needs, at most `start.wait_ms`. `tell` is told what is waited
+/// for. In embedded mode there is nothing to wait for.
+///
+/// # Errors
+/// When one could not be reached in time. The text names it, its address and its setting.
+pub async fn wait_for_servers(config: &Config, needed: Needed, tell: impl Fn(&str)) -> anyhow::Result<()> {
+    match config.backend.mode {
+        #[cfg(feature = "distributed")]
+        Mode::Distributed => {
+            let servers = match needed {
+                Needed::Directory => (1, false),
+                Needed::Serving => (1, true),
+                Needed::Everything => (usize::MAX, true),
+            };
+            let wait = std::time::Duration::from_millis(config.start.wait_ms);
+            let settings = backend_settings(config)?;
+            distributed::reach::wait_for(&settings, servers, wait, &Clock::System, &tell).await?;
+            Ok(())
+        }
+        _ => {
+            let _ = (needed, tell);
+            Ok(())
+        }
     }
 }
 

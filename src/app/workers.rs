@@ -9,21 +9,34 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use super::role::Role;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::domain::Part;
 use crate::memory::Memory;
 use crate::ports::{Ports, StoreResult};
 use crate::shop::Shop;
 use crate::shutdown::Tasks;
 use crate::worker::catalog_refresh::CatalogRefresh;
+use crate::worker::clock_watch::ClockWatch;
 use crate::worker::driver::{Driver, Progress, Signal, Task};
 use crate::worker::gate_repair::GateRepair;
+use crate::worker::health_watch::HealthWatch;
 use crate::worker::holdings_watch::HoldingsWatch;
 use crate::worker::order_writer::{self, OrderWriter};
 use crate::worker::outbox_relay::{self, OutboxRelay};
 use crate::worker::pace::PaceMeter;
+use crate::worker::position_watch::PositionWatch;
 use crate::worker::stock_watch::StockWatch;
 
 /// How often lag, drain rate and holdings are measured.
 const PACE_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How often the clock is compared with the inventory's.
+const CLOCK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often the components are probed.
+const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How often the positions are compared with the order log.
+const POSITION_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What the background tasks of a process share.
 pub struct Workers<'a> {
@@ -62,15 +75,33 @@ impl Workers<'_> {
         }
     }
 
-    /// Reads the sales and their stock once, before the process answers anybody. When a read fails, its task tries
-    /// again later.
+    fn clock_watch(&self) -> ClockWatch {
+        ClockWatch::new(self.ports.gates.clone(), self.clock.clone(), CLOCK_INTERVAL)
+    }
+
+    fn health_watch(&self) -> HealthWatch {
+        HealthWatch {
+            probes: self.ports.probes.clone(),
+            health: self.memory.health.clone(),
+            clock: self.clock.clone(),
+            period: HEALTH_INTERVAL,
+        }
+    }
+
+    /// Compares the clocks, reads the sales and their stock, and probes the components once, before the process answers
+    /// anybody. When that fails, its task tries again later.
     pub async fn warm(&self) {
-        let first: [&dyn Task; 2] = [&self.catalog_refresh(), &self.stock_watch()];
+        let first: [&dyn Task; 4] =
+            [&self.clock_watch(), &self.catalog_refresh(), &self.stock_watch(), &self.health_watch()];
         for task in first {
             if let Err(error) = task.run_once().await {
                 tracing::warn!(%error, task = task.name(), "not known at the start");
             }
         }
+    }
+
+    fn parts(&self) -> anyhow::Result<Vec<Part>> {
+        Ok(self.config.shard_map()?.all_parts().collect())
     }
 
     /// Starts the tasks of a role.
@@ -82,6 +113,8 @@ impl Workers<'_> {
         let start = |task: Arc<dyn Task>| driver.start(task, Signal::default());
         start(Arc::new(self.catalog_refresh()));
         start(Arc::new(self.stock_watch()));
+        start(Arc::new(self.health_watch()));
+        start(Arc::new(self.clock_watch()));
         start(Arc::new(GateRepair {
             gates: self.ports.gates.clone(),
             catalog: self.memory.catalog.clone(),
@@ -96,7 +129,8 @@ impl Workers<'_> {
         }));
         start(Arc::new(PaceMeter::new(
             self.ports.order_log.clone(),
-            self.ports.order_writes.clone(),
+            self.ports.positions.clone(),
+            self.parts()?,
             self.memory.pace.clone(),
             self.clock.clone(),
             PACE_INTERVAL,
@@ -104,6 +138,12 @@ impl Workers<'_> {
         start(Arc::new(Upkeep { shop: shop.clone(), metrics, period: self.refresh_interval() }));
         if role != Role::Api {
             start(Arc::new(self.outbox_relay()));
+            start(Arc::new(PositionWatch {
+                order_log: self.ports.order_log.clone(),
+                positions: self.ports.positions.clone(),
+                parts: self.parts()?,
+                period: POSITION_INTERVAL,
+            }));
             let signal = Signal::default();
             driver.start(Arc::new(OrderWriter::new(self.order_writer()?, signal.clone())), signal);
         }
@@ -130,6 +170,7 @@ impl Workers<'_> {
         Ok(order_writer::Parts {
             order_log: self.ports.order_log.clone(),
             order_writes: self.ports.order_writes.clone(),
+            positions: self.ports.positions.clone(),
             sales: self.ports.sales.clone(),
             inventory: self.ports.inventory.clone(),
             catalog: self.memory.catalog.clone(),

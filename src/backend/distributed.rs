@@ -2,6 +2,7 @@
 
 mod kafka_client;
 mod kafka_event_queue;
+mod kafka_identity;
 mod kafka_member;
 mod kafka_order_log;
 mod kafka_producer;
@@ -13,7 +14,9 @@ mod mysql_batch_rows;
 mod mysql_grants;
 mod mysql_ledger;
 mod mysql_order_store;
+mod mysql_positions;
 mod mysql_sale_store;
+pub mod reach;
 mod redis_gates;
 mod redis_inventory;
 mod redis_link;
@@ -24,12 +27,15 @@ use std::sync::Arc;
 
 use crate::clock::Clock;
 use crate::config::RedisConfig;
-use crate::ports::{Gates, Inventory, Keys, Outbox, Ports, Probe, StoreResult};
+use crate::ports::{
+    AuditLog, Gates, Inventory, Keys, OrderLog, Outbox, Ports, Positions, Probe, StoreResult,
+};
 
 use kafka_order_log::KafkaOrderLog;
 use mysql::Mysql;
 use mysql_ledger::MysqlLedger;
 use mysql_order_store::MysqlOrderStore;
+use mysql_positions::MysqlPositions;
 use mysql_sale_store::MysqlSaleStore;
 use redis_gates::RedisGates;
 use redis_inventory::RedisInventory;
@@ -42,11 +48,11 @@ pub use settings::Settings;
 ///
 /// # Errors
 /// When Kafka or the first MySQL instance cannot be reached, was not migrated, or was migrated with another shard map,
-/// and when an address cannot be read.
+/// when Redis evicts keys, and when an address cannot be read.
 pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Ports> {
-    let mysql = Arc::new(Mysql::new(&settings.mysql, settings.map, &settings.kafka.topic, clock.clone())?);
-    migrate::check_shard_map(&mysql).await?;
+    let mysql = open_mysql(settings, clock.clone()).await?;
     let redis = open_redis(&settings.redis, clock.clone())?;
+    redis.link.refuse_eviction().await?;
     let log = Arc::new(KafkaOrderLog::open(&settings.kafka, settings.map, clock)?);
     let mut probes: Vec<Arc<dyn Probe>> = vec![redis.probe, log.clone()];
     probes.extend(mysql.probes());
@@ -60,9 +66,11 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Ports> {
         order_writes: orders.clone(),
         orders: orders.clone(),
         archive: orders,
-        ledger: Arc::new(MysqlLedger::new(mysql)),
+        ledger: Arc::new(MysqlLedger::new(mysql.clone())),
+        positions: Arc::new(MysqlPositions::new(mysql)),
         sales: directory.clone(),
-        keys: directory,
+        keys: directory.clone(),
+        audit_log: directory,
         probes,
     })
 }
@@ -75,8 +83,9 @@ pub struct RedisPorts {
     pub gates: Arc<dyn Gates>,
     /// Keeps accepted orders until the log has them.
     pub outbox: Arc<dyn Outbox>,
-    /// Asks whether Redis answers.
+    /// Asks whether Redis does its part.
     pub probe: Arc<dyn Probe>,
+    link: Arc<RedisLink>,
 }
 
 /// Opens only the Redis side. It connects at the first call.
@@ -89,16 +98,40 @@ pub fn open_redis(config: &RedisConfig, clock: Clock) -> StoreResult<RedisPorts>
         inventory: Arc::new(RedisInventory::new(link.clone())),
         gates: Arc::new(RedisGates::new(link.clone())),
         outbox: Arc::new(RedisOutbox::new(link.clone())),
-        probe: link,
+        probe: link.clone(),
+        link,
     })
 }
 
-/// Opens only the directory of keys, for commands that need neither Redis nor Kafka.
+/// Opens only the directory, for commands that need neither Redis nor Kafka.
 ///
 /// # Errors
 /// As [`open`], but of MySQL alone.
-pub async fn open_keys(settings: &Settings, clock: Clock) -> StoreResult<Arc<dyn Keys>> {
+pub async fn open_keys(settings: &Settings, clock: Clock) -> StoreResult<(Arc<dyn Keys>, Arc<dyn AuditLog>)> {
+    let directory = Arc::new(MysqlSaleStore::new(open_mysql(settings, clock).await?));
+    Ok((directory.clone(), directory))
+}
+
+/// Opens the positions, the audit log, and the order log when its topic is there.
+///
+/// # Errors
+/// As [`open`], but not of Redis, and not when the topic is gone.
+pub async fn open_positions(
+    settings: &Settings,
+    clock: Clock,
+) -> StoreResult<(Arc<dyn Positions>, Arc<dyn AuditLog>, Option<Arc<dyn OrderLog>>)> {
+    let mysql = open_mysql(settings, clock.clone()).await?;
+    let log: Option<Arc<dyn OrderLog>> = match kafka_identity::read(&settings.kafka, &clock).await? {
+        Some(_) => Some(Arc::new(KafkaOrderLog::open(&settings.kafka, settings.map, clock)?)),
+        None => None,
+    };
+    let directory = Arc::new(MysqlSaleStore::new(mysql.clone()));
+    Ok((Arc::new(MysqlPositions::new(mysql)), directory, log))
+}
+
+/// Makes the pools, and checks that the databases are this version's and this shard map's.
+async fn open_mysql(settings: &Settings, clock: Clock) -> StoreResult<Arc<Mysql>> {
     let mysql = Arc::new(Mysql::new(&settings.mysql, settings.map, &settings.kafka.topic, clock)?);
-    migrate::check_shard_map(&mysql).await?;
-    Ok(Arc::new(MysqlSaleStore::new(mysql)))
+    migrate::check_directory(&mysql).await?;
+    Ok(mysql)
 }

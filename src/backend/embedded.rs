@@ -17,15 +17,16 @@ mod sqlite_rows;
 mod sqlite_sale_store;
 mod writer;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::sqlite::SqliteConnection;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Moment};
 use crate::config::EmbeddedConfig;
 use crate::domain::ShardMap;
-use crate::ports::{Keys, Ports, Probe, StoreResult};
+use crate::ports::{Duty, Fault, Ports, Probe, StoreResult};
 
 use folder::Folder;
 pub use folder::{InUse, holds_shop};
@@ -83,22 +84,16 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Opened> {
         outbox: Arc::new(NoOutbox),
         order_log: Arc::new(SqliteOrderLog { sqlite: sqlite.clone(), ends }),
         order_writes: orders.clone(),
+        positions: orders.clone(),
         orders: orders.clone(),
         archive: orders,
         ledger: Arc::new(SqliteLedger { sqlite: sqlite.clone() }),
         sales: directory.clone(),
-        keys: directory,
-        probes: vec![Arc::new(DataFolder { sqlite })],
+        keys: directory.clone(),
+        audit_log: directory,
+        probes: vec![Arc::new(DataFolder { sqlite, written_at: Mutex::default() })],
     };
     Ok(Opened { ports, found })
-}
-
-/// Opens the folder for its directory of keys alone.
-///
-/// # Errors
-/// As [`open`].
-pub async fn open_keys(settings: &Settings, clock: Clock) -> StoreResult<Arc<dyn Keys>> {
-    Ok(open(settings, clock).await?.ports.keys)
 }
 
 async fn found(sqlite: &Sqlite, ends: &Ends) -> StoreResult<Found> {
@@ -114,9 +109,15 @@ async fn found(sqlite: &Sqlite, ends: &Ends) -> StoreResult<Found> {
     })
 }
 
+/// How long a folder that was written to is taken for one that can be written to. A shop in which nothing happens
+/// should leave the disk alone.
+const WRITTEN_LATELY: Duration = Duration::from_millis(1_400);
+
 /// Probes whether the folder can be written.
 struct DataFolder {
     sqlite: Arc<Sqlite>,
+    /// When the last write was committed.
+    written_at: Mutex<Option<Moment>>,
 }
 
 #[async_trait]
@@ -125,18 +126,31 @@ impl Probe for DataFolder {
         "folder".to_owned()
     }
 
-    fn is_vital(&self) -> bool {
+    fn duties(&self) -> &'static [Duty] {
+        &[Duty::Buy, Duty::Write]
+    }
+
+    fn is_own(&self) -> bool {
         true
     }
 
     /// Writes a row, because a full disk still answers reads.
-    async fn check(&self) -> StoreResult<()> {
+    async fn check(&self) -> Result<(), Fault> {
+        self.sqlite.gauge_wal();
+        let now = self.sqlite.clock.monotonic();
+        let written_at = *self.written_at.lock().expect("no code panics while holding it");
+        if written_at.is_some_and(|at| now.since(at) < WRITTEN_LATELY) {
+            return Ok(());
+        }
         let work = async |connection: &mut SqliteConnection| {
             let text = "INSERT INTO settings (name, value) VALUES ('probe', '0') \
                  ON CONFLICT (name) DO UPDATE SET value = (CAST(value AS INTEGER) + 1) % 1000";
             let done = sqlx::query(text).execute(connection).await;
             done.map(drop).map_err(|error| failed("write to the folder", error))
         };
-        self.sqlite.writer.write("write to the folder", work).await
+        let written = self.sqlite.writer.write("write to the folder", work).await;
+        written.map_err(|error| Fault::down(format!("cannot be written: {}", error.source)))?;
+        *self.written_at.lock().expect("no code panics while holding it") = Some(now);
+        Ok(())
     }
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use clap::Subcommand;
 use serde_json::{Map, Value, json};
 
+use super::configured;
 use super::output::{self, Format};
 use crate::config::{self, ConfigError};
 
@@ -30,7 +31,7 @@ impl ConfigCommand {
             output::data(config::defaults_text().trim_end());
             return Ok(());
         }
-        let loaded = config::load(file, &[])?;
+        let loaded = configured::load(file, &[])?;
         let prefix = match &self {
             Self::Init => None,
             Self::Check => {

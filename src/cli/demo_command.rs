@@ -20,12 +20,12 @@ use serde_json::json;
 
 use super::admin_client::AdminClient;
 use super::runtime::block_on;
-use super::{output, token_command};
+use super::{configured, output, token_command};
 use crate::app::{self, CannotListen, Role, Running};
 use crate::backend::embedded::{self, Found};
 use crate::chance::Chance;
 use crate::clock::Clock;
-use crate::config::{self, Config, Secret};
+use crate::config::{Config, Secret};
 use crate::domain::{ApiKey, SaleId, UserId};
 use crate::http::admin::Scope;
 use crate::http::auth::api_key_hash;
@@ -95,7 +95,7 @@ impl DemoCommand {
     pub fn run(self, file: Option<&Path>, folder: Option<PathBuf>) -> anyhow::Result<ExitCode> {
         let began = Instant::now();
         let config = self.config(file, folder.as_deref())?;
-        telemetry::install(&config.log).context("log.filter is not a filter")?;
+        telemetry::install(&config.log, Clock::System).context("log.filter is not a filter")?;
         if folder.is_none() {
             // The ports are checked before a new folder is made, which nobody would use when a port is taken.
             check_ports(&config)?;
@@ -110,7 +110,7 @@ impl DemoCommand {
         let mut flags = vec![("backend.mode", "embedded".to_owned()), ("embedded.folder", folder)];
         flags.extend(self.bind.clone().map(|bind| ("http.bind", bind)));
         flags.extend(self.admin_bind.clone().map(|bind| ("admin.bind", bind)));
-        let loaded = config::load(file, &flags)?;
+        let loaded = configured::load(file, &flags)?;
         let mut config = loaded.config;
         if loaded.keys.get("log.filter").is_some_and(|filter| filter.origin == "default") {
             "warn".clone_into(&mut config.log.filter);

@@ -7,7 +7,8 @@ use clap::Subcommand;
 
 use super::output;
 use crate::config::Config;
-use crate::domain::ApiKey;
+use crate::domain::operator::Subject;
+use crate::domain::{ApiKey, Change};
 use crate::http::admin::Scope;
 use crate::http::auth::api_key_hash;
 use crate::{app, chance};
@@ -37,11 +38,19 @@ impl KeyCommand {
             anyhow::bail!("unknown scope {unknown}: known are {}", known.join(", "));
         }
         anyhow::ensure!((1..=64).contains(&name.len()), "--name must have 1 to 64 bytes");
-        let keys = app::open_keys(config).await?;
-        let key = random_key();
-        keys.add_api_key(api_key_hash(&key), &ApiKey { name, scopes }).await?;
+        app::wait_for_servers(config, app::Needed::Directory, output::talk).await?;
+        let ports = app::open_keys(config).await?;
+        let (text, key) = (random_key(), ApiKey { name, scopes });
+        let change = Change {
+            actor: "command line".to_owned(),
+            action: "key_create",
+            reason: "created".to_owned(),
+            request_id: "-".to_owned(),
+        };
+        ports.audit_log.note(&change, &Subject::Key(key.clone())).await?;
+        ports.keys.add_api_key(api_key_hash(&text), &key).await?;
         output::talk("this key is shown once:");
-        output::data(&key);
+        output::data(&text);
         Ok(())
     }
 }

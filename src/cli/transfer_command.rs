@@ -71,6 +71,7 @@ impl TransferFile {
         let map = config.shard_map()?;
         let contents = Contents::check(file::lines(open(&self.file)?), map)
             .with_context(|| format!("{} was not imported, nothing was changed", self.file.display()))?;
+        app::wait_for_servers(config, app::Needed::Everything, output::talk).await?;
         app::prepare_months(config, &transfer::months(&contents)).await?;
         let (lines, again) = (file::lines(open(&self.file)?), file::lines(open(&self.file)?));
         let total = contents.orders;
@@ -82,7 +83,7 @@ impl TransferFile {
             }
         };
         let work = async |ports: &Ports| {
-            transfer::import(ports, &contents, lines, &Clock::System, &progress).await?;
+            transfer::import(ports, map, &contents, lines, &Clock::System, &progress).await?;
             transfer::compare(ports, map, &contents, again).await
         };
         with_writer(config, work).await?;
@@ -107,6 +108,7 @@ async fn with_writer<T>(
     let mut config = config.clone();
     // Nobody needs the operators' listener, so it takes a free port.
     config.admin.bind = (Ipv4Addr::LOCALHOST, 0).into();
+    app::wait_for_servers(&config, app::Needed::Serving, output::talk).await?;
     let ports = app::open_backend(&config).await?;
     let running: Running = app::start_on(ports.clone(), &config, Role::Worker, metrics::install()?).await?;
     let outcome = work(&ports).await;

@@ -7,7 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::ids::{SaleId, SkuId, UserId};
-use super::order::RejectReason;
+use super::log_position::LogId;
+use super::order::{Decision, RejectReason};
 use super::order_id::OrderId;
 use super::order_life::{Arrow, OrderEvent, OrderState};
 use super::record::{OrderRecord, Poison};
@@ -31,6 +32,8 @@ pub struct LogRecord {
 pub struct LogBatch {
     /// The partition.
     pub part: Part,
+    /// The log that the batch was read from. The writing transaction compares the stored position's log with it.
+    pub log: LogId,
     /// The position that the batch was read from. The writing transaction compares the stored position with it.
     pub start_offset: i64,
     /// 1 to `writer.batch_records_max` records.
@@ -68,6 +71,8 @@ pub struct PlannedOrder {
     pub offset: i64,
     /// The claimed unit numbers, as many as the quantity; `Err` for an order that is rejected.
     pub claims: Result<Vec<u32>, RejectReason>,
+    /// Units that its buyer holds in orders that were decided before.
+    pub buyer_holds: u32,
     /// How long the order may wait for its payment, in ms.
     pub payment_window_ms: i64,
 }
@@ -76,6 +81,12 @@ impl PlannedOrder {
     /// Answers the arrow that the order takes with its row: persist, or reject when it holds nothing.
     pub fn arrow(&self) -> &'static Arrow {
         if self.claims.is_ok() { OrderEvent::Persist.arrow() } else { OrderEvent::Reject.arrow() }
+    }
+
+    /// Answers what was decided of the order.
+    pub fn decision(&self) -> Decision {
+        let (order, state) = (self.record.order_id, self.arrow().to);
+        Decision { order, state, buyer_keeps: self.claims.is_err().then_some(self.buyer_holds) }
     }
 
     /// Answers when the row was made and when its payment is due, in ms since 1970. An imported order keeps its times.
@@ -124,6 +135,7 @@ pub fn plan(
     let mut plan = Plan::default();
     let mut seen: HashSet<OrderId> = HashSet::new();
     let mut taken: HashMap<Buyer, BTreeSet<u32>> = HashMap::new();
+    let mut live: HashMap<Buyer, u32> = HashMap::new();
     for log_record in &batch.records {
         let (record, sale) = match validate(log_record, batch.part, map, sales) {
             Ok(valid) => valid,
@@ -144,15 +156,21 @@ pub fn plan(
         let claimed = taken
             .entry(buyer.clone())
             .or_insert_with(|| known.claims.get(&buyer).cloned().unwrap_or_default());
+        let live = live.entry(buyer).or_insert_with(|| u32::try_from(claimed.len()).unwrap_or(u32::MAX));
+        let buyer_holds = *live;
         let scarce = (record.sale_id.clone(), record.sku_id.clone());
         let claims = match record.decided.and_then(|decided| decided.rejected) {
             Some(reason) => Err(reason),
             None => decide(record, sale, claimed, &scarce, &mut plan.held, &free),
         };
+        if claims.is_ok() {
+            *live += record.quantity.units();
+        }
         plan.orders.push(PlannedOrder {
             record: record.clone(),
             offset: log_record.offset,
             claims,
+            buyer_holds,
             payment_window_ms: sale.payment_window_ms,
         });
     }

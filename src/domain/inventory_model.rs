@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 
 use super::ids::{SaleId, SkuId, UserId};
 use super::money::Quantity;
+use super::order::Decision;
 use super::order_id::OrderId;
 use super::order_life::{OrderEvent, OrderState, Step};
 use super::reservation::{Denial, Fingerprint, OutboxEntryId, Reservation, ReserveRequest, Verdict};
@@ -46,11 +47,17 @@ pub struct Gate {
     pub version: Option<u64>,
     /// The terms; `None` when one of them cannot be read. Such a gate is shut.
     pub terms: Option<Terms>,
+    /// Whether an order was ever held. From then on all keys have to be there.
+    pub sold: bool,
+    /// Whether keys were found missing. The bucket sells nothing any more.
+    pub lost: bool,
 }
 
 /// The state of a gate, as the script `gate.lua` sets it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GateState {
+    /// The bucket sells nothing yet, because other buckets of its sale may not be in place.
+    Placing,
     /// The bucket sells, within the gate's terms.
     Open,
     /// The bucket refuses new orders until the sale is resumed.
@@ -136,14 +143,16 @@ pub enum GateChange {
 }
 
 impl Bucket {
-    /// Puts stock and an open gate in place, unless there is a gate (`preheat.lua`). Stock that was left without a gate
-    /// is replaced; orders, buyers and outbox stay.
+    /// Puts stock and a gate in place that does not sell yet, unless there is a gate (`preheat.lua`). Stock that was
+    /// left without a gate is replaced; orders, buyers and outbox stay.
     pub fn preheat(&mut self, epoch: u32, terms: Terms, stock: &BTreeMap<SkuId, u32>) -> Preheated {
         if let Some(gate) = &self.gate {
             return if gate.epoch == epoch { Preheated::Exists } else { Preheated::Conflict };
         }
         self.stock = stock.clone();
-        self.gate = Some(Gate { epoch, state: GateState::Open, version: None, terms: Some(terms) });
+        let sold = !self.orders.is_empty();
+        let (state, terms) = (GateState::Placing, Some(terms));
+        self.gate = Some(Gate { epoch, state, version: None, terms, sold, lost: false });
         Preheated::Created
     }
 
@@ -162,16 +171,54 @@ impl Bucket {
     }
 
     /// Decides the requests and answers one verdict for each, in order (`reserve.lua`). Each request sees what the ones
-    /// before it took. `epoch` is the one that the caller believes in. All accepted orders share one outbox entry.
+    /// before it took. `epoch` is the one that the caller believes in. All accepted orders share one outbox entry. A
+    /// bucket that finds keys missing notes that it lost them.
     pub fn reserve(&mut self, epoch: u32, batch: &[ReserveRequest], now_ms: i64) -> Vec<Verdict> {
+        let admission = self.admit(epoch, now_ms);
+        self.reserve_admitted(&admission, epoch, batch, now_ms)
+    }
+
+    /// Answers what every new order of a call hears, as [`Self::admission`] does, and notes that keys are lost.
+    ///
+    /// # Errors
+    /// The denial that every new order gets.
+    pub fn admit(&mut self, epoch: u32, now_ms: i64) -> Result<u32, Denial> {
+        let limit = self.admission(epoch, now_ms)?;
+        let has_lost_keys = self.has_lost_keys();
+        match &mut self.gate {
+            Some(gate) if has_lost_keys => {
+                gate.lost = true;
+                Err(Denial::KeysLost)
+            }
+            _ => Ok(limit),
+        }
+    }
+
+    /// Decides as [`Self::reserve`] does, on a slice of a bucket that has the gate, and of the rest only what the batch
+    /// names. Such a slice cannot tell whether keys are missing.
+    pub fn reserve_in_slice(&mut self, epoch: u32, batch: &[ReserveRequest], now_ms: i64) -> Vec<Verdict> {
         let admission = self.admission(epoch, now_ms);
+        self.reserve_admitted(&admission, epoch, batch, now_ms)
+    }
+
+    fn reserve_admitted(
+        &mut self,
+        admission: &Result<u32, Denial>,
+        epoch: u32,
+        batch: &[ReserveRequest],
+        now_ms: i64,
+    ) -> Vec<Verdict> {
         let entry = OutboxEntryId((self.entries_made + 1).to_string());
         let mut accepted = Accepted { entry, epoch, orders: Vec::new() };
-        let decide = |request| self.reserve_one(&admission, request, now_ms, &mut accepted);
+        let decide = |request| self.reserve_one(admission, request, now_ms, &mut accepted);
         let verdicts = batch.iter().map(decide).collect();
-        if !accepted.orders.is_empty() {
+        let sold = !accepted.orders.is_empty();
+        if sold {
             self.entries_made += 1;
             self.outbox.push(accepted);
+        }
+        if let Some(gate) = &mut self.gate {
+            gate.sold |= sold;
         }
         verdicts
     }
@@ -191,11 +238,20 @@ impl Bucket {
             GateState::Ended => Err(Denial::Ended),
             _ if now_ms >= terms.closes_ms => Err(Denial::Ended),
             GateState::Paused => Err(Denial::Paused),
-            GateState::Unknown => Err(Denial::GateShut),
+            GateState::Placing | GateState::Unknown => Err(Denial::GateShut),
             GateState::Open if !is_leased => Err(Denial::GateShut),
             GateState::Open if now_ms < terms.opens_ms => Err(Denial::NotStarted),
             GateState::Open => Ok(terms.buyer_limit),
         }
+    }
+
+    /// Answers whether a key is not there that has to be: beside a gate the stock always, the others once an order was
+    /// held. Redis keeps no empty hash, so a hash that is empty is a key that is missing.
+    pub fn has_lost_keys(&self) -> bool {
+        let Some(gate) = &self.gate else { return false };
+        let are_gone =
+            self.stock.is_empty() || gate.sold && (self.buyers.is_empty() || self.orders.is_empty());
+        gate.lost || are_gone
     }
 
     /// Decides one request. A known order is answered whatever the gate says, because its buyer asks again for an
@@ -233,7 +289,7 @@ impl Bucket {
         *available -= units;
         accepted.orders.push(record.order_id);
         self.hold(request, held + units, now_ms);
-        Verdict::Reserved { outbox_entry: accepted.entry.clone() }
+        Verdict::Reserved { outbox_entry: accepted.entry.clone(), reserved_ms: now_ms }
     }
 
     /// Notes the hold of an accepted order. `held` is what its buyer now holds.
@@ -277,13 +333,17 @@ impl Bucket {
     }
 
     /// Marks what MySQL decided, and answers how many orders it marked (`mark_decided.lua`). Only a pending order is
-    /// marked, so that a late mark never hides a newer state.
-    pub fn mark_decided(&mut self, decided: &[(OrderId, OrderState)]) -> usize {
+    /// marked, so that a late mark never hides a newer state. A rejected order's units leave its buyer with the mark,
+    /// and therefore once.
+    pub fn mark_decided(&mut self, decided: &[Decision]) -> usize {
         let mut marked = 0;
-        for (order, state) in decided {
-            if let Some(hold) = self.orders.get_mut(order).filter(|hold| hold.state.is_pending()) {
-                hold.state = *state;
-                marked += 1;
+        for decision in decided {
+            let hold = self.orders.get_mut(&decision.order).filter(|hold| hold.state.is_pending());
+            let Some(hold) = hold else { continue };
+            hold.state = decision.state;
+            marked += 1;
+            if let (Some(keeps), Some(held)) = (decision.buyer_keeps, self.buyers.get_mut(&hold.user)) {
+                *held = held.saturating_sub(hold.quantity.units()).max(keeps.min(*held));
             }
         }
         marked
@@ -334,6 +394,7 @@ mod tests {
             let terms = Terms { opens_ms: 10, closes_ms: 20, buyer_limit: LIMIT, lease_ms: 0 };
             let mut bucket = Bucket::default();
             prop_assert_eq!(bucket.preheat(1, terms, &stock), Preheated::Created);
+            prop_assert_eq!(bucket.set_gate(1, GateState::Open, 1), GateChange::Set);
             let batch: Vec<ReserveRequest> = wishes.into_iter().map(request).collect();
             bucket.reserve(1, &batch, 10);
 

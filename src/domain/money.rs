@@ -57,17 +57,41 @@ impl From<Quantity> for u32 {
 
 /// A price in minor units (fen, cents) of an ISO 4217 currency.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "Object<RawMoney>")]
+#[serde(from = "Object<Fields>")]
 pub struct Money {
     amount: i64,
     currency: String,
 }
 
+/// The fields of a price, each of which is checked where it stands, so that an error points at it.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawMoney {
-    amount: i64,
-    currency: String,
+struct Fields {
+    amount: Amount,
+    currency: Currency,
+}
+
+#[derive(Deserialize)]
+#[serde(try_from = "i64")]
+struct Amount(i64);
+
+impl TryFrom<i64> for Amount {
+    type Error = InvalidAmount;
+    fn try_from(amount: i64) -> Result<Self, InvalidAmount> {
+        if (0..=Money::AMOUNT_MAX).contains(&amount) { Ok(Self(amount)) } else { Err(InvalidAmount::Amount) }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(try_from = "String")]
+struct Currency(String);
+
+impl TryFrom<String> for Currency {
+    type Error = InvalidAmount;
+    fn try_from(currency: String) -> Result<Self, InvalidAmount> {
+        let is_one = currency.len() == 3 && currency.bytes().all(|byte| byte.is_ascii_uppercase());
+        if is_one { Ok(Self(currency)) } else { Err(InvalidAmount::Currency) }
+    }
 }
 
 impl Money {
@@ -79,13 +103,8 @@ impl Money {
     /// # Errors
     /// [`InvalidAmount`] for a negative or too large amount, or a currency that is not three capitals.
     pub fn new(amount: i64, currency: &str) -> Result<Self, InvalidAmount> {
-        if !(0..=Self::AMOUNT_MAX).contains(&amount) {
-            return Err(InvalidAmount::Amount);
-        }
-        if currency.len() != 3 || !currency.bytes().all(|b| b.is_ascii_uppercase()) {
-            return Err(InvalidAmount::Currency);
-        }
-        Ok(Self { amount, currency: currency.to_owned() })
+        let (amount, currency) = (Amount::try_from(amount)?, Currency::try_from(currency.to_owned())?);
+        Ok(Self { amount: amount.0, currency: currency.0 })
     }
 
     /// Answers the amount in minor units, 0 to [`Self::AMOUNT_MAX`].
@@ -99,9 +118,8 @@ impl Money {
     }
 }
 
-impl TryFrom<Object<RawMoney>> for Money {
-    type Error = InvalidAmount;
-    fn try_from(Object(raw): Object<RawMoney>) -> Result<Self, InvalidAmount> {
-        Self::new(raw.amount, &raw.currency)
+impl From<Object<Fields>> for Money {
+    fn from(Object(Fields { amount, currency }): Object<Fields>) -> Self {
+        Self { amount: amount.0, currency: currency.0 }
     }
 }

@@ -1,9 +1,15 @@
 //! What operators leave behind and what they are told: who changed what and why, their keys, and the ledgers' units.
 
-/// Who changes a sale and why; becomes one row of the audit log.
+use serde::Serialize;
+
+use super::log_position::Position;
+use super::sale::Sale;
+use super::shard::Part;
+
+/// Who changes something and why; becomes one row of the audit log.
 #[derive(Debug, Clone)]
 pub struct Change {
-    /// The name of the operator's API key, or `import`.
+    /// The name of the operator's API key, or `import`, or `command line` for who has the stores' credentials.
     pub actor: String,
     /// The word of what is done.
     pub action: &'static str,
@@ -14,12 +20,31 @@ pub struct Change {
 }
 
 /// What the directory knows of an operator's API key. The key's text is not kept.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ApiKey {
     /// The operator's name, which the audit log shows.
     pub name: String,
     /// The words of what the key may do, such as `sales:read`.
     pub scopes: Vec<String>,
+}
+
+/// What an audit row is about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Subject {
+    /// A sale, as it is after the change.
+    Sale(Box<Sale>),
+    /// A key.
+    Key(ApiKey),
+    /// A stored position, before and after it was moved.
+    Position {
+        /// Its partition.
+        part: Part,
+        /// The position before.
+        from: Position,
+        /// The position after.
+        to: Position,
+    },
 }
 
 /// The units of one SKU in the pools and ledgers of all instances together.

@@ -36,6 +36,18 @@ impl RejectReason {
     }
 }
 
+/// What MySQL decided of an order, as the inventory is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Decision {
+    /// The order.
+    pub order: OrderId,
+    /// The state that it got.
+    pub state: OrderState,
+    /// Of a rejected order: how many units its buyer holds in other orders. The rejected units are taken off the buyer,
+    /// who may buy again; these stay. `None` in every other state.
+    pub buyer_keeps: Option<u32>,
+}
+
 /// An order as its buyer sees it, made from its row, its hold or its record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Order {
@@ -59,6 +71,8 @@ pub struct Order {
     pub accepted_ms: i64,
     /// When its payment is due, ms since 1970; `None` before its row was read.
     pub expires_ms: Option<i64>,
+    /// Whether it is pending and stays so until a person acts, because its record is a dead letter.
+    pub is_delayed: bool,
 }
 
 /// Where a page of one buyer's orders ended. The next page starts below it.

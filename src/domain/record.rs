@@ -98,6 +98,7 @@ impl OrderRecord {
     pub const VERSION: u32 = 1;
     /// Most bytes of a record. A record that we write has some 330 bytes, so a larger one is not ours.
     pub const BYTES_MAX: usize = 4096;
+    const NAMED_BYTES_MAX: usize = 4 * Self::BYTES_MAX;
 
     /// Makes the record that makes the same order in another backend. `epoch` and `created_ms` are those of its row.
     ///
@@ -129,6 +130,19 @@ impl OrderRecord {
     /// Encodes the record as JSON, at most [`Self::BYTES_MAX`] bytes.
     pub fn encode(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("a record of strings and integers always serialises")
+    }
+
+    /// Finds the order that a record of the order log names, also when no order can be made of it; `None` when it names
+    /// none, or is far longer than a record of ours.
+    pub fn order_named(payload: &[u8]) -> Option<OrderId> {
+        if payload.len() > Self::NAMED_BYTES_MAX {
+            return None;
+        }
+        #[derive(Deserialize)]
+        struct Named {
+            order_id: OrderId,
+        }
+        serde_json::from_slice::<Object<Named>>(payload).ok().map(|Object(named)| named.order_id)
     }
 
     /// Decodes a record of the order log. Any bytes get an answer, and none make it panic.

@@ -58,6 +58,8 @@ pub enum Verdict {
     Reserved {
         /// The entry's id.
         outbox_entry: OutboxEntryId,
+        /// When the order was accepted, by the inventory's clock, ms since 1970.
+        reserved_ms: i64,
     },
     /// The order was held before, for the same body.
     Replayed(Reservation),
@@ -90,10 +92,28 @@ pub enum Denial {
     Ended,
     /// The bucket is in another epoch than the caller's snapshot of the sale.
     StaleEpoch,
-    /// There is no gate, it cannot be read, or its lease is over: nothing may be sold until the bucket is rebuilt.
+    /// There is no gate, it cannot be read or does not sell yet, or its lease is over.
     GateShut,
+    /// Keys of the bucket are missing, so that nobody knows who holds what. It sells nothing until it is rebuilt.
+    KeysLost,
     /// The bucket has no such SKU.
     UnknownSku,
+}
+
+impl Denial {
+    /// Answers whether the same purchase will be denied ever after.
+    pub fn is_lasting(&self) -> bool {
+        match self {
+            Self::KeyReused | Self::Ended | Self::UnknownSku => true,
+            Self::LimitReached { .. }
+            | Self::SoldOut { .. }
+            | Self::NotStarted
+            | Self::Paused
+            | Self::StaleEpoch
+            | Self::GateShut
+            | Self::KeysLost => false,
+        }
+    }
 }
 
 /// An order's hold, as it stands in the inventory.
@@ -151,4 +171,6 @@ pub struct OutboxEntry {
     /// Its orders that nobody has acknowledged. Empty when the last of them was acknowledged, but the entry was not
     /// removed.
     pub waiting: Vec<Reservation>,
+    /// Why something of the entry can never be delivered; `None` for a whole one.
+    pub fault: Option<&'static str>,
 }

@@ -42,6 +42,10 @@ pub struct Sale {
     pub buckets: u16,
     /// Grows with every rebuild of the Redis state (step 17, not built). A reserve call of another epoch is refused.
     pub epoch: u32,
+    /// Whether all buckets of this epoch were put in place. Before that nothing is sold. Afterwards no bucket is put in
+    /// place a second time, because units of it may be sold.
+    #[serde(default)]
+    pub in_place: bool,
     /// Grows with every change; the ETag of the admin API.
     pub version: u64,
     /// 1 to [`Sale::ITEMS_MAX`], ascending by SKU id.
@@ -86,6 +90,8 @@ pub enum SaleAction {
 pub enum Phase {
     /// The sale sells later.
     Upcoming,
+    /// The sale should sell now, and its stock is not in place yet.
+    Delayed,
     /// The sale sells now.
     Live,
     /// An operator has paused the sale.
@@ -218,9 +224,9 @@ impl Sale {
             SaleState::Ended => Some(Phase::Ended),
             _ if now_ms >= self.ends_ms => Some(Phase::Ended),
             SaleState::Paused => Some(Phase::Paused),
-            SaleState::Published => Some(Phase::Upcoming),
-            SaleState::Preheated if now_ms < self.starts_ms => Some(Phase::Upcoming),
-            SaleState::Preheated => Some(Phase::Live),
+            SaleState::Published | SaleState::Preheated if now_ms < self.starts_ms => Some(Phase::Upcoming),
+            SaleState::Preheated if self.in_place => Some(Phase::Live),
+            SaleState::Published | SaleState::Preheated => Some(Phase::Delayed),
         }
     }
 
@@ -312,6 +318,7 @@ mod tests {
             payment_window_ms: 60_000,
             buckets: 8,
             epoch: 1,
+            in_place: false,
             version: 1,
             items: vec![item.clone()],
         };

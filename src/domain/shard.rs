@@ -44,6 +44,11 @@ number!(
     Month
 );
 
+impl Instance {
+    /// The first instance.
+    pub const FIRST: Self = Self(0);
+}
+
 impl Month {
     /// Answers the month of a time in ms since 1970, UTC. Times before 1970 count as its first month.
     pub fn of_ms(at_ms: i64) -> Self {

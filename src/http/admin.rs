@@ -6,6 +6,7 @@ pub mod sales;
 use actix_web::HttpRequest;
 use actix_web::http::header::AUTHORIZATION;
 
+use super::auth::Cause;
 use super::middleware::RequestId;
 use super::problem::{Code, Problem};
 use super::{Context, auth};
@@ -39,11 +40,13 @@ impl Scope {
 /// `unauthenticated` when the request has no key or an unknown one, `forbidden` when the key lacks the scope,
 /// `dependency_unavailable` when the directory could not be read.
 pub async fn operator(request: &HttpRequest, context: &Context, scope: Scope) -> Result<ApiKey, Problem> {
-    let unauthenticated = || Problem::new(Code::Unauthenticated);
     let header = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let key =
-        header.and_then(auth::bearer).filter(|key| key.starts_with("sk_")).ok_or_else(unauthenticated)?;
-    let found = context.shop.api_key(auth::api_key_hash(key)).await?.ok_or_else(unauthenticated)?;
+    let key = header.and_then(auth::bearer).ok_or_else(|| Cause::Missing.refuse())?;
+    if !key.starts_with("sk_") {
+        return Err(Cause::Malformed.refuse());
+    }
+    let found = context.shop.api_key(auth::api_key_hash(key)).await?;
+    let found = found.ok_or_else(|| Cause::ApiKey.refuse())?;
     if found.scopes.iter().any(|held| held == scope.as_str()) {
         Ok(found)
     } else {

@@ -6,7 +6,9 @@
 use std::ops::Range;
 
 use foldhash::fast::RandomState;
+use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
+use metrics::counter;
 use quick_cache::UnitWeighter;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use serde::Deserialize;
@@ -15,6 +17,7 @@ use sha2::{Digest, Sha256};
 use super::problem::{Code, Problem};
 use crate::clock::Clock;
 use crate::domain::UserId;
+use crate::metrics::UNAUTHENTICATED;
 
 #[cfg(not(feature = "public-keys"))]
 pub mod hs256;
@@ -50,6 +53,68 @@ pub struct Tokens {
     verified: Cache<Box<str>, Verified, UnitWeighter, RandomState>,
     clock: Clock,
     leeway_ms: i64,
+}
+
+/// Why a credential is refused. Only operators learn it, from `seckill_unauthenticated_total` and the debug log: the
+/// difference would help an attacker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// There is none, or it is no bearer token.
+    Missing,
+    /// It is too long, or not of the form that it has to have.
+    Malformed,
+    /// No key is known by its key id and algorithm.
+    UnknownKey,
+    /// Its signature is not that of the key.
+    Signature,
+    /// It has expired.
+    Expired,
+    /// It is valid later.
+    NotYetValid,
+    /// It is for another audience.
+    Audience,
+    /// It is from another issuer.
+    Issuer,
+    /// A claim is missing, or not of the form that it has to have; the user id, too.
+    Claims,
+    /// Its API key is unknown or revoked.
+    ApiKey,
+}
+
+impl Cause {
+    /// Returns the word of the metric's label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Malformed => "malformed",
+            Self::UnknownKey => "unknown_key",
+            Self::Signature => "signature",
+            Self::Expired => "expired",
+            Self::NotYetValid => "not_yet_valid",
+            Self::Audience => "audience",
+            Self::Issuer => "issuer",
+            Self::Claims => "claims",
+            Self::ApiKey => "api_key",
+        }
+    }
+
+    /// Counts a refusal, and returns the one problem of all causes.
+    pub fn refuse(self) -> Problem {
+        counter!(UNAUTHENTICATED, "cause" => self.as_str()).increment(1);
+        tracing::debug!(cause = self.as_str(), "credential refused");
+        Problem::new(Code::Unauthenticated)
+    }
+
+    fn of(error: &jsonwebtoken::errors::Error) -> Self {
+        match error.kind() {
+            ErrorKind::InvalidSignature => Self::Signature,
+            ErrorKind::InvalidAudience => Self::Audience,
+            ErrorKind::InvalidIssuer => Self::Issuer,
+            ErrorKind::MissingRequiredClaim(_) | ErrorKind::Json(_) => Self::Claims,
+            ErrorKind::InvalidAlgorithm => Self::UnknownKey,
+            _ => Self::Malformed,
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -106,41 +171,45 @@ impl Tokens {
     /// # Errors
     /// `unauthenticated`. The text is the same for every cause, because the difference would help only an attacker.
     pub fn shopper(&self, authorization: Option<&str>) -> Result<UserId, Problem> {
-        let refused = || Problem::new(Code::Unauthenticated);
-        let token = authorization.and_then(bearer).ok_or_else(refused)?;
+        let token = authorization.and_then(bearer).ok_or_else(|| Cause::Missing.refuse())?;
         if token.len() > TOKEN_BYTES_MAX {
-            return Err(refused());
+            return Err(Cause::Malformed.refuse());
         }
         if let Some(verified) = self.verified.get(token)
             && verified.valid_ms.contains(&self.clock.now_ms())
         {
             return Ok(verified.user);
         }
-        let verified = self.verify(token).ok_or_else(refused)?;
+        let verified = self.verify(token).map_err(Cause::refuse)?;
         let user = verified.user.clone();
         self.verified.insert(token.into(), verified);
         Ok(user)
     }
 
-    fn verify(&self, token: &str) -> Option<Verified> {
-        let header = decode_header(token).ok()?;
+    fn verify(&self, token: &str) -> Result<Verified, Cause> {
+        let header = decode_header(token).map_err(|_| Cause::Malformed)?;
         // A token must be refused when its `crit` lists something that we do not understand, and we understand none of
         // it. Source: RFC 7515 §4.1.11.
         if header.crit.is_some() {
-            return None;
+            return Err(Cause::Malformed);
         }
         let fits = |(key, _): &&(TokenKey, Validation)| {
             key.algorithm == header.alg && (key.kid.is_none() || key.kid == header.kid)
         };
-        let (key, validation) = self.keys.iter().find(fits)?;
-        let claims = decode::<Claims>(token, &key.key, validation).ok()?.claims;
+        let (key, validation) = self.keys.iter().find(fits).ok_or(Cause::UnknownKey)?;
+        let decoded = decode::<Claims>(token, &key.key, validation);
+        let claims = decoded.map_err(|error| Cause::of(&error))?.claims;
         let expires_ms = claims.exp.saturating_mul(1000).saturating_add(self.leeway_ms);
         let begins_ms = claims.nbf.saturating_mul(1000).saturating_sub(self.leeway_ms);
-        let valid_ms = begins_ms..expires_ms;
-        if !valid_ms.contains(&self.clock.now_ms()) {
-            return None;
+        let now_ms = self.clock.now_ms();
+        if now_ms >= expires_ms {
+            return Err(Cause::Expired);
         }
-        Some(Verified { user: UserId::parse(&claims.sub).ok()?, valid_ms })
+        if now_ms < begins_ms {
+            return Err(Cause::NotYetValid);
+        }
+        let user = UserId::parse(&claims.sub).map_err(|_| Cause::Claims)?;
+        Ok(Verified { user, valid_ms: begins_ms..expires_ms })
     }
 }
 

@@ -101,13 +101,19 @@ fn record(response: &ServiceResponse<BoxBody>, id: &RequestId, elapsed: Duration
     observe(method_label(request.method()), route, status, elapsed);
     let elapsed_ms = elapsed.as_millis();
     let method = request.method();
-    if status >= 500 {
-        tracing::warn!(request_id = id, %method, route, status, elapsed_ms, "request failed");
-    } else if route.starts_with("/api/v1/admin") {
-        tracing::info!(request_id = id, %method, route, status, elapsed_ms, "operator request");
-    } else {
+    // Each of these places has a quota of its own: a crowd's failures hide no operator's.
+    match (route.starts_with("/api/v1/admin"), status >= 500) {
+        (true, true) => {
+            tracing::warn!(request_id = id, %method, route, status, elapsed_ms, "operator request failed");
+        }
+        (true, false) => {
+            tracing::info!(request_id = id, %method, route, status, elapsed_ms, "operator request");
+        }
+        (false, true) => {
+            tracing::warn!(request_id = id, %method, route, status, elapsed_ms, "request failed");
+        }
         // A crowd's refusals are normal answers. They are counted above, and logged only when the filter asks for them.
-        tracing::debug!(request_id = id, %method, route, status, elapsed_ms, "request");
+        (false, false) => tracing::debug!(request_id = id, %method, route, status, elapsed_ms, "request"),
     }
 }
 

@@ -58,10 +58,12 @@ codes! {
     BodyTooLarge "body_too_large" 413 false "The body is too large.";
     UnsupportedMediaType "unsupported_media_type" 415 false "The body must be application/json.";
     SaleNotStarted "sale_not_started" 409 false "The sale has not opened yet.";
+    SaleDelayed "sale_delayed" 409 true "The sale is late; it opens as soon as it can.";
     SalePaused "sale_paused" 409 false "The sale is paused.";
     SaleEnded "sale_ended" 409 false "The sale is over.";
     SoldOut "sold_out" 409 false "Nothing is left.";
-    LimitReached "limit_reached" 409 false "You hold as many units as one buyer may.";
+    FewerLeft "fewer_left" 409 false "Fewer are left than you asked for.";
+    LimitReached "limit_reached" 409 false "That is more than one buyer may hold.";
     SaleExists "sale_exists" 409 false "A sale with this id exists.";
     StateConflict "state_conflict" 409 false "The sale's state does not allow that.";
     EtagMismatch "etag_mismatch" 412 false "The sale was changed since you read it.";
@@ -72,6 +74,7 @@ codes! {
     Overloaded "overloaded" 503 true "Too many requests at once; nothing was changed.";
     DependencyUnavailable "dependency_unavailable" 503 true "A part of the service is down; nothing was changed.";
     Draining "draining" 503 true "This server is going away; nothing was changed.";
+    AppliedPartly "applied_partly" 502 true "Some of it stands, and some is left to do; repeating the call finishes it.";
     OutcomeUnknown "outcome_unknown" 504 true "No answer came in time; repeat the call with the same key.";
 }
 
@@ -208,10 +211,11 @@ impl ResponseError for Problem {
 
 impl From<Failure> for Problem {
     fn from(failure: Failure) -> Self {
-        Self::new(match failure {
-            Failure::Unavailable => Code::DependencyUnavailable,
-            Failure::OutcomeUnknown => Code::OutcomeUnknown,
-        })
+        match failure {
+            Failure::Unavailable => Self::new(Code::DependencyUnavailable),
+            Failure::AppliedPartly { detail } => Self::new(Code::AppliedPartly).detail(detail),
+            Failure::OutcomeUnknown => Self::new(Code::OutcomeUnknown),
+        }
     }
 }
 

@@ -1,11 +1,11 @@
 //! The sales as every part of a process sees them: one snapshot, which is replaced as a whole.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, RwLock};
 
 use crate::domain::sale::Phase;
 use crate::domain::{Item, Sale, SaleId, Sales, SkuId};
-use crate::ports::{SaleStore, StoreResult};
+use crate::ports::{BucketState, SaleStore, StoreResult};
 
 /// What a shopper is told about the stock: a band, never the number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -40,17 +40,33 @@ impl StockBand {
 /// The bands of the items whose stock is in the inventory, by sale and SKU.
 pub type Bands = BTreeMap<SaleId, BTreeMap<SkuId, StockBand>>;
 
+/// The buckets of each sale that have lost keys, ascending, each with the names of the keys.
+pub type Losses = BTreeMap<SaleId, BTreeMap<u16, Vec<String>>>;
+
+/// What was read of the stock of all sales that sell.
+#[derive(Debug, Clone, Default)]
+pub struct Stock {
+    /// The stock bands.
+    pub bands: Bands,
+    /// The buckets that have lost keys. They sell nothing.
+    pub losses: Losses,
+    /// The sales that should sell and are not in place.
+    pub delayed: BTreeSet<SaleId>,
+    /// Orders in the outbox entries.
+    pub outbox_orders: u64,
+}
+
 /// All sales at one moment.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
     /// Grows by one with every change of the snapshot; 0 before the first change.
     pub version: u64,
+    /// Whether the directory was ever read. Before that, nobody knows which sales there are.
+    pub is_read: bool,
     /// Every sale of the directory, drafts included.
     pub sales: Arc<Sales>,
-    /// The stock bands as they were read last.
-    pub bands: Arc<Bands>,
-    /// Orders in the outbox entries of the sales that sell, as they were counted last.
-    pub outbox_orders: u64,
+    /// The stock of the sales that sell, as it was read last.
+    pub stock: Arc<Stock>,
 }
 
 /// The one catalog of a process. The front, the relay and the order writer read the same snapshot.
@@ -92,23 +108,22 @@ impl Catalog {
         let read = directory.sales().await?;
         self.change(|next| {
             let mut sales: Sales = read.into_iter().map(|sale| (sale.id.clone(), sale)).collect();
-            // An operator may have changed a sale while the directory was being read.
+            // An operator may have changed a sale, or put it in place, while the directory was being read.
+            let age = |sale: &Sale| (sale.version, sale.epoch, sale.in_place);
             for (id, known) in next.sales.iter() {
-                if sales.get(id).is_none_or(|read| read.version < known.version) {
+                if sales.get(id).is_none_or(|read| age(read) < age(known)) {
                     sales.insert(id.clone(), known.clone());
                 }
             }
             next.sales = Arc::new(sales);
+            next.is_read = true;
         });
         Ok(self.snapshot())
     }
 
-    /// Notes the stock bands, and the number of orders in the outboxes.
-    pub fn set_stock(&self, bands: Bands, outbox_orders: u64) {
-        self.change(|next| {
-            next.bands = Arc::new(bands);
-            next.outbox_orders = outbox_orders;
-        });
+    /// Notes what was read of the stock.
+    pub fn set_stock(&self, stock: Stock) {
+        self.change(|next| next.stock = Arc::new(stock));
     }
 }
 
@@ -127,22 +142,32 @@ impl Snapshot {
     /// Answers the band of an item. One whose stock was not read yet is plenty, because before the preheat all of it is
     /// there.
     pub fn band(&self, sale: &SaleId, sku: &SkuId) -> StockBand {
-        self.bands.get(sale).and_then(|of| of.get(sku)).copied().unwrap_or(StockBand::Plenty)
+        self.stock.bands.get(sale).and_then(|of| of.get(sku)).copied().unwrap_or(StockBand::Plenty)
     }
 }
 
-/// Answers the bands of a sale's items, with their available units. `buckets` has the available units of each bucket.
-/// The answer is `None` while a bucket is not in place, because such a sale is not sold out.
-pub fn bands_of(
-    sale: &Sale,
-    buckets: &[Option<HashMap<SkuId, i64>>],
-) -> Option<BTreeMap<SkuId, (StockBand, i64)>> {
-    let buckets: Vec<&HashMap<SkuId, i64>> = buckets.iter().map(Option::as_ref).collect::<Option<_>>()?;
+/// Answers the bands of a sale's items, with their available units. The answer is `None` while a bucket is not whole,
+/// because such a sale is not sold out.
+pub fn bands_of(sale: &Sale, buckets: &[BucketState]) -> Option<BTreeMap<SkuId, (StockBand, i64)>> {
+    if buckets.iter().any(|bucket| bucket.available().is_none()) {
+        return None;
+    }
     let band = |item: &Item| {
-        let available = buckets.iter().filter_map(|bucket| bucket.get(&item.sku_id)).sum();
+        let available = buckets.iter().map(|bucket| bucket.units_of(&item.sku_id)).sum();
         (item.sku_id.clone(), (StockBand::of(available, item.stock), available))
     };
     Some(sale.items.iter().map(band).collect())
+}
+
+/// Answers which buckets of a sale have lost keys, with their names. A sale that is in place has lost a gate that is
+/// not there.
+pub fn losses_of(sale: &Sale, buckets: &[BucketState]) -> BTreeMap<u16, Vec<String>> {
+    let lost = |(bucket, state): (u16, &BucketState)| match state {
+        BucketState::Lost { keys } => Some((bucket, keys.clone())),
+        BucketState::Absent if sale.in_place => Some((bucket, vec!["gate".to_owned()])),
+        BucketState::Absent | BucketState::Whole { .. } => None,
+    };
+    (0u16..).zip(buckets).filter_map(lost).collect()
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@ use crate::domain::Part;
 pub const SHORTEST_MS: u64 = 100;
 /// The estimate while records wait and no progress was seen, in ms.
 pub const STALLED_MS: u64 = 2_000;
+/// After how many ms to ask again for an order that waits for a person.
+pub const DELAYED_MS: u64 = 30_000;
 
 /// The current estimate of every partition.
 pub struct Pace {

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use super::store_error::StoreResult;
 use crate::domain::reservation::{Reservation, ReserveRequest, Verdict};
-use crate::domain::{BucketId, OrderId, OrderState, UserId};
+use crate::domain::{BucketId, Decision, OrderId, UserId};
 
 /// The scarce units in front of MySQL. It decides which purchases become orders.
 #[async_trait]
@@ -24,6 +24,7 @@ pub trait Inventory: Send + Sync {
     /// Reads the users of all orders ever held in a bucket, in no order. A user may be among them more than once.
     async fn winners(&self, bucket: &BucketId) -> StoreResult<Vec<UserId>>;
 
-    /// Marks what MySQL decided (step 13). Best effort and idempotent; only pending orders are marked.
-    async fn mark_decided(&self, bucket: &BucketId, decided: &[(OrderId, OrderState)]) -> StoreResult<()>;
+    /// Marks what MySQL decided (step 13), and takes the units of a rejected order off its buyer. Best effort and
+    /// idempotent; only pending orders are marked.
+    async fn mark_decided(&self, bucket: &BucketId, decided: &[Decision]) -> StoreResult<()>;
 }

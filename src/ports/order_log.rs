@@ -1,5 +1,7 @@
 //! The durable queue between the front and the order writers.
 
+use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,10 +9,23 @@ use async_trait::async_trait;
 
 use super::store_error::StoreResult;
 use crate::domain::batch_plan::LogRecord;
-use crate::domain::{OrderId, OrderRecord, Part};
+use crate::domain::{LogId, OrderId, OrderRecord, Part};
 
 /// Most records that one call of an import appends, and most orders that one call of an export reads.
 pub const IMPORT_RECORDS_MAX: usize = 1000;
+
+/// The offsets of each partition that was asked for: from that of its oldest record to the one that its next record
+/// gets.
+pub type Offsets = HashMap<Part, Range<i64>>;
+
+/// Which log it is that the order log has now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogIdentity {
+    /// The log.
+    pub id: LogId,
+    /// The number of its partitions. Those beyond our own were added by another hand, and nobody uses them.
+    pub parts: usize,
+}
 
 /// The durable queue between the front and the order writers.
 #[async_trait]
@@ -27,8 +42,11 @@ pub trait OrderLog: Send + Sync {
     /// `Unknown` when some may be in the log. Appending them again is harmless.
     async fn append_imported(&self, records: &[OrderRecord]) -> StoreResult<()>;
 
-    /// Reads the end of every partition, ascending by partition: the offset that its next record gets.
-    async fn ends(&self) -> StoreResult<Vec<i64>>;
+    /// Reads which log this is now. It is not remembered, because a log may be replaced at any time.
+    async fn identity(&self) -> StoreResult<LogIdentity>;
+
+    /// Reads which offsets the partitions `parts` have.
+    async fn offsets(&self, parts: &[Part]) -> StoreResult<Offsets>;
 
     /// Waits until every appended record has its answer.
     ///
@@ -57,9 +75,6 @@ pub enum LogEvent {
     Sought { part: Part },
     /// A seek failed, or the partition cannot be read any more. It stays silent until it is sought again.
     NotSought { part: Part },
-    /// The stored position lies outside the log. That is an alarm for people and never a silent jump. The partition
-    /// stays silent.
-    OutOfRange { part: Part, position: i64, low: i64, high: i64 },
 }
 
 /// One member of the readers. Only `take` and `leave` wait for anything.

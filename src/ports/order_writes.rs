@@ -1,23 +1,22 @@
 //! Orders as the order writers write them.
 
-use std::collections::HashMap;
-
 use async_trait::async_trait;
 
 use super::store_error::StoreResult;
 use crate::domain::batch_plan::{LogBatch, Plan, PlannedOrder};
 use crate::domain::sale::Sales;
-use crate::domain::{OrderRecord, OrderState, Part};
+use crate::domain::{Decision, OrderRecord, Part, Position};
 
 /// What became of one batch.
 #[derive(Debug)]
 pub enum BatchOutcome {
     /// Position, ledger, claims and orders of the batch are committed.
     Written(Written),
-    /// Another writer moved the position, and nothing was written. The caller drops what it has read ahead.
+    /// The position is not the batch's any more, because another writer or an operator moved it, or it was halted.
+    /// Nothing was written. The caller drops what it has read ahead.
     PositionMoved {
-        /// Where the position is now.
-        stored: i64,
+        /// The position as it is now.
+        stored: Position,
     },
 }
 
@@ -26,8 +25,8 @@ pub enum BatchOutcome {
 pub struct Written {
     /// The stored position: the offset after the batch's last record.
     pub next_offset: i64,
-    /// The orders that the batch inserted, in offset order, with the state that they got.
-    pub orders: Vec<(OrderRecord, OrderState)>,
+    /// The orders that the batch inserted, in offset order, with what was decided of them.
+    pub orders: Vec<(OrderRecord, Decision)>,
     /// The number of records whose order was there already.
     pub skipped: usize,
     /// The reasons of the batch's dead letters, in offset order.
@@ -38,8 +37,8 @@ impl Written {
     /// Makes the report of a batch that was written as planned.
     pub fn of(batch: &LogBatch, plan: Plan) -> Self {
         let order = |order: PlannedOrder| {
-            let state = order.arrow().to;
-            (order.record, state)
+            let decision = order.decision();
+            (order.record, decision)
         };
         Self {
             next_offset: batch.next_offset(),
@@ -62,8 +61,5 @@ pub trait OrderWrites: Send + Sync {
 
     /// Takes a partition over after it was assigned or a batch of it failed: applies the grants that were given and not
     /// applied, and answers the stored position. Idempotent.
-    async fn take_over(&self, part: Part) -> StoreResult<i64>;
-
-    /// Reads the stored positions of all partitions. Those of an instance that is down are left out.
-    async fn positions(&self) -> HashMap<Part, i64>;
+    async fn take_over(&self, part: Part) -> StoreResult<Position>;
 }

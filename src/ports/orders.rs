@@ -11,6 +11,9 @@ pub trait Orders: Send + Sync {
     /// Reads the row of an order; `None` when there is none.
     async fn order(&self, order: OrderId) -> StoreResult<Option<Order>>;
 
+    /// Answers whether the record of an order is a dead letter. `false` also when the record does not name its order.
+    async fn is_dead_letter(&self, order: OrderId) -> StoreResult<bool>;
+
     /// Reads one buyer's orders in one month, newest first, below the cursor, at most `limit`.
     async fn orders_of(
         &self,

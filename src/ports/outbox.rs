@@ -28,6 +28,10 @@ pub trait Outbox: Send + Sync {
         entries: &[OutboxEntryId],
     ) -> StoreResult<()>;
 
+    /// Sets entries aside that can never be delivered as a whole, for a person. Idempotent. Nothing of them is lost,
+    /// and their orders are not counted any more.
+    async fn set_aside(&self, bucket: &BucketId, entries: &[OutboxEntryId]) -> StoreResult<()>;
+
     /// Counts the orders in all entries of a bucket, also those that do not wait any more.
     async fn len(&self, bucket: &BucketId) -> StoreResult<u64>;
 }

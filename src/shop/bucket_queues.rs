@@ -10,7 +10,7 @@ use super::batching::Batcher;
 use super::settings::Settings;
 use super::sold_out::SoldOut;
 use crate::domain::reservation::{Denial, OutboxEntryId, Reservation, ReserveRequest, Verdict};
-use crate::domain::{BucketId, OrderId, SaleId};
+use crate::domain::{BucketId, OrderId, SaleId, SkuId};
 use crate::memory::catalog::Snapshot;
 use crate::metrics::{ADMISSION, ADMISSION_OUTCOMES, STAGE_DURATION};
 use crate::ports::StoreError;
@@ -22,7 +22,12 @@ const ACKNOWLEDGE_BATCH_MAX: usize = 500;
 #[derive(Clone)]
 pub(super) enum Answered {
     /// The order is held now. Its outbox entry is shared with others of the call.
-    Reserved(Arc<SharedEntry>),
+    Reserved {
+        /// The entry.
+        entry: Arc<SharedEntry>,
+        /// When the order was accepted, by the inventory's clock.
+        reserved_ms: i64,
+    },
     /// The order was held before.
     Replayed(Reservation),
     /// Nothing is held.
@@ -32,6 +37,9 @@ pub(super) enum Answered {
 /// The answer about one purchase, or the failure that the whole call shares.
 pub(super) type Answer = Result<Answered, Arc<StoreError>>;
 type ReserveBatcher = Batcher<ReserveRequest, Answer>;
+/// How many units of a SKU a sale has left, over all buckets, or the failure that a whole look shares.
+pub(super) type Left = Result<u32, Arc<StoreError>>;
+type GatherBatcher = Batcher<(SkuId, u32), Left>;
 type AcknowledgeBatcher = Batcher<(OrderId, Arc<SharedEntry>), ()>;
 
 /// The outbox entry of all purchases that one call accepted. The front has it removed with the last acknowledgement,
@@ -56,7 +64,9 @@ impl SharedEntry {
         };
         let answer = |verdict| {
             Ok(match verdict {
-                Verdict::Reserved { outbox_entry } => Answered::Reserved(share(outbox_entry)),
+                Verdict::Reserved { outbox_entry, reserved_ms } => {
+                    Answered::Reserved { entry: share(outbox_entry), reserved_ms }
+                }
                 Verdict::Replayed(held) => Answered::Replayed(held),
                 Verdict::Denied(denial) => Answered::Denied(denial),
             })
@@ -77,6 +87,8 @@ pub(super) struct BucketQueue {
     pub(super) reserve: Arc<ReserveBatcher>,
     /// Orders that wait to be marked queued.
     pub(super) acknowledge: Arc<AcknowledgeBatcher>,
+    /// Purchases that wait for units of other buckets.
+    pub(super) gather: Arc<GatherBatcher>,
 }
 
 /// The queues of all buckets and the local sold-out flags.
@@ -133,6 +145,7 @@ impl BucketQueues {
         let fresh = || BucketQueue {
             reserve: Batcher::new(self.reserve_batch_max),
             acknowledge: Batcher::new(ACKNOWLEDGE_BATCH_MAX),
+            gather: Batcher::new(self.reserve_batch_max),
         };
         queues.entry(key).or_insert_with(fresh).clone()
     }

@@ -1,13 +1,18 @@
 //! The error of a use case that could not be carried out.
 
-use crate::ports::{Effect, StoreError};
+use crate::ports::{Effect, ErrorKind, StoreError};
 
 /// The error of a use case that could not be carried out, as far as a client may know it. The cause is logged here,
 /// where it is consumed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure {
     /// A component did not do its part. Nothing was changed.
     Unavailable,
+    /// One part of the change stands, and another does not. The operator repeats the call, which finishes it.
+    AppliedPartly {
+        /// What stands, and what is missing, in a sentence.
+        detail: String,
+    },
     /// A component did not answer, so the change may stand. The client repeats the call.
     OutcomeUnknown,
 }
@@ -16,6 +21,18 @@ impl Failure {
     /// Makes the failure of a read: unavailable, because a read changes nothing, whatever it failed with.
     pub(super) fn of_read(error: StoreError) -> Self {
         Self::from(StoreError { effect: Effect::NotApplied, ..error })
+    }
+
+    /// Makes the failure of a change whose first part stands and whose second part failed with `error`.
+    pub(super) fn applied_partly(stands: &str, missing: &str, error: StoreError) -> Self {
+        tracing::warn!(%error, stands, "use case half done");
+        // Only operators see this.
+        let cause = match error.kind {
+            ErrorKind::Broken => error.source.to_string(),
+            ErrorKind::Unavailable => "a component does not answer".to_owned(),
+            ErrorKind::Conflict => "another change came between".to_owned(),
+        };
+        Self::AppliedPartly { detail: format!("{stands}; {missing} ({cause})") }
     }
 }
 

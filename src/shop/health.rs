@@ -1,37 +1,88 @@
-//! Asks whether the components behind the shop answer.
+//! Answers what this process can do for others.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Shop;
+use crate::memory::health::{Ability, ability};
+pub use crate::ports::Duty;
 
-/// How long a component may take to answer. A slower one is not ready to sell with.
-const ANSWER_WITHIN: Duration = Duration::from_millis(1500);
-
-/// One component's state now.
+/// What this process can do.
 #[derive(Debug)]
-pub struct Component {
-    /// The name that `/readyz?verbose` shows.
-    pub name: String,
-    /// Whether it answered in time.
-    pub is_up: bool,
-    /// Whether nothing can be sold while it is down.
-    pub is_vital: bool,
+pub struct Readiness {
+    /// Whether it should get traffic.
+    pub status: Status,
+    /// Every duty.
+    pub duties: BTreeMap<Duty, Ability>,
+    /// Every component by name: what is wrong with it, or `None` while it is up.
+    pub components: BTreeMap<String, Option<String>>,
+}
+
+/// Whether a process should get traffic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// It should, and it can do everything.
+    Ready,
+    /// It should, and it cannot do everything. Other processes are no better off.
+    Degraded,
+    /// It should not, because something that belongs to it alone is missing.
+    NotReady,
+    /// It should not, because it goes away.
+    Draining,
 }
 
 impl Shop {
-    /// Asks all components at the same time. Costs one request to each, and answers within 1.5 s.
-    pub async fn components(&self) -> Vec<Component> {
-        let checks = self.ports.probes.iter().map(|probe| async {
-            let is_up = match self.clock.timeout(ANSWER_WITHIN, probe.check()).await {
-                Ok(Ok(())) => true,
-                Ok(Err(error)) => {
-                    tracing::debug!(%error, "component is down");
-                    false
-                }
-                Err(_) => false,
-            };
-            Component { name: probe.name(), is_up, is_vital: probe.is_vital() }
+    /// Answers what this process can do now. Costs no I/O, because the components are probed in the background.
+    pub fn readiness(&self) -> Readiness {
+        let now = self.clock.monotonic();
+        let down_after = Duration::from_millis(self.settings.down_after_ms);
+        let health = self.memory.health.components();
+        let duties: BTreeMap<Duty, Ability> =
+            Duty::ALL.into_iter().map(|duty| (duty, ability(duty, &health, now, down_after))).collect();
+        let is_missing_own =
+            health.values().any(|component| component.is_own && component.down(now, down_after).is_some());
+        let catalog = self.catalog();
+        let duties: BTreeMap<Duty, Ability> =
+            duties.into_iter().map(|(duty, able)| (duty, self.with_own_reasons(duty, able))).collect();
+        let status = match () {
+            () if self.is_draining() => Status::Draining,
+            () if !catalog.is_read || is_missing_own => Status::NotReady,
+            () if duties.values().all(|able| *able == Ability::Yes) => Status::Ready,
+            () => Status::Degraded,
+        };
+        let down =
+            |component: &crate::memory::health::Component| component.down(now, down_after).map(str::to_owned);
+        let components = health.iter().map(|(name, component)| (name.clone(), down(component))).collect();
+        Readiness { status, duties, components }
+    }
+
+    /// Adds what keeps this process from a duty, beside the components.
+    fn with_own_reasons(&self, duty: Duty, able: Ability) -> Ability {
+        let catalog = self.catalog();
+        if !catalog.is_read {
+            return Ability::No("the directory of sales was not read yet".to_owned());
+        }
+        if duty != Duty::Buy {
+            return able;
+        }
+        if self.is_draining() {
+            return Ability::No("this process goes away".to_owned());
+        }
+        if catalog.stock.outbox_orders >= self.settings.outbox_orders_max {
+            return Ability::No("the outbox is full".to_owned());
+        }
+        let lost = catalog.stock.losses.iter().flat_map(|(sale, buckets)| {
+            buckets.iter().map(move |(bucket, keys)| {
+                format!("bucket {bucket} of {sale} has lost keys ({})", keys.join(", "))
+            })
         });
-        futures::future::join_all(checks).await
+        let late = catalog.stock.delayed.iter().map(|sale| format!("{sale} is not in place"));
+        let reasons: Vec<String> = lost.chain(late).collect();
+        match able {
+            able if reasons.is_empty() => able,
+            Ability::Yes => Ability::InPart(reasons.join("; ")),
+            Ability::InPart(words) => Ability::InPart(format!("{words}; {}", reasons.join("; "))),
+            Ability::No(words) => Ability::No(words),
+        }
     }
 }

@@ -1,11 +1,11 @@
 //! Operates a sale: creates and patches it, and takes it through its life from publication to the end. Every change is
 //! a row of the audit log, in the change's own transaction.
 
-use std::collections::HashMap;
-
 use super::{Failure, Shop};
+use crate::domain::operator::Subject;
 use crate::domain::sale::{InvalidSale, SaleAction};
 use crate::domain::{ApiKey, Change, Holdings, Item, Sale, SaleId, SaleState, SkuId};
+use crate::ports::StoreResult;
 
 /// The answer to a change.
 #[derive(Debug)]
@@ -26,6 +26,11 @@ pub enum Changed {
         state: SaleState,
         /// The actions that are allowed in it.
         allowed: Vec<SaleAction>,
+    },
+    /// The sale's end has passed, so that nobody could buy.
+    Over {
+        /// The end, ms since 1970.
+        ends_ms: i64,
     },
     /// The databases have no orders table for the month in which the sale starts.
     MonthMissing {
@@ -62,7 +67,7 @@ pub struct StockView {
     pub configured: u32,
     /// The units of the pools and ledgers; all 0 before they were opened.
     pub holdings: Holdings,
-    /// Available units per bucket, ascending; `None` where the bucket is not in place.
+    /// Available units per bucket, ascending; `None` where the bucket is not in place or has lost keys.
     pub available: Vec<Option<i64>>,
 }
 
@@ -113,7 +118,7 @@ impl Shop {
         if_version: Option<u64>,
         change: &Change,
     ) -> Result<Changed, Failure> {
-        let Some(old) = self.ports.sales.sale(id).await? else {
+        let Some(old) = self.sale(id).await? else {
             return Ok(Changed::Unknown);
         };
         if if_version.is_some_and(|version| version != old.version) {
@@ -164,41 +169,56 @@ impl Shop {
         action: SaleAction,
         change: &Change,
     ) -> Result<Changed, Failure> {
-        let Some(old) = self.ports.sales.sale(id).await? else {
+        let Some(old) = self.sale(id).await? else {
             return Ok(Changed::Unknown);
         };
         let Some(state) = old.state.after(action) else {
             return Ok(Changed::NotAllowed { state: old.state, allowed: old.state.allowed() });
         };
         let preheating = action == SaleAction::Preheat;
-        if preheating && !self.ports.orders.holds_month(old.month()).await? {
+        let begins = state != old.state && matches!(action, SaleAction::Publish | SaleAction::Preheat);
+        if begins && old.ends_ms <= self.now_ms() {
+            return Ok(Changed::Over { ends_ms: old.ends_ms });
+        }
+        let holds_month = async |month| self.ports.orders.holds_month(month).await.map_err(Failure::of_read);
+        if preheating && !holds_month(old.month()).await? {
             return Ok(Changed::MonthMissing { yyyymm: old.month().yyyymm() });
         }
         // The directory comes first. From here on the definition is frozen, so what is put in place is what it says.
-        // Until all of it is in place, the missing gate refuses purchases, and a repetition of the action goes on.
+        // Until all of it is in place, nothing is sold, and a repetition of the action goes on.
         let changed = if state == old.state {
+            let subject = Subject::Sale(Box::new(old.clone()));
+            self.ports.audit_log.note(change, &subject).await?;
             Changed::Done(old)
         } else {
             let version = old.version;
             self.replace(Sale { state, version: version + 1, ..old }, version, change).await?
         };
-        if let Changed::Done(sale) = &changed {
-            if preheating {
-                self.put_in_place(sale).await?;
-            }
-            self.ports.gates.set_gates(sale).await?;
+        let Changed::Done(mut sale) = changed else { return Ok(changed) };
+        let stands = format!("sale {} is {} in the directory, and stays so", sale.id, state.as_str());
+        if preheating {
+            let placed = self.put_in_place(&mut sale).await;
+            placed
+                .map_err(|error| Failure::applied_partly(&stands, "its stock is not all in place", error))?;
         }
-        Ok(changed)
+        let set = self.ports.gates.set_gates(&sale).await;
+        set.map_err(|error| Failure::applied_partly(&stands, "its gates do not all say so", error))?;
+        Ok(Changed::Done(sale))
     }
 
-    /// Opens the pools, then puts the stock into Redis. Once units have left a pool the sale has been selling, and then
-    /// its stock is not put into an empty Redis a second time.
-    async fn put_in_place(&self, sale: &Sale) -> Result<(), Failure> {
+    /// Opens the pools, then puts the stock into the inventory, bucket by bucket, and notes that it is in place. From
+    /// then on units may be sold, so a sale that is in place is not put in place again, whatever the inventory has
+    /// lost.
+    async fn put_in_place(&self, sale: &mut Sale) -> StoreResult<()> {
         self.ports.ledger.open_pools(sale).await?;
-        let holdings = self.ports.ledger.holdings(sale).await?;
-        if holdings.values().all(|of| of.granted == 0) {
+        // Another operator may have been quicker, and may be selling already.
+        let is_in_place = self.ports.sales.sale(&sale.id).await?.is_some_and(|sale| sale.in_place);
+        if !is_in_place {
             self.ports.gates.preheat(sale).await?;
+            self.ports.sales.mark_in_place(sale).await?;
         }
+        sale.in_place = true;
+        self.memory.catalog.put(sale.clone());
         Ok(())
     }
 
@@ -215,18 +235,18 @@ impl Shop {
     /// # Errors
     /// When a component could not be read.
     pub async fn stock(&self, id: &SaleId) -> Result<Option<Vec<StockView>>, Failure> {
-        let Some(sale) = self.ports.sales.sale(id).await? else {
+        let Some(sale) = self.sale(id).await? else {
             return Ok(None);
         };
-        let holdings: HashMap<SkuId, Holdings> = self.ports.ledger.holdings(&sale).await?;
-        let buckets = self.ports.gates.available(&sale).await?;
+        let holdings = self.ports.ledger.holdings(&sale).await.map_err(Failure::of_read)?;
+        let buckets = self.ports.gates.buckets(&sale).await.map_err(Failure::of_read)?;
         let view = |item: &Item| StockView {
             sku: item.sku_id.clone(),
             configured: item.stock,
             holdings: holdings.get(&item.sku_id).copied().unwrap_or_default(),
             available: buckets
                 .iter()
-                .map(|bucket| bucket.as_ref().map(|units| units.get(&item.sku_id).copied().unwrap_or(0)))
+                .map(|bucket| Some(bucket.available()?.get(&item.sku_id).copied().unwrap_or(0)))
                 .collect(),
         };
         Ok(Some(sale.items.iter().map(view).collect()))

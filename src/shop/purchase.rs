@@ -44,12 +44,19 @@ pub enum Refusal {
         /// The opening, ms since 1970.
         starts_ms: i64,
     },
+    /// The sale should sell now, and its stock is not in place yet.
+    Delayed,
     /// An operator has paused the sale.
     Paused,
     /// The sale is over.
     Ended,
-    /// Not enough units are left.
+    /// No unit is left.
     SoldOut,
+    /// Fewer units are left than were asked for.
+    FewerLeft {
+        /// How many are left, but never more than a buyer may ask for without learning the stock: the limit less one.
+        left: u32,
+    },
     /// The buyer may not hold so many units.
     LimitReached {
         /// Units that the buyer holds.
@@ -89,9 +96,11 @@ impl Refusal {
             Self::UnknownSale => "unknown_sale",
             Self::UnknownSku => "unknown_sku",
             Self::NotStarted { .. } => "not_started",
+            Self::Delayed => "delayed",
             Self::Paused => "paused",
             Self::Ended => "ended",
             Self::SoldOut => "sold_out",
+            Self::FewerLeft { .. } => "fewer_left",
             Self::LimitReached { .. } => "limit_reached",
             Self::KeyReused => "key_reused",
             Self::TooFast(_) => "throttled",

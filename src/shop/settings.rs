@@ -19,6 +19,8 @@ pub struct Settings {
     pub wait_s_max: u64,
     /// Most requests that wait for their order at the same time.
     pub waiters_max: usize,
+    /// After how long without one good probe a component is down.
+    pub down_after_ms: u64,
     /// Purchases a second of one user; 0 for no limit.
     pub user_per_s: u32,
     /// Purchases of one user at once; 0 for as many as a second has.

@@ -11,6 +11,9 @@ use crate::metrics::SHED;
 
 /// A pending hold that is younger than this is believed, and MySQL is not asked.
 const FRESH_MS: i64 = 2_000;
+/// A pending hold that is older than this may be delayed, and its dead letter is looked for. Writers that merely lag do
+/// not make everybody look.
+const DELAYED_AFTER_MS: i64 = 5_000;
 /// The first pause between two looks of a request that waits for its order; each pause is twice the one before.
 const LOOK_FIRST: Duration = Duration::from_millis(20);
 /// The longest pause between two looks.
@@ -29,21 +32,29 @@ pub struct OrderPage {
 
 impl Shop {
     /// Reads a buyer's own order; `None` when there is none, also when it is somebody else's. Costs one request to
-    /// Redis, and one to MySQL unless the order is fresh and pending.
+    /// Redis, and one to MySQL unless the order is fresh and pending; two when it has waited for long.
     ///
     /// # Errors
-    /// When neither Redis nor MySQL could tell.
+    /// When neither Redis nor MySQL could tell, or this process has never read the directory.
     pub async fn order(&self, user: &UserId, id: OrderId) -> Result<Option<Order>, Failure> {
+        self.look(user, id, true).await
+    }
+
+    /// Reads an order as [`Self::order`] does. `asks_delay` says whether to look for a dead letter.
+    async fn look(&self, user: &UserId, id: OrderId, asks_delay: bool) -> Result<Option<Order>, Failure> {
         if !self.map.holds(id.shard()) || id.shard() != self.map.shard_of(user) {
             return Ok(None);
+        }
+        // The sales say in which buckets a hold may be.
+        if !self.catalog().is_read {
+            return Err(Failure::Unavailable);
         }
         let held = self.held(id, true).await;
         if let Ok(Some(held)) = &held {
             if held.user != *user {
                 return Ok(None);
             }
-            let age_ms = self.clock.now_ms().saturating_sub(held.reserved_ms);
-            if held.state.is_pending() && age_ms < FRESH_MS {
+            if self.is_fresh(held) {
                 return Ok(self.order_of(held));
             }
         }
@@ -55,7 +66,9 @@ impl Shop {
                     Some(held) => Some(held),
                     None => self.held(id, false).await?.filter(|held| held.user == *user),
                 };
-                Ok(held.and_then(|held| self.order_of(&held)))
+                let Some(held) = held else { return Ok(None) };
+                let is_delayed = asks_delay && self.is_delayed(&held).await;
+                Ok(self.order_of(&held).map(|order| Order { is_delayed, ..order }))
             }
             // The hold says at least that the order exists, and what is known of it.
             Err(error) => match held {
@@ -65,8 +78,9 @@ impl Shop {
         }
     }
 
-    /// Reads an order like [`Self::order`], but looks again until the order is not pending, `wait_s` seconds (bounded
-    /// by [`Self::wait_s`]) are over, or the process drains. Looks only once when too many requests wait already.
+    /// Reads an order like [`Self::order`], but looks again until the order is not pending or is delayed, `wait_s`
+    /// seconds (bounded by [`Self::wait_s`]) are over, or the process drains. Looks only once when too many requests
+    /// wait already.
     ///
     /// # Errors
     /// As [`Self::order`].
@@ -81,11 +95,14 @@ impl Shop {
             counter!(SHED, "reason" => "waiters").increment(1);
             return self.order(user, id).await;
         };
-        let mut pause = LOOK_FIRST;
+        let (mut pause, mut is_first) = (LOOK_FIRST, true);
         loop {
-            let order = self.order(user, id).await?;
+            let order = self.look(user, id, is_first).await?;
+            is_first = false;
             let left = deadline.since(self.clock.monotonic());
-            if left.is_zero() || self.is_draining() || !order.as_ref().is_some_and(|o| o.state.is_pending()) {
+            let may_change =
+                order.as_ref().is_some_and(|order| order.state.is_pending() && !order.is_delayed);
+            if left.is_zero() || self.is_draining() || !may_change {
                 return Ok(order);
             }
             self.clock.sleep(pause.min(left)).await;
@@ -139,11 +156,26 @@ impl Shop {
     /// Reads the row of a hold; `None` while the hold is fresh and pending, and when there is no row or it cannot be
     /// read.
     pub(super) async fn decided_order(&self, held: &Reservation) -> Option<Order> {
-        let age_ms = self.clock.now_ms().saturating_sub(held.reserved_ms);
-        if held.state.is_pending() && age_ms < FRESH_MS {
+        if self.is_fresh(held) {
             return None;
         }
         self.ports.orders.order(held.id).await.ok().flatten()
+    }
+
+    /// Answers whether a hold that has no row stays pending until a person acts, because its record is a dead letter.
+    /// `false` while the hold has not waited for long, and when that cannot be read.
+    pub(super) async fn is_delayed(&self, held: &Reservation) -> bool {
+        let may_be = held.state.is_pending() && self.age_ms(held) >= DELAYED_AFTER_MS;
+        may_be && self.ports.orders.is_dead_letter(held.id).await.unwrap_or(false)
+    }
+
+    /// Answers whether a hold is pending and so young that it most likely has no row yet.
+    fn is_fresh(&self, held: &Reservation) -> bool {
+        held.state.is_pending() && self.age_ms(held) < FRESH_MS
+    }
+
+    fn age_ms(&self, held: &Reservation) -> i64 {
+        self.clock.now_ms().saturating_sub(held.reserved_ms)
     }
 
     /// Reads the hold of an order. An id names shard and month but not its sale, so the buckets of all sales of the
@@ -175,6 +207,7 @@ impl Shop {
             reason: None,
             accepted_ms: held.reserved_ms,
             expires_ms: None,
+            is_delayed: false,
         })
     }
 }

@@ -18,6 +18,9 @@ use crate::domain::{BucketId, Order, OrderId, OrderRecord, OrderState, Sale, Sku
 use crate::metrics::{RESERVE_BATCH, SHED};
 use crate::ports::{Effect, ErrorKind, StoreError, StoreResult};
 
+/// How often a purchase has units of other buckets gathered, before it is told to come again.
+const GATHERS_MAX: usize = 4;
+
 /// The answer to a purchase.
 type Submitted = Result<Accepted, Refusal>;
 
@@ -28,6 +31,8 @@ struct Terms {
     epoch: u32,
     starts_ms: i64,
     buyer_limit: u32,
+    in_place: bool,
+    buckets: u16,
 }
 
 /// Where the answer to a purchase goes, and the place that the purchase takes until it is answered.
@@ -69,7 +74,8 @@ impl Shop {
         let snapshot = self.catalog();
         let now_ms = self.clock.now_ms();
         let Some((sale, phase)) = snapshot.visible(&purchase.sale, now_ms) else {
-            return Err(Refusal::UnknownSale);
+            // A front that has not read the directory yet does not know which sales there are.
+            return Err(if snapshot.is_read { Refusal::UnknownSale } else { Refusal::Unavailable });
         };
         let shard = self.map.shard_of(&purchase.user);
         let bucket = self.bucket(sale, shard);
@@ -78,7 +84,7 @@ impl Shop {
             counter!(SHED, "reason" => "draining").increment(1);
             return Err(Refusal::Draining);
         }
-        if snapshot.outbox_orders >= self.settings.outbox_orders_max {
+        if snapshot.stock.outbox_orders >= self.settings.outbox_orders_max {
             counter!(SHED, "reason" => "outbox_full").increment(1);
             return Err(Refusal::Unavailable);
         }
@@ -92,8 +98,8 @@ impl Shop {
         };
         let fingerprint = Fingerprint::of(&record.sku_id, record.quantity);
         let request = ReserveRequest { record, fingerprint };
-        let Sale { epoch, starts_ms, buyer_limit, .. } = *sale;
-        let terms = Terms { phase, epoch, starts_ms, buyer_limit };
+        let Sale { epoch, starts_ms, buyer_limit, in_place, buckets, .. } = *sale;
+        let terms = Terms { phase, epoch, starts_ms, buyer_limit, in_place, buckets };
         let (answer, receiver) = oneshot::channel();
         let reply_to = ReplyTo { answer, place };
         self.tasks.spawn(self.clone().reserve_and_queue(terms, bucket, request, reply_to));
@@ -114,13 +120,12 @@ impl Shop {
             return Err(Refusal::UnknownSku);
         }
         // The clock of Redis decides. Ours only spares it the purchases that are clearly too early.
-        if phase == Phase::Upcoming && now_ms + self.settings.opening_skew_ms < sale.starts_ms
-            || sale.state.is_editable()
-        {
+        let is_early = now_ms + self.settings.opening_skew_ms < sale.starts_ms;
+        if phase == Phase::Upcoming && (is_early || !sale.in_place) {
             return Err(Refusal::NotStarted { starts_ms: sale.starts_ms });
         }
-        if purchase.quantity.units() > sale.buyer_limit {
-            return Err(Refusal::LimitReached { held: 0, limit: sale.buyer_limit });
+        if phase == Phase::Delayed {
+            return Err(Refusal::Delayed);
         }
         if self.queues.sold_out.refuses(bucket, &purchase.sku, &purchase.user, now_ms) {
             return Err(Refusal::SoldOut);
@@ -138,13 +143,18 @@ impl Shop {
         reply_to: ReplyTo,
     ) {
         let queue = self.queues.queue(&bucket, terms.epoch);
-        let record = request.record.clone();
+        let mut record = request.record.clone();
         let order = record.order_id;
         let began = self.clock.monotonic();
-        let (answer, attempts) = self.reserve(&queue, &bucket, request).await;
+        let (mut answer, mut attempts) = self.reserve(&queue, &bucket, request.clone()).await;
+        if terms.buckets > 1 {
+            (answer, attempts) = self.with_other_buckets(&queue, &bucket, request, (answer, attempts)).await;
+        }
         self.queues.reserve_seconds.record(self.clock.monotonic().since(began));
         let submitted = match answer {
-            Ok(Answered::Reserved(entry)) => {
+            Ok(Answered::Reserved { entry, reserved_ms }) => {
+                // One clock says when an order was accepted, whoever tells it: this answer, a later one, or the row.
+                record.accepted_ms = reserved_ms;
                 if self.append(record, reply_to).await.is_ok() {
                     self.acknowledge(&queue, bucket, order, entry);
                 }
@@ -174,12 +184,56 @@ impl Shop {
         let first = self.reserve_once(queue, bucket, request.clone()).await;
         match first {
             Err(error) if error.effect == Effect::Unknown => {
-                let second = self.reserve_once(queue, bucket, request).await;
-                // The outcome of the first attempt stays open, whatever the second failed with.
-                (second.map_err(|_| error), 2)
+                match self.reserve_once(queue, bucket, request).await {
+                    // The first attempt may still be applied, when what refuses the second is over by then. So its
+                    // outcome stays open, also when the second failed.
+                    Ok(Answered::Denied(denial)) if !denial.is_lasting() => (Err(error), 2),
+                    Err(_) => (Err(error), 2),
+                    answered => (answered, 2),
+                }
             }
             decided => (decided, 1),
         }
+    }
+
+    /// Tries again with units of the other buckets, when this one had too few. What is said to be left is left of the
+    /// whole sale.
+    async fn with_other_buckets(
+        self: &Arc<Self>,
+        queue: &BucketQueue,
+        bucket: &BucketId,
+        request: ReserveRequest,
+        (mut answer, mut attempts): (Answer, u32),
+    ) -> (Answer, u32) {
+        let (sku, units) = (&request.record.sku_id, request.record.quantity.units());
+        for _ in 0..GATHERS_MAX {
+            let Ok(Answered::Denied(Denial::SoldOut { available, orders_seen })) = &mut answer else {
+                return (answer, attempts);
+            };
+            match self.gather(queue, bucket, sku, units).await {
+                Ok(left) if left < units => {
+                    let (available, orders_seen) = (left, *orders_seen);
+                    return (Ok(Answered::Denied(Denial::SoldOut { available, orders_seen })), attempts);
+                }
+                Ok(left) => *available = left,
+                Err(error) => {
+                    // No unit was reserved, whatever was moved.
+                    tracing::warn!(%error, sale = %bucket.sale, "units not gathered");
+                    let source = "units of other buckets could not be had".into();
+                    let (kind, effect) = (error.kind, Effect::NotApplied);
+                    let error = StoreError { kind, effect, context: "gather units", source };
+                    return (Err(Arc::new(error)), attempts);
+                }
+            }
+            (answer, attempts) = self.reserve(queue, bucket, request.clone()).await;
+        }
+        if let Ok(Answered::Denied(Denial::SoldOut { .. })) = answer {
+            // There are units, and others were quicker every time.
+            let source = "others took the units that were gathered".into();
+            let (kind, effect) = (ErrorKind::Conflict, Effect::NotApplied);
+            answer = Err(Arc::new(StoreError { kind, effect, context: "gather units", source }));
+        }
+        (answer, attempts)
     }
 
     /// Reserves in one call, together with the purchases that wait at the same time.
@@ -265,7 +319,10 @@ impl Shop {
     async fn replay(&self, record: OrderRecord, held: Reservation, replayed: bool) -> Accepted {
         let order = match self.decided_order(&held).await {
             Some(order) => order,
-            None => pending_order(record, held.state),
+            None => Order {
+                is_delayed: self.is_delayed(&held).await,
+                ..pending_order(OrderRecord { accepted_ms: held.reserved_ms, ..record }, held.state)
+            },
         };
         Accepted { order, replayed }
     }
@@ -320,6 +377,7 @@ fn pending_order(record: OrderRecord, state: OrderState) -> Order {
         reason: None,
         accepted_ms: record.accepted_ms,
         expires_ms: None,
+        is_delayed: false,
     }
 }
 
@@ -334,7 +392,11 @@ fn refusal(denial: &Denial, terms: Terms) -> Refusal {
         Denial::UnknownSku => Refusal::UnknownSku,
         // The Redis state of an ended sale may be gone. A sale that should be selling has lost its gate.
         Denial::GateShut if terms.phase == Phase::Ended => Refusal::Ended,
-        Denial::GateShut | Denial::StaleEpoch => Refusal::Unavailable,
-        Denial::SoldOut { .. } => Refusal::SoldOut,
+        Denial::GateShut if !terms.in_place => Refusal::Delayed,
+        Denial::GateShut | Denial::KeysLost | Denial::StaleEpoch => Refusal::Unavailable,
+        Denial::SoldOut { available: 0, .. } => Refusal::SoldOut,
+        Denial::SoldOut { available, .. } => {
+            Refusal::FewerLeft { left: (*available).min(terms.buyer_limit.saturating_sub(1)) }
+        }
     }
 }

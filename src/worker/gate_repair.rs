@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use super::driver::{Progress, Task};
 use crate::clock::Clock;
 use crate::memory::catalog::Catalog;
-use crate::ports::{Gates, StoreResult};
+use crate::ports::{ErrorKind, Gates, StoreResult};
 
 /// The task that sets the gates of every sale that sells.
 pub struct GateRepair {
@@ -38,8 +38,11 @@ impl Task for GateRepair {
         let snapshot = self.catalog.snapshot();
         let (mut done, mut failure) = (0, Ok(()));
         for sale in snapshot.selling(self.clock.now_ms()) {
+            let is_lost = snapshot.stock.losses.contains_key(&sale.id);
             match self.gates.set_gates(sale).await {
                 Ok(()) => done += 1,
+                // The stock watch has said so, and nothing can be repaired here.
+                Err(error) if is_lost && error.kind == ErrorKind::Broken => {}
                 Err(error) => failure = Err(error),
             }
         }

@@ -11,7 +11,7 @@ mod partition_queue;
 mod parts;
 mod writing;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -19,10 +19,11 @@ use async_trait::async_trait;
 use metrics::counter;
 
 use super::driver::{Progress, Signal, Task};
+use super::position_watch;
 use crate::clock::Moment;
-use crate::domain::Part;
 use crate::domain::batch_plan::LogBatch;
-use crate::metrics::{POSITION_ALARMS, WRITER_RETRIES};
+use crate::domain::{LogId, Part, Position};
+use crate::metrics::WRITER_RETRIES;
 use crate::ports::{BatchOutcome, Effect, ErrorKind, LogEvent, OrderLogReader, StoreError, StoreResult};
 
 use partition_queue::PartitionQueue;
@@ -31,7 +32,8 @@ use writing::Writing;
 
 /// Most records that one run takes from the log.
 const TAKEN_MAX: usize = 2_000;
-/// How long a writer rests when nobody wakes it. Events and deadlines wake it long before.
+/// How long a writer rests when nobody wakes it. Events and deadlines wake it long before. It is also the time between
+/// two looks at the stored positions of partitions that have nothing to do.
 const PERIOD: Duration = Duration::from_secs(1);
 
 /// One order writer: a member of the log's readers, with a queue for each partition that is assigned to it.
@@ -52,20 +54,35 @@ struct State {
     queues: BTreeMap<Part, PartitionQueue>,
     /// How many queues were ever made.
     lives: u64,
+    /// When the stored positions of idle partitions are looked at next; `None` before the first run.
+    look_at: Option<Moment>,
 }
 
-/// The end of spawned work: which queue's it was, and its result.
-struct Done {
+/// The end of spawned work.
+enum Done {
+    /// The work of one queue.
+    Queue {
+        part: Part,
+        /// The life of the queue for which it was begun. A partition that was revoked and assigned again has another
+        /// queue.
+        life: u64,
+        work: Work,
+    },
+    /// The stored positions were read, for the queues that were idle when that began.
+    Look { idle: Vec<Idle>, found: HashMap<Part, Position> },
+}
+
+/// A queue that had nothing to do, with its life and the position that it was at.
+struct Idle {
     part: Part,
-    /// The life of the queue for which it was begun. A partition that was revoked and assigned again has another queue.
     life: u64,
-    work: Work,
+    next_offset: i64,
 }
 
 /// Spawned work with its result.
 enum Work {
-    /// The stored position was read.
-    Position(StoreResult<i64>),
+    /// The stored position was read, and compared with the log that there is now.
+    Position(StoreResult<(Position, LogId)>),
     /// A batch was written, or not.
     Batch(LogBatch, StoreResult<BatchOutcome>),
 }
@@ -86,7 +103,31 @@ impl OrderWriter {
         let (done, signal) = (self.done.clone(), self.signal.clone());
         self.parts.tasks.spawn(async move {
             let work = work.await;
-            done.lock().expect("no code panics while holding it").push(Done { part, life, work });
+            done.lock().expect("no code panics while holding it").push(Done::Queue { part, life, work });
+            signal.wake();
+        });
+    }
+
+    /// Begins to read the stored positions, when that is due. An operator may have moved one, or it was halted, and an
+    /// idle queue would learn that from its next batch only.
+    fn look(&self, queues: &BTreeMap<Part, PartitionQueue>, look_at: &mut Option<Moment>, now: Moment) {
+        let due = look_at.get_or_insert(now + PERIOD);
+        if now < *due {
+            return;
+        }
+        let idle = queues.iter().filter_map(|(part, queue)| {
+            Some(Idle { part: *part, life: queue.life, next_offset: queue.idle_at()? })
+        });
+        let idle: Vec<Idle> = idle.collect();
+        *due = now + PERIOD;
+        if idle.is_empty() {
+            return;
+        }
+        let (positions, done, signal) =
+            (self.parts.positions.clone(), self.done.clone(), self.signal.clone());
+        self.parts.tasks.spawn(async move {
+            let found = positions.positions().await;
+            done.lock().expect("no code panics while holding it").push(Done::Look { idle, found });
             signal.wake();
         });
     }
@@ -126,7 +167,14 @@ impl Task for OrderWriter {
         }
         let done = self.take_done();
         let finished = done.len();
-        for Done { part, life, work } in done {
+        for done in done {
+            let (part, life, work) = match done {
+                Done::Queue { part, life, work } => (part, life, work),
+                Done::Look { idle, found } => {
+                    compare(&idle, &found, &mut state.queues);
+                    continue;
+                }
+            };
             // The result is of no use when its queue is gone, or is another one by now.
             let Some(queue) = state.queues.get_mut(&part).filter(|queue| queue.life == life) else {
                 continue;
@@ -136,6 +184,7 @@ impl Task for OrderWriter {
                 Work::Batch(batch, outcome) => self.finish(part, queue, batch, outcome, reader.as_mut()),
             }
         }
+        self.look(&state.queues, &mut state.look_at, now);
         let mut due: Option<Moment> = (taken >= TAKEN_MAX).then_some(now);
         for (part, queue) in &mut state.queues {
             self.ask_position(*part, queue, now);
@@ -152,7 +201,8 @@ impl Task for OrderWriter {
         let mut state = self.state.lock().await;
         let Some(reader) = state.reader.take() else { return };
         loop {
-            for Done { part, life, .. } in self.take_done() {
+            for done in self.take_done() {
+                let Done::Queue { part, life, .. } = done else { continue };
                 if let Some(queue) = state.queues.get_mut(&part).filter(|queue| queue.life == life) {
                     queue.busy = false;
                 }
@@ -174,23 +224,28 @@ impl OrderWriter {
             return;
         }
         queue.busy = true;
-        let order_writes = self.parts.order_writes.clone();
-        self.begin(part, queue.life, async move { Work::Position(order_writes.take_over(part).await) });
+        let parts = self.parts.clone();
+        self.begin(part, queue.life, async move { Work::Position(position(&parts, part).await) });
     }
 
-    /// Starts a partition at its stored position, or backs off when the position could not be read.
+    /// Starts a partition at its stored position. Backs off when the position could not be read, or the partition is
+    /// halted.
     fn start(
         &self,
         part: Part,
         queue: &mut PartitionQueue,
-        stored: StoreResult<i64>,
+        stored: StoreResult<(Position, LogId)>,
         reader: &mut dyn OrderLogReader,
     ) {
         match stored {
-            Ok(stored) => {
-                tracing::info!(part = part.number(), position = stored, "partition is sought");
-                queue.start_at(stored);
-                reader.seek(part, stored);
+            Ok((Position { halt: Some(halt), .. }, _)) => {
+                tracing::debug!(part = part.number(), halt = halt.as_str(), "partition is halted");
+                self.back_off(queue);
+            }
+            Ok((Position { next_offset, .. }, log)) => {
+                tracing::info!(part = part.number(), position = next_offset, "partition is sought");
+                queue.start_at(next_offset, log);
+                reader.seek(part, next_offset);
             }
             Err(error) => {
                 tracing::warn!(%error, part = part.number(), "partition waits for its position");
@@ -251,7 +306,7 @@ impl OrderWriter {
                 reader.publish_position(part, written.next_offset);
             }
             Ok(BatchOutcome::PositionMoved { stored }) => {
-                tracing::warn!(part = part.number(), stored, "another writer was here first");
+                tracing::warn!(part = part.number(), ?stored, "the position was moved or halted");
                 queue.lose_position();
             }
             Err(error) => {
@@ -292,24 +347,35 @@ fn note(
             }
         }
         LogEvent::Sought { part } => tracing::info!(part = part.number(), "partition starts"),
-        LogEvent::NotSought { part } => stop(queues, part, now, limits),
-        LogEvent::OutOfRange { part, position, low, high } => {
-            counter!(POSITION_ALARMS).increment(1);
-            tracing::error!(
-                part = part.number(),
-                position,
-                low,
-                high,
-                "stored position lies outside the order log: the partition stands still until a person decides"
-            );
-            stop(queues, part, now, limits);
+        LogEvent::NotSought { part } => {
+            if let Some(queue) = queues.get_mut(&part) {
+                queue.not_sought(now, limits.retry_first, limits.retry_last);
+            }
         }
     }
 }
 
-/// Stops a partition that the reader could not be sought in, until its position was read again.
-fn stop(queues: &mut BTreeMap<Part, PartitionQueue>, part: Part, now: Moment, limits: &Limits) {
-    if let Some(queue) = queues.get_mut(&part) {
-        queue.not_sought(now, limits.retry_first, limits.retry_last);
+/// Lets the queues that are idle still lose their position, when the stored one is another one or is halted.
+fn compare(idle: &[Idle], found: &HashMap<Part, Position>, queues: &mut BTreeMap<Part, PartitionQueue>) {
+    for Idle { part, life, next_offset } in idle {
+        let Some(queue) = queues.get_mut(part).filter(|queue| queue.life == *life) else { continue };
+        let Some(stored) = found.get(part) else { continue };
+        let is_moved = stored.next_offset != *next_offset || stored.halt.is_some();
+        if is_moved && queue.idle_at() == Some(*next_offset) {
+            tracing::warn!(part = part.number(), ?stored, "the position was moved or halted");
+            queue.lose_position();
+        }
     }
+}
+
+/// Takes a partition over, and compares its position with the log that there is now. A position that is not one of that
+/// log is halted, because orders that were accepted may be in no log any more.
+async fn position(parts: &Parts, part: Part) -> StoreResult<(Position, LogId)> {
+    let stored = parts.order_writes.take_over(part).await?;
+    let log = parts.order_log.identity().await?.id;
+    let offsets = parts.order_log.offsets(&[part]).await?;
+    let offsets =
+        offsets.get(&part).ok_or_else(|| StoreError::broken("compare position", "no such partition"))?;
+    let position = position_watch::compare(parts.positions.as_ref(), part, stored, (log, offsets)).await?;
+    Ok((position, log))
 }

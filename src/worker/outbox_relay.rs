@@ -2,7 +2,8 @@
 //! docs/protocol/steps.md.
 //!
 //! Invariant: an entry is removed from the outbox only after the order log has acknowledged the record of each of its
-//! orders. Duplicates are harmless, because the order id is the order writer's key.
+//! orders, or it is set aside because that can never be. Duplicates are harmless, because the order id is the order
+//! writer's key.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -13,10 +14,10 @@ use metrics::{counter, gauge};
 
 use super::driver::{Progress, Task};
 use crate::clock::Clock;
-use crate::domain::reservation::Reservation;
+use crate::domain::reservation::{OutboxEntryId, Reservation};
 use crate::domain::{BucketId, Sale};
 use crate::memory::catalog::Catalog;
-use crate::metrics::{OUTBOX_OLDEST, RELAYED};
+use crate::metrics::{OUTBOX_OLDEST, RELAYED, SET_ASIDE};
 use crate::ports::{OrderLog, Outbox, StoreResult};
 
 /// How long the orders of one bucket wait for their acknowledgements.
@@ -90,6 +91,7 @@ impl Task for OutboxRelay {
     async fn run_once(&self) -> StoreResult<Progress> {
         let mut relayed = 0;
         let mut oldest_ms = 0;
+        let mut has_more = false;
         let mut first_failure = Ok(());
         let snapshot = self.catalog.snapshot();
         for sale in snapshot.sales.values().filter(|sale| !sale.state.is_editable()) {
@@ -99,6 +101,7 @@ impl Task for OutboxRelay {
                     Ok(0) => self.note_if_finished(sale, bucket).await,
                     Ok(delivered) => {
                         relayed += delivered;
+                        has_more |= delivered >= self.limits.batch_orders_max;
                         Ok(())
                     }
                     Err(error) => Err(error),
@@ -111,7 +114,9 @@ impl Task for OutboxRelay {
             tracing::error!(oldest_ms, "accepted orders wait for the order log");
         }
         counter!(RELAYED).increment(u64::try_from(relayed).unwrap_or(0));
-        first_failure.map(|()| Progress::of(relayed))
+        // A full batch says that more is due, so the next round does not wait for its time.
+        let again_in = has_more.then_some(Duration::ZERO);
+        first_failure.map(|()| Progress { done: relayed, again_in })
     }
 }
 
@@ -130,37 +135,66 @@ impl OutboxRelay {
         let answers = futures::future::join_all(appends).await;
         let mut answers = answers.into_iter();
         let mut failure = Ok(());
-        let (mut delivered, mut complete) = (Vec::new(), Vec::new());
+        let (mut delivered, mut complete, mut faulty) = (Vec::new(), Vec::new(), Vec::new());
         for entry in entries {
-            let mut is_complete = true;
+            let (mut is_complete, mut fault) = (true, entry.fault);
             for (held, answer) in entry.waiting.iter().zip(&mut answers) {
                 match answer {
-                    Ok(true) => delivered.push(held.id),
-                    Ok(false) => is_complete = false,
+                    Ok(Appended::Acknowledged) => delivered.push(held.id),
+                    Ok(Appended::Late) => is_complete = false,
+                    Ok(Appended::Never) => fault = Some("the item of an order is not in the sale"),
                     Err(error) => (is_complete, failure) = (false, Err(error)),
                 }
             }
-            if is_complete {
-                complete.push(entry.id);
+            match fault {
+                None if is_complete => complete.push(entry.id),
+                // What can be delivered of it is delivered first.
+                Some(fault) if is_complete => faulty.push((entry.id, fault)),
+                _ => {}
             }
         }
         if !(delivered.is_empty() && complete.is_empty()) {
             self.outbox.acknowledge(bucket, &delivered, &complete).await?;
         }
+        self.set_aside(bucket, faulty).await?;
         failure.map(|()| delivered.len())
     }
 
-    /// Appends the record of a hold. Answers `false` when it is not acknowledged in time: the order stays in the outbox
-    /// and comes again, and the other buckets must not wait longer.
-    async fn append(&self, sale: &Sale, epoch: u32, held: &Reservation) -> StoreResult<bool> {
-        let Some(record) = held.record(sale, epoch) else {
-            // The items of a sale that is in Redis do not change, so this cannot be.
-            tracing::error!(order = %held.id, sku = %held.sku, "an accepted order's item is not in its sale");
-            return Ok(false);
-        };
-        let append = self.order_log.append(held.id, record.encode());
-        self.clock.timeout(APPEND_WAIT, append).await.map_or(Ok(false), |answer| answer.map(|()| true))
+    /// Sets entries aside that can never be delivered as a whole. Those behind them must not wait for a person.
+    async fn set_aside(
+        &self,
+        bucket: &BucketId,
+        faulty: Vec<(OutboxEntryId, &'static str)>,
+    ) -> StoreResult<()> {
+        if faulty.is_empty() {
+            return Ok(());
+        }
+        for (OutboxEntryId(entry), fault) in &faulty {
+            counter!(SET_ASIDE).increment(1);
+            tracing::error!(sale = %bucket.sale, bucket = bucket.bucket, entry, fault, "outbox entry set aside");
+        }
+        let entries: Vec<OutboxEntryId> = faulty.into_iter().map(|(entry, _)| entry).collect();
+        self.outbox.set_aside(bucket, &entries).await
     }
+
+    /// Appends the record of a hold.
+    async fn append(&self, sale: &Sale, epoch: u32, held: &Reservation) -> StoreResult<Appended> {
+        let Some(record) = held.record(sale, epoch) else { return Ok(Appended::Never) };
+        let append = self.order_log.append(held.id, record.encode());
+        let answer = self.clock.timeout(APPEND_WAIT, append).await;
+        answer.map_or(Ok(Appended::Late), |answer| answer.map(|()| Appended::Acknowledged))
+    }
+}
+
+/// What became of the record of one order.
+enum Appended {
+    /// The order log has it.
+    Acknowledged,
+    /// It was not acknowledged in time. The order stays in the outbox and comes again, and the other buckets must not
+    /// wait longer.
+    Late,
+    /// No record can be made of the hold.
+    Never,
 }
 
 fn gauge_oldest(oldest_ms: i64) {

@@ -9,10 +9,10 @@ use metrics::gauge;
 
 use super::driver::{Progress, Task};
 use crate::clock::{Clock, Moment};
-use crate::domain::Part;
+use crate::domain::{Part, Position};
 use crate::memory::pace::{Pace, SHORTEST_MS, STALLED_MS};
-use crate::metrics::{CONSUMER_LAG, ORDERS_PENDING};
-use crate::ports::{OrderLog, OrderWrites, StoreResult};
+use crate::metrics::{CONSUMER_LAG, ORDERS_PENDING, PARTITION_STALLED};
+use crate::ports::{OrderLog, Positions, StoreResult};
 
 /// The longest estimate, in ms.
 const LONGEST_MS: u64 = 30_000;
@@ -25,7 +25,8 @@ const WINDOW_LEAST: Duration = Duration::from_millis(900);
 /// The task that measures lag and drain rate of every partition.
 pub struct PaceMeter {
     order_log: Arc<dyn OrderLog>,
-    order_writes: Arc<dyn OrderWrites>,
+    positions: Arc<dyn Positions>,
+    parts: Vec<Part>,
     pace: Arc<Pace>,
     clock: Clock,
     period: Duration,
@@ -33,15 +34,16 @@ pub struct PaceMeter {
 }
 
 impl PaceMeter {
-    /// Makes a meter that has measured nothing yet.
+    /// Makes a meter of all partitions that has measured nothing yet.
     pub fn new(
         order_log: Arc<dyn OrderLog>,
-        order_writes: Arc<dyn OrderWrites>,
+        positions: Arc<dyn Positions>,
+        parts: Vec<Part>,
         pace: Arc<Pace>,
         clock: Clock,
         period: Duration,
     ) -> Self {
-        Self { order_log, order_writes, pace, clock, period, meter: Mutex::default() }
+        Self { order_log, positions, parts, pace, clock, period, meter: Mutex::default() }
     }
 }
 
@@ -55,27 +57,40 @@ impl Task for PaceMeter {
         self.period
     }
 
-    /// Measures all partitions once. A partition whose position cannot be read counts as stalled. When the ends of the
-    /// log cannot be read, the estimates stay as they are.
+    /// Measures all partitions once. A partition that is halted, or whose position cannot be read, counts as stalled.
+    /// When the log cannot be read, all do.
     async fn run_once(&self) -> StoreResult<Progress> {
-        let ends = self.order_log.ends().await?;
-        let positions = self.order_writes.positions().await;
+        let offsets = match self.order_log.offsets(&self.parts).await {
+            Ok(offsets) => offsets,
+            Err(error) => {
+                // Orders that are accepted now wait for the log as well as for the writers.
+                self.parts.iter().for_each(|part| self.pace.set(*part, STALLED_MS));
+                return Err(error);
+            }
+        };
+        let positions = self.positions.positions().await;
         let now = self.clock.monotonic();
         let mut meter = self.meter.lock().expect("no code panics while holding it");
         let mut pending_all = 0;
-        for (number, end) in (0u16..).zip(ends) {
-            let part = Part::new(number);
-            let read = positions.get(&part).copied();
+        for (part, offsets) in &offsets {
+            let read = positions.get(part);
             // A position that cannot be read now is taken as standing still, because the lag behind it is real.
-            let position = read.or_else(|| meter.last_position(part)).unwrap_or(end);
-            let pending = u32::try_from(end.saturating_sub(position)).unwrap_or(0);
-            pending_all += pending;
-            gauge!(CONSUMER_LAG, "part" => number.to_string()).set(f64::from(pending));
-            let wait_ms = match read {
-                Some(position) => estimate_ms(pending, meter.rate(part, position, pending, now)),
-                None => STALLED_MS,
+            let behind = match read {
+                Some(position) => position.behind(offsets),
+                None => offsets.end.saturating_sub(meter.last_position(*part).unwrap_or(offsets.end)),
             };
-            self.pace.set(part, wait_ms);
+            let pending = u32::try_from(behind).unwrap_or(0);
+            pending_all += pending;
+            gauge!(CONSUMER_LAG, "part" => part.number().to_string()).set(f64::from(pending));
+            let stalled = meter.stalled(*part, read.map(|position| position.next_offset), pending, now);
+            gauge!(PARTITION_STALLED, "part" => part.number().to_string()).set(stalled.as_secs_f64());
+            let wait_ms = match read {
+                Some(Position { next_offset, halt: None, .. }) => {
+                    estimate_ms(pending, meter.rate(*part, *next_offset, pending, now))
+                }
+                _ => STALLED_MS,
+            };
+            self.pace.set(*part, wait_ms);
         }
         gauge!(ORDERS_PENDING).set(f64::from(pending_all));
         Ok(Progress::of(usize::try_from(pending_all).unwrap_or(usize::MAX)))
@@ -95,12 +110,28 @@ struct Seen {
     positions: VecDeque<(Moment, i64)>,
     /// Records per second while there was something to do; `None` before it was measured once.
     rate: Option<f64>,
+    /// The position that was seen last, and since when it stands there while records wait.
+    stands: Option<(i64, Moment)>,
 }
 
 impl Meter {
     /// Answers the position that was read last.
     fn last_position(&self, part: Part) -> Option<i64> {
         Some(self.parts.get(&part)?.positions.back()?.1)
+    }
+
+    /// Answers for how long a partition has stood still while records wait in it. A position that cannot be read now
+    /// counts as the one that was read last.
+    fn stalled(&mut self, part: Part, position: Option<i64>, pending: u32, now: Moment) -> Duration {
+        let seen = self.parts.entry(part).or_default();
+        let position = position.or(seen.stands.map(|(position, _)| position)).unwrap_or_default();
+        match seen.stands {
+            Some((stood_at, since)) if stood_at == position && pending > 0 => now.since(since),
+            _ => {
+                seen.stands = Some((position, now));
+                Duration::ZERO
+            }
+        }
     }
 
     /// Notes a position, and answers the drain rate in records per second; `None` before it was measured once.
@@ -178,6 +209,21 @@ mod tests {
             }
         }
         assert_eq!(rate, Some(10.0));
+    }
+
+    #[test]
+    fn a_partition_stalls_while_records_wait_and_its_position_stands() {
+        let mut meter = Meter::default();
+        let (part, start) = (Part::new(0), Clock::manual(0).monotonic());
+        let seconds = |meter: &mut Meter, at_ms, position, pending| {
+            meter.stalled(part, position, pending, after(start, at_ms)).as_secs()
+        };
+        assert_eq!(seconds(&mut meter, 0, Some(5), 1), 0);
+        assert_eq!(seconds(&mut meter, 9_000, Some(5), 1), 9);
+        assert_eq!(seconds(&mut meter, 10_000, None, 1), 10, "a position that cannot be read stands");
+        assert_eq!(seconds(&mut meter, 11_000, Some(6), 1), 0, "it moved");
+        assert_eq!(seconds(&mut meter, 20_000, Some(6), 0), 0, "nothing waits");
+        assert_eq!(seconds(&mut meter, 21_000, Some(6), 3), 1, "and then something does");
     }
 
     #[test]

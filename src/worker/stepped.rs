@@ -15,7 +15,7 @@ use super::order_writer::{self, OrderWriter};
 use super::outbox_relay::{self, OutboxRelay};
 use crate::chance::Chance;
 use crate::clock::Clock;
-use crate::domain::inventory_model::{Bucket, Terms};
+use crate::domain::inventory_model::{Bucket, GateState, Terms};
 use crate::domain::reservation::{Fingerprint, OutboxEntryId, ReserveRequest, Verdict};
 use crate::domain::{
     IdempotencyKey, Item, Money, OrderId, OrderRecord, Part, Quantity, Sale, SaleId, SaleState, ShardMap,
@@ -67,6 +67,7 @@ fn sale() -> Sale {
         payment_window_ms: 60_000,
         buckets: 1,
         epoch: 1,
+        in_place: true,
         version: 1,
         items: vec![item],
     }
@@ -81,6 +82,7 @@ impl World {
         let terms = Terms { opens_ms: STARTS_MS, closes_ms: sale.ends_ms, buyer_limit: LIMIT, lease_ms: 0 };
         // Redis has more units than the ledger, because Redis may be wrong and the ledger may not.
         bucket.preheat(1, terms, &[(sale.items[0].sku_id.clone(), STOCK + 20)].into());
+        bucket.set_gate(1, GateState::Open, 1);
         let log = Arc::new(Log::new(map, chance.clone()));
         let database = Arc::new(Database::new(map, sale.clone(), bucket, chance.clone()));
         let catalog = Arc::new(Catalog::default());
@@ -88,6 +90,7 @@ impl World {
         let parts = order_writer::Parts {
             order_log: log.clone(),
             order_writes: database.clone(),
+            positions: database.clone(),
             sales: database.clone(),
             inventory: database.clone(),
             catalog: catalog.clone(),
@@ -158,7 +161,7 @@ impl World {
         let request = ReserveRequest { fingerprint: Fingerprint::of(&sku_id, quantity), record };
         let verdict = self.database.reserve(&request, self.clock.now_ms());
         self.trace.push(format!("buy {order_id}: {verdict:?}"));
-        let Verdict::Reserved { outbox_entry } = verdict else { return };
+        let Verdict::Reserved { outbox_entry, .. } = verdict else { return };
         self.accepted.push(order_id);
         if self.below(3) > 0 && self.log.append(order_id, request.record.encode()).await.is_ok() {
             self.acknowledge(order_id, outbox_entry);

@@ -1,6 +1,8 @@
-//! Reads the available units and the outboxes of sales that sell. Shoppers see the units as bands, and admission needs
-//! the number of orders in the outboxes.
+//! Reads the available units, the outboxes and the losses of sales that sell. Shoppers see the units as bands,
+//! admission needs the number of orders in the outboxes, and operators have to learn of buckets that have lost keys and
+//! of sales that should sell and are not in place.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,12 +11,13 @@ use metrics::gauge;
 
 use super::driver::{Progress, Task};
 use crate::clock::Clock;
-use crate::domain::Sale;
-use crate::memory::catalog::{Bands, Catalog, bands_of};
-use crate::metrics::{OUTBOX_ORDERS, gauge_units};
-use crate::ports::{Gates, Outbox, StoreResult};
+use crate::domain::sale::Phase;
+use crate::domain::{Sale, SaleId};
+use crate::memory::catalog::{Catalog, Losses, Snapshot, Stock, bands_of, losses_of};
+use crate::metrics::{BUCKETS_LOST, OUTBOX_ORDERS, SALE_DELAYED, gauge_units};
+use crate::ports::{BucketState, Gates, Outbox, StoreResult};
 
-/// The task that renews the catalog's stock bands and the number of orders in the outboxes.
+/// The task that renews what the catalog knows of the stock.
 pub struct StockWatch {
     /// The gates, which know the available units.
     pub gates: Arc<dyn Gates>,
@@ -38,37 +41,98 @@ impl Task for StockWatch {
         self.period
     }
 
-    /// Reads all sales that sell. A sale that cannot be read now keeps its last bands, and its outboxes that were not
-    /// read count as empty.
+    /// Reads all sales that sell. A sale that cannot be read now keeps its last bands and losses, and its outboxes that
+    /// were not read count as empty.
     async fn run_once(&self) -> StoreResult<Progress> {
         let snapshot = self.catalog.snapshot();
-        let mut bands = Bands::clone(&snapshot.bands);
-        bands.retain(|id, _| snapshot.sales.contains_key(id));
-        let (mut outbox_orders, mut done, mut failure) = (0, 0, Ok(()));
-        for sale in snapshot.selling(self.clock.now_ms()) {
+        let now_ms = self.clock.now_ms();
+        let mut stock = Stock { outbox_orders: 0, ..Stock::clone(&snapshot.stock) };
+        let is_known = |id: &SaleId| snapshot.sales.get(id).is_some_and(|sale| sale.is_selling(now_ms));
+        stock.bands.retain(|id, _| snapshot.sales.contains_key(id));
+        stock.losses.retain(|id, _| is_known(id));
+        let (mut done, mut failure) = (0, Ok(()));
+        for sale in snapshot.selling(now_ms) {
             done += 1;
-            if let Err(error) = self.look(sale, &mut bands, &mut outbox_orders).await {
+            if let Err(error) = self.look(sale, &mut stock).await {
                 failure = Err(error);
             }
         }
-        gauge!(OUTBOX_ORDERS).set(f64::from(u32::try_from(outbox_orders).unwrap_or(u32::MAX)));
-        self.catalog.set_stock(bands, outbox_orders);
+        gauge!(OUTBOX_ORDERS).set(f64::from(u32::try_from(stock.outbox_orders).unwrap_or(u32::MAX)));
+        tell_losses(&snapshot.stock.losses, &stock.losses);
+        stock.delayed = delayed(&snapshot.stock.delayed, &snapshot, now_ms);
+        self.catalog.set_stock(stock);
         failure.map(|()| Progress::of(done))
     }
 }
 
+/// The age, in ms, from which on units that are under way between buckets were left by a process that died.
+const MOVE_OVERDUE_MS: i64 = 2_000;
+
 impl StockWatch {
-    /// Reads one sale: adds its outboxes to `outbox_orders`, and sets its bands.
-    async fn look(&self, sale: &Sale, bands: &mut Bands, outbox_orders: &mut u64) -> StoreResult<()> {
-        let available = self.gates.available(sale).await;
-        for bucket in sale.bucket_ids() {
-            *outbox_orders += self.outbox.len(&bucket).await?;
+    /// Brings units on that somebody left under way between two buckets.
+    async fn finish_moves(&self, sale: &Sale, buckets: &[BucketState]) {
+        let now_ms = self.clock.now_ms();
+        for (from, bucket) in (0u16..).zip(buckets) {
+            let BucketState::Whole { under_way, .. } = bucket else { continue };
+            for moved in under_way.iter().filter(|moved| now_ms - moved.since_ms >= MOVE_OVERDUE_MS) {
+                tracing::info!(sale = %sale.id, from, to = moved.to, units = moved.units, "a move is finished");
+                if let Err(error) = self.gates.finish_move(sale, from, moved).await {
+                    tracing::debug!(%error, sale = %sale.id, from, "a move is not finished now");
+                }
+            }
         }
-        let Some(of_items) = bands_of(sale, &available?) else { return Ok(()) };
+    }
+
+    /// Reads one sale: adds its outboxes, and sets its bands and losses.
+    async fn look(&self, sale: &Sale, stock: &mut Stock) -> StoreResult<()> {
+        let buckets = self.gates.buckets(sale).await;
+        for bucket in sale.bucket_ids() {
+            stock.outbox_orders += self.outbox.len(&bucket).await?;
+        }
+        let buckets = buckets?;
+        self.finish_moves(sale, &buckets).await;
+        stock.losses.remove(&sale.id);
+        let losses = losses_of(sale, &buckets);
+        gauge!(BUCKETS_LOST, "sale" => sale.id.to_string())
+            .set(f64::from(u32::try_from(losses.len()).unwrap_or(u32::MAX)));
+        if !losses.is_empty() {
+            stock.losses.insert(sale.id.clone(), losses);
+        }
+        let Some(of_items) = bands_of(sale, &buckets) else { return Ok(()) };
         for (sku, (band, units)) in of_items {
             gauge_units(&sale.id, &sku, "available", units);
-            bands.entry(sale.id.clone()).or_default().insert(sku, band);
+            stock.bands.entry(sale.id.clone()).or_default().insert(sku, band);
         }
         Ok(())
     }
+}
+
+/// Logs the buckets that were found to have lost keys since the last look.
+fn tell_losses(before: &Losses, now: &Losses) {
+    for (sale, buckets) in now.iter().filter(|(sale, buckets)| before.get(*sale) != Some(*buckets)) {
+        for (bucket, keys) in buckets {
+            let keys = keys.join(", ");
+            tracing::error!(%sale, bucket, keys, "a bucket has lost keys of its Redis data: it sells nothing");
+        }
+    }
+}
+
+/// Answers which sales should sell and are not in place. Shows them as a metric, and logs those that were not among
+/// `before`.
+fn delayed(before: &BTreeSet<SaleId>, snapshot: &Snapshot, now_ms: i64) -> BTreeSet<SaleId> {
+    let mut delayed = BTreeSet::new();
+    for sale in snapshot.sales.values() {
+        let is_delayed = sale.phase(now_ms) == Some(Phase::Delayed);
+        if is_delayed || before.contains(&sale.id) || sale.is_selling(now_ms) {
+            gauge!(SALE_DELAYED, "sale" => sale.id.to_string()).set(f64::from(u8::from(is_delayed)));
+        }
+        if !is_delayed {
+            continue;
+        }
+        if !before.contains(&sale.id) {
+            tracing::warn!(sale = %sale.id, "the sale should sell, and its stock is not in place: preheat it");
+        }
+        delayed.insert(sale.id.clone());
+    }
+    delayed
 }

@@ -7,8 +7,8 @@ use rand::rngs::StdRng;
 use seckill::domain::batch_plan::{Known, LogBatch, LogRecord, plan};
 use seckill::domain::record::Poison;
 use seckill::domain::{
-    IdempotencyKey, Item, Money, Month, OrderId, OrderRecord, Part, Quantity, Sale, SaleId, SaleState, Sales,
-    ShardMap, SkuId, UserId,
+    IdempotencyKey, Item, LogId, Money, Month, OrderId, OrderRecord, Part, Quantity, Sale, SaleId, SaleState,
+    Sales, ShardMap, SkuId, UserId,
 };
 
 use crate::engine::{Target, run};
@@ -41,6 +41,7 @@ fn sale() -> Sale {
         payment_window_ms: 60_000,
         buckets: 1,
         epoch: 1,
+        in_place: true,
         version: 1,
         items: vec![item("pad"), item("phone")],
     }
@@ -158,7 +159,8 @@ fn planned(payload: &[u8], decoded: Result<OrderRecord, Poison>) -> String {
     let part = decoded.as_ref().map_or(Part::new(0), |record| map().part_of(map().shard_of(&record.user_id)));
     let kept = payload[..payload.len().min(16)].to_vec();
     let record = |offset| LogRecord { offset, payload: kept.clone(), order: decoded.clone() };
-    let batch = LogBatch { part, start_offset: 7, records: vec![record(7), record(8)] };
+    let log = LogId::new([1; 16]).expect("not zeros");
+    let batch = LogBatch { part, log, start_offset: 7, records: vec![record(7), record(8)] };
     let plan = plan(&batch, &map(), &sales, &Known::default(), |_| 2);
     assert_eq!(
         plan.orders.len() + plan.skipped + plan.dead_letters.len(),

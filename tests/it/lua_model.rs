@@ -27,8 +27,9 @@ const HISTORIES: u64 = 16;
 const CALLS: u32 = 200;
 
 /// Every kind of call, and the answer that only Redis gives. A run in which one of them is rare has tested little.
-const KINDS: [&str; 10] = [
+const KINDS: [&str; 11] = [
     "gate_shut",
+    "keys_lost",
     "calls",
     "reserve calls",
     "acknowledge calls",

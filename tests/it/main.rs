@@ -3,14 +3,20 @@
 //! databases, keys, topic, folder and ports of its own.
 
 mod client;
+#[macro_use]
 mod conformance;
+mod clocks;
 mod harness;
 mod wishes;
 
+#[cfg(feature = "distributed")]
+mod dead_letters;
 #[cfg(feature = "embedded")]
 mod demo;
 #[cfg(feature = "distributed")]
 mod grants;
+#[cfg(feature = "distributed")]
+mod lost_keys;
 #[cfg(feature = "distributed")]
 mod lua_model;
 #[cfg(feature = "distributed")]
@@ -20,7 +26,13 @@ mod order_log;
 #[cfg(feature = "distributed")]
 mod own_redis;
 #[cfg(feature = "distributed")]
+mod positions;
+#[cfg(feature = "distributed")]
+mod relay;
+#[cfg(feature = "distributed")]
 mod several_servers;
+#[cfg(feature = "distributed")]
+mod sick_redis;
 #[cfg(feature = "embedded")]
 mod sqlite_model;
 #[cfg(all(feature = "distributed", feature = "embedded"))]

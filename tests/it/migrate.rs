@@ -22,7 +22,7 @@ async fn migrating_again_and_twice_at_once_changes_nothing() {
     let database = Servers::of(&config);
     assert_eq!(database.sum("COUNT(*)", "consumer_positions").await, 2);
     let settings = format!("SELECT COUNT(*) FROM {}.settings", database.directory());
-    assert_eq!(database.number(0, &settings).await, 3);
+    assert_eq!(database.number(0, &settings).await, 4);
     remove(&config).await;
 }
 

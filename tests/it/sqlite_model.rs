@@ -19,9 +19,9 @@ use seckill::config::Mode;
 use seckill::domain::inventory_model::{Bucket, GateState, Preheated, Terms};
 use seckill::domain::reservation::{ReserveRequest, Verdict};
 use seckill::domain::{
-    BucketId, OrderId, OrderRecord, OrderState, Sale, SaleId, SaleState, ShardMap, SkuId, UserId,
+    BucketId, Decision, OrderId, OrderRecord, OrderState, Sale, SaleId, SaleState, ShardMap, SkuId, UserId,
 };
-use seckill::ports::Ports;
+use seckill::ports::{BucketState, Ports};
 
 use crate::harness::{DataFolder, Stage as _, config};
 use crate::wishes::{self, SKUS, chance, now_ms, one_of, order_id, order_number, sku};
@@ -117,7 +117,7 @@ impl History {
         let version = (newest + self.dice.random_range(0..4)).saturating_sub(1);
         let epoch = if chance(&mut self.dice, 90) { self.epoch } else { self.epoch + 1 };
         let state_of_sale = match state {
-            GateState::Open => SaleState::Preheated,
+            GateState::Placing | GateState::Open => SaleState::Preheated,
             GateState::Paused => SaleState::Paused,
             GateState::Ended | GateState::Unknown => SaleState::Ended,
         };
@@ -135,18 +135,26 @@ impl History {
         let batch: Arc<[ReserveRequest]> =
             wishes::batch(&mut self.dice, &self.bucket.sale, self.calls, epoch);
         let expected = self.model.reserve(epoch, &batch, shared.clock.now_ms());
-        let taken = batch.iter().zip(&expected);
-        let taken = taken.filter(|(_, verdict)| matches!(verdict, Verdict::Reserved { .. }));
-        self.note_log(shared.map, taken.map(|(request, _)| request.record.clone()).collect());
-        let answers = shared.ports.inventory.reserve(&self.bucket, batch).await;
+        let answers = shared.ports.inventory.reserve(&self.bucket, batch.clone()).await;
         let answers = answers.unwrap_or_else(|error| panic!("{}: {error}", self.place()));
+        let taken = batch.iter().zip(&answers).filter_map(|(request, answer)| match answer {
+            // The record has the time that the answer tells.
+            Verdict::Reserved { reserved_ms, .. } => {
+                Some(OrderRecord { accepted_ms: *reserved_ms, ..request.record.clone() })
+            }
+            _ => None,
+        });
+        self.note_log(shared.map, taken.collect());
         assert_eq!(expected.len(), answers.len(), "{}", self.place());
         for (mut expected, answer) in expected.into_iter().zip(answers) {
             *self.tally.entry(wishes::word(&expected)).or_default() += 1;
             match (&mut expected, &answer) {
                 // The name of the entry is of no use, because nothing is ever acknowledged.
-                (Verdict::Reserved { outbox_entry }, Verdict::Reserved { outbox_entry: real }) => {
-                    *outbox_entry = real.clone();
+                (
+                    Verdict::Reserved { outbox_entry, reserved_ms },
+                    Verdict::Reserved { outbox_entry: real, reserved_ms: real_ms },
+                ) => {
+                    (*outbox_entry, *reserved_ms) = (real.clone(), *real_ms);
                 }
                 (Verdict::Replayed(held), _) if held.state == OrderState::Reserved => {
                     held.state = OrderState::Queued;
@@ -174,7 +182,9 @@ impl History {
         let states: Vec<OrderState> =
             OrderState::ALL.into_iter().filter(|state| !state.is_pending()).collect();
         let state = one_of(&mut self.dice, &states).expect("five");
-        if self.model.mark_decided(&[(order, state)]) == 0 {
+        // The writer frees buyers in its own transaction, which is not made here.
+        let buyer_keeps = (state == OrderState::Rejected).then_some(u32::MAX);
+        if self.model.mark_decided(&[Decision { order, state, buyer_keeps }]) == 0 {
             return;
         }
         let row = format!(
@@ -244,10 +254,15 @@ impl History {
         let winners = ports.inventory.winners(&self.bucket).await.expect("winners");
         let users: BTreeSet<UserId> = model.orders.values().map(|hold| hold.user.clone()).collect();
         assert_eq!(winners.into_iter().collect::<BTreeSet<_>>(), users, "{place}");
-        let available =
-            ports.gates.available(&wishes::sale(&self.bucket.sale, self.epoch, &BTreeMap::new())).await;
-        let stock = model.stock.iter().map(|(sku, units)| (sku.clone(), i64::from(*units))).collect();
-        assert_eq!(available.expect("stock"), [model.gate.is_some().then_some(stock)], "{place}");
+        let buckets =
+            ports.gates.buckets(&wishes::sale(&self.bucket.sale, self.epoch, &BTreeMap::new())).await;
+        let mut buckets = buckets.expect("buckets");
+        for bucket in &mut buckets {
+            if let BucketState::Lost { keys } = bucket {
+                assert!(!std::mem::take(keys).is_empty(), "{place}");
+            }
+        }
+        assert_eq!(buckets, [wishes::bucket_state(model)], "{place}");
         assert_eq!(ports.outbox.len(&self.bucket).await.expect("a length"), 0, "{place}");
         for (order, hold) in &model.orders {
             let found = ports.inventory.reservation(std::slice::from_ref(&self.bucket), *order).await;
@@ -263,7 +278,9 @@ async fn assert_log_is_whole(shared: &Shared) {
     let gaps = "SELECT COUNT(*) FROM (SELECT COUNT(*) AS n, MAX(log_offset) AS last FROM order_log GROUP BY part) \
          WHERE n <> last + 1";
     assert_eq!(shared.folder.number(gaps).await, 0, "gaps in the log");
-    let ends: i64 = shared.ports.order_log.ends().await.expect("ends").iter().sum();
+    let parts: Vec<_> = shared.map.all_parts().collect();
+    let offsets = shared.ports.order_log.offsets(&parts).await.expect("offsets");
+    let ends: i64 = offsets.values().map(|offsets| offsets.end).sum();
     assert_eq!(shared.folder.sum("COUNT(*)", "order_log").await, ends, "what is told, and what is written");
     for payload in shared.folder.texts("SELECT CAST(payload AS TEXT) FROM order_log").await {
         let record = OrderRecord::decode(payload.as_bytes()).expect("a record");

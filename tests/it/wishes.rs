@@ -8,13 +8,13 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use seckill::clock::Clock;
-use seckill::domain::inventory_model::{GateChange, Terms};
+use seckill::domain::inventory_model::{Bucket, GateChange, Terms};
 use seckill::domain::reservation::{Denial, Fingerprint, ReserveRequest, Verdict};
 use seckill::domain::{
     IdempotencyKey, Item, Money, Month, OrderId, OrderRecord, Quantity, Sale, SaleId, SaleState, Shard,
     SkuId, UserId,
 };
-use seckill::ports::{ErrorKind, StoreResult};
+use seckill::ports::{BucketState, ErrorKind, StoreResult};
 
 pub const HOUR_MS: i64 = 3_600_000;
 
@@ -157,8 +157,21 @@ pub fn sale(id: &SaleId, epoch: u32, stock: &BTreeMap<SkuId, u32>) -> Sale {
         payment_window_ms: HOUR_MS,
         buckets: 1,
         epoch,
+        in_place: true,
         version: 1,
         items: stock.iter().map(item).collect(),
+    }
+}
+
+/// Returns what the port must say of the model's bucket. The names of lost keys are left out.
+pub fn bucket_state(model: &Bucket) -> BucketState {
+    match &model.gate {
+        None => BucketState::Absent,
+        Some(_) if model.has_lost_keys() => BucketState::Lost { keys: Vec::new() },
+        Some(_) => {
+            let available = model.stock.iter().map(|(sku, units)| (sku.clone(), i64::from(*units))).collect();
+            BucketState::Whole { available, under_way: Vec::new() }
+        }
     }
 }
 
@@ -197,6 +210,7 @@ pub fn denial_word(denial: &Denial) -> &'static str {
         Denial::Ended => "ended",
         Denial::StaleEpoch => "stale_epoch",
         Denial::GateShut => "gate_shut",
+        Denial::KeysLost => "keys_lost",
         Denial::UnknownSku => "unknown_sku",
     }
 }

@@ -62,3 +62,38 @@ async fn the_command_line_runs_a_sale_from_key_to_end() {
     drop(process);
     world.finish().await;
 }
+
+#[test]
+fn a_missing_server_is_named_with_its_address_and_its_setting() {
+    let mut config = config(Mode::Distributed, &[]);
+    config.mysql.instances = vec!["127.0.0.1:9".to_owned()];
+    for args in [&["serve"][..], &["migrate"], &["key", "create", "--name", "x"], &["position", "show"]] {
+        let output = command(&config)
+            .env("SECKILL__START__WAIT_MS", "600")
+            .args(args)
+            .stderr(Stdio::piped())
+            .output()
+            .expect("the binary runs");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {text}");
+        for words in ["waiting for MySQL instance 0 at 127.0.0.1:9", "s left", "mysql.instances", "refused"] {
+            assert!(text.contains(words), "{args:?} does not say {words}: {text}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn migrating_without_kafka_says_so_at_once() {
+    let world = World::new(&[]).await;
+    let mut config = world.config.clone();
+    config.kafka.brokers = "127.0.0.1:9".to_owned();
+    let output = command(&config)
+        .env("SECKILL__START__WAIT_MS", "600")
+        .arg("migrate")
+        .stderr(Stdio::piped())
+        .output()
+        .expect("the binary runs");
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(text.contains("waiting for Kafka at 127.0.0.1:9 (kafka.brokers)"), "{text}");
+    world.finish().await;
+}

@@ -1,8 +1,10 @@
 //! One MySQL instance is gone or slow, or the answer to a COMMIT is lost.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use sqlx::Row as _;
 
 use crate::harness::{Servers, Stage as _, TestShop, eventually, months};
 use crate::proxy::Weather;
@@ -119,4 +121,41 @@ async fn a_commit_whose_answer_is_lost_is_found_in_the_position() {
     assert_eq!(positions, i64::try_from(ROUNDS).expect("small"), "every record was counted once");
     assert_eq!(shop.stock("drop").await[&sku]["held"], Value::from(ROUNDS));
     shop.finish().await;
+}
+
+/// Returns the ids of the connections to an instance, without those of this test.
+async fn connections(database: &Servers, instance: usize) -> BTreeSet<i64> {
+    let text = "SELECT CAST(id AS SIGNED) FROM information_schema.processlist WHERE id <> CONNECTION_ID() AND user <> 'event_scheduler'";
+    let rows = sqlx::query(text).fetch_all(database.pool(instance)).await.expect("a process list");
+    rows.iter().map(|row| row.get::<i64, _>(0)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_whose_server_only_reads_is_left_and_never_used_again() {
+    let world = World::new(&[]).await;
+    let shop = world.shop().await;
+    let (sku, there) = (world.sku_at_home_on(1), world.users_of(1, 3 * ORDERS));
+    shop.open_sale("drop", 1, &[(&sku, 1000)]).await;
+    let database = world.database();
+    buy_all(&shop, &there[..ORDERS], &sku).await;
+    eventually("orders flow", async || orders_on(&database, 1).await == ORDERS).await;
+    // A failover that keeps old connections open looks like this to them: their server only reads from now on.
+    database.execute(1, "SET GLOBAL super_read_only = ON").await;
+    let before = connections(&database, 1).await;
+    assert!(!before.is_empty());
+    buy_all(&shop, &there[ORDERS..2 * ORDERS], &sku).await;
+    eventually("the probe says that it cannot write", async || {
+        let page = crate::client::call(shop.admin, "GET", "/readyz?verbose", &[], "").await;
+        page.json()["components"]["mysql-1"] == "down: only reads"
+    })
+    .await;
+    eventually("the connections are left", async || connections(&database, 1).await.is_disjoint(&before))
+        .await;
+    assert_eq!(orders_on(&database, 1).await, ORDERS);
+    database.execute(1, "SET GLOBAL super_read_only = OFF").await;
+    database.execute(1, "SET GLOBAL read_only = OFF").await;
+    buy_all(&shop, &there[2 * ORDERS..], &sku).await;
+    eventually("all drain", async || orders_on(&database, 1).await == 3 * ORDERS).await;
+    shop.finish().await;
+    world.finish().await;
 }

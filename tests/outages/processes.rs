@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use seckill::config::Config;
-use seckill::domain::Part;
+use seckill::domain::{Part, Position};
 
 use crate::binary::{Load, Process, add_key, assert_all_written};
 use crate::harness::{eventually, open, open_sale, sale_body};
@@ -38,8 +38,8 @@ impl Works {
         &self.world.config
     }
 
-    async fn positions(&self) -> HashMap<Part, i64> {
-        open(self.config()).await.order_writes.positions().await
+    async fn positions(&self) -> HashMap<Part, Position> {
+        open(self.config()).await.positions.positions().await
     }
 
     /// Waits until the position of every partition has moved on. Returns how long that took.
@@ -49,8 +49,11 @@ impl Works {
         let before = self.positions().await;
         assert_eq!(before.len(), 4);
         eventually("every partition moves on", async || {
-            let now = backend.order_writes.positions().await;
-            before.iter().all(|(part, position)| now.get(part).is_some_and(|moved| moved > position))
+            let now = backend.positions.positions().await;
+            let moved = |part, position: &Position| {
+                now.get(part).is_some_and(|moved| moved.next_offset > position.next_offset)
+            };
+            before.iter().all(|(part, position)| moved(part, position))
         })
         .await;
         began.elapsed()

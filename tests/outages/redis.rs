@@ -18,8 +18,11 @@ async fn timed(shop: &TestShop, user: &str) -> (Answer, Duration) {
     (answer, began.elapsed())
 }
 
-async fn is_ready(shop: &TestShop) -> bool {
-    call(shop.admin, "GET", "/readyz", &[], "").await.status == 200
+/// How soon `/readyz` knows of a fault and of its end.
+const KNOWN_WITHIN: Duration = Duration::from_secs(2);
+
+async fn can_buy(shop: &TestShop) -> bool {
+    call(shop.admin, "GET", "/readyz?duty=buy", &[], "").await.status == 200
 }
 
 /// Sells while Redis goes away and comes back.
@@ -44,10 +47,20 @@ async fn sell_through(world: &mut World, loss: Loss) {
     }
     let slowest = first.iter().map(|(_, took)| *took).max().expect("some");
     assert!(slowest <= ANSWERED_WITHIN, "{loss:?}: the first took {slowest:?}");
-    assert!(!is_ready(&shop).await, "{loss:?}");
+    let lost = Instant::now();
+    eventually("buying is said to be impossible", async || !can_buy(&shop).await).await;
+    assert!(lost.elapsed() <= KNOWN_WITHIN, "{loss:?}: {:?}", lost.elapsed());
+    // No process fares better, so none is taken out, and reads go on.
+    let page = call(shop.admin, "GET", "/readyz", &[], "").await;
+    assert_eq!((page.status, &page.json()["status"]), (200, &"degraded".into()), "{loss:?}: {page:?}");
+    assert_eq!(page.json()["duties"]["read"], "yes", "{loss:?}: {page:?}");
+    let buy = page.json()["duties"]["buy"].as_str().expect("a verdict").to_owned();
+    assert!(buy.starts_with("no: redis"), "{loss:?}: {buy}");
 
     world.restore();
-    eventually("the shop is ready again", async || is_ready(&shop).await).await;
+    let restored = Instant::now();
+    eventually("one can buy again", async || can_buy(&shop).await).await;
+    assert!(restored.elapsed() <= KNOWN_WITHIN, "{loss:?}: {:?}", restored.elapsed());
     // Whatever the first try did, the same key finds or makes the buyer's one order.
     for answer in join_all(names.iter().map(|user| shop.buy(user, "drop", "phone", "k"))).await {
         assert!(answer.status < 300, "{loss:?}: {answer:?}");
@@ -66,4 +79,27 @@ async fn without_redis_nothing_is_sold_it_is_said_within_300_ms_and_the_sale_goe
         sell_through(&mut world, loss).await;
         world.finish().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_is_silent_for_a_moment_takes_no_front_out() {
+    let mut world = World::new(&[("redis.response_timeout_ms", "140")]).await;
+    let shop = world.shop().await;
+    shop.open_sale("drop", 1, &[("phone", 10)]).await;
+    for _ in 0..3 {
+        let began = Instant::now();
+        world.lose("redis", Loss::Frozen);
+        while began.elapsed() < Duration::from_millis(600) {
+            assert!(can_buy(&shop).await, "{:?}", began.elapsed());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        world.restore();
+        let back = Instant::now();
+        while back.elapsed() < Duration::from_millis(1500) {
+            assert!(can_buy(&shop).await, "{:?} after it was back", back.elapsed());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    shop.finish().await;
+    world.finish().await;
 }

@@ -85,11 +85,12 @@ async fn drained(backend: &Ports) {
 }
 
 async fn lag(backend: &Ports) -> Vec<i64> {
-    let ends = backend.order_log.ends().await.expect("Kafka");
-    let positions = backend.order_writes.positions().await;
-    (0..PARTS)
-        .zip(ends)
-        .map(|(part, end)| end - positions.get(&Part::new(part)).copied().unwrap_or(0))
+    let parts: Vec<Part> = (0..PARTS).map(Part::new).collect();
+    let offsets = backend.order_log.offsets(&parts).await.expect("Kafka");
+    let positions = backend.positions.positions().await;
+    parts
+        .iter()
+        .map(|part| offsets[part].end - positions.get(part).map_or(0, |position| position.next_offset))
         .collect()
 }
 

@@ -69,6 +69,10 @@ impl World {
         config.redis.url = format!("redis://{}", redis.address);
         config.kafka.brokers = kafka.address.to_string();
         config.mysql.instances = mysql.iter().map(|proxy| proxy.address.to_string()).collect();
+        // A test that failed may have left a server that only reads.
+        for instance in 0..MYSQL.len() {
+            Servers::of(&config).execute(instance, "SET GLOBAL read_only = OFF").await;
+        }
         migrated(&config).await;
         Self { config, redis, mysql, kafka, lost: Vec::new(), _alone: alone }
     }

@@ -1,12 +1,13 @@
 //! Checks the buyers' side: what was answered, against what stands in the stores.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::index::Index;
 use super::{Findings, Rule};
-use crate::evidence::OrderRow;
+use crate::evidence::{OrderRow, RowState};
 use crate::ids::OrderId;
 use crate::journal::{Class, Entry};
+use crate::order_life;
 
 /// Checks the journal's entries of this sale against the rows, when there is a journal.
 pub fn check(index: &Index<'_>, found: &mut Findings) {
@@ -20,6 +21,10 @@ pub fn check(index: &Index<'_>, found: &mut Findings) {
         requests.entry(derived(index, entry)).or_default().push(entry);
     }
     check_answers(index, &requests, found);
+    requests.values().for_each(|same_key| check_story(same_key, found));
+    if index.is_quiet() && index.is_whole_in_redis() {
+        check_refusals(index, &entries, found);
+    }
     for (id, row) in &index.rows {
         match requests.get(id) {
             Some(same_key) => check_row(row, same_key, found),
@@ -69,6 +74,63 @@ fn check_answers(index: &Index<'_>, requests: &BTreeMap<OrderId, Vec<&Entry>>, f
         found.check(accepted == 0 || stands || !index.is_quiet(), Rule::AcceptedWithoutRow, || {
             format!("{id} of {} was accepted and has no row", same_key[0].user)
         });
+    }
+}
+
+/// Checks that the answers to one key tell one story: one time of acceptance, one decision, and no refusal by the stock
+/// or the limit of what was answered as accepted before.
+fn check_story(same_key: &[&Entry], found: &mut Findings) {
+    let accepted = || same_key.iter().filter(|entry| entry.class.is_accepted());
+    let Some(first) = accepted().min_by_key(|entry| entry.answered_us()) else { return };
+    let user = &first.user;
+    let times: BTreeSet<&str> = accepted().filter_map(|entry| entry.accepted_at.as_deref()).collect();
+    found.check(times.len() <= 1, Rule::ReplayDiffers, || format!("{user} was accepted at {times:?}"));
+    let decided = accepted().filter_map(|entry| entry.order_status.as_deref());
+    let decided: BTreeSet<&str> = decided.filter(|status| RowState::parse(status).is_some()).collect();
+    let is_one =
+        decided.iter().all(|a| decided.iter().all(|b| order_life::leads(a, b) || order_life::leads(b, a)));
+    found.check(is_one, Rule::ReplayDiffers, || format!("the order of {user} was {decided:?}"));
+    let refused = |entry: &&&Entry| {
+        matches!(entry.class, Class::SoldOut | Class::Limited) && entry.sent_us() > first.answered_us()
+    };
+    if let Some(refused) = same_key.iter().find(refused) {
+        let class = refused.class.as_str();
+        found.add(Rule::ReplayDiffers, format!("{user} was accepted, and heard {class} afterwards"));
+    }
+}
+
+/// Checks the refusals against what is left at the end. Nothing is given back while release is not built, so what is
+/// left at the end was left all the time.
+fn check_refusals(index: &Index<'_>, entries: &[&Entry], found: &mut Findings) {
+    // An order that was rejected in the end was held when the limit was told.
+    let mut held: BTreeMap<&str, i64> = BTreeMap::new();
+    for hold in index.buckets().flat_map(|(_, bucket)| bucket.holds.values()) {
+        *held.entry(&hold.user).or_default() += hold.quantity;
+    }
+    for entry in entries {
+        let quantity = i64::from(entry.quantity);
+        match entry.class {
+            Class::SoldOut => {
+                let left: i64 = index.buckets().filter_map(|(_, bucket)| bucket.stock.get(&entry.sku)).sum();
+                let is_true =
+                    if entry.code.as_deref() == Some("fewer_left") { left < quantity } else { left == 0 };
+                found.check(is_true, Rule::RefusedThoughLeft, || {
+                    let code = entry.code.as_deref().unwrap_or_default();
+                    format!(
+                        "{} heard {code} for {quantity} of {}, and {left} are left",
+                        entry.user, entry.sku
+                    )
+                });
+            }
+            Class::Limited => {
+                let limit = index.evidence.sale.buyer_limit;
+                let held = held.get(entry.user.as_str()).copied().unwrap_or(0);
+                found.check(held + quantity > limit, Rule::LimitNotReached, || {
+                    format!("{} wanted {quantity}, and holds {held} of {limit}", entry.user)
+                });
+            }
+            _ => {}
+        }
     }
 }
 

@@ -4,14 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::index::Index;
 use super::{Findings, Rule};
-use crate::evidence::{OrderRow, RowState};
+use crate::evidence::{Action, OrderRow, RowState};
 use crate::ids::{OrderId, yyyymm};
 use crate::order_life;
 
-/// How long before the opening an order may be accepted. The front lets a purchase through to Redis this long before
-/// the opening and stamps it by its own clock, but Redis's clock decides. `admission.opening_skew_ms` has the same
-/// default.
-const OPENING_SKEW_MS: i64 = 200;
+/// How long after an operator's pause or end an order may still be accepted: the buckets are told one after the other,
+/// and the audit log has another clock than the buckets.
+const SHUT_WITHIN_MS: i64 = 5_000;
+/// How far that clock may be ahead when a sale is resumed.
+const CLOCKS_APART_MS: i64 = 5_000;
 
 /// Checks the place, the content and the moves of every row.
 pub fn check(index: &Index<'_>, found: &mut Findings) {
@@ -26,6 +27,7 @@ pub fn check(index: &Index<'_>, found: &mut Findings) {
             rows.iter().map(|row| format!("shard {} orders_{}", row.place.shard, row.yyyymm)).collect();
         found.add(Rule::DuplicateOrder, format!("{id} stands in {}", seen.join(" and ")));
     }
+    check_shut(index, found);
     check_moves(index, found);
 }
 
@@ -60,10 +62,47 @@ fn check_content(index: &Index<'_>, row: &OrderRow, found: &mut Findings) {
     found.check((row.state == RowState::Rejected) == has_reason, Rule::ReasonDiffers, || {
         format!("{} is {} with reason {:?}", row.id, row.state.as_str(), row.reason)
     });
-    let starts_ms = index.evidence.sale.starts_ms;
-    found.check(row.accepted_ms >= starts_ms - OPENING_SKEW_MS, Rule::AcceptedBeforeOpening, || {
-        format!("{} was accepted {} ms before the opening", row.id, starts_ms - row.accepted_ms)
+    let sale = &index.evidence.sale;
+    found.check(row.accepted_ms >= sale.starts_ms, Rule::AcceptedBeforeOpening, || {
+        format!("{} was accepted {} ms before the opening", row.id, sale.starts_ms - row.accepted_ms)
     });
+    found.check(row.accepted_ms < sale.ends_ms, Rule::AcceptedAfterEnd, || {
+        format!("{} was accepted {} ms after the end", row.id, row.accepted_ms - sale.ends_ms)
+    });
+    let due_ms = row.created_ms + sale.payment_window_ms;
+    found.check(row.expires_ms == due_ms, Rule::ExpiryDiffers, || {
+        format!("{} is due at {}, and {due_ms} is one window after its row", row.id, row.expires_ms)
+    });
+}
+
+/// Checks that nothing was accepted while operators had the sale shut.
+fn check_shut(index: &Index<'_>, found: &mut Findings) {
+    let sale = &index.evidence.sale;
+    let shut = shut_times(&sale.actions, sale.is_shut().then_some(sale.read_ms));
+    for row in &index.evidence.rows {
+        let during = shut.iter().find(|(from, to)| (*from..*to).contains(&row.accepted_ms));
+        found.check(during.is_none(), Rule::AcceptedWhileShut, || {
+            format!("{} was accepted at {}, shut was {during:?}", row.id, row.accepted_ms)
+        });
+    }
+}
+
+/// Lists the times in which a sale was certainly shut, from the first ms to the one after the last. `until_ms` is when
+/// the sale was seen shut; `None` when it was seen selling. It may have been resumed since.
+fn shut_times(actions: &[Action], until_ms: Option<i64>) -> Vec<(i64, i64)> {
+    let mut times = Vec::new();
+    let mut since = None;
+    for action in actions {
+        match action.word.as_str() {
+            "pause" | "end" => since = since.or(Some(action.at_ms)),
+            "resume" => {
+                times.extend(since.take().map(|at_ms| (at_ms, action.at_ms - CLOCKS_APART_MS)));
+            }
+            _ => {}
+        }
+    }
+    times.extend(since.zip(until_ms));
+    times.into_iter().map(|(from, to)| (from + SHUT_WITHIN_MS, to)).filter(|(from, to)| from < to).collect()
 }
 
 fn check_moves(index: &Index<'_>, found: &mut Findings) {

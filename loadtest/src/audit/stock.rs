@@ -77,21 +77,27 @@ fn given_by(index: &Index<'_>, instance: u16, item: &ItemFacts) -> i64 {
         .collect();
     let own = all().filter(|(one, _)| *one == instance).flat_map(|(_, books)| grants(books, item));
     own.filter(|grant| grant.taker != instance || !elsewhere.contains(&grant.id))
+        .filter(|grant| !grant.from_ledger)
         .map(|grant| grant.units)
         .sum()
 }
 
-/// Checks that a grant between two instances is a row on each, with the same units.
+/// Checks that a grant between two instances is a row on each, with the same units. Without the taker's row nobody can
+/// sell them.
 fn check_both_sides(index: &Index<'_>, item: &ItemFacts, found: &mut Findings) {
     let all = &index.evidence.books;
     for (instance, books) in (0u16..).zip(all) {
         for given in grants(books, item).filter(|grant| grant.taker != instance) {
             let taker = all.get(usize::from(given.taker));
             let applied = taker.and_then(|books| grants(books, item).find(|grant| grant.id == given.id));
-            let is_same =
-                applied.is_some_and(|applied| (applied.taker, applied.units) == (given.taker, given.units));
+            let (units, taker) = (given.units, given.taker);
+            let Some(applied) = applied else {
+                let detail = format!("{}: grant of {units} from {instance} to {taker}", item.sku);
+                found.add(Rule::GrantNotApplied, detail);
+                continue;
+            };
+            let is_same = (applied.taker, applied.units) == (taker, units);
             found.check(is_same, Rule::GrantsUnbalanced, || {
-                let (units, taker) = (given.units, given.taker);
                 format!(
                     "{}: grant of {units} from {instance} to {taker} was applied as {applied:?}",
                     item.sku
@@ -122,7 +128,13 @@ fn check_ledger(
             item.sku
         )
     });
-    let own: i64 = grants(books, item).filter(|grant| grant.taker == instance).map(|grant| grant.units).sum();
+    // A grant from a ledger takes units away from its giver's allotment again.
+    let own = grants(books, item).map(|grant| match (grant.taker == instance, grant.from_ledger) {
+        (true, _) => grant.units,
+        (false, true) => -grant.units,
+        (false, false) => 0,
+    });
+    let own: i64 = own.sum();
     found.check(own == allotted, Rule::GrantsUnbalanced, || {
         format!("{} on {instance}: allotted {allotted}, its grants say {own}", item.sku)
     });

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::holds::fingerprint;
 use crate::config::Mode;
 use crate::evidence::{
-    BucketFacts, Claim, DeadLetter, Evidence, GrantRow, Hold, HttpFacts, InstanceBooks, ItemFacts, LedgerRow,
-    ListAnswer, LogFacts, LogRecord, Move, OrderAnswer, OrderRow, OwedRow, PartitionFacts, Place, PoolRow,
-    RecordFacts, RowState, SaleFacts,
+    Action, BucketFacts, Claim, DeadLetter, Evidence, GrantRow, Hold, HttpFacts, InstanceBooks, ItemFacts,
+    LedgerRow, ListAnswer, LogFacts, LogRecord, Move, OrderAnswer, OrderRow, OwedRow, PartitionFacts, Place,
+    PoolRow, RecordFacts, RowState, SaleFacts,
 };
 use crate::ids::{Layout, OrderId, month_of_ms, yyyymm};
 use crate::journal::{Class, Entry, Kind};
@@ -19,6 +19,7 @@ const CASE: &str = "case";
 pub const STARTS_MS: i64 = 1_778_803_200_000;
 pub const LIMIT: i64 = 2;
 const BUCKETS: u16 = 2;
+const WINDOW_MS: i64 = 900_000;
 pub const SERVERS: [&str; 2] = ["127.0.0.1:1", "127.0.0.1:2"];
 
 /// The shard map of the small sale.
@@ -65,6 +66,7 @@ pub fn row(user: &str, key: &str, sku: &str, quantity: i64, state: RowState) -> 
         epoch: 1,
         accepted_ms: STARTS_MS + 5,
         created_ms: STARTS_MS + 9,
+        expires_ms: STARTS_MS + 9 + WINDOW_MS,
     }
 }
 
@@ -86,14 +88,18 @@ pub fn of_rows(rows: Vec<OrderRow>) -> Evidence {
         starts_ms: STARTS_MS,
         ends_ms: STARTS_MS + 3_600_000,
         buyer_limit: LIMIT,
+        payment_window_ms: WINDOW_MS,
         buckets: BUCKETS,
         epoch: 1,
         items: items(),
+        actions: vec![Action { at_ms: STARTS_MS - 60_000, word: "preheat".to_owned() }],
+        read_ms: STARTS_MS + 120_000,
     };
     let mut journal: Vec<Entry> = rows.iter().map(|row| entry(row, Class::Won)).collect();
     journal.push(entry(&rows[0], Class::Replayed));
     let mut nobody = entry(&rows[0], Class::SoldOut);
-    (nobody.user, nobody.order_id, nobody.code) = ("u-late".to_owned(), None, Some("sold_out".to_owned()));
+    (nobody.user, nobody.order_id, nobody.code) = ("u-late".to_owned(), None, Some("fewer_left".to_owned()));
+    (nobody.quantity, nobody.accepted_at) = (99, None);
     journal.push(nobody);
     let (log, positions) = log(&rows);
     let mut books = books(&rows);
@@ -136,6 +142,7 @@ pub fn entry(row: &OrderRow, class: Class) -> Entry {
         code: None,
         order_id: Some(row.id.to_string()),
         order_status: Some("queued".to_owned()),
+        accepted_at: Some("2026-05-15T00:00:00.005Z".to_owned()),
         class,
     }
 }
@@ -171,7 +178,7 @@ fn give(books: &mut [InstanceBooks], sku: &str, (giver, taker): (u16, u16), unit
         return;
     }
     let id = format!("{sku}/{giver}/{taker}/{units}").into_bytes();
-    let grant = GrantRow { id, sku: sku.to_owned(), taker, units };
+    let grant = GrantRow { id, sku: sku.to_owned(), taker, units, from_ledger: false };
     if giver != taker {
         books[usize::from(giver)].grants.push(grant.clone());
     }
@@ -288,7 +295,8 @@ fn buckets(sale: &SaleFacts, rows: &[OrderRow]) -> Vec<Option<BucketFacts>> {
             user: row.user.clone(),
         };
         bucket.holds.insert(row.id, hold);
-        *bucket.buyers.entry(row.user.clone()).or_default() += row.quantity;
+        let held = if row.state == RowState::Rejected { 0 } else { row.quantity };
+        *bucket.buyers.entry(row.user.clone()).or_default() += held;
         *bucket.stock.entry(row.sku.clone()).or_default() -= row.quantity;
     }
     buckets.into_iter().map(Some).collect()

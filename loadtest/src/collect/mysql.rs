@@ -15,7 +15,7 @@ use sqlx::{ConnectOptions, Connection, Executor};
 use super::mysql_fields::{fetch, number, text};
 use super::mysql_rows as rows;
 use crate::config::Config;
-use crate::evidence::{Claim, InstanceBooks, ItemFacts, Move, OrderRow, Place, SaleFacts};
+use crate::evidence::{Action, Claim, InstanceBooks, ItemFacts, Move, OrderRow, Place, SaleFacts};
 use crate::ids::OrderId;
 
 /// What all instances hold of one sale.
@@ -53,7 +53,8 @@ pub async fn sale(config: &Config, sale: &str) -> anyhow::Result<Option<SaleFact
     let mut connection = connect(config, first).await?;
     let directory = format!("{}directory", config.database_prefix);
     let query = format!(
-        "SELECT s.state, s.starts_ms, s.ends_ms, s.buyer_limit, s.buckets, COALESCE(e.epoch, 1) \
+        "SELECT s.state, s.starts_ms, s.ends_ms, s.buyer_limit, s.buckets, COALESCE(e.epoch, 1), \
+         s.payment_window_ms, CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED) \
          FROM {directory}.sales s LEFT JOIN {directory}.epochs e ON e.sale_id = s.sale_id WHERE s.sale_id = ?"
     );
     let found = fetch(&mut connection, query, &[sale]).await?;
@@ -66,7 +67,10 @@ pub async fn sale(config: &Config, sale: &str) -> anyhow::Result<Option<SaleFact
         buyer_limit: number(row, 3)?,
         buckets: u16::try_from(number(row, 4)?).context("sales.buckets is not a u16")?,
         epoch: number(row, 5)?,
+        payment_window_ms: number(row, 6)?,
         items: Vec::new(),
+        actions: Vec::new(),
+        read_ms: number(row, 7)?,
     };
     let query = format!(
         "SELECT sku_id, stock, unit_price, currency FROM {directory}.items WHERE sale_id = ? ORDER BY sku_id"
@@ -78,6 +82,13 @@ pub async fn sale(config: &Config, sale: &str) -> anyhow::Result<Option<SaleFact
             unit_price: number(&row, 2)?,
             currency: text(&row, 3)?,
         });
+    }
+    let query = format!(
+        "SELECT CAST(UNIX_TIMESTAMP(at) * 1000 AS SIGNED), action FROM {directory}.audit_log WHERE sale_id = ? \
+         ORDER BY id"
+    );
+    for row in fetch(&mut connection, query, &[sale]).await? {
+        facts.actions.push(Action { at_ms: number(&row, 0)?, word: text(&row, 1)? });
     }
     connection.close().await?;
     Ok(Some(facts))

@@ -33,20 +33,26 @@ pub async fn books(
     for row in fetch(connection, query, &[sale]).await? {
         books.pools.push(PoolRow { sku: text(&row, 0)?, stock: number(&row, 1)?, granted: number(&row, 2)? });
     }
-    let query = format!("SELECT grant_id, sku_id, taker, units FROM {control}.grants WHERE sale_id = ?");
+    let query =
+        format!("SELECT grant_id, sku_id, taker, units, from_ledger FROM {control}.grants WHERE sale_id = ?");
     for row in fetch(connection, query, &[sale]).await? {
         books.grants.push(GrantRow {
             id: sqlx::Row::try_get(&row, 0)?,
             sku: text(&row, 1)?,
             taker: small(number(&row, 2)?, "grants.taker")?,
             units: number(&row, 3)?,
+            from_ledger: sqlx::Row::try_get(&row, 4)?,
         });
     }
     let query = format!("SELECT order_id FROM {control}.release_outbox WHERE sale_id = ?");
     for row in fetch(connection, query, &[sale]).await? {
         books.owed.push(OwedRow { order: order_id(&row, 0)? });
     }
-    let query = format!("SELECT part, log_offset, reason FROM {control}.dead_letters WHERE topic = ?");
+    // Those of an earlier log of this name say nothing about the records of this one.
+    let query = format!(
+        "SELECT d.part, d.log_offset, d.reason FROM {control}.dead_letters d JOIN {control}.consumer_positions p \
+         ON p.topic = d.topic AND p.part = d.part AND d.log_id IN (p.log_id, X'00000000000000000000000000000000') WHERE d.topic = ?"
+    );
     for row in fetch(connection, query, &[topic]).await? {
         books.dead_letters.push(DeadLetter {
             part: small(number(&row, 0)?, "dead_letters.part")?,
@@ -71,7 +77,7 @@ pub async fn orders(
 ) -> anyhow::Result<Vec<OrderRow>> {
     let query = format!(
         "SELECT order_id, sku_id, user_id, quantity, unit_price, currency, state, reason, epoch, accepted_ms, \
-         created_ms FROM {database}.orders_{yyyymm} WHERE sale_id = ?"
+         created_ms, expires_ms FROM {database}.orders_{yyyymm} WHERE sale_id = ?"
     );
     let mut orders = Vec::new();
     for row in fetch(connection, query, &[sale]).await? {
@@ -90,6 +96,7 @@ pub async fn orders(
             epoch: number(&row, 8)?,
             accepted_ms: number(&row, 9)?,
             created_ms: number(&row, 10)?,
+            expires_ms: number(&row, 11)?,
         });
     }
     Ok(orders)

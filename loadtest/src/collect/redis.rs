@@ -72,12 +72,16 @@ pub async fn read(config: &Config, sale: &SaleFacts) -> anyhow::Result<Vec<Optio
         }
         let holds: Vec<(Vec<u8>, String)> = scan(&mut connection, &named("orders")).await?;
         let holds = holds.into_iter().map(|(id, value)| hold(&id, &value)).collect::<anyhow::Result<_>>()?;
+        let outbox_orders: Option<i64> =
+            cmd("GET").arg(named("outbox_orders")).query_async(&mut connection).await?;
         buckets.push(Some(BucketFacts {
             gate,
             stock: cmd("HGETALL").arg(named("stock")).query_async(&mut connection).await?,
             buyers: scan(&mut connection, &named("buyers")).await?.into_iter().collect(),
             holds,
             outbox: cmd("XLEN").arg(named("outbox")).query_async(&mut connection).await?,
+            outbox_orders: outbox_orders.unwrap_or(0),
+            set_aside: cmd("XLEN").arg(named("set_aside")).query_async(&mut connection).await?,
         }));
     }
     Ok(buckets)

@@ -13,7 +13,7 @@ use super::look::{Look, behind};
 use super::sqlite_fields::{fetch, number, order_id, small, text};
 use super::sqlite_rows as rows;
 use crate::config::{Config, Mode};
-use crate::evidence::{Evidence, InstanceBooks, ItemFacts, PartitionFacts, Place, SaleFacts};
+use crate::evidence::{Action, Evidence, InstanceBooks, ItemFacts, PartitionFacts, Place, SaleFacts};
 use crate::ids::{Layout, OrderId};
 
 const DATABASE: &str = "seckill.db";
@@ -44,6 +44,7 @@ struct Definition {
     starts_ms: i64,
     ends_ms: i64,
     buyer_limit: i64,
+    payment_window_ms: i64,
     buckets: u16,
     epoch: i64,
     items: Vec<Item>,
@@ -63,12 +64,12 @@ struct Price {
 }
 
 async fn definition(connection: &mut SqliteConnection, sale: &str) -> anyhow::Result<Option<SaleFacts>> {
-    let query = "SELECT definition FROM sales WHERE sale_id = ?";
-    let Some(text) =
-        fetch(connection, query, Some(sale)).await?.first().map(|row| text(row, 0)).transpose()?
-    else {
+    let query = "SELECT definition, CAST(unixepoch('subsec') * 1000 AS INTEGER) FROM sales WHERE sale_id = ?";
+    let rows = fetch(connection, query, Some(sale)).await?;
+    let Some(row) = rows.first() else {
         return Ok(None);
     };
+    let (text, read_ms) = (text(row, 0)?, number(row, 1)?);
     let found: Definition =
         serde_json::from_str(&text).with_context(|| format!("the definition of {sale} is damaged"))?;
     let item = |item: Item| ItemFacts {
@@ -85,8 +86,17 @@ async fn definition(connection: &mut SqliteConnection, sale: &str) -> anyhow::Re
         buyer_limit: found.buyer_limit,
         buckets: found.buckets,
         epoch: found.epoch,
+        payment_window_ms: found.payment_window_ms,
         items: found.items.into_iter().map(item).collect(),
+        actions: actions(connection, sale).await?,
+        read_ms,
     }))
+}
+
+async fn actions(connection: &mut SqliteConnection, sale: &str) -> anyhow::Result<Vec<Action>> {
+    let query = "SELECT at_ms, action FROM audit_log WHERE sale_id = ? ORDER BY id";
+    let found = fetch(connection, query, Some(sale)).await?;
+    found.iter().map(|row| Ok(Action { at_ms: number(row, 0)?, word: text(row, 1)? })).collect()
 }
 
 /// Reads a sale as the directory defines it. `None` means that there is no such sale.

@@ -14,7 +14,7 @@ use crate::evidence::{
 use crate::ids::{OrderId, yyyymm};
 
 const ORDERS: &str = "SELECT order_id, month, sku_id, user_id, quantity, unit_price, currency, state, reason, epoch, \
-     accepted_ms, created_ms FROM orders WHERE sale_id = ?";
+     accepted_ms, created_ms, expires_ms FROM orders WHERE sale_id = ?";
 /// Moves of the sale's orders, and moves that belong to no order of any sale.
 const MOVES: &str = "SELECT m.order_id, m.kind FROM order_moves m LEFT JOIN orders o ON o.order_id = m.order_id \
      WHERE o.sale_id = ? OR o.order_id IS NULL";
@@ -48,6 +48,7 @@ pub async fn orders(
             epoch: number(row, 9)?,
             accepted_ms: number(row, 10)?,
             created_ms: number(row, 11)?,
+            expires_ms: number(row, 12)?,
         })
     };
     found.iter().map(order).collect()
@@ -89,7 +90,13 @@ pub async fn books(connection: &mut SqliteConnection, sale: &str) -> anyhow::Res
     let query = "SELECT sku_id, stock, held, sold FROM ledger WHERE sale_id = ?";
     for row in fetch(connection, query, Some(sale)).await? {
         let (sku, stock) = (text(&row, 0)?, number(&row, 1)?);
-        books.grants.push(GrantRow { id: Vec::new(), sku: sku.clone(), taker: 0, units: stock });
+        books.grants.push(GrantRow {
+            id: Vec::new(),
+            sku: sku.clone(),
+            taker: 0,
+            units: stock,
+            from_ledger: false,
+        });
         books.pools.push(PoolRow { sku: sku.clone(), stock, granted: stock });
         books.ledger.push(LedgerRow { sku, allotted: stock, held: number(&row, 2)?, sold: number(&row, 3)? });
     }

@@ -18,12 +18,12 @@ use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::kafka_client::{METADATA_TIMEOUT, failed, settings};
+use super::kafka_client::{failed, settings};
 use super::kafka_event_queue::{Command, EventQueue};
 use crate::config::{GroupProtocol, KafkaConfig};
 use crate::domain::batch_plan::LogRecord;
-use crate::domain::{OrderRecord, Part};
-use crate::ports::{Effect, LogEvent, StoreError, StoreResult, Wake};
+use crate::domain::{OrderRecord, Part, ShardMap};
+use crate::ports::{Effect, LogEvent, StoreResult, Wake};
 
 /// Longest time that a seek may block the thread.
 const SEEK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -46,6 +46,7 @@ pub struct Member {
 /// Assigns partitions paused, and keeps the events of a rebalance for the next poll.
 struct Rebalancer {
     topic: String,
+    map: ShardMap,
     // The callback runs inside poll, on the reader's own thread, so the lock is never contended.
     events: Mutex<VecDeque<LogEvent>>,
 }
@@ -72,9 +73,7 @@ impl ConsumerContext for Rebalancer {
         let done = if change == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
             self.assign(consumer, parts, cooperative)
         } else {
-            for part in numbers(parts) {
-                self.tell(LogEvent::Revoked { part });
-            }
+            self.tell_all(parts, |part| LogEvent::Revoked { part });
             if cooperative { consumer.incremental_unassign(parts) } else { consumer.unassign() }
         };
         if let Err(error) = done {
@@ -97,14 +96,21 @@ impl Rebalancer {
             // (docs/adr/0011).
             let end = ends.get(&part).copied().unwrap_or_default();
             parts.set_partition_offset(&self.topic, i32::from(part.number()), Offset::Offset(end))?;
-            self.tell(LogEvent::Assigned { part });
         }
+        self.tell_all(parts, |part| LogEvent::Assigned { part });
         if cooperative {
             consumer.incremental_assign(parts)?
         } else {
             consumer.assign(parts)?
         }
         consumer.pause(parts)
+    }
+
+    /// Tells an event of each partition that the shard map has. The others were added by another hand: they stay
+    /// paused, and nobody seeks them.
+    fn tell_all(&self, parts: &TopicPartitionList, event: impl Fn(Part) -> LogEvent) {
+        let ours = numbers(parts).into_iter().filter(|part| part.number() < self.map.parts());
+        ours.for_each(|part| self.tell(event(part)));
     }
 
     fn tell(&self, event: LogEvent) {
@@ -141,7 +147,7 @@ impl Member {
     ///
     /// # Errors
     /// When the settings are wrong.
-    pub fn join(config: &KafkaConfig) -> StoreResult<Self> {
+    pub fn join(config: &KafkaConfig, map: ShardMap) -> StoreResult<Self> {
         let join = |error| failed("join readers", Effect::NotApplied, error);
         let mut client = settings(config);
         client
@@ -162,7 +168,7 @@ impl Member {
             GroupProtocol::Consumer => client.set("group.protocol", "consumer"),
         };
         let topic = config.topic.clone();
-        let rebalancer = Rebalancer { topic: topic.clone(), events: Mutex::default() };
+        let rebalancer = Rebalancer { topic: topic.clone(), map, events: Mutex::default() };
         let consumer: BaseConsumer<Rebalancer> = client.create_with_context(rebalancer).map_err(join)?;
         consumer.subscribe(&[&topic]).map_err(join)?;
         Ok(Self { consumer, topic, seeks: HashMap::new() })
@@ -210,8 +216,8 @@ impl Member {
                     events.extend(record(&message));
                 }
                 // A position fell out of the log, or the client has failed for good. The binding does not say whose
-                // position it is, and the client takes no seek of that partition any more. Joining again compares all
-                // positions with the log.
+                // position it is, and the client takes no seek of that partition any more. After joining again, the
+                // writer compares all positions with the log.
                 Some(Err(error))
                     if matches!(
                         error.rdkafka_error_code(),
@@ -256,13 +262,6 @@ impl Member {
             failed("seek", Effect::NotApplied, error)
         };
         let number = i32::from(part.number());
-        let watermarks = self.consumer.fetch_watermarks(&self.topic, number, METADATA_TIMEOUT);
-        let (low, high) = watermarks.map_err(not_sought)?;
-        if !(low..=high).contains(&offset) {
-            tell(LogEvent::OutOfRange { part, position: offset, low, high });
-            let outside = format!("position {offset} is outside the log's {low}..={high}");
-            return Err(StoreError::broken("seek", outside));
-        }
         let sought = self.consumer.seek(&self.topic, number, Offset::Offset(offset), SEEK_TIMEOUT);
         sought.and_then(|()| self.consumer.resume(&self.one(part))).map_err(not_sought)?;
         tell(LogEvent::Sought { part });
@@ -311,10 +310,7 @@ impl Member {
     /// Answers the number of the seek that an event follows, or 0 when it follows none.
     fn seek_of(&self, event: &LogEvent) -> u64 {
         let part = match event {
-            LogEvent::Record { part, .. }
-            | LogEvent::Sought { part }
-            | LogEvent::NotSought { part }
-            | LogEvent::OutOfRange { part, .. } => part,
+            LogEvent::Record { part, .. } | LogEvent::Sought { part } | LogEvent::NotSought { part } => part,
             LogEvent::Assigned { .. } | LogEvent::Revoked { .. } => return 0,
         };
         self.seeks.get(part).copied().unwrap_or(0)

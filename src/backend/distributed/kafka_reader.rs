@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use super::kafka_event_queue::{Command, EventQueue};
 use super::kafka_member::Member;
 use crate::config::KafkaConfig;
-use crate::domain::Part;
+use crate::domain::{Part, ShardMap};
 use crate::ports::{LogEvent, OrderLogReader, StoreError, StoreResult, Wake};
 
 /// Serves one member of the consumer group to its owner. The thread of the member ends when this value is dropped.
@@ -33,8 +33,8 @@ impl KafkaReader {
     ///
     /// # Errors
     /// When the settings are wrong or no thread can be had.
-    pub fn join(config: &KafkaConfig, wake: Wake) -> StoreResult<Self> {
-        let member = Member::join(config)?;
+    pub fn join(config: &KafkaConfig, map: ShardMap, wake: Wake) -> StoreResult<Self> {
+        let member = Member::join(config, map)?;
         let (commands, received) = channel();
         let (leave, left) = oneshot::channel();
         let queue = Arc::new(EventQueue::default());
@@ -72,9 +72,7 @@ impl OrderLogReader for KafkaReader {
                     continue;
                 }
                 LogEvent::Record { part, .. } => (true, *part),
-                LogEvent::Sought { part }
-                | LogEvent::NotSought { part }
-                | LogEvent::OutOfRange { part, .. } => (false, *part),
+                LogEvent::Sought { part } | LogEvent::NotSought { part } => (false, *part),
             };
             if self.seeks.get(&part) == Some(&seek) {
                 records += usize::from(is_record);

@@ -2,11 +2,13 @@
 //! safe: the migrations of every database run under the server's named lock, and the monthly tables and positions are
 //! made only where they are absent.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::RDKafkaErrorCode;
 use sqlx::migrate::Migrator;
 use sqlx::{AssertSqlSafe, Connection, MySqlConnection, Row};
@@ -14,14 +16,17 @@ use sqlx::{AssertSqlSafe, Connection, MySqlConnection, Row};
 use super::kafka_client::{METADATA_TIMEOUT, failed as kafka_failed, settings as kafka_settings};
 use super::mysql::{Mysql, failed};
 use super::settings::Settings;
+use super::{kafka_identity, mysql_positions};
 use crate::backend::migrations::{CONTROL, DIRECTORY, SHARD, migrator};
 use crate::clock::Clock;
 use crate::config::KafkaConfig;
-use crate::domain::{Instance, Month};
+use crate::domain::{Instance, Month, Position};
 use crate::ports::{Effect, StoreError, StoreResult};
 
 /// Longest time that a migration waits for another one of the same database.
 const LOCK_WAIT_S: u32 = 120;
+/// The name of the setting that says which schema the databases have.
+const SCHEMA: &str = "schema";
 const ORDERS_MONTH: &str = include_str!("queries/create_orders_month.sql");
 
 /// Tells people what a migration did or found.
@@ -33,6 +38,8 @@ pub struct Report {
     pub months: Vec<u32>,
     /// Whether the topic was created. If not, it was there with the wanted settings.
     pub topic_created: bool,
+    /// Partitions of the topic beyond the shard map's. They were added by another hand, and nobody uses them.
+    pub foreign_parts: usize,
 }
 
 /// Makes everything that is absent and checks what is there, for `months` and the months of all sales. `progress` is
@@ -40,17 +47,17 @@ pub struct Report {
 ///
 /// # Errors
 /// When a server cannot be reached, the instances stand in another order, the recorded shard map differs, or the topic
-/// has other settings. The text says the remedy.
+/// has other settings or is gone although orders were written from it. The text says the remedy.
 pub async fn run(
     settings: &Settings,
     months: &[Month],
     clock: Clock,
     progress: impl Fn(&str),
 ) -> StoreResult<Report> {
-    let mysql = Mysql::new(&settings.mysql, settings.map, &settings.kafka.topic, clock)?;
+    let mysql = Mysql::new(&settings.mysql, settings.map, &settings.kafka.topic, clock.clone())?;
     check_order_of_instances(&mysql).await?;
     progress("directory");
-    migrate_database(&mysql, Instance::new(0), &mysql.directory(), &migrator(DIRECTORY)).await?;
+    migrate_database(&mysql, Mysql::DIRECTORY, &mysql.directory(), &migrator(DIRECTORY)).await?;
     record_shard_map(&mysql).await?;
     let months = &with_months_of_sales(&mysql, months).await?[..];
     let mut report = Report { databases: 1, ..Report::default() };
@@ -65,8 +72,11 @@ pub async fn run(
             report.databases += 1;
         }
     }
+    record_schema(&mysql).await?;
     progress("order log topic");
-    report.topic_created = make_topic(settings).await?;
+    (report.topic_created, report.foreign_parts) = make_topic(settings, &mysql, &clock).await?;
+    progress("positions");
+    name_log_of_positions(settings, &mysql, &clock).await?;
     report.months = months.iter().map(|month| month.yyyymm()).collect();
     Ok(report)
 }
@@ -86,7 +96,7 @@ async fn check_order_of_instances(mysql: &Mysql) -> StoreResult<()> {
     }
     let mut wanted: Vec<(Instance, String)> =
         mysql.map.all_instances().map(|instance| (instance, mysql.control(instance))).collect();
-    wanted.push((Instance::new(0), mysql.directory()));
+    wanted.push((Mysql::DIRECTORY, mysql.directory()));
     for (instance, name) in wanted {
         let here = found.get(usize::from(instance.number())).is_some_and(|names| names.contains(&name));
         if let Some(elsewhere) = found.iter().position(|names| names.contains(&name)).filter(|_| !here) {
@@ -210,15 +220,56 @@ async fn record_shard_map(mysql: &Mysql) -> StoreResult<()> {
             Err(error) => return Err(failed("record shard map", error)),
         }
     }
-    check_shard_map(mysql).await
+    check_shard_map(&recorded_settings(mysql).await?, mysql)
 }
 
-/// Refuses a configuration whose shard map is not the one that the data was written with.
+/// Refuses databases that were not migrated to this version, and a configuration whose shard map is not the one that
+/// the data was written with.
 ///
 /// # Errors
-/// When the directory is not migrated, or a count differs.
-pub async fn check_shard_map(mysql: &Mysql) -> StoreResult<()> {
-    let context = "check shard map";
+/// When the databases are not migrated or a newer version has migrated them, or a count differs.
+pub async fn check_directory(mysql: &Mysql) -> StoreResult<()> {
+    let recorded = recorded_settings(mysql).await?;
+    check_shard_map(&recorded, mysql)?;
+    let found = recorded.get(SCHEMA).and_then(|text| text.parse().ok()).unwrap_or(1);
+    match found.cmp(&schema_version()) {
+        Ordering::Equal => Ok(()),
+        Ordering::Less => Err(StoreError::broken(
+            "check schema",
+            format!(
+                "the databases have schema {found}, this version needs {}: run `seckill migrate`",
+                schema_version()
+            ),
+        )),
+        Ordering::Greater => Err(StoreError::broken(
+            "check schema",
+            format!(
+                "a newer version has migrated the databases (their schema is {found}): use that version or a newer one"
+            ),
+        )),
+    }
+}
+
+/// Answers the number of migrations of the kind of database that has most of them. It grows with every change.
+fn schema_version() -> usize {
+    DIRECTORY.len().max(CONTROL.len()).max(SHARD.len())
+}
+
+/// Records that all databases have this version's schema, unless a newer one has.
+async fn record_schema(mysql: &Mysql) -> StoreResult<()> {
+    let text = "INSERT INTO {directory}.settings (name, value) VALUES (?, ?) ON DUPLICATE KEY UPDATE \
+                value = IF(CAST(value AS UNSIGNED) < CAST(VALUES(value) AS UNSIGNED), VALUES(value), value)";
+    sqlx::query(mysql.directory_sql(text))
+        .bind(SCHEMA)
+        .bind(schema_version().to_string())
+        .execute(mysql.directory_pool())
+        .await
+        .map(drop)
+        .map_err(|error| failed("record schema", error))
+}
+
+async fn recorded_settings(mysql: &Mysql) -> StoreResult<BTreeMap<String, String>> {
+    let context = "read settings";
     let rows = sqlx::query(mysql.directory_sql("SELECT name, value FROM {directory}.settings"))
         .fetch_all(mysql.directory_pool())
         .await
@@ -236,6 +287,11 @@ pub async fn check_shard_map(mysql: &Mysql) -> StoreResult<()> {
         let name: String = row.try_get(0).map_err(|error| failed(context, error))?;
         recorded.insert(name, row.try_get(1).map_err(|error| failed(context, error))?);
     }
+    Ok(recorded)
+}
+
+fn check_shard_map(recorded: &BTreeMap<String, String>, mysql: &Mysql) -> StoreResult<()> {
+    let context = "check shard map";
     for (name, value) in wanted_settings(mysql) {
         match recorded.get(name) {
             Some(found) if *found == value => {}
@@ -257,10 +313,14 @@ pub async fn check_shard_map(mysql: &Mysql) -> StoreResult<()> {
     Ok(())
 }
 
-/// Creates the topic, or compares the one that is there. Answers whether it created the topic.
-async fn make_topic(settings: &Settings) -> StoreResult<bool> {
+/// Creates the topic, or compares the one that is there. Answers whether it created the topic, and how many partitions
+/// it has beyond the shard map's.
+async fn make_topic(settings: &Settings, mysql: &Mysql, clock: &Clock) -> StoreResult<(bool, usize)> {
     let kafka = &settings.kafka;
     let fault = |error| kafka_failed("make topic", Effect::Unknown, error);
+    if kafka_identity::read(kafka, clock).await?.is_none() {
+        refuse_to_lose_a_log(mysql).await?;
+    }
     let admin: AdminClient<DefaultClientContext> = kafka_settings(kafka).create().map_err(fault)?;
     let wanted = wanted_topic_settings(kafka);
     let replication = TopicReplication::Fixed(i32::from(kafka.replication_factor));
@@ -271,9 +331,9 @@ async fn make_topic(settings: &Settings) -> StoreResult<bool> {
     let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(10)));
     let created = admin.create_topics(&[topic], &options).await.map_err(fault)?;
     match created.into_iter().next() {
-        Some(Ok(_)) => Ok(true),
+        Some(Ok(_)) => Ok((true, 0)),
         Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => {
-            check_topic(settings, &admin, &wanted).await.map(|()| false)
+            check_topic(settings, &admin, &wanted).await.map(|foreign_parts| (false, foreign_parts))
         }
         Some(Err((_, code))) => Err(StoreError::broken(
             "make topic",
@@ -281,6 +341,53 @@ async fn make_topic(settings: &Settings) -> StoreResult<bool> {
         )),
         None => Err(StoreError::broken("make topic", "the broker gave no answer")),
     }
+}
+
+/// Refuses to make a topic anew from which orders were written. A new one would begin at offset 0, and the positions
+/// would pass over what is appended to it.
+async fn refuse_to_lose_a_log(mysql: &Mysql) -> StoreResult<()> {
+    let mut advanced = 0;
+    for instance in mysql.map.all_instances() {
+        let positions = mysql_positions::read_all(mysql, instance).await?;
+        advanced += positions.values().filter(|position| position.next_offset > 0).count();
+    }
+    if advanced == 0 {
+        return Ok(());
+    }
+    let detail = format!(
+        "topic {} is gone, and {advanced} stored positions are above 0: accepted orders may have been lost with it. \
+         Nothing was changed. `seckill position show` lists the positions. To begin with a new topic, move them with \
+         `seckill position move all --to 0 --reason …`, then migrate again",
+        mysql.topic
+    );
+    Err(StoreError { effect: Effect::NotApplied, ..StoreError::broken("make topic", detail) })
+}
+
+/// Names the log of the positions that have none yet, so that another log of the same name is recognised. A position
+/// that lies outside the log is left alone: its partition will be halted.
+async fn name_log_of_positions(settings: &Settings, mysql: &Mysql, clock: &Clock) -> StoreResult<()> {
+    let context = "name the log of positions";
+    let log = kafka_identity::read(&settings.kafka, clock).await?;
+    let log = log.ok_or_else(|| StoreError::broken(context, "the topic is gone again"))?;
+    let consumer: BaseConsumer = kafka_settings(&settings.kafka)
+        .create()
+        .map_err(|error| kafka_failed(context, Effect::NotApplied, error))?;
+    for instance in mysql.map.all_instances() {
+        for (part, position) in mysql_positions::read_all(mysql, instance).await? {
+            if position.log.is_some() {
+                continue;
+            }
+            let number = i32::from(part.number());
+            let offsets = consumer.fetch_watermarks(&mysql.topic, number, METADATA_TIMEOUT);
+            let (low, high) = offsets.map_err(|error| kafka_failed(context, Effect::NotApplied, error))?;
+            if position.halt_in(log.id, &(low..high)).is_none() {
+                let named = Position { log: Some(log.id), ..position };
+                // A writer that was quicker has named the log itself.
+                mysql_positions::replace(mysql, part, &position, &named).await?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn wanted_topic_settings(kafka: &KafkaConfig) -> [(&'static str, String); 4] {
@@ -296,16 +403,16 @@ async fn check_topic(
     settings: &Settings,
     admin: &AdminClient<DefaultClientContext>,
     wanted: &[(&'static str, String)],
-) -> StoreResult<()> {
+) -> StoreResult<usize> {
     let fault = |error| kafka_failed("check topic", Effect::NotApplied, error);
     let name = &settings.kafka.topic;
     let metadata = admin.inner().fetch_metadata(Some(name), METADATA_TIMEOUT).map_err(fault)?;
     let found = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
-    if found != usize::from(settings.map.parts()) {
+    let wanted_parts = usize::from(settings.map.parts());
+    if found < wanted_parts {
         let detail = format!(
-            "topic {name} has {found} partitions and the configuration wants {}: partitions are frozen with \
-             the shard map; name another kafka.topic, or set shards.partitions to {found}",
-            settings.map.parts()
+            "topic {name} has {found} partitions and the configuration wants {wanted_parts}: partitions are frozen \
+             with the shard map; add the missing ones (kafka-topics --alter --topic {name} --partitions {wanted_parts})"
         );
         return Err(StoreError::broken("check topic", detail));
     }
@@ -329,5 +436,5 @@ async fn check_topic(
             return Err(StoreError::broken("check topic", detail));
         }
     }
-    Ok(())
+    Ok(found - wanted_parts)
 }

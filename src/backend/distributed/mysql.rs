@@ -3,7 +3,7 @@
 //! The names of databases that stand in SQL text are made only here. They are made of checked numbers and the checked
 //! `mysql.database_prefix`, never of input.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,11 +11,12 @@ use metrics::histogram;
 use sqlx::mysql::{MySqlConnectOptions, MySqlDatabaseError, MySqlPool, MySqlPoolOptions};
 use sqlx::{AssertSqlSafe, Executor, MySql, Transaction};
 
-use crate::clock::Clock;
+use crate::chance::Chance;
+use crate::clock::{Clock, Moment};
 use crate::config::MysqlConfig;
 use crate::domain::{Instance, Month, Shard, ShardMap};
 use crate::metrics::DB_DURATION;
-use crate::ports::{Effect, ErrorKind, Probe, StoreError, StoreResult};
+use crate::ports::{Duty, Effect, ErrorKind, Fault, Probe, StoreError, StoreResult};
 
 /// Most statements that a connection keeps prepared. Every (table, row count) of a batch is one statement text, and the
 /// writers' texts must fit beside the rest.
@@ -26,10 +27,13 @@ const STATEMENTS_CACHED: usize = 1024;
 const ABANDONED_S: u8 = 5;
 /// The pool closes a connection that was idle for this long, before the server does.
 const POOL_IDLE: Duration = Duration::from_secs(4);
+/// The pool closes a connection that is this old, so that every process finds the server again to which an address
+/// leads by now.
+const POOL_LIFETIME: Duration = Duration::from_secs(60);
 
 /// Holds what every call to MySQL needs.
 pub struct Mysql {
-    pools: Vec<MySqlPool>,
+    instances: Vec<Connections>,
     /// How users are spread over shards, partitions and instances.
     pub map: ShardMap,
     /// The topic of the order log, which positions and dead letters name.
@@ -40,17 +44,25 @@ pub struct Mysql {
     clock: Clock,
 }
 
+/// The connections to one instance.
+struct Connections {
+    pool: MySqlPool,
+    /// When a connection last answered that it only reads; `None` when none ever did.
+    read_only_at: Arc<Mutex<Option<Moment>>>,
+}
+
 /// Says what a failed statement means. A lost connection leaves the effect open. An answer of the server does not: its
 /// statement was not applied.
 pub fn failed(context: &'static str, source: sqlx::Error) -> StoreError {
     let (kind, effect) = match &source {
-        sqlx::Error::Database(error) => {
-            let number = error.try_downcast_ref::<MySqlDatabaseError>().map_or(0, MySqlDatabaseError::number);
+        sqlx::Error::Database(_) => {
+            let number = number(&source);
             // Conflicts are a deadlock, a lock wait and NOWAIT. The server is unavailable with too many connections, in
-            // a shutdown, when it is read-only (two numbers), and when a statement took too long.
+            // a shutdown, when it only reads, and when a statement took too long.
             match number {
                 1213 | 1205 | 3572 => (ErrorKind::Conflict, Effect::NotApplied),
-                1040 | 1053 | 1290 | 1836 | 3024 => (ErrorKind::Unavailable, Effect::NotApplied),
+                1040 | 1053 | 3024 => (ErrorKind::Unavailable, Effect::NotApplied),
+                number if READS_ONLY.contains(&number) => (ErrorKind::Unavailable, Effect::NotApplied),
                 _ => (ErrorKind::Broken, Effect::NotApplied),
             }
         }
@@ -61,18 +73,30 @@ pub fn failed(context: &'static str, source: sqlx::Error) -> StoreError {
     StoreError { kind, effect, context, source: Box::new(source) }
 }
 
+/// Answers with these numbers say that the server only reads: it is a replica, or was one until a failover moved its
+/// address, or its transactions are set to read only.
+const READS_ONLY: [u16; 3] = [1290, 1836, 1792];
+
+fn number(error: &sqlx::Error) -> u16 {
+    let answer = error.as_database_error().and_then(|answer| answer.try_downcast_ref::<MySqlDatabaseError>());
+    answer.map_or(0, MySqlDatabaseError::number)
+}
+
 /// Tells whether a failure is the refusal of a duplicate key.
 pub fn is_duplicate(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some_and(sqlx::error::DatabaseError::is_unique_violation)
 }
 
 impl Mysql {
+    /// The instance that holds the directory.
+    pub const DIRECTORY: Instance = Instance::FIRST;
+
     /// Makes the pools. They connect lazily, so an instance that is down now costs only its own calls.
     ///
     /// # Errors
     /// When an instance is not `host:port`.
     pub fn new(config: &MysqlConfig, map: ShardMap, topic: &str, clock: Clock) -> StoreResult<Self> {
-        let pool = |address: &String| -> StoreResult<MySqlPool> {
+        let connections = |address: &String| -> StoreResult<Connections> {
             let (host, port) = address
                 .rsplit_once(':')
                 .and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)))
@@ -85,10 +109,20 @@ impl Mysql {
                 .username(&config.user)
                 .password(config.password.expose())
                 .statement_cache_capacity(STATEMENTS_CACHED);
-            Ok(MySqlPoolOptions::new()
+            let read_only_at: Arc<Mutex<Option<Moment>>> = Arc::default();
+            let (seen, clock) = (read_only_at.clone(), clock.clone());
+            let pool = MySqlPoolOptions::new()
                 .max_connections(config.pool_connections_max)
                 .acquire_timeout(Duration::from_millis(config.acquire_timeout_ms))
                 .idle_timeout(POOL_IDLE)
+                .max_lifetime(POOL_LIFETIME)
+                // The client takes a connection back as healthy whose server answers that it only reads.
+                .before_acquire(move |_, connection| {
+                    let read_only_at = *seen.lock().expect("no code panics while holding it");
+                    let since = read_only_at.map(|at| clock.monotonic().since(at));
+                    let is_younger = since.is_none_or(|since| connection.age < since);
+                    Box::pin(async move { Ok(is_younger) })
+                })
                 .after_connect(|connection, _| {
                     Box::pin(async move {
                         connection.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED").await?;
@@ -98,11 +132,12 @@ impl Mysql {
                         Ok(())
                     })
                 })
-                .connect_lazy_with(options))
+                .connect_lazy_with(options);
+            Ok(Connections { pool, read_only_at })
         };
-        let pools = config.instances.iter().map(pool).collect::<StoreResult<Vec<_>>>()?;
+        let instances = config.instances.iter().map(connections).collect::<StoreResult<Vec<_>>>()?;
         Ok(Self {
-            pools,
+            instances,
             map,
             topic: topic.to_owned(),
             prefix: config.database_prefix.clone(),
@@ -124,17 +159,32 @@ impl Mysql {
         self.bounded(self.read_timeout, context, work).await
     }
 
-    /// Does a change and gives it up after `mysql.write_timeout_ms`. It may stand all the same.
+    /// Does a change on an instance and gives it up after `mysql.write_timeout_ms`. It may stand all the same.
     ///
     /// # Errors
     /// As the work, and `Unavailable` with the effect `Unknown` when it was given up.
     pub fn change<'a, T: 'a>(
         &'a self,
+        instance: Instance,
         context: &'static str,
         work: impl Future<Output = StoreResult<T>> + Send + 'a,
     ) -> impl Future<Output = StoreResult<T>> + Send + 'a {
         // A transaction's future is large, and every caller would hold it several times over.
-        self.bounded(self.write_timeout, context, Box::pin(work))
+        let work = Box::pin(work);
+        async move {
+            let done = self.bounded(self.write_timeout, context, work).await;
+            done.inspect_err(|error| self.note_failure(instance, error))
+        }
+    }
+
+    /// Takes note of a failed change. When the instance's server only reads, all connections that are open now are
+    /// closed before they are used again: the address may lead to a server by now that writes.
+    pub fn note_failure(&self, instance: Instance, error: &StoreError) {
+        let source = error.source.downcast_ref::<sqlx::Error>();
+        if source.is_some_and(|source| READS_ONLY.contains(&number(source))) {
+            let seen = &self.instances[usize::from(instance.number())].read_only_at;
+            *seen.lock().expect("no code panics while holding it") = Some(self.clock.monotonic());
+        }
     }
 
     async fn bounded<T>(
@@ -163,14 +213,20 @@ impl Mysql {
         self.clock.now_ms()
     }
 
+    /// Waits for any time up to `longest`, so that two who are in each other's way do not meet again.
+    pub async fn wait_at_random(&self, longest: Duration) {
+        let ms = u64::try_from(longest.as_millis()).unwrap_or(u64::MAX);
+        self.clock.sleep(Duration::from_millis(Chance::System.number() % (ms + 1))).await;
+    }
+
     /// Answers the pool of an instance.
     pub fn pool(&self, instance: Instance) -> &MySqlPool {
-        &self.pools[usize::from(instance.number())]
+        &self.instances[usize::from(instance.number())].pool
     }
 
     /// Answers the pool of the instance that holds the directory.
     pub fn directory_pool(&self) -> &MySqlPool {
-        &self.pools[0]
+        self.pool(Self::DIRECTORY)
     }
 
     /// Begins a transaction on an instance.
@@ -225,6 +281,9 @@ impl Mysql {
     }
 }
 
+/// A change of no row: it costs no commit, and a server that only reads refuses it all the same.
+const NO_CHANGE: &str = "UPDATE {control}.consumer_positions SET halt = halt WHERE topic = '' AND part = -1";
+
 struct InstanceProbe {
     mysql: Arc<Mysql>,
     instance: Instance,
@@ -236,12 +295,28 @@ impl Probe for InstanceProbe {
         format!("mysql-{}", self.instance.number())
     }
 
-    fn is_vital(&self) -> bool {
-        false
+    fn duties(&self) -> &'static [Duty] {
+        &[Duty::Read, Duty::Write]
     }
 
-    async fn check(&self) -> StoreResult<()> {
-        let answer = sqlx::query("SELECT 1").execute(self.mysql.pool(self.instance)).await;
-        answer.map(drop).map_err(|error| failed("ping MySQL", error))
+    fn is_one_of_several(&self) -> bool {
+        self.mysql.map.instances() > 1
+    }
+
+    async fn check(&self) -> Result<(), Fault> {
+        let work = async {
+            let query = sqlx::query(self.mysql.control_sql(self.instance, NO_CHANGE));
+            let answer = query.execute(self.mysql.pool(self.instance)).await;
+            answer.map(drop).map_err(|error| failed("ask whether MySQL writes", error))
+        };
+        let asked = self.mysql.change(self.instance, "ask whether MySQL writes", work).await;
+        asked.map_err(|error| {
+            let number = error.source.downcast_ref::<sqlx::Error>().map_or(0, number);
+            Fault::down(match error.kind {
+                _ if READS_ONLY.contains(&number) => "only reads",
+                ErrorKind::Unavailable => "does not answer",
+                ErrorKind::Conflict | ErrorKind::Broken => "answers with an error",
+            })
+        })
     }
 }

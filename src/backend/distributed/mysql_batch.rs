@@ -5,14 +5,15 @@
 //! rows belong to one partition alone, so two batches of one instance never wait for each other in a circle. After any
 //! error the transaction is dropped, and the caller takes the batch again from its start.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use sqlx::{MySql, Row, Transaction};
 
 use super::mysql::{Mysql, failed};
-use super::{mysql_batch_rows as rows, mysql_grants as grants};
+use super::{mysql_batch_rows as rows, mysql_grants as grants, mysql_positions as positions};
 use crate::domain::batch_plan::{self, Known, LogBatch, LogRecord, Plan, Scarce};
-use crate::domain::{Instance, Sales};
+use crate::domain::{Instance, LogId, Position, Sales};
 use crate::ports::{BatchOutcome, Effect, ErrorKind, StoreError, StoreResult, Written};
 
 /// Units per SKU.
@@ -20,7 +21,13 @@ type Units = BTreeMap<Scarce, u32>;
 
 /// Most attempts of one batch. It begins again with units that it fetched or with what it found to exist. After the
 /// last attempt it lets the other partitions of its instance go first.
-const ATTEMPTS_MAX: usize = 6;
+const ATTEMPTS_MAX: usize = 8;
+
+/// Number of times that a batch fetches units without a wait.
+const PROMPT_FETCHES: u32 = 2;
+
+/// The longest wait before the fetch after the prompt ones. It doubles with every further one.
+const FIRST_WAIT: Duration = Duration::from_millis(20);
 
 /// Writes one batch. Of all attempts at most one is committed.
 ///
@@ -33,18 +40,29 @@ pub async fn write(mysql: &Mysql, batch: &LogBatch, sales: &Sales, now_ms: i64) 
         Ok(order) => sales.get(&order.sale_id).is_some_and(|sale| sale.buyer_limit == 1),
         Err(_) => true,
     };
-    let mut view = View { reads_first: !batch.records.iter().all(is_new), is_all_there_is: false };
-    for _ in 0..ATTEMPTS_MAX {
-        match attempt(mysql, batch, sales, now_ms, view).await? {
+    let mut view = View { reads_first: !batch.records.iter().all(is_new), exhausted: BTreeSet::new() };
+    let mut fetches = 0;
+    for attempts_left in (0..ATTEMPTS_MAX).rev() {
+        match attempt(mysql, batch, sales, now_ms, &view).await? {
             Attempt::Done(outcome) => return Ok(outcome),
             // The wish may hold orders that exist. So the batch reads what exists, before it fetches what is missing.
             Attempt::Duplicate | Attempt::Short(_) if !view.reads_first => view.reads_first = true,
             Attempt::Duplicate => {
                 return Err(StoreError::broken("insert batch", "a key that was not there a moment ago"));
             }
+            // What would be fetched now would lie idle until the batch is taken again.
+            Attempt::Short(_) if attempts_left == 0 => break,
             Attempt::Short(missing) => {
+                // Somebody took what was fetched. Two instances that need each other's last units would swap them for
+                // ever in step, so each waits for another time, and holds nothing meanwhile.
+                if fetches >= PROMPT_FETCHES {
+                    mysql.wait_at_random(FIRST_WAIT * (1 << (fetches - PROMPT_FETCHES))).await;
+                }
+                fetches += 1;
                 for (scarce, units) in missing {
-                    view.is_all_there_is |= grants::fetch(mysql, instance, &scarce, units).await? < units;
+                    if grants::fetch(mysql, instance, &scarce, units).await? < units {
+                        view.exhausted.insert(scarce);
+                    }
                 }
             }
         }
@@ -55,12 +73,20 @@ pub async fn write(mysql: &Mysql, batch: &LogBatch, sales: &Sales, now_ms: i64) 
 }
 
 /// Holds what an attempt knows of the attempts before it.
-#[derive(Clone, Copy)]
 struct View {
     /// Whether to read which orders and claims exist, or to let their keys say so.
     reads_first: bool,
-    /// Whether the other instances were asked for units in vain. It is never set without `reads_first`.
-    is_all_there_is: bool,
+    /// The SKUs of which the other instances have no units left. There are none without `reads_first`.
+    exhausted: BTreeSet<Scarce>,
+}
+
+impl View {
+    /// Answers what of the missing units may be had from other instances. That one SKU is gone says nothing about
+    /// another.
+    fn worth_fetching(&self, missing: &Units) -> Units {
+        let may_be_had = |(sku, _): &(&Scarce, &u32)| !self.exhausted.contains(*sku);
+        missing.iter().filter(may_be_had).map(|(sku, units)| (sku.clone(), *units)).collect()
+    }
 }
 
 /// Says how an attempt ended.
@@ -78,13 +104,13 @@ async fn attempt(
     batch: &LogBatch,
     sales: &Sales,
     now_ms: i64,
-    view: View,
+    view: &View,
 ) -> StoreResult<Attempt> {
     let instance = mysql.map.instance_of_part(batch.part);
     let mut tx = mysql.begin(instance, "begin batch").await?;
     if !advance_position(mysql, instance, batch, &mut tx).await? {
         drop(tx);
-        let stored = position(mysql, batch).await?;
+        let stored = positions::read(mysql, batch.part).await?;
         return Ok(Attempt::Done(BatchOutcome::PositionMoved { stored }));
     }
     let known =
@@ -97,9 +123,10 @@ async fn attempt(
         return duplicate(tx).await;
     }
     let (fits, missing) = hold(mysql, instance, &wish, &mut tx).await?;
-    if !missing.is_empty() && !view.is_all_there_is {
+    let wanted = view.worth_fetching(&missing);
+    if !wanted.is_empty() {
         tx.rollback().await.map_err(|error| failed("roll back short batch", error))?;
-        return Ok(Attempt::Short(missing));
+        return Ok(Attempt::Short(wanted));
     }
     let plan = if missing.is_empty() {
         wish
@@ -121,7 +148,7 @@ async fn duplicate(tx: Transaction<'_, MySql>) -> StoreResult<Attempt> {
 }
 
 /// Does step 8: moves the stored position from the batch's start past its end. Answers `false` when the position is not
-/// at the start any more. This is what fences a zombie writer (I3, I4).
+/// at the start any more, belongs to another log, or was halted. This is what fences a zombie writer (I3, I4).
 async fn advance_position(
     mysql: &Mysql,
     instance: Instance,
@@ -130,33 +157,20 @@ async fn advance_position(
 ) -> StoreResult<bool> {
     let moved = sqlx::query(mysql.control_sql(
         instance,
-        "UPDATE {control}.consumer_positions SET next_offset = ? WHERE topic = ? AND part = ? AND next_offset = ?",
+        "UPDATE {control}.consumer_positions SET next_offset = ?, log_id = ? \
+         WHERE topic = ? AND part = ? AND next_offset = ? AND log_id IN (?, ?) AND halt = ''",
     ))
     .bind(batch.next_offset())
+    .bind(LogId::stored(Some(batch.log)).to_vec())
     .bind(&mysql.topic)
     .bind(batch.part.number())
     .bind(batch.start_offset)
+    .bind(LogId::stored(Some(batch.log)).to_vec())
+    .bind(LogId::stored(None).to_vec())
     .execute(&mut **tx)
     .await
     .map_err(|error| failed("advance position", error))?;
     Ok(moved.rows_affected() == 1)
-}
-
-async fn position(mysql: &Mysql, batch: &LogBatch) -> StoreResult<i64> {
-    let instance = mysql.map.instance_of_part(batch.part);
-    let row = sqlx::query(mysql.control_sql(
-        instance,
-        "SELECT next_offset FROM {control}.consumer_positions WHERE topic = ? AND part = ?",
-    ))
-    .bind(&mysql.topic)
-    .bind(batch.part.number())
-    .fetch_optional(mysql.pool(instance))
-    .await
-    .map_err(|error| failed("read position", error))?;
-    let row = row.ok_or_else(|| {
-        StoreError::broken("read position", "no row for this partition: run `seckill migrate`")
-    })?;
-    row.try_get(0).map_err(|error| failed("read position", error))
 }
 
 /// Does step 11: holds a wish's units in the ledger. Answers two things about the SKUs that it could not hold at once:
@@ -253,11 +267,25 @@ async fn commit(mysql: &Mysql, batch: &LogBatch, tx: Transaction<'_, MySql>) -> 
         return Ok(());
     };
     let failure = failed("commit batch", error);
-    match position(mysql, batch).await {
-        Ok(stored) if stored == batch.next_offset() => Ok(()),
-        Ok(stored) if stored == batch.start_offset => {
+    match positions::read(mysql, batch.part).await {
+        Ok(Position { next_offset, .. }) if next_offset == batch.next_offset() => Ok(()),
+        Ok(Position { next_offset, .. }) if next_offset == batch.start_offset => {
             Err(StoreError { effect: Effect::NotApplied, ..failure })
         }
         _ => Err(failure),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{SaleId, SkuId};
+
+    #[test]
+    fn a_sku_that_is_gone_everywhere_keeps_no_other_one_from_being_fetched() {
+        let scarce = |sku| (SaleId::parse("drop").expect("a slug"), SkuId::parse(sku).expect("a slug"));
+        let view = View { reads_first: true, exhausted: BTreeSet::from([scarce("bag")]) };
+        let missing = Units::from([(scarce("bag"), 2), (scarce("phone"), 1)]);
+        assert_eq!(view.worth_fetching(&missing), Units::from([(scarce("phone"), 1)]));
     }
 }

@@ -10,7 +10,7 @@ use sqlx::{AssertSqlSafe, MySql, Row, Transaction};
 use super::mysql::{Mysql, failed, is_duplicate};
 use crate::backend::multi_row::{placeholders, runs};
 use crate::domain::batch_plan::{Known, LogBatch, Plan, PlannedOrder};
-use crate::domain::{Instance, Month, OrderId, OrderRecord, OrderState, SaleId, Sales, Shard, UserId};
+use crate::domain::{Instance, LogId, Month, OrderId, OrderRecord, OrderState, SaleId, Sales, Shard, UserId};
 use crate::ports::{StoreError, StoreResult};
 
 /// Most rows of one statement. The row counts of smaller prepared statements are powers of two, so that a connection
@@ -174,16 +174,26 @@ pub async fn insert(
         .await?;
     }
     insert_owed(mysql, instance, plan, tx).await?;
-    let letters =
-        format!("{}.dead_letters (topic, part, log_offset, reason, payload)", mysql.control(instance));
-    insert_rows(tx, &letters, 5, &plan.dead_letters, |query, (record, poison)| {
-        query
-            .bind(&mysql.topic)
-            .bind(batch.part.number())
-            .bind(record.offset)
-            .bind(poison.as_str())
-            .bind(&record.payload[..record.payload.len().min(DEAD_LETTER_BYTES_MAX)])
-    })
+    let letters = format!(
+        "{}.dead_letters (topic, log_id, part, log_offset, order_id, reason, payload)",
+        mysql.control(instance)
+    );
+    // A position that an operator moved back brings a dead letter again, and the first one stays.
+    insert_rows(
+        tx,
+        (&letters, 7, "ON DUPLICATE KEY UPDATE id = id"),
+        &plan.dead_letters,
+        |query, (record, poison)| {
+            query
+                .bind(&mysql.topic)
+                .bind(LogId::stored(Some(batch.log)).to_vec())
+                .bind(batch.part.number())
+                .bind(record.offset)
+                .bind(OrderRecord::order_named(&record.payload).map(|order| order.bytes().to_vec()))
+                .bind(poison.as_str())
+                .bind(&record.payload[..record.payload.len().min(DEAD_LETTER_BYTES_MAX)])
+        },
+    )
     .await?;
     Ok(true)
 }
@@ -255,7 +265,7 @@ async fn insert_owed(
     let owed: Vec<&OrderRecord> = plan.owed().collect();
     let table =
         format!("{}.release_outbox (order_id, sale_id, sku_id, user_id, quantity)", mysql.control(instance));
-    insert_rows(tx, &table, 5, &owed, |query, record| {
+    insert_rows(tx, (&table, 5, ""), &owed, |query, record| {
         query
             .bind(record.order_id.bytes().as_slice())
             .bind(record.sale_id.as_str().as_bytes())
@@ -294,16 +304,15 @@ async fn insert_text<T>(
 }
 
 /// Inserts rows with prepared statements. This serves what is rare or may be large. `bind` adds one row's values, as
-/// many as `columns`.
+/// many as `columns`, and `otherwise` is the end of the statement.
 async fn insert_rows<'a, T>(
     tx: &mut Transaction<'_, MySql>,
-    table: &str,
-    columns: usize,
+    (table, columns, otherwise): (&str, usize, &str),
     rows: &'a [T],
     bind: impl Fn(Bound<'a>, &'a T) -> Bound<'a>,
 ) -> StoreResult<()> {
     for run in runs(rows, ROWS_MAX) {
-        let text = format!("INSERT INTO {table} VALUES {}", placeholders(run.len(), columns));
+        let text = format!("INSERT INTO {table} VALUES {} {otherwise}", placeholders(run.len(), columns));
         let query = run.iter().fold(sqlx::query(AssertSqlSafe(text)), &bind);
         query.execute(&mut **tx).await.map_err(|error| failed("insert batch", error))?;
     }

@@ -1,10 +1,10 @@
 //! Makes grants, which move units from an instance's pool to the ledger of the instance that needs them, mostly its
-//! own.
+//! own. When all pools are empty, they also move units that another ledger has and does not hold.
 //!
-//! Invariant: Units that were taken from a pool are in exactly one grant. A grant is applied at most once, because its
-//! id is the primary key on the taker. A crash may leave a grant that was given and not applied. [`apply_strays`] finds
-//! it again, and until then its units are merely idle. No lock is held while another instance is asked: two instances
-//! that want each other's units would wait in a circle that no server sees.
+//! Invariant: Units that were taken from a pool or a ledger are in exactly one grant. A grant is applied at most once,
+//! because its id is the primary key on the taker. A crash may leave a grant that was given and not applied.
+//! [`apply_strays`] finds it again, and until then its units are merely idle. No lock is held while another instance is
+//! asked: two instances that want each other's units would wait in a circle that no server sees.
 
 use sqlx::mysql::MySqlRow;
 use sqlx::{MySql, Row, Transaction};
@@ -20,13 +20,15 @@ struct Grant {
     id: [u8; 16],
     scarce: Scarce,
     units: u32,
-    /// The instance whose pool gave the units.
+    /// The instance that gave the units.
     giver: Instance,
+    /// Whether they were taken from the giver's ledger, and not from its pool.
+    from_ledger: bool,
 }
 
 impl Grant {
     fn new(scarce: &Scarce, giver: Instance) -> Self {
-        Self { id: chance::bytes(), scarce: scarce.clone(), units: 0, giver }
+        Self { id: chance::bytes(), scarce: scarce.clone(), units: 0, giver, from_ledger: false }
     }
 }
 
@@ -50,46 +52,151 @@ pub async fn take_own(
     Ok(grant.units)
 }
 
-/// Moves up to `missing` units from the other instances' pools to the taker's ledger, one instance after the other.
-/// Answers how many it moved. The caller must hold no transaction.
+/// Moves up to `missing` units from the other instances to the taker's ledger: first from their pools, then what their
+/// ledgers do not hold. Answers how many it moved. The caller must hold no transaction.
 ///
 /// # Errors
-/// When too few units were found and an instance could not be asked, which may have them.
+/// When too few units were found, and an instance could not be asked, which may have them, or some are under way to
+/// another instance. Also when units were given and could not be applied: nobody is asked for them again.
 pub async fn fetch(mysql: &Mysql, taker: Instance, scarce: &Scarce, missing: u32) -> StoreResult<u32> {
     let mut found = 0;
     let mut unasked = None;
-    for giver in mysql.map.ring_of(&scarce.1).filter(|giver| *giver != taker) {
-        match fetch_from(mysql, giver, taker, scarce, missing - found).await {
-            Ok(units) => found += units,
-            Err(error) => unasked = Some(error),
-        }
-        if found == missing {
-            return Ok(found);
+    for from_ledger in [false, true] {
+        for giver in mysql.map.ring_of(&scarce.1).filter(|giver| *giver != taker) {
+            let grant = Grant { from_ledger, ..Grant::new(scarce, giver) };
+            match give(mysql, grant, taker, missing - found).await {
+                Ok(None) => {}
+                Ok(Some(grant)) => {
+                    take(mysql, taker, &grant).await?;
+                    found += grant.units;
+                }
+                Err(error) if error.effect == Effect::NotApplied => {
+                    mysql.note_failure(giver, &error);
+                    unasked = Some(error);
+                }
+                Err(error) => return Err(error),
+            }
+            if found == missing {
+                return Ok(found);
+            }
         }
     }
-    unasked.map_or(Ok(found), Err)
+    if let Some(error) = unasked {
+        return Err(error);
+    }
+    wait_for_units_under_way(mysql, taker, scarce).await?;
+    Ok(found)
 }
 
-async fn fetch_from(
-    mysql: &Mysql,
-    giver: Instance,
-    taker: Instance,
-    scarce: &Scarce,
-    missing: u32,
-) -> StoreResult<u32> {
-    let mut grant = Grant::new(scarce, giver);
-    let mut given = mysql.begin(giver, "begin grant").await?;
-    grant.units = from_pool(mysql, &grant, missing, &mut given).await?;
+/// Takes up to `units` from the giver, and records them as a grant. Answers the grant, or `None` when the giver has
+/// nothing to give.
+///
+/// # Errors
+/// `NotApplied` when nothing was given. `Unknown` when only the answer to COMMIT is missing.
+async fn give(mysql: &Mysql, mut grant: Grant, taker: Instance, units: u32) -> StoreResult<Option<Grant>> {
+    let given = async {
+        let mut tx = mysql.begin(grant.giver, "begin grant").await?;
+        grant.units = match grant.from_ledger {
+            true => from_ledger(mysql, &grant, units, &mut tx).await?,
+            false => from_pool(mysql, &grant, units, &mut tx).await?,
+        };
+        if grant.units > 0 {
+            record(mysql, grant.giver, taker, &grant, &mut tx).await?;
+        }
+        Ok(tx)
+    };
+    // Whatever failed before COMMIT is rolled back.
+    let tx = given.await.map_err(|error: StoreError| StoreError { effect: Effect::NotApplied, ..error })?;
     if grant.units == 0 {
-        return Ok(0);
+        return Ok(None);
     }
-    record(mysql, giver, taker, &grant, &mut given).await?;
-    given.commit().await.map_err(|error| failed("commit grant", error))?;
+    tx.commit().await.map_err(|error| failed("commit grant", error))?;
+    Ok(Some(grant))
+}
+
+/// Applies a grant that was given, on its taker.
+async fn take(mysql: &Mysql, taker: Instance, grant: &Grant) -> StoreResult<()> {
     let mut taken = mysql.begin(taker, "begin to apply grant").await?;
-    apply(mysql, taker, &grant, &mut taken).await?;
+    apply(mysql, taker, grant, &mut taken).await?;
     taken.commit().await.map_err(|error| failed("commit applied grant", error))?;
-    settle(mysql, &grant).await;
-    Ok(grant.units)
+    settle(mysql, grant).await;
+    Ok(())
+}
+
+/// Refuses to call a SKU sold out while units of it are under way between instances. Their taker may not need them, and
+/// then they can be had there. They are applied here when nobody else does it.
+///
+/// # Errors
+/// A conflict when units were under way: the caller asks again. Also when an instance cannot be asked.
+async fn wait_for_units_under_way(mysql: &Mysql, asker: Instance, scarce: &Scarce) -> StoreResult<()> {
+    let mut are_under_way = false;
+    for giver in mysql.map.all_instances().filter(|giver| *giver != asker) {
+        for taker in unsettled_takers(mysql, giver, scarce).await? {
+            apply_strays(mysql, taker).await?;
+            are_under_way = true;
+        }
+    }
+    if !are_under_way {
+        return Ok(());
+    }
+    let (kind, effect) = (ErrorKind::Conflict, Effect::NotApplied);
+    let source = "units were under way between instances".into();
+    Err(StoreError { kind, effect, context: "fetch units", source })
+}
+
+/// Lists the instances to which a giver has given units of a SKU that are not known to be applied.
+async fn unsettled_takers(mysql: &Mysql, giver: Instance, scarce: &Scarce) -> StoreResult<Vec<Instance>> {
+    let context = "read grants under way";
+    let text = "SELECT DISTINCT taker FROM {control}.grants WHERE NOT settled AND sale_id = ? AND sku_id = ?";
+    let rows = sqlx::query(mysql.control_sql(giver, text))
+        .bind(scarce.0.as_str().as_bytes())
+        .bind(scarce.1.as_str().as_bytes())
+        .fetch_all(mysql.pool(giver))
+        .await
+        .map_err(|error| failed(context, error))?;
+    let taker = |row: &MySqlRow| {
+        let number: i32 = row.try_get(0).map_err(|error| failed(context, error))?;
+        let known = mysql.map.all_instances().find(|instance| i32::from(instance.number()) == number);
+        known.ok_or_else(|| StoreError::broken(context, format!("a grant to instance {number}")))
+    };
+    rows.iter().map(taker).collect()
+}
+
+/// Takes up to `missing` units out of the giver's ledger that it does not hold, and answers how many it took.
+async fn from_ledger(
+    mysql: &Mysql,
+    grant: &Grant,
+    missing: u32,
+    tx: &mut Transaction<'_, MySql>,
+) -> StoreResult<u32> {
+    let (sale, sku) = (grant.scarce.0.as_str().as_bytes(), grant.scarce.1.as_str().as_bytes());
+    let row = sqlx::query(mysql.control_sql(
+        grant.giver,
+        "SELECT allotted - held - sold FROM {control}.ledger WHERE sale_id = ? AND sku_id = ? FOR UPDATE",
+    ))
+    .bind(sale)
+    .bind(sku)
+    .fetch_optional(&mut **tx)
+    .await
+    .map_err(|error| failed("read ledger", error))?;
+    let idle: i64 = match row {
+        Some(row) => row.try_get(0).map_err(|error| failed("read ledger", error))?,
+        None => 0,
+    };
+    let units = missing.min(u32::try_from(idle).unwrap_or(0));
+    if units > 0 {
+        sqlx::query(mysql.control_sql(
+            grant.giver,
+            "UPDATE {control}.ledger SET allotted = allotted - ? WHERE sale_id = ? AND sku_id = ?",
+        ))
+        .bind(units)
+        .bind(sale)
+        .bind(sku)
+        .execute(&mut **tx)
+        .await
+        .map_err(|error| failed("take from ledger", error))?;
+    }
+    Ok(units)
 }
 
 /// Takes up to `missing` units out of the giver's pool, and answers how many it took.
@@ -169,7 +276,8 @@ async fn record(
 ) -> StoreResult<()> {
     let inserted = sqlx::query(mysql.control_sql(
         at,
-        "INSERT INTO {control}.grants (grant_id, sale_id, sku_id, taker, units, settled) VALUES (?, ?, ?, ?, ?, ?)",
+        "INSERT INTO {control}.grants (grant_id, sale_id, sku_id, taker, units, settled, from_ledger) \
+         VALUES (?, ?, ?, ?, ?, ?, ?)",
     ))
     .bind(grant.id.as_slice())
     .bind(grant.scarce.0.as_str().as_bytes())
@@ -177,6 +285,7 @@ async fn record(
     .bind(taker.number())
     .bind(grant.units)
     .bind(at == taker)
+    .bind(grant.from_ledger)
     .execute(&mut **tx)
     .await;
     match inserted {
@@ -260,7 +369,7 @@ async fn settle_applied(mysql: &Mysql, taker: Instance, strays: &[Grant]) -> Sto
 async fn unsettled(mysql: &Mysql, giver: Instance, taker: Instance) -> StoreResult<Vec<Grant>> {
     let rows = sqlx::query(mysql.control_sql(
         giver,
-        "SELECT grant_id, sale_id, sku_id, units FROM {control}.grants WHERE NOT settled AND taker = ?",
+        "SELECT grant_id, sale_id, sku_id, units, from_ledger FROM {control}.grants WHERE NOT settled AND taker = ?",
     ))
     .bind(taker.number())
     .fetch_all(mysql.pool(giver))
@@ -275,6 +384,7 @@ async fn unsettled(mysql: &Mysql, giver: Instance, taker: Instance) -> StoreResu
             scarce: (SaleId::parse(&text(1)?).ok()?, SkuId::parse(&text(2)?).ok()?),
             units: u32::try_from(units).ok()?,
             giver,
+            from_ledger: row.try_get(4).ok()?,
         })
     };
     let damaged = || StoreError::broken("read stray grants", "a grant row that is not ours");

@@ -51,8 +51,10 @@ impl MysqlLedger {
              (SELECT 1 FROM {control}.ledger WHERE sale_id = ? AND sku_id = ?)";
         for item in &sale.items {
             for (instance, share) in self.mysql.map.shares_of(&item.sku_id, item.stock) {
-                self.insert_absent(instance, LEDGER, (&sale.id, &item.sku_id), share).await?;
-                self.insert_absent(instance, POOL, (&sale.id, &item.sku_id), share).await?;
+                for text in [LEDGER, POOL] {
+                    let insert = self.insert_absent(instance, text, (&sale.id, &item.sku_id), share);
+                    self.mysql.change(instance, "open pools", insert).await?;
+                }
             }
         }
         Ok(())
@@ -92,7 +94,7 @@ impl MysqlLedger {
 #[async_trait]
 impl Ledger for MysqlLedger {
     async fn open_pools(&self, sale: &Sale) -> StoreResult<()> {
-        self.mysql.change("open pools", self.insert_pools(sale)).await
+        self.insert_pools(sale).await
     }
 
     async fn holdings(&self, sale: &Sale) -> StoreResult<HashMap<SkuId, Holdings>> {

@@ -1,6 +1,5 @@
 //! Keeps orders in their shards: writes the order writers' batches, and reads orders for buyers and exports.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -8,11 +7,11 @@ use sqlx::mysql::MySqlRow;
 use sqlx::{AssertSqlSafe, Row};
 
 use super::mysql::{Mysql, failed};
-use super::{mysql_batch, mysql_grants};
+use super::{mysql_batch, mysql_grants, mysql_positions};
 use crate::backend::multi_row::placeholders;
 use crate::domain::batch_plan::LogBatch;
 use crate::domain::{
-    Instance, Money, Month, Order, OrderCursor, OrderId, OrderRecord, OrderState, Part, Quantity,
+    Money, Month, Order, OrderCursor, OrderId, OrderRecord, OrderState, Part, Position, Quantity,
     RejectReason, Sale, SaleId, Sales, Shard, SkuId, UserId,
 };
 use crate::ports::{Archive, BatchOutcome, IMPORT_RECORDS_MAX, OrderWrites, Orders, StoreError, StoreResult};
@@ -28,27 +27,6 @@ impl MysqlOrderStore {
         Self { mysql }
     }
 
-    async fn positions_on(&self, instance: Instance) -> StoreResult<HashMap<Part, i64>> {
-        self.mysql.read("read positions", self.read_positions(instance)).await
-    }
-
-    async fn read_positions(&self, instance: Instance) -> StoreResult<HashMap<Part, i64>> {
-        let context = "read positions";
-        let text = "SELECT part, next_offset FROM {control}.consumer_positions WHERE topic = ?";
-        let rows = sqlx::query(self.mysql.control_sql(instance, text))
-            .bind(&self.mysql.topic)
-            .fetch_all(self.mysql.pool(instance))
-            .await
-            .map_err(|error| failed(context, error))?;
-        let read = |row: MySqlRow| {
-            let part: i32 = row.try_get(0).map_err(|error| failed(context, error))?;
-            let next_offset: i64 = row.try_get(1).map_err(|error| failed(context, error))?;
-            let part = u16::try_from(part).map_err(|error| StoreError::broken(context, error.to_string()))?;
-            Ok((Part::new(part), next_offset))
-        };
-        rows.into_iter().map(read).collect()
-    }
-
     async fn read_order(&self, order: OrderId) -> StoreResult<Option<Order>> {
         let context = "read order";
         let (shard, month) = (order.shard(), order.month());
@@ -62,6 +40,18 @@ impl MysqlOrderStore {
             Err(error) if is_missing_table(&error) => Ok(None),
             Err(error) => Err(failed(context, error)),
         }
+    }
+
+    async fn look_for_dead_letter(&self, order: OrderId) -> StoreResult<bool> {
+        let instance = self.mysql.map.instance_of(order.shard());
+        let text = "SELECT EXISTS(SELECT 1 FROM {control}.dead_letters WHERE order_id = ? AND topic = ?)";
+        let context = "look for dead letter";
+        sqlx::query_scalar(self.mysql.control_sql(instance, text))
+            .bind(order.bytes().as_slice())
+            .bind(&self.mysql.topic)
+            .fetch_one(self.mysql.pool(instance))
+            .await
+            .map_err(|error| failed(context, error))
     }
 
     async fn look_for_month(&self, month: Month) -> StoreResult<bool> {
@@ -156,7 +146,8 @@ impl Archive for MysqlOrderStore {
     ) -> StoreResult<Vec<OrderRecord>> {
         // A page of a sale with few orders in a big month passes over all other orders, so it gets the time of a
         // change.
-        self.mysql.change("read orders of a sale", self.read_exported(sale, shard, after)).await
+        let instance = self.mysql.map.instance_of(shard);
+        self.mysql.change(instance, "read orders of a sale", self.read_exported(sale, shard, after)).await
     }
 }
 
@@ -164,31 +155,15 @@ impl Archive for MysqlOrderStore {
 impl OrderWrites for MysqlOrderStore {
     async fn write(&self, batch: &LogBatch, sales: &Sales) -> StoreResult<BatchOutcome> {
         let write = mysql_batch::write(&self.mysql, batch, sales, self.mysql.now_ms());
-        self.mysql.observed("write batch", self.mysql.change("write batch", write)).await
+        let instance = self.mysql.map.instance_of_part(batch.part);
+        self.mysql.observed("write batch", self.mysql.change(instance, "write batch", write)).await
     }
 
-    async fn take_over(&self, part: Part) -> StoreResult<i64> {
+    async fn take_over(&self, part: Part) -> StoreResult<Position> {
         let instance = self.mysql.map.instance_of_part(part);
-        self.mysql.change("apply stray grants", mysql_grants::apply_strays(&self.mysql, instance)).await?;
-        let positions = self.positions_on(instance).await?;
-        positions.get(&part).copied().ok_or_else(|| {
-            StoreError::broken(
-                "read position",
-                format!("no row for partition {}: run `seckill migrate`", part.number()),
-            )
-        })
-    }
-
-    async fn positions(&self) -> HashMap<Part, i64> {
-        let reads = self.mysql.map.all_instances().map(|instance| self.positions_on(instance));
-        let mut positions = HashMap::new();
-        for answer in futures::future::join_all(reads).await {
-            match answer {
-                Ok(found) => positions.extend(found),
-                Err(error) => tracing::debug!(%error, "positions of an instance left out"),
-            }
-        }
-        positions
+        let strays = mysql_grants::apply_strays(&self.mysql, instance);
+        self.mysql.change(instance, "apply stray grants", strays).await?;
+        self.mysql.read("read position", mysql_positions::read(&self.mysql, part)).await
     }
 }
 
@@ -199,6 +174,10 @@ impl Orders for MysqlOrderStore {
             return Ok(None);
         }
         self.mysql.observed("read order", self.mysql.read("read order", self.read_order(order))).await
+    }
+
+    async fn is_dead_letter(&self, order: OrderId) -> StoreResult<bool> {
+        self.mysql.read("look for dead letter", self.look_for_dead_letter(order)).await
     }
 
     async fn holds_month(&self, month: Month) -> StoreResult<bool> {
@@ -252,5 +231,6 @@ fn read(row: &MySqlRow) -> StoreResult<Order> {
         reason: reason.and_then(|reason| RejectReason::parse(&reason)),
         accepted_ms: number("accepted_ms")?,
         expires_ms: Some(number("expires_ms")?),
+        is_delayed: false,
     })
 }

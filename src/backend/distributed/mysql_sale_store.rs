@@ -1,15 +1,16 @@
-//! Keeps the directory: the sales, their items, the API keys, and an audit row of every change of a sale.
+//! Keeps the directory: the sales, their items, the API keys, and the audit log.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use sqlx::mysql::MySqlRow;
-use sqlx::{MySql, Row, Transaction};
+use sqlx::{MySql, MySqlConnection, Row, Transaction};
 
 use super::mysql::{Mysql, failed, is_duplicate};
+use crate::domain::operator::Subject;
 use crate::domain::{ApiKey, Change, Item, Money, Sale, SaleId, SaleState, SkuId};
-use crate::ports::{Keys, SaleStore, StoreError, StoreResult};
+use crate::ports::{AuditLog, Keys, SaleStore, StoreError, StoreResult};
 
 /// Serves sales and API keys from the directory database.
 pub struct MysqlSaleStore {
@@ -17,7 +18,7 @@ pub struct MysqlSaleStore {
 }
 
 const SALES: &str = "SELECT s.sale_id, s.name, s.state, s.starts_ms, s.ends_ms, s.buyer_limit, \
-     s.payment_window_ms, s.buckets, s.version, e.epoch \
+     s.payment_window_ms, s.buckets, s.version, e.epoch, e.in_place \
      FROM {directory}.sales s JOIN {directory}.epochs e ON e.sale_id = s.sale_id";
 const ITEMS: &str = "SELECT sale_id, sku_id, name, stock, unit_price, currency FROM {directory}.items";
 
@@ -80,22 +81,33 @@ impl MysqlSaleStore {
     }
 
     /// Writes the audit row of a change, in the change's transaction.
-    async fn audit(&self, sale: &Sale, change: &Change, tx: &mut Transaction<'_, MySql>) -> StoreResult<()> {
-        let text = "INSERT INTO {directory}.audit_log (actor, action, sale_id, reason, request_id, sale_after) \
-                    VALUES (?, ?, ?, ?, ?, ?)";
-        let after = serde_json::to_string(sale)
+    async fn audit(&self, change: &Change, subject: &Subject, tx: &mut MySqlConnection) -> StoreResult<()> {
+        let text = "INSERT INTO {directory}.audit_log \
+                    (actor, action, sale_id, reason, request_id, sale_after, details) VALUES (?, ?, ?, ?, ?, ?, ?)";
+        let json = serde_json::to_string(subject)
             .map_err(|error| StoreError::broken("write audit row", error.to_string()))?;
+        let (sale_id, sale_after, details) = match subject {
+            Subject::Sale(sale) => (Some(sale.id.as_str().as_bytes()), Some(json), None),
+            Subject::Key(_) | Subject::Position { .. } => (None, None, Some(json)),
+        };
         sqlx::query(self.mysql.directory_sql(text))
             .bind(&change.actor)
             .bind(change.action)
-            .bind(sale.id.as_str().as_bytes())
+            .bind(sale_id)
             .bind(&change.reason)
             .bind(&change.request_id)
-            .bind(after)
-            .execute(&mut **tx)
+            .bind(sale_after)
+            .bind(details)
+            .execute(tx)
             .await
             .map(drop)
             .map_err(|error| failed("write audit row", error))
+    }
+
+    async fn insert_note(&self, change: &Change, subject: &Subject) -> StoreResult<()> {
+        let connection = self.mysql.directory_pool().acquire().await;
+        let mut connection = connection.map_err(|error| failed("write audit row", error))?;
+        self.audit(change, subject, &mut connection).await
     }
 
     async fn begin(&self) -> StoreResult<Transaction<'static, MySql>> {
@@ -125,15 +137,16 @@ impl MysqlSaleStore {
             Err(error) if is_duplicate(&error) => return Ok(false),
             Err(error) => return Err(failed(context, error)),
         }
-        let epoch = "INSERT INTO {directory}.epochs (sale_id, epoch) VALUES (?, ?)";
+        let epoch = "INSERT INTO {directory}.epochs (sale_id, epoch, in_place) VALUES (?, ?, ?)";
         sqlx::query(self.mysql.directory_sql(epoch))
             .bind(sale.id.as_str().as_bytes())
             .bind(sale.epoch)
+            .bind(sale.in_place)
             .execute(&mut *tx)
             .await
             .map_err(|error| failed(context, error))?;
         self.insert_items(sale, &mut tx).await?;
-        self.audit(sale, change, &mut tx).await?;
+        self.audit(change, &Subject::Sale(Box::new(sale.clone())), &mut tx).await?;
         tx.commit().await.map_err(|error| failed(context, error))?;
         Ok(true)
     }
@@ -169,9 +182,19 @@ impl MysqlSaleStore {
                 .map_err(|error| failed(context, error))?;
             self.insert_items(sale, &mut tx).await?;
         }
-        self.audit(sale, change, &mut tx).await?;
+        self.audit(change, &Subject::Sale(Box::new(sale.clone())), &mut tx).await?;
         tx.commit().await.map_err(|error| failed(context, error))?;
         Ok(true)
+    }
+
+    async fn update_in_place(&self, sale: &Sale) -> StoreResult<()> {
+        let text = "UPDATE {directory}.epochs SET in_place = TRUE WHERE sale_id = ? AND epoch = ?";
+        let done = sqlx::query(self.mysql.directory_sql(text))
+            .bind(sale.id.as_str().as_bytes())
+            .bind(sale.epoch)
+            .execute(self.mysql.directory_pool())
+            .await;
+        done.map(drop).map_err(|error| failed("mark in place", error))
     }
 
     async fn read_api_key(&self, key_hash: [u8; 32]) -> StoreResult<Option<ApiKey>> {
@@ -212,11 +235,15 @@ impl SaleStore for MysqlSaleStore {
     }
 
     async fn create(&self, sale: &Sale, change: &Change) -> StoreResult<bool> {
-        self.mysql.change("create sale", self.insert(sale, change)).await
+        self.mysql.change(Mysql::DIRECTORY, "create sale", self.insert(sale, change)).await
+    }
+
+    async fn mark_in_place(&self, sale: &Sale) -> StoreResult<()> {
+        self.mysql.change(Mysql::DIRECTORY, "mark in place", self.update_in_place(sale)).await
     }
 
     async fn replace(&self, sale: &Sale, expected: u64, change: &Change) -> StoreResult<bool> {
-        self.mysql.change("change sale", self.update(sale, expected, change)).await
+        self.mysql.change(Mysql::DIRECTORY, "change sale", self.update(sale, expected, change)).await
     }
 }
 
@@ -227,7 +254,14 @@ impl Keys for MysqlSaleStore {
     }
 
     async fn add_api_key(&self, key_hash: [u8; 32], key: &ApiKey) -> StoreResult<()> {
-        self.mysql.change("add API key", self.insert_api_key(key_hash, key)).await
+        self.mysql.change(Mysql::DIRECTORY, "add API key", self.insert_api_key(key_hash, key)).await
+    }
+}
+
+#[async_trait]
+impl AuditLog for MysqlSaleStore {
+    async fn note(&self, change: &Change, subject: &Subject) -> StoreResult<()> {
+        self.mysql.change(Mysql::DIRECTORY, "write audit row", self.insert_note(change, subject)).await
     }
 }
 
@@ -252,6 +286,7 @@ fn read_sale(row: &MySqlRow) -> Option<Sale> {
         payment_window_ms: row.try_get("payment_window_ms").ok()?,
         buckets: u16::try_from(count(row, "buckets")?).ok()?,
         epoch: count(row, "epoch")?,
+        in_place: row.try_get("in_place").ok()?,
         version: u64::try_from(version).ok()?,
         items: Vec::new(),
     })

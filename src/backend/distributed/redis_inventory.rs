@@ -9,7 +9,7 @@ use redis::{Script, Value, cmd, pipe};
 
 use super::redis_link::RedisLink;
 use crate::domain::reservation::{Denial, OutboxEntryId, Reservation, ReserveRequest, Verdict};
-use crate::domain::{BucketId, OrderId, OrderState, Quantity, SkuId, UserId};
+use crate::domain::{BucketId, Decision, OrderId, OrderState, Quantity, SkuId, UserId};
 use crate::ports::{Inventory, StoreError, StoreResult};
 
 /// Fields that one HSCAN step asks for when the winners of a bucket are read.
@@ -46,14 +46,14 @@ impl Inventory for RedisInventory {
         let users: Vec<&str> = records().map(|record| record.user_id.as_str()).collect();
         let asked: Vec<String> = batch.iter().map(asked).collect();
         call.arg(ids).arg(users).arg(asked);
-        let (entry, answers) = split_answer(self.link.script("reserve", &call).await?);
+        let (entry, answers) = split_answer(self.link.script("reserve", &call).await?)?;
         if answers.len() != batch.len() {
             return Err(StoreError::broken(
                 "reserve",
                 format!("{} answers to {} requests", answers.len(), batch.len()),
             ));
         }
-        let verdict = |(answer, request)| verdict(answer, &entry, request);
+        let verdict = |(answer, request)| verdict(answer, entry.as_ref(), request);
         answers.iter().zip(batch.iter()).map(verdict).collect()
     }
 
@@ -90,11 +90,15 @@ impl Inventory for RedisInventory {
         }
     }
 
-    async fn mark_decided(&self, bucket: &BucketId, decided: &[(OrderId, OrderState)]) -> StoreResult<()> {
+    async fn mark_decided(&self, bucket: &BucketId, decided: &[Decision]) -> StoreResult<()> {
         let mut call = self.mark_decided.prepare_invoke();
-        call.key(self.link.keys(bucket).orders);
-        for (order, state) in decided {
-            call.arg(order.bytes().as_slice()).arg(state.facts().mark.to_string());
+        let keys = self.link.keys(bucket);
+        call.key(keys.orders).key(keys.buyers);
+        for decision in decided {
+            let keeps = decision.buyer_keeps.map_or(String::new(), |units| units.to_string());
+            call.arg(decision.order.bytes().as_slice())
+                .arg(decision.state.facts().mark.to_string())
+                .arg(keeps);
         }
         self.link.script::<i64>("mark decided", &call).await.map(drop)
     }
@@ -105,19 +109,27 @@ fn asked(ReserveRequest { record, fingerprint }: &ReserveRequest) -> String {
     format!("{}|{}|{}", fingerprint.as_str(), record.quantity.units(), record.sku_id)
 }
 
-/// Splits the answer of a call into its outbox entry, which is empty when it accepted nothing, and one answer per
+/// What a call that accepted orders made.
+struct Entry {
+    id: OutboxEntryId,
+    reserved_ms: i64,
+}
+
+/// Splits the answer of a call into its outbox entry, which is `None` when it accepted nothing, and one answer per
 /// purchase.
-fn split_answer(mut found: Vec<Value>) -> (String, Vec<Value>) {
+fn split_answer(mut found: Vec<Value>) -> StoreResult<(Option<Entry>, Vec<Value>)> {
     let answers = found.split_off(found.len().min(1));
-    let entry = match found.pop() {
-        Some(Value::BulkString(id)) => String::from_utf8(id).unwrap_or_default(),
-        _ => String::new(),
-    };
-    (entry, answers)
+    let Some(Value::BulkString(made)) = found.pop() else { return Ok((None, answers)) };
+    let entry = std::str::from_utf8(&made).ok().and_then(|made| {
+        let (id, reserved_ms) = made.split_once('|')?;
+        Some(Entry { id: OutboxEntryId(id.to_owned()), reserved_ms: reserved_ms.parse().ok()? })
+    });
+    let entry = entry.ok_or_else(|| StoreError::broken("reserve", "an outbox entry without a time"))?;
+    Ok((Some(entry), answers))
 }
 
 /// Reads the answer to one purchase, which is a word or an array that begins with one.
-fn verdict(answer: &Value, entry: &str, request: &ReserveRequest) -> StoreResult<Verdict> {
+fn verdict(answer: &Value, entry: Option<&Entry>, request: &ReserveRequest) -> StoreResult<Verdict> {
     let answer = match answer {
         Value::Array(values) => values.as_slice(),
         word => std::slice::from_ref(word),
@@ -132,7 +144,11 @@ fn verdict(answer: &Value, entry: &str, request: &ReserveRequest) -> StoreResult
     };
     let record = &request.record;
     let denial = match text(0) {
-        "reserved" => return Ok(Verdict::Reserved { outbox_entry: OutboxEntryId(entry.to_owned()) }),
+        "reserved" => {
+            let entry = entry.ok_or_else(|| StoreError::broken("reserve", "an order without an entry"))?;
+            let Entry { id, reserved_ms } = entry;
+            return Ok(Verdict::Reserved { outbox_entry: id.clone(), reserved_ms: *reserved_ms });
+        }
         "replayed" => {
             // The bucket number does not matter here: the caller asked this bucket.
             let bucket = BucketId { sale: record.sale_id.clone(), bucket: 0 };
@@ -149,6 +165,7 @@ fn verdict(answer: &Value, entry: &str, request: &ReserveRequest) -> StoreResult
         "ended" => Denial::Ended,
         "stale_epoch" => Denial::StaleEpoch,
         "gate_shut" => Denial::GateShut,
+        "keys_lost" => Denial::KeysLost,
         "unknown_sku" => Denial::UnknownSku,
         other => return Err(StoreError::broken("reserve", format!("unexpected answer {other:?}"))),
     };

@@ -14,13 +14,15 @@ use async_trait::async_trait;
 use deadpool_redis::{Connection, Manager, Pool};
 use metrics::histogram;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Cmd, FromRedisValue, IntoConnectionInfo, RedisError, ScriptInvocation};
+use redis::{
+    AsyncConnectionConfig, Cmd, FromRedisValue, IntoConnectionInfo, RedisError, Script, ScriptInvocation,
+};
 
 use crate::clock::{Clock, Moment};
 use crate::config::RedisConfig;
 use crate::domain::BucketId;
 use crate::metrics::DB_DURATION;
-use crate::ports::{Effect, ErrorKind, Probe, StoreError, StoreResult};
+use crate::ports::{Duty, Effect, ErrorKind, Fault, Probe, StoreError, StoreResult};
 
 /// Holds the connection to Redis, the time limit of its calls, and the prefix of its keys.
 pub struct RedisLink {
@@ -29,6 +31,7 @@ pub struct RedisLink {
     response_timeout: Duration,
     prefix: String,
     clock: Clock,
+    probe: Script,
 }
 
 /// Pause after a connection that could not be made, before the next one is tried.
@@ -40,7 +43,7 @@ struct Shared {
     refuse_until: Option<Moment>,
 }
 
-/// Holds the names of a bucket's six keys. The hash tag keeps them in one slot.
+/// Holds the names of a bucket's keys. The hash tag keeps them in one slot.
 #[derive(Debug, Clone)]
 pub struct BucketKeys {
     /// Hash: the bucket's epoch, state and terms.
@@ -55,6 +58,12 @@ pub struct BucketKeys {
     pub outbox: String,
     /// Number of orders in all outbox entries.
     pub outbox_orders: String,
+    /// Stream: outbox entries that were set aside.
+    pub set_aside: String,
+    /// Hash: id of a move → the units that are under way to another bucket.
+    pub moves: String,
+    /// Hash: id of a move that came here → its units.
+    pub received: String,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +73,8 @@ struct NotReached;
 /// Says what a failed call means. Its effect is `effect`, unless Redis refused the call unread: then it is
 /// `NotApplied`.
 pub fn failed(context: &'static str, effect: Effect, source: RedisError) -> StoreError {
+    // A user may be refused a script, or a command in the middle of one. Then what stands before it was done.
+    let is_refused_whole = source.code() == Some("NOPERM") && !source.to_string().contains("script: ");
     // Redis gives these answers before it runs a command.
     let refused = [
         "LOADING",
@@ -73,10 +84,11 @@ pub fn failed(context: &'static str, effect: Effect, source: RedisError) -> Stor
         "MASTERDOWN",
         "CLUSTERDOWN",
         "NOAUTH",
+        "WRONGPASS",
         "MISCONF",
         "NOREPLICAS",
     ];
-    if source.code().is_some_and(|code| refused.contains(&code)) {
+    if is_refused_whole || source.code().is_some_and(|code| refused.contains(&code)) {
         let (kind, effect) = (ErrorKind::Unavailable, Effect::NotApplied);
         return StoreError { kind, effect, context, source: Box::new(source) };
     }
@@ -108,7 +120,8 @@ impl RedisLink {
             .build()
             .map_err(|error| StoreError::broken("build the Redis pool", error.to_string()))?;
         let prefix = config.key_prefix.clone();
-        Ok(Self { pool, shared: Mutex::default(), response_timeout, prefix, clock })
+        let probe = Script::new(include_str!("../../../lua/probe.lua"));
+        Ok(Self { pool, shared: Mutex::default(), response_timeout, prefix, clock, probe })
     }
 
     /// Answers the names of a bucket's keys.
@@ -121,6 +134,9 @@ impl RedisLink {
             orders: key("orders"),
             outbox: key("outbox"),
             outbox_orders: key("outbox_orders"),
+            set_aside: key("set_aside"),
+            moves: key("moves"),
+            received: key("received"),
         }
     }
 
@@ -136,6 +152,47 @@ impl RedisLink {
     ) -> StoreResult<T> {
         let mut connection = self.connection(context).await?;
         self.bounded(context, invocation.invoke_async(&mut connection)).await
+    }
+
+    /// Refuses a server that evicts keys when its memory is full: what is evicted was sold. A server that cannot be
+    /// asked now is asked by the probe.
+    ///
+    /// # Errors
+    /// When the server tells another policy than `noeviction`.
+    pub async fn refuse_eviction(&self) -> StoreResult<()> {
+        match self.eviction_policy().await {
+            Ok(Some(policy)) if policy != NO_EVICTION => {
+                let detail = format!(
+                    "Redis has maxmemory-policy {policy} and would evict what was sold: set it to {NO_EVICTION}"
+                );
+                Err(StoreError { effect: Effect::NotApplied, ..StoreError::broken("open Redis", detail) })
+            }
+            Ok(_) => Ok(()),
+            Err(error) => {
+                tracing::warn!(%error, "the eviction policy of Redis is not known yet");
+                Ok(())
+            }
+        }
+    }
+
+    /// Reads the eviction policy. `None` where the server does not tell.
+    ///
+    /// # Errors
+    /// As [`RedisLink::script`].
+    pub async fn eviction_policy(&self) -> StoreResult<Option<String>> {
+        // Managed servers forbid CONFIG, and INFO says the same.
+        let info: String = self.command("read memory settings", redis::cmd("INFO").arg("memory")).await?;
+        let policy = info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:"));
+        Ok(policy.map(|policy| policy.trim().to_owned()))
+    }
+
+    /// Reads Redis's clock, in ms since 1970. The ids of outbox entries and the times of holds carry the same clock.
+    ///
+    /// # Errors
+    /// As [`RedisLink::script`].
+    pub async fn now_ms(&self) -> StoreResult<i64> {
+        let (seconds, micros): (i64, i64) = self.command("read Redis time", &redis::cmd("TIME")).await?;
+        Ok(seconds * 1000 + micros / 1000)
     }
 
     /// Runs one command.
@@ -234,11 +291,44 @@ impl Probe for RedisLink {
         "redis".to_owned()
     }
 
-    fn is_vital(&self) -> bool {
-        true
+    fn duties(&self) -> &'static [Duty] {
+        &[Duty::Buy]
     }
 
-    async fn check(&self) -> StoreResult<()> {
-        self.command("ping Redis", &redis::cmd("PING")).await
+    /// Runs a script that does what the others do, and looks at the eviction policy.
+    async fn check(&self) -> Result<(), Fault> {
+        let mut call = self.probe.prepare_invoke();
+        for part in ["hash", "number", "stream"] {
+            call.key(format!("{}{{probe}}:{part}", self.prefix));
+        }
+        self.script::<String>("probe", &call).await.map_err(|error| fault(&error))?;
+        match self.eviction_policy().await.map_err(|error| fault(&error))? {
+            Some(policy) if policy != NO_EVICTION => {
+                let words = format!("evicts keys when its memory is full (maxmemory-policy {policy})");
+                Err(Fault { words, still_works: true })
+            }
+            _ => Ok(()),
+        }
     }
+}
+
+/// The only eviction policy under which Redis keeps what it was given.
+const NO_EVICTION: &str = "noeviction";
+
+/// Says what is wrong with a server that failed a call.
+fn fault(error: &StoreError) -> Fault {
+    let code = error.source.downcast_ref::<RedisError>().and_then(RedisError::code);
+    // A command that is refused inside a script has no code of its own.
+    let is_refused_inside = error.source.to_string().contains("executing the script can't run this command");
+    Fault::down(match (code, error.kind) {
+        _ if is_refused_inside => "refuses scripts",
+        (Some("NOPERM"), _) => "refuses scripts",
+        (Some("READONLY"), _) => "only reads",
+        (Some("OOM"), _) => "has no memory left",
+        (Some("LOADING"), _) => "is loading its data",
+        (Some("MISCONF"), _) => "cannot write its data to disk",
+        (Some("NOAUTH" | "WRONGPASS"), _) => "refuses our password",
+        (_, ErrorKind::Unavailable) => "does not answer",
+        _ => "answers with an error",
+    })
 }

@@ -13,7 +13,7 @@ use super::redis_inventory::reservation;
 use super::redis_link::{BucketKeys, RedisLink};
 use crate::domain::reservation::{OutboxEntry, OutboxEntryId};
 use crate::domain::{BucketId, OrderId};
-use crate::ports::{Outbox, StoreError, StoreResult};
+use crate::ports::{Outbox, StoreResult};
 
 /// Entries that are read at once. Each names up to `admission.reserve_batch_max` orders, whose holds are read with it.
 const PAGE_ENTRIES: usize = 8;
@@ -27,28 +27,34 @@ type StreamEntry = (String, HashMap<String, Vec<u8>>);
 pub struct RedisOutbox {
     link: Arc<RedisLink>,
     acknowledge: Script,
+    set_aside: Script,
 }
 
 impl RedisOutbox {
-    /// Loads the script. It calls nothing.
+    /// Loads the scripts. It calls nothing.
     pub fn new(link: Arc<RedisLink>) -> Self {
-        Self { link, acknowledge: Script::new(include_str!("../../../lua/acknowledge.lua")) }
-    }
-
-    /// Reads Redis's clock, in ms since 1970. Entry ids carry the same clock, so ages are compared on one clock.
-    async fn now_ms(&self) -> StoreResult<i64> {
-        let (seconds, micros): (i64, i64) = self.link.command("read Redis time", &cmd("TIME")).await?;
-        Ok(seconds * 1000 + micros / 1000)
+        Self {
+            link,
+            acknowledge: Script::new(include_str!("../../../lua/acknowledge.lua")),
+            set_aside: Script::new(include_str!("../../../lua/set_aside.lua")),
+        }
     }
 
     /// Reads the holds of a page's orders, entry by entry. An order without a hold is `None`.
     async fn holds(&self, keys: &BucketKeys, page: &[Listed]) -> StoreResult<Vec<Vec<Option<String>>>> {
         let mut question = pipe();
-        for listed in page {
+        // HMGET wants at least one field, and an entry that is not ours names no order.
+        for listed in page.iter().filter(|listed| !listed.orders.is_empty()) {
             let orders: Vec<&[u8]> = listed.orders.iter().map(|order| order.bytes().as_slice()).collect();
             question.cmd("HMGET").arg(&keys.orders).arg(orders);
         }
-        self.link.pipeline(READ, &question).await
+        if question.is_empty() {
+            return Ok(vec![Vec::new(); page.len()]);
+        }
+        let found: Vec<Vec<Option<String>>> = self.link.pipeline(READ, &question).await?;
+        let mut found = found.into_iter();
+        let of = |listed: &Listed| if listed.orders.is_empty() { Some(Vec::new()) } else { found.next() };
+        Ok(page.iter().map_while(of).collect())
     }
 }
 
@@ -61,29 +67,33 @@ struct Listed {
 }
 
 impl Listed {
-    fn parse((id, fields): StreamEntry) -> Option<Self> {
-        let orders = fields.get("orders").filter(|packed| !packed.is_empty())?;
-        Some(Self {
-            reserved_ms: id.split('-').next()?.parse().ok()?,
-            epoch: std::str::from_utf8(fields.get("epoch")?).ok()?.parse().ok()?,
-            orders: orders.chunks(16).map(|id| OrderId::from_bytes(id).ok()).collect::<Option<_>>()?,
-            id,
-        })
+    /// Reads an entry of the stream. One that is not ours is listed without orders.
+    fn parse((id, fields): StreamEntry) -> Self {
+        let reserved_ms = id.split('-').next().and_then(|ms| ms.parse().ok()).unwrap_or(0);
+        let read = || {
+            let orders = fields.get("orders").filter(|packed| !packed.is_empty())?;
+            let orders = orders.chunks(16).map(|id| OrderId::from_bytes(id).ok()).collect::<Option<_>>()?;
+            Some((std::str::from_utf8(fields.get("epoch")?).ok()?.parse().ok()?, orders))
+        };
+        let (epoch, orders) = read().unwrap_or_default();
+        Self { reserved_ms, epoch, orders, id }
     }
 
     /// Leaves out the orders whose hold shows that they are in the log.
-    fn waiting(self, bucket: &BucketId, holds: Vec<Option<String>>) -> StoreResult<OutboxEntry> {
+    fn waiting(self, bucket: &BucketId, holds: Vec<Option<String>>) -> OutboxEntry {
         let Self { id, reserved_ms, epoch, orders } = self;
+        let mut fault = orders.is_empty().then_some("it has no epoch and order ids");
         let mut waiting = Vec::new();
         for (order, hold) in orders.into_iter().zip(holds) {
-            match hold {
-                Some(hold) if hold.starts_with('r') => waiting.push(reservation(&hold, bucket, order)?),
-                Some(_) => {}
-                // One script writes both, so somebody removed the hold. What it was cannot be known.
-                None => tracing::error!(%order, sale = %bucket.sale, "an order in the outbox has no hold"),
+            match hold.map(|hold| (hold.starts_with('r'), reservation(&hold, bucket, order))) {
+                Some((true, Ok(held))) => waiting.push(held),
+                Some((false, _)) => {}
+                // One script writes both, so somebody removed or damaged the hold. What it was cannot be known.
+                Some((true, Err(_))) => fault = Some("the hold of an order is damaged"),
+                None => fault = Some("the hold of an order is gone"),
             }
         }
-        Ok(OutboxEntry { id: OutboxEntryId(id), epoch, reserved_ms, waiting })
+        OutboxEntry { id: OutboxEntryId(id), epoch, reserved_ms, waiting, fault }
     }
 }
 
@@ -96,7 +106,7 @@ impl Outbox for RedisOutbox {
         limit: usize,
     ) -> StoreResult<Vec<OutboxEntry>> {
         let age_ms = i64::try_from(min_age.as_millis()).unwrap_or(i64::MAX);
-        let newest = self.now_ms().await?.saturating_sub(age_ms);
+        let newest = self.link.now_ms().await?.saturating_sub(age_ms);
         if newest < 0 {
             return Ok(Vec::new());
         }
@@ -107,14 +117,12 @@ impl Outbox for RedisOutbox {
             let mut range = cmd("XRANGE");
             range.arg(&keys.outbox).arg(&from).arg(newest).arg("COUNT").arg(PAGE_ENTRIES);
             let page: Vec<StreamEntry> = self.link.command(READ, &range).await?;
-            let page: Option<Vec<Listed>> = page.into_iter().map(Listed::parse).collect();
-            let page =
-                page.ok_or_else(|| StoreError::broken(READ, "an entry without epoch and order ids"))?;
+            let page: Vec<Listed> = page.into_iter().map(Listed::parse).collect();
             let Some(last) = page.last() else { break };
             from = format!("({}", last.id);
             let holds = self.holds(&keys, &page).await?;
             for (listed, holds) in page.into_iter().zip(holds) {
-                let entry = listed.waiting(bucket, holds)?;
+                let entry = listed.waiting(bucket, holds);
                 orders += entry.waiting.len();
                 entries.push(entry);
             }
@@ -137,10 +145,21 @@ impl Outbox for RedisOutbox {
         self.link.script::<i64>("acknowledge", &call).await.map(drop)
     }
 
+    async fn set_aside(&self, bucket: &BucketId, entries: &[OutboxEntryId]) -> StoreResult<()> {
+        let keys = self.link.keys(bucket);
+        let mut call = self.set_aside.prepare_invoke();
+        call.key(keys.outbox).key(keys.set_aside).key(keys.outbox_orders);
+        let entries: Vec<&str> = entries.iter().map(|entry| entry.0.as_str()).collect();
+        self.link.script::<i64>("set aside", call.arg(entries)).await.map(drop)
+    }
+
     async fn len(&self, bucket: &BucketId) -> StoreResult<u64> {
-        let mut count = cmd("GET");
-        count.arg(self.link.keys(bucket).outbox_orders);
-        let orders: Option<i64> = self.link.command("read outbox length", &count).await?;
-        Ok(u64::try_from(orders.unwrap_or(0)).unwrap_or(0))
+        let keys = self.link.keys(bucket);
+        let mut question = pipe();
+        question.cmd("GET").arg(keys.outbox_orders).cmd("XLEN").arg(keys.outbox);
+        let (orders, entries): (Option<i64>, u64) =
+            self.link.pipeline("read outbox length", &question).await?;
+        // Each entry has an order, whatever another hand did to the count.
+        Ok(u64::try_from(orders.unwrap_or(0)).unwrap_or(0).max(entries))
     }
 }

@@ -1,7 +1,11 @@
 //! Opens the database file. Several connections read it, and one thread writes it.
 
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use metrics::gauge;
 use sqlx::migrate::MigrateError;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
@@ -16,7 +20,8 @@ use super::writer::Writer;
 use crate::backend::migrations::{EMBEDDED, migrator};
 use crate::clock::Clock;
 use crate::config::{EmbeddedConfig, Synchronous};
-use crate::domain::ShardMap;
+use crate::domain::{OrderRecord, ShardMap};
+use crate::metrics::WAL_BYTES;
 use crate::ports::StoreResult;
 
 /// Most connections for reading. They wait for no writer, so a few of them serve many callers.
@@ -39,6 +44,46 @@ pub struct Sqlite {
     pub map: ShardMap,
     /// The process's clock.
     pub clock: Clock,
+    /// The time of what is written.
+    pub time: FolderTime,
+    /// The file of the write-ahead log.
+    wal: PathBuf,
+}
+
+/// The time of a folder: that of the process's clock, but never behind anything that was written before. A clock that
+/// was set back would otherwise accept orders before their sale opened. Cheap to clone.
+#[derive(Clone)]
+pub struct FolderTime {
+    clock: Clock,
+    /// By how many ms the folder was ahead of the clock when it was opened; at least 0. Its time runs on from there.
+    ahead_ms: i64,
+    newest_ms: Arc<AtomicI64>,
+}
+
+impl FolderTime {
+    /// Answers the time now, in ms since 1970.
+    pub fn now_ms(&self) -> i64 {
+        let now_ms = self.clock.now_ms().saturating_add(self.ahead_ms);
+        self.newest_ms.fetch_max(now_ms, Ordering::Relaxed).max(now_ms)
+    }
+
+    /// Reads the newest time of a folder: of its last change, and of the last order in each partition of its log.
+    async fn read(connection: &mut SqliteConnection, clock: Clock) -> StoreResult<Self> {
+        let fault = |error| failed("read the newest time", error);
+        let audit = sqlx::query("SELECT at_ms FROM audit_log ORDER BY id DESC LIMIT 1");
+        let row = audit.fetch_optional(&mut *connection).await.map_err(fault)?;
+        let mut newest_ms: i64 = row.map_or(Ok(0), |row| row.try_get(0)).map_err(fault)?;
+        let last = "SELECT payload FROM order_log l JOIN \
+             (SELECT part, MAX(log_offset) AS last FROM order_log GROUP BY part) e \
+             ON l.part = e.part AND l.log_offset = e.last";
+        for row in sqlx::query(last).fetch_all(connection).await.map_err(fault)? {
+            let payload: Vec<u8> = row.try_get(0).map_err(fault)?;
+            let accepted_ms = OrderRecord::decode(&payload).map_or(0, |record| record.accepted_ms);
+            newest_ms = newest_ms.max(accepted_ms);
+        }
+        let ahead_ms = newest_ms.saturating_sub(clock.now_ms()).max(0);
+        Ok(Self { clock, ahead_ms, newest_ms: Arc::new(AtomicI64::new(newest_ms)) })
+    }
 }
 
 impl Sqlite {
@@ -52,6 +97,8 @@ impl Sqlite {
         map: ShardMap,
         clock: Clock,
     ) -> StoreResult<Self> {
+        let mut wal = folder.database().into_os_string();
+        wal.push("-wal");
         let options = SqliteConnectOptions::new()
             .filename(folder.database())
             .create_if_missing(true)
@@ -67,6 +114,7 @@ impl Sqlite {
         let mut first = writing.connect().await.map_err(|error| failed("open database", error))?;
         migrate(&mut first).await?;
         freeze(&mut first, map).await?;
+        let time = FolderTime::read(&mut first, clock.clone()).await?;
         let writer = Writer::start(writing, first, folder, clock.clone())?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS_MAX)
@@ -78,7 +126,13 @@ impl Sqlite {
             .connect_with(options.read_only(true).create_if_missing(false))
             .await
             .map_err(|error| failed("open database", error))?;
-        Ok(Self { writer, readers, map, clock })
+        Ok(Self { writer, readers, map, clock, time, wal: wal.into() })
+    }
+
+    /// Shows as a metric how large the write-ahead log is. A reader that is forgotten keeps it from being reset.
+    pub fn gauge_wal(&self) {
+        let bytes = std::fs::metadata(&self.wal).map_or(0, |file| file.len());
+        gauge!(WAL_BYTES).set(f64::from(u32::try_from(bytes).unwrap_or(u32::MAX)));
     }
 
     /// Answers the pool of connections that only read.

@@ -7,15 +7,18 @@
 use std::collections::{BTreeSet, HashMap};
 
 use serde_json::json;
-use sqlx::sqlite::SqliteConnection;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use super::failures::broken;
 use super::sqlite_rows::{Bound, column, failed, insert, number, parsed};
 use crate::domain::batch_plan::{self, Known, LogBatch, Plan, PlannedOrder, Scarce};
-use crate::domain::{OrderId, OrderRecord, OrderState, Part, SaleId, Sales, ShardMap, SkuId, UserId};
+use crate::domain::{
+    Halt, OrderId, OrderRecord, OrderState, Part, Position, SaleId, Sales, ShardMap, SkuId, UserId,
+};
 use crate::ports::{BatchOutcome, StoreResult, Written};
 
-const ADVANCE: &str = "UPDATE consumer_positions SET next_offset = ? WHERE part = ? AND next_offset = ?";
+const ADVANCE: &str =
+    "UPDATE consumer_positions SET next_offset = ? WHERE part = ? AND next_offset = ? AND halt = ''";
 const KNOWN_ORDERS: &str =
     "SELECT order_id, state FROM orders WHERE order_id IN (SELECT value FROM json_each(?))";
 const KNOWN_CLAIMS: &str = "SELECT c.sale_id, c.user_id, c.unit FROM json_each(?) wanted \
@@ -29,8 +32,13 @@ const ORDERS: &str = "orders (order_id, month, sale_id, sku_id, user_id, quantit
 const CLAIMS: &str = "claims (sale_id, user_id, unit, order_id)";
 const MOVES: &str = "order_moves (order_id, kind, at_ms)";
 const OWED: &str = "release_outbox (order_id, sale_id, sku_id, user_id, quantity, at_ms)";
-const INSERT_DEAD: &str =
-    "INSERT INTO dead_letters (part, log_offset, reason, payload, at_ms) VALUES (?, ?, ?, ?, ?)";
+const INSERT_DEAD: &str = "INSERT INTO dead_letters (part, log_offset, order_id, reason, payload, at_ms) \
+     VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING";
+/// Takes the units of a rejected order off its buyer, who keeps those of other orders. An imported order has no
+/// reservation.
+const FREE_BUYER: &str = "UPDATE buyers SET units = max(units - reserved.quantity, min(units, ?)) \
+     FROM reservations AS reserved WHERE reserved.order_id = ? AND buyers.sale_id = reserved.sale_id \
+     AND buyers.bucket = reserved.bucket AND buyers.user_id = reserved.user_id";
 /// Most bytes that are kept of a dead letter's payload.
 const DEAD_LETTER_BYTES_MAX: usize = 65_536;
 
@@ -74,10 +82,23 @@ pub async fn write(
 ///
 /// # Errors
 /// When the position cannot be read or was never made.
-pub async fn position(connection: &mut SqliteConnection, part: Part) -> StoreResult<i64> {
-    let text = "SELECT next_offset FROM consumer_positions WHERE part = ?";
+pub async fn position(connection: &mut SqliteConnection, part: Part) -> StoreResult<Position> {
+    let text = "SELECT part, next_offset, halt FROM consumer_positions WHERE part = ?";
     let row = sqlx::query(text).bind(part.number()).fetch_one(connection).await;
-    column(&row.map_err(|error| failed("read position", error))?, "next_offset")
+    Ok(read_position(&row.map_err(|error| failed("read position", error))?)?.1)
+}
+
+/// Reads the row of a position. The log is none, because the file holds only one.
+///
+/// # Errors
+/// When the row is damaged.
+pub fn read_position(row: &SqliteRow) -> StoreResult<(Part, Position)> {
+    let halt = match column::<&str>(row, "halt")? {
+        "" => None,
+        word => Some(Halt::parse(word).ok_or_else(|| broken("read position", word))?),
+    };
+    let position = Position { next_offset: column(row, "next_offset")?, log: None, halt };
+    Ok((Part::new(number(row, "part")?), position))
 }
 
 fn records(batch: &LogBatch) -> impl Iterator<Item = &OrderRecord> {
@@ -143,10 +164,16 @@ async fn insert_plan(
         query.bind(record.quantity.units()).bind(now_ms)
     })
     .await?;
+    for decision in orders.iter().map(PlannedOrder::decision) {
+        let Some(keeps) = decision.buyer_keeps else { continue };
+        let freed = sqlx::query(FREE_BUYER).bind(keeps).bind(decision.order.to_string());
+        freed.execute(&mut *connection).await.map_err(|error| failed("free a buyer", error))?;
+    }
     for (record, poison) in &plan.dead_letters {
         sqlx::query(INSERT_DEAD)
             .bind(part.number())
             .bind(record.offset)
+            .bind(OrderRecord::order_named(&record.payload).map(|order| order.to_string()))
             .bind(poison.as_str())
             .bind(&record.payload[..record.payload.len().min(DEAD_LETTER_BYTES_MAX)])
             .bind(now_ms)

@@ -1,6 +1,6 @@
 //! Sets a sale's buckets as the operator wants them: puts the stock in place, and opens, pauses or ends the gates.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -10,7 +10,7 @@ use super::failures::broken;
 use super::sqlite::Sqlite;
 use super::sqlite_rows::{column, failed, number, parsed};
 use crate::domain::{Sale, SaleState, SkuId};
-use crate::ports::{Gates, StoreResult};
+use crate::ports::{BucketState, Gates, StoreResult, UnitMove};
 
 /// Serves the gates from the database.
 pub struct SqliteGates {
@@ -33,6 +33,9 @@ impl Gates for SqliteGates {
 
     async fn set_gates(&self, sale: &Sale) -> StoreResult<()> {
         let Some(state) = sale.state.gate() else { return Ok(()) };
+        if !sale.in_place && sale.state != SaleState::Ended {
+            return Ok(());
+        }
         // Gate repair calls this in every round, so nothing is written that stands already.
         if self.all_are(sale, state).await? {
             return Ok(());
@@ -47,19 +50,53 @@ impl Gates for SqliteGates {
         self.sqlite.writer.write("set gate", work).await
     }
 
-    async fn available(&self, sale: &Sale) -> StoreResult<Vec<Option<HashMap<SkuId, i64>>>> {
+    /// Moves the units in one transaction, so none is ever under way.
+    async fn move_units(&self, sale: &Sale, from: u16, to: u16, sku: &SkuId, units: u32) -> StoreResult<u32> {
+        let (sale, sku) = (sale.id.clone(), sku.clone());
+        let work = async move |connection: &mut SqliteConnection| {
+            let fault = |error| failed("move units", error);
+            let text = "SELECT available FROM stock WHERE sale_id = ? AND bucket = ? AND sku_id = ?";
+            let row = sqlx::query(text).bind(sale.as_str()).bind(from).bind(sku.as_str());
+            let row = row.fetch_optional(&mut *connection).await.map_err(fault)?;
+            let available: u32 = row.as_ref().map_or(Ok(0), |row| number(row, "available"))?;
+            let moved = units.min(available);
+            let text =
+                "UPDATE stock SET available = available + ? WHERE sale_id = ? AND bucket = ? AND sku_id = ?";
+            for (bucket, change) in [(from, -i64::from(moved)), (to, i64::from(moved))] {
+                let query =
+                    sqlx::query(text).bind(change).bind(sale.as_str()).bind(bucket).bind(sku.as_str());
+                let done = query.execute(&mut *connection).await.map_err(fault)?;
+                if done.rows_affected() != 1 {
+                    return Err(broken("move units", format!("bucket {bucket} is not in place")));
+                }
+            }
+            Ok(moved)
+        };
+        self.sqlite.writer.write("move units", work).await
+    }
+
+    async fn finish_move(&self, _: &Sale, _: u16, _: &UnitMove) -> StoreResult<()> {
+        Ok(())
+    }
+
+    async fn now_ms(&self) -> StoreResult<i64> {
+        Ok(self.sqlite.time.now_ms())
+    }
+
+    async fn buckets(&self, sale: &Sale) -> StoreResult<Vec<BucketState>> {
         let text = "SELECT g.bucket, s.sku_id, s.available FROM gates g \
              JOIN stock s ON s.sale_id = g.sale_id AND s.bucket = g.bucket WHERE g.sale_id = ?";
         let rows = sqlx::query(text).bind(sale.id.as_str()).fetch_all(self.sqlite.readers()).await;
-        let mut buckets = vec![None; usize::from(sale.buckets)];
+        let mut found: BTreeMap<u16, HashMap<SkuId, i64>> = BTreeMap::new();
         for row in rows.map_err(|error| failed("read stock", error))? {
-            let bucket: usize = number(&row, "bucket")?;
-            let units = buckets.get_mut(bucket).map(|bucket| bucket.get_or_insert_with(HashMap::new));
-            let units =
-                units.ok_or_else(|| broken("read stock", format!("bucket {bucket} is not the sale's")))?;
+            let units = found.entry(number(&row, "bucket")?).or_default();
             units.insert(parsed(&row, "sku_id", SkuId::parse)?, column(&row, "available")?);
         }
-        Ok(buckets)
+        let state = |bucket| match found.remove(&bucket) {
+            Some(available) => BucketState::Whole { available, under_way: Vec::new() },
+            None => BucketState::Absent,
+        };
+        Ok((0..sale.buckets).map(state).collect())
     }
 }
 
@@ -83,7 +120,7 @@ impl SqliteGates {
 async fn put_in_place(connection: &mut SqliteConnection, sale: &Sale, bucket: u16) -> StoreResult<()> {
     let fault = |error| failed("preheat", error);
     let gate = "INSERT INTO gates (sale_id, bucket, epoch, state, opens_ms, closes_ms, buyer_limit) \
-         VALUES (?, ?, ?, 'open', ?, ?, ?) ON CONFLICT DO NOTHING";
+         VALUES (?, ?, ?, 'placing', ?, ?, ?) ON CONFLICT DO NOTHING";
     let made = sqlx::query(gate)
         .bind(sale.id.as_str())
         .bind(bucket)

@@ -17,7 +17,9 @@ use super::sqlite_order_log::{Ends, append};
 use super::sqlite_rows::{column, failed, insert, number, observed, parsed};
 use crate::domain::inventory_model::{Bucket, Gate, GateState, Hold, Terms};
 use crate::domain::reservation::{Denial, Fingerprint, Reservation, ReserveRequest, Verdict};
-use crate::domain::{BucketId, OrderId, OrderState, Part, Quantity, SaleId, ShardMap, SkuId, UserId};
+use crate::domain::{
+    BucketId, Decision, OrderId, OrderRecord, OrderState, Part, Quantity, SaleId, ShardMap, SkuId, UserId,
+};
 use crate::ports::{Inventory, StoreResult};
 
 /// Reads reservations with the state of their order. An order without a row waits in the log, so it is `queued`.
@@ -52,9 +54,9 @@ type Appended = BTreeMap<Part, i64>;
 #[async_trait]
 impl Inventory for SqliteInventory {
     async fn reserve(&self, bucket: &BucketId, batch: Arc<[ReserveRequest]>) -> StoreResult<Vec<Verdict>> {
-        let (bucket, clock, map) = (bucket.clone(), self.sqlite.clock.clone(), self.sqlite.map);
+        let (bucket, time, map) = (bucket.clone(), self.sqlite.time.clone(), self.sqlite.map);
         let work = async move |connection: &mut SqliteConnection| {
-            reserve(connection, &bucket, &batch, clock.now_ms(), map).await
+            reserve(connection, &bucket, &batch, time.now_ms(), map).await
         };
         let (verdicts, appended) =
             observed(&self.sqlite.clock, "reserve", self.sqlite.writer.write("reserve", work)).await?;
@@ -84,7 +86,7 @@ impl Inventory for SqliteInventory {
     }
 
     /// Does nothing, because an order's row is its reservation's state.
-    async fn mark_decided(&self, _: &BucketId, _: &[(OrderId, OrderState)]) -> StoreResult<()> {
+    async fn mark_decided(&self, _: &BucketId, _: &[Decision]) -> StoreResult<()> {
         Ok(())
     }
 }
@@ -99,7 +101,7 @@ async fn reserve(
     let (mut slice, orders_made) = read_slice(connection, bucket, batch).await?;
     let before = slice.clone();
     let epoch = batch.first().map_or(0, |request| request.record.epoch);
-    let mut verdicts = slice.reserve(epoch, batch, now_ms);
+    let mut verdicts = slice.reserve_in_slice(epoch, batch, now_ms);
     // The slice knows only the orders of this batch, so the bucket's other orders are added to what it has seen.
     let unseen = orders_made.saturating_sub(u64::try_from(before.orders.len()).unwrap_or(0));
     for verdict in &mut verdicts {
@@ -120,7 +122,10 @@ async fn reserve(
         return Ok((verdicts, Appended::new()));
     }
     write_slice(connection, bucket, &taken, (&before, &slice), now_ms).await?;
-    let appended = append(connection, taken.iter().map(|request| &request.record), map).await?;
+    // One clock says when an order was accepted.
+    let accepted = |request: &&ReserveRequest| OrderRecord { accepted_ms: now_ms, ..request.record.clone() };
+    let records: Vec<OrderRecord> = taken.iter().map(accepted).collect();
+    let appended = append(connection, records.iter(), map).await?;
     Ok((verdicts, appended))
 }
 
@@ -162,6 +167,7 @@ async fn read_slice(
 
 fn gate(row: &SqliteRow) -> StoreResult<Gate> {
     let state = match column::<&str>(row, "state")? {
+        "placing" => GateState::Placing,
         "open" => GateState::Open,
         "paused" => GateState::Paused,
         "ended" => GateState::Ended,
@@ -176,7 +182,9 @@ fn gate(row: &SqliteRow) -> StoreResult<Gate> {
         lease_ms: 0,
     };
     let version = version.and_then(|version| u64::try_from(version).ok());
-    Ok(Gate { epoch: number(row, "epoch")?, state, version, terms: Some(terms) })
+    // A slice has few of the bucket's rows, and rows do not vanish one table at a time.
+    let (sold, lost) = (false, false);
+    Ok(Gate { epoch: number(row, "epoch")?, state, version, terms: Some(terms), sold, lost })
 }
 
 fn hold(row: &SqliteRow) -> StoreResult<(Fingerprint, Reservation)> {

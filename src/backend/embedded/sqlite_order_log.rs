@@ -14,8 +14,8 @@ use super::sqlite::Sqlite;
 use super::sqlite_rows::{column, failed, insert};
 use crate::domain::batch_plan::LogRecord;
 use crate::domain::reservation::{OutboxEntry, OutboxEntryId};
-use crate::domain::{BucketId, OrderId, OrderRecord, Part, ShardMap};
-use crate::ports::{LogEvent, OrderLog, OrderLogReader, Outbox, StoreResult, Wake};
+use crate::domain::{BucketId, LogId, OrderId, OrderRecord, Part, ShardMap};
+use crate::ports::{LogEvent, LogIdentity, Offsets, OrderLog, OrderLogReader, Outbox, StoreResult, Wake};
 
 const END: &str = "SELECT COALESCE(MAX(log_offset) + 1, 0) AS end FROM order_log WHERE part = ?";
 const RECORDS: &str = "SELECT log_offset, payload FROM order_log WHERE part = ? AND log_offset >= ? \
@@ -133,8 +133,17 @@ impl OrderLog for SqliteOrderLog {
         Ok(())
     }
 
-    async fn ends(&self) -> StoreResult<Vec<i64>> {
-        Ok(self.ends.all())
+    /// Answers the same log always: it is in one file with the positions, so it cannot be another one than theirs.
+    async fn identity(&self) -> StoreResult<LogIdentity> {
+        let id = LogId::new(*b"seckill-embedded").expect("not all zeros");
+        Ok(LogIdentity { id, parts: self.sqlite.map.parts().into() })
+    }
+
+    async fn offsets(&self, parts: &[Part]) -> StoreResult<Offsets> {
+        let ends = self.ends.all();
+        let end = |part: &Part| ends.get(usize::from(part.number())).copied().unwrap_or(0);
+        // The log is never cut, so every partition begins at 0.
+        Ok(parts.iter().map(|part| (*part, 0..end(part))).collect())
     }
 
     async fn flush(&self, _: Duration) -> StoreResult<()> {
@@ -266,6 +275,10 @@ impl Outbox for NoOutbox {
     }
 
     async fn acknowledge(&self, _: &BucketId, _: &[OrderId], _: &[OutboxEntryId]) -> StoreResult<()> {
+        Ok(())
+    }
+
+    async fn set_aside(&self, _: &BucketId, _: &[OutboxEntryId]) -> StoreResult<()> {
         Ok(())
     }
 

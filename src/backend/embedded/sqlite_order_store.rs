@@ -12,10 +12,10 @@ use super::sqlite_batch;
 use super::sqlite_rows::{column, failed, number, observed, parsed};
 use crate::domain::batch_plan::LogBatch;
 use crate::domain::{
-    Money, Month, Order, OrderCursor, OrderId, OrderRecord, OrderState, Part, Quantity, RejectReason, Sale,
-    SaleId, Sales, Shard, SkuId, UserId,
+    Halt, Money, Month, Order, OrderCursor, OrderId, OrderRecord, OrderState, Part, Position, Quantity,
+    RejectReason, Sale, SaleId, Sales, Shard, SkuId, UserId,
 };
-use crate::ports::{Archive, BatchOutcome, IMPORT_RECORDS_MAX, OrderWrites, Orders, StoreResult};
+use crate::ports::{Archive, BatchOutcome, IMPORT_RECORDS_MAX, OrderWrites, Orders, Positions, StoreResult};
 
 const ORDER: &str = "SELECT order_id, sale_id, sku_id, user_id, quantity, unit_price, currency, state, reason, \
      accepted_ms, expires_ms FROM orders WHERE order_id = ?";
@@ -71,16 +71,16 @@ impl OrderWrites for SqliteOrderStore {
         let sales: Sales = named
             .filter_map(|record| Some((record.sale_id.clone(), sales.get(&record.sale_id)?.clone())))
             .collect();
-        let (batch, map, clock) = (batch.clone(), self.sqlite.map, self.sqlite.clock.clone());
+        let (batch, map, time) = (batch.clone(), self.sqlite.map, self.sqlite.time.clone());
         let work = async move |connection: &mut SqliteConnection| {
-            sqlite_batch::write(connection, &batch, &sales, map, clock.now_ms()).await
+            sqlite_batch::write(connection, &batch, &sales, map, time.now_ms()).await
         };
         observed(&self.sqlite.clock, "write batch", self.sqlite.writer.write("write batch", work)).await
     }
 
     /// Makes the position when it is absent, and reads it. There are no other instances that could have granted
     /// anything.
-    async fn take_over(&self, part: Part) -> StoreResult<i64> {
+    async fn take_over(&self, part: Part) -> StoreResult<Position> {
         let work = async move |connection: &mut SqliteConnection| {
             let text =
                 "INSERT INTO consumer_positions (part, next_offset) VALUES (?, 0) ON CONFLICT DO NOTHING";
@@ -90,18 +90,40 @@ impl OrderWrites for SqliteOrderStore {
         };
         self.sqlite.writer.write("take over", work).await
     }
+}
 
-    async fn positions(&self) -> HashMap<Part, i64> {
-        let rows = sqlx::query("SELECT part, next_offset FROM consumer_positions")
+#[async_trait]
+impl Positions for SqliteOrderStore {
+    async fn positions(&self) -> HashMap<Part, Position> {
+        let rows = sqlx::query("SELECT part, next_offset, halt FROM consumer_positions")
             .fetch_all(self.sqlite.readers())
             .await
             .map_err(|error| failed("read positions", error));
-        let read = |row| Ok((Part::new(number(&row, "part")?), column(&row, "next_offset")?));
-        let positions = rows.and_then(|rows| rows.into_iter().map(read).collect::<StoreResult<_>>());
-        positions.unwrap_or_else(|error| {
+        let read = |rows: Vec<SqliteRow>| rows.iter().map(sqlite_batch::read_position).collect();
+        rows.and_then(read).unwrap_or_else(|error| {
             tracing::debug!(%error, "positions not read");
             HashMap::new()
         })
+    }
+
+    async fn replace(&self, part: Part, seen: &Position, to: &Position) -> StoreResult<bool> {
+        let (seen, to) = (*seen, *to);
+        let work = async move |connection: &mut SqliteConnection| {
+            let word = |position: Position| position.halt.map_or("", Halt::as_str);
+            let text = "UPDATE consumer_positions SET next_offset = ?, halt = ? \
+                        WHERE part = ? AND next_offset = ? AND halt = ?";
+            let replaced = sqlx::query(text)
+                .bind(to.next_offset)
+                .bind(word(to))
+                .bind(part.number())
+                .bind(seen.next_offset)
+                .bind(word(seen))
+                .execute(connection)
+                .await
+                .map_err(|error| failed("replace position", error))?;
+            Ok(replaced.rows_affected() == 1)
+        };
+        self.sqlite.writer.write("replace position", work).await
     }
 }
 
@@ -112,6 +134,14 @@ impl Orders for SqliteOrderStore {
         let row = query.fetch_optional(self.sqlite.readers()).await;
         let row = row.map_err(|error| failed("read order", error))?;
         row.as_ref().map(read).transpose()
+    }
+
+    async fn is_dead_letter(&self, order: OrderId) -> StoreResult<bool> {
+        sqlx::query_scalar("SELECT EXISTS(SELECT 1 FROM dead_letters WHERE order_id = ?)")
+            .bind(order.to_string())
+            .fetch_one(self.sqlite.readers())
+            .await
+            .map_err(|error| failed("look for dead letter", error))
     }
 
     /// Answers `true`, because one table holds every month.
@@ -156,5 +186,6 @@ fn read(row: &SqliteRow) -> StoreResult<Order> {
         reason: reason.and_then(RejectReason::parse),
         accepted_ms: column(row, "accepted_ms")?,
         expires_ms: Some(column(row, "expires_ms")?),
+        is_delayed: false,
     })
 }

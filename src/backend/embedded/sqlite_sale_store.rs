@@ -1,4 +1,4 @@
-//! Keeps the directory: the sales, the API keys, and an audit row of every change of a sale.
+//! Keeps the directory: the sales, the API keys, and the audit log.
 
 use std::sync::Arc;
 
@@ -8,8 +8,9 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use super::failures::broken;
 use super::sqlite::Sqlite;
 use super::sqlite_rows::{column, failed};
+use crate::domain::operator::Subject;
 use crate::domain::{ApiKey, Change, Sale, SaleId};
-use crate::ports::{Keys, SaleStore, StoreResult};
+use crate::ports::{AuditLog, Keys, SaleStore, StoreResult};
 
 /// Serves sales and API keys from the database.
 pub struct SqliteSaleStore {
@@ -59,7 +60,7 @@ impl SaleStore for SqliteSaleStore {
     }
 
     async fn create(&self, sale: &Sale, change: &Change) -> StoreResult<bool> {
-        let (sale, change, at_ms) = (Written::of(sale)?, change.clone(), self.sqlite.clock.now_ms());
+        let (sale, change, at_ms) = (Written::of(sale)?, change.clone(), self.sqlite.time.now_ms());
         let work = async move |connection: &mut SqliteConnection| {
             let text = "INSERT INTO sales (sale_id, starts_ms, version, definition) VALUES (?, ?, ?, ?) \
                         ON CONFLICT DO NOTHING";
@@ -76,8 +77,18 @@ impl SaleStore for SqliteSaleStore {
         self.sqlite.writer.write("create sale", work).await
     }
 
+    async fn mark_in_place(&self, sale: &Sale) -> StoreResult<()> {
+        let id = sale.id.to_string();
+        let work = async move |connection: &mut SqliteConnection| {
+            let text = "UPDATE sales SET definition = json_set(definition, '$.in_place', json('true')) WHERE sale_id = ?";
+            let done = sqlx::query(text).bind(&id).execute(connection).await;
+            done.map(drop).map_err(|error| failed("mark in place", error))
+        };
+        self.sqlite.writer.write("mark in place", work).await
+    }
+
     async fn replace(&self, sale: &Sale, expected: u64, change: &Change) -> StoreResult<bool> {
-        let (sale, change, at_ms) = (Written::of(sale)?, change.clone(), self.sqlite.clock.now_ms());
+        let (sale, change, at_ms) = (Written::of(sale)?, change.clone(), self.sqlite.time.now_ms());
         let expected = i64::try_from(expected).unwrap_or(i64::MAX);
         let work = async move |connection: &mut SqliteConnection| {
             let text = "UPDATE sales SET starts_ms = ?, version = ?, definition = ? \
@@ -111,7 +122,7 @@ impl Keys for SqliteSaleStore {
     }
 
     async fn add_api_key(&self, key_hash: [u8; 32], key: &ApiKey) -> StoreResult<()> {
-        let (key, at_ms) = (key.clone(), self.sqlite.clock.now_ms());
+        let (key, at_ms) = (key.clone(), self.sqlite.time.now_ms());
         let work = async move |connection: &mut SqliteConnection| {
             sqlx::query("INSERT INTO api_keys (key_hash, name, scopes, created_ms) VALUES (?, ?, ?, ?)")
                 .bind(key_hash.to_vec())
@@ -127,6 +138,26 @@ impl Keys for SqliteSaleStore {
     }
 }
 
+#[async_trait]
+impl AuditLog for SqliteSaleStore {
+    async fn note(&self, change: &Change, subject: &Subject) -> StoreResult<()> {
+        let (change, at_ms) = (change.clone(), self.sqlite.time.now_ms());
+        let json = serde_json::to_string(subject).map_err(|error| broken(AUDIT, error.to_string()))?;
+        let row = match subject {
+            Subject::Sale(sale) => (Some(sale.id.to_string()), Some(json), None),
+            Subject::Key(_) | Subject::Position { .. } => (None, None, Some(json)),
+        };
+        let work = async move |connection: &mut SqliteConnection| {
+            let (sale_id, sale_after, details) = &row;
+            audit(connection, &change, (sale_id.as_deref(), sale_after.as_deref(), details.as_deref()), at_ms)
+                .await
+        };
+        self.sqlite.writer.write(AUDIT, work).await
+    }
+}
+
+const AUDIT: &str = "write audit row";
+
 /// Writes the change's audit row when the change did something, and answers whether it did.
 async fn audited(
     changed: u64,
@@ -138,18 +169,30 @@ async fn audited(
     if changed == 0 {
         return Ok(false);
     }
-    let text = "INSERT INTO audit_log (at_ms, actor, action, sale_id, reason, request_id, sale_after) \
-                VALUES (?, ?, ?, ?, ?, ?, ?)";
+    audit(connection, change, (Some(&sale.id), Some(&sale.definition), None), at_ms).await?;
+    Ok(true)
+}
+
+/// Writes an audit row: of the change of a sale, with the sale as it is then, or of another change, with its details.
+async fn audit(
+    connection: &mut SqliteConnection,
+    change: &Change,
+    (sale_id, sale_after, details): (Option<&str>, Option<&str>, Option<&str>),
+    at_ms: i64,
+) -> StoreResult<()> {
+    let text = "INSERT INTO audit_log (at_ms, actor, action, sale_id, reason, request_id, sale_after, details) \
+                VALUES (?, ?, ?, ?, ?, ?, ?, ?)";
     sqlx::query(text)
         .bind(at_ms)
         .bind(&change.actor)
         .bind(change.action)
-        .bind(&sale.id)
+        .bind(sale_id)
         .bind(&change.reason)
         .bind(&change.request_id)
-        .bind(&sale.definition)
+        .bind(sale_after)
+        .bind(details)
         .execute(connection)
         .await
-        .map_err(|error| failed("write audit row", error))?;
-    Ok(true)
+        .map(drop)
+        .map_err(|error| failed(AUDIT, error))
 }

@@ -25,9 +25,14 @@ fn sale() -> Sale {
         payment_window_ms: 60_000,
         buckets: 1,
         epoch: 1,
+        in_place: true,
         version: 1,
         items: vec![item("pad"), item("phone")],
     }
+}
+
+fn log() -> LogId {
+    LogId::new([1; 16]).expect("not zeros")
 }
 
 fn map() -> ShardMap {
@@ -82,7 +87,7 @@ proptest! {
         let sale = sale();
         let sales = Sales::from([(sale.id.clone(), sale.clone())]);
         let records: Vec<LogRecord> = (0..).zip(whats).map(|(at, what)| log_record(at, what)).collect();
-        let batch = LogBatch { part: Part::new(0), start_offset: 0, records };
+        let batch = LogBatch { part: Part::new(0), log: log(), start_offset: 0, records };
         let mut known = Known::default();
         let regular = UserId::parse("user-0").expect("user");
         known.claims.insert((sale.id.clone(), regular.clone()), (0..held_before).collect());
@@ -126,7 +131,7 @@ proptest! {
         let sale = sale();
         let sales = Sales::from([(sale.id.clone(), sale)]);
         let records: Vec<LogRecord> = (0..).zip(whats).map(|(at, what)| log_record(at, what)).collect();
-        let batch = LogBatch { part: Part::new(0), start_offset: 0, records };
+        let batch = LogBatch { part: Part::new(0), log: log(), start_offset: 0, records };
         let known = Known::default();
         let wish = plan(&batch, &map(), &sales, &known, |_| u32::MAX);
         let bound = |scarce: &Scarce| if scarce.1.as_str() == "phone" { free_phone } else { u32::MAX };

@@ -6,43 +6,76 @@ use actix_web::{HttpResponse, web};
 use serde::{Deserialize, Serialize};
 
 use crate::http::Context;
+use crate::http::problem::Problem;
+use crate::memory::health::Ability;
+use crate::shop::health::{Duty, Status};
 
 /// The query string of `/readyz`.
 #[derive(Deserialize)]
 pub struct ReadyQuery {
     /// When this is there, with any value, the answer lists the components.
     verbose: Option<String>,
+    /// The duty whose ability decides the status of the answer, instead of the whole process.
+    duty: Option<String>,
 }
 
 #[derive(Serialize)]
-struct StatusView {
+struct LiveView {
     status: &'static str,
-    /// "up" or "down" by the component's name; `None` when the request did not ask for them.
+}
+
+#[derive(Serialize)]
+struct ReadyView {
+    status: &'static str,
+    /// "yes", "in part: …" or "no: …" by the duty's word.
+    duties: BTreeMap<&'static str, String>,
+    /// "up" or "down: …" by the component's name; `None` when the request did not ask for them.
     #[serde(skip_serializing_if = "Option::is_none")]
-    components: Option<BTreeMap<String, &'static str>>,
+    components: Option<BTreeMap<String, String>>,
 }
 
 /// Answers `/livez`. The answer says only that the process answers; no component is asked.
 pub async fn live() -> HttpResponse {
-    HttpResponse::Ok().json(StatusView { status: "live", components: None })
+    HttpResponse::Ok().json(LiveView { status: "live" })
 }
 
-/// Answers `/readyz`: 200 when this process should get traffic, otherwise 503. It should when it is not draining and
-/// every vital component answers. Kafka and the MySQL instances are not vital: when one of them is down, orders are
-/// delayed, and the process still gets traffic.
-pub async fn ready(query: web::Query<ReadyQuery>, context: web::Data<Context>) -> HttpResponse {
-    let components = context.shop.components().await;
-    let is_draining = context.shop.is_draining();
-    let is_ready = !is_draining && components.iter().all(|component| component.is_up || !component.is_vital);
-    let status = match (is_draining, is_ready) {
-        (true, _) => "draining",
-        (false, true) => "ready",
-        (false, false) => "not_ready",
+/// Answers `/readyz`: 200 when this process should get traffic, otherwise 503. What all processes share leaves it 200,
+/// because traffic would fare no better elsewhere: then the duties say what cannot be done. With `duty`, the answer is
+/// 503 while that duty cannot be done.
+///
+/// # Errors
+/// `validation_failed` for a duty that there is not.
+pub async fn ready(
+    query: web::Query<ReadyQuery>,
+    context: web::Data<Context>,
+) -> Result<HttpResponse, Problem> {
+    let readiness = context.shop.readiness();
+    let is_ready = match &query.duty {
+        None => matches!(readiness.status, Status::Ready | Status::Degraded),
+        Some(duty) => {
+            let known = Duty::parse(duty);
+            let known = known.ok_or_else(|| Problem::invalid("/duty", "must be buy, read or write"))?;
+            !matches!(readiness.duties.get(&known), Some(Ability::No(_)) | None)
+        }
     };
-    let word = |is_up| if is_up { "up" } else { "down" };
-    let components = components.into_iter().map(|component| (component.name, word(component.is_up)));
-    let body = StatusView { status, components: query.verbose.as_ref().map(|_| components.collect()) };
-    if is_ready { HttpResponse::Ok().json(body) } else { HttpResponse::ServiceUnavailable().json(body) }
+    let words = |able: &Ability| match able {
+        Ability::Yes => "yes".to_owned(),
+        Ability::InPart(words) => format!("in part: {words}"),
+        Ability::No(words) => format!("no: {words}"),
+    };
+    let state = |down: Option<String>| down.map_or("up".to_owned(), |words| format!("down: {words}"));
+    let components = readiness.components.into_iter().map(|(name, down)| (name, state(down)));
+    let body = ReadyView {
+        status: match readiness.status {
+            Status::Ready => "ready",
+            Status::Degraded => "degraded",
+            Status::NotReady => "not_ready",
+            Status::Draining => "draining",
+        },
+        duties: readiness.duties.iter().map(|(duty, able)| (duty.as_str(), words(able))).collect(),
+        components: query.verbose.as_ref().map(|_| components.collect()),
+    };
+    Ok(if is_ready { HttpResponse::Ok().json(body) } else { HttpResponse::ServiceUnavailable().json(body) })
 }
 
 /// Answers `/metrics` in the Prometheus text format.

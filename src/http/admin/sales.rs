@@ -80,6 +80,7 @@ impl CreateBody {
             payment_window_ms: self.payment_window_ms.unwrap_or(PAYMENT_WINDOW_DEFAULT_MS),
             buckets: self.buckets.unwrap_or(1),
             epoch: 1,
+            in_place: false,
             version: 1,
             items: items(self.items),
         };
@@ -253,6 +254,10 @@ fn done(changed: Changed) -> Result<Sale, Problem> {
         Changed::Invalid(invalid) => Err(Problem::invalid(&invalid.pointer, invalid.detail)),
         Changed::Taken => Err(Problem::new(Code::SaleExists)),
         Changed::VersionMoved => Err(Problem::new(Code::EtagMismatch)),
+        Changed::Over { ends_ms } => Err(Problem::new(Code::StateConflict).detail(format!(
+            "the sale ended at {}: nobody could buy. Patch starts_at and ends_at first",
+            rfc3339(ends_ms)
+        ))),
         Changed::MonthMissing { yyyymm } => Err(Problem::new(Code::StateConflict).detail(format!(
             "the orders tables of {yyyymm} are missing: run `seckill migrate`, then repeat"
         ))),

@@ -6,6 +6,7 @@ use jsonwebtoken::{EncodingKey, Header, encode};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::metrics::UNAUTHENTICATED_CAUSES;
 
 #[cfg(feature = "public-keys")]
 mod key_pairs;
@@ -40,6 +41,49 @@ fn user(tokens: &Tokens, token: &str) -> Option<String> {
 #[test]
 fn a_valid_token_proves_its_user() {
     assert_eq!(user(&tokens(&Clock::System), &hs256(&claims())).as_deref(), Some("alice"));
+}
+
+#[test]
+fn operators_can_tell_the_causes_of_a_refusal_apart() {
+    let rules = TokenRules { issuer: Some("idp".to_owned()), ..rules() };
+    let tokens = Tokens::new(vec![secret_key()], &rules, Clock::System);
+    let with = |name: &str, value: Value| {
+        let mut claims = claims();
+        claims["iss"] = json!("idp");
+        claims[name] = value;
+        hs256(&claims)
+    };
+    let other_key = EncodingKey::from_secret(b"another secret of 32 bytes or more..");
+    let signed = encode(&Header::new(Algorithm::HS256), &claims(), &other_key).expect("a token");
+    let rest = signed.split_once('.').expect("three parts").1.to_owned();
+    let foreign = format!("{}.{rest}", URL_SAFE_NO_PAD.encode(r#"{"alg":"HS512","typ":"JWT"}"#));
+    for (token, cause) in [
+        (with("exp", json!(1_000_000_000)), Cause::Expired),
+        (with("nbf", json!(NOW_S)), Cause::NotYetValid),
+        (with("aud", json!("other")), Cause::Audience),
+        (with("iss", json!("other")), Cause::Issuer),
+        (with("sub", json!("")), Cause::Claims),
+        (with("exp", json!("soon")), Cause::Claims),
+        (foreign, Cause::UnknownKey),
+        (signed, Cause::Signature),
+        ("no.token".to_owned(), Cause::Malformed),
+    ] {
+        assert_eq!(tokens.verify(&token).map(|verified| verified.user), Err(cause), "{token}");
+    }
+    let words: Vec<&str> = UNAUTHENTICATED_CAUSES.to_vec();
+    let all = [
+        Cause::Missing,
+        Cause::Malformed,
+        Cause::UnknownKey,
+        Cause::Signature,
+        Cause::Expired,
+        Cause::NotYetValid,
+        Cause::Audience,
+        Cause::Issuer,
+        Cause::Claims,
+        Cause::ApiKey,
+    ];
+    assert_eq!(all.map(Cause::as_str).to_vec(), words, "every cause is on the page from the start");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The routes of orders: shoppers buy, and they read what became of their purchases. The paths below stand under
 //! `/api/v1`.
 
+use std::ops::Not;
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
@@ -193,6 +194,8 @@ struct View<'a> {
     quantity: Quantity,
     status: OrderState,
     r#final: bool,
+    #[serde(skip_serializing_if = "Not::not")]
+    delayed: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
     price: &'a Money,
@@ -219,7 +222,7 @@ struct PageView<'a> {
 }
 
 fn view<'a>(order: &'a Order, context: &Context) -> View<'a> {
-    let poll_after_ms = || with_jitter(context.shop.poll_after_ms(order.id));
+    let poll_after_ms = || with_jitter(context.shop.poll_after_ms(order));
     let expires_ms = order.expires_ms.filter(|_| !order.state.is_final());
     View {
         id: order.id,
@@ -228,6 +231,7 @@ fn view<'a>(order: &'a Order, context: &Context) -> View<'a> {
         quantity: order.quantity,
         status: order.state,
         r#final: order.state.is_final(),
+        delayed: order.is_delayed,
         reason: order.reason.map(RejectReason::as_str),
         price: &order.unit_price,
         accepted_at: rfc3339(order.accepted_ms),
@@ -248,10 +252,13 @@ fn problem(refusal: Refusal) -> Problem {
         Refusal::NotStarted { starts_ms } => {
             Problem::new(Code::SaleNotStarted).with("starts_at", rfc3339(starts_ms))
         }
+        Refusal::Delayed => Problem::new(Code::SaleDelayed).retry_after_ms(with_jitter(5000)),
         Refusal::Paused => Problem::new(Code::SalePaused),
         Refusal::Ended => Problem::new(Code::SaleEnded),
         Refusal::SoldOut => Problem::new(Code::SoldOut).with("may_return", false),
+        Refusal::FewerLeft { left } => Problem::new(Code::FewerLeft).with("left", left),
         Refusal::LimitReached { held, limit } => Problem::new(Code::LimitReached)
+            .detail(format!("You hold {held} of at most {limit} units."))
             .with("held", held)
             .with("buyer_limit", limit)
             .with("links", serde_json::json!({ "orders": "/api/v1/orders" })),

@@ -1,6 +1,8 @@
 //! The routes on which shoppers read about sales. The paths below stand under `/api/v1`. The answers come from the
 //! catalog in memory, and all but the time may be cached for a second.
 
+use std::sync::Arc;
+
 use actix_web::http::header::{CACHE_CONTROL, ETAG, IF_NONE_MATCH};
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
@@ -91,20 +93,29 @@ pub async fn time(context: web::Data<Context>) -> HttpResponse {
 }
 
 /// Answers `GET /sales`: all sales that shoppers may see, ascending by start.
-pub async fn list(request: HttpRequest, context: web::Data<Context>) -> HttpResponse {
-    let snapshot = context.shop.catalog();
+///
+/// # Errors
+/// `dependency_unavailable` while this process has never read the directory.
+pub async fn list(request: HttpRequest, context: web::Data<Context>) -> Result<HttpResponse, Problem> {
+    let snapshot = read_catalog(&context)?;
     let now_ms = context.shop.now_ms();
     let mut visible: Vec<(&Sale, Phase)> =
         snapshot.sales.values().filter_map(|sale| Some((sale, sale.phase(now_ms)?))).collect();
     visible.sort_unstable_by(|(a, _), (b, _)| (a.starts_ms, &a.id).cmp(&(b.starts_ms, &b.id)));
     let sales = visible.iter().map(|(sale, phase)| SaleView::of(sale, *phase, &snapshot)).collect();
-    cacheable(&request, &ListView { sales })
+    Ok(cacheable(&request, &ListView { sales }))
+}
+
+/// Returns the sales, when this process knows them.
+fn read_catalog(context: &Context) -> Result<Arc<Snapshot>, Problem> {
+    let snapshot = context.shop.catalog();
+    if snapshot.is_read { Ok(snapshot) } else { Err(Problem::new(Code::DependencyUnavailable)) }
 }
 
 /// Answers `GET /sales/{sale}`.
 ///
 /// # Errors
-/// `sale_not_found`, also for a draft.
+/// `sale_not_found`, also for a draft; `dependency_unavailable` as [`list`].
 pub async fn read(
     request: HttpRequest,
     path: web::Path<String>,
@@ -112,7 +123,7 @@ pub async fn read(
 ) -> Result<HttpResponse, Problem> {
     let not_found = || Problem::new(Code::SaleNotFound);
     let id = SaleId::parse(&path.into_inner()).map_err(|_| not_found())?;
-    let snapshot = context.shop.catalog();
+    let snapshot = read_catalog(&context)?;
     let (sale, phase) = snapshot.visible(&id, context.shop.now_ms()).ok_or_else(not_found)?;
     Ok(cacheable(&request, &SaleView::of(sale, phase, &snapshot)))
 }

@@ -19,6 +19,7 @@ fn sale() -> Sale {
         payment_window_ms: 60_000,
         buckets: 1,
         epoch: 1,
+        in_place: true,
         version: 4,
         items: vec![Item {
             sku_id: SkuId::parse("phone").expect("slug"),

@@ -5,8 +5,8 @@ use std::ops::Range;
 use std::time::Duration;
 
 use crate::clock::Moment;
-use crate::domain::Part;
 use crate::domain::batch_plan::{LogBatch, LogRecord};
+use crate::domain::{LogId, Part};
 
 /// The records of a partition that were read and are not written yet, and where the partition is.
 pub struct PartitionQueue {
@@ -18,6 +18,8 @@ pub struct PartitionQueue {
     pub paused: bool,
     /// The offset after the last committed record; `None` while the stored position is unknown.
     next: Option<i64>,
+    /// The log that the position belongs to; `None` before the first position.
+    log: Option<LogId>,
     /// The offset after the last record that was read. It means nothing without a position.
     expected: i64,
     /// Records that were read and not handed out, ascending by offset.
@@ -40,6 +42,7 @@ impl PartitionQueue {
             busy: false,
             paused: false,
             next: None,
+            log: None,
             expected: 0,
             buffer: VecDeque::new(),
             gaps: Vec::new(),
@@ -76,6 +79,11 @@ impl PartitionQueue {
         Ok(())
     }
 
+    /// Answers the position of a queue that has nothing to do and waits for records; `None` for any other.
+    pub fn idle_at(&self) -> Option<i64> {
+        self.next.filter(|_| !self.busy && self.buffer.is_empty())
+    }
+
     /// Answers when the queue has something to do next; `None` while that depends on an event alone.
     pub fn due(&self, now: Moment, wait: Duration) -> Option<Moment> {
         if self.busy {
@@ -99,10 +107,11 @@ impl PartitionQueue {
         self.not_before.is_none_or(|at| now >= at)
     }
 
-    /// Begins at the stored position, to which the caller seeks the reader.
-    pub fn start_at(&mut self, position: i64) {
+    /// Begins at the stored position of a log, to which the caller seeks the reader.
+    pub fn start_at(&mut self, position: i64, log: LogId) {
         self.clear();
         self.next = Some(position);
+        self.log = Some(log);
         self.expected = position;
         self.gaps.retain(|gap| gap.end > position);
         self.paused = false;
@@ -118,7 +127,7 @@ impl PartitionQueue {
         records_max: usize,
         wait: Duration,
     ) -> Option<LogBatch> {
-        let start_offset = self.next?;
+        let (start_offset, log) = (self.next?, self.log?);
         if self.busy || self.buffer.is_empty() || !self.may_try(now) {
             return None;
         }
@@ -130,7 +139,7 @@ impl PartitionQueue {
         let records: Vec<LogRecord> = self.buffer.drain(..size).collect();
         self.waiting_since = (!self.buffer.is_empty()).then_some(now);
         self.busy = true;
-        Some(LogBatch { part, start_offset, records })
+        Some(LogBatch { part, log, start_offset, records })
     }
 
     /// Notes that the batch in flight is committed, and that the stored position is `next_offset`.
@@ -209,13 +218,17 @@ mod tests {
         LogRecord { offset, payload: Vec::new(), order: Err(Poison::Garbage) }
     }
 
+    fn log() -> LogId {
+        LogId::new([1; 16]).expect("not zeros")
+    }
+
     fn offsets(batch: &LogBatch) -> Vec<i64> {
         batch.records.iter().map(|record| record.offset).collect()
     }
 
     fn queue_at(position: i64) -> PartitionQueue {
         let mut queue = PartitionQueue::new(0);
-        queue.start_at(position);
+        queue.start_at(position, log());
         queue
     }
 
@@ -278,7 +291,7 @@ mod tests {
         assert!(queue.needs_position(now()));
         push(&mut queue, [1]);
         assert_eq!(queue.buffered(), 0, "records without a position are not kept");
-        queue.start_at(5);
+        queue.start_at(5, log());
         push(&mut queue, [4, 5]);
         let batch = queue.next_batch(Part::new(0), now(), 9, NOW).expect("one");
         assert_eq!((batch.start_offset, offsets(&batch)), (5, vec![5]));
@@ -295,7 +308,7 @@ mod tests {
         queue.put_back(batch);
         assert_eq!(queue.buffered(), 0);
         assert!(queue.needs_position(now()));
-        queue.start_at(0);
+        queue.start_at(0, log());
         push(&mut queue, 0..6);
         let batch = queue.next_batch(Part::new(0), now(), 9, NOW).expect("all");
         assert_eq!(offsets(&batch), (0..6).collect::<Vec<_>>());
@@ -306,13 +319,13 @@ mod tests {
         let mut queue = queue_at(0);
         push(&mut queue, [0]);
         assert_eq!(queue.push(record(7), now()), Err(1..7));
-        queue.start_at(0);
+        queue.start_at(0, log());
         push(&mut queue, [0]);
         assert_eq!(queue.push(record(9), now()), Err(1..9), "another gap: it was not the log's");
-        queue.start_at(0);
+        queue.start_at(0, log());
         push(&mut queue, [0, 9]);
         assert_eq!(queue.push(record(20), now()), Err(10..20));
-        queue.start_at(0);
+        queue.start_at(0, log());
         push(&mut queue, [0, 9, 20]);
         let batch = queue.next_batch(Part::new(0), now(), 9, NOW).expect("three");
         assert_eq!(batch.next_offset(), 21);

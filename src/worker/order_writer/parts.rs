@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::clock::Clock;
 use crate::domain::ShardMap;
 use crate::memory::catalog::Catalog;
-use crate::ports::{Inventory, OrderLog, OrderWrites, SaleStore};
+use crate::ports::{Inventory, OrderLog, OrderWrites, Positions, SaleStore};
 use crate::shutdown::Tasks;
 
 /// The parts of the process that a writer needs.
@@ -16,6 +16,8 @@ pub struct Parts {
     pub order_log: Arc<dyn OrderLog>,
     /// The store that the batches are written to.
     pub order_writes: Arc<dyn OrderWrites>,
+    /// The positions, of which one that is not the log's is halted.
+    pub positions: Arc<dyn Positions>,
     /// The directory, for sales that the catalog does not know yet.
     pub sales: Arc<dyn SaleStore>,
     /// The inventory, whose holds are marked with what was decided.

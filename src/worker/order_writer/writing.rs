@@ -9,7 +9,7 @@ use metrics::{counter, histogram};
 use super::parts::Parts;
 use crate::clock::Clock;
 use crate::domain::batch_plan::LogBatch;
-use crate::domain::{BucketId, OrderId, OrderState, Sales, ShardMap};
+use crate::domain::{BucketId, Decision, Sales, ShardMap};
 use crate::memory::catalog::Catalog;
 use crate::metrics::{
     DEAD_LETTERS, ORDER_PERSIST, ORDERS, RECORDS_SKIPPED, WRITER_BATCH, WRITER_COMMIT, WRITER_RETRIES,
@@ -28,8 +28,8 @@ pub struct Writing {
     tasks: Tasks,
 }
 
-/// Orders by bucket, with the states that they got.
-type Decided = BTreeMap<BucketId, Vec<(OrderId, OrderState)>>;
+/// What was decided of orders, by their bucket.
+type Decided = BTreeMap<BucketId, Vec<Decision>>;
 
 impl Writing {
     /// Takes what is needed from the parts of a writer.
@@ -104,14 +104,14 @@ impl Writing {
         let now_ms = self.clock.now_ms();
         let sales = self.catalog.snapshot().sales.clone();
         let mut decided = Decided::new();
-        for (record, state) in &written.orders {
-            counter!(ORDERS, "status" => state.as_str()).increment(1);
+        for (record, decision) in &written.orders {
+            counter!(ORDERS, "status" => decision.state.as_str()).increment(1);
             let age_ms = u64::try_from(now_ms.saturating_sub(record.accepted_ms)).unwrap_or(0);
             histogram!(ORDER_PERSIST).record(Duration::from_millis(age_ms).as_secs_f64());
             if let Some(sale) = sales.get(&record.sale_id) {
                 let bucket = self.map.bucket_of(record.order_id.shard(), sale.buckets);
                 let bucket = BucketId { sale: sale.id.clone(), bucket };
-                decided.entry(bucket).or_default().push((record.order_id, *state));
+                decided.entry(bucket).or_default().push(*decision);
             }
         }
         let inventory = self.inventory.clone();

@@ -11,10 +11,12 @@ use crate::chance::Chance;
 use crate::domain::batch_plan::{Known, LogBatch, plan};
 use crate::domain::inventory_model::Bucket;
 use crate::domain::reservation::{OutboxEntry, OutboxEntryId, Reservation, ReserveRequest, Verdict};
-use crate::domain::{BucketId, Change, OrderId, OrderState, Part, Sale, SaleId, Sales, ShardMap, UserId};
+use crate::domain::{
+    BucketId, Change, Decision, OrderId, OrderState, Part, Position, Sale, SaleId, Sales, ShardMap, UserId,
+};
 use crate::ports::{
-    BatchOutcome, Effect, ErrorKind, Inventory, OrderWrites, Outbox, SaleStore, StoreError, StoreResult,
-    Written,
+    BatchOutcome, Effect, ErrorKind, Inventory, OrderWrites, Outbox, Positions, SaleStore, StoreError,
+    StoreResult, Written,
 };
 
 /// Stands for MySQL, Redis and the directory.
@@ -28,7 +30,7 @@ pub struct Database {
 
 #[derive(Default)]
 struct Truth {
-    positions: BTreeMap<Part, i64>,
+    positions: BTreeMap<Part, Position>,
     rows: BTreeMap<OrderId, OrderState>,
     /// Units of live orders, by buyer.
     claims: BTreeMap<UserId, BTreeSet<u32>>,
@@ -43,7 +45,8 @@ fn failure(effect: Effect, what: &'static str) -> StoreError {
 impl Database {
     /// Makes a database without rows.
     pub fn new(map: ShardMap, sale: Sale, bucket: Bucket, chance: Chance) -> Self {
-        let positions = map.all_parts().map(|part| (part, 0)).collect();
+        let positions =
+            map.all_parts().map(|part| (part, Position { next_offset: 0, log: None, halt: None })).collect();
         let truth = Mutex::new(Truth { positions, ..Truth::default() });
         Self { map, sale, chance, truth, bucket: Mutex::new(bucket) }
     }
@@ -75,7 +78,7 @@ impl Database {
 
     /// Answers the stored positions, ascending by partition.
     pub fn positions_in_order(&self) -> Vec<i64> {
-        self.truth().positions.values().copied().collect()
+        self.truth().positions.values().map(|position| position.next_offset).collect()
     }
 
     /// Counts the units that live orders hold, in all and by buyer.
@@ -97,7 +100,8 @@ impl Database {
     fn commit(&self, batch: &LogBatch, sales: &Sales) -> BatchOutcome {
         let mut truth = self.truth();
         let stored = truth.positions[&batch.part];
-        if stored != batch.start_offset {
+        let is_ours = stored.log.is_none_or(|log| log == batch.log);
+        if stored.next_offset != batch.start_offset || !is_ours || stored.halt.is_some() {
             return BatchOutcome::PositionMoved { stored };
         }
         let claims = truth.claims.iter();
@@ -116,7 +120,8 @@ impl Database {
                 truth.claims.entry(order.record.user_id.clone()).or_default().extend(units);
             }
         }
-        truth.positions.insert(batch.part, batch.next_offset());
+        let moved = Position { next_offset: batch.next_offset(), log: Some(batch.log), halt: None };
+        truth.positions.insert(batch.part, moved);
         BatchOutcome::Written(Written::of(batch, plan))
     }
 }
@@ -134,13 +139,25 @@ impl OrderWrites for Database {
         if dice == 1 { Err(failure(Effect::Unknown, "committed, and the answer lost")) } else { Ok(outcome) }
     }
 
-    async fn take_over(&self, part: Part) -> StoreResult<i64> {
+    async fn take_over(&self, part: Part) -> StoreResult<Position> {
         self.take_time().await;
         Ok(self.truth().positions[&part])
     }
+}
 
-    async fn positions(&self) -> HashMap<Part, i64> {
+#[async_trait]
+impl Positions for Database {
+    async fn positions(&self) -> HashMap<Part, Position> {
         self.truth().positions.clone().into_iter().collect()
+    }
+
+    async fn replace(&self, part: Part, seen: &Position, to: &Position) -> StoreResult<bool> {
+        let mut truth = self.truth();
+        let is_seen = truth.positions[&part] == *seen;
+        if is_seen {
+            truth.positions.insert(part, *to);
+        }
+        Ok(is_seen)
     }
 }
 
@@ -156,6 +173,7 @@ impl Outbox for Database {
                 epoch: accepted.epoch,
                 reserved_ms: 0,
                 waiting: waiting.map(|(order, hold)| hold.reservation(&self.sale.id, order)).collect(),
+                fault: None,
             }
         };
         Ok(bucket.outbox.iter().map(entry).collect())
@@ -168,6 +186,10 @@ impl Outbox for Database {
         entries: &[OutboxEntryId],
     ) -> StoreResult<()> {
         self.bucket().acknowledge(orders, entries);
+        Ok(())
+    }
+
+    async fn set_aside(&self, _: &BucketId, _: &[OutboxEntryId]) -> StoreResult<()> {
         Ok(())
     }
 
@@ -190,7 +212,7 @@ impl Inventory for Database {
         Ok(self.bucket().buyers.keys().cloned().collect())
     }
 
-    async fn mark_decided(&self, _: &BucketId, decided: &[(OrderId, OrderState)]) -> StoreResult<()> {
+    async fn mark_decided(&self, _: &BucketId, decided: &[Decision]) -> StoreResult<()> {
         self.bucket().mark_decided(decided);
         Ok(())
     }
@@ -208,6 +230,10 @@ impl SaleStore for Database {
 
     async fn create(&self, _: &Sale, _: &Change) -> StoreResult<bool> {
         Ok(false)
+    }
+
+    async fn mark_in_place(&self, _: &Sale) -> StoreResult<()> {
+        Ok(())
     }
 
     async fn replace(&self, _: &Sale, _: u64, _: &Change) -> StoreResult<bool> {

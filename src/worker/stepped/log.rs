@@ -9,8 +9,8 @@ use async_trait::async_trait;
 
 use crate::chance::Chance;
 use crate::domain::batch_plan::LogRecord;
-use crate::domain::{OrderId, OrderRecord, Part, ShardMap};
-use crate::ports::{LogEvent, OrderLog, OrderLogReader, StoreError, StoreResult, Wake};
+use crate::domain::{LogId, OrderId, OrderRecord, Part, ShardMap};
+use crate::ports::{LogEvent, LogIdentity, Offsets, OrderLog, OrderLogReader, StoreError, StoreResult, Wake};
 
 /// Stands for Kafka.
 pub struct Log {
@@ -112,8 +112,14 @@ impl OrderLog for Log {
         Ok(())
     }
 
-    async fn ends(&self) -> StoreResult<Vec<i64>> {
-        Ok(self.lengths())
+    async fn identity(&self) -> StoreResult<LogIdentity> {
+        let id = LogId::new([1; 16]).expect("not zeros");
+        Ok(LogIdentity { id, parts: self.map.parts().into() })
+    }
+
+    async fn offsets(&self, parts: &[Part]) -> StoreResult<Offsets> {
+        let lengths = self.lengths();
+        Ok(parts.iter().map(|part| (*part, 0..lengths[usize::from(part.number())])).collect())
     }
 
     async fn flush(&self, _: Duration) -> StoreResult<()> {

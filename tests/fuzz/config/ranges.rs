@@ -65,6 +65,8 @@ ranges! {
     "relay.interval_ms" relay.interval_ms 10..=60_000;
     "relay.min_age_ms" relay.min_age_ms 0..=600_000;
     "relay.batch_orders_max" relay.batch_orders_max 1..=1000;
+    "start.wait_ms" start.wait_ms 0..=3_600_000;
+    "readiness.down_after_ms" readiness.down_after_ms 100..=600_000;
     "shutdown.deadline_ms" shutdown.deadline_ms 100..=600_000;
 }
 
@@ -73,7 +75,7 @@ pub fn know_every_number(defaults: &[(String, Value)]) {
     let numbers = defaults.iter().filter(|(_, value)| value.is_integer());
     let has_range = |name: &str| RANGES.iter().any(|(key, _, _)| *key == name);
     let unknown: Vec<&String> = numbers.map(|(key, _)| key).filter(|key| !has_range(key)).collect();
-    assert!(unknown.is_empty(), "without a range here and in src/config/sections.rs: {unknown:?}");
+    assert!(unknown.is_empty(), "without a range here and in src/config/ranges.rs: {unknown:?}");
 }
 
 pub fn hold(config: &Config) {

@@ -11,9 +11,10 @@ use async_trait::async_trait;
 use futures::future::join_all;
 use seckill::app::Role;
 use seckill::domain::reservation::{Reservation, ReserveRequest, Verdict};
-use seckill::domain::{BucketId, OrderId, OrderRecord, OrderState, SaleId, UserId};
+use seckill::domain::{BucketId, Decision, OrderId, OrderRecord, Part, SaleId, UserId};
 use seckill::ports::{
-    Effect, ErrorKind, Inventory, OrderLog, OrderLogReader, Outbox, StoreError, StoreResult, Wake,
+    Effect, ErrorKind, Inventory, LogIdentity, Offsets, OrderLog, OrderLogReader, Outbox, StoreError,
+    StoreResult, Wake,
 };
 
 #[cfg(feature = "distributed")]
@@ -61,8 +62,12 @@ impl OrderLog for FaultyLog {
         self.inner.append_imported(records).await
     }
 
-    async fn ends(&self) -> StoreResult<Vec<i64>> {
-        self.inner.ends().await
+    async fn identity(&self) -> StoreResult<LogIdentity> {
+        self.inner.identity().await
+    }
+
+    async fn offsets(&self, parts: &[Part]) -> StoreResult<Offsets> {
+        self.inner.offsets(parts).await
     }
 
     async fn flush(&self, timeout: Duration) -> StoreResult<()> {
@@ -101,7 +106,7 @@ impl Inventory for ForgetfulInventory {
         self.inner.winners(bucket).await
     }
 
-    async fn mark_decided(&self, bucket: &BucketId, decided: &[(OrderId, OrderState)]) -> StoreResult<()> {
+    async fn mark_decided(&self, bucket: &BucketId, decided: &[Decision]) -> StoreResult<()> {
         self.inner.mark_decided(bucket, decided).await
     }
 }

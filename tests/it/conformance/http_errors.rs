@@ -38,7 +38,7 @@ impl Findings {
         let body: Value = serde_json::from_str(&answer.text).unwrap_or_default();
         let code = body["code"].as_str().unwrap_or_default();
         let id = body["request_id"].as_str().unwrap_or_default();
-        let again = status == 429 || status >= 500;
+        let again = status == 429 || status >= 500 || code == "sale_delayed";
         let content_type = answer.header("Content-Type");
         let rules = [
             ("status", answer.status == status && body["status"] == status),

@@ -15,15 +15,20 @@ const POISON: usize = 10_000;
 /// How soon the order must be written. A partition at full speed needs two or three seconds here.
 const WRITTEN_WITHIN: Duration = Duration::from_secs(20);
 
+/// Lists users whose orders are in this partition, without end.
+pub fn users_of(shop: &TestShop, part: u16) -> impl Iterator<Item = UserId> {
+    let map = shop.config.shard_map().expect("a map");
+    let users = (0..).map(|n| UserId::parse(&format!("u{n}")).expect("a user"));
+    users.filter(move |user| map.part_of(map.shard_of(user)) == Part::new(part))
+}
+
 /// Returns a user whose orders are in this partition.
 fn user_of(shop: &TestShop, part: u16) -> UserId {
-    let map = shop.config.shard_map().expect("a map");
-    let mut users = (0..).map(|n| UserId::parse(&format!("u{n}")).expect("a user"));
-    users.find(|user| map.part_of(map.shard_of(user)) == Part::new(part)).expect("endless")
+    users_of(shop, part).next().expect("endless")
 }
 
 /// Makes a record like those of this sale, for one unit.
-fn record(shop: &TestShop, user: &UserId, month: Month, key: &str) -> OrderRecord {
+pub fn record(shop: &TestShop, user: &UserId, month: Month, key: &str) -> OrderRecord {
     let map = shop.config.shard_map().expect("a map");
     let sale = SaleId::parse("drop").expect("a slug");
     let key = IdempotencyKey::parse(key).expect("a key");

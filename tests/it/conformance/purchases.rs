@@ -3,8 +3,11 @@
 use seckill::config::Mode;
 use serde_json::{Value, json};
 
-use crate::harness::{TestShop, rfc3339, sale_body};
+use crate::harness::{TestShop, assert_rows_kept, eventually, remove, rfc3339, sale_body};
 use seckill::clock::Clock;
+use seckill::domain::{Month, UserId};
+
+use super::poison::{record, users_of};
 
 in_both_modes!(
     a_purchase_becomes_one_row_in_its_shard,
@@ -15,6 +18,12 @@ in_both_modes!(
     outside_its_window_a_sale_sells_nothing,
     orders_are_listed_newest_first_in_pages_and_only_to_their_buyer,
     a_sale_over_several_buckets_sells_all_of_its_stock,
+    the_last_units_are_sold_to_anybody_whatever_their_buckets,
+    sold_out_is_said_when_nothing_is_left_and_fewer_left_otherwise,
+    a_limit_says_what_the_buyer_holds,
+    who_was_rejected_holds_nothing_and_may_buy_again,
+    who_was_rejected_by_the_limit_may_buy_what_is_left_of_it,
+    every_answer_about_an_order_tells_the_same_time,
     sale_reads_may_be_cached_and_tell_a_band_and_never_a_number,
 );
 
@@ -168,6 +177,157 @@ async fn a_sale_over_several_buckets_sells_all_of_its_stock(mode: Mode) {
     }
     assert_eq!(accepted, 11);
     assert_eq!(shop.stock("wide").await["phone"]["available"], 0);
+    shop.finish().await;
+}
+
+/// Lists users of one bucket of a sale with eight of them.
+fn users_of_bucket(shop: &TestShop, bucket: u16, count: usize) -> Vec<String> {
+    let map = shop.config.shard_map().expect("a map");
+    let is_there = |user: &UserId| map.bucket_of(map.shard_of(user), 8) == bucket;
+    let users = (0..).map(|n| UserId::parse(&format!("u{n}")).expect("a user"));
+    users.filter(is_there).take(count).map(|user| user.to_string()).collect()
+}
+
+async fn the_last_units_are_sold_to_anybody_whatever_their_buckets(mode: Mode) {
+    let shop = TestShop::start_with(mode, &[("shards.shards", "8")]).await;
+    for (id, wide) in [("one-by-one", false), ("at-once", true)] {
+        let mut body = sale_body(id, 2, &[("phone", 16)]);
+        body["buckets"] = 8.into();
+        crate::harness::open_sale(shop.admin, body).await;
+        // Every bucket has two units, and all buyers are of one.
+        let users = users_of_bucket(&shop, 3, 16);
+        let buys = users.iter().map(|user| shop.buy(user, id, "phone", "k"));
+        let answers = if wide {
+            futures::future::join_all(buys).await
+        } else {
+            let mut answers = Vec::new();
+            for buy in buys {
+                answers.push(buy.await);
+            }
+            answers
+        };
+        for answer in &answers {
+            assert_eq!(answer.status, 202, "{id}: {answer:?}");
+        }
+        for bucket in [3, 5] {
+            let late = &users_of_bucket(&shop, bucket, 17)[16];
+            assert_eq!(shop.buy(late, id, "phone", "k").await.code(), "sold_out", "{id}");
+        }
+        assert_eq!(shop.stock(id).await["phone"]["available"], 0);
+    }
+    shop.finish().await;
+}
+
+async fn sold_out_is_said_when_nothing_is_left_and_fewer_left_otherwise(mode: Mode) {
+    let shop = TestShop::start_with(mode, &[("shards.shards", "8")]).await;
+    let quantity = |units: u32| json!({ "sku_id": "phone", "quantity": units }).to_string();
+    for (id, buckets) in [("narrow", 1), ("wide", 8)] {
+        let mut body = sale_body(id, 3, &[("phone", 8)]);
+        body["buckets"] = buckets.into();
+        crate::harness::open_sale(shop.admin, body).await;
+        for user in ["ann", "bea"] {
+            assert_eq!(shop.place(user, id, "k", &quantity(3), &[]).await.status, 202, "{id}");
+        }
+        // Two are left.
+        let fewer = shop.place("cleo", id, "k", &quantity(3), &[]).await;
+        assert_eq!(fewer.problem(), (409, "fewer_left".to_owned()), "{id}");
+        assert_eq!(fewer.json()["left"], 2, "{id}");
+        assert_eq!(shop.place("cleo", id, "k2", &quantity(2), &[]).await.status, 202, "{id}");
+        for units in [1, 3] {
+            let over = shop.place("dora", id, "k", &quantity(units), &[]).await;
+            assert_eq!(over.problem(), (409, "sold_out".to_owned()), "{id}: {units}");
+        }
+    }
+    shop.finish().await;
+}
+
+async fn a_limit_says_what_the_buyer_holds(mode: Mode) {
+    let shop = TestShop::start(mode).await;
+    shop.open_sale("drop", 2, &[("phone", 10)]).await;
+    let three = r#"{"sku_id":"phone","quantity":3}"#;
+    let refused = async |user: &str, held: u32| {
+        let answer = shop.place(user, "drop", &format!("k{held}"), three, &[]).await;
+        assert_eq!(answer.problem(), (409, "limit_reached".to_owned()));
+        assert_eq!(
+            (&answer.json()["held"], &answer.json()["buyer_limit"]),
+            (&json!(held), &json!(2)),
+            "{user}"
+        );
+        answer.json()["detail"].as_str().expect("a detail").to_owned()
+    };
+    let none = refused("carol", 0).await;
+    assert_eq!(shop.buy("bob", "drop", "phone", "first").await.status, 202);
+    assert_ne!(refused("bob", 1).await, none, "who holds one hears something else");
+    shop.finish().await;
+}
+
+/// Has a first order of one unit written that no front reserved. The purchase of another user of the same partition
+/// behind it wakes the writer.
+async fn write_unreserved(shop: &TestShop, user: &UserId, other: &UserId) {
+    let month = Month::of_ms(Clock::System.now_ms() - 1000);
+    let mut order = record(shop, user, month, "unreserved");
+    order.accepted_ms = Clock::System.now_ms();
+    let stage = shop.stage();
+    stage.append(order.order_id, vec![order.encode()]).await;
+    assert_eq!(shop.buy(other.as_str(), "drop", "phone", "k").await.status, 202);
+    eventually("both are written", async || stage.orders("awaiting_payment").await == 2).await;
+}
+
+async fn who_was_rejected_holds_nothing_and_may_buy_again(mode: Mode) {
+    let mut shop = TestShop::start(mode).await;
+    shop.open_sale("drop", 1, &[("phone", 2)]).await;
+    let users: Vec<UserId> = users_of(&shop, 0).take(3).collect();
+    let [first, unreserved, late] = &users[..] else { panic!("three users") };
+    // The last unit of the ledger is taken, and the inventory does not know.
+    write_unreserved(&shop, unreserved, first).await;
+    let answer = shop.buy(late.as_str(), "drop", "phone", "k").await;
+    assert_eq!(answer.status, 202, "{answer:?}");
+    let decided = shop.decided(late.as_str(), answer.json()["id"].as_str().expect("an id")).await;
+    assert_eq!((&decided["status"], &decided["reason"]), (&json!("rejected"), &json!("sold_out")));
+    eventually("the limit is not what keeps the buyer out", async || {
+        shop.buy(late.as_str(), "drop", "phone", "again").await.problem() == (409, "sold_out".to_owned())
+    })
+    .await;
+    shop.stop().await;
+    assert_rows_kept(&shop.config, "drop").await;
+    remove(&shop.config).await;
+}
+
+async fn who_was_rejected_by_the_limit_may_buy_what_is_left_of_it(mode: Mode) {
+    let mut shop = TestShop::start(mode).await;
+    shop.open_sale("drop", 2, &[("phone", 10)]).await;
+    let users: Vec<UserId> = users_of(&shop, 0).take(2).collect();
+    let [buyer, other] = &users[..] else { panic!("two users") };
+    // The inventory does not know of one unit that the buyer holds.
+    write_unreserved(&shop, buyer, other).await;
+    let two = r#"{"sku_id":"phone","quantity":2}"#;
+    let answer = shop.place(buyer.as_str(), "drop", "two", two, &[]).await;
+    assert_eq!(answer.status, 202, "{answer:?}");
+    let decided = shop.decided(buyer.as_str(), answer.json()["id"].as_str().expect("an id")).await;
+    assert_eq!((&decided["status"], &decided["reason"]), (&json!("rejected"), &json!("limit")));
+    eventually("one is bought", async || shop.buy(buyer.as_str(), "drop", "phone", "one").await.status < 300)
+        .await;
+    let refused = shop.buy(buyer.as_str(), "drop", "phone", "third").await;
+    assert_eq!((refused.problem(), &refused.json()["held"]), ((409, "limit_reached".to_owned()), &json!(2)));
+    shop.stop().await;
+    assert_rows_kept(&shop.config, "drop").await;
+    remove(&shop.config).await;
+}
+
+async fn every_answer_about_an_order_tells_the_same_time(mode: Mode) {
+    let shop = TestShop::start(mode).await;
+    shop.open_sale("drop", 1, &[("phone", 10)]).await;
+    let first = shop.buy("alice", "drop", "phone", "k").await.json();
+    tokio::time::sleep(std::time::Duration::from_millis(30)).await;
+    let again = shop.buy("alice", "drop", "phone", "k").await.json();
+    assert_eq!(again["accepted_at"], first["accepted_at"], "a repetition");
+    let id = first["id"].as_str().expect("an id");
+    let polled = shop.get("alice", &format!("/api/v1/orders/{id}")).await.json();
+    assert_eq!(polled["accepted_at"], first["accepted_at"], "a poll");
+    let decided = shop.decided("alice", id).await;
+    assert_eq!(decided["accepted_at"], first["accepted_at"], "the row");
+    let again = shop.buy("alice", "drop", "phone", "k").await.json();
+    assert_eq!(again["accepted_at"], first["accepted_at"], "a late repetition");
     shop.finish().await;
 }
 

@@ -4,8 +4,8 @@ use seckill::clock::Clock;
 use seckill::config::{Config, Mode};
 use seckill::domain::batch_plan::{LogBatch, LogRecord};
 use seckill::domain::{
-    Change, Item, Money, OrderId, OrderRecord, Part, Quantity, Sale, SaleId, SaleState, Sales, ShardMap,
-    SkuId, UserId,
+    Change, Halt, Item, LogId, Money, OrderId, OrderRecord, Part, Position, Quantity, Sale, SaleId,
+    SaleState, Sales, ShardMap, SkuId, UserId,
 };
 use seckill::ports::{BatchOutcome, Ports};
 
@@ -15,17 +15,21 @@ in_both_modes!(
     a_log_with_more_orders_than_stock_never_oversells,
     the_first_orders_in_the_log_win_and_a_smaller_later_one_may_fit,
     a_batch_from_another_position_is_refused_whole,
+    a_halted_partition_writes_nothing_until_its_position_is_moved,
+    a_dead_letter_that_is_read_again_is_one_dead_letter,
     two_writers_of_one_partition_write_each_batch_once,
     an_order_that_is_there_already_is_skipped,
     a_second_row_of_an_order_or_a_claim_is_refused_by_its_key,
     the_buyer_limit_holds_across_batches_and_inside_one,
     poison_becomes_dead_letters_and_its_neighbours_become_orders,
+    a_record_of_a_newer_version_says_whose_order_it_was,
 );
 
 pub struct Bench {
     pub config: Config,
     pub backend: Ports,
     pub map: ShardMap,
+    pub log: LogId,
     pub sale: Sale,
     pub sales: Sales,
     pub stage: Box<dyn Stage>,
@@ -34,14 +38,18 @@ pub struct Bench {
 impl Bench {
     /// Makes a migrated backend with pools for one sale. The tests write batches by hand, without Kafka.
     pub async fn new(mode: Mode, stock: u32, buyer_limit: u32) -> Self {
-        let config = config(mode, &[]);
+        Self::of(config(mode, &[]), &[("phone", stock)], buyer_limit).await
+    }
+
+    /// Makes the same over a configuration, with a stock of each SKU.
+    pub async fn of(config: Config, stock: &[(&str, u32)], buyer_limit: u32) -> Self {
         migrated(&config).await;
         let backend = open(&config).await;
         let now_ms = Clock::System.now_ms();
-        let item = Item {
-            sku_id: SkuId::parse("phone").expect("slug"),
-            name: "Phone".to_owned(),
-            stock,
+        let item = |(sku, stock): &(&str, u32)| Item {
+            sku_id: SkuId::parse(sku).expect("slug"),
+            name: (*sku).to_owned(),
+            stock: *stock,
             price: Money::new(100, "CNY").expect("money"),
         };
         let sale = Sale {
@@ -54,8 +62,9 @@ impl Bench {
             payment_window_ms: 60_000,
             buckets: 1,
             epoch: 1,
+            in_place: true,
             version: 1,
-            items: vec![item],
+            items: stock.iter().map(item).collect(),
         };
         let change = Change {
             actor: "tester".to_owned(),
@@ -67,11 +76,12 @@ impl Bench {
         backend.ledger.open_pools(&sale).await.expect("pools");
         let map = config.shard_map().expect("a map");
         for part in map.all_parts() {
-            assert_eq!(backend.order_writes.take_over(part).await.expect("a position"), 0);
+            assert_eq!(backend.order_writes.take_over(part).await.expect("a position").next_offset, 0);
         }
+        let log = backend.order_log.identity().await.expect("a log").id;
         let sales = Sales::from([(sale.id.clone(), sale.clone())]);
         let stage = stage(&config);
-        Self { config, backend, map, sale, sales, stage }
+        Self { config, backend, map, log, sale, sales, stage }
     }
 
     /// Returns the `n`th user whose shard belongs to a partition.
@@ -106,7 +116,7 @@ impl Bench {
                 LogRecord { offset, payload, order }
             })
             .collect();
-        LogBatch { part: Part::new(part), start_offset, records }
+        LogBatch { part: Part::new(part), log: self.log, start_offset, records }
     }
 
     /// Opens the same stores as another process would. The embedded mode has one process, and two tasks share it.
@@ -131,7 +141,7 @@ impl Bench {
 pub fn written(outcome: BatchOutcome) -> seckill::ports::Written {
     match outcome {
         BatchOutcome::Written(written) => written,
-        BatchOutcome::PositionMoved { stored } => panic!("position moved to {stored}"),
+        BatchOutcome::PositionMoved { stored } => panic!("position moved to {stored:?}"),
     }
 }
 
@@ -158,7 +168,7 @@ async fn the_first_orders_in_the_log_win_and_a_smaller_later_one_may_fit(mode: M
     let states: Vec<&str> = written(bench.write(&bench.batch(0, 0, payloads)).await)
         .orders
         .iter()
-        .map(|(_, state)| state.as_str())
+        .map(|(_, decision)| decision.state.as_str())
         .collect();
     assert_eq!(states, ["awaiting_payment", "rejected", "awaiting_payment"]);
     bench.finish().await;
@@ -169,9 +179,49 @@ async fn a_batch_from_another_position_is_refused_whole(mode: Mode) {
     let first = bench.batch(0, 0, vec![bench.record(&bench.user(0, 0), "k", 1).encode()]);
     assert_eq!(written(bench.write(&first).await).next_offset, 1);
     let zombie = bench.batch(0, 0, vec![bench.record(&bench.user(0, 1), "k", 1).encode()]);
-    assert!(matches!(bench.write(&zombie).await, BatchOutcome::PositionMoved { stored: 1 }));
+    assert!(matches!(
+        bench.write(&zombie).await,
+        BatchOutcome::PositionMoved { stored: Position { next_offset: 1, .. } }
+    ));
     let gap = bench.batch(0, 7, vec![bench.record(&bench.user(0, 1), "k", 1).encode()]);
-    assert!(matches!(bench.write(&gap).await, BatchOutcome::PositionMoved { stored: 1 }));
+    assert!(matches!(
+        bench.write(&gap).await,
+        BatchOutcome::PositionMoved { stored: Position { next_offset: 1, .. } }
+    ));
+    assert_eq!(bench.stage.orders("awaiting_payment").await, 1);
+    bench.finish().await;
+}
+
+async fn a_halted_partition_writes_nothing_until_its_position_is_moved(mode: Mode) {
+    let bench = Bench::new(mode, 5, 1).await;
+    let part = Part::new(0);
+    let batch = bench.batch(0, 0, vec![bench.record(&bench.user(0, 0), "k", 1).encode()]);
+    let stored = bench.backend.order_writes.take_over(part).await.expect("a position");
+    let halted = stored.halted(Halt::OutOfRange);
+    let positions = &bench.backend.positions;
+    assert!(positions.replace(part, &stored, &halted).await.expect("stored"));
+    assert!(!positions.replace(part, &stored, &halted).await.expect("stored"), "it is another one by now");
+    let BatchOutcome::PositionMoved { stored } = bench.write(&batch).await else { panic!("written") };
+    assert_eq!((stored, positions.positions().await[&part]), (halted, halted));
+    assert_eq!(bench.stage.orders("awaiting_payment").await, 0);
+    let moved = Position { halt: None, ..halted };
+    assert!(positions.replace(part, &halted, &moved).await.expect("stored"));
+    written(bench.write(&batch).await);
+    assert_eq!(bench.stage.orders("awaiting_payment").await, 1);
+    bench.finish().await;
+}
+
+async fn a_dead_letter_that_is_read_again_is_one_dead_letter(mode: Mode) {
+    let bench = Bench::new(mode, 5, 1).await;
+    let part = Part::new(0);
+    let good = bench.record(&bench.user(0, 0), "k", 1).encode();
+    let batch = bench.batch(0, 0, vec![b"garbage".to_vec(), good]);
+    written(bench.write(&batch).await);
+    let stored = bench.backend.order_writes.take_over(part).await.expect("a position");
+    let back = Position { next_offset: 0, ..stored };
+    assert!(bench.backend.positions.replace(part, &stored, &back).await.expect("moved back"));
+    assert_eq!(written(bench.write(&batch).await).skipped, 1);
+    assert_eq!(bench.stage.sum("COUNT(*)", "dead_letters").await, 1);
     assert_eq!(bench.stage.orders("awaiting_payment").await, 1);
     bench.finish().await;
 }
@@ -256,5 +306,17 @@ async fn poison_becomes_dead_letters_and_its_neighbours_become_orders(mode: Mode
     assert_eq!(outcome.dead_letters, reasons);
     assert_eq!((outcome.orders.len(), outcome.next_offset), (1, 8));
     assert_eq!(bench.stage.sum("COUNT(*)", "dead_letters").await, 7);
+    assert!(bench.backend.orders.is_dead_letter(good.order_id).await.expect("asked"), "some name its order");
+    let other = bench.record(&user, "other", 1).order_id;
+    assert!(!bench.backend.orders.is_dead_letter(other).await.expect("asked"));
+    bench.finish().await;
+}
+
+async fn a_record_of_a_newer_version_says_whose_order_it_was(mode: Mode) {
+    let bench = Bench::new(mode, 5, 2).await;
+    let order = bench.record(&bench.user(0, 0), "k", 1).order_id;
+    let newer = format!(r#"{{"v":2,"order_id":"{order}","more":[1]}}"#);
+    written(bench.write(&bench.batch(0, 0, vec![newer.into_bytes()])).await);
+    assert!(bench.backend.orders.is_dead_letter(order).await.expect("asked"));
     bench.finish().await;
 }

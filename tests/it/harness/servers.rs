@@ -13,6 +13,7 @@ use seckill::config::Config;
 use seckill::domain::{Month, OrderId};
 use seckill::ports::Ports;
 use serde_json::Value;
+use sqlx::mysql::MySqlPoolOptions;
 use sqlx::{AssertSqlSafe, MySqlPool, Row};
 
 use super::Stage;
@@ -35,7 +36,10 @@ impl Servers {
         let pool = |address: &String| {
             let user = &config.mysql.user;
             let password = config.mysql.password.expose();
-            MySqlPool::connect_lazy(&format!("mysql://{user}:{password}@{address}")).expect("an address")
+            // One connection, so that a test that lists the connections of an instance can tell its own from the
+            // product's.
+            let pool = MySqlPoolOptions::new().max_connections(1);
+            pool.connect_lazy(&format!("mysql://{user}:{password}@{address}")).expect("an address")
         };
         Self {
             config: config.clone(),

@@ -86,8 +86,8 @@ fn decode_units<I: Ord, E: Display>(fields: Fields, parse: fn(&str) -> Result<I,
 }
 
 fn decode_gate(fields: &Fields) -> Gate {
-    const NAMES: [&str; 7] =
-        ["buyer_limit", "closes_ms", "epoch", "lease_ms", "opens_ms", "state", "version"];
+    const NAMES: [&str; 9] =
+        ["buyer_limit", "closes_ms", "epoch", "lease_ms", "lost", "opens_ms", "sold", "state", "version"];
     assert!(fields.keys().all(|name| NAMES.contains(&name.as_str())), "{fields:?}");
     let terms = || {
         Some(Terms {
@@ -100,6 +100,7 @@ fn decode_gate(fields: &Fields) -> Gate {
     Gate {
         epoch: number(&fields["epoch"]),
         state: match fields["state"].as_str() {
+            "placing" => GateState::Placing,
             "open" => GateState::Open,
             "paused" => GateState::Paused,
             "ended" => GateState::Ended,
@@ -107,6 +108,8 @@ fn decode_gate(fields: &Fields) -> Gate {
         },
         version: fields.get("version").map(|version| number(version)),
         terms: terms(),
+        sold: fields.contains_key("sold"),
+        lost: fields.get("lost").is_some_and(|keys| !keys.is_empty()),
     }
 }
 

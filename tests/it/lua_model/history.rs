@@ -11,9 +11,9 @@ use rand::{Rng, SeedableRng};
 use redis::aio::MultiplexedConnection;
 use redis::{Script, ScriptInvocation, Value};
 use seckill::backend::distributed::RedisPorts;
-use seckill::domain::inventory_model::{Bucket, GateChange, GateState, Preheated};
+use seckill::domain::inventory_model::{Bucket, Gate, GateChange, GateState, Preheated};
 use seckill::domain::reservation::{OutboxEntryId, ReserveRequest, Verdict};
-use seckill::domain::{BucketId, OrderId, OrderState, Sale, SaleId, SaleState, UserId};
+use seckill::domain::{BucketId, Decision, OrderId, OrderState, Sale, SaleId, SaleState, UserId};
 use seckill::ports::{Effect, ErrorKind, StoreError, StoreResult};
 
 use self::quiet::stream_id;
@@ -119,7 +119,8 @@ impl History {
             self.disturb(line).await;
             self.calls += 1;
             self.note("calls");
-            let is_shut = self.model.admission(self.epoch, now_ms()).is_err();
+            let is_lost = self.model.gate.as_ref().is_some_and(|gate| gate.lost);
+            let is_shut = is_lost || self.model.admission(self.epoch, now_ms()).is_err();
             match self.dice.random_range(0..100) {
                 0..25 if is_shut => self.heal(line).await,
                 0..68 => self.reserve(line).await,
@@ -141,7 +142,7 @@ impl History {
         answer.unwrap_or_else(|error| panic!("{}: {error}", self.place()))
     }
 
-    /// Does what no script does: it loses or damages a gate, or renews its lease or lets it lapse.
+    /// Does what no script does: it loses or damages a gate, renews its lease or lets it lapse, or loses a key.
     async fn disturb(&mut self, line: &Line) {
         let key = self.keys(line).gate;
         let mut command = match self.dice.random_range(0..1000) {
@@ -168,6 +169,25 @@ impl History {
                 terms.lease_ms = lease_ms;
                 redis::cmd("HSET").arg(&key).arg("lease_ms").arg(lease_ms).take()
             }
+            40..42 => {
+                // A key that was evicted, or removed by hand.
+                let keys = self.keys(line);
+                match one_of(&mut self.dice, &["stock", "buyers", "orders"]).expect("three") {
+                    "stock" => {
+                        self.model.stock.clear();
+                        redis::cmd("DEL").arg(keys.stock).take()
+                    }
+                    "buyers" => {
+                        self.model.buyers.clear();
+                        redis::cmd("DEL").arg(keys.buyers).take()
+                    }
+                    _ => {
+                        self.model.orders.clear();
+                        self.times.clear();
+                        redis::cmd("DEL").arg(keys.orders).take()
+                    }
+                }
+            }
             _ => return,
         };
         let done: Result<Value, _> = command.take().query_async(&mut line.raw.clone()).await;
@@ -176,8 +196,8 @@ impl History {
 
     /// Repairs a gate that lets nobody pass, so that a history does not end in refusals.
     async fn heal(&mut self, line: &Line) {
-        if self.model.gate.as_ref().is_some_and(|gate| gate.terms.is_some() && gate.state != GateState::Open)
-        {
+        let is_whole = |gate: &Gate| gate.terms.is_some() && !gate.lost && gate.state != GateState::Open;
+        if self.model.gate.as_ref().is_some_and(is_whole) {
             return self.set_gate(line, GateState::Open).await;
         }
         self.model.gate = None;
@@ -185,6 +205,7 @@ impl History {
             redis::cmd("DEL").arg(self.keys(line).gate).query_async(&mut line.raw.clone()).await;
         lost.unwrap_or_else(|error| panic!("{}: {error}", self.place()));
         self.preheat(line).await;
+        self.set_gate(line, GateState::Open).await;
     }
 
     async fn preheat(&mut self, line: &Line) {
@@ -209,7 +230,12 @@ impl History {
         if is_raw {
             let keys = self.keys(line);
             let mut call = line.scripts.preheat.prepare_invoke();
-            call.key(keys.gate).key(keys.stock).arg(epoch).arg(terms.opens_ms).arg(terms.closes_ms);
+            call.key(keys.gate)
+                .key(keys.stock)
+                .key(keys.orders)
+                .arg(epoch)
+                .arg(terms.opens_ms)
+                .arg(terms.closes_ms);
             call.arg(terms.buyer_limit).arg(terms.lease_ms);
             for (sku, units) in &stock {
                 call.arg(sku.as_str()).arg(*units);
@@ -238,6 +264,7 @@ impl History {
         let version = (newest + self.dice.random_range(0..4)).saturating_sub(1);
         let epoch = if chance(&mut self.dice, 90) { self.epoch } else { self.epoch + 1 };
         let (written, sale_state) = match state {
+            GateState::Placing => ("placing", None),
             GateState::Open => ("open", Some(SaleState::Preheated)),
             GateState::Paused => ("paused", Some(SaleState::Paused)),
             GateState::Ended => ("ended", Some(SaleState::Ended)),
@@ -284,9 +311,13 @@ impl History {
             let order = request.record.order_id;
             self.note(wishes::word(&expected));
             match (&mut expected, answer) {
-                (Verdict::Reserved { outbox_entry }, Verdict::Reserved { outbox_entry: real }) => {
+                (
+                    Verdict::Reserved { outbox_entry, reserved_ms },
+                    Verdict::Reserved { outbox_entry: real, reserved_ms: real_ms },
+                ) => {
                     self.learn_entry(outbox_entry.clone(), real.clone());
                     *outbox_entry = real.clone();
+                    *reserved_ms = self.learn_time(order, *real_ms);
                 }
                 (Verdict::Replayed(reservation), Verdict::Replayed(real)) => {
                     reservation.reserved_ms = self.learn_time(order, real.reserved_ms);
@@ -365,10 +396,12 @@ impl History {
     async fn mark_decided(&mut self, line: &Line) {
         self.note("mark_decided calls");
         let number = self.dice.random_range(1..=4);
-        let decided: Vec<(OrderId, OrderState)> = (0..number)
+        let decided: Vec<Decision> = (0..number)
             .map(|_| {
                 let order = order_id(&self.bucket.sale, order_number(&mut self.dice, self.calls));
-                (order, one_of(&mut self.dice, &OrderState::ALL).expect("seven"))
+                let state = one_of(&mut self.dice, &OrderState::ALL).expect("seven");
+                let keeps = self.dice.random_range(0..4);
+                Decision { order, state, buyer_keeps: (state == OrderState::Rejected).then_some(keeps) }
             })
             .collect();
         let marked = self.model.mark_decided(&decided);
@@ -377,9 +410,10 @@ impl History {
             return wishes::expect_done(&self.place(), done, true);
         }
         let mut call = line.scripts.mark_decided.prepare_invoke();
-        call.key(self.keys(line).orders);
-        for (order, state) in &decided {
-            call.arg(order.bytes().as_slice()).arg(letter(*state));
+        call.key(self.keys(line).orders).key(self.keys(line).buyers);
+        for decision in &decided {
+            call.arg(decision.order.bytes().as_slice()).arg(letter(decision.state));
+            call.arg(decision.buyer_keeps.map_or(String::new(), |units| units.to_string()));
         }
         assert_eq!(self.raw::<i64>(line, &call).await, count(marked), "{}", self.place());
     }
@@ -387,7 +421,7 @@ impl History {
     /// Sends purchases that the product cannot even express straight to the script. None of them may change anything.
     async fn ask_wrongly(&mut self, line: &Line) {
         self.note("malformed calls");
-        let refused = self.model.admission(self.epoch, now_ms()).err();
+        let refused = self.model.admit(self.epoch, now_ms()).err();
         let refused = refused.as_ref().map_or("invalid", wishes::denial_word);
         let mut asked: Vec<(Vec<u8>, &str, String, &str)> = wishes::malformed(&mut self.dice)
             .into_iter()

@@ -3,6 +3,7 @@
 use super::super::Rule;
 use super::super::world::{SALE, id_of};
 use super::{broken, http, journal};
+use crate::evidence::Evidence;
 use crate::journal::Class;
 
 #[test]
@@ -67,10 +68,10 @@ fn an_order_of_another_sku_than_asked_for() {
 }
 
 #[test]
-fn a_buyer_told_sold_out_whose_order_stands() {
+fn a_buyer_told_that_nothing_was_taken_whose_order_stands() {
     broken(&[Rule::RefusedButPersisted], |evidence| {
         for entry in journal(evidence).iter_mut().filter(|entry| entry.user == "u-5") {
-            (entry.class, entry.order_id) = (Class::SoldOut, None);
+            (entry.class, entry.order_id) = (Class::Shed, None);
         }
     });
     // When there was no answer, nothing was promised.
@@ -78,6 +79,59 @@ fn a_buyer_told_sold_out_whose_order_stands() {
         for entry in journal(evidence).iter_mut().filter(|entry| entry.user == "u-5") {
             (entry.class, entry.order_id) = (Class::Unknown, None);
         }
+    });
+}
+
+/// Adds a refusal of `u-4`, who holds one of two units of a SKU that is not sold out.
+fn refused(evidence: &mut Evidence, class: Class, code: &str, quantity: u32) {
+    let mut entry = journal(evidence)[4].clone();
+    assert_eq!(entry.user, "u-4");
+    (entry.class, entry.code, entry.quantity) = (class, Some(code.to_owned()), quantity);
+    (entry.key, entry.order_id, entry.accepted_at) = ("k2".to_owned(), None, None);
+    journal(evidence).push(entry);
+}
+
+#[test]
+fn a_buyer_told_that_units_are_gone_which_are_left() {
+    broken(&[Rule::RefusedThoughLeft], |evidence| refused(evidence, Class::SoldOut, "sold_out", 1));
+    broken(&[Rule::RefusedThoughLeft], |evidence| refused(evidence, Class::SoldOut, "fewer_left", 2));
+    broken(&[], |evidence| refused(evidence, Class::SoldOut, "fewer_left", 50));
+}
+
+#[test]
+fn a_buyer_refused_at_a_limit_that_is_not_reached() {
+    broken(&[Rule::LimitNotReached], |evidence| refused(evidence, Class::Limited, "limit_reached", 1));
+    broken(&[], |evidence| refused(evidence, Class::Limited, "limit_reached", 2));
+}
+
+#[test]
+fn a_replay_that_tells_another_story() {
+    let replay = |evidence: &mut Evidence| {
+        let at = journal(evidence).iter().position(|entry| entry.class == Class::Replayed).expect("one");
+        journal(evidence).remove(at)
+    };
+    broken(&[Rule::ReplayDiffers], |evidence| {
+        let mut told = replay(evidence);
+        told.accepted_at = Some("2026-05-15T00:00:07.000Z".to_owned());
+        journal(evidence).push(told);
+    });
+    broken(&[Rule::ReplayDiffers], |evidence| {
+        journal(evidence)[0].order_status = Some("awaiting_payment".to_owned());
+        let mut told = replay(evidence);
+        told.order_status = Some("rejected".to_owned());
+        journal(evidence).push(told);
+    });
+    broken(&[], |evidence| {
+        journal(evidence)[0].order_status = Some("awaiting_payment".to_owned());
+        let mut told = replay(evidence);
+        told.order_status = Some("paid".to_owned());
+        journal(evidence).push(told);
+    });
+    broken(&[Rule::ReplayDiffers], |evidence| {
+        let mut told = replay(evidence);
+        (told.class, told.code) = (Class::Limited, Some("limit_reached".to_owned()));
+        (told.at_us, told.quantity, told.order_id) = (5_000, 2, None);
+        journal(evidence).push(told);
     });
 }
 

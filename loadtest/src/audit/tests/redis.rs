@@ -1,8 +1,9 @@
 //! Tests of gates, holds and available units.
 
-use super::super::Rule;
-use super::super::world::{PHONE, id_of};
+use super::super::world::{PHONE, good, id_of};
+use super::super::{Rule, notes};
 use super::{broken, bucket, bucket_of};
+use crate::evidence::Evidence;
 
 #[test]
 fn a_leaked_unit_in_redis() {
@@ -26,6 +27,18 @@ fn negative_stock_in_one_bucket() {
 fn a_buyer_who_holds_more_in_redis_than_in_rows() {
     broken(&[Rule::RedisBuyersDiffer], |evidence| {
         *bucket_of(evidence, "u-3").buyers.get_mut("u-3").expect("a buyer") += 1;
+    });
+}
+
+#[test]
+fn a_buyer_who_was_rejected_keeps_the_units_only_without_a_mark() {
+    let keep = |evidence: &mut Evidence| {
+        *bucket_of(evidence, "u-9").buyers.get_mut("u-9").expect("a buyer") += 2;
+    };
+    broken(&[Rule::RedisBuyersDiffer], keep);
+    broken(&[], |evidence| {
+        keep(evidence);
+        bucket_of(evidence, "u-9").holds.get_mut(&id_of("u-9", "k2")).expect("held").state = 'q';
     });
 }
 
@@ -87,4 +100,17 @@ fn a_hold_in_the_wrong_bucket() {
 #[test]
 fn an_entry_that_stays_in_the_outbox() {
     broken(&[Rule::OutboxNotEmpty], |evidence| bucket(evidence, 0).outbox = 1);
+}
+
+#[test]
+fn a_count_of_outbox_orders_that_went_astray() {
+    broken(&[Rule::OutboxCountDiffers], |evidence| bucket(evidence, 0).outbox_orders = 3);
+    broken(&[Rule::OutboxCountDiffers], |evidence| bucket(evidence, 0).outbox_orders = -1);
+}
+
+#[test]
+fn entries_that_were_set_aside_are_noted() {
+    let mut evidence = good();
+    bucket(&mut evidence, 0).set_aside = 2;
+    assert!(notes(&evidence).iter().any(|note| note.contains("2 outbox entries were set aside")));
 }

@@ -3,7 +3,7 @@
 use super::super::world::{PHONE, id_of, of_rows, place_of, row};
 use super::super::{Rule, audit};
 use super::{broken, log, row_of, rules};
-use crate::evidence::{Claim, Move, OrderRow, RowState};
+use crate::evidence::{Action, Claim, Evidence, Move, OrderRow, RowState};
 
 #[test]
 fn an_order_that_stands_twice() {
@@ -63,12 +63,56 @@ fn a_rejection_without_reason() {
 
 #[test]
 fn an_order_accepted_before_the_opening() {
-    broken(&[Rule::AcceptedBeforeOpening], |evidence| {
-        let early = evidence.sale.starts_ms - 5_000;
-        row_of(evidence, "u-4").accepted_ms = early;
-        let records = log(evidence).records.iter_mut().filter_map(|record| record.order.as_mut());
-        records.filter(|order| order.user == "u-4").for_each(|order| order.accepted_ms = early);
+    broken(&[], |evidence| accepted_at(evidence, evidence.sale.starts_ms));
+    broken(&[Rule::AcceptedBeforeOpening], |evidence| accepted_at(evidence, evidence.sale.starts_ms - 1));
+}
+
+/// Sets when the order of `u-4` was accepted, in its row and in its record.
+fn accepted_at(evidence: &mut Evidence, at_ms: i64) {
+    row_of(evidence, "u-4").accepted_ms = at_ms;
+    let records = log(evidence).records.iter_mut().filter_map(|record| record.order.as_mut());
+    records.filter(|order| order.user == "u-4").for_each(|order| order.accepted_ms = at_ms);
+}
+
+#[test]
+fn an_order_accepted_at_the_end_or_after_it() {
+    broken(&[], |evidence| accepted_at(evidence, evidence.sale.ends_ms - 1));
+    broken(&[Rule::AcceptedAfterEnd], |evidence| accepted_at(evidence, evidence.sale.ends_ms));
+}
+
+#[test]
+fn an_order_accepted_while_the_sale_was_shut() {
+    let shut = |evidence: &mut Evidence, words: &[(&str, i64)]| {
+        let action = |(word, at_s): &(&str, i64)| Action {
+            at_ms: evidence.sale.starts_ms + at_s * 1000,
+            word: (*word).to_owned(),
+        };
+        evidence.sale.actions.extend(words.iter().map(action).collect::<Vec<_>>());
+        accepted_at(evidence, evidence.sale.starts_ms + 60_000);
+    };
+    let close = |evidence: &mut Evidence| evidence.sale.state = "ended".to_owned();
+    let paused = [("pause", 30), ("pause", 58), ("resume", 90)];
+    broken(&[Rule::AcceptedWhileShut], |evidence| shut(evidence, &paused));
+    broken(&[Rule::AcceptedWhileShut], |evidence| {
+        shut(evidence, &[("end", 30)]);
+        close(evidence);
     });
+    // A repeated pause may be noted last while the sale sells again.
+    broken(&[], |evidence| shut(evidence, &[("pause", 20), ("resume", 25), ("pause", 30)]));
+    // It was resumed after it was read.
+    broken(&[], |evidence| {
+        shut(evidence, &[("end", 30)]);
+        close(evidence);
+        evidence.sale.read_ms = evidence.sale.starts_ms + 50_000;
+    });
+    // The buckets are told one after the other, and afterwards all is open again.
+    broken(&[], |evidence| shut(evidence, &[("pause", 58), ("resume", 90)]));
+    broken(&[], |evidence| shut(evidence, &[("pause", 30), ("resume", 59)]));
+}
+
+#[test]
+fn a_payment_that_is_due_at_another_time() {
+    broken(&[Rule::ExpiryDiffers], |evidence| row_of(evidence, "u-4").expires_ms += 1);
 }
 
 #[test]

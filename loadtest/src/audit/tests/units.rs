@@ -39,10 +39,10 @@ fn a_pool_on_the_wrong_instance() {
 
 #[test]
 fn a_grant_taken_and_never_applied() {
-    broken(&[Rule::GrantsUnbalanced], |evidence| {
+    broken(&[Rule::GrantNotApplied], |evidence| {
         let taker = 1 - evidence.layout.home_of(PHONE);
         let home = home_of_phone(evidence);
-        let stray = GrantRow { id: vec![9], sku: PHONE.to_owned(), taker, units: 1 };
+        let stray = GrantRow { id: vec![9], sku: PHONE.to_owned(), taker, units: 1, from_ledger: false };
         home.grants.push(stray);
         home.pools.iter_mut().filter(|pool| pool.sku == PHONE).for_each(|pool| pool.granted += 1);
     });

@@ -89,7 +89,7 @@ impl Folder {
                FROM consumer_positions WHERE part = {part};
              UPDATE consumer_positions SET next_offset = next_offset + 1 WHERE part = {part};
              INSERT INTO orders VALUES ('{id}', {month}, 'friday', 'phone', '{user}', 1, 100, 'CNY',
-               'awaiting_payment', NULL, 1, {accepted_ms}, {accepted_ms}, {accepted_ms});
+               'awaiting_payment', NULL, 1, {accepted_ms}, {accepted_ms}, {accepted_ms} + 900000);
              INSERT INTO claims VALUES ('friday', '{user}', 0, '{id}');
              INSERT INTO order_moves VALUES ('{id}', 'persisted', {accepted_ms});"
         ))
@@ -117,7 +117,7 @@ async fn a_good_folder_is_good_and_says_what_is_not_judged() {
     let evidence = collect::stores(&folder.config, SALE, None, BTreeSet::new()).await.expect("readable");
     assert_eq!(audit(&evidence), []);
     assert_eq!(evidence.rows.len(), 4);
-    assert_eq!(judged(evidence.mode), Rule::ALL.len() - 5);
+    assert_eq!(judged(evidence.mode), Rule::ALL.len() - 7);
     assert!(notes(&evidence).iter().any(|note| note.contains("outbox_not_empty")));
     assert_eq!(collect::order_ids(&folder.config, SALE).await.expect("readable").len(), 4);
 }

@@ -13,6 +13,7 @@ use super::{PHONE, audit, audited, create, reason};
 
 in_both_modes!(
     a_sale_goes_through_its_life_and_no_other_way,
+    a_sale_that_is_over_cannot_begin,
     a_change_without_a_good_reason_is_refused,
     the_audit_log_says_who_did_what_why_and_in_which_request,
     a_request_id_of_any_shape_breaks_no_change,
@@ -34,7 +35,7 @@ async fn a_sale_goes_through_its_life_and_no_other_way(mode: Mode) {
     let shop = TestShop::start(mode).await;
     create(&shop, sale_body("drop", 1, PHONE)).await;
     let mut findings = Findings::default();
-    let mut version = 1;
+    let (mut version, mut repetitions) = (1, 0);
     // Each row has the action that leads into a state, the state, and the actions that are allowed there: the ways out,
     // and the action that led in.
     for (action, state, allowed) in [
@@ -53,12 +54,13 @@ async fn a_sale_goes_through_its_life_and_no_other_way(mode: Mode) {
             assert_eq!(done.header("ETag"), format!("\"{version}\""));
             for _ in 0..2 {
                 let again = advance(&shop, action).await;
+                repetitions += 1;
                 let same = (again.status, again.json()) == (200, done.json());
                 findings.rule(state, same, &format!("{action} again: {again:?}"));
             }
         }
         let rows = audited(&shop).await;
-        assert_eq!(rows, version, "one row per change, none for a repetition");
+        assert_eq!(rows, version + repetitions, "one row per change and per repetition");
         let allowed: BTreeSet<String> = allowed.iter().map(|&one| one.to_owned()).collect();
         let sale = shop.operate("GET", "/sales/drop", Value::Null).await.json();
         findings.rule(state, set(&sale["allowed"]) == allowed, &format!("allowed: {}", sale["allowed"]));
@@ -78,6 +80,21 @@ async fn a_sale_goes_through_its_life_and_no_other_way(mode: Mode) {
         findings.rule(unknown, matches!(answer.status, 404 | 405), &format!("{answer:?}"));
     }
     findings.done();
+    shop.finish().await;
+}
+
+async fn a_sale_that_is_over_cannot_begin(mode: Mode) {
+    let shop = TestShop::start(mode).await;
+    let body = sale_body("drop", 1, PHONE).as_object().expect("an object").clone();
+    let last_year = json!({ "starts_at": "2025-01-01T10:00:00.000Z", "ends_at": "2025-01-01T11:00:00.000Z" });
+    let last_year = last_year.as_object().expect("an object").clone();
+    create(&shop, Value::Object(body.into_iter().chain(last_year).collect())).await;
+    let before = audited(&shop).await;
+    for action in ["publish", "preheat"] {
+        let refused = advance(&shop, action).await;
+        assert_eq!(refused.problem(), (409, "state_conflict".to_owned()), "{action}");
+    }
+    assert_eq!(audited(&shop).await, before, "nothing was changed");
     shop.finish().await;
 }
 
@@ -178,7 +195,7 @@ async fn the_same_action_from_two_operators_at_once_is_one_change(mode: Mode) {
         for answer in [&one, &two, &three] {
             assert_eq!((answer.status, answer.json()), (200, one.json()), "{answer:?}");
         }
-        assert_eq!(audited(&shop).await, before + 1, "{action}");
+        assert_eq!(audited(&shop).await, before + 3, "{action}: every operator leaves a row");
     }
     shop.finish().await;
 }

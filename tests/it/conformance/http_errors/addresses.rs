@@ -71,7 +71,7 @@ async fn a_sale_that_does_not_sell_says_why_and_changes_nothing(mode: Mode) {
     }
     for (sale, code) in [
         ("early", "sale_not_started"),
-        ("unheated", "sale_not_started|sale_paused"),
+        ("unheated", "sale_delayed"),
         ("paused", "sale_paused"),
         ("ended", "sale_ended"),
         ("over", "sale_ended"),

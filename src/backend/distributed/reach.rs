@@ -1,0 +1,111 @@
+//! Waits until the servers can be reached that a command cannot begin without, and says meanwhile what it waits for.
+//!
+//! The client libraries would wait as well, and then say no more than that a pool timed out.
+
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+
+use super::settings::Settings;
+use crate::clock::Clock;
+use crate::ports::{Effect, ErrorKind, StoreError, StoreResult};
+
+/// Longest time that one attempt to connect may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time between two attempts.
+const PAUSE: Duration = Duration::from_millis(250);
+/// Time between two lines about the same server.
+const TOLD_EVERY: Duration = Duration::from_secs(3);
+
+/// A server, or several of which one is enough.
+struct Server {
+    part: String,
+    addresses: Vec<String>,
+    /// The key of the configuration that names them.
+    setting: &'static str,
+}
+
+impl Server {
+    /// Connects to one of the addresses.
+    ///
+    /// # Errors
+    /// What the last attempt said.
+    async fn reach(&self, clock: &Clock) -> Result<(), String> {
+        let mut said = "it has no address".to_owned();
+        for address in &self.addresses {
+            match clock.timeout(CONNECT_TIMEOUT, TcpStream::connect(address.as_str())).await {
+                Ok(Ok(_)) => return Ok(()),
+                Ok(Err(error)) => said = error.to_string(),
+                Err(late) => said = late.to_string(),
+            }
+        }
+        Err(said)
+    }
+}
+
+/// Answers the host and port of a broker, which the client also takes with a protocol and without a port.
+fn broker_address(broker: &str) -> String {
+    let broker = broker.trim();
+    let address = broker.split_once("://").map_or(broker, |(_, address)| address);
+    if address.contains(':') { address.to_owned() } else { format!("{address}:9092") }
+}
+
+/// Lists the first MySQL instances, as many as `instances` says, and Kafka when it is wanted.
+fn servers(settings: &Settings, instances: usize, wants_kafka: bool) -> Vec<Server> {
+    let instance = |(number, address): (usize, &String)| Server {
+        part: format!("MySQL instance {number}"),
+        addresses: vec![address.clone()],
+        setting: "mysql.instances",
+    };
+    let mut servers: Vec<Server> =
+        settings.mysql.instances.iter().enumerate().map(instance).take(instances).collect();
+    if wants_kafka {
+        let brokers = settings.kafka.brokers.split(',').map(broker_address);
+        let (part, setting) = ("Kafka".to_owned(), "kafka.brokers");
+        servers.push(Server { part, addresses: brokers.collect(), setting });
+    }
+    servers
+}
+
+/// Waits until the first `instances` MySQL instances, and Kafka if it is wanted, can be reached, at most `wait`. `tell`
+/// is told every few seconds what is waited for, where, since when, and for how long still.
+///
+/// # Errors
+/// When a server could not be reached in time. The text names it, its address and its setting.
+pub async fn wait_for(
+    settings: &Settings,
+    (instances, wants_kafka): (usize, bool),
+    wait: Duration,
+    clock: &Clock,
+    tell: &impl Fn(&str),
+) -> StoreResult<()> {
+    let began = clock.monotonic();
+    for server in servers(settings, instances, wants_kafka) {
+        let mut told_at = None;
+        while let Err(said) = server.reach(clock).await {
+            let Server { part, addresses, setting } = &server;
+            let at = addresses.join(", ");
+            let now = clock.monotonic();
+            let waited = now.since(began);
+            if waited >= wait {
+                let since = waited.as_secs();
+                let detail = format!(
+                    "{part} at {at} ({setting}) cannot be reached since {since} s: {said}. Is it running? Is \
+                     {setting} right?"
+                );
+                let (kind, effect) = (ErrorKind::Unavailable, Effect::NotApplied);
+                return Err(StoreError { kind, effect, context: "wait for servers", source: detail.into() });
+            }
+            if told_at.is_none_or(|at| now.since(at) >= TOLD_EVERY) {
+                let left = wait.saturating_sub(waited).as_secs();
+                let since = waited.as_secs();
+                tell(&format!(
+                    "waiting for {part} at {at} ({setting}) since {since} s, {left} s left: {said}"
+                ));
+                told_at = Some(now);
+            }
+            clock.sleep(PAUSE).await;
+        }
+    }
+    Ok(())
+}

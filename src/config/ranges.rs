@@ -1,0 +1,62 @@
+//! The ranges of the numbers of the configuration.
+
+use std::ops::RangeInclusive;
+
+use super::sections::Config;
+
+impl Config {
+    /// Lists the range of every number. Outside of it the process would not start, not answer, or take memory without
+    /// end.
+    pub(super) fn ranges(&self) -> Vec<(&'static str, i128, RangeInclusive<i128>)> {
+        let Self { http, auth, admission, redis, kafka, mysql, writer, relay, .. } = self;
+        let retry_last_ms = wide(writer.retry_last_ms);
+        vec![
+            ("http.workers", wide(http.workers), 0..=1024),
+            ("http.connections_max", wide(http.connections_max), 1..=1_000_000),
+            ("http.request_head_timeout_ms", wide(http.request_head_timeout_ms), 1..=600_000),
+            ("http.keep_alive_ms", wide(http.keep_alive_ms), 1..=3_600_000),
+            ("auth.leeway_s", wide(auth.leeway_s), 0..=600),
+            ("auth.verified_tokens_max", wide(auth.verified_tokens_max), 1..=10_000_000),
+            ("admission.in_flight_max", wide(admission.in_flight_max), 1..=1_000_000),
+            ("admission.reserve_batch_max", wide(admission.reserve_batch_max), 1..=128),
+            ("admission.sold_out_recheck_ms", wide(admission.sold_out_recheck_ms), 0..=60_000),
+            ("admission.opening_skew_ms", wide(admission.opening_skew_ms), 0..=60_000),
+            ("admission.append_wait_ms", wide(admission.append_wait_ms), 1..=10_000),
+            ("admission.outbox_orders_max", wide(admission.outbox_orders_max), 1..=100_000_000),
+            ("admission.wait_s_max", wide(admission.wait_s_max), 0..=60),
+            ("admission.waiters_max", wide(admission.waiters_max), 0..=1_000_000),
+            ("catalog.refresh_ms", wide(self.catalog.refresh_ms), 50..=60_000),
+            ("shards.months_ahead", wide(self.shards.months_ahead), 1..=24),
+            ("redis.response_timeout_ms", wide(redis.response_timeout_ms), 10..=10_000),
+            ("redis.connect_timeout_ms", wide(redis.connect_timeout_ms), 10..=60_000),
+            ("redis.pool_connections_max", wide(redis.pool_connections_max), 1..=1000),
+            ("kafka.replication_factor", wide(kafka.replication_factor), 1..=32_767),
+            ("kafka.min_insync_replicas", wide(kafka.min_insync_replicas), 1..=32_767),
+            ("kafka.retention_ms", wide(kafka.retention_ms), -1..=i64::MAX.into()),
+            ("kafka.linger_ms", wide(kafka.linger_ms), 0..=900_000),
+            ("kafka.message_timeout_ms", wide(kafka.message_timeout_ms), 1..=i32::MAX.into()),
+            ("kafka.queue_messages_max", wide(kafka.queue_messages_max), 1..=i32::MAX.into()),
+            ("kafka.session_timeout_ms", wide(kafka.session_timeout_ms), 1..=3_600_000),
+            ("kafka.heartbeat_interval_ms", wide(kafka.heartbeat_interval_ms), 1..=3_600_000),
+            ("mysql.pool_connections_max", wide(mysql.pool_connections_max), 1..=1000),
+            ("mysql.acquire_timeout_ms", wide(mysql.acquire_timeout_ms), 10..=60_000),
+            ("mysql.read_timeout_ms", wide(mysql.read_timeout_ms), 100..=60_000),
+            ("mysql.write_timeout_ms", wide(mysql.write_timeout_ms), 1000..=600_000),
+            ("writer.batch_records_max", wide(writer.batch_records_max), 1..=1000),
+            ("writer.batch_wait_ms", wide(writer.batch_wait_ms), 0..=1000),
+            ("writer.buffer_records_max", wide(writer.buffer_records_max), 1..=100_000),
+            ("writer.retry_last_ms", retry_last_ms, 1..=600_000),
+            ("writer.retry_first_ms", wide(writer.retry_first_ms), 1..=retry_last_ms),
+            ("relay.interval_ms", wide(relay.interval_ms), 10..=60_000),
+            ("relay.min_age_ms", wide(relay.min_age_ms), 0..=600_000),
+            ("relay.batch_orders_max", wide(relay.batch_orders_max), 1..=1000),
+            ("start.wait_ms", wide(self.start.wait_ms), 0..=3_600_000),
+            ("readiness.down_after_ms", wide(self.readiness.down_after_ms), 100..=600_000),
+            ("shutdown.deadline_ms", wide(self.shutdown.deadline_ms), 100..=600_000),
+        ]
+    }
+}
+
+fn wide(number: impl TryInto<i128>) -> i128 {
+    number.try_into().unwrap_or(i128::MAX)
+}

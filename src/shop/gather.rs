@@ -1,0 +1,94 @@
+//! Gathers units of other buckets in a buyer's bucket, when that one has too few. So the last unit of a sale can be
+//! bought by anybody, and `sold_out` is said only when nothing is left anywhere.
+//!
+//! A buyer belongs to one bucket, where the orders and live units of that buyer are. So units move, and buyers do not.
+//! Purchases that wait at the same time share one look at the buckets.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::Shop;
+use super::bucket_queues::{BucketQueue, Left};
+use crate::domain::{BucketId, Sale, SkuId};
+use crate::ports::{BucketState, Effect, ErrorKind, StoreError, StoreResult};
+
+impl Shop {
+    /// Moves units into a bucket until it has `units` of a SKU, if there are so many. Answers how many the sale has
+    /// left, over all buckets and on their way. Nothing is reserved: others may be quicker.
+    ///
+    /// # Errors
+    /// When a bucket could not be asked, or units could not be moved. Nothing was sold.
+    pub(super) async fn gather(
+        self: &Arc<Self>,
+        queue: &BucketQueue,
+        bucket: &BucketId,
+        sku: &SkuId,
+        units: u32,
+    ) -> Left {
+        let (shop, bucket) = (self.clone(), bucket.clone());
+        let receiver =
+            queue.gather.ask(&self.tasks, (sku.clone(), units), move |asked: Vec<(SkuId, u32)>| {
+                let (shop, bucket) = (shop.clone(), bucket.clone());
+                async move {
+                    match shop.gather_all(&bucket, &asked).await {
+                        Ok(left) => {
+                            asked.iter().map(|(sku, _)| Ok(left.get(sku).copied().unwrap_or(0))).collect()
+                        }
+                        Err(error) => {
+                            let error = Arc::new(error);
+                            vec![Err(error); asked.len()]
+                        }
+                    }
+                }
+            });
+        receiver.await.unwrap_or_else(|_| {
+            let (kind, effect) = (ErrorKind::Broken, Effect::NotApplied);
+            let source = "the look ended without an answer".into();
+            Err(Arc::new(StoreError { kind, effect, context: "gather units", source }))
+        })
+    }
+
+    /// Moves what `asked` wants of each SKU, and answers how many units of each the sale has left.
+    async fn gather_all(&self, home: &BucketId, asked: &[(SkuId, u32)]) -> StoreResult<BTreeMap<SkuId, u32>> {
+        let catalog = self.catalog();
+        let sale = catalog.sales.get(&home.sale);
+        let sale = sale.ok_or_else(|| StoreError::broken("gather units", "the sale is gone"))?;
+        let buckets = self.ports.gates.buckets(sale).await?;
+        let mut wanted: BTreeMap<&SkuId, i64> = BTreeMap::new();
+        for (sku, units) in asked {
+            *wanted.entry(sku).or_default() += i64::from(*units);
+        }
+        let mut left = BTreeMap::new();
+        for (sku, wanted) in wanted {
+            let units: i64 = buckets.iter().map(|bucket| bucket.units_of(sku)).sum();
+            left.insert(sku.clone(), u32::try_from(units.max(0)).unwrap_or(u32::MAX));
+            self.move_home(sale, home.bucket, sku, wanted, &buckets).await?;
+        }
+        Ok(left)
+    }
+
+    /// Moves units of a SKU into the bucket `home` until it has `wanted`, from those that have most.
+    async fn move_home(
+        &self,
+        sale: &Sale,
+        home: u16,
+        sku: &SkuId,
+        wanted: i64,
+        buckets: &[BucketState],
+    ) -> StoreResult<()> {
+        let available =
+            |bucket: &BucketState| bucket.available().and_then(|units| units.get(sku)).copied().unwrap_or(0);
+        let mut missing = wanted - buckets.get(usize::from(home)).map_or(0, available);
+        let mut givers: Vec<(u16, i64)> = (0u16..).zip(buckets.iter().map(available)).collect();
+        givers.retain(|(bucket, units)| *bucket != home && *units > 0);
+        givers.sort_unstable_by_key(|(_, units)| -units);
+        for (giver, units) in givers {
+            if missing <= 0 {
+                break;
+            }
+            let units = u32::try_from(units.min(missing)).unwrap_or(u32::MAX);
+            missing -= i64::from(self.ports.gates.move_units(sale, giver, home, sku, units).await?);
+        }
+        Ok(())
+    }
+}
