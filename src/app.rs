@@ -1,6 +1,8 @@
 //! The composition root. It turns a configuration into a running process, and it takes the process down in order.
 
 mod open;
+#[cfg(feature = "public-keys")]
+mod published_keys;
 mod role;
 mod servers;
 mod workers;
@@ -20,12 +22,15 @@ use crate::memory::Memory;
 use crate::ports::{OrderLog, Ports};
 use crate::shop::{Settings, Shop};
 use crate::shutdown::Tasks;
-use crate::worker::driver::Driver;
+use crate::worker::driver::{Driver, Signal};
 
 pub use open::*;
 pub use role::Role;
 pub use servers::CannotListen;
 use workers::Workers;
+
+/// How long after the listener has closed a connection that it had let in may begin its purchase.
+const LET_IN: Duration = Duration::from_millis(100);
 
 /// A started process.
 pub struct Running {
@@ -66,14 +71,16 @@ pub async fn start(config: &Config, role: Role, metrics: PrometheusHandle) -> an
 /// # Errors
 /// When a token key cannot be read, the shard map's counts do not fit together, or an address is taken.
 pub async fn start_on(
-    backend: Ports,
+    mut backend: Ports,
     config: &Config,
     role: Role,
     metrics: PrometheusHandle,
 ) -> anyhow::Result<Running> {
     let clock = Clock::System.follow();
     let map = config.shard_map()?;
-    let tokens = servers::tokens(config, role, &Clock::System)?;
+    let tokens = Arc::new(servers::tokens(config, role, &Clock::System)?);
+    let published = servers::published_keys(config, role, &tokens, &clock).await?;
+    backend.probes.extend(published.iter().map(|published| published.probe.clone()));
     let (front, back) = (Tasks::on_current_runtime(), Tasks::on_current_runtime());
     let memory = Memory::new(map);
     let shop =
@@ -81,8 +88,18 @@ pub async fn start_on(
     let workers = Workers { ports: &backend, memory: &memory, config, clock: &clock, tasks: &back };
     workers.warm().await;
     let driver = workers.start(role, &shop, metrics.clone())?;
-    let trusted_proxies = config.http.trusted_proxies.clone();
-    let context = web::Data::new(Context { shop: shop.clone(), tokens, trusted_proxies, metrics });
+    if let Some(published) = &published {
+        driver.start(published.refresh.clone(), Signal::default());
+    }
+    let context = web::Data::new(Context {
+        shop: shop.clone(),
+        tokens,
+        learn_keys: published.as_ref().map(|published| published.learn.clone()),
+        addresses: servers::client_addresses(config),
+        body_timeout_ms: config.http.body_timeout_ms,
+        clock: clock.clone(),
+        metrics,
+    });
     let (shopper, shopper_server) = match role {
         Role::Worker => (None, None),
         Role::All | Role::Api => {
@@ -97,6 +114,12 @@ pub async fn start_on(
 }
 
 impl Running {
+    /// Says that this process goes away, and serves on for `notice`, so that balancers can turn away from it first.
+    pub async fn give_notice(&self, notice: Duration) {
+        self.shop.announce_end();
+        self.clock.sleep(notice).await;
+    }
+
     /// Drains the process in order: not ready → stop accepting → finish purchases → flush → finish batches → close.
     /// Returns whether all of it was done within `deadline`.
     pub async fn stop(self, deadline: Duration) -> bool {
@@ -108,9 +131,17 @@ impl Running {
     }
 
     async fn drain(&self, deadline: Duration) {
-        self.shop.drain();
-        if let Some(server) = &self.shopper_server {
-            server.stop(true).await;
+        match &self.shopper_server {
+            Some(server) => {
+                let stopped = server.stop(true);
+                if self.shop.is_leaving() {
+                    // The listener is closed by now, and who was let in before that is served.
+                    self.clock.sleep(LET_IN).await;
+                }
+                self.shop.drain();
+                stopped.await;
+            }
+            None => self.shop.drain(),
         }
         self.front.drained().await;
         if let Err(error) = self.order_log.flush(deadline).await {

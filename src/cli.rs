@@ -26,7 +26,8 @@ use crate::app::{self, Role};
 use crate::backend::distributed::migrate;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Mode};
-use crate::{metrics, shutdown, telemetry};
+use crate::shutdown::{self, Asked};
+use crate::{metrics, telemetry};
 
 use runtime::block_on;
 
@@ -180,7 +181,14 @@ async fn serve(config: &Config, role: Role) -> anyhow::Result<()> {
         output::talk(&format!("shoppers   http://{address}/api/v1/sales"));
     }
     output::talk(&format!("operators  http://{}/readyz?verbose", running.admin));
-    shutdown::signalled().await?;
+    let notice_ms = match shutdown::signalled().await? {
+        Asked::BySupervisor if running.shopper.is_some() => config.shutdown.notice_ms,
+        _ => 0,
+    };
+    if notice_ms > 0 {
+        output::talk(&format!("not ready, and serving for {notice_ms} ms; a second signal ends at once"));
+        running.give_notice(Duration::from_millis(notice_ms)).await;
+    }
     output::talk("draining; a second signal ends at once");
     let deadline = Duration::from_millis(config.shutdown.deadline_ms);
     anyhow::ensure!(running.stop(deadline).await, "not everything ended within shutdown.deadline_ms");

@@ -14,6 +14,7 @@ mod layers;
 mod ranges;
 mod secret;
 mod sections;
+mod validation;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -119,10 +120,12 @@ pub fn defaults_text() -> &'static str {
 
 impl Config {
     fn read_secret_files(&mut self) -> Result<(), ConfigError> {
-        let slots: [(&'static str, &Option<PathBuf>, &mut Secret); 3] = [
-            (SECRETS[0], &self.auth.hs256_secret_file, &mut self.auth.hs256_secret),
-            (SECRETS[1], &self.redis.password_file, &mut self.redis.password),
-            (SECRETS[2], &self.mysql.password_file, &mut self.mysql.password),
+        let auth = &mut self.auth;
+        let slots: [(&'static str, &Option<PathBuf>, &mut Secret); 4] = [
+            (SECRETS[0], &auth.hs256_secret_file, &mut auth.hs256_secret),
+            (SECRETS[1], &auth.hs256_previous_secret_file, &mut auth.hs256_previous_secret),
+            (SECRETS[2], &self.redis.password_file, &mut self.redis.password),
+            (SECRETS[3], &self.mysql.password_file, &mut self.mysql.password),
         ];
         for (key, path, secret) in slots {
             if let Some(path) = path {
@@ -144,11 +147,13 @@ impl Config {
     /// secret that is too short.
     pub fn require_secrets(&self) -> Result<(), ConfigError> {
         let secret = self.auth.hs256_secret.expose();
-        if secret.is_empty() && self.auth.public_key_file.is_none() {
+        let AuthConfig { public_key_file, jwks_file, jwks_url, .. } = &self.auth;
+        if secret.is_empty() && public_key_file.is_none() && jwks_file.is_none() && jwks_url.is_none() {
             return Err(ConfigError::invalid(
                 "auth.hs256_secret",
-                "is not set, and neither is auth.public_key_file: there is no default secret. Set \
-                 SECKILL__AUTH__HS256_SECRET to 32 random bytes or more (openssl rand -hex 32), or give a public key",
+                "is not set, and neither is auth.public_key_file, auth.jwks_file or auth.jwks_url: there is no default \
+                 secret. Set SECKILL__AUTH__HS256_SECRET to 32 random bytes or more (openssl rand -hex 32), or give \
+                 public keys",
             ));
         }
         Ok(())

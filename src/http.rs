@@ -2,28 +2,43 @@
 
 pub mod admin;
 pub mod auth;
+pub mod client_address;
 pub mod extract;
+pub mod headers;
 pub mod middleware;
+pub mod paging;
 pub mod problem;
 pub mod router;
 pub mod shopper;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use metrics_exporter_prometheus::PrometheusHandle;
 
+use crate::clock::Clock;
 use crate::shop::Shop;
 use auth::Tokens;
+use client_address::ClientAddresses;
+
+/// Reads the published keys anew, because a token names one that is not known. The future ends at once when they were
+/// read a moment ago, so that a crowd with made-up key ids costs the provider nothing.
+pub type LearnKeys = Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
 
 /// What every handler can reach. A process has one, and all of its threads share it.
 pub struct Context {
     /// The use cases.
     pub shop: Arc<Shop>,
     /// Checks the tokens of shoppers.
-    pub tokens: Tokens,
-    /// Peers whose `X-Forwarded-For` is believed.
-    pub trusted_proxies: Vec<IpAddr>,
+    pub tokens: Arc<Tokens>,
+    /// Reads the keys that an identity provider publishes; `None` when all keys are configured.
+    pub learn_keys: Option<LearnKeys>,
+    /// Finds the addresses of clients behind proxies.
+    pub addresses: ClientAddresses,
+    /// How long a client may take to send a request's body.
+    pub body_timeout_ms: u64,
+    /// Bounds what a client may keep waiting.
+    pub clock: Clock,
     /// Renders the metrics of this process.
     pub metrics: PrometheusHandle,
 }

@@ -57,6 +57,10 @@ metrics_table! {
         "Changes committed together in embedded mode";
     UNAUTHENTICATED Counter "seckill_unauthenticated_total" ["cause"]
         "Credentials refused, of shoppers and operators, by cause";
+    TOKEN_KEY_READS Counter "seckill_token_key_reads_total" ["result"]
+        "Reads of the keys that an identity provider publishes: read, failed";
+    CLIENT_ADDRESS_UNKNOWN Counter "seckill_client_address_unknown_total" []
+        "Purchases from a trusted proxy whose header holds no address; all of its clients share one limit";
     SHED Counter "seckill_shed_total" ["reason"]
         "Requests refused to protect the service";
     IN_FLIGHT Gauge "seckill_purchases_in_flight" []
@@ -200,6 +204,9 @@ fn register() {
     }
     for poison in crate::domain::record::Poison::ALL {
         counter!(DEAD_LETTERS, "reason" => poison.as_str()).increment(0);
+    }
+    for result in ["read", "failed"] {
+        counter!(TOKEN_KEY_READS, "result" => result).increment(0);
     }
     for cause in UNAUTHENTICATED_CAUSES {
         counter!(UNAUTHENTICATED, "cause" => *cause).increment(0);

@@ -18,6 +18,7 @@ pub mod status;
 pub mod submit;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::clock::Clock;
 use crate::domain::{BucketId, Order, Sale, Shard, ShardMap};
@@ -43,6 +44,7 @@ pub struct Shop {
     admission: Admission,
     queues: BucketQueues,
     waiters: tokio::sync::Semaphore,
+    leaving: AtomicBool,
 }
 
 impl Shop {
@@ -59,6 +61,7 @@ impl Shop {
             admission: Admission::new(&settings),
             queues: BucketQueues::new(&settings),
             waiters: tokio::sync::Semaphore::new(settings.waiters_max),
+            leaving: AtomicBool::new(false),
             memory,
             ports,
             settings,
@@ -103,6 +106,16 @@ impl Shop {
         let catalog = self.catalog();
         self.queues.register_outcomes(&catalog, self.now_ms());
         self.queues.forget_except(&catalog, self.now_ms());
+    }
+
+    /// Says that this process goes away soon. It serves on until it drains.
+    pub fn announce_end(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+    }
+
+    /// Answers whether this process goes away: soon, or because it drains.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed) || self.is_draining()
     }
 
     /// Refuses purchases from now on, because this process drains. Checks that refuse earlier keep their own answers.

@@ -1,7 +1,7 @@
 //! Tasks with an owner, and the signals that end the process. No other module spawns async tasks or listens to signals.
 //!
-//! A shutdown has this order: not ready → stop accepting → finish purchases in flight → flush the order log → writers
-//! finish their batch and commit → close. A deadline bounds it, and a second signal ends it at once.
+//! A shutdown has this order: not ready → notice → stop accepting → finish purchases in flight → flush the order log →
+//! writers finish their batch and commit → close. A deadline bounds it, and a second signal ends it at once.
 
 use std::future::Future;
 
@@ -67,17 +67,26 @@ impl Tasks {
     }
 }
 
+/// Who asked the process to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// A supervisor, by SIGTERM.
+    BySupervisor,
+    /// A person at a terminal, by SIGINT.
+    ByPerson,
+}
+
 /// Waits for the first SIGTERM or SIGINT. A second one ends the process at once with status 130.
 ///
 /// # Errors
 /// When the handlers cannot be installed.
-pub async fn signalled() -> std::io::Result<()> {
+pub async fn signalled() -> std::io::Result<Asked> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    let asked = tokio::select! {
+        _ = terminate.recv() => Asked::BySupervisor,
+        _ = interrupt.recv() => Asked::ByPerson,
+    };
     #[expect(clippy::disallowed_methods, reason = "must not be waited for by the drain that it cuts short")]
     tokio::spawn(async move {
         tokio::select! {
@@ -86,5 +95,5 @@ pub async fn signalled() -> std::io::Result<()> {
         }
         std::process::exit(130);
     });
-    Ok(())
+    Ok(asked)
 }

@@ -19,8 +19,15 @@ use crate::{fixture, slices};
 /// The same as STATEMENTS_CACHED in src/backend/distributed/mysql.rs.
 const STATEMENTS_CACHED: usize = 1024;
 const CONTROL: &str = include_str!("../../migrations/control/0001_ledger.sql");
-const SHARD: &str = include_str!("../../migrations/shard/0001_claims.sql");
-const ORDERS_MONTH: &str = include_str!("../../src/backend/distributed/queries/create_orders_month.sql");
+const SHARD: &str = concat!(
+    include_str!("../../migrations/shard/0001_claims.sql"),
+    include_str!("../../migrations/shard/0002_user_ids.sql")
+);
+const ORDERS_MONTH: &str = concat!(
+    include_str!("../../migrations/month/0001_orders.sql"),
+    ";",
+    include_str!("../../migrations/month/0002_user_ids.sql")
+);
 
 struct Lane {
     part: Part,

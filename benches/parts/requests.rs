@@ -3,6 +3,8 @@
 //! The background tasks of a front (catalog, pace, upkeep of the metrics) do not run, so that the count does not depend
 //! on how long the requests take. callgrind collects inside [`measured_requests`], whose name `benches/run` knows.
 
+use std::sync::Arc;
+
 use actix_web::body::MessageBody;
 use actix_web::dev::{Service, ServiceFactory, ServiceRequest, ServiceResponse};
 use actix_web::http::StatusCode;
@@ -15,6 +17,7 @@ use seckill::clock::Clock;
 use seckill::config::Config;
 use seckill::domain::Sale;
 use seckill::http::auth::{TokenKey, TokenRules, Tokens};
+use seckill::http::client_address::{ClientAddresses, ForwardedHeader};
 use seckill::http::{Context, middleware, router};
 use seckill::memory::Memory;
 use seckill::metrics::STAGE_DURATION;
@@ -140,8 +143,15 @@ impl Front {
                 leeway_s: config.auth.leeway_s,
                 verified_max: config.auth.verified_tokens_max,
             };
-            let tokens = Tokens::new(vec![key], &rules, Clock::System);
-            anyhow::Ok(Context { shop, tokens, trusted_proxies: Vec::new(), metrics: metrics.clone() })
+            anyhow::Ok(Context {
+                shop,
+                tokens: Arc::new(Tokens::new(vec![key], &rules, Clock::System)),
+                learn_keys: None,
+                addresses: ClientAddresses::new(Vec::new(), ForwardedHeader::XForwardedFor),
+                body_timeout_ms: config.http.body_timeout_ms,
+                clock: Clock::System,
+                metrics: metrics.clone(),
+            })
         })?;
         Ok(Self { system, context: web::Data::new(context), metrics, sale, secret, audience })
     }

@@ -47,6 +47,16 @@ apt_without_services() ( # PACKAGE…: a package of a server must not start one 
   apt-get install "${options[@]}" "$@" || { apt-get update && apt-get install "${options[@]}" "$@"; }
 )
 
+install_programs() { # PROGRAM…: those that are missing, each from the package of its name
+  (($#)) || die_usage "install which program?"
+  local program packages=()
+  for program; do
+    has "$program" || [[ -x /usr/sbin/$program ]] || packages+=("$program")
+  done
+  mkdir -p "$logs"
+  ((${#packages[@]} == 0)) || apt_install "${packages[@]}"
+}
+
 install_missing() { # PART…: everything that these need; settles DB
   local packages=() fetching=
   if [[ " $* " == *" redis "* ]]; then

@@ -1,19 +1,33 @@
 //! Starts the two listeners, and reads the keys that check shoppers' tokens.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use actix_cors::Cors;
 use actix_web::dev::ServerHandle;
+use actix_web::middleware::Condition;
 use actix_web::{App, HttpServer, web};
 use anyhow::Context as _;
 use jsonwebtoken::{Algorithm, DecodingKey};
 
+#[cfg(feature = "public-keys")]
+use super::published_keys::PublishedKeys;
 use super::role::Role;
 use crate::clock::Clock;
-use crate::config::{AuthConfig, Config, PublicKeyAlgorithm};
+use crate::config::{self, AuthConfig, Config, PublicKeyAlgorithm};
 use crate::http::auth::{TokenKey, TokenRules, Tokens};
-use crate::http::{Context, middleware, router};
+use crate::http::client_address::{ClientAddresses, ForwardedHeader};
+use crate::http::{Context, LearnKeys, middleware, router};
+use crate::ports::Probe;
 use crate::shutdown::Tasks;
+use crate::worker::driver::Task;
+
+#[cfg(not(feature = "public-keys"))]
+const BUILT_WITHOUT: &str =
+    "this program was built without public keys: build it with `--features public-keys`";
+/// How long a browser remembers what a page of another origin may do, in seconds.
+const CORS_KEPT_S: usize = 600;
 
 /// A listener could not bind its address.
 #[derive(Debug, thiserror::Error)]
@@ -47,10 +61,13 @@ fn token_rules(auth: &AuthConfig) -> TokenRules {
 
 fn token_keys(auth: &AuthConfig) -> anyhow::Result<Vec<TokenKey>> {
     let mut keys = Vec::new();
-    let secret = auth.hs256_secret.expose();
-    if !secret.is_empty() {
-        let key = DecodingKey::from_secret(secret.as_bytes());
-        keys.push(TokenKey { kid: auth.hs256_kid.clone(), algorithm: Algorithm::HS256, key });
+    let secrets =
+        [(&auth.hs256_secret, &auth.hs256_kid), (&auth.hs256_previous_secret, &auth.hs256_previous_kid)];
+    for (secret, kid) in secrets {
+        if !secret.expose().is_empty() {
+            let key = DecodingKey::from_secret(secret.expose().as_bytes());
+            keys.push(TokenKey { kid: kid.clone(), algorithm: Algorithm::HS256, key });
+        }
     }
     if let Some(path) = &auth.public_key_file {
         let pem = std::fs::read(path)
@@ -72,7 +89,97 @@ fn public_key(algorithm: PublicKeyAlgorithm, pem: &[u8]) -> anyhow::Result<(Algo
 
 #[cfg(not(feature = "public-keys"))]
 fn public_key(_: PublicKeyAlgorithm, _: &[u8]) -> anyhow::Result<(Algorithm, DecodingKey)> {
-    anyhow::bail!("this program was built without public keys: build it with `--features public-keys`")
+    anyhow::bail!(BUILT_WITHOUT)
+}
+
+/// Makes the finder of clients' addresses behind the configured proxies.
+pub fn client_addresses(config: &Config) -> ClientAddresses {
+    let header = match config.http.forwarded_header {
+        config::ForwardedHeader::XForwardedFor => ForwardedHeader::XForwardedFor,
+        config::ForwardedHeader::Forwarded => ForwardedHeader::Forwarded,
+    };
+    ClientAddresses::new(config.http.trusted_proxies.clone(), header)
+}
+
+/// The keys that an identity provider publishes, as the parts of the process see them.
+pub struct Published {
+    /// For the handlers, whose tokens may name a new key.
+    pub learn: LearnKeys,
+    /// Reads them again and again.
+    pub refresh: Arc<dyn Task>,
+    /// Says whether there are any.
+    pub probe: Arc<dyn Probe>,
+}
+
+/// Reads the published keys that the configuration names, and gives them to `tokens`; `None` when it names none, or no
+/// shopper is served.
+///
+/// # Errors
+/// When their file cannot be used.
+#[cfg(feature = "public-keys")]
+pub async fn published_keys(
+    config: &Config,
+    role: Role,
+    tokens: &Arc<Tokens>,
+    clock: &Clock,
+) -> anyhow::Result<Option<Published>> {
+    if role == Role::Worker {
+        return Ok(None);
+    }
+    let Some(keys) = PublishedKeys::of(&config.auth, tokens, clock)? else {
+        return Ok(None);
+    };
+    keys.read_first().await?;
+    let source = keys.clone();
+    let learn: LearnKeys = Arc::new(move || {
+        let source = source.clone();
+        Box::pin(async move { source.learn().await })
+    });
+    Ok(Some(Published { learn, refresh: keys.clone(), probe: keys }))
+}
+
+/// Refuses a configuration that names published keys.
+///
+/// # Errors
+/// When it does.
+#[cfg(not(feature = "public-keys"))]
+pub async fn published_keys(
+    config: &Config,
+    _: Role,
+    _: &Arc<Tokens>,
+    _: &Clock,
+) -> anyhow::Result<Option<Published>> {
+    let is_named = config.auth.jwks_file.is_some() || config.auth.jwks_url.is_some();
+    anyhow::ensure!(!is_named, BUILT_WITHOUT);
+    Ok(None)
+}
+
+/// Makes the rules by which pages of other origins may call the API. Tokens are sent by the page itself, so no answer
+/// allows a browser to add cookies. Source: the Fetch standard, "CORS protocol".
+fn cors(origins: &[String]) -> Cors {
+    let cors = Cors::default()
+        .allowed_methods(["GET", "HEAD", "POST"])
+        .allowed_headers([
+            "Authorization",
+            "Content-Type",
+            "Idempotency-Key",
+            "Prefer",
+            "If-None-Match",
+            "traceparent",
+        ])
+        .expose_headers([
+            "Location",
+            "Retry-After",
+            "ETag",
+            "Idempotent-Replayed",
+            "Preference-Applied",
+            "X-Request-Id",
+        ])
+        .max_age(CORS_KEPT_S);
+    match origins {
+        [any] if any == "*" => cors.allow_any_origin().send_wildcard(),
+        named => named.iter().fold(cors, |cors, origin| cors.allowed_origin(origin)),
+    }
 }
 
 /// Starts the listener of shoppers as a task of `back`. Port 0 binds a free port.
@@ -85,10 +192,12 @@ pub fn shopper_server(
     back: &Tasks,
 ) -> anyhow::Result<(SocketAddr, ServerHandle)> {
     let http = &config.http;
+    let origins = http.cors_origins.clone();
     let build = move || {
         App::new()
             .app_data(context.clone())
             .wrap(actix_web::middleware::from_fn(middleware::around))
+            .wrap(Condition::new(!origins.is_empty(), cors(&origins)))
             .configure(router::shopper_routes)
     };
     let mut server = HttpServer::new(build)
@@ -96,6 +205,8 @@ pub fn shopper_server(
         .backlog(8192)
         .max_connections(http.connections_max)
         .client_request_timeout(Duration::from_millis(http.request_head_timeout_ms))
+        // A client that has gone keeps no place among those who wait.
+        .h1_allow_half_closed(false)
         .keep_alive(Duration::from_millis(http.keep_alive_ms))
         .shutdown_timeout(config.shutdown.deadline_ms.div_ceil(2000));
     if http.workers > 0 {

@@ -23,13 +23,18 @@ pub const DIRECTORY: &[File] = migrations!("directory": "0001_sales.sql", "0002_
 /// Migrations of an instance's control database.
 #[cfg(feature = "distributed")]
 pub const CONTROL: &[File] =
-    migrations!("control": "0001_ledger.sql", "0002_log_identity_and_idle_units.sql");
+    migrations!("control": "0001_ledger.sql", "0002_log_identity_and_idle_units.sql", "0003_user_ids.sql");
 /// Migrations of a shard's database.
 #[cfg(feature = "distributed")]
-pub const SHARD: &[File] = migrations!("shard": "0001_claims.sql");
+pub const SHARD: &[File] = migrations!("shard": "0001_claims.sql", "0002_user_ids.sql");
+/// Shapes of a month's orders table, each made from the one before it. `{yyyymm}` stands for the month. Every shape but
+/// the first one names itself in the table's comment, in the same statement that makes it.
+#[cfg(feature = "distributed")]
+pub const MONTH: &[File] = migrations!("month": "0001_orders.sql", "0002_user_ids.sql");
 /// Migrations of the one database of the embedded mode.
 #[cfg(feature = "embedded")]
-pub const EMBEDDED: &[File] = migrations!("embedded": "0001_shop.sql", "0002_halts_audit_and_places.sql");
+pub const EMBEDDED: &[File] =
+    migrations!("embedded": "0001_shop.sql", "0002_halts_audit_and_places.sql", "0003_user_ids.sql");
 
 /// Makes the migrator that runs `files`. A migration has the version, description and checksum that `sqlx::migrate!`
 /// would record of it.
@@ -49,4 +54,17 @@ pub fn migrator(files: &[File]) -> Migrator {
         )
     };
     Migrator::with_migrations(files.iter().map(migration).collect())
+}
+
+#[cfg(all(test, feature = "distributed"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_shape_of_a_month_but_the_first_names_itself() {
+        for (nth, (name, text)) in MONTH.iter().enumerate().skip(1) {
+            let comment = format!("COMMENT = 'shape {}'", nth + 1);
+            assert!(text.contains(&comment), "{name} does not say {comment}");
+        }
+    }
 }

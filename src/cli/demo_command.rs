@@ -169,7 +169,7 @@ impl DemoCommand {
         if !self.rush {
             let name = sale.id.clone();
             tokio::select! {
-                signalled = shutdown::signalled() => signalled?,
+                signalled = shutdown::signalled() => drop(signalled?),
                 () = open_and_stay(&name, sale.opens) => {}
             }
             return Ok(0);

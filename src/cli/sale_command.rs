@@ -65,10 +65,13 @@ impl SaleCommand {
         let client = AdminClient { address: self.admin, key: self.api_key };
         match self.action {
             SaleAction::Create { file } => {
-                let body: Value = serde_json::from_str(&read(&file)?).context("the file is not JSON")?;
+                let text = read(&file)?;
+                // Editors of Windows put a byte order mark first. Source: RFC 8259 §8.1.
+                let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+                let body: Value = serde_json::from_str(text).context("the file is not JSON")?;
                 show(format, &client.call("POST", "/sales", Some(body)).await?);
             }
-            SaleAction::List => list(format, &client.call("GET", "/sales", None).await?),
+            SaleAction::List => list(format, &all_sales(&client).await?),
             SaleAction::Show { sale } => {
                 show(format, &client.call("GET", &format!("/sales/{sale}"), None).await?);
             }
@@ -90,6 +93,20 @@ fn read(file: &PathBuf) -> anyhow::Result<String> {
         return Ok(std::io::read_to_string(std::io::stdin())?);
     }
     std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))
+}
+
+/// Reads all pages of sales as one answer.
+async fn all_sales(client: &AdminClient) -> anyhow::Result<Value> {
+    let mut sales = Vec::new();
+    let mut query = String::new();
+    loop {
+        let mut page = client.call("GET", &format!("/sales{query}"), None).await?;
+        sales.extend(page["sales"].as_array_mut().into_iter().flat_map(std::mem::take));
+        match page["next_cursor"].as_str() {
+            Some(cursor) => query = format!("?cursor={cursor}"),
+            None => return Ok(json!({ "sales": sales })),
+        }
+    }
 }
 
 async fn advance(format: Format, client: &AdminClient, action: &str, step: Step) -> anyhow::Result<()> {

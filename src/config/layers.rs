@@ -17,7 +17,8 @@ use super::sections::shown_url;
 /// The text of `config/default.toml`, which has every key with its default.
 pub const DEFAULTS: &str = include_str!("../../config/default.toml");
 /// The keys whose values are never shown.
-pub const SECRETS: [&str; 3] = ["auth.hs256_secret", "redis.password", "mysql.password"];
+pub const SECRETS: [&str; 4] =
+    ["auth.hs256_secret", "auth.hs256_previous_secret", "redis.password", "mysql.password"];
 
 /// A key's value and where it came from, for `seckill config explain`.
 #[derive(Debug, Clone)]
@@ -96,7 +97,7 @@ impl Layers {
             Value::Float(_) => Value::Float(text.parse().map_err(|_| no("a number"))?),
             Value::Array(_) if text.is_empty() => Value::Array(Vec::new()),
             Value::Array(_) => {
-                Value::Array(text.split(',').map(|one| Value::String(one.to_owned())).collect())
+                Value::Array(text.split(',').map(|one| Value::String(one.trim().to_owned())).collect())
             }
             Value::String(_) | Value::Datetime(_) | Value::Table(_) => Value::String(text.to_owned()),
         };

@@ -14,6 +14,7 @@ impl Config {
             ("http.workers", wide(http.workers), 0..=1024),
             ("http.connections_max", wide(http.connections_max), 1..=1_000_000),
             ("http.request_head_timeout_ms", wide(http.request_head_timeout_ms), 1..=600_000),
+            ("http.body_timeout_ms", wide(http.body_timeout_ms), 1..=600_000),
             ("http.keep_alive_ms", wide(http.keep_alive_ms), 1..=3_600_000),
             ("auth.leeway_s", wide(auth.leeway_s), 0..=600),
             ("auth.verified_tokens_max", wide(auth.verified_tokens_max), 1..=10_000_000),
@@ -39,6 +40,7 @@ impl Config {
             ("kafka.session_timeout_ms", wide(kafka.session_timeout_ms), 1..=3_600_000),
             ("kafka.heartbeat_interval_ms", wide(kafka.heartbeat_interval_ms), 1..=3_600_000),
             ("mysql.pool_connections_max", wide(mysql.pool_connections_max), 1..=1000),
+            ("mysql.reader_connections_max", wide(mysql.reader_connections_max), 1..=1000),
             ("mysql.acquire_timeout_ms", wide(mysql.acquire_timeout_ms), 10..=60_000),
             ("mysql.read_timeout_ms", wide(mysql.read_timeout_ms), 100..=60_000),
             ("mysql.write_timeout_ms", wide(mysql.write_timeout_ms), 1000..=600_000),
@@ -52,6 +54,7 @@ impl Config {
             ("relay.batch_orders_max", wide(relay.batch_orders_max), 1..=1000),
             ("start.wait_ms", wide(self.start.wait_ms), 0..=3_600_000),
             ("readiness.down_after_ms", wide(self.readiness.down_after_ms), 100..=600_000),
+            ("shutdown.notice_ms", wide(self.shutdown.notice_ms), 0..=600_000),
             ("shutdown.deadline_ms", wide(self.shutdown.deadline_ms), 100..=600_000),
         ]
     }

@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use ipnet::IpNet;
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
 use super::config_error::ConfigError;
@@ -99,12 +101,31 @@ section!(
         connections_max: usize,
         /// How long a client may take to send a request's head.
         request_head_timeout_ms: u64,
+        /// How long a client may take to send a request's body.
+        body_timeout_ms: u64,
         /// How long an idle connection is kept.
         keep_alive_ms: u64,
-        /// Peers whose `X-Forwarded-For` is believed.
-        trusted_proxies: Vec<IpAddr>,
+        /// The networks of the peers whose `forwarded_header` is believed.
+        #[serde(deserialize_with = "networks")]
+        trusted_proxies: Vec<IpNet>,
+        /// The only header in which a trusted proxy names its client.
+        forwarded_header: ForwardedHeader,
+        /// The origins whose pages may call the API from a browser: `https://shop.example`, or `*` alone for all.
+        #[serde(deserialize_with = "origins")]
+        cors_origins: Vec<String>,
     }
 );
+
+/// The header in which a proxy names its client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ForwardedHeader {
+    /// `X-Forwarded-For`.
+    XForwardedFor,
+    /// `Forwarded`. Source: RFC 7239.
+    Forwarded,
+}
+
 section!(
     /// The listener of operators.
     AdminConfig {
@@ -123,6 +144,14 @@ section!(
         /// The id of the secret. A token must name it when it is set.
         #[serde(deserialize_with = "text")]
         hs256_kid: Option<String>,
+        /// The secret before a rotation, which is accepted as well; empty when there is none.
+        hs256_previous_secret: Secret,
+        /// A file to read the previous secret from.
+        #[serde(deserialize_with = "path")]
+        hs256_previous_secret_file: Option<PathBuf>,
+        /// The id of the previous secret.
+        #[serde(deserialize_with = "text")]
+        hs256_previous_kid: Option<String>,
         /// A public key in PEM form.
         #[serde(deserialize_with = "path")]
         public_key_file: Option<PathBuf>,
@@ -131,6 +160,12 @@ section!(
         /// The id of the public key. A token must name it when it is set.
         #[serde(deserialize_with = "text")]
         public_key_kid: Option<String>,
+        /// A JWK Set with more public keys.
+        #[serde(deserialize_with = "path")]
+        jwks_file: Option<PathBuf>,
+        /// The address of such a set.
+        #[serde(deserialize_with = "text")]
+        jwks_url: Option<String>,
         /// The `aud` that a token must have.
         audience: String,
         /// The `iss` that a token must have; `None` accepts any.
@@ -279,8 +314,10 @@ section!(
         password_file: Option<PathBuf>,
         /// Stands before the name of every database.
         database_prefix: String,
-        /// The most connections to one instance.
+        /// The most connections to one instance for the order writers and operators.
         pool_connections_max: u32,
+        /// The most connections to one instance for what buyers read.
+        reader_connections_max: u32,
         /// How long a caller waits for a connection of the pool.
         acquire_timeout_ms: u64,
         /// How long a caller waits for the answer to a read.
@@ -353,7 +390,9 @@ section!(
 section!(
     /// The end of a process.
     ShutdownConfig {
-        /// After this long, what still runs is abandoned.
+        /// How long the process goes on serving after SIGTERM while it says that it is not ready.
+        notice_ms: u64,
+        /// After this long, what still runs is abandoned. The notice does not count.
         deadline_ms: u64
     }
 );
@@ -369,6 +408,33 @@ section!(
 
 fn text<'de, D: Deserializer<'de>>(input: D) -> Result<Option<String>, D::Error> {
     Ok(Some(String::deserialize(input)?).filter(|text| !text.is_empty()))
+}
+
+fn networks<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<IpNet>, D::Error> {
+    let network = |text: String| {
+        let read = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+        let rule = "must be an address or a network, such as 10.0.0.5 or 10.0.0.0/8";
+        read.map(|network| network.trunc()).ok_or_else(|| D::Error::custom(format!("{text:?} {rule}")))
+    };
+    Vec::deserialize(input)?.into_iter().map(network).collect()
+}
+
+/// Reads origins as browsers write them in the header `Origin`, which is compared as text.
+fn origins<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<String>, D::Error> {
+    let origins = Vec::<String>::deserialize(input)?;
+    for origin in &origins {
+        let host = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+        let is_host = |host: &str| {
+            let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.:[]".contains(&b);
+            !host.is_empty() && host.bytes().all(allowed)
+        };
+        if !host.is_some_and(is_host) && (origin != "*" || origins.len() > 1) {
+            let rule = "must be an origin as browsers send it, such as https://shop.example or http://localhost:3000 \
+                        (lower case, no path), or * alone";
+            return Err(D::Error::custom(format!("{origin:?} {rule}")));
+        }
+    }
+    Ok(origins)
 }
 
 fn path<'de, D: Deserializer<'de>>(input: D) -> Result<Option<PathBuf>, D::Error> {
@@ -389,47 +455,6 @@ impl Config {
             .map_err(|_| ConfigError::invalid("mysql.instances", "has too many entries"))?;
         ShardMap::new(self.shards.shards, self.shards.partitions, instances)
             .map_err(|fault| ConfigError::invalid("shards", fault.to_string()))
-    }
-
-    pub(super) fn validate(&self) -> Result<(), ConfigError> {
-        self.shard_map()?;
-        let secret = self.auth.hs256_secret.expose();
-        if !secret.is_empty() && secret.len() < 32 {
-            return Err(ConfigError::invalid("auth.hs256_secret", "must have at least 32 bytes"));
-        }
-        for (key, value, range) in self.ranges() {
-            if !range.contains(&value) {
-                let problem = format!("must be from {} to {}, not {value}", range.start(), range.end());
-                return Err(ConfigError::invalid(key, problem));
-            }
-        }
-        if self.kafka.min_insync_replicas > self.kafka.replication_factor {
-            return Err(ConfigError::invalid(
-                "kafka.min_insync_replicas",
-                "is more than kafka.replication_factor: the topic would take no record",
-            ));
-        }
-        if self.kafka.heartbeat_interval_ms >= self.kafka.session_timeout_ms {
-            return Err(ConfigError::invalid(
-                "kafka.heartbeat_interval_ms",
-                "must be less than kafka.session_timeout_ms",
-            ));
-        }
-        if self.embedded.folder.as_os_str().is_empty() {
-            return Err(ConfigError::invalid("embedded.folder", "must name a folder"));
-        }
-        if !["auto", "json", "pretty"].contains(&self.log.format.as_str()) {
-            return Err(ConfigError::invalid("log.format", "must be auto, json or pretty"));
-        }
-        let prefix = &self.mysql.database_prefix;
-        let is_plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
-        if prefix.len() > 40 || !prefix.bytes().all(is_plain) {
-            return Err(ConfigError::invalid("mysql.database_prefix", "must be at most 40 of a-z 0-9 _"));
-        }
-        if self.redis.key_prefix.contains(['{', '}']) {
-            return Err(ConfigError::invalid("redis.key_prefix", "must not contain { or }"));
-        }
-        Ok(())
     }
 }
 

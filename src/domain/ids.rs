@@ -1,5 +1,6 @@
-//! Identifiers. Each is a newtype, and its constructor checks alphabet and length. So no later layer has to escape an
-//! id: every one is safe in a Redis key, a Lua argument, an SQL literal and a log line.
+//! Identifiers. Each is a newtype, and its constructor checks alphabet and length. A slug is safe wherever it stands:
+//! in a Redis key, a Lua argument, an SQL text and a log line. What clients choose is visible ASCII of a bounded
+//! length.
 
 use std::fmt;
 use std::sync::Arc;
@@ -84,8 +85,9 @@ fn is_slug(byte: u8) -> bool {
     byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-'
 }
 
-fn is_safe(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':' | b'@')
+/// Allows visible ASCII characters. They stand in no key of Redis and are bytes in SQL, and JSON escapes them.
+fn is_visible(byte: u8) -> bool {
+    byte.is_ascii_graphic()
 }
 
 text_id!(
@@ -97,12 +99,13 @@ text_id!(
     SkuId, "SKU id", 32, is_slug, "1 to 32 characters of a-z, 0-9 and -"
 );
 text_id!(
-    /// A shopper, as the `sub` of the verified token names them. It is never taken from a body or a query (I6).
-    UserId, "user id", 64, is_safe, "1 to 64 characters of A-Z, a-z, 0-9 and - _ . : @"
+    /// A shopper, as the `sub` of the verified token names them. It is never taken from a body or a query (I6). Source
+    /// of the length: OpenID Connect Core §2, `sub`.
+    UserId, "user id", 255, is_visible, "1 to 255 visible ASCII characters"
 );
 text_id!(
     /// The client's idempotency key. It names one purchase of a user in a sale.
-    IdempotencyKey, "idempotency key", 64, is_safe, "1 to 64 characters of A-Z, a-z, 0-9 and - _ . : @"
+    IdempotencyKey, "idempotency key", 255, is_visible, "1 to 255 visible ASCII characters"
 );
 
 #[cfg(test)]
@@ -114,8 +117,12 @@ mod tests {
         assert!(SaleId::parse("Friday").is_err());
         assert!(SaleId::parse("a b").is_err());
         assert!(SaleId::parse(&"a".repeat(33)).is_err());
-        assert!(UserId::parse("a|b").is_err());
+        assert!(UserId::parse("auth0|64a1b2c3").is_ok());
+        assert!(UserId::parse("a b").is_err());
         assert!(UserId::parse("a\0b").is_err());
+        assert!(UserId::parse("ключ").is_err());
+        assert!(UserId::parse(&"a".repeat(255)).is_ok());
+        assert!(UserId::parse(&"a".repeat(256)).is_err());
         assert!(IdempotencyKey::parse("").is_err());
     }
 }

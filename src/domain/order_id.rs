@@ -80,19 +80,27 @@ impl OrderId {
         bytes.try_into().map(Self).map_err(|_| InvalidId { what: "order id", rule })
     }
 
-    /// Reads `ord_` and 26 Crockford base32 digits, in either case.
+    /// Reads `ord_` and 26 Crockford base32 digits, in either case. `o` reads as `0`, and `i` and `l` read as `1`, so
+    /// that an id can be read aloud and typed.
     ///
     /// # Errors
     /// [`InvalidId`] for any other text, also one whose value exceeds 128 bits.
     pub fn parse(text: &str) -> Result<Self, InvalidId> {
         let invalid = InvalidId { what: "order id", rule: "ord_ and 26 Crockford base32 digits" };
-        let Some(digits) = text.strip_prefix(PREFIX).filter(|d| d.len() == DIGITS) else {
+        let is_prefix = |prefix: &str| prefix.eq_ignore_ascii_case(PREFIX);
+        let Some((_, digits)) =
+            text.split_at_checked(PREFIX.len()).filter(|(p, digits)| is_prefix(p) && digits.len() == DIGITS)
+        else {
             return Err(invalid);
         };
         let mut value: u128 = 0;
         for byte in digits.bytes() {
-            let digit =
-                CROCKFORD.iter().position(|&c| c == byte.to_ascii_lowercase()).ok_or(invalid.clone())?;
+            let canonical = match byte.to_ascii_lowercase() {
+                b'o' => b'0',
+                b'i' | b'l' => b'1',
+                other => other,
+            };
+            let digit = CROCKFORD.iter().position(|&c| c == canonical).ok_or(invalid.clone())?;
             let digit = u128::try_from(digit).map_err(|_| invalid.clone())?;
             value = value.checked_mul(32).and_then(|v| v.checked_add(digit)).ok_or(invalid.clone())?;
         }
@@ -171,7 +179,13 @@ mod tests {
             let id = OrderId::derive(shard, month, &v.sale, &v.user, &v.key);
             assert_eq!(id.to_string(), v.order_id);
             assert_eq!((id.shard(), id.month()), (shard, month));
-            assert_eq!(OrderId::parse(&v.order_id.to_uppercase().replace("ORD_", "ord_")), Ok(id));
+            let (upper, digits) = (v.order_id.to_uppercase(), &v.order_id["ord_".len()..]);
+            let spoken = format!("Ord_{}", digits.replace('0', "O").replace('1', "l"));
+            for spelled in
+                [upper.clone(), upper.replace("ORD_", "ord_"), spoken.clone(), spoken.replace('l', "I")]
+            {
+                assert_eq!(OrderId::parse(&spelled), Ok(id), "{spelled}");
+            }
         }
     }
 

@@ -4,12 +4,11 @@ pub mod health;
 pub mod sales;
 
 use actix_web::HttpRequest;
-use actix_web::http::header::AUTHORIZATION;
 
 use super::auth::Cause;
 use super::middleware::RequestId;
 use super::problem::{Code, Problem};
-use super::{Context, auth};
+use super::{Context, auth, extract};
 use crate::domain::{ApiKey, Change};
 
 /// A group of admin routes that an API key may allow.
@@ -37,11 +36,11 @@ impl Scope {
 /// Looks up the API key of a request, and checks that it has the scope.
 ///
 /// # Errors
-/// `unauthenticated` when the request has no key or an unknown one, `forbidden` when the key lacks the scope,
+/// `unauthenticated` when the request has no key, an unknown one or two, `forbidden` when the key lacks the scope,
 /// `dependency_unavailable` when the directory could not be read.
 pub async fn operator(request: &HttpRequest, context: &Context, scope: Scope) -> Result<ApiKey, Problem> {
-    let header = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let key = header.and_then(auth::bearer).ok_or_else(|| Cause::Missing.refuse())?;
+    let key =
+        extract::authorization(request)?.and_then(auth::bearer).ok_or_else(|| Cause::Missing.refuse())?;
     if !key.starts_with("sk_") {
         return Err(Cause::Malformed.refuse());
     }

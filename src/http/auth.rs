@@ -4,6 +4,7 @@
 //! algorithm, so a token cannot choose how it is checked.
 
 use std::ops::Range;
+use std::sync::{Arc, RwLock};
 
 use foldhash::fast::RandomState;
 use jsonwebtoken::errors::ErrorKind;
@@ -21,6 +22,8 @@ use crate::metrics::UNAUTHENTICATED;
 
 #[cfg(not(feature = "public-keys"))]
 pub mod hs256;
+#[cfg(feature = "public-keys")]
+pub mod jwk_set;
 
 /// The longest token that is checked. Ours are never longer, and checking a longer one costs more than it is worth.
 const TOKEN_BYTES_MAX: usize = 4096;
@@ -36,6 +39,7 @@ pub struct TokenKey {
 }
 
 /// The rules by which tokens are checked.
+#[derive(Debug, Clone)]
 pub struct TokenRules {
     /// The `aud` that a token must have.
     pub audience: String,
@@ -47,9 +51,30 @@ pub struct TokenRules {
     pub verified_max: usize,
 }
 
+impl TokenRules {
+    /// Adds to a key what is checked of the tokens that it has signed.
+    fn of(&self, key: TokenKey) -> (TokenKey, Validation) {
+        let mut validation = Validation::new(key.algorithm);
+        // The library compares an `iss` that is there and lets a token without one pass.
+        let required = ["exp", "aud", "sub", "iss"];
+        let required = if self.issuer.is_some() { &required[..] } else { &required[..3] };
+        validation.set_required_spec_claims(required);
+        validation.set_audience(&[&self.audience]);
+        // The library would ask the wall clock; `verify` asks ours.
+        validation.validate_exp = false;
+        if let Some(issuer) = &self.issuer {
+            validation.set_issuer(&[issuer]);
+        }
+        (key, validation)
+    }
+}
+
 /// Checks tokens, and remembers the verified ones until they expire.
 pub struct Tokens {
     keys: Vec<(TokenKey, Validation)>,
+    /// The keys that an identity provider has published last.
+    published: RwLock<Arc<[(TokenKey, Validation)]>>,
+    rules: TokenRules,
     verified: Cache<Box<str>, Verified, UnitWeighter, RandomState>,
     clock: Clock,
     leeway_ms: i64,
@@ -127,10 +152,16 @@ struct Verified {
 #[derive(Deserialize)]
 struct Claims {
     sub: String,
-    /// Whole seconds since 1970; so is `nbf`.
-    exp: i64,
+    /// Seconds since 1970, with or without a fraction; so is `nbf`. Source: RFC 7519 §2, NumericDate.
+    exp: f64,
     #[serde(default)]
-    nbf: i64,
+    nbf: f64,
+}
+
+/// Turns seconds into milliseconds. What does not fit is the nearest that does.
+fn whole_ms(seconds: f64) -> i64 {
+    let ms = time::Duration::saturating_seconds_f64(seconds).whole_milliseconds();
+    i64::try_from(ms).unwrap_or(if ms < 0 { i64::MIN } else { i64::MAX })
 }
 
 impl Tokens {
@@ -138,22 +169,10 @@ impl Tokens {
     pub fn new(keys: Vec<TokenKey>, rules: &TokenRules, clock: Clock) -> Self {
         #[cfg(not(feature = "public-keys"))]
         hs256::install();
-        let with_rules = |key: TokenKey| {
-            let mut validation = Validation::new(key.algorithm);
-            // The library compares an `iss` that is there and lets a token without one pass.
-            let required = ["exp", "aud", "sub", "iss"];
-            let required = if rules.issuer.is_some() { &required[..] } else { &required[..3] };
-            validation.set_required_spec_claims(required);
-            validation.set_audience(&[&rules.audience]);
-            // The library would ask the wall clock; `verify` asks ours.
-            validation.validate_exp = false;
-            if let Some(issuer) = &rules.issuer {
-                validation.set_issuer(&[issuer]);
-            }
-            (key, validation)
-        };
         Self {
-            keys: keys.into_iter().map(with_rules).collect(),
+            keys: keys.into_iter().map(|key| rules.of(key)).collect(),
+            published: RwLock::new(Arc::new([])),
+            rules: rules.clone(),
             verified: Cache::with(
                 rules.verified_max,
                 u64::try_from(rules.verified_max).unwrap_or(u64::MAX),
@@ -166,21 +185,29 @@ impl Tokens {
         }
     }
 
+    /// Takes the keys that an identity provider publishes now, instead of those that it published before. Tokens that a
+    /// withdrawn key has signed are refused from now on.
+    pub fn publish(&self, keys: Vec<TokenKey>) {
+        let keys: Arc<[_]> = keys.into_iter().map(|key| self.rules.of(key)).collect();
+        *self.published.write().expect("no code panics while holding it") = keys;
+        self.verified.clear();
+    }
+
     /// Verifies the token of an `Authorization` header, and returns its user.
     ///
     /// # Errors
-    /// `unauthenticated`. The text is the same for every cause, because the difference would help only an attacker.
-    pub fn shopper(&self, authorization: Option<&str>) -> Result<UserId, Problem> {
-        let token = authorization.and_then(bearer).ok_or_else(|| Cause::Missing.refuse())?;
+    /// The cause, which only operators may learn ([`Cause::refuse`]).
+    pub fn shopper(&self, authorization: Option<&str>) -> Result<UserId, Cause> {
+        let token = authorization.and_then(bearer).ok_or(Cause::Missing)?;
         if token.len() > TOKEN_BYTES_MAX {
-            return Err(Cause::Malformed.refuse());
+            return Err(Cause::Malformed);
         }
         if let Some(verified) = self.verified.get(token)
             && verified.valid_ms.contains(&self.clock.now_ms())
         {
             return Ok(verified.user);
         }
-        let verified = self.verify(token).map_err(Cause::refuse)?;
+        let verified = self.verify(token)?;
         let user = verified.user.clone();
         self.verified.insert(token.into(), verified);
         Ok(user)
@@ -196,11 +223,18 @@ impl Tokens {
         let fits = |(key, _): &&(TokenKey, Validation)| {
             key.algorithm == header.alg && (key.kid.is_none() || key.kid == header.kid)
         };
-        let (key, validation) = self.keys.iter().find(fits).ok_or(Cause::UnknownKey)?;
-        let decoded = decode::<Claims>(token, &key.key, validation);
-        let claims = decoded.map_err(|error| Cause::of(&error))?.claims;
-        let expires_ms = claims.exp.saturating_mul(1000).saturating_add(self.leeway_ms);
-        let begins_ms = claims.nbf.saturating_mul(1000).saturating_sub(self.leeway_ms);
+        let published = self.published.read().expect("no code panics while holding it").clone();
+        let mut decoded = Err(Cause::UnknownKey);
+        for (key, validation) in self.keys.iter().chain(published.iter()).filter(fits) {
+            decoded = decode::<Claims>(token, &key.key, validation).map_err(|error| Cause::of(&error));
+            // During a rotation two secrets fit, and one of them has signed it.
+            if !matches!(decoded, Err(Cause::Signature)) {
+                break;
+            }
+        }
+        let claims = decoded?.claims;
+        let expires_ms = whole_ms(claims.exp).saturating_add(self.leeway_ms);
+        let begins_ms = whole_ms(claims.nbf).saturating_sub(self.leeway_ms);
         let now_ms = self.clock.now_ms();
         if now_ms >= expires_ms {
             return Err(Cause::Expired);

@@ -1,15 +1,17 @@
 //! What handlers read from a request. Each function answers with its own problem when its part is missing or wrong.
 
-use std::net::IpAddr;
+use std::time::Duration;
 
-use actix_web::http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
+use actix_web::http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
 use actix_web::web::{Bytes, Payload};
 use actix_web::{HttpRequest, ResponseError};
-use futures::TryStreamExt;
+use futures::{FutureExt, TryStreamExt};
 use serde::de::DeserializeOwned;
 use serde_path_to_error::{Path, Segment};
 
 use super::Context;
+use super::auth::Cause;
+use super::headers::{TwoValues, entries, sole, split_unquoted, unquoted};
 use super::problem::{Code, Problem};
 use crate::domain::{IdempotencyKey, Object, UserId};
 
@@ -21,30 +23,57 @@ pub const ADMIN_BODY_BYTES_MAX: usize = 64 * 1024;
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 
-fn header(request: &HttpRequest, name: HeaderName) -> Option<&str> {
-    request.headers().get(name)?.to_str().ok()
-}
-
 /// Verifies the token of a request, and returns its user.
 ///
 /// # Errors
-/// `unauthenticated`.
-pub fn shopper(request: &HttpRequest, context: &Context) -> Result<UserId, Problem> {
-    // This does not use `header`, which looks at every byte. A value that is not ASCII is no token of ours anyway.
-    let authorization = request.headers().get(AUTHORIZATION);
-    context.tokens.shopper(authorization.and_then(|value| std::str::from_utf8(value.as_bytes()).ok()))
+/// `unauthenticated`, also for a request with two different tokens.
+pub async fn shopper(request: &HttpRequest, context: &Context) -> Result<UserId, Problem> {
+    let authorization = authorization(request)?;
+    let mut user = context.tokens.shopper(authorization);
+    if let (Err(Cause::UnknownKey), Some(learn)) = (&user, &context.learn_keys) {
+        learn().await;
+        user = context.tokens.shopper(authorization);
+    }
+    user.map_err(Cause::refuse)
+}
+
+/// Finds the `Authorization` header, when it is text.
+///
+/// # Errors
+/// `unauthenticated` when there are two different ones.
+pub fn authorization(request: &HttpRequest) -> Result<Option<&str>, Problem> {
+    let value = sole(request, &AUTHORIZATION).map_err(|TwoValues| Cause::Malformed.refuse())?;
+    Ok(value.and_then(|value| std::str::from_utf8(value).ok()))
 }
 
 /// Reads the whole body. It mostly comes in one piece, which is kept as it is. The framework's own extractor would copy
 /// it into eight fresh KiB, which costs as much as deciding about a purchase.
 ///
 /// # Errors
-/// `body_too_large` when the body or its announced length is, `malformed_json` when the body is broken off.
-pub async fn body(request: &HttpRequest, mut payload: Payload, bytes_max: usize) -> Result<Bytes, Problem> {
-    let announced = header(request, CONTENT_LENGTH).and_then(|length| length.parse::<usize>().ok());
+/// `body_too_large` when the body or its announced length is, `malformed_json` when the body is broken off,
+/// `body_too_slow` when it is not there within `http.body_timeout_ms`.
+pub async fn body(
+    request: &HttpRequest,
+    payload: Payload,
+    bytes_max: usize,
+    context: &Context,
+) -> Result<Bytes, Problem> {
+    let announced = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+    let announced = announced.and_then(|length| length.parse::<usize>().ok());
     if announced.is_some_and(|length| length > bytes_max) {
         return Err(Problem::new(Code::BodyTooLarge));
     }
+    // Most bodies came in one piece with their head, and need no timer.
+    let mut reading = Box::pin(collected(payload, bytes_max));
+    if let Some(body) = (&mut reading).now_or_never() {
+        return body;
+    }
+    let limit = Duration::from_millis(context.body_timeout_ms);
+    let body = context.clock.timeout(limit, reading).await;
+    body.unwrap_or_else(|_| Err(Problem::new(Code::BodyTooSlow)))
+}
+
+async fn collected(mut payload: Payload, bytes_max: usize) -> Result<Bytes, Problem> {
     let mut body = Bytes::new();
     while let Some(piece) = payload.try_next().await.map_err(|e| Problem::of_status(e.status_code()))? {
         if body.len() + piece.len() > bytes_max {
@@ -60,10 +89,22 @@ pub async fn body(request: &HttpRequest, mut payload: Payload, bytes_max: usize)
 /// # Errors
 /// `unsupported_media_type`, `malformed_json`, or `validation_failed` with the field's pointer.
 pub fn json<T: DeserializeOwned>(request: &HttpRequest, body: &[u8]) -> Result<T, Problem> {
-    let media_type = header(request, CONTENT_TYPE).unwrap_or("");
-    let essence = media_type.split(';').next().unwrap_or("").trim();
+    let media_type = sole(request, &CONTENT_TYPE).map_err(|TwoValues| {
+        Problem::new(Code::UnsupportedMediaType).detail("There are two different Content-Type headers.")
+    })?;
+    let text = |value| std::str::from_utf8(value).ok().filter(|text| text.is_ascii());
+    let media_type = media_type.and_then(text).unwrap_or("");
+    let essence = media_type.split(';').next().unwrap_or("").trim_ascii();
     if !essence.eq_ignore_ascii_case("application/json") {
         return Err(Problem::new(Code::UnsupportedMediaType));
+    }
+    if request.headers().contains_key(CONTENT_ENCODING) {
+        let mut codings = entries(request, &CONTENT_ENCODING).into_iter();
+        if let Some(coding) = codings.find(|coding| !coding.eq_ignore_ascii_case("identity")) {
+            let detail =
+                format!("The body is sent as {coding:?}, and only plain bodies are read (Content-Encoding).");
+            return Err(Problem::new(Code::UnsupportedMediaType).detail(detail));
+        }
     }
     if let Ok(Object(value)) = serde_json::from_slice(body) {
         return Ok(value);
@@ -101,39 +142,41 @@ fn what(error: &serde_json::Error) -> String {
     text.split(" at line ").next().unwrap_or(&text).to_owned()
 }
 
-/// Reads the header `Idempotency-Key`.
+/// Reads the header `Idempotency-Key`. A key in quotes is the same key as without them. Source: RFC 8941 §3.3.3, to
+/// which the IETF's draft of the header refers.
 ///
 /// # Errors
-/// `idempotency_key_missing`, also for a key with characters that are not allowed.
+/// `idempotency_key_missing`; `idempotency_key_invalid` for a key with characters or a length that are not allowed, and
+/// for two different keys.
 pub fn idempotency_key(request: &HttpRequest) -> Result<IdempotencyKey, Problem> {
-    let key = request.headers().get(IDEMPOTENCY_KEY).and_then(|key| std::str::from_utf8(key.as_bytes()).ok());
-    key.and_then(|key| IdempotencyKey::parse(key).ok())
-        .ok_or_else(|| Problem::new(Code::IdempotencyKeyMissing))
+    let invalid = || Problem::new(Code::IdempotencyKeyInvalid);
+    let two = |TwoValues| invalid().detail("There are two different Idempotency-Key headers.");
+    let value = sole(request, &IDEMPOTENCY_KEY).map_err(two)?;
+    let value = value.ok_or_else(|| Problem::new(Code::IdempotencyKeyMissing))?;
+    let text = std::str::from_utf8(value).map_err(|_| invalid())?;
+    let key = if text.starts_with('"') {
+        IdempotencyKey::parse(&unquoted(text).ok_or_else(invalid)?)
+    } else {
+        IdempotencyKey::parse(text)
+    };
+    key.map_err(|_| invalid())
 }
 
-/// Reads the seconds of `Prefer: wait=N`. `None` means that the request does not ask to wait.
+/// Reads the seconds of the preference `wait=N`. `None` means that the request does not ask to wait. Names of
+/// preferences have no case, several lines are one list, and of several waits the first one counts. Source: RFC 7240
+/// §2.
 pub fn prefer_wait_s(request: &HttpRequest) -> Option<u64> {
-    let preferences = header(request, PREFER)?.split([',', ';']);
-    preferences.filter_map(|preference| preference.trim().strip_prefix("wait=")).find_map(digits)
+    if !request.headers().contains_key(&PREFER) {
+        return None;
+    }
+    entries(request, &PREFER).into_iter().find_map(|preference| {
+        let (name, value) = split_unquoted(preference, ';').first()?.split_once('=')?;
+        let is_wait = name.trim().eq_ignore_ascii_case("wait");
+        if is_wait { digits(&unquoted(value.trim())?) } else { None }
+    })
 }
 
 /// Reads a number as HTTP writes it: digits alone. Rust's own parser would also take a sign.
 pub fn digits(text: &str) -> Option<u64> {
     text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()))
-}
-
-/// Finds the client's address. It is the peer, unless the peer is a trusted proxy. Then it is the right-most entry of
-/// `X-Forwarded-For` that is not a trusted proxy. When that entry is not an address, or there is none, it is the peer.
-pub fn address(request: &HttpRequest, trusted_proxies: &[IpAddr]) -> IpAddr {
-    let unknown = IpAddr::from([0, 0, 0, 0]);
-    let peer = request.peer_addr().map_or(unknown, |peer| peer.ip().to_canonical());
-    let is_trusted = |address: &IpAddr| trusted_proxies.contains(address);
-    if !is_trusted(&peer) {
-        return peer;
-    }
-    let mut hops = request.headers().get_all("X-Forwarded-For").filter_map(|value| value.to_str().ok());
-    let forwarded = hops.by_ref().collect::<Vec<_>>().join(",");
-    let mut addresses =
-        forwarded.rsplit(',').map(|hop| hop.trim().parse::<IpAddr>().map(|hop| hop.to_canonical()));
-    addresses.find_map(|hop| hop.map_or(Some(peer), |hop| (!is_trusted(&hop)).then_some(hop))).unwrap_or(peer)
 }

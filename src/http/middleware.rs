@@ -8,12 +8,15 @@ use std::time::{Duration, Instant};
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::ConnectionType;
 use actix_web::http::Method;
-use actix_web::http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
+use actix_web::web::Data;
 use actix_web::{Error, HttpMessage, HttpRequest, ResponseError};
 use metrics::{Histogram, histogram};
 
+use super::Context;
 use super::problem::Problem;
 use crate::chance::Chance;
 use crate::metrics::HTTP_DURATION;
@@ -67,6 +70,10 @@ pub async fn around(
     if status.is_client_error() || status.is_server_error() {
         response = with_problem(response, &id);
     }
+    if response.request().app_data::<Data<Context>>().is_some_and(|context| context.shop.is_leaving()) {
+        // The client's next request would meet a closed listener, so it makes its next connection now.
+        response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
+    }
     if let Ok(value) = HeaderValue::from_bytes(&id.0) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
@@ -82,6 +89,8 @@ fn with_problem(response: ServiceResponse<BoxBody>, id: &RequestId) -> ServiceRe
         return response.map_body(|_, _| BoxBody::new(body));
     }
     if response.headers().get(CONTENT_TYPE).is_some_and(|t| t == "application/json") {
+        let mut response = response;
+        response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         return response;
     }
     let problem = Problem::of_status(response.status());

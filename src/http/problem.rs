@@ -4,7 +4,9 @@
 //! docs/api.md has the same rows, and a test compares them.
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use actix_web::http::header::{
+    ACCEPT, ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use actix_web::{HttpResponse, ResponseError};
 use serde_json::{Value, json};
 
@@ -46,8 +48,9 @@ macro_rules! codes {
 codes! {
     MalformedJson "malformed_json" 400 false "The body is not JSON.";
     ValidationFailed "validation_failed" 400 false "A field has a value that is not allowed.";
-    IdempotencyKeyMissing "idempotency_key_missing" 400 false
-        "The Idempotency-Key header is missing, or is not 1 to 64 characters of A-Z a-z 0-9 - _ . : @";
+    IdempotencyKeyMissing "idempotency_key_missing" 400 false "The Idempotency-Key header is missing.";
+    IdempotencyKeyInvalid "idempotency_key_invalid" 400 false
+        "The Idempotency-Key header is not one text of 1 to 255 visible ASCII characters.";
     Unauthenticated "unauthenticated" 401 false "A valid credential is required.";
     Forbidden "forbidden" 403 false "This credential does not allow that.";
     NotFound "not_found" 404 false "There is nothing at this address.";
@@ -55,6 +58,7 @@ codes! {
     SkuNotFound "sku_not_found" 404 false "The sale has no such SKU.";
     OrderNotFound "order_not_found" 404 false "You have no such order.";
     MethodNotAllowed "method_not_allowed" 405 false "This address does not know that method.";
+    BodyTooSlow "body_too_slow" 408 true "The body did not come in time.";
     BodyTooLarge "body_too_large" 413 false "The body is too large.";
     UnsupportedMediaType "unsupported_media_type" 415 false "The body must be application/json.";
     SaleNotStarted "sale_not_started" 409 false "The sale has not opened yet.";
@@ -86,13 +90,19 @@ pub struct Problem {
     detail: Option<String>,
     members: Vec<(&'static str, Value)>,
     retry_after_ms: Option<u64>,
+    allow: Option<&'static str>,
 }
 
 impl Problem {
     /// Makes a problem without detail. A retryable one may be repeated after a second.
     pub fn new(code: Code) -> Self {
         let retry_after_ms = code.is_retryable().then_some(1000);
-        Self { code, detail: None, members: Vec::new(), retry_after_ms }
+        Self { code, detail: None, members: Vec::new(), retry_after_ms, allow: None }
+    }
+
+    /// Makes the problem of an address that does not know the request's method, but `methods`: `GET, HEAD`.
+    pub fn method_not_allowed(methods: &'static str) -> Self {
+        Self { allow: Some(methods), ..Self::new(Code::MethodNotAllowed) }
     }
 
     /// Sets the sentence that says what is wrong with this request.
@@ -127,6 +137,7 @@ impl Problem {
             403 => Code::Forbidden,
             404 => Code::NotFound,
             405 => Code::MethodNotAllowed,
+            408 => Code::BodyTooSlow,
             413 => Code::BodyTooLarge,
             415 => Code::UnsupportedMediaType,
             431 => Code::HeadersTooLarge,
@@ -199,8 +210,20 @@ impl ResponseError for Problem {
         let mut response = HttpResponse::new(self.status_code());
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if self.code == Code::Unauthenticated {
-            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        // Some statuses may be cached without being told so, a 404 for one. Source: RFC 9110 §15.1.
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        match self.code {
+            Code::Unauthenticated => {
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            Code::UnsupportedMediaType => {
+                headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+                headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+            }
+            _ => {}
+        }
+        if let Some(methods) = self.allow {
+            headers.insert(ALLOW, HeaderValue::from_static(methods));
         }
         if let Some(ms) = self.retry_after_ms {
             headers.insert(RETRY_AFTER, HeaderValue::from(ms.div_ceil(1000)));

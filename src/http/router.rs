@@ -1,8 +1,9 @@
 //! The routes of both listeners, all on this page.
 
-use actix_web::web::{self, PayloadConfig, QueryConfig, ServiceConfig, get, patch, post, resource, scope};
+use actix_web::guard::{Any, Get, Head};
+use actix_web::web::{self, QueryConfig, ServiceConfig, patch, post, resource, scope};
+use actix_web::{HttpResponse, Resource, Route};
 
-use super::extract::ADMIN_BODY_BYTES_MAX;
 use super::middleware::Pattern;
 use super::problem::Problem;
 use super::{admin, shopper};
@@ -14,43 +15,48 @@ const PLACE: &str = "/api/v1/sales/{sale}/orders";
 pub fn shopper_routes(app: &mut ServiceConfig) {
     app.app_data(query_config())
         // Purchases come first and in no scope, because every pattern that is tried before theirs costs the crowd.
-        .service(resource(PLACE).app_data(Pattern(PLACE)).route(post().to(shopper::orders::place)))
+        .service(at(PLACE, "POST", [post().to(shopper::orders::place)]).app_data(Pattern(PLACE)))
         .service(
             scope("/api/v1")
-                .service(resource("/time").route(get().to(shopper::sales::time)))
-                .service(resource("/sales").route(get().to(shopper::sales::list)))
-                .service(resource("/sales/{sale}").route(get().to(shopper::sales::read)))
-                .service(resource("/orders").route(get().to(shopper::orders::list)))
-                .service(resource("/orders/{order}").route(get().to(shopper::orders::read))),
+                .service(at("/time", "GET, HEAD", [read().to(shopper::sales::time)]))
+                .service(at("/sales", "GET, HEAD", [read().to(shopper::sales::list)]))
+                .service(at("/sales/{sale}", "GET, HEAD", [read().to(shopper::sales::read)]))
+                .service(at("/orders", "GET, HEAD", [read().to(shopper::orders::list)]))
+                .service(at("/orders/{order}", "GET, HEAD", [read().to(shopper::orders::read)])),
         )
-        .service(resource("/problems/{code}").route(get().to(shopper::problems::page)))
+        .service(at("/problems/{code}", "GET, HEAD", [read().to(shopper::problems::page)]))
         .default_service(web::to(shopper::problems::not_found));
 }
 
 /// Registers the routes of the operators' listener. Keep this listener off the public network.
 pub fn admin_routes(app: &mut ServiceConfig) {
-    app.app_data(PayloadConfig::new(ADMIN_BODY_BYTES_MAX))
-        .app_data(query_config())
+    let sales = [read().to(admin::sales::list), post().to(admin::sales::create)];
+    let sale = [read().to(admin::sales::read), patch().to(admin::sales::change)];
+    app.app_data(query_config())
         .service(
             scope("/api/v1/admin")
-                .service(
-                    resource("/sales")
-                        .route(get().to(admin::sales::list))
-                        .route(post().to(admin::sales::create)),
-                )
-                .service(
-                    resource("/sales/{sale}")
-                        .route(get().to(admin::sales::read))
-                        .route(patch().to(admin::sales::change)),
-                )
-                .service(resource("/sales/{sale}/stock").route(get().to(admin::sales::stock)))
-                .service(resource("/sales/{sale}/{action}").route(post().to(admin::sales::advance))),
+                .service(at("/sales", "GET, HEAD, POST", sales))
+                .service(at("/sales/{sale}", "GET, HEAD, PATCH", sale))
+                .service(at("/sales/{sale}/stock", "GET, HEAD", [read().to(admin::sales::stock)]))
+                .service(at("/sales/{sale}/{action}", "POST", [post().to(admin::sales::advance)])),
         )
-        .service(resource("/livez").route(get().to(admin::health::live)))
-        .service(resource("/readyz").route(get().to(admin::health::ready)))
-        .service(resource("/metrics").route(get().to(admin::health::metrics)))
-        .service(resource("/problems/{code}").route(get().to(shopper::problems::page)))
+        .service(at("/livez", "GET, HEAD", [read().to(admin::health::live)]))
+        .service(at("/readyz", "GET, HEAD", [read().to(admin::health::ready)]))
+        .service(at("/metrics", "GET, HEAD", [read().to(admin::health::metrics)]))
+        .service(at("/problems/{code}", "GET, HEAD", [read().to(shopper::problems::page)]))
         .default_service(web::to(shopper::problems::not_found));
+}
+
+/// Makes the resource of a path. Any other method than those of its routes is answered with the list of them.
+fn at<const N: usize>(path: &str, methods: &'static str, routes: [Route; N]) -> Resource {
+    let other = move || async move { Err::<HttpResponse, _>(Problem::method_not_allowed(methods)) };
+    let resource = routes.into_iter().fold(resource(path), Resource::route);
+    resource.default_service(web::to(other))
+}
+
+/// Makes a route for GET and HEAD. The framework sends no body in answer to a HEAD.
+fn read() -> Route {
+    web::route().guard(Any(Get()).or(Head()))
 }
 
 /// Answers a bad query string like a bad field: with `validation_failed`.

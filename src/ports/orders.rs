@@ -14,11 +14,12 @@ pub trait Orders: Send + Sync {
     /// Answers whether the record of an order is a dead letter. `false` also when the record does not name its order.
     async fn is_dead_letter(&self, order: OrderId) -> StoreResult<bool>;
 
-    /// Reads one buyer's orders in one month, newest first, below the cursor, at most `limit`.
+    /// Reads one buyer's orders in `months`, which descend: first by month, then newest first, below the cursor, at
+    /// most `limit`.
     async fn orders_of(
         &self,
         user: &UserId,
-        month: Month,
+        months: &[Month],
         below: Option<OrderCursor>,
         limit: u32,
     ) -> StoreResult<Vec<Order>>;

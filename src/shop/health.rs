@@ -45,7 +45,7 @@ impl Shop {
         let duties: BTreeMap<Duty, Ability> =
             duties.into_iter().map(|(duty, able)| (duty, self.with_own_reasons(duty, able))).collect();
         let status = match () {
-            () if self.is_draining() => Status::Draining,
+            () if self.is_leaving() => Status::Draining,
             () if !catalog.is_read || is_missing_own => Status::NotReady,
             () if duties.values().all(|able| *able == Ability::Yes) => Status::Ready,
             () => Status::Degraded,
@@ -65,7 +65,7 @@ impl Shop {
         if duty != Duty::Buy {
             return able;
         }
-        if self.is_draining() {
+        if self.is_leaving() {
             return Ability::No("this process goes away".to_owned());
         }
         if catalog.stock.outbox_orders >= self.settings.outbox_orders_max {

@@ -106,8 +106,8 @@ impl Shop {
         Ok(Changed::Done(sale))
     }
 
-    /// Patches a sale that is not in Redis yet. `if_version` is the version that the caller read; `None` patches any
-    /// version.
+    /// Patches a sale that is not in Redis yet. `if_versions` are the versions that the caller knows, of which the sale
+    /// must have one; `None` patches any version.
     ///
     /// # Errors
     /// When the directory failed.
@@ -115,13 +115,13 @@ impl Shop {
         &self,
         id: &SaleId,
         patch: Patch,
-        if_version: Option<u64>,
+        if_versions: Option<&[u64]>,
         change: &Change,
     ) -> Result<Changed, Failure> {
         let Some(old) = self.sale(id).await? else {
             return Ok(Changed::Unknown);
         };
-        if if_version.is_some_and(|version| version != old.version) {
+        if if_versions.is_some_and(|versions| !versions.contains(&old.version)) {
             return Ok(Changed::VersionMoved);
         }
         if !old.state.is_editable() {

@@ -19,7 +19,7 @@ const LOOK_FIRST: Duration = Duration::from_millis(20);
 /// The longest pause between two looks.
 const LOOK_LAST: Duration = Duration::from_millis(250);
 /// Most months that one page of a buyer's orders looks through.
-const MONTHS_MAX: usize = 24;
+const MONTHS_MAX: usize = 12;
 
 /// A page of one buyer's orders, newest first.
 #[derive(Debug)]
@@ -110,7 +110,9 @@ impl Shop {
         }
     }
 
-    /// Reads a page of at most `limit` orders. Pending ones are not in it, because they have no row yet.
+    /// Reads a page of at most `limit` orders. Pending ones are not in it, because they have no row yet. A page looks
+    /// through a bounded number of months, so it may hold fewer orders than `limit`, or none, while there is a next
+    /// one.
     ///
     /// # Errors
     /// When the buyer's shard could not be read.
@@ -121,24 +123,27 @@ impl Shop {
         limit: u32,
     ) -> Result<OrderPage, Failure> {
         let wanted = usize::try_from(limit).unwrap_or(usize::MAX);
-        let mut orders: Vec<Order> = Vec::new();
-        for month in self.months(after) {
-            let below = after.filter(|cursor| cursor.month == month);
-            let missing = limit.saturating_sub(u32::try_from(orders.len()).unwrap_or(limit));
-            // One order more than fits tells whether there is a next page.
-            let page = self.ports.orders.orders_of(user, month, below, missing + 1).await;
-            orders.extend(page.map_err(Failure::of_read)?);
-            if orders.len() > wanted {
-                break;
-            }
-        }
+        let mut months = self.months(after);
+        let rest = months.split_off(months.len().min(MONTHS_MAX));
+        // One order more than fits tells whether there is a next page.
+        let orders = self.ports.orders.orders_of(user, &months, after, limit.saturating_add(1)).await;
+        let mut orders = orders.map_err(Failure::of_read)?;
         let more = orders.len() > wanted;
         orders.truncate(wanted);
-        let next = orders.last().filter(|_| more).map(|last| OrderCursor {
-            month: last.id.month(),
-            accepted_ms: last.accepted_ms,
-            order: last.id,
-        });
+        let next = if more {
+            orders.last().map(|last| OrderCursor {
+                month: last.id.month(),
+                accepted_ms: last.accepted_ms,
+                order: last.id,
+            })
+        } else {
+            // Before the newest order that the next month could have.
+            rest.first().map(|month| OrderCursor {
+                month: *month,
+                accepted_ms: i64::MAX,
+                order: OrderId::last_of(self.map.shard_of(user), *month),
+            })
+        };
         Ok(OrderPage { orders, next })
     }
 
@@ -149,7 +154,6 @@ impl Shop {
         months.retain(|month| after.is_none_or(|cursor| *month <= cursor.month));
         months.sort_unstable_by(|a, b| b.cmp(a));
         months.dedup();
-        months.truncate(MONTHS_MAX);
         months
     }
 

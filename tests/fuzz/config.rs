@@ -17,7 +17,8 @@ use crate::engine::{Target, run};
 
 /// The markers that no message and no debug text may hold: a text, and a number for secrets that lost their quotes.
 const MARKERS: [&str; 2] = ["S3CRET-MARKER", "48151623421084815162342108481516234210"];
-const SECRETS: [&str; 3] = ["auth.hs256_secret", "redis.password", "mysql.password"];
+const SECRETS: [&str; 4] =
+    ["auth.hs256_secret", "auth.hs256_previous_secret", "redis.password", "mysql.password"];
 const FLAGS: [&str; 2] = ["http.bind", "admin.bind"];
 
 /// Reads the default of every key, by its dotted name.
@@ -88,7 +89,7 @@ impl Layers {
             // A file that cannot be read has no keys, so the beginning of each line is taken for the key.
             Err(_) => text.lines().filter(|line| is_marked(line)).all(|line| {
                 let name = line.split('=').next().unwrap_or("").trim();
-                line.starts_with('#') || ["hs256_secret", "password"].contains(&name)
+                line.starts_with('#') || ["hs256_secret", "hs256_previous_secret", "password"].contains(&name)
             }),
         };
         variables && flags && file
@@ -245,6 +246,7 @@ impl Bench {
 fn secret_of<'a>(config: &'a Config, key: &str) -> &'a str {
     match key {
         "auth.hs256_secret" => config.auth.hs256_secret.expose(),
+        "auth.hs256_previous_secret" => config.auth.hs256_previous_secret.expose(),
         "redis.password" => config.redis.password.expose(),
         _ => config.mysql.password.expose(),
     }

@@ -14,7 +14,7 @@ use seckill::domain::{
 use crate::engine::{Target, run};
 use crate::grammar::{INTEGERS, Node, one_of, slug, text_of};
 use crate::json::{self, DEPTH_SAFE, Doc};
-use crate::request::{is_order, is_safe, is_slug};
+use crate::request::{canonical, is_order, is_slug, is_visible};
 
 const BYTES_MAX: usize = 4096;
 const LIMIT: u32 = 3;
@@ -63,7 +63,7 @@ fn is_field(doc: &Doc, name: &str) -> bool {
     match name {
         "order_id" => is_text(is_order),
         "sale_id" | "sku_id" => is_text(is_slug),
-        "user_id" => is_text(is_safe),
+        "user_id" => is_text(is_visible),
         "v" | "epoch" => is_whole(Some(field), 0..=u32::MAX.into()),
         "quantity" => is_whole(Some(field), 1..=99),
         "accepted_ms" => is_whole(Some(field), i64::MIN.into()..=i64::MAX.into()),
@@ -133,7 +133,7 @@ fn first_fault(doc: Option<&Doc>) -> String {
 fn within_bounds(record: &OrderRecord) {
     assert_eq!(record.v, 1);
     assert!(is_slug(record.sale_id.as_str()) && is_slug(record.sku_id.as_str()));
-    assert!(is_safe(record.user_id.as_str()) && is_order(&record.order_id.to_string()));
+    assert!(is_visible(record.user_id.as_str()) && is_order(&record.order_id.to_string()));
     assert!((1..=99).contains(&record.quantity.units()));
 }
 
@@ -142,7 +142,7 @@ fn means_the_same(record: &OrderRecord, doc: &Doc) {
     let text = |name: &str| doc.member(name).and_then(Doc::text).unwrap_or("").to_owned();
     let whole = |doc: &Doc, name: &str| doc.member(name).and_then(Doc::whole);
     let price = doc.member("unit_price").expect("a price");
-    assert_eq!(record.order_id.to_string(), text("order_id").to_ascii_lowercase());
+    assert_eq!(Some(record.order_id.to_string()), canonical(&text("order_id")));
     assert_eq!(record.sale_id.as_str(), text("sale_id"));
     assert_eq!(record.sku_id.as_str(), text("sku_id"));
     assert_eq!(record.user_id.as_str(), text("user_id"));

@@ -24,6 +24,7 @@ macro_rules! in_both_modes {
 mod admin;
 mod broken_clients;
 mod crowds;
+mod doors;
 mod faults;
 pub mod http_errors;
 mod poison;

@@ -195,6 +195,11 @@ impl TestShop {
         assert!(running.stop(Duration::from_secs(15)).await, "the shop did not drain in 15 s");
     }
 
+    /// Says that the shop goes away, as it does after SIGTERM, and lets it serve on.
+    pub async fn leave(&self) {
+        self.running.as_ref().expect("running").give_notice(Duration::ZERO).await;
+    }
+
     pub async fn operate(&self, method: &str, path: &str, body: Value) -> Answer {
         operate(self.admin, API_KEY, method, path, body).await
     }

@@ -28,6 +28,8 @@ mod own_redis;
 #[cfg(feature = "distributed")]
 mod positions;
 #[cfg(feature = "distributed")]
+mod proxies;
+#[cfg(feature = "distributed")]
 mod relay;
 #[cfg(feature = "distributed")]
 mod several_servers;

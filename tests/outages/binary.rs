@@ -52,6 +52,7 @@ pub fn command(config: &Config) -> Command {
         .env("SECKILL__LIMITS__USER_PER_S", "0")
         .env("SECKILL__LIMITS__ADDRESS_PER_S", "0")
         .env("SECKILL__CATALOG__REFRESH_MS", "100")
+        .env("SECKILL__SHUTDOWN__NOTICE_MS", "0")
         .env("SECKILL__LOG__FILTER", "error")
         .stdin(Stdio::null())
         .stdout(Stdio::null());

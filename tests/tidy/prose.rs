@@ -20,7 +20,8 @@ fn is_held_by_a_link(line: &str) -> bool {
 #[test]
 fn documents_wrap_at_120_and_cells_of_tables_at_160() {
     let mut breaches = Vec::new();
-    for path in files_ending("", ".md") {
+    // The cases are kept as they came.
+    for path in files_ending("", ".md").into_iter().filter(|path| !path.starts_with("tests/cases/")) {
         let mut is_code = false;
         for (number, line) in (1..).zip(read(&path).lines()) {
             if line.trim_start().starts_with("```") {

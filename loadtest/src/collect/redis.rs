@@ -108,7 +108,8 @@ where
 /// Reads a hold: `state|fingerprint|quantity|reserved_ms|sku|user`.
 fn hold(id: &[u8], value: &str) -> anyhow::Result<(OrderId, Hold)> {
     let id = OrderId::from_slice(id).context("a field of the orders hash is not an order id")?;
-    let fields: Vec<&str> = value.split('|').collect();
+    // The user is last, and may have a bar of its own.
+    let fields: Vec<&str> = value.splitn(6, '|').collect();
     let [state, fingerprint, quantity, _reserved_ms, sku, user] = fields.as_slice() else {
         bail!("the hold of {id} is not what reserve.lua writes: {value:?}");
     };
@@ -133,6 +134,9 @@ mod tests {
             (held.state, held.quantity, held.sku.as_str(), held.user.as_str()),
             ('q', 2, "phone-x", "u-1")
         );
+        let (_, held) =
+            hold(&[7; 16], "q|0123456789abcdef|2|1778803200000|phone-x|auth0|64a1").expect("a hold");
+        assert_eq!(held.user, "auth0|64a1");
         assert!(hold(&[7; 16], "q|2").is_err());
         assert!(hold(&[7; 3], "q|0123456789abcdef|2|1|x|u").is_err());
     }

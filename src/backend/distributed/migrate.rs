@@ -17,7 +17,7 @@ use super::kafka_client::{METADATA_TIMEOUT, failed as kafka_failed, settings as 
 use super::mysql::{Mysql, failed};
 use super::settings::Settings;
 use super::{kafka_identity, mysql_positions};
-use crate::backend::migrations::{CONTROL, DIRECTORY, SHARD, migrator};
+use crate::backend::migrations::{CONTROL, DIRECTORY, MONTH, SHARD, migrator};
 use crate::clock::Clock;
 use crate::config::KafkaConfig;
 use crate::domain::{Instance, Month, Position};
@@ -27,7 +27,6 @@ use crate::ports::{Effect, StoreError, StoreResult};
 const LOCK_WAIT_S: u32 = 120;
 /// The name of the setting that says which schema the databases have.
 const SCHEMA: &str = "schema";
-const ORDERS_MONTH: &str = include_str!("queries/create_orders_month.sql");
 
 /// Tells people what a migration did or found.
 #[derive(Debug, Default)]
@@ -161,17 +160,44 @@ async fn with_months_of_sales(mysql: &Mysql, months: &[Month]) -> StoreResult<Ve
     Ok(all.into_iter().collect())
 }
 
+/// Makes the orders tables of `months` that are absent, and brings those of all months to the newest shape.
 async fn make_months(mysql: &Mysql, instance: Instance, database: &str, months: &[Month]) -> StoreResult<()> {
     let context = "make monthly tables";
     let options = mysql.pool(instance).connect_options().as_ref().clone().database(database);
     let mut connection =
         MySqlConnection::connect_with(&options).await.map_err(|error| failed(context, error))?;
+    lock(&mut connection, database).await?;
+    let mut shapes = shapes_of_months(&mut connection, database).await?;
     for month in months {
-        let text = ORDERS_MONTH.replace("{yyyymm}", &month.yyyymm().to_string());
-        let made = sqlx::query(AssertSqlSafe(text)).execute(&mut connection).await;
-        made.map_err(|error| failed(context, error))?;
+        shapes.entry(month.yyyymm().to_string()).or_insert(0);
+    }
+    for (yyyymm, shape) in shapes {
+        for (_, text) in MONTH.iter().skip(shape) {
+            let text = text.replace("{yyyymm}", &yyyymm);
+            let made = sqlx::raw_sql(AssertSqlSafe(text)).execute(&mut connection).await;
+            made.map_err(|error| failed(context, error))?;
+        }
     }
     connection.close().await.map_err(|error| failed(context, error))
+}
+
+/// Reads the shape of every orders table that there is, by its month as `yyyymm`.
+async fn shapes_of_months(
+    connection: &mut MySqlConnection,
+    database: &str,
+) -> StoreResult<BTreeMap<String, usize>> {
+    let context = "read the shapes of monthly tables";
+    let text = "SELECT CAST(table_name AS CHAR), CAST(table_comment AS CHAR) FROM information_schema.tables \
+                WHERE table_schema = ? AND table_name REGEXP '^orders_[0-9]{6}$'";
+    let rows = sqlx::query(text).bind(database).fetch_all(connection).await;
+    let mut shapes = BTreeMap::new();
+    for row in rows.map_err(|error| failed(context, error))? {
+        let name: String = row.try_get(0).map_err(|error| failed(context, error))?;
+        let comment: String = row.try_get(1).map_err(|error| failed(context, error))?;
+        let shape = comment.strip_prefix("shape ").and_then(|number| number.parse().ok()).unwrap_or(1);
+        shapes.insert(name.trim_start_matches("orders_").to_owned(), shape);
+    }
+    Ok(shapes)
 }
 
 async fn make_positions(mysql: &Mysql, instance: Instance) -> StoreResult<()> {
@@ -252,7 +278,7 @@ pub async fn check_directory(mysql: &Mysql) -> StoreResult<()> {
 
 /// Answers the number of migrations of the kind of database that has most of them. It grows with every change.
 fn schema_version() -> usize {
-    DIRECTORY.len().max(CONTROL.len()).max(SHARD.len())
+    [DIRECTORY, CONTROL, SHARD, MONTH].map(<[_]>::len).into_iter().max().unwrap_or(0)
 }
 
 /// Records that all databases have this version's schema, unless a newer one has.

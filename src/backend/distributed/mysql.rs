@@ -46,7 +46,10 @@ pub struct Mysql {
 
 /// The connections to one instance.
 struct Connections {
+    /// For the order writers and operators.
     pool: MySqlPool,
+    /// For what buyers read. A crowd that polls must not take the writers' connections.
+    readers: MySqlPool,
     /// When a connection last answered that it only reads; `None` when none ever did.
     read_only_at: Arc<Mutex<Option<Moment>>>,
 }
@@ -87,6 +90,35 @@ pub fn is_duplicate(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some_and(sqlx::error::DatabaseError::is_unique_violation)
 }
 
+/// Makes the rules of a pool, all but its size. `read_only_at` says when a connection last answered that it only reads.
+fn pool_bounds(
+    config: &MysqlConfig,
+    read_only_at: &Arc<Mutex<Option<Moment>>>,
+    clock: &Clock,
+) -> MySqlPoolOptions {
+    let (seen, clock) = (read_only_at.clone(), clock.clone());
+    MySqlPoolOptions::new()
+        .acquire_timeout(Duration::from_millis(config.acquire_timeout_ms))
+        .idle_timeout(POOL_IDLE)
+        .max_lifetime(POOL_LIFETIME)
+        // The client takes a connection back as healthy whose server answers that it only reads.
+        .before_acquire(move |_, connection| {
+            let read_only_at = *seen.lock().expect("no code panics while holding it");
+            let since = read_only_at.map(|at| clock.monotonic().since(at));
+            let is_younger = since.is_none_or(|since| connection.age < since);
+            Box::pin(async move { Ok(is_younger) })
+        })
+        .after_connect(|connection, _| {
+            Box::pin(async move {
+                connection.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED").await?;
+                connection
+                    .execute(AssertSqlSafe(format!("SET SESSION wait_timeout = {ABANDONED_S}")))
+                    .await?;
+                Ok(())
+            })
+        })
+}
+
 impl Mysql {
     /// The instance that holds the directory.
     pub const DIRECTORY: Instance = Instance::FIRST;
@@ -110,30 +142,14 @@ impl Mysql {
                 .password(config.password.expose())
                 .statement_cache_capacity(STATEMENTS_CACHED);
             let read_only_at: Arc<Mutex<Option<Moment>>> = Arc::default();
-            let (seen, clock) = (read_only_at.clone(), clock.clone());
-            let pool = MySqlPoolOptions::new()
-                .max_connections(config.pool_connections_max)
-                .acquire_timeout(Duration::from_millis(config.acquire_timeout_ms))
-                .idle_timeout(POOL_IDLE)
-                .max_lifetime(POOL_LIFETIME)
-                // The client takes a connection back as healthy whose server answers that it only reads.
-                .before_acquire(move |_, connection| {
-                    let read_only_at = *seen.lock().expect("no code panics while holding it");
-                    let since = read_only_at.map(|at| clock.monotonic().since(at));
-                    let is_younger = since.is_none_or(|since| connection.age < since);
-                    Box::pin(async move { Ok(is_younger) })
-                })
-                .after_connect(|connection, _| {
-                    Box::pin(async move {
-                        connection.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED").await?;
-                        connection
-                            .execute(AssertSqlSafe(format!("SET SESSION wait_timeout = {ABANDONED_S}")))
-                            .await?;
-                        Ok(())
-                    })
-                })
-                .connect_lazy_with(options);
-            Ok(Connections { pool, read_only_at })
+            let bounds = pool_bounds(config, &read_only_at, &clock);
+            let pool = bounds.clone().max_connections(config.pool_connections_max);
+            let readers = bounds.max_connections(config.reader_connections_max);
+            Ok(Connections {
+                pool: pool.connect_lazy_with(options.clone()),
+                readers: readers.connect_lazy_with(options),
+                read_only_at,
+            })
         };
         let instances = config.instances.iter().map(connections).collect::<StoreResult<Vec<_>>>()?;
         Ok(Self {
@@ -222,6 +238,11 @@ impl Mysql {
     /// Answers the pool of an instance.
     pub fn pool(&self, instance: Instance) -> &MySqlPool {
         &self.instances[usize::from(instance.number())].pool
+    }
+
+    /// Answers the pool of an instance for what buyers read.
+    pub fn readers(&self, instance: Instance) -> &MySqlPool {
+        &self.instances[usize::from(instance.number())].readers
     }
 
     /// Answers the pool of the instance that holds the directory.

@@ -33,7 +33,7 @@ impl MysqlOrderStore {
         let text = format!("SELECT {COLUMNS} FROM {{shard}}.orders_{{yyyymm}} WHERE order_id = ?");
         let row = sqlx::query(self.mysql.shard_sql(shard, month, &text))
             .bind(order.bytes().as_slice())
-            .fetch_optional(self.mysql.pool(self.mysql.map.instance_of(shard)))
+            .fetch_optional(self.mysql.readers(self.mysql.map.instance_of(shard)))
             .await;
         match row {
             Ok(row) => row.as_ref().map(read).transpose(),
@@ -49,7 +49,7 @@ impl MysqlOrderStore {
         sqlx::query_scalar(self.mysql.control_sql(instance, text))
             .bind(order.bytes().as_slice())
             .bind(&self.mysql.topic)
-            .fetch_one(self.mysql.pool(instance))
+            .fetch_one(self.mysql.readers(instance))
             .await
             .map_err(|error| failed(context, error))
     }
@@ -109,30 +109,54 @@ impl MysqlOrderStore {
     async fn read_orders_of(
         &self,
         user: &UserId,
-        month: Month,
+        months: &[Month],
         below: Option<OrderCursor>,
         limit: u32,
-    ) -> StoreResult<Vec<Order>> {
-        let shard = self.mysql.map.shard_of(user);
-        let text = format!(
-            "SELECT {COLUMNS} FROM {{shard}}.orders_{{yyyymm}} WHERE user_id = ? \
-             AND (accepted_ms < ? OR (accepted_ms = ? AND order_id < ?)) \
-             ORDER BY accepted_ms DESC, order_id DESC LIMIT ?"
-        );
-        let (at_ms, id) = below.map_or((i64::MAX, [0; 16]), |c| (c.accepted_ms, *c.order.bytes()));
-        let rows = sqlx::query(self.mysql.shard_sql(shard, month, &text))
-            .bind(user.as_str().as_bytes())
-            .bind(at_ms)
-            .bind(at_ms)
-            .bind(id.as_slice())
-            .bind(limit)
-            .fetch_all(self.mysql.pool(self.mysql.map.instance_of(shard)))
-            .await;
-        match rows {
-            Ok(rows) => rows.iter().map(read).collect(),
-            Err(error) if is_missing_table(&error) => Ok(Vec::new()),
-            Err(error) => Err(failed("read orders of a buyer", error)),
+    ) -> sqlx::Result<Vec<MySqlRow>> {
+        if months.is_empty() {
+            return Ok(Vec::new());
         }
+        let shard = self.mysql.map.shard_of(user);
+        let page = |month: &Month| {
+            format!(
+                "(SELECT {COLUMNS}, {} AS month FROM {}.orders_{} WHERE user_id = ? \
+                 AND (accepted_ms < ? OR (accepted_ms = ? AND order_id < ?)) \
+                 ORDER BY accepted_ms DESC, order_id DESC LIMIT ?)",
+                month.number(),
+                self.mysql.shard(shard),
+                month.yyyymm()
+            )
+        };
+        let pages: Vec<String> = months.iter().map(page).collect();
+        let text = format!(
+            "{} ORDER BY month DESC, accepted_ms DESC, order_id DESC LIMIT ?",
+            pages.join(" UNION ALL ")
+        );
+        let mut query = sqlx::query(AssertSqlSafe(text));
+        for month in months {
+            let below = below.filter(|below| below.month == *month);
+            let (at_ms, id) = below.map_or((i64::MAX, [0; 16]), |c| (c.accepted_ms, *c.order.bytes()));
+            query = query.bind(user.as_str().as_bytes());
+            query = query.bind(at_ms).bind(at_ms).bind(id.to_vec()).bind(limit);
+        }
+        let readers = self.mysql.readers(self.mysql.map.instance_of(shard));
+        query.bind(limit).fetch_all(readers).await
+    }
+
+    /// Lists those of `months` for which the buyer's shard has a table.
+    async fn months_of_shard(&self, shard: Shard, months: &[Month]) -> StoreResult<Vec<Month>> {
+        let text = format!(
+            "SELECT CAST(table_name AS CHAR) FROM information_schema.tables WHERE table_schema = ? AND table_name IN {}",
+            placeholders(1, months.len())
+        );
+        let name = |month: &Month| format!("orders_{}", month.yyyymm());
+        let query = sqlx::query_scalar(AssertSqlSafe(text)).bind(self.mysql.shard(shard));
+        let query = months.iter().fold(query, |query, month| query.bind(name(month)));
+        let names: Vec<String> = query
+            .fetch_all(self.mysql.readers(self.mysql.map.instance_of(shard)))
+            .await
+            .map_err(|error| failed("look for monthly tables", error))?;
+        Ok(months.iter().filter(|month| names.contains(&name(month))).copied().collect())
     }
 }
 
@@ -187,12 +211,26 @@ impl Orders for MysqlOrderStore {
     async fn orders_of(
         &self,
         user: &UserId,
-        month: Month,
+        months: &[Month],
         below: Option<OrderCursor>,
         limit: u32,
     ) -> StoreResult<Vec<Order>> {
-        self.mysql.read("read orders of a buyer", self.read_orders_of(user, month, below, limit)).await
+        self.mysql
+            .read("read orders of a buyer", async {
+                match self.read_orders_of(user, months, below, limit).await {
+                    Err(error) if is_missing_table(&error) => {}
+                    read => return rows_read(read),
+                }
+                // A month without a table has no orders.
+                let months = self.months_of_shard(self.mysql.map.shard_of(user), months).await?;
+                rows_read(self.read_orders_of(user, &months, below, limit).await)
+            })
+            .await
     }
+}
+
+fn rows_read(rows: sqlx::Result<Vec<MySqlRow>>) -> StoreResult<Vec<Order>> {
+    rows.map_err(|error| failed("read orders of a buyer", error))?.iter().map(read).collect()
 }
 
 /// Tells whether a failure says that a table is missing. An id or cursor may name any month, and a month without a

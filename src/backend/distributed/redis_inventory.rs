@@ -194,7 +194,7 @@ struct HeldOrder {
 
 impl HeldOrder {
     fn parse(value: &str) -> Option<Self> {
-        let mut fields = value.split('|');
+        let mut fields = value.splitn(6, '|');
         let mut mark = fields.next()?.chars();
         let (Some(mark), None) = (mark.next(), mark.next()) else { return None };
         let state = OrderState::of_mark(mark)?;

@@ -21,8 +21,8 @@ const ORDER: &str = "SELECT order_id, sale_id, sku_id, user_id, quantity, unit_p
      accepted_ms, expires_ms FROM orders WHERE order_id = ?";
 const ORDERS_OF: &str = "SELECT order_id, sale_id, sku_id, user_id, quantity, unit_price, currency, state, reason, \
      accepted_ms, expires_ms FROM orders \
-     WHERE user_id = ? AND month = ? AND (accepted_ms, order_id) < (?, ?) \
-     ORDER BY accepted_ms DESC, order_id DESC LIMIT ?";
+     WHERE user_id = ? AND month >= ? AND (month, accepted_ms, order_id) < (?, ?, ?) \
+     ORDER BY month DESC, accepted_ms DESC, order_id DESC LIMIT ?";
 
 const EXPORTED: &str = "SELECT order_id, sale_id, sku_id, user_id, quantity, unit_price, currency, state, reason, \
      accepted_ms, expires_ms, epoch, created_ms FROM orders \
@@ -152,14 +152,18 @@ impl Orders for SqliteOrderStore {
     async fn orders_of(
         &self,
         user: &UserId,
-        month: Month,
+        months: &[Month],
         below: Option<OrderCursor>,
         limit: u32,
     ) -> StoreResult<Vec<Order>> {
+        let (Some(newest), Some(oldest)) = (months.first(), months.last()) else {
+            return Ok(Vec::new());
+        };
         let (at_ms, id) = below.map_or((i64::MAX, String::new()), |c| (c.accepted_ms, c.order.to_string()));
         let rows = sqlx::query(ORDERS_OF)
             .bind(user.as_str())
-            .bind(month.number())
+            .bind(oldest.number())
+            .bind(below.map_or(*newest, |cursor| cursor.month).number())
             .bind(at_ms)
             .bind(id)
             .bind(limit)

@@ -4,11 +4,15 @@
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ETAG, IF_MATCH, LOCATION};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, web};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{Scope, change as audit, operator};
 use crate::domain::sale::SaleAction;
 use crate::domain::{Holdings, Item, Money, Object, Sale, SaleId, SaleState, SkuId};
+use crate::http::extract::ADMIN_BODY_BYTES_MAX;
+use crate::http::headers::entries;
+use crate::http::paging::SalesQuery;
 use crate::http::problem::{Code, Problem};
 use crate::http::shopper::{parse_rfc3339, rfc3339};
 use crate::http::{Context, extract};
@@ -134,33 +138,59 @@ fn checked_reason(reason: &str) -> Result<String, Problem> {
     Ok(reason.to_owned())
 }
 
-/// Reads the version that the header `If-Match` asks for. `None` means that any version will do.
+/// Reads the versions of which the header `If-Match` asks for one. `None` means that any version will do. All lines are
+/// one list. Source: RFC 9110 §13.1.1.
 ///
 /// # Errors
-/// `etag_mismatch` when the header is not an ETag of this API.
-pub fn if_version(request: &HttpRequest) -> Result<Option<u64>, Problem> {
-    match request.headers().get(IF_MATCH).map(|value| value.to_str()) {
-        None | Some(Ok("*")) => Ok(None),
-        Some(Ok(text)) => {
-            let version = extract::digits(text.trim_matches('"'));
-            Ok(Some(version.ok_or_else(|| Problem::new(Code::EtagMismatch))?))
-        }
-        Some(Err(_)) => Err(Problem::new(Code::EtagMismatch)),
+/// `etag_mismatch` when no entry can match, because all of them are weak.
+pub fn if_versions(request: &HttpRequest) -> Result<Option<Vec<u64>>, Problem> {
+    if !request.headers().contains_key(IF_MATCH) {
+        return Ok(None);
     }
+    let tags = entries(request, &IF_MATCH);
+    if tags.contains(&"*") {
+        return Ok(None);
+    }
+    let is_weak = |tag: &&str| tag.starts_with("W/");
+    if !tags.is_empty() && tags.iter().all(is_weak) {
+        return Err(Problem::new(Code::EtagMismatch).detail(
+            "If-Match never matches a weak tag (W/\"…\"): send the ETag as this server wrote it, without W/. A proxy \
+             that compresses answers may have made it weak.",
+        ));
+    }
+    Ok(Some(tags.into_iter().filter_map(|tag| extract::digits(tag.trim_matches('"'))).collect()))
+}
+
+/// Reads the JSON body of a request of operators.
+///
+/// # Errors
+/// As [`extract::body`] and [`extract::json`].
+async fn read_body<T: DeserializeOwned>(
+    request: &HttpRequest,
+    payload: web::Payload,
+    context: &Context,
+) -> Result<T, Problem> {
+    extract::json(request, &extract::body(request, payload, ADMIN_BODY_BYTES_MAX, context).await?)
 }
 
 fn sale_id(path: &str) -> Result<SaleId, Problem> {
     SaleId::parse(path).map_err(|_| Problem::new(Code::SaleNotFound))
 }
 
-/// Answers `GET /sales`: all sales, ascending by start.
+/// Answers `GET /sales`: a page of all sales, ascending by start.
 ///
-/// # Errors
-/// `unauthenticated`, `forbidden`, `dependency_unavailable`. Every handler of this file has them.
-pub async fn list(request: HttpRequest, context: web::Data<Context>) -> Result<HttpResponse, Problem> {
+/// # Errors `unauthenticated`, `forbidden`, `dependency_unavailable`: every handler of this file has them.
+/// `validation_failed` as [`SalesQuery::page`].
+pub async fn list(
+    request: HttpRequest,
+    query: web::Query<SalesQuery>,
+    context: web::Data<Context>,
+) -> Result<HttpResponse, Problem> {
     operator(&request, &context, Scope::SalesRead).await?;
     let sales = context.shop.sales().await?;
-    Ok(HttpResponse::Ok().json(ListView { sales: sales.iter().map(SaleView::of).collect() }))
+    let page = query.page(&sales, |sale| sale)?;
+    let sales = page.sales.into_iter().map(SaleView::of).collect();
+    Ok(HttpResponse::Ok().json(ListView { sales, next_cursor: page.next }))
 }
 
 /// Answers `GET /sales/{sale}`.
@@ -184,11 +214,11 @@ pub async fn read(
 /// `validation_failed`, `sale_exists`.
 pub async fn create(
     request: HttpRequest,
-    body: web::Bytes,
+    payload: web::Payload,
     context: web::Data<Context>,
 ) -> Result<HttpResponse, Problem> {
     let operator = operator(&request, &context, Scope::SalesWrite).await?;
-    let (sale, reason) = extract::json::<CreateBody>(&request, &body)?.sale()?;
+    let (sale, reason) = read_body::<CreateBody>(&request, payload, &context).await?.sale()?;
     let change = audit(&request, &operator, "create", &reason);
     let sale = done(context.shop.create_sale(sale, &change).await?)?;
     Ok(respond(StatusCode::CREATED, &sale))
@@ -201,14 +231,15 @@ pub async fn create(
 pub async fn change(
     request: HttpRequest,
     path: web::Path<String>,
-    body: web::Bytes,
+    payload: web::Payload,
     context: web::Data<Context>,
 ) -> Result<HttpResponse, Problem> {
     let operator = operator(&request, &context, Scope::SalesWrite).await?;
-    let (patch, reason) = extract::json::<PatchBody>(&request, &body)?.patch()?;
-    let if_version = if_version(&request)?;
+    let (patch, reason) = read_body::<PatchBody>(&request, payload, &context).await?.patch()?;
+    let if_versions = if_versions(&request)?;
     let change = audit(&request, &operator, "patch", &reason);
-    let sale = done(context.shop.patch_sale(&sale_id(&path)?, patch, if_version, &change).await?)?;
+    let sale =
+        done(context.shop.patch_sale(&sale_id(&path)?, patch, if_versions.as_deref(), &change).await?)?;
     Ok(respond(StatusCode::OK, &sale))
 }
 
@@ -219,13 +250,13 @@ pub async fn change(
 pub async fn advance(
     request: HttpRequest,
     path: web::Path<(String, String)>,
-    body: web::Bytes,
+    payload: web::Payload,
     context: web::Data<Context>,
 ) -> Result<HttpResponse, Problem> {
     let operator = operator(&request, &context, Scope::SalesWrite).await?;
     let (sale, action) = path.into_inner();
     let action = SaleAction::parse(&action).ok_or_else(|| Problem::new(Code::NotFound))?;
-    let reason = extract::json::<ReasonBody>(&request, &body)?.reason()?;
+    let reason = read_body::<ReasonBody>(&request, payload, &context).await?.reason()?;
     let change = audit(&request, &operator, action.as_str(), &reason);
     let sale = done(context.shop.advance_sale(&sale_id(&sale)?, action, &change).await?)?;
     Ok(respond(StatusCode::OK, &sale))
@@ -295,6 +326,7 @@ struct SaleView<'a> {
 #[derive(Serialize)]
 struct ListView<'a> {
     sales: Vec<SaleView<'a>>,
+    next_cursor: Option<String>,
 }
 
 impl<'a> SaleView<'a> {

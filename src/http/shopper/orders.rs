@@ -78,8 +78,8 @@ pub async fn place(
     payload: web::Payload,
     context: web::Data<Context>,
 ) -> Result<HttpResponse, Problem> {
-    let body = extract::body(&request, payload, SHOPPER_BODY_BYTES_MAX).await?;
-    let purchase = purchase(&request, &body, &context)?;
+    let body = extract::body(&request, payload, SHOPPER_BODY_BYTES_MAX, &context).await?;
+    let purchase = purchase(&request, &body, &context).await?;
     match context.shop.submit(&purchase).await {
         // The future is large. It stands in a box, so that a refusal does not carry room for it.
         Ok(order) => Ok(Box::pin(accepted(&request, &context, &purchase.user, order)).await),
@@ -87,13 +87,13 @@ pub async fn place(
     }
 }
 
-fn purchase(request: &HttpRequest, body: &[u8], context: &Context) -> Result<Purchase, Problem> {
-    let user = extract::shopper(request, context)?;
+async fn purchase(request: &HttpRequest, body: &[u8], context: &Context) -> Result<Purchase, Problem> {
+    let user = extract::shopper(request, context).await?;
     let key = extract::idempotency_key(request)?;
     let PlaceBody { sku_id, quantity } = extract::json(request, body)?;
     let sale = request.match_info().get("sale").and_then(|sale| SaleId::parse(sale).ok());
     let sale = sale.ok_or_else(|| Problem::new(Code::SaleNotFound))?;
-    let address = extract::address(request, &context.trusted_proxies);
+    let address = context.addresses.of(request, context.shop.now_ms());
     Ok(Purchase { user, address, sale, sku: sku_id, quantity, key })
 }
 
@@ -137,7 +137,7 @@ pub async fn read(
     query: web::Query<ReadQuery>,
     context: web::Data<Context>,
 ) -> Result<HttpResponse, Problem> {
-    let user = extract::shopper(&request, &context)?;
+    let user = extract::shopper(&request, &context).await?;
     let not_found = || Problem::new(Code::OrderNotFound);
     let id = OrderId::parse(&path.into_inner()).map_err(|_| not_found())?;
     let order = match query.wait {
@@ -157,7 +157,7 @@ pub async fn list(
     query: web::Query<ListQuery>,
     context: web::Data<Context>,
 ) -> Result<HttpResponse, Problem> {
-    let user = extract::shopper(&request, &context)?;
+    let user = extract::shopper(&request, &context).await?;
     let (after, limit) = query.page()?;
     let page = context.shop.orders(&user, after, limit).await?;
     let orders = page.orders.iter().map(|order| view(order, &context)).collect();

@@ -12,6 +12,7 @@ use super::rfc3339;
 use crate::domain::sale::Phase;
 use crate::domain::{Item, Money, Sale, SaleId, SkuId};
 use crate::http::Context;
+use crate::http::paging::SalesQuery;
 use crate::http::problem::{Code, Problem};
 use crate::memory::catalog::{Snapshot, StockBand};
 
@@ -58,6 +59,7 @@ struct LinksView {
 #[derive(Serialize)]
 struct ListView<'a> {
     sales: Vec<SaleView<'a>>,
+    next_cursor: Option<String>,
 }
 
 impl<'a> SaleView<'a> {
@@ -92,18 +94,22 @@ pub async fn time(context: web::Data<Context>) -> HttpResponse {
     HttpResponse::Ok().insert_header((CACHE_CONTROL, "no-store")).json(body)
 }
 
-/// Answers `GET /sales`: all sales that shoppers may see, ascending by start.
+/// Answers `GET /sales`: a page of the sales that shoppers may see, ascending by start.
 ///
 /// # Errors
-/// `dependency_unavailable` while this process has never read the directory.
-pub async fn list(request: HttpRequest, context: web::Data<Context>) -> Result<HttpResponse, Problem> {
+/// `dependency_unavailable` while this process has never read the directory, `validation_failed` as
+/// [`SalesQuery::page`].
+pub async fn list(
+    request: HttpRequest,
+    query: web::Query<SalesQuery>,
+    context: web::Data<Context>,
+) -> Result<HttpResponse, Problem> {
     let snapshot = read_catalog(&context)?;
     let now_ms = context.shop.now_ms();
-    let mut visible: Vec<(&Sale, Phase)> =
-        snapshot.sales.values().filter_map(|sale| Some((sale, sale.phase(now_ms)?))).collect();
-    visible.sort_unstable_by(|(a, _), (b, _)| (a.starts_ms, &a.id).cmp(&(b.starts_ms, &b.id)));
-    let sales = visible.iter().map(|(sale, phase)| SaleView::of(sale, *phase, &snapshot)).collect();
-    Ok(cacheable(&request, &ListView { sales }))
+    let visible = snapshot.sales.values().filter_map(|sale| Some((sale, sale.phase(now_ms)?)));
+    let page = query.page(visible, |(sale, _)| sale)?;
+    let sales = page.sales.iter().map(|(sale, phase)| SaleView::of(sale, *phase, &snapshot)).collect();
+    Ok(cacheable(&request, &ListView { sales, next_cursor: page.next }))
 }
 
 /// Returns the sales, when this process knows them.

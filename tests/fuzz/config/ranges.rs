@@ -23,6 +23,7 @@ ranges! {
     "http.workers" http.workers 0..=1024;
     "http.connections_max" http.connections_max 1..=1_000_000;
     "http.request_head_timeout_ms" http.request_head_timeout_ms 1..=600_000;
+    "http.body_timeout_ms" http.body_timeout_ms 1..=600_000;
     "http.keep_alive_ms" http.keep_alive_ms 1..=3_600_000;
     "auth.leeway_s" auth.leeway_s 0..=600;
     "auth.verified_tokens_max" auth.verified_tokens_max 1..=10_000_000;
@@ -54,6 +55,7 @@ ranges! {
     "kafka.session_timeout_ms" kafka.session_timeout_ms 1..=3_600_000;
     "kafka.heartbeat_interval_ms" kafka.heartbeat_interval_ms 1..=3_600_000;
     "mysql.pool_connections_max" mysql.pool_connections_max 1..=1000;
+    "mysql.reader_connections_max" mysql.reader_connections_max 1..=1000;
     "mysql.acquire_timeout_ms" mysql.acquire_timeout_ms 10..=60_000;
     "mysql.read_timeout_ms" mysql.read_timeout_ms 100..=60_000;
     "mysql.write_timeout_ms" mysql.write_timeout_ms 1000..=600_000;
@@ -67,6 +69,7 @@ ranges! {
     "relay.batch_orders_max" relay.batch_orders_max 1..=1000;
     "start.wait_ms" start.wait_ms 0..=3_600_000;
     "readiness.down_after_ms" readiness.down_after_ms 100..=600_000;
+    "shutdown.notice_ms" shutdown.notice_ms 0..=600_000;
     "shutdown.deadline_ms" shutdown.deadline_ms 100..=600_000;
 }
 

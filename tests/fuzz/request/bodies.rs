@@ -16,6 +16,11 @@ use super::{Input, answer, leads_somewhere};
 use crate::json::{self, Doc};
 
 fn is_json_type(input: &Input) -> bool {
+    let (types, codings) = (input.values("Content-Type"), input.values("Content-Encoding"));
+    let is_plain = codings.iter().all(|coding| coding.eq_ignore_ascii_case(b"identity"));
+    if !is_plain || types.iter().any(|other| *other != types[0]) {
+        return false;
+    }
     let essence = input.text("Content-Type").unwrap_or("").split(';').next().unwrap_or("").trim();
     essence.eq_ignore_ascii_case("application/json")
 }

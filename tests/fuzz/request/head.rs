@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use actix_web::HttpRequest;
 use actix_web::web::Query;
 use seckill::domain::{OrderId, SaleId};
-use seckill::http::admin::sales::if_version;
+use seckill::http::admin::sales::if_versions;
+use seckill::http::client_address::{ClientAddresses, ForwardedHeader};
 use seckill::http::extract;
 use seckill::http::shopper::orders::{ListQuery, ReadQuery, cursor_text};
 
@@ -20,9 +21,58 @@ pub fn is_slug(text: &str) -> bool {
     (1..=32).contains(&text.len()) && text.chars().all(is_slug)
 }
 
-pub fn is_safe(text: &str) -> bool {
-    let is_safe = |c: char| c.is_ascii_alphanumeric() || "-_.:@".contains(c);
-    (1..=64).contains(&text.len()) && text.chars().all(is_safe)
+/// Returns whether a text is one of 1 to 255 visible ASCII characters, as users and keys are.
+pub fn is_visible(text: &str) -> bool {
+    (1..=255).contains(&text.len()) && text.chars().all(|c| ('!'..='~').contains(&c))
+}
+
+/// Splits a list at its commas outside of quotes, trims its entries, and leaves empty ones out.
+fn entries(lines: &[&[u8]]) -> Vec<String> {
+    let mut found = Vec::new();
+    for line in lines {
+        // A line that is not ASCII is an entry that means nothing.
+        let text =
+            if line.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\t')) { line } else { &b"\x01"[..] };
+        let (mut entry, mut in_quotes, mut escape) = (String::new(), false, false);
+        for c in text.iter().map(|byte| char::from(*byte)).chain([',']) {
+            let is_end = c == ',' && !in_quotes;
+            if escape {
+                escape = false;
+            } else if in_quotes && c == '\\' {
+                escape = true;
+            } else if c == '"' {
+                in_quotes = !in_quotes;
+            }
+            if is_end { found.push(std::mem::take(&mut entry)) } else { entry.push(c) }
+        }
+        // Quotes that nobody closed hold the last comma, which was added here.
+        entry.pop();
+        found.push(entry);
+    }
+    let trimmed = found.iter().map(|entry| entry.trim().to_owned());
+    trimmed.filter(|entry| !entry.is_empty()).collect()
+}
+
+/// Reads a text in quotes, in which a backslash keeps the next character.
+fn without_quotes(text: &str) -> Option<String> {
+    let mut rest = text.strip_prefix('"')?.strip_suffix('"')?.chars();
+    let mut read = String::new();
+    while let Some(c) = rest.next() {
+        match c {
+            '"' => return None,
+            '\\' => read.push(rest.next()?),
+            c => read.push(c),
+        }
+    }
+    Some(read)
+}
+
+/// Finds the key that a request names; `None` when it names none, a bad one or two.
+fn key_of(input: &Input) -> Option<String> {
+    let values = input.values("Idempotency-Key");
+    let first = std::str::from_utf8(values.first()?).ok()?;
+    let key = if first.starts_with('"') { without_quotes(first)? } else { first.to_owned() };
+    (values.iter().all(|value| value == &values[0]) && is_visible(&key)).then_some(key)
 }
 
 fn is_digit_64(byte: u8) -> bool {
@@ -36,20 +86,21 @@ fn digits(text: &str) -> Option<u64> {
 
 pub fn check(input: &Input, request: &HttpRequest) -> String {
     let mut shown = String::new();
-    let key = input.text("Idempotency-Key").filter(|key| is_safe(key));
+    let key = key_of(input);
     match extract::idempotency_key(request) {
         Ok(parsed) => {
-            assert_eq!(Some(parsed.as_str()), key, "a key is taken as it is, or refused");
+            assert_eq!(Some(parsed.as_str()), key.as_deref(), "a key is taken as it is, or refused");
             shown.push_str("key ");
         }
         Err(problem) => {
-            assert_eq!(key, None, "a key of safe characters is taken");
-            assert_eq!(answer(&problem).0, "idempotency_key_missing");
+            assert_eq!(key, None, "a key of visible characters is taken");
+            let is_there = !input.values("Idempotency-Key").is_empty();
+            let code = if is_there { "idempotency_key_invalid" } else { "idempotency_key_missing" };
+            assert_eq!(answer(&problem).0, code);
         }
     }
-    let prefer = input.text("Prefer").unwrap_or("");
-    let waits: Vec<u64> =
-        prefer.split([',', ';']).filter_map(|one| digits(one.trim().strip_prefix("wait=")?)).collect();
+    let preferences = entries(&input.values("Prefer"));
+    let waits: Vec<u64> = preferences.iter().filter_map(|one| wait_of(one)).collect();
     let wait_s = extract::prefer_wait_s(request);
     assert_eq!(wait_s, waits.first().copied(), "Prefer: wait is its first whole number of seconds");
     shown.push_str(if wait_s.is_some() { "wait " } else { "" });
@@ -57,10 +108,26 @@ pub fn check(input: &Input, request: &HttpRequest) -> String {
     shown
 }
 
+/// Reads `wait=N` or `wait="N"`, with or without parameters.
+fn wait_of(preference: &str) -> Option<u64> {
+    let (name, value) = preference.split_once('=')?;
+    if !name.trim().eq_ignore_ascii_case("wait") {
+        return None;
+    }
+    let mut in_quotes = false;
+    let end = value.find(|c| {
+        in_quotes ^= c == '"';
+        c == ';' && !in_quotes
+    });
+    let value = value[..end.unwrap_or(value.len())].trim();
+    if value.starts_with('"') { digits(&without_quotes(value)?) } else { digits(value) }
+}
+
 fn address(input: &Input, request: &HttpRequest) -> &'static str {
-    let trusted: Vec<IpAddr> = PROXIES.iter().map(|text| text.parse().expect("an address")).collect();
+    let trusted = PROXIES.map(|text| text.parse::<IpAddr>().expect("an address"));
+    let addresses = ClientAddresses::new(trusted.map(Into::into).to_vec(), ForwardedHeader::XForwardedFor);
     let peer = request.peer_addr().map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.ip().to_canonical());
-    let address = extract::address(request, &trusted);
+    let address = addresses.of(request, 0);
     assert_eq!(address, address.to_canonical(), "one client has one address");
     if !trusted.contains(&peer) {
         assert_eq!(address, peer, "a stranger's X-Forwarded-For is not believed");
@@ -69,12 +136,14 @@ fn address(input: &Input, request: &HttpRequest) -> &'static str {
     if address == peer {
         return "proxy ";
     }
-    assert!(!trusted.contains(&address), "a proxy is no client");
+    if trusted.contains(&address) {
+        return "proxies alone ";
+    }
     // Entries that a client puts in front change nothing.
     let mut spoofed = Input { headers: input.headers.clone(), segments: Vec::new(), ..*input };
     let at = spoofed.headers.iter().position(|(name, _)| name.eq_ignore_ascii_case("x-forwarded-for"));
     spoofed.headers.insert(at.expect("it came from there"), ("x-forwarded-for", b"6.6.6.6, 10.0.0.1, x"));
-    assert_eq!(extract::address(&spoofed.request(), &trusted), address, "a client cannot choose its address");
+    assert_eq!(addresses.of(&spoofed.request(), 0), address, "a client cannot choose its address");
     "forwarded "
 }
 
@@ -91,20 +160,28 @@ pub fn sale(segment: &str) -> String {
     }
 }
 
+/// Writes an order id as we do: lower case, and 0 and 1 for the letters that look like them.
+pub fn canonical(text: &str) -> Option<String> {
+    let text = text.to_ascii_lowercase();
+    let digits = text.strip_prefix("ord_")?;
+    Some(format!("ord_{}", digits.replace('o', "0").replace(['i', 'l'], "1")))
+}
+
 /// Returns whether a text is `ord_` and 128 bits in base 32, whose first digit holds three of them.
 pub fn is_order(text: &str) -> bool {
-    let digits = text.get(4..).unwrap_or("").to_ascii_lowercase();
-    text.starts_with("ord_")
-        && digits.len() == 26
-        && digits.chars().all(|c| CROCKFORD.contains(c))
-        && digits.starts_with(|c: char| ('0'..='7').contains(&c))
+    canonical(text).is_some_and(|text| {
+        let digits = &text[4..];
+        digits.len() == 26
+            && digits.chars().all(|c| CROCKFORD.contains(c))
+            && digits.starts_with(|c: char| ('0'..='7').contains(&c))
+    })
 }
 
 pub fn order(segment: &str) -> String {
     match OrderId::parse(segment) {
         Ok(id) => {
             assert!(is_order(segment), "{segment:?} is an order");
-            assert_eq!(id.to_string(), segment.to_ascii_lowercase());
+            assert_eq!(Some(id.to_string()), canonical(segment));
             assert_eq!(OrderId::from_bytes(id.bytes()), Ok(id));
             "order ".to_owned()
         }
@@ -162,20 +239,22 @@ pub fn list_query(query: &str) -> String {
 }
 
 pub fn version(input: &Input, request: &HttpRequest) -> String {
-    let asked = input.values("If-Match").first().map(|_| input.text("If-Match").unwrap_or(""));
-    let number = asked.and_then(|text| digits(text.trim_matches('"')));
-    match if_version(request) {
-        Ok(Some(version)) => {
-            assert_eq!(Some(version), number, "{asked:?} is version {version}");
-            "version ".to_owned()
+    let tags = entries(&input.values("If-Match"));
+    let numbers: Vec<u64> = tags.iter().filter_map(|tag| digits(tag.trim_matches('"'))).collect();
+    match if_versions(request) {
+        Ok(Some(versions)) => {
+            assert_eq!(versions, numbers, "{tags:?} are versions {versions:?}");
+            if versions.is_empty() { "no version ".to_owned() } else { "version ".to_owned() }
         }
         Ok(None) => {
-            assert!(asked.is_none_or(|text| text == "*"), "{asked:?} is any version");
+            let is_there = !input.values("If-Match").is_empty();
+            assert!(!is_there || tags.iter().any(|tag| tag == "*"), "{tags:?} are any version");
             String::new()
         }
         Err(problem) => {
-            assert_eq!((number, answer(&problem).0.as_str()), (None, "etag_mismatch"));
-            "no version ".to_owned()
+            assert!(!tags.is_empty() && tags.iter().all(|tag| tag.starts_with("W/")), "{tags:?} are weak");
+            assert_eq!(answer(&problem).0.as_str(), "etag_mismatch");
+            "weak ".to_owned()
         }
     }
 }

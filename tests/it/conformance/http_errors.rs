@@ -38,7 +38,7 @@ impl Findings {
         let body: Value = serde_json::from_str(&answer.text).unwrap_or_default();
         let code = body["code"].as_str().unwrap_or_default();
         let id = body["request_id"].as_str().unwrap_or_default();
-        let again = status == 429 || status >= 500 || code == "sale_delayed";
+        let again = status == 408 || status == 429 || status >= 500 || code == "sale_delayed";
         let content_type = answer.header("Content-Type");
         let rules = [
             ("status", answer.status == status && body["status"] == status),
@@ -50,6 +50,7 @@ impl Findings {
             ("Retry-After", answer.header("Retry-After").is_empty() != again),
             ("request_id", !id.is_empty() && answer.header("X-Request-Id") == id),
             ("content type", content_type == "application/problem+json"),
+            ("cache", answer.header("Cache-Control") == "no-store"),
         ];
         let broken: Vec<&str> = rules.iter().filter(|rule| !rule.1).map(|rule| rule.0).collect();
         self.rule(what, broken.is_empty(), &format!("wrong {broken:?}, not {status} {codes}: {answer:?}"));

@@ -114,7 +114,7 @@ fn decode_gate(fields: &Fields) -> Gate {
 }
 
 fn decode_hold(value: &str) -> Hold {
-    let fields: Vec<&str> = value.split('|').collect();
+    let fields: Vec<&str> = value.splitn(6, '|').collect();
     let [state, fingerprint, quantity, reserved_ms, sku, user] = fields[..] else {
         panic!("{value:?} has not six fields");
     };

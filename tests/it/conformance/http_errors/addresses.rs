@@ -174,22 +174,31 @@ async fn a_wrong_method_or_address_is_a_problem_too(mode: Mode) {
     let order = format!("/api/v1/orders/{id}");
     let bearer = format!("Bearer {}", token("alice"));
     let auth = [("Authorization", bearer.as_str())];
-    for (method, path) in [
-        ("DELETE", "/api/v1/sales"),
-        ("POST", "/api/v1/sales"),
-        ("POST", "/api/v1/time"),
-        ("PATCH", "/api/v1/sales/drop"),
-        ("GET", "/api/v1/sales/drop/orders"),
-        ("DELETE", "/api/v1/sales/drop/orders"),
-        ("FROB", "/api/v1/sales/drop/orders"),
-        ("POST", "/api/v1/orders"),
-        ("DELETE", &order),
-        ("PUT", &order),
-        ("POST", "/problems/internal"),
+    let reads = "GET, HEAD";
+    for (listener, method, path, methods) in [
+        (shop.shopper, "DELETE", "/api/v1/sales", reads),
+        (shop.shopper, "POST", "/api/v1/sales", reads),
+        (shop.shopper, "OPTIONS", "/api/v1/sales", reads),
+        (shop.shopper, "POST", "/api/v1/time", reads),
+        (shop.shopper, "PATCH", "/api/v1/sales/drop", reads),
+        (shop.shopper, "GET", "/api/v1/sales/drop/orders", "POST"),
+        (shop.shopper, "DELETE", "/api/v1/sales/drop/orders", "POST"),
+        (shop.shopper, "FROB", "/api/v1/sales/drop/orders", "POST"),
+        (shop.shopper, "POST", "/api/v1/orders", reads),
+        (shop.shopper, "DELETE", &order, reads),
+        (shop.shopper, "PUT", &order, reads),
+        (shop.shopper, "POST", "/problems/internal", reads),
+        (shop.admin, "DELETE", "/api/v1/admin/sales", "GET, HEAD, POST"),
+        (shop.admin, "PUT", "/api/v1/admin/sales/drop", "GET, HEAD, PATCH"),
+        (shop.admin, "POST", "/api/v1/admin/sales/drop/stock", reads),
+        (shop.admin, "GET", "/api/v1/admin/sales/drop/publish", "POST"),
+        (shop.admin, "POST", "/metrics", reads),
+        (shop.admin, "DELETE", "/readyz", reads),
     ] {
         let what = format!("{method} {path}");
-        let answer = call(shop.shopper, method, path, &auth, "").await;
+        let answer = call(listener, method, path, &auth, "").await;
         findings.check(&what, &answer, (405, "method_not_allowed"));
+        findings.rule(&what, answer.header("Allow") == methods, &format!("not {methods}: {answer:?}"));
     }
     for path in [
         "/",

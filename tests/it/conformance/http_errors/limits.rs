@@ -90,7 +90,7 @@ async fn an_address_is_limited_whoever_it_says_it_forwards_for(mode: Mode) {
 
 async fn behind_a_trusted_proxy_the_right_most_untrusted_address_counts(mode: Mode) {
     let mut config = config(mode, &[("limits.address_per_s", "1"), ("limits.address_burst", "2")]);
-    config.http.trusted_proxies = vec![IpAddr::from([127, 0, 0, 1])];
+    config.http.trusted_proxies = vec![IpAddr::from([127, 0, 0, 1]).into()];
     migrated(&config).await;
     let backend = open(&config).await;
     let shop = TestShop::start_on(config, backend, Role::All).await;

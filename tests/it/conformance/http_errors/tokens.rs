@@ -87,7 +87,7 @@ fn bad_credentials() -> Vec<(String, String)> {
 fn bad_claims() -> Vec<(String, String)> {
     let mut credentials = Vec::new();
     let now_s = Clock::System.now_ms() / 1000;
-    let long = "u".repeat(65);
+    let long = "u".repeat(256);
     let wrong = [
         ("exp", json!(now_s - 60)),
         ("exp", json!(0)),
@@ -103,11 +103,8 @@ fn bad_claims() -> Vec<(String, String)> {
         ("sub", json!("")),
         ("sub", json!(long)),
         ("sub", json!("a b")),
-        ("sub", json!("a/b")),
         ("sub", json!("a\u{0}")),
         ("sub", json!("a\nb")),
-        ("sub", json!("{a}")),
-        ("sub", json!("a*")),
         ("sub", json!("爱")),
         ("sub", json!(5)),
         ("sub", json!(["alice"])),

@@ -1,3 +1,5 @@
+-- The orders of the sales that start in one month. `seckill migrate` makes a table a month, and brings every table to
+-- the newest shape, which its comment names. A table without a comment has the first one.
 CREATE TABLE IF NOT EXISTS orders_{yyyymm} (
   order_id    BINARY(16) NOT NULL PRIMARY KEY,
   sale_id     VARBINARY(32) NOT NULL,

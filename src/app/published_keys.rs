@@ -1,0 +1,205 @@
+//! Reads the keys that an identity provider publishes as a JWK Set, from a file or from a URL.
+//!
+//! Invariant: the last keys that could be read stay in use, so that a provider that is down logs nobody out.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use metrics::counter;
+use tokio::sync::Mutex;
+
+use crate::clock::{Clock, Moment};
+use crate::config::AuthConfig;
+use crate::http::auth::{Tokens, jwk_set};
+use crate::metrics::TOKEN_KEY_READS;
+use crate::ports::{Duty, Fault, Probe, StoreError, StoreResult};
+use crate::worker::driver::{Progress, Task};
+
+/// How long after a read the next one may begin that a token asks for.
+const REST: Duration = Duration::from_secs(10);
+/// How often the keys are read when no token asks for that, so that a withdrawn key is forgotten.
+const PERIOD: Duration = Duration::from_secs(300);
+/// How long a provider may take to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// The largest set that is read. A key of 4,096 bits has some 800 bytes.
+const SET_BYTES_MAX: usize = 256 * 1024;
+
+enum Source {
+    File(PathBuf),
+    Url(reqwest::Client, String),
+}
+
+/// The published keys of the process.
+pub struct PublishedKeys {
+    source: Source,
+    tokens: Arc<Tokens>,
+    clock: Clock,
+    last: Mutex<LastRead>,
+    /// Whether any set was ever read.
+    is_read: AtomicBool,
+}
+
+#[derive(Default)]
+struct LastRead {
+    began: Option<Moment>,
+    set: Vec<u8>,
+}
+
+impl PublishedKeys {
+    /// Makes the reader of the place that the configuration names, which gives its keys to `tokens`; `None` when it
+    /// names none.
+    ///
+    /// # Errors
+    /// When the client of a URL cannot be made.
+    pub fn of(auth: &AuthConfig, tokens: &Arc<Tokens>, clock: &Clock) -> anyhow::Result<Option<Arc<Self>>> {
+        let source = match (&auth.jwks_file, &auth.jwks_url) {
+            (Some(file), _) => Source::File(file.clone()),
+            (None, Some(url)) => {
+                let client = reqwest::Client::builder()
+                    .timeout(ANSWER_TIMEOUT)
+                    .redirect(reqwest::redirect::Policy::none())
+                    // A connection belongs to the thread that made it, and reads are rare.
+                    .pool_max_idle_per_host(0)
+                    .user_agent(concat!("seckill/", env!("CARGO_PKG_VERSION")))
+                    .build()?;
+                Source::Url(client, url.clone())
+            }
+            (None, None) => return Ok(None),
+        };
+        Ok(Some(Arc::new(Self {
+            source,
+            tokens: tokens.clone(),
+            clock: clock.clone(),
+            last: Mutex::default(),
+            is_read: AtomicBool::new(false),
+        })))
+    }
+
+    /// Reads the keys for the first time.
+    ///
+    /// # Errors
+    /// When a file cannot be used. A provider that is down is no error: its keys are read as soon as it is up.
+    pub async fn read_first(&self) -> anyhow::Result<()> {
+        let mut last = self.last.lock().await;
+        match (self.read(&mut last).await, &self.source) {
+            (Err(error), Source::File(file)) => {
+                Err(anyhow::anyhow!("cannot use auth.jwks_file {}: {error}", file.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Reads the keys anew, unless that was done less than 10 s ago. Callers that come meanwhile wait for the same
+    /// read.
+    pub async fn learn(&self) {
+        let mut last = self.last.lock().await;
+        let rested = last.began.map(|began| self.clock.monotonic().since(began));
+        if rested.is_none_or(|rested| rested >= REST) {
+            // A failure is logged and counted, and the last keys stay.
+            drop(self.read(&mut last).await);
+        }
+    }
+
+    async fn read(&self, last: &mut LastRead) -> Result<(), String> {
+        last.began = Some(self.clock.monotonic());
+        let read = self.fetched().await.and_then(|set| {
+            if set != last.set {
+                let keys = jwk_set::parse(&set).map_err(|error| error.to_string())?;
+                tracing::info!(keys = keys.len(), "the published token keys have changed");
+                self.tokens.publish(keys);
+                last.set = set;
+            }
+            Ok(())
+        });
+        match &read {
+            Ok(()) => self.is_read.store(true, Ordering::Relaxed),
+            Err(error) => {
+                tracing::warn!(%error, "the published token keys were not read; the last ones stay")
+            }
+        }
+        let result = if read.is_ok() { "read" } else { "failed" };
+        counter!(TOKEN_KEY_READS, "result" => result).increment(1);
+        read
+    }
+
+    async fn fetched(&self) -> Result<Vec<u8>, String> {
+        let too_large = || format!("it has more than {SET_BYTES_MAX} bytes");
+        match &self.source {
+            Source::File(file) => {
+                let set = tokio::fs::read(file).await.map_err(|error| error.to_string())?;
+                if set.len() > SET_BYTES_MAX { Err(too_large()) } else { Ok(set) }
+            }
+            Source::Url(client, url) => {
+                let words = |error: reqwest::Error| {
+                    let mut causes = vec![error.to_string()];
+                    let mut source = std::error::Error::source(&error);
+                    while let Some(cause) = source {
+                        causes.push(cause.to_string());
+                        source = cause.source();
+                    }
+                    causes.join(": ")
+                };
+                let mut answer = client.get(url).send().await.map_err(words)?;
+                if answer.status() != reqwest::StatusCode::OK {
+                    return Err(format!("{url} answers {}", answer.status()));
+                }
+                let mut set = Vec::new();
+                while let Some(piece) = answer.chunk().await.map_err(words)? {
+                    if set.len() + piece.len() > SET_BYTES_MAX {
+                        return Err(too_large());
+                    }
+                    set.extend_from_slice(&piece);
+                }
+                Ok(set)
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Task for PublishedKeys {
+    fn name(&self) -> &'static str {
+        "token_key_refresh"
+    }
+
+    fn period(&self) -> Duration {
+        PERIOD
+    }
+
+    async fn run_once(&self) -> StoreResult<Progress> {
+        let mut last = self.last.lock().await;
+        let rested = last.began.map(|began| self.clock.monotonic().since(began));
+        // A run after a failure comes sooner than the provider may be asked again.
+        if let Some(rest) = rested.and_then(|rested| REST.checked_sub(rested)).filter(|rest| !rest.is_zero())
+        {
+            return Ok(Progress { done: 0, again_in: Some(rest) });
+        }
+        let read = self.read(&mut last).await;
+        read.map_err(|error| StoreError::broken("read the published token keys", error))?;
+        Ok(Progress::of(1))
+    }
+}
+
+#[async_trait]
+impl Probe for PublishedKeys {
+    fn name(&self) -> String {
+        "token-keys".to_owned()
+    }
+
+    fn duties(&self) -> &'static [Duty] {
+        &[Duty::Buy, Duty::Read]
+    }
+
+    async fn check(&self) -> Result<(), Fault> {
+        if self.is_read.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        Err(Fault::down("were never read: no shopper's token can be checked against them (auth.jwks_url)"))
+    }
+}
+
+#[cfg(test)]
+mod tests;

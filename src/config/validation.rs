@@ -1,0 +1,116 @@
+//! What must hold of a configuration beyond the types and ranges of its keys.
+
+use std::net::IpAddr;
+
+use super::config_error::ConfigError;
+use super::sections::{AuthConfig, Config};
+
+impl Config {
+    pub(super) fn validate(&self) -> Result<(), ConfigError> {
+        self.shard_map()?;
+        let secrets = [
+            ("auth.hs256_secret", &self.auth.hs256_secret),
+            ("auth.hs256_previous_secret", &self.auth.hs256_previous_secret),
+        ];
+        for (key, secret) in secrets {
+            if (1..32).contains(&secret.expose().len()) {
+                return Err(ConfigError::invalid(key, "must have at least 32 bytes"));
+            }
+        }
+        for (key, value, range) in self.ranges() {
+            if !range.contains(&value) {
+                let problem = format!("must be from {} to {}, not {value}", range.start(), range.end());
+                return Err(ConfigError::invalid(key, problem));
+            }
+        }
+        self.auth.validate()?;
+        if self.kafka.min_insync_replicas > self.kafka.replication_factor {
+            return Err(ConfigError::invalid(
+                "kafka.min_insync_replicas",
+                "is more than kafka.replication_factor: the topic would take no record",
+            ));
+        }
+        if self.kafka.heartbeat_interval_ms >= self.kafka.session_timeout_ms {
+            return Err(ConfigError::invalid(
+                "kafka.heartbeat_interval_ms",
+                "must be less than kafka.session_timeout_ms",
+            ));
+        }
+        if self.embedded.folder.as_os_str().is_empty() {
+            return Err(ConfigError::invalid("embedded.folder", "must name a folder"));
+        }
+        if !["auto", "json", "pretty"].contains(&self.log.format.as_str()) {
+            return Err(ConfigError::invalid("log.format", "must be auto, json or pretty"));
+        }
+        let prefix = &self.mysql.database_prefix;
+        let is_plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+        if prefix.len() > 40 || !prefix.bytes().all(is_plain) {
+            return Err(ConfigError::invalid("mysql.database_prefix", "must be at most 40 of a-z 0-9 _"));
+        }
+        if self.redis.key_prefix.contains(['{', '}']) {
+            return Err(ConfigError::invalid("redis.key_prefix", "must not contain { or }"));
+        }
+        Ok(())
+    }
+}
+
+impl AuthConfig {
+    fn validate(&self) -> Result<(), ConfigError> {
+        if self.jwks_file.is_some() && self.jwks_url.is_some() {
+            return Err(ConfigError::invalid(
+                "auth.jwks_url",
+                "is set, and so is auth.jwks_file: set one of them",
+            ));
+        }
+        match &self.jwks_url {
+            Some(url) if !is_safe_source(url) => Err(ConfigError::invalid(
+                "auth.jwks_url",
+                "must be an https address without a user and password (http only to this machine): who can change the \
+                 answer can log in as anybody",
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Answers whether what an address answers can be believed.
+fn is_safe_source(url: &str) -> bool {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or("");
+    let host = match authority.strip_prefix('[') {
+        Some(v6) => v6.split(']').next().unwrap_or(""),
+        None => authority.split(':').next().unwrap_or(""),
+    };
+    let is_here = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    !host.is_empty() && !authority.contains('@') && (scheme == "https" || scheme == "http" && is_here)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_read_from_where_nobody_can_change_them() {
+        for url in [
+            "https://idp.example/keys",
+            "https://idp.example:8443/keys?v=1",
+            "http://localhost:8080/keys",
+            "http://127.0.0.1/keys",
+            "http://[::1]:80/keys",
+        ] {
+            assert!(is_safe_source(url), "{url}");
+        }
+        for url in [
+            "http://idp.example/keys",
+            "http://localhost.idp.example/keys",
+            "http://127.0.0.1@idp.example/keys",
+            "https://idp.example@idp.example/keys",
+            "ftp://idp.example/keys",
+            "idp.example/keys",
+            "https:///keys",
+            "",
+        ] {
+            assert!(!is_safe_source(url), "{url}");
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! Runs the configurations of deploy/ with the real proxies. A missing proxy fails these tests: `scripts/stack install
+//! nginx haproxy` installs it.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use seckill::app::Role;
+use seckill::config::{Config, Mode};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpSocket;
+
+use crate::harness::{TestShop, config, eventually, migrated, open, remove, token};
+
+/// How many buyers click at once.
+const CLICKERS: usize = 4;
+
+/// A proxy of the machine, running a configuration of deploy/ with other ports.
+struct Proxy {
+    process: Child,
+    address: SocketAddr,
+    folder: PathBuf,
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        drop(self.process.kill());
+        drop(self.process.wait());
+        drop(std::fs::remove_dir_all(&self.folder));
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+    listener.local_addr().expect("an address").port()
+}
+
+fn program(name: &str) -> PathBuf {
+    let folders = ["/usr/sbin", "/usr/bin", "/usr/local/sbin", "/usr/local/bin"];
+    let found = folders.map(|folder| Path::new(folder).join(name)).into_iter().find(|path| path.exists());
+    found.unwrap_or_else(|| panic!("{name} is missing: run `scripts/stack install nginx haproxy`"))
+}
+
+/// Reads a configuration of deploy/ with the ports of this test in it.
+fn deployed(path: &str, listen: (&str, String), fronts: &[&TestShop; 2]) -> String {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(path);
+    let mut text = std::fs::read_to_string(file).expect("a configuration");
+    let mut put = |from: &str, to: &str| {
+        assert!(text.contains(from), "{path} has no {from:?}");
+        text = text.replace(from, to);
+    };
+    put(listen.0, &listen.1);
+    for (n, front) in fronts.iter().enumerate() {
+        put(&format!("127.0.0.1:808{n}"), &front.shopper.to_string());
+        if path.starts_with("haproxy") {
+            put(&format!("port 909{n}"), &format!("port {}", front.admin.port()));
+        }
+    }
+    text
+}
+
+fn folder_of(name: &str, fronts: &[&TestShop; 2]) -> PathBuf {
+    let folder = std::env::temp_dir().join(format!("seckill-{name}-{}", fronts[0].shopper.port()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    folder
+}
+
+fn nginx(fronts: &[&TestShop; 2]) -> Proxy {
+    let folder = folder_of("nginx", fronts);
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+    let server = deployed("nginx/seckill.conf", ("listen 80;", format!("listen {address};")), fronts);
+    let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
+    let temporary: String = temporary.map(|kind| format!("{kind}_temp_path {kind};\n")).concat();
+    let main = format!(
+        "daemon off; master_process off; pid nginx.pid; error_log error.log;\nevents {{}}\n\
+         http {{ access_log off;\n{temporary}{server}\n}}\n"
+    );
+    std::fs::write(folder.join("nginx.conf"), main).expect("written");
+    let mut command = Command::new(program("nginx"));
+    command.arg("-p").arg(&folder).args(["-e", "error.log", "-c", "nginx.conf"]);
+    Proxy { process: started(command, &folder), address, folder }
+}
+
+fn haproxy(fronts: &[&TestShop; 2]) -> Proxy {
+    let folder = folder_of("haproxy", fronts);
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+    let text = deployed("haproxy/haproxy.cfg", ("bind 127.0.0.1:80", format!("bind {address}")), fronts);
+    let file = folder.join("haproxy.cfg");
+    std::fs::write(&file, text).expect("written");
+    let mut command = Command::new(program("haproxy"));
+    command.arg("-db").arg("-f").arg(&file);
+    Proxy { process: started(command, &folder), address, folder }
+}
+
+fn started(mut command: Command, folder: &Path) -> Child {
+    let log = std::fs::File::create(folder.join("log")).expect("a log");
+    command.stdout(Stdio::null()).stderr(log).stdin(Stdio::null());
+    command.spawn().expect("the proxy starts")
+}
+
+/// Sends a request from an address of this machine on a connection of its own; the whole answer, or why there is none.
+async fn ask(from: Ipv4Addr, to: SocketAddr, head: &str, body: &str) -> Result<String, String> {
+    let exchange = async {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind(SocketAddr::from((from, 0)))?;
+        let mut stream = socket.connect(to).await?;
+        let length = body.len();
+        let request =
+            format!("{head}\r\nHost: shop\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}");
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await?;
+        std::io::Result::Ok(String::from_utf8_lossy(&answer).into_owned())
+    };
+    let answer =
+        tokio::time::timeout(Duration::from_secs(20), exchange).await.map_err(|late| late.to_string())?;
+    answer.map_err(|error| error.to_string())
+}
+
+fn status(answer: &Result<String, String>) -> u16 {
+    let line = answer.as_ref().ok().and_then(|answer| answer.split(' ').nth(1));
+    line.and_then(|code| code.parse().ok()).unwrap_or(0)
+}
+
+async fn buy(from: Ipv4Addr, proxy: SocketAddr, user: &str, more: &str) -> Result<String, String> {
+    let head = format!(
+        "POST /api/v1/sales/drop/orders HTTP/1.1\r\nAuthorization: Bearer {}\r\nIdempotency-Key: k1\r\n\
+         Content-Type: application/json{more}",
+        token(user)
+    );
+    ask(from, proxy, &head, r#"{"sku_id":"phone","quantity":1}"#).await
+}
+
+/// Starts two fronts over the same stores, the first one with a writer.
+async fn two_fronts(flags: &[(&str, &str)]) -> (Config, TestShop, TestShop) {
+    let mut config = config(Mode::Distributed, flags);
+    config.http.trusted_proxies = vec![IpAddr::from(Ipv4Addr::LOCALHOST).into()];
+    migrated(&config).await;
+    let first = TestShop::start_on(config.clone(), open(&config).await, Role::All).await;
+    let second = TestShop::start_on(config.clone(), open(&config).await, Role::Api).await;
+    first.open_sale("drop", 1, &[("phone", 100_000)]).await;
+    let sale = "/api/v1/sales/drop";
+    eventually("both sell", async || {
+        let live = async |shop: &TestShop| shop.get("alice", sale).await.text.contains("\"live\"");
+        live(&first).await && live(&second).await
+    })
+    .await;
+    (config, first, second)
+}
+
+async fn is_up(proxy: &Proxy) {
+    let time = "GET /api/v1/time HTTP/1.1";
+    eventually("the proxy serves", async || {
+        status(&ask(Ipv4Addr::LOCALHOST, proxy.address, time, "").await) == 200
+    })
+    .await;
+}
+
+/// Ten clients of one proxy have ten limits, and what they write about themselves is not believed.
+async fn clients_are_told_apart(start: fn(&[&TestShop; 2]) -> Proxy) {
+    let limit = [("limits.address_per_s", "1"), ("limits.address_burst", "2")];
+    let (config, first, mut second) = two_fronts(&limit).await;
+    let proxy = start(&[&first, &second]);
+    is_up(&proxy).await;
+    for n in 0..10 {
+        let from = Ipv4Addr::new(127, 0, 1, n + 1);
+        let answer = buy(from, proxy.address, &format!("u{n}"), "").await;
+        assert_eq!(status(&answer), 202, "each has an address of its own: {answer:?}");
+    }
+    let mut refused = 0;
+    for n in 0..20 {
+        let spoofed = format!("\r\nX-Forwarded-For: 203.0.113.{n}\r\nForwarded: for=203.0.113.{n}");
+        let answer = buy(Ipv4Addr::new(127, 0, 2, 1), proxy.address, &format!("v{n}"), &spoofed).await;
+        refused += usize::from(status(&answer) == 429);
+    }
+    assert!(refused >= 5, "a client chose its address: {refused} of 20 refused");
+    drop(proxy);
+    second.stop().await;
+    first.finish().await;
+    remove(&config).await;
+}
+
+/// A front goes away while a crowd buys, and nobody notices.
+async fn a_front_that_goes_away_costs_no_purchase(start: fn(&[&TestShop; 2]) -> Proxy) {
+    let (config, first, mut second) = two_fronts(&[]).await;
+    let proxy = start(&[&first, &second]);
+    is_up(&proxy).await;
+    let (is_over, bought) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let click = async |clicker: usize| {
+        let mut failures = Vec::new();
+        for n in 0.. {
+            if is_over.load(Ordering::SeqCst) {
+                break;
+            }
+            let answer = buy(Ipv4Addr::LOCALHOST, proxy.address, &format!("c{clicker}-{n}"), "").await;
+            if status(&answer) == 202 {
+                bought.fetch_add(1, Ordering::SeqCst);
+            } else {
+                failures.push(answer);
+            }
+        }
+        failures
+    };
+    let more = async |wanted: usize| {
+        let before = bought.load(Ordering::SeqCst);
+        eventually("the crowd goes on", async || bought.load(Ordering::SeqCst) >= before + wanted).await;
+    };
+    let restart = async {
+        more(50).await;
+        second.leave().await;
+        more(50).await;
+        second.stop().await;
+        more(50).await;
+        is_over.store(true, Ordering::SeqCst);
+    };
+    let clicks = futures::future::join_all((0..CLICKERS).map(click));
+    let (failures, ()) = tokio::join!(clicks, restart);
+    let failures: Vec<_> = failures.into_iter().flatten().collect();
+    assert!(failures.is_empty(), "{} purchases failed: {:?}", failures.len(), failures.first());
+    drop(proxy);
+    first.finish().await;
+    remove(&config).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nginx_tells_clients_apart() {
+    clients_are_told_apart(nginx).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn haproxy_tells_clients_apart() {
+    clients_are_told_apart(haproxy).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_nginx_a_front_that_goes_away_costs_no_purchase() {
+    a_front_that_goes_away_costs_no_purchase(nginx).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_haproxy_a_front_that_goes_away_costs_no_purchase() {
+    a_front_that_goes_away_costs_no_purchase(haproxy).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nginx_keeps_what_everybody_may_see_and_no_refusal() {
+    let (config, first, mut second) = two_fronts(&[]).await;
+    let proxy = nginx(&[&first, &second]);
+    is_up(&proxy).await;
+    let read =
+        async |path: &str| ask(Ipv4Addr::LOCALHOST, proxy.address, &format!("GET {path} HTTP/1.1"), "").await;
+    assert_eq!(status(&read("/api/v1/sales/later").await), 404);
+    first.open_sale("later", 1, &[("phone", 1)]).await;
+    // Were the refusal kept, this would outlast the test's patience.
+    eventually("the sale is seen as soon as it is published", async || {
+        status(&read("/api/v1/sales/later").await) == 200
+    })
+    .await;
+    let request_id =
+        |answer: &str| answer.lines().find_map(|line| line.strip_prefix("x-request-id: ")).map(str::to_owned);
+    eventually("a second reader gets the first one's answer", async || {
+        let (one, two) = (read("/api/v1/sales/later").await, read("/api/v1/sales/later").await);
+        let ids = [one, two].map(|answer| request_id(&answer.unwrap_or_default()));
+        ids[0].is_some() && ids[0] == ids[1]
+    })
+    .await;
+    drop(proxy);
+    second.stop().await;
+    first.finish().await;
+    remove(&config).await;
+}
