@@ -91,6 +91,15 @@ def rate(name):
     return lambda new, old: new[name] / old[name]
 
 
+def quicker(name):
+    """The ratio of a latency that slices have, old to new: more than 1 is better."""
+    return lambda new, old: old[name] / new[name]
+
+
+ANSWERED = {"p50 of an accepted purchase, old : new": quicker("p50_ms"),
+            "p99 of an accepted purchase, old : new": quicker("p99_ms")}
+
+
 def resident(set_up):
     """The context of two sides that are set up alike; their first slices warm them."""
     @contextlib.contextmanager
@@ -132,6 +141,7 @@ class Timed(typing.NamedTuple):
     bound: float
     pairs: typing.Callable
     ratio: typing.Callable = per_cpu
+    beside: dict = {}
     sign = "≥"
 
     def compare(self, bench, old, name, least):
@@ -141,9 +151,9 @@ class Timed(typing.NamedTuple):
         wide = f"; the interval is wider than {WIDTH_MAX} after {len(taken)} pairs" if high - low > WIDTH_MAX else ""
         target = f"{self.sign} {least:g}: {'met' if is_met(low, high, least) else 'not met'}{wide}"
         figures = [(f"`{name}`: {self.what}, new : old", figure, target)]
-        if self.ratio is not per_cpu:
-            beside = interval([per_cpu(*pair) for pair in taken])
-            figures.append((f"`{name}`: the same per CPU-second, new : old", beside, "–"))
+        others = self.beside if self.ratio is per_cpu else {"the same per CPU-second, new : old": per_cpu}
+        for other, ratio in others.items():
+            figures.append((f"`{name}`: {other}", interval([ratio(*pair) for pair in taken]), "–"))
         bench.report(name, figures, against=bench.options.against, bound=least, pairs=taken)
 
 
@@ -174,6 +184,10 @@ ROWS = {
         lambda side, options: sides.reserving(side, options, 512))),
     "writer": Timed("order rows per second", 0.97, writers, rate("rows_per_s")),
     "persisted": Timed("orders per all-process CPU-second", 0.97, resident(sides.persisting)),
+    "quiet": Timed("orders per all-process CPU-second at 750 arrivals a second", 0.97,
+                   resident(lambda side, options: sides.persisting(side, options, sides.steadily(750))), beside=ANSWERED),
+    "busy": Timed("orders per all-process CPU-second at 3,000 arrivals a second", 0.97,
+                  resident(lambda side, options: sides.persisting(side, options, sides.steadily(3000))), beside=ANSWERED),
     "rush": Timed("persisted orders per second of `make rush` with more units", 0.97, resident(sides.rushing),
                   rate("persisted_per_s")),
     "instructions": Counted("callgrind's instructions of a purchase", 1.01),

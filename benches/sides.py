@@ -173,9 +173,20 @@ def written_in_turns(a, b, seconds, owners):
     yield from turns(lambda: a(batches), lambda: b(batches), before)
 
 
+def a_spike(options):
+    """The units of a slice and its arrivals: all within three seconds."""
+    return options.orders, ["--shape", "spike", "--buyers", str(options.orders), "--connections", "512"]
+
+
+def steadily(rate):
+    """As `a_spike`, of arrivals that are spread evenly, so many a second."""
+    return lambda options: (rate * options.seconds, ["--shape", "constant", "--rate", str(rate), "--duration",
+                                                     str(options.seconds), "--connections", str(CONNECTIONS)])
+
+
 @contextlib.contextmanager
-def persisting(side, options):
-    """A front and an order writer; a slice is a spike, audited."""
+def persisting(side, options, arrivals=a_spike):
+    """A front and an order writer; a slice is a crowd whose orders are all persisted, and audited."""
     # Empty databases, whose positions fit only a new topic.
     topic = f"bench.{side.name}{time.time_ns() // 1_000_000}"
     environment = side.fresh("persisted_", kafka__topic=topic)
@@ -189,17 +200,18 @@ def persisting(side, options):
         stage.wait_ready(front, side.admin)
         stage.wait_ready(worker, side.worker_admin)
         pids = {"api": front.pid, "worker": worker.pid, **side.stack.pids}
-        yield lambda: spike(side, options.orders, environment, pids)
+        yield lambda: crowd(side, arrivals(options), environment, pids)
 
 
-def spike(side, stock, environment, pids):
-    """A spike of accepted orders until the last of them has its row; then the audit."""
+def crowd(side, arrivals, environment, pids):
+    """A crowd of whom all are accepted, until the last order has its row; then the audit."""
+    stock, shape = arrivals
     sale = stage.open_sale(side, environment, stock)
     journal, summary = RAW / "journal.jsonl", RAW / "summary.json"
     loadtest, common = side.programs["loadtest"], ["--config", environment["SECKILL_CONFIG"], "--url",
                                                    f"http://{side.shop}", "--sale", sale, "-o", "json"]
-    load = [loadtest, "run", *common, "--sku", SKU, "--shape", "spike", "--buyers", str(stock), "--no-audit",
-            "--connections", "512", "--journal", journal, "--summary", summary]
+    load = [loadtest, "run", *common, "--sku", SKU, *shape, "--no-audit", "--journal", journal,
+            "--summary", summary]
 
     def rows():
         found = stage.samples(side.worker_admin, "seckill_orders_total")
@@ -228,9 +240,11 @@ def spike(side, stock, environment, pids):
     for what in ("orders", "buyers"):  # what grows with every spike, and nobody asks for again
         side.stack.forget(f"{environment['SECKILL__REDIS__KEY_PREFIX']}{{{sale}.*:{what}")
     batch_rows = persisted / (batches() - batches_before)
-    run = slice_of(persisted, spent, drained_s=drained, batch_rows=batch_rows, load=found)
+    answered = found["latency"]["accepted"]
+    run = slice_of(persisted, spent, drained_s=drained, batch_rows=batch_rows, load=found,
+                   p50_ms=answered["p50_ms"], p99_ms=answered["p99_ms"])
     talk(f"  {accepted} of {stock} accepted, {persisted:.0f} persisted, {1e6 / run['cost_us']:,.0f} per CPU-second, "
-         f"{batch_rows:.0f} a batch, "
+         f"{batch_rows:.1f} a batch, p50 {run['p50_ms']:.2f} ms, p99 {run['p99_ms']:.2f} ms, "
          f"drained in {drained:.2f} s, audit passed; µs each: "
          + ", ".join(f"{name} {seconds / persisted * 1e6:.1f}" for name, seconds in spent.items()))
     return run

@@ -6,7 +6,7 @@ use metrics::counter;
 
 use super::{Failure, Shop};
 use crate::domain::reservation::Reservation;
-use crate::domain::{BucketId, Month, Order, OrderCursor, OrderId, UserId};
+use crate::domain::{BucketId, Month, Order, OrderCursor, OrderId, Sale, UserId};
 use crate::metrics::SHED;
 
 /// A pending hold that is younger than this is believed, and MySQL is not asked.
@@ -150,7 +150,8 @@ impl Shop {
     /// Lists the months that can have orders, newest first, from the cursor's on.
     fn months(&self, after: Option<OrderCursor>) -> Vec<Month> {
         let snapshot = self.catalog();
-        let mut months: Vec<Month> = snapshot.sales.values().map(crate::domain::Sale::month).collect();
+        let sold = snapshot.sales.values().filter(|sale| !sale.state.is_editable());
+        let mut months: Vec<Month> = sold.map(Sale::month).collect();
         months.retain(|month| after.is_none_or(|cursor| *month <= cursor.month));
         months.sort_unstable_by(|a, b| b.cmp(a));
         months.dedup();

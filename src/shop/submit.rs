@@ -18,6 +18,10 @@ use crate::domain::{BucketId, Order, OrderId, OrderRecord, OrderState, Sale, Sku
 use crate::metrics::{RESERVE_BATCH, SHED};
 use crate::ports::{Effect, ErrorKind, StoreError, StoreResult};
 
+/// The least time between two calls that acknowledge orders of one bucket. Nobody waits for them, and the relay leaves
+/// entries alone for much longer (`relay.min_age_ms`).
+const ACKNOWLEDGE_REST: Duration = Duration::from_millis(50);
+
 /// How often a purchase has units of other buckets gathered, before it is told to come again.
 const GATHERS_MAX: usize = 4;
 
@@ -309,6 +313,8 @@ impl Shop {
                 if let Err(error) = shop.ports.outbox.acknowledge(&bucket, &orders, &entries).await {
                     tracing::debug!(%error, orders = orders.len(), "orders left to the relay");
                 }
+                // What is acknowledged meanwhile goes into one call.
+                shop.clock.sleep(ACKNOWLEDGE_REST).await;
                 vec![(); orders.len()]
             }
         }));

@@ -67,3 +67,68 @@ async fn serving_before_migrating_says_what_to_do() {
     let refused = distributed::open(&settings, Clock::System).await.err().expect("refused").to_string();
     assert!(refused.contains("seckill migrate"), "{refused}");
 }
+
+/// Makes an orders table of a month in every shard as the first version made it.
+async fn old_month(database: &Servers, yyyymm: u32) {
+    let first = include_str!("../../migrations/month/0001_orders.sql");
+    for (instance, shard) in database.shards() {
+        let table = format!("`{shard}`.orders_{yyyymm}");
+        database.execute(instance, &format!("DROP TABLE IF EXISTS {table}")).await;
+        let made = first.replace("EXISTS orders_{yyyymm}", &format!("EXISTS {table}"));
+        database.execute(instance, &made.replace("{yyyymm}", &yyyymm.to_string())).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn months_that_exist_are_brought_to_the_newest_shape_without_losing_a_row() {
+    let config = config(Mode::Distributed, &[]);
+    migrated(&config).await;
+    let database = Servers::of(&config);
+    let current = months()[0].yyyymm();
+    // A month that is long over, for which nobody asks any more, and one that is sold in now.
+    for yyyymm in [202001, current] {
+        old_month(&database, yyyymm).await;
+        for (instance, shard) in database.shards() {
+            let row = format!(
+                "INSERT INTO `{shard}`.orders_{yyyymm} VALUES (REPEAT('x', 16), 's', 'k', 'alice', 1, 1, 'CNY', \
+                 'awaiting_payment', NULL, 1, 1, 1, 1)"
+            );
+            database.execute(instance, &row).await;
+        }
+    }
+    // The second migration finds nothing to do, and two at once do it once.
+    tokio::join!(migrated(&config), migrated(&config));
+    migrated(&config).await;
+    for (instance, shard) in database.shards() {
+        for yyyymm in [202001, current] {
+            let place = format!("table_schema = '{shard}' AND table_name = 'orders_{yyyymm}'");
+            let longest = format!(
+                "SELECT CAST(character_maximum_length AS SIGNED) FROM information_schema.columns \
+                 WHERE {place} AND column_name = 'user_id'"
+            );
+            assert_eq!(database.number(instance, &longest).await, 255, "{place}");
+            let named = format!(
+                "SELECT COUNT(*) FROM information_schema.tables WHERE {place} AND table_comment = 'shape 2'"
+            );
+            assert_eq!(database.number(instance, &named).await, 1, "{place}");
+            let rows = format!("SELECT COUNT(*) FROM `{shard}`.orders_{yyyymm} WHERE user_id = 'alice'");
+            assert_eq!(database.number(instance, &rows).await, 1, "{place}");
+        }
+    }
+    remove(&config).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_front_that_knows_longer_names_does_not_serve_the_older_schema() {
+    let config = config(Mode::Distributed, &[]);
+    migrated(&config).await;
+    let database = Servers::of(&config);
+    let older = format!("UPDATE {}.settings SET value = '2' WHERE name = 'schema'", database.directory());
+    database.execute(0, &older).await;
+    let settings = app::backend_settings(&config).expect("settings");
+    let refused = distributed::open(&settings, Clock::System).await.err().expect("refused").to_string();
+    assert!(refused.contains("run `seckill migrate`"), "{refused}");
+    migrated(&config).await;
+    distributed::open(&settings, Clock::System).await.expect("opened");
+    remove(&config).await;
+}

@@ -25,8 +25,7 @@ use crate::ports::{Effect, StoreError, StoreResult};
 /// Longest time that the thread waits at once for an answer. It hands each answer on at once. It outlives the last
 /// clone of its producer by at most as much, and then closes the producer.
 const POLL: Duration = Duration::from_secs(1);
-/// Most records that are handed over together. They are all in the client's queue before its linger of a millisecond is
-/// over.
+/// Most records that are handed over together.
 const GROUP_RECORDS_MAX: usize = 500;
 
 /// Appends records to the order log's topic. Clones share one producer.

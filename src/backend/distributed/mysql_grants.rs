@@ -32,8 +32,15 @@ impl Grant {
     }
 }
 
-/// Moves up to `missing` units from an instance's own pool to its ledger, inside the transaction `tx`. Answers how many
-/// it moved.
+/// The most units that are taken from a pool ahead of need.
+const AHEAD_MAX: u32 = 500;
+/// Of what a pool has left beyond the need, one in so many is taken ahead. So the last units are taken one by one, and
+/// nothing is kept from other instances when it matters.
+const AHEAD_SHARE: u32 = 4;
+
+/// Moves up to `missing` units from an instance's own pool to its ledger, inside the transaction `tx`, and some more
+/// for the batches to come: units that the ledger has and does not hold can be had from it like those of the pool.
+/// Answers how many it moved.
 ///
 /// # Errors
 /// When a statement fails, or the sale has no pool or no ledger row here.
@@ -45,7 +52,7 @@ pub async fn take_own(
     tx: &mut Transaction<'_, MySql>,
 ) -> StoreResult<u32> {
     let mut grant = Grant::new(scarce, instance);
-    grant.units = from_pool(mysql, &grant, missing, tx).await?;
+    grant.units = from_pool(mysql, &grant, missing, ahead, tx).await?;
     if grant.units > 0 {
         apply(mysql, instance, &grant, tx).await?;
     }
@@ -98,7 +105,7 @@ async fn give(mysql: &Mysql, mut grant: Grant, taker: Instance, units: u32) -> S
         let mut tx = mysql.begin(grant.giver, "begin grant").await?;
         grant.units = match grant.from_ledger {
             true => from_ledger(mysql, &grant, units, &mut tx).await?,
-            false => from_pool(mysql, &grant, units, &mut tx).await?,
+            false => from_pool(mysql, &grant, units, |_| 0, &mut tx).await?,
         };
         if grant.units > 0 {
             record(mysql, grant.giver, taker, &grant, &mut tx).await?;
@@ -199,11 +206,17 @@ async fn from_ledger(
     Ok(units)
 }
 
-/// Takes up to `missing` units out of the giver's pool, and answers how many it took.
+/// Answers how many units to take ahead of need, of so many that a pool has left beyond it.
+fn ahead(left: u32) -> u32 {
+    (left / AHEAD_SHARE).min(AHEAD_MAX)
+}
+
+/// Takes up to `missing` units out of the giver's pool, and `ahead` of what is left then. Answers how many it took.
 async fn from_pool(
     mysql: &Mysql,
     grant: &Grant,
     missing: u32,
+    ahead: fn(u32) -> u32,
     tx: &mut Transaction<'_, MySql>,
 ) -> StoreResult<u32> {
     let (sale, sku) = (grant.scarce.0.as_str().as_bytes(), grant.scarce.1.as_str().as_bytes());
@@ -219,7 +232,9 @@ async fn from_pool(
     let row =
         row.ok_or_else(|| StoreError::broken("read pool", "no pool for a SKU on sale: preheat it again"))?;
     let left: i64 = row.try_get(0).map_err(|error| failed("read pool", error))?;
-    let units = missing.min(u32::try_from(left).unwrap_or(0));
+    let left = u32::try_from(left).unwrap_or(0);
+    let needed = missing.min(left);
+    let units = needed + ahead(left - needed);
     if units == 0 {
         return Ok(0);
     }

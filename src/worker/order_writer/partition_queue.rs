@@ -8,6 +8,9 @@ use crate::clock::Moment;
 use crate::domain::batch_plan::{LogBatch, LogRecord};
 use crate::domain::{LogId, Part};
 
+/// What part of the wait a record gets after a batch of a single one.
+const LONE: u32 = 5;
+
 /// The records of a partition that were read and are not written yet, and where the partition is.
 pub struct PartitionQueue {
     /// A number that is another one for every assignment of a writer.
@@ -32,6 +35,8 @@ pub struct PartitionQueue {
     not_before: Option<Moment>,
     /// The last pause after a failure; zero after a success.
     pause: Duration,
+    /// Whether the last batch had one record only.
+    was_lone: bool,
 }
 
 impl PartitionQueue {
@@ -49,6 +54,7 @@ impl PartitionQueue {
             waiting_since: None,
             not_before: None,
             pause: Duration::ZERO,
+            was_lone: true,
         }
     }
 
@@ -93,8 +99,14 @@ impl PartitionQueue {
             return self.not_before;
         }
         // Records that were put back have waited before.
-        let ready = self.waiting_since.map_or(now, |since| since + wait);
+        let ready = self.waiting_since.map_or(now, |since| since + self.wait(wait));
         (!self.buffer.is_empty()).then(|| self.not_before.map_or(ready, |not_before| not_before.max(ready)))
+    }
+
+    /// Answers how long the first record of a batch waits for others, at most `longest`. Where records come one by one, a
+    /// longer wait finds no company for them either; where some come together, a longer wait halves what a row costs.
+    fn wait(&self, longest: Duration) -> Duration {
+        if self.was_lone { longest / LONE } else { longest }
     }
 
     /// Answers whether the stored position has to be read now.
@@ -131,13 +143,14 @@ impl PartitionQueue {
         if self.busy || self.buffer.is_empty() || !self.may_try(now) {
             return None;
         }
-        let waited = self.waiting_since.is_none_or(|since| now.since(since) >= wait);
+        let waited = self.waiting_since.is_none_or(|since| now.since(since) >= self.wait(wait));
         if self.buffer.len() < records_max && !waited {
             return None;
         }
         let size = self.buffer.len().min(records_max);
         let records: Vec<LogRecord> = self.buffer.drain(..size).collect();
         self.waiting_since = (!self.buffer.is_empty()).then_some(now);
+        self.was_lone = size == 1;
         self.busy = true;
         Some(LogBatch { part, log, start_offset, records })
     }
@@ -261,7 +274,6 @@ mod tests {
         let (first, last) = (Duration::from_millis(50), Duration::from_secs(2));
         let mut queue = queue_at(0);
         push(&mut queue, [0]);
-        assert_eq!(queue.due(now, wait), Some(now + wait));
         let batch = queue.next_batch(Part::new(0), now, 1, wait).expect("full");
         assert_eq!(queue.due(now, wait), None, "not while it is in flight");
         queue.put_back(batch);
@@ -269,6 +281,26 @@ mod tests {
         assert_eq!(queue.due(now, wait), Some(now + first));
         assert!(queue.next_batch(Part::new(0), now, 9, wait).is_none());
         assert!(queue.next_batch(Part::new(0), now + first, 9, wait).is_some());
+    }
+
+    #[test]
+    fn a_record_waits_long_for_company_only_where_there_is_some() {
+        let (now, wait) = (now(), Duration::from_millis(100));
+        let soon = now + wait / LONE;
+        let mut queue = queue_at(0);
+        push(&mut queue, [0]);
+        assert_eq!(queue.due(now, wait), Some(soon), "nothing is known of the traffic yet");
+        assert!(queue.next_batch(Part::new(0), now, 9, wait).is_none());
+        queue.next_batch(Part::new(0), soon, 9, wait).expect("it has waited");
+        queue.written(1);
+        push(&mut queue, [1, 2]);
+        assert_eq!(queue.due(now, wait), Some(soon), "the last one was alone");
+        queue.next_batch(Part::new(0), soon, 9, wait).expect("two");
+        queue.written(3);
+        push(&mut queue, [3]);
+        assert_eq!(queue.due(now, wait), Some(now + wait), "two came together");
+        assert!(queue.next_batch(Part::new(0), soon, 9, wait).is_none());
+        assert!(queue.next_batch(Part::new(0), now, 1, wait).is_some(), "a full batch waits for nothing");
     }
 
     #[test]

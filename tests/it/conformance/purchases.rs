@@ -3,7 +3,10 @@
 use seckill::config::Mode;
 use serde_json::{Value, json};
 
-use crate::harness::{TestShop, assert_rows_kept, eventually, remove, rfc3339, sale_body};
+use crate::harness::{
+    TestShop, assert_rows_kept, config, eventually, migrated, open, open_sale, remove, rfc3339, sale_body,
+};
+use seckill::app::Role;
 use seckill::clock::Clock;
 use seckill::domain::{Month, UserId};
 
@@ -16,6 +19,7 @@ in_both_modes!(
     sold_out_is_said_and_a_winner_still_gets_the_same_order,
     prefer_wait_answers_the_decided_order,
     outside_its_window_a_sale_sells_nothing,
+    orders_behind_many_months_are_found_by_the_cursor,
     orders_are_listed_newest_first_in_pages_and_only_to_their_buyer,
     a_sale_over_several_buckets_sells_all_of_its_stock,
     the_last_units_are_sold_to_anybody_whatever_their_buckets,
@@ -119,7 +123,7 @@ async fn outside_its_window_a_sale_sells_nothing(mode: Mode) {
     let now_ms = Clock::System.now_ms();
     let mut early = sale_body("early", 1, &[("phone", 5)]);
     early["starts_at"] = rfc3339(now_ms + 60_000).into();
-    crate::harness::open_sale(shop.admin, early).await;
+    open_sale(shop.admin, early).await;
     let refused = shop.buy("alice", "early", "phone", "k1").await;
     assert_eq!(refused.problem(), (409, "sale_not_started".to_owned()));
     assert!(refused.json()["starts_at"].is_string());
@@ -135,6 +139,46 @@ async fn outside_its_window_a_sale_sells_nothing(mode: Mode) {
     // An order that was accepted before the end still stands, and the same click still finds it.
     assert!(shop.buy("alice", "drop", "phone", "k1").await.status < 300);
     assert_eq!(shop.stock("drop").await["phone"]["available"], 4);
+    shop.finish().await;
+}
+
+async fn orders_behind_many_months_are_found_by_the_cursor(mode: Mode) {
+    let config = config(mode, &[]);
+    migrated(&config).await;
+    let this = Month::of_ms(Clock::System.now_ms());
+    let ahead: Vec<Month> =
+        std::iter::successors(Some(this.next()), |month| Some(month.next())).take(14).collect();
+    seckill::app::prepare_months(&config, &ahead).await.expect("months");
+    let backend = open(&config).await;
+    let shop = TestShop::start_on(config, backend, Role::All).await;
+    shop.open_sale("drop", 1, &[("phone", 1)]).await;
+    for month in ahead {
+        let (year, number) = (month.yyyymm() / 100, month.yyyymm() % 100);
+        let mut body = sale_body(&format!("later-{}", month.yyyymm()), 1, &[("phone", 1)]);
+        body["starts_at"] = format!("{year}-{number:02}-15T00:00:00Z").into();
+        body["ends_at"] = format!("{year}-{number:02}-16T00:00:00Z").into();
+        open_sale(shop.admin, body).await;
+    }
+    let id = shop.buy("alice", "drop", "phone", "k1").await.json()["id"].as_str().expect("an id").to_owned();
+    shop.decided("alice", &id).await;
+    eventually(
+        "the later sales are in the catalog, so that there is more than a page of months",
+        async || {
+            let page = shop.get("alice", "/api/v1/orders").await.json();
+            page["orders"] == json!([]) && page["next_cursor"].is_string()
+        },
+    )
+    .await;
+    let (mut found, mut path) = (Vec::new(), "/api/v1/orders".to_owned());
+    for _ in 0..5 {
+        let page = shop.get("alice", &path).await.json();
+        found.extend(page["orders"].as_array().expect("a list").iter().map(|order| order["id"].clone()));
+        match page["next_cursor"].as_str() {
+            Some(cursor) => path = format!("/api/v1/orders?cursor={cursor}"),
+            None => break,
+        }
+    }
+    assert_eq!(found, [json!(id)]);
     shop.finish().await;
 }
 
@@ -169,7 +213,7 @@ async fn a_sale_over_several_buckets_sells_all_of_its_stock(mode: Mode) {
     let shop = TestShop::start(mode).await;
     let mut body = sale_body("wide", 9, &[("phone", 11)]);
     body["buckets"] = 4.into();
-    crate::harness::open_sale(shop.admin, body).await;
+    open_sale(shop.admin, body).await;
     assert_eq!(shop.stock("wide").await["phone"]["available"], 11);
     let mut accepted = 0;
     for n in 0..60 {
@@ -193,7 +237,7 @@ async fn the_last_units_are_sold_to_anybody_whatever_their_buckets(mode: Mode) {
     for (id, wide) in [("one-by-one", false), ("at-once", true)] {
         let mut body = sale_body(id, 2, &[("phone", 16)]);
         body["buckets"] = 8.into();
-        crate::harness::open_sale(shop.admin, body).await;
+        open_sale(shop.admin, body).await;
         // Every bucket has two units, and all buyers are of one.
         let users = users_of_bucket(&shop, 3, 16);
         let buys = users.iter().map(|user| shop.buy(user, id, "phone", "k"));
@@ -224,7 +268,7 @@ async fn sold_out_is_said_when_nothing_is_left_and_fewer_left_otherwise(mode: Mo
     for (id, buckets) in [("narrow", 1), ("wide", 8)] {
         let mut body = sale_body(id, 3, &[("phone", 8)]);
         body["buckets"] = buckets.into();
-        crate::harness::open_sale(shop.admin, body).await;
+        open_sale(shop.admin, body).await;
         for user in ["ann", "bea"] {
             assert_eq!(shop.place(user, id, "k", &quantity(3), &[]).await.status, 202, "{id}");
         }

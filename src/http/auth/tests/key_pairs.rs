@@ -42,3 +42,19 @@ fn a_public_key_cannot_be_used_as_a_secret() {
         encode(&header, &claims(), &EncodingKey::from_secret(PUBLIC_PEM.as_bytes())).expect("a token");
     assert_eq!(user(&tokens(), &forged), None);
 }
+
+#[test]
+fn tokens_of_a_withdrawn_key_are_refused_although_they_were_remembered() {
+    let tokens = Tokens::new(Vec::new(), &rules(), Clock::System);
+    let published = || TokenKey {
+        kid: Some("ed-1".to_owned()),
+        algorithm: Algorithm::EdDSA,
+        key: DecodingKey::from_ed_pem(PUBLIC_PEM.as_bytes()).expect("a public key"),
+    };
+    let token = ed25519(Some("ed-1"));
+    assert_eq!(user(&tokens, &token), None);
+    tokens.publish(vec![published()]);
+    assert_eq!(user(&tokens, &token).as_deref(), Some("alice"));
+    tokens.publish(Vec::new());
+    assert_eq!(user(&tokens, &token), None);
+}
