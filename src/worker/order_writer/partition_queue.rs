@@ -103,8 +103,8 @@ impl PartitionQueue {
         (!self.buffer.is_empty()).then(|| self.not_before.map_or(ready, |not_before| not_before.max(ready)))
     }
 
-    /// Answers how long the first record of a batch waits for others, at most `longest`. Where records come one by one, a
-    /// longer wait finds no company for them either; where some come together, a longer wait halves what a row costs.
+    /// Answers how long the first record of a batch waits for others, at most `longest`. Where records come one by one,
+    /// a longer wait finds no company for them either; where some come together, a longer wait halves what a row costs.
     fn wait(&self, longest: Duration) -> Duration {
         if self.was_lone { longest / LONE } else { longest }
     }
