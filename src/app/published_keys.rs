@@ -45,6 +45,7 @@ pub struct PublishedKeys {
 #[derive(Default)]
 struct LastRead {
     began: Option<Moment>,
+    has_failed: bool,
     set: Vec<u8>,
 }
 
@@ -114,6 +115,7 @@ impl PublishedKeys {
             }
             Ok(())
         });
+        last.has_failed = read.is_err();
         match &read {
             Ok(()) => self.is_read.store(true, Ordering::Relaxed),
             Err(error) => {
@@ -172,10 +174,10 @@ impl Task for PublishedKeys {
     async fn run_once(&self) -> StoreResult<Progress> {
         let mut last = self.last.lock().await;
         let rested = last.began.map(|began| self.clock.monotonic().since(began));
-        // A run after a failure comes sooner than the provider may be asked again.
-        if let Some(rest) = rested.and_then(|rested| REST.checked_sub(rested)).filter(|rest| !rest.is_zero())
-        {
-            return Ok(Progress { done: 0, again_in: Some(rest) });
+        let rest = rested.and_then(|rested| REST.checked_sub(rested)).filter(|rest| !rest.is_zero());
+        if rest.is_some() {
+            // A run after a failure comes sooner than the provider may be asked again.
+            return Ok(Progress { done: 0, again_in: rest.filter(|_| last.has_failed) });
         }
         let read = self.read(&mut last).await;
         read.map_err(|error| StoreError::broken("read the published token keys", error))?;

@@ -405,3 +405,13 @@ async fn unsettled(mysql: &Mysql, giver: Instance, taker: Instance) -> StoreResu
     let damaged = || StoreError::broken("read stray grants", "a grant row that is not ours");
     rows.iter().map(|row| read(row).ok_or_else(damaged)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_are_taken_ahead_of_need_and_none_of_the_last() {
+        assert_eq!([0, 3, 4, 400, 2_000, 1_000_000].map(ahead), [0, 0, 1, 100, 500, 500]);
+    }
+}

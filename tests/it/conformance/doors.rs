@@ -379,7 +379,8 @@ async fn half_a_body(address: SocketAddr, path: &str, bearer: &str) -> String {
     );
     stream.write_all(head.as_bytes()).await.expect("sent");
     let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await.expect("answered, and closed");
+    let ended = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut answer)).await;
+    ended.expect("within 20 s").expect("answered, and closed");
     String::from_utf8_lossy(&answer).into_owned()
 }
 
