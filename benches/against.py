@@ -66,8 +66,8 @@ def is_met(low, high, least):
     return low >= least or least <= 1 <= high
 
 
-def narrow(pairs, ratio, least):
-    """Takes pairs, two by two for A B B A, until the interval of their ratios is narrow; answers both."""
+def narrow(pairs, ratio, least, most):
+    """Takes pairs, two by two for A B B A, until the interval of their ratios is narrow or `most` are taken; answers both."""
     taken = []
     while True:
         taken += take(pairs, 2)
@@ -75,7 +75,7 @@ def narrow(pairs, ratio, least):
             continue
         figure = interval([ratio(*pair) for pair in taken])
         talk("  {:.3f}, {:.3f} – {:.3f}".format(*figure))
-        if figure[2] - figure[1] <= WIDTH_MAX or len(taken) >= PAIRS_MOST:
+        if figure[2] - figure[1] <= WIDTH_MAX or len(taken) >= most:
             return taken, figure
 
 
@@ -146,7 +146,7 @@ class Timed(typing.NamedTuple):
 
     def compare(self, bench, old, name, least):
         with self.pairs(bench.side, old, bench.options) as pairs:
-            taken, figure = narrow(pairs, self.ratio, bench.options.slices)
+            taken, figure = narrow(pairs, self.ratio, bench.options.slices, bench.options.most)
         _, low, high = figure
         wide = f"; the interval is wider than {WIDTH_MAX} after {len(taken)} pairs" if high - low > WIDTH_MAX else ""
         target = f"{self.sign} {least:g}: {'met' if is_met(low, high, least) else 'not met'}{wide}"

@@ -79,9 +79,9 @@ pub async fn start_on(
     let clock = Clock::System.follow();
     let map = config.shard_map()?;
     let tokens = Arc::new(servers::tokens(config, role, &Clock::System)?);
-    let published = servers::published_keys(config, role, &tokens, &clock).await?;
-    backend.probes.extend(published.iter().map(|published| published.probe.clone()));
     let (front, back) = (Tasks::on_current_runtime(), Tasks::on_current_runtime());
+    let published = servers::published_keys(config, role, &tokens, &clock, &back).await?;
+    backend.probes.extend(published.iter().map(|published| published.probe.clone()));
     let memory = Memory::new(map);
     let shop =
         Shop::new(backend.clone(), memory.clone(), settings(config), map, clock.clone(), front.clone());

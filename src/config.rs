@@ -241,6 +241,28 @@ mod tests {
     }
 
     #[test]
+    fn origins_are_taken_as_browsers_write_them() {
+        let with = |origins: &str| with_env(&[("SECKILL__HTTP__CORS_ORIGINS", origins)]).is_ok();
+        for good in ["https://shop.example", "http://localhost:3000, https://[2001:db8::1]:8443", "*", ""] {
+            assert!(with(good), "{good}");
+        }
+        for bad in [
+            "shop.example",
+            "https://shop.example/",
+            "https://Shop.example",
+            "https://shop.example:443",
+            "http://localhost:80",
+            "https://shop.example:0443",
+            "https://[",
+            "https://localhost:b",
+            "https://localhost:1:2",
+            "*, https://shop.example",
+        ] {
+            assert!(!with(bad), "{bad}");
+        }
+    }
+
+    #[test]
     fn a_guessable_secret_and_a_broken_shard_map_are_refused() {
         assert!(with_env(&[("SECKILL__AUTH__HS256_SECRET", "secret")]).is_err());
         assert!(with_env(&[("SECKILL__SHARDS__SHARDS", "6")]).is_err());

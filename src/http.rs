@@ -22,8 +22,9 @@ use auth::Tokens;
 use client_address::ClientAddresses;
 
 /// Reads the published keys anew, because a token names one that is not known. The future ends at once when they were
-/// read a moment ago, so that a crowd with made-up key ids costs the provider nothing.
-pub type LearnKeys = Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
+/// read a moment ago, so that a crowd with made-up key ids costs the provider nothing. It answers whether keys were
+/// ever read. A read that has begun goes on when the future is dropped.
+pub type LearnKeys = Arc<dyn Fn() -> BoxFuture<'static, bool> + Send + Sync>;
 
 /// What every handler can reach. A process has one, and all of its threads share it.
 pub struct Context {

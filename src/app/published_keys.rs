@@ -20,7 +20,7 @@ use crate::worker::driver::{Progress, Task};
 
 /// How long after a read the next one may begin that a token asks for.
 const REST: Duration = Duration::from_secs(10);
-/// How often the keys are read when no token asks for that, so that a withdrawn key is forgotten.
+/// How long after a good read the next one begins when no token asks for it, so that a withdrawn key is forgotten.
 const PERIOD: Duration = Duration::from_secs(300);
 /// How long a provider may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -40,6 +40,8 @@ pub struct PublishedKeys {
     last: Mutex<LastRead>,
     /// Whether any set was ever read.
     is_read: AtomicBool,
+    /// Whether there are configured keys, too.
+    are_beside_others: bool,
 }
 
 #[derive(Default)]
@@ -59,7 +61,10 @@ impl PublishedKeys {
         let source = match (&auth.jwks_file, &auth.jwks_url) {
             (Some(file), _) => Source::File(file.clone()),
             (None, Some(url)) => {
-                let client = reqwest::Client::builder()
+                let client = reqwest::Client::builder();
+                // In plain text they come from this machine only, and through no proxy.
+                let client = if url.starts_with("http://") { client.no_proxy() } else { client };
+                let client = client
                     .timeout(ANSWER_TIMEOUT)
                     .redirect(reqwest::redirect::Policy::none())
                     // A connection belongs to the thread that made it, and reads are rare.
@@ -76,6 +81,7 @@ impl PublishedKeys {
             clock: clock.clone(),
             last: Mutex::default(),
             is_read: AtomicBool::new(false),
+            are_beside_others: !auth.hs256_secret.expose().is_empty() || auth.public_key_file.is_some(),
         })))
     }
 
@@ -94,14 +100,19 @@ impl PublishedKeys {
     }
 
     /// Reads the keys anew, unless that was done less than 10 s ago. Callers that come meanwhile wait for the same
-    /// read.
-    pub async fn learn(&self) {
+    /// read. Answers whether keys were ever read.
+    pub async fn learn(&self) -> bool {
         let mut last = self.last.lock().await;
-        let rested = last.began.map(|began| self.clock.monotonic().since(began));
-        if rested.is_none_or(|rested| rested >= REST) {
+        if self.rested(&last) >= REST {
             // A failure is logged and counted, and the last keys stay.
             drop(self.read(&mut last).await);
         }
+        self.is_read.load(Ordering::Relaxed)
+    }
+
+    /// Answers how long ago the last read began.
+    fn rested(&self, last: &LastRead) -> Duration {
+        last.began.map_or(Duration::MAX, |began| self.clock.monotonic().since(began))
     }
 
     async fn read(&self, last: &mut LastRead) -> Result<(), String> {
@@ -168,16 +179,14 @@ impl Task for PublishedKeys {
     }
 
     fn period(&self) -> Duration {
-        PERIOD
+        REST
     }
 
     async fn run_once(&self) -> StoreResult<Progress> {
         let mut last = self.last.lock().await;
-        let rested = last.began.map(|began| self.clock.monotonic().since(began));
-        let rest = rested.and_then(|rested| REST.checked_sub(rested)).filter(|rest| !rest.is_zero());
-        if rest.is_some() {
-            // A run after a failure comes sooner than the provider may be asked again.
-            return Ok(Progress { done: 0, again_in: rest.filter(|_| last.has_failed) });
+        let due = if last.has_failed { REST } else { PERIOD };
+        if self.rested(&last) < due {
+            return Ok(Progress::default());
         }
         let read = self.read(&mut last).await;
         read.map_err(|error| StoreError::broken("read the published token keys", error))?;
@@ -195,11 +204,18 @@ impl Probe for PublishedKeys {
         &[Duty::Buy, Duty::Read]
     }
 
+    /// Other processes may have read them.
+    fn is_own(&self) -> bool {
+        true
+    }
+
     async fn check(&self) -> Result<(), Fault> {
         if self.is_read.load(Ordering::Relaxed) {
             return Ok(());
         }
-        Err(Fault::down("were never read: no shopper's token can be checked against them (auth.jwks_url)"))
+        let words =
+            "were never read: no token that they have signed can be checked (auth.jwks_url)".to_owned();
+        Err(Fault { words, still_works: self.are_beside_others })
     }
 }
 

@@ -122,6 +122,7 @@ pub async fn published_keys(
     role: Role,
     tokens: &Arc<Tokens>,
     clock: &Clock,
+    tasks: &Tasks,
 ) -> anyhow::Result<Option<Published>> {
     if role == Role::Worker {
         return Ok(None);
@@ -130,10 +131,11 @@ pub async fn published_keys(
         return Ok(None);
     };
     keys.read_first().await?;
-    let source = keys.clone();
+    let (source, tasks) = (keys.clone(), tasks.clone());
     let learn: LearnKeys = Arc::new(move || {
         let source = source.clone();
-        Box::pin(async move { source.learn().await })
+        let read = tasks.spawn(async move { source.learn().await });
+        Box::pin(async move { read.await.unwrap_or(false) })
     });
     Ok(Some(Published { learn, refresh: keys.clone(), probe: keys }))
 }
@@ -148,6 +150,7 @@ pub async fn published_keys(
     _: Role,
     _: &Arc<Tokens>,
     _: &Clock,
+    _: &Tasks,
 ) -> anyhow::Result<Option<Published>> {
     let is_named = config.auth.jwks_file.is_some() || config.auth.jwks_url.is_some();
     anyhow::ensure!(!is_named, BUILT_WITHOUT);

@@ -423,18 +423,39 @@ fn networks<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<IpNet>, D::Error>
 fn origins<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<String>, D::Error> {
     let origins = Vec::<String>::deserialize(input)?;
     for origin in &origins {
-        let host = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
-        let is_host = |host: &str| {
-            let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.:[]".contains(&b);
-            !host.is_empty() && host.bytes().all(allowed)
-        };
-        if !host.is_some_and(is_host) && (origin != "*" || origins.len() > 1) {
+        let is_any = origin == "*" && origins.len() == 1;
+        if !is_any && !is_origin(origin) {
             let rule = "must be an origin as browsers send it, such as https://shop.example or http://localhost:3000 \
                         (lower case, no path), or * alone";
             return Err(D::Error::custom(format!("{origin:?} {rule}")));
         }
     }
     Ok(origins)
+}
+
+/// Answers whether a text is an origin as browsers write it: scheme, host, and a port that is not the scheme's own.
+fn is_origin(text: &str) -> bool {
+    let (scheme, rest) = text.split_once("://").unwrap_or(("", text));
+    let own_port = match scheme {
+        "https" => 443,
+        "http" => 80,
+        _ => return false,
+    };
+    let (host, port) = match rest.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (rest, None),
+    };
+    let is_port =
+        |port: &str| port.parse::<u16>().is_ok_and(|number| number != own_port && number.to_string() == port);
+    let is_name = |host: &str| {
+        let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(&b);
+        !host.is_empty() && host.bytes().all(allowed)
+    };
+    let is_host = match host.strip_prefix('[').and_then(|inside| inside.strip_suffix(']')) {
+        Some(inside) => inside.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => is_name(host),
+    };
+    is_host && port.is_none_or(is_port)
 }
 
 fn path<'de, D: Deserializer<'de>>(input: D) -> Result<Option<PathBuf>, D::Error> {

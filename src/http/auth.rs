@@ -4,6 +4,7 @@
 //! algorithm, so a token cannot choose how it is checked.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 
 use foldhash::fast::RandomState;
@@ -74,6 +75,8 @@ pub struct Tokens {
     keys: Vec<(TokenKey, Validation)>,
     /// The keys that an identity provider has published last.
     published: RwLock<Arc<[(TokenKey, Validation)]>>,
+    /// How often keys were published. What was verified before that is verified again.
+    publications: AtomicU64,
     rules: TokenRules,
     verified: Cache<Box<str>, Verified, UnitWeighter, RandomState>,
     clock: Clock,
@@ -147,6 +150,8 @@ struct Verified {
     user: UserId,
     /// When the token is valid: from `nbf` until `exp`, the leeway included.
     valid_ms: Range<i64>,
+    /// How often keys had been published when it was verified.
+    publications: u64,
 }
 
 #[derive(Deserialize)]
@@ -172,6 +177,7 @@ impl Tokens {
         Self {
             keys: keys.into_iter().map(|key| rules.of(key)).collect(),
             published: RwLock::new(Arc::new([])),
+            publications: AtomicU64::new(0),
             rules: rules.clone(),
             verified: Cache::with(
                 rules.verified_max,
@@ -190,7 +196,7 @@ impl Tokens {
     pub fn publish(&self, keys: Vec<TokenKey>) {
         let keys: Arc<[_]> = keys.into_iter().map(|key| self.rules.of(key)).collect();
         *self.published.write().expect("no code panics while holding it") = keys;
-        self.verified.clear();
+        self.publications.fetch_add(1, Ordering::Release);
     }
 
     /// Verifies the token of an `Authorization` header, and returns its user.
@@ -204,6 +210,7 @@ impl Tokens {
         }
         if let Some(verified) = self.verified.get(token)
             && verified.valid_ms.contains(&self.clock.now_ms())
+            && verified.publications == self.publications.load(Ordering::Relaxed)
         {
             return Ok(verified.user);
         }
@@ -223,14 +230,21 @@ impl Tokens {
         let fits = |(key, _): &&(TokenKey, Validation)| {
             key.algorithm == header.alg && (key.kid.is_none() || key.kid == header.kid)
         };
+        // Counted before the keys are read: who publishes meanwhile makes this one be verified again.
+        let publications = self.publications.load(Ordering::Acquire);
         let published = self.published.read().expect("no code panics while holding it").clone();
-        let mut decoded = Err(Cause::UnknownKey);
+        let (mut decoded, mut is_named) = (Err(Cause::UnknownKey), false);
         for (key, validation) in self.keys.iter().chain(published.iter()).filter(fits) {
+            is_named |= key.kid.is_some();
             decoded = decode::<Claims>(token, &key.key, validation).map_err(|error| Cause::of(&error));
             // During a rotation two secrets fit, and one of them has signed it.
             if !matches!(decoded, Err(Cause::Signature)) {
                 break;
             }
+        }
+        // A key without an id fits every token, and says nothing about the key that this one names.
+        if matches!(decoded, Err(Cause::Signature)) && header.kid.is_some() && !is_named {
+            return Err(Cause::UnknownKey);
         }
         let claims = decoded?.claims;
         let expires_ms = whole_ms(claims.exp).saturating_add(self.leeway_ms);
@@ -243,7 +257,7 @@ impl Tokens {
             return Err(Cause::NotYetValid);
         }
         let user = UserId::parse(&claims.sub).map_err(|_| Cause::Claims)?;
-        Ok(Verified { user, valid_ms: begins_ms..expires_ms })
+        Ok(Verified { user, valid_ms: begins_ms..expires_ms, publications })
     }
 }
 

@@ -11,7 +11,7 @@ use actix_web::http::header::{FORWARDED, HeaderName};
 use ipnet::IpNet;
 use metrics::counter;
 
-use super::headers::{entries, split_unquoted, unquoted};
+use super::headers::{entries, split, unquoted};
 use crate::metrics::CLIENT_ADDRESS_UNKNOWN;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -58,17 +58,21 @@ impl ClientAddresses {
     }
 
     /// Returns the client's address. It is the peer, unless the peer is a trusted proxy. Then it is the right-most
-    /// entry that is no trusted proxy, or the left-most one when all are. When an entry on the way cannot be read, it
-    /// is the peer: this is counted, and warned of once a minute, because all clients of that proxy then share one
-    /// limit.
+    /// entry that is no trusted proxy, or the left-most one when all are. When there is no entry, or one on the way
+    /// cannot be read, it is the peer: this is counted, and warned of once a minute, because all clients of that proxy
+    /// then share one limit.
     pub fn of(&self, request: &HttpRequest, now_ms: i64) -> IpAddr {
         let unknown = IpAddr::from([0, 0, 0, 0]);
         let peer = request.peer_addr().map_or(unknown, |peer| peer.ip().to_canonical());
         if !self.is_trusted(peer) {
             return peer;
         }
+        let entries = entries(request, &self.header.name());
+        if entries.is_empty() {
+            self.tell_unknown(peer, now_ms);
+        }
         let mut address = peer;
-        for entry in entries(request, &self.header.name()).into_iter().rev() {
+        for entry in entries.into_iter().rev() {
             let Some(hop) = self.header.read(entry) else {
                 self.tell_unknown(peer, now_ms);
                 return peer;
@@ -104,7 +108,7 @@ impl ClientAddresses {
 
 /// Reads one `Forwarded` element: `for="[2001:db8::1]:4711";proto=https`. Source: RFC 7239 §4.
 fn forwarded(element: &str) -> Option<IpAddr> {
-    let value = split_unquoted(element, ';').into_iter().find_map(|pair| {
+    let value = split(element.as_bytes(), b';').into_iter().find_map(|pair| {
         let (name, value) = pair.split_once('=')?;
         name.trim().eq_ignore_ascii_case("for").then_some(value.trim())
     });
@@ -157,7 +161,7 @@ mod tests {
         ] {
             let lines = [("X-Forwarded-For", entry)];
             assert_eq!(found(ForwardedHeader::XForwardedFor, PEER, &lines), address, "{entry}");
-            let elements = split_unquoted(entry, ',');
+            let elements = split(entry.as_bytes(), b',');
             let elements =
                 elements.iter().map(|node| format!("proto=https;For=\"{}\"", node.trim_matches('"')));
             let line = elements.collect::<Vec<_>>().join(", ");
@@ -180,6 +184,27 @@ mod tests {
             "a stranger"
         );
         assert_eq!(found(ForwardedHeader::XForwardedFor, PEER, &[]), "10.0.0.5", "no header at all");
+    }
+
+    #[test]
+    fn what_a_client_leaves_open_takes_in_nothing_that_the_proxy_appends() {
+        let appended = "203.0.113.7";
+        for sent in ["\"", "1.2.3.4;x=\"", "\u{e9}", "\"1.2.3.4", "1.2.3.4, \"\\"] {
+            let line = format!("{sent}, {appended}");
+            assert_eq!(
+                found(ForwardedHeader::XForwardedFor, PEER, &[("X-Forwarded-For", &line)]),
+                appended,
+                "{line}"
+            );
+            for element in [format!("for={appended}"), format!("for=\"{appended}:4711\"")] {
+                let line = format!("for=1.2.3.4;x={sent}, {element}");
+                assert_eq!(
+                    found(ForwardedHeader::Forwarded, PEER, &[("Forwarded", &line)]),
+                    appended,
+                    "{line}"
+                );
+            }
+        }
     }
 
     #[test]

@@ -2,16 +2,17 @@
 
 use std::time::Duration;
 
+use actix_web::error::PayloadError;
 use actix_web::http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
 use actix_web::web::{Bytes, Payload};
 use actix_web::{HttpRequest, ResponseError};
-use futures::{FutureExt, TryStreamExt};
+use futures::{FutureExt, Stream, TryStreamExt};
 use serde::de::DeserializeOwned;
 use serde_path_to_error::{Path, Segment};
 
 use super::Context;
 use super::auth::Cause;
-use super::headers::{TwoValues, entries, sole, split_unquoted, unquoted};
+use super::headers::{TwoValues, entries, sole, split, unquoted};
 use super::problem::{Code, Problem};
 use crate::domain::{IdempotencyKey, Object, UserId};
 
@@ -25,14 +26,17 @@ const PREFER: HeaderName = HeaderName::from_static("prefer");
 
 /// Verifies the token of a request, and returns its user.
 ///
-/// # Errors
-/// `unauthenticated`, also for a request with two different tokens.
+/// # Errors `unauthenticated`, also for a request with two different tokens; `dependency_unavailable` while the keys
+/// that may have signed the token were never read.
 pub async fn shopper(request: &HttpRequest, context: &Context) -> Result<UserId, Problem> {
     let authorization = authorization(request)?;
     let mut user = context.tokens.shopper(authorization);
     if let (Err(Cause::UnknownKey), Some(learn)) = (&user, &context.learn_keys) {
-        learn().await;
+        let are_known = learn().await;
         user = context.tokens.shopper(authorization);
+        if user == Err(Cause::UnknownKey) && !are_known {
+            return Err(Problem::new(Code::DependencyUnavailable));
+        }
     }
     user.map_err(Cause::refuse)
 }
@@ -63,8 +67,19 @@ pub async fn body(
     if announced.is_some_and(|length| length > bytes_max) {
         return Err(Problem::new(Code::BodyTooLarge));
     }
+    collected(payload, bytes_max, context).await
+}
+
+/// Reads what a payload has, as [`body`] does.
+///
+/// # Errors
+/// As [`body`].
+pub async fn collected<P>(payload: P, bytes_max: usize, context: &Context) -> Result<Bytes, Problem>
+where
+    P: Stream<Item = Result<Bytes, PayloadError>> + Unpin,
+{
     // Most bodies came in one piece with their head, and need no timer.
-    let mut reading = Box::pin(collected(payload, bytes_max));
+    let mut reading = Box::pin(pieces(payload, bytes_max));
     if let Some(body) = (&mut reading).now_or_never() {
         return body;
     }
@@ -73,7 +88,10 @@ pub async fn body(
     body.unwrap_or_else(|_| Err(Problem::new(Code::BodyTooSlow)))
 }
 
-async fn collected(mut payload: Payload, bytes_max: usize) -> Result<Bytes, Problem> {
+async fn pieces<P>(mut payload: P, bytes_max: usize) -> Result<Bytes, Problem>
+where
+    P: Stream<Item = Result<Bytes, PayloadError>> + Unpin,
+{
     let mut body = Bytes::new();
     while let Some(piece) = payload.try_next().await.map_err(|e| Problem::of_status(e.status_code()))? {
         if body.len() + piece.len() > bytes_max {
@@ -170,7 +188,7 @@ pub fn prefer_wait_s(request: &HttpRequest) -> Option<u64> {
         return None;
     }
     entries(request, &PREFER).into_iter().find_map(|preference| {
-        let (name, value) = split_unquoted(preference, ';').first()?.split_once('=')?;
+        let (name, value) = split(preference.as_bytes(), b';').first()?.split_once('=')?;
         let is_wait = name.trim().eq_ignore_ascii_case("wait");
         if is_wait { digits(&unquoted(value.trim())?) } else { None }
     })

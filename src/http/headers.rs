@@ -19,30 +19,35 @@ pub fn sole<'a>(request: &'a HttpRequest, name: &HeaderName) -> Result<Option<&'
     if values.all(|other| other == first) { Ok(Some(first)) } else { Err(TwoValues) }
 }
 
-/// The entry that stands for a line which is not ASCII. It means nothing in any list.
+/// What stands for an entry that is not ASCII. It means nothing in any list.
 const UNREADABLE: &str = "\u{1}";
 
 /// Lists the entries of a header that is a list, from all of its lines, in order. They are trimmed, and empty ones are
-/// left out. A line that is not ASCII is one entry that means nothing.
+/// left out. An entry that is not ASCII is one that means nothing.
 pub fn entries<'a>(request: &'a HttpRequest, name: &HeaderName) -> Vec<&'a str> {
-    let lines = request.headers().get_all(name).map(|line| line.to_str().unwrap_or(UNREADABLE));
-    lines.flat_map(|line| split_unquoted(line, ',')).filter(|entry| !entry.is_empty()).collect()
+    let lines = request.headers().get_all(name).map(|line| line.as_bytes());
+    lines.flat_map(|line| split(line, b',')).filter(|entry| !entry.is_empty()).collect()
 }
 
-/// Splits at a separator that does not stand in quotes, and trims the pieces.
-pub fn split_unquoted(text: &str, separator: char) -> Vec<&str> {
+/// Splits at a separator that does not stand in quotes, and trims the pieces. Quotes that are not closed are none: what
+/// a client left open must not take in what a proxy appended.
+pub fn split(line: &[u8], separator: u8) -> Vec<&str> {
     let (mut is_quoted, mut is_escaped) = (false, false);
-    text.split(|character| {
+    let unquoted = |byte: &u8| {
         let was_escaped = std::mem::take(&mut is_escaped);
-        match character {
-            '"' if !was_escaped => is_quoted = !is_quoted,
-            '\\' if is_quoted && !was_escaped => is_escaped = true,
+        match byte {
+            b'"' if !was_escaped => is_quoted = !is_quoted,
+            b'\\' if is_quoted && !was_escaped => is_escaped = true,
             _ => {}
         }
-        character == separator && !is_quoted
-    })
-    .map(str::trim)
-    .collect()
+        *byte == separator && !is_quoted
+    };
+    let mut pieces: Vec<&[u8]> = line.split(unquoted).collect();
+    if is_quoted {
+        pieces = line.split(|byte| *byte == separator).collect();
+    }
+    let text = |piece| std::str::from_utf8(piece).ok().filter(|text| text.is_ascii());
+    pieces.into_iter().map(|piece| text(piece).unwrap_or(UNREADABLE).trim()).collect()
 }
 
 /// Reads a quoted text: `"a\"b"` → `a"b`. Any other text is what it is. `None` when a quoted text is not closed, or
@@ -89,6 +94,8 @@ mod tests {
         };
         assert_eq!(of(&["a ,b", ",", "c"]), ["a", "b", "c"]);
         assert_eq!(of(&[r#""a,b", c"#, r#""d\",e""#]), [r#""a,b""#, "c", r#""d\",e""#]);
+        assert_eq!(of(&[r#"a;x=", b, c"#]), [r#"a;x=""#, "b", "c"], "quotes that nobody closed");
+        assert_eq!(of(&["a, \u{e9}, c"]), ["a", UNREADABLE, "c"]);
         assert!(of(&[]).is_empty());
     }
 

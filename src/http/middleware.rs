@@ -4,19 +4,24 @@
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use actix_web::body::{BoxBody, MessageBody};
-use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::body::{BodySize, BoxBody, MessageBody};
+use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
 use actix_web::http::ConnectionType;
 use actix_web::http::Method;
-use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
+use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use actix_web::middleware::Next;
-use actix_web::web::Data;
-use actix_web::{Error, HttpMessage, HttpRequest, ResponseError};
+use actix_web::web::{Bytes, Data};
+use actix_web::{Error, HttpMessage, HttpRequest, HttpResponse, ResponseError};
+use futures::future::ready;
+use futures::stream;
 use metrics::{Histogram, histogram};
 
 use super::Context;
+use super::extract::{ADMIN_BODY_BYTES_MAX, collected};
 use super::problem::Problem;
 use crate::chance::Chance;
 use crate::metrics::HTTP_DURATION;
@@ -59,11 +64,14 @@ pub struct Pattern(pub &'static str);
 /// # Errors
 /// What is not an answer of a handler. The answers of handlers are responses here, and so are their refusals.
 pub async fn around(
-    request: ServiceRequest,
+    mut request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let began = Instant::now();
-    let mut response = next.call(request).await?.map_into_boxed_body();
+    let (mut response, unread) = match unread_chunks(&mut request).await {
+        None => (next.call(request).await?.map_into_boxed_body(), None),
+        Some((problem, unread)) => (request.into_response(HttpResponse::from_error(problem)), Some(unread)),
+    };
     let kept = response.request().extensions().get::<RequestId>().copied();
     let id = kept.unwrap_or_else(RequestId::new);
     let status = response.status();
@@ -78,7 +86,50 @@ pub async fn around(
         response.headers_mut().insert(REQUEST_ID, value);
     }
     record(&response, &id, began.elapsed());
+    if let Some(unread) = unread {
+        response = response.map_body(|_, body| BoxBody::new(Unread { body, _unread: unread }));
+    }
     Ok(response)
+}
+
+/// Reads the chunks of a body whose length is not announced, so that handlers find it whole. Answers why it cannot be
+/// read, and the rest of it, which is unread.
+async fn unread_chunks(request: &mut ServiceRequest) -> Option<(Problem, Payload)> {
+    if !request.headers().contains_key(TRANSFER_ENCODING) {
+        return None;
+    }
+    let context = request.app_data::<Data<Context>>()?.clone();
+    let mut payload = request.take_payload();
+    match collected(&mut payload, ADMIN_BODY_BYTES_MAX, &context).await {
+        Ok(body) => {
+            let payload = Box::pin(stream::once(ready(Ok(body))));
+            request.set_payload(Payload::Stream { payload });
+            None
+        }
+        Err(problem) => Some((problem, payload)),
+    }
+}
+
+/// The body of an answer to a request whose own body is unread. The framework reads on for ever when nobody holds the
+/// rest any more, and closes the connection while somebody does.
+struct Unread {
+    body: BoxBody,
+    _unread: Payload,
+}
+
+impl MessageBody for Unread {
+    type Error = <BoxBody as MessageBody>::Error;
+
+    fn size(&self) -> BodySize {
+        self.body.size()
+    }
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        Pin::new(&mut self.body).poll_next(context)
+    }
 }
 
 /// Writes the body of a problem, whether a handler or the framework found it.

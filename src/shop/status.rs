@@ -115,13 +115,17 @@ impl Shop {
     /// one.
     ///
     /// # Errors
-    /// When the buyer's shard could not be read.
+    /// When the buyer's shard could not be read, or this process has never read the directory.
     pub async fn orders(
         &self,
         user: &UserId,
         after: Option<OrderCursor>,
         limit: u32,
     ) -> Result<OrderPage, Failure> {
+        // The sales say which months there are.
+        if !self.catalog().is_read {
+            return Err(Failure::Unavailable);
+        }
         let wanted = usize::try_from(limit).unwrap_or(usize::MAX);
         let mut months = self.months(after);
         let rest = months.split_off(months.len().min(MONTHS_MAX));

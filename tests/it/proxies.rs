@@ -258,6 +258,11 @@ async fn nginx_keeps_what_everybody_may_see_and_no_refusal() {
         status(&read("/api/v1/sales/later").await) == 200
     })
     .await;
+    // A client cannot put an answer where another page's is kept.
+    let origin = "GET /api/v1/sales HTTP/1.1\r\nOrigin: /later";
+    assert_eq!(status(&ask(Ipv4Addr::LOCALHOST, proxy.address, origin, "").await), 200);
+    let later = read("/api/v1/sales/later").await.expect("an answer");
+    assert!(later.contains(r#"{"id":"later""#) && !later.contains(r#"{"sales":"#), "{later}");
     let request_id =
         |answer: &str| answer.lines().find_map(|line| line.strip_prefix("x-request-id: ")).map(str::to_owned);
     eventually("a second reader gets the first one's answer", async || {

@@ -86,6 +86,12 @@ fn auth() -> AuthConfig {
     crate::config::load_with(None, &[], &[]).expect("the defaults").config.auth
 }
 
+fn with_secret() -> AuthConfig {
+    let secret =
+        ("SECKILL__AUTH__HS256_SECRET".to_owned(), "a secret of the tests, 32 bytes or more".to_owned());
+    crate::config::load_with(None, &[secret], &[]).expect("a configuration").config.auth
+}
+
 #[tokio::test]
 async fn a_crowd_with_made_up_key_ids_costs_the_provider_one_read_in_ten_seconds() {
     let provider = Provider::start(ok(SET)).await;
@@ -120,7 +126,7 @@ async fn the_last_keys_stay_while_the_provider_answers_anything_else() {
         let before = provider.asked();
         provider.answers(answer.clone());
         reader.clock.advance_ms(10_000);
-        assert!(reader.keys.run_once().await.is_err(), "{answer:.60}");
+        assert!(reader.keys.learn().await, "the last keys stay: {answer:.60}");
         assert_eq!(provider.asked(), before + 1, "{answer:.60}");
         assert!(reader.knows_the_key(), "{answer:.60}");
         assert_eq!(reader.keys.check().await, Ok(()), "the last keys do: {answer:.60}");
@@ -128,6 +134,10 @@ async fn the_last_keys_stay_while_the_provider_answers_anything_else() {
     provider.answers(ok(&SET.replace("k1", "k2")));
     reader.clock.advance_ms(10_000);
     reader.keys.run_once().await.expect("read");
+    let asked = provider.asked();
+    reader.clock.advance_ms(299_000);
+    reader.keys.run_once().await.expect("nothing to do");
+    assert_eq!(provider.asked(), asked, "after a good read there is time");
     assert!(!reader.knows_the_key(), "a withdrawn key is forgotten");
 }
 
@@ -136,8 +146,12 @@ async fn a_provider_that_is_down_at_the_start_is_asked_again_and_a_bad_file_ends
     let reader = Reader::of_url("http://127.0.0.1:1/keys");
     reader.keys.read_first().await.expect("no error");
     assert!(reader.keys.check().await.is_err_and(|fault| !fault.still_works));
-    let rest = reader.keys.run_once().await.expect("not yet");
-    assert_eq!(rest.again_in, Some(REST), "it is asked again as soon as it may be");
+    assert_eq!(reader.keys.run_once().await.expect("not yet").done, 0);
+    reader.clock.advance_ms(10_000);
+    assert!(reader.keys.run_once().await.is_err(), "it is asked again as soon as it may be");
+    assert_eq!(reader.keys.period(), REST);
+    let beside = AuthConfig { jwks_url: Some("http://127.0.0.1:1/keys".to_owned()), ..with_secret() };
+    assert!(Reader::of(&beside).keys.check().await.is_err_and(|fault| fault.still_works), "the secret does");
     let file = std::env::temp_dir().join(format!("seckill-jwks-{}", std::process::id()));
     let reader = Reader::of(&AuthConfig { jwks_file: Some(file.clone()), ..auth() });
     let words = reader.keys.read_first().await.expect_err("there is none").to_string();

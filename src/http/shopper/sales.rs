@@ -16,6 +16,9 @@ use crate::http::paging::SalesQuery;
 use crate::http::problem::{Code, Problem};
 use crate::memory::catalog::{Snapshot, StockBand};
 
+/// How long after its end a sale is still listed.
+const RECENT_MS: i64 = 86_400_000;
+
 #[derive(Serialize)]
 struct TimeView {
     now: String,
@@ -94,7 +97,8 @@ pub async fn time(context: web::Data<Context>) -> HttpResponse {
     HttpResponse::Ok().insert_header((CACHE_CONTROL, "no-store")).json(body)
 }
 
-/// Answers `GET /sales`: a page of the sales that shoppers may see, ascending by start.
+/// Answers `GET /sales`: a page of the sales that shoppers may see, ascending by start, without those that are long
+/// over.
 ///
 /// # Errors
 /// `dependency_unavailable` while this process has never read the directory, `validation_failed` as
@@ -106,7 +110,9 @@ pub async fn list(
 ) -> Result<HttpResponse, Problem> {
     let snapshot = read_catalog(&context)?;
     let now_ms = context.shop.now_ms();
+    let is_recent = |sale: &Sale, phase| phase != Phase::Ended || sale.ends_ms >= now_ms - RECENT_MS;
     let visible = snapshot.sales.values().filter_map(|sale| Some((sale, sale.phase(now_ms)?)));
+    let visible = visible.filter(|(sale, phase)| is_recent(sale, *phase));
     let page = query.page(visible, |(sale, _)| sale)?;
     let sales = page.sales.iter().map(|(sale, phase)| SaleView::of(sale, *phase, &snapshot)).collect();
     Ok(cacheable(&request, &ListView { sales, next_cursor: page.next }))

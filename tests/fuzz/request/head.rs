@@ -28,26 +28,29 @@ pub fn is_visible(text: &str) -> bool {
 
 /// Splits a list at its commas outside of quotes, trims its entries, and leaves empty ones out.
 fn entries(lines: &[&[u8]]) -> Vec<String> {
-    let mut found = Vec::new();
+    let mut found: Vec<String> = Vec::new();
     for line in lines {
-        // A line that is not ASCII is an entry that means nothing.
-        let text =
-            if line.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\t')) { line } else { &b"\x01"[..] };
-        let (mut entry, mut in_quotes, mut escape) = (String::new(), false, false);
-        for c in text.iter().map(|byte| char::from(*byte)).chain([',']) {
-            let is_end = c == ',' && !in_quotes;
+        let (mut of_line, mut in_quotes, mut escape) = (vec![Vec::new()], false, false);
+        for byte in *line {
+            if *byte == b',' && !in_quotes {
+                of_line.push(Vec::new());
+                continue;
+            }
             if escape {
                 escape = false;
-            } else if in_quotes && c == '\\' {
+            } else if in_quotes && *byte == b'\\' {
                 escape = true;
-            } else if c == '"' {
+            } else if *byte == b'"' {
                 in_quotes = !in_quotes;
             }
-            if is_end { found.push(std::mem::take(&mut entry)) } else { entry.push(c) }
+            of_line.last_mut().expect("one").push(*byte);
         }
-        // Quotes that nobody closed hold the last comma, which was added here.
-        entry.pop();
-        found.push(entry);
+        if in_quotes {
+            of_line = line.split(|byte| *byte == b',').map(<[u8]>::to_vec).collect();
+        }
+        // An entry that is not ASCII means nothing.
+        let text = |entry: Vec<u8>| String::from_utf8(entry).ok().filter(|text| text.is_ascii());
+        found.extend(of_line.into_iter().map(|entry| text(entry).unwrap_or("\u{1}".to_owned())));
     }
     let trimmed = found.iter().map(|entry| entry.trim().to_owned());
     trimmed.filter(|entry| !entry.is_empty()).collect()
