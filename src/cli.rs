@@ -26,7 +26,7 @@ use crate::app::{self, Role};
 use crate::backend::distributed::migrate;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Mode};
-use crate::shutdown::{self, Asked};
+use crate::shutdown::{Asked, Signals};
 use crate::{metrics, telemetry};
 
 use runtime::block_on;
@@ -176,12 +176,13 @@ async fn serve(config: &Config, role: Role) -> anyhow::Result<()> {
         config.require_secrets()?;
     }
     app::wait_for_servers(config, app::Needed::Serving, output::talk).await?;
+    let signals = Signals::catch()?;
     let running = app::start(config, role, metrics).await?;
     if let Some(address) = running.shopper {
         output::talk(&format!("shoppers   http://{address}/api/v1/sales"));
     }
     output::talk(&format!("operators  http://{}/readyz?verbose", running.admin));
-    let notice_ms = match shutdown::signalled().await? {
+    let notice_ms = match signals.first().await {
         Asked::BySupervisor if running.shopper.is_some() => config.shutdown.notice_ms,
         _ => 0,
     };

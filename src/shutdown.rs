@@ -6,7 +6,7 @@
 use std::future::Future;
 
 use tokio::runtime::Handle;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -76,24 +76,40 @@ pub enum Asked {
     ByPerson,
 }
 
-/// Waits for the first SIGTERM or SIGINT. A second one ends the process at once with status 130.
-///
-/// # Errors
-/// When the handlers cannot be installed.
-pub async fn signalled() -> std::io::Result<Asked> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let asked = tokio::select! {
-        _ = terminate.recv() => Asked::BySupervisor,
-        _ = interrupt.recv() => Asked::ByPerson,
-    };
-    #[expect(clippy::disallowed_methods, reason = "must not be waited for by the drain that it cuts short")]
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        std::process::exit(130);
-    });
-    Ok(asked)
+/// The signals that end the process. From when they are caught, none ends it by itself any more.
+#[derive(Debug)]
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Catches SIGTERM and SIGINT. It is done before the process says that it serves, so that none ends it undrained.
+    ///
+    /// # Errors
+    /// When the handlers cannot be installed.
+    pub fn catch() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Waits for the first signal. A second one ends the process at once with status 130.
+    pub async fn first(self) -> Asked {
+        let Self { mut terminate, mut interrupt } = self;
+        let asked = tokio::select! {
+            _ = terminate.recv() => Asked::BySupervisor,
+            _ = interrupt.recv() => Asked::ByPerson,
+        };
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "must not be waited for by the drain that it cuts short"
+        )]
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            std::process::exit(130);
+        });
+        asked
+    }
 }

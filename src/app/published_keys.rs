@@ -16,6 +16,7 @@ use crate::config::AuthConfig;
 use crate::http::auth::{Tokens, jwk_set};
 use crate::metrics::TOKEN_KEY_READS;
 use crate::ports::{Duty, Fault, Probe, StoreError, StoreResult};
+use crate::shutdown::Tasks;
 use crate::worker::driver::{Progress, Task};
 
 /// How long after a read the next one may begin that a token asks for.
@@ -37,7 +38,7 @@ pub struct PublishedKeys {
     source: Source,
     tokens: Arc<Tokens>,
     clock: Clock,
-    last: Mutex<LastRead>,
+    last: Arc<Mutex<LastRead>>,
     /// Whether any set was ever read.
     is_read: AtomicBool,
     /// Whether there are configured keys, too.
@@ -79,7 +80,7 @@ impl PublishedKeys {
             source,
             tokens: tokens.clone(),
             clock: clock.clone(),
-            last: Mutex::default(),
+            last: Arc::default(),
             is_read: AtomicBool::new(false),
             are_beside_others: !auth.hs256_secret.expose().is_empty() || auth.public_key_file.is_some(),
         })))
@@ -100,12 +101,15 @@ impl PublishedKeys {
     }
 
     /// Reads the keys anew, unless that was done less than 10 s ago. Callers that come meanwhile wait for the same
-    /// read. Answers whether keys were ever read.
-    pub async fn learn(&self) -> bool {
-        let mut last = self.last.lock().await;
+    /// read. Answers whether keys were ever read. A read that has begun is a task of `tasks`, and goes on when its
+    /// caller has gone.
+    pub async fn learn(self: Arc<Self>, tasks: Tasks) -> bool {
+        let mut last = self.last.clone().lock_owned().await;
         if self.rested(&last) >= REST {
+            let keys = self.clone();
             // A failure is logged and counted, and the last keys stay.
-            drop(self.read(&mut last).await);
+            let read = tasks.spawn(async move { drop(keys.read(&mut last).await) });
+            drop(read.await);
         }
         self.is_read.load(Ordering::Relaxed)
     }
@@ -201,12 +205,7 @@ impl Probe for PublishedKeys {
     }
 
     fn duties(&self) -> &'static [Duty] {
-        &[Duty::Buy, Duty::Read]
-    }
-
-    /// Other processes may have read them.
-    fn is_own(&self) -> bool {
-        true
+        &[Duty::Buy]
     }
 
     async fn check(&self) -> Result<(), Fault> {

@@ -132,11 +132,7 @@ pub async fn published_keys(
     };
     keys.read_first().await?;
     let (source, tasks) = (keys.clone(), tasks.clone());
-    let learn: LearnKeys = Arc::new(move || {
-        let source = source.clone();
-        let read = tasks.spawn(async move { source.learn().await });
-        Box::pin(async move { read.await.unwrap_or(false) })
-    });
+    let learn: LearnKeys = Arc::new(move || Box::pin(source.clone().learn(tasks.clone())));
     Ok(Some(Published { learn, refresh: keys.clone(), probe: keys }))
 }
 
@@ -199,8 +195,8 @@ pub fn shopper_server(
     let build = move || {
         App::new()
             .app_data(context.clone())
-            .wrap(actix_web::middleware::from_fn(middleware::around))
             .wrap(Condition::new(!origins.is_empty(), cors(&origins)))
+            .wrap(actix_web::middleware::from_fn(middleware::around))
             .configure(router::shopper_routes)
     };
     let mut server = HttpServer::new(build)

@@ -31,7 +31,8 @@ use crate::http::admin::Scope;
 use crate::http::auth::api_key_hash;
 use crate::http::shopper::rfc3339;
 use crate::ports::{Keys, SaleStore};
-use crate::{metrics, shutdown, telemetry};
+use crate::shutdown::Signals;
+use crate::{metrics, telemetry};
 
 use guide::Guide;
 use rush::Rush;
@@ -125,9 +126,10 @@ impl DemoCommand {
         config.auth.hs256_secret = Secret::new(&secrets.token_secret);
         let sales = opened.ports.sales.clone();
         let_operate(opened.ports.keys.as_ref(), &secrets.api_key).await?;
+        let signals = Signals::catch()?;
         let running = app::start_on(opened.ports, &config, Role::All, metrics::install()?).await?;
         let found = (opened.found.sales > 0).then_some(opened.found);
-        let outcome = self.open_and_wait(&config, &running, &secrets, (sales, found), began).await;
+        let outcome = self.open_and_wait(&config, &running, &secrets, (sales, found), (began, signals)).await;
         output::talk("draining; a second signal ends at once");
         let draining = Instant::now();
         let drained = running.stop(Duration::from_millis(config.shutdown.deadline_ms)).await;
@@ -143,7 +145,7 @@ impl DemoCommand {
         running: &Running,
         secrets: &Secrets,
         (sales, found): (std::sync::Arc<dyn SaleStore>, Option<Found>),
-        began: Instant,
+        (began, signals): (Instant, Signals),
     ) -> anyhow::Result<u8> {
         let shopper = running.shopper.context("a demo serves shoppers")?;
         let client = AdminClient { address: running.admin.to_string(), key: secrets.api_key.clone() };
@@ -169,15 +171,14 @@ impl DemoCommand {
         if !self.rush {
             let name = sale.id.clone();
             tokio::select! {
-                signalled = shutdown::signalled() => drop(signalled?),
+                _ = signals.first() => {}
                 () = open_and_stay(&name, sale.opens) => {}
             }
             return Ok(0);
         }
         let rush = self.rush(config, shopper, sale.id);
         tokio::select! {
-            signalled = shutdown::signalled() => {
-                signalled?;
+            _ = signals.first() => {
                 output::talk("the rush was interrupted: no verdict");
                 Ok(1)
             }

@@ -99,7 +99,7 @@ impl ClientAddresses {
             tracing::warn!(
                 %peer,
                 header = %self.header.name(),
-                "a trusted proxy sends a header that holds no address: its clients share one limit \
+                "a trusted proxy names no client address: its clients share one limit \
                  (http.forwarded_header)"
             );
         }

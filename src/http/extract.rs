@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use actix_web::error::PayloadError;
 use actix_web::http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
-use actix_web::web::{Bytes, Payload};
+use actix_web::web::{Bytes, BytesMut, Payload};
 use actix_web::{HttpRequest, ResponseError};
 use futures::{FutureExt, Stream, TryStreamExt};
 use serde::de::DeserializeOwned;
@@ -92,14 +92,19 @@ async fn pieces<P>(mut payload: P, bytes_max: usize) -> Result<Bytes, Problem>
 where
     P: Stream<Item = Result<Bytes, PayloadError>> + Unpin,
 {
-    let mut body = Bytes::new();
+    let (mut first, mut body) = (Bytes::new(), BytesMut::new());
     while let Some(piece) = payload.try_next().await.map_err(|e| Problem::of_status(e.status_code()))? {
-        if body.len() + piece.len() > bytes_max {
+        if first.len() + body.len() + piece.len() > bytes_max {
             return Err(Problem::new(Code::BodyTooLarge));
         }
-        body = if body.is_empty() { piece } else { [body, piece].concat().into() };
+        if first.is_empty() && body.is_empty() {
+            first = piece;
+        } else {
+            body.extend_from_slice(&std::mem::take(&mut first));
+            body.extend_from_slice(&piece);
+        }
     }
-    Ok(body)
+    Ok(if body.is_empty() { first } else { body.freeze() })
 }
 
 /// Reads a JSON body, which must be an object.

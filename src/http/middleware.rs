@@ -8,11 +8,14 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use actix_cors::CorsError;
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
 use actix_web::http::ConnectionType;
 use actix_web::http::Method;
-use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, TRANSFER_ENCODING};
+use actix_web::http::header::{
+    CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, TRANSFER_ENCODING, VARY,
+};
 use actix_web::middleware::Next;
 use actix_web::web::{Bytes, Data};
 use actix_web::{Error, HttpMessage, HttpRequest, HttpResponse, ResponseError};
@@ -21,8 +24,8 @@ use futures::stream;
 use metrics::{Histogram, histogram};
 
 use super::Context;
-use super::extract::{ADMIN_BODY_BYTES_MAX, collected};
-use super::problem::Problem;
+use super::extract::collected;
+use super::problem::{Code, Problem};
 use crate::chance::Chance;
 use crate::metrics::HTTP_DURATION;
 
@@ -58,6 +61,10 @@ impl RequestId {
 /// The pattern of a route that is requested often. The framework would make a new text at every request.
 #[derive(Debug, Clone, Copy)]
 pub struct Pattern(pub &'static str);
+
+/// The longest body that a listener reads.
+#[derive(Debug, Clone, Copy)]
+pub struct BodyMax(pub usize);
 
 /// Wraps the whole application.
 ///
@@ -99,8 +106,9 @@ async fn unread_chunks(request: &mut ServiceRequest) -> Option<(Problem, Payload
         return None;
     }
     let context = request.app_data::<Data<Context>>()?.clone();
+    let BodyMax(bytes_max) = *request.app_data::<BodyMax>()?;
     let mut payload = request.take_payload();
-    match collected(&mut payload, ADMIN_BODY_BYTES_MAX, &context).await {
+    match collected(&mut payload, bytes_max, &context).await {
         Ok(body) => {
             let payload = Box::pin(stream::once(ready(Ok(body))));
             request.set_payload(Payload::Stream { payload });
@@ -144,9 +152,19 @@ fn with_problem(response: ServiceResponse<BoxBody>, id: &RequestId) -> ServiceRe
         response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         return response;
     }
-    let problem = Problem::of_status(response.status());
+    // A page that may not call, or not in this way.
+    let refused = response.response().error().and_then(|error| error.as_error::<CorsError>());
+    let problem = match refused {
+        Some(refused) => Problem::new(Code::Forbidden).detail(refused.to_string()),
+        None => Problem::of_status(response.status()),
+    };
     let body = problem.body(id.as_str(), trace_id.as_deref());
-    ServiceResponse::new(response.into_parts().0, problem.error_response().set_body(BoxBody::new(body)))
+    let mut answer = problem.error_response().set_body(BoxBody::new(body));
+    // What is said to browsers stays.
+    let is_said = |name: &HeaderName| *name == VARY || name.as_str().starts_with("access-control-");
+    let said = response.headers().iter().filter(|(name, _)| is_said(name));
+    said.for_each(|(name, value)| answer.headers_mut().append(name.clone(), value.clone()));
+    ServiceResponse::new(response.into_parts().0, answer)
 }
 
 fn record(response: &ServiceResponse<BoxBody>, id: &RequestId, elapsed: Duration) {

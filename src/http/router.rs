@@ -4,7 +4,8 @@ use actix_web::guard::{Any, Get, Head};
 use actix_web::web::{self, QueryConfig, ServiceConfig, patch, post, resource, scope};
 use actix_web::{HttpResponse, Resource, Route};
 
-use super::middleware::Pattern;
+use super::extract::{ADMIN_BODY_BYTES_MAX, SHOPPER_BODY_BYTES_MAX};
+use super::middleware::{BodyMax, Pattern};
 use super::problem::Problem;
 use super::{admin, shopper};
 
@@ -14,6 +15,7 @@ const PLACE: &str = "/api/v1/sales/{sale}/orders";
 /// Registers the routes of the public listener.
 pub fn shopper_routes(app: &mut ServiceConfig) {
     app.app_data(query_config())
+        .app_data(BodyMax(SHOPPER_BODY_BYTES_MAX))
         // Purchases come first and in no scope, because every pattern that is tried before theirs costs the crowd.
         .service(at(PLACE, "POST", [post().to(shopper::orders::place)]).app_data(Pattern(PLACE)))
         .service(
@@ -33,6 +35,7 @@ pub fn admin_routes(app: &mut ServiceConfig) {
     let sales = [read().to(admin::sales::list), post().to(admin::sales::create)];
     let sale = [read().to(admin::sales::read), patch().to(admin::sales::change)];
     app.app_data(query_config())
+        .app_data(BodyMax(ADMIN_BODY_BYTES_MAX))
         .service(
             scope("/api/v1/admin")
                 .service(at("/sales", "GET, HEAD, POST", sales))

@@ -16,7 +16,7 @@ use crate::metrics::{ADMISSION, ADMISSION_OUTCOMES, STAGE_DURATION};
 use crate::ports::StoreError;
 
 /// Most orders acknowledged in one call.
-const ACKNOWLEDGE_BATCH_MAX: usize = 500;
+pub const ACKNOWLEDGE_BATCH_MAX: usize = 500;
 
 /// What the inventory answered about one purchase of a call.
 #[derive(Clone)]

@@ -10,7 +10,7 @@ use metrics::{counter, histogram};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::Shop;
-use super::bucket_queues::{Answer, Answered, BucketQueue, SharedEntry};
+use super::bucket_queues::{ACKNOWLEDGE_BATCH_MAX, Answer, Answered, BucketQueue, SharedEntry};
 use super::purchase::{Accepted, Purchase, Refusal};
 use crate::domain::reservation::{Denial, Fingerprint, OutboxEntryId, Reservation, ReserveRequest};
 use crate::domain::sale::Phase;
@@ -313,8 +313,10 @@ impl Shop {
                 if let Err(error) = shop.ports.outbox.acknowledge(&bucket, &orders, &entries).await {
                     tracing::debug!(%error, orders = orders.len(), "orders left to the relay");
                 }
-                // What is acknowledged meanwhile goes into one call.
-                shop.clock.sleep(ACKNOWLEDGE_REST).await;
+                // What is acknowledged meanwhile goes into one call. After a full one more waits already.
+                if orders.len() < ACKNOWLEDGE_BATCH_MAX && !shop.is_draining() {
+                    shop.clock.sleep(ACKNOWLEDGE_REST).await;
+                }
                 vec![(); orders.len()]
             }
         }));

@@ -89,6 +89,10 @@ fn haproxy(fronts: &[&TestShop; 2]) -> Proxy {
     let text = deployed("haproxy/haproxy.cfg", ("bind 127.0.0.1:80", format!("bind {address}")), fronts);
     let file = folder.join("haproxy.cfg");
     std::fs::write(&file, text).expect("written");
+    let checked = Command::new(program("haproxy")).arg("-c").arg("-f").arg(&file).output().expect("it runs");
+    let said =
+        String::from_utf8_lossy(&checked.stderr).into_owned() + &String::from_utf8_lossy(&checked.stdout);
+    assert!(checked.status.success() && !said.contains("WARNING"), "{said}");
     let mut command = Command::new(program("haproxy"));
     command.arg("-db").arg("-f").arg(&file);
     Proxy { process: started(command, &folder), address, folder }

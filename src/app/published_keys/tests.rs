@@ -2,6 +2,7 @@
 
 use std::sync::atomic::AtomicUsize;
 
+use futures::FutureExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -70,6 +71,10 @@ impl Reader {
         Self::of(&AuthConfig { jwks_url: Some(url.to_owned()), ..auth() })
     }
 
+    async fn learn(&self) -> bool {
+        self.keys.clone().learn(Tasks::on_current_runtime()).await
+    }
+
     /// Answers whether the set is in use.
     fn knows_the_key(&self) -> bool {
         // {"alg":"EdDSA","kid":"k1"}, {}, and a signature of zeros.
@@ -100,12 +105,12 @@ async fn a_crowd_with_made_up_key_ids_costs_the_provider_one_read_in_ten_seconds
     reader.keys.read_first().await.expect("read");
     assert!(reader.knows_the_key());
     for _ in 0..100 {
-        reader.keys.learn().await;
+        reader.learn().await;
     }
     assert_eq!(provider.asked(), 1, "it was read a moment ago");
     reader.clock.advance_ms(10_000);
     for _ in 0..100 {
-        reader.keys.learn().await;
+        reader.learn().await;
     }
     assert_eq!(provider.asked(), 2);
 }
@@ -126,7 +131,7 @@ async fn the_last_keys_stay_while_the_provider_answers_anything_else() {
         let before = provider.asked();
         provider.answers(answer.clone());
         reader.clock.advance_ms(10_000);
-        assert!(reader.keys.learn().await, "the last keys stay: {answer:.60}");
+        assert!(reader.learn().await, "the last keys stay: {answer:.60}");
         assert_eq!(provider.asked(), before + 1, "{answer:.60}");
         assert!(reader.knows_the_key(), "{answer:.60}");
         assert_eq!(reader.keys.check().await, Ok(()), "the last keys do: {answer:.60}");
@@ -160,4 +165,15 @@ async fn a_provider_that_is_down_at_the_start_is_asked_again_and_a_bad_file_ends
     reader.keys.read_first().await.expect("read");
     assert!(reader.knows_the_key());
     std::fs::remove_file(&file).expect("removed");
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_up_does_not_end_the_read_that_it_began() {
+    let provider = Provider::start(ok(SET)).await;
+    let reader = Reader::of_url(&provider.url);
+    // The read begins with the first poll, and its caller goes.
+    assert_eq!(reader.learn().now_or_never(), None);
+    assert!(reader.learn().await, "the next one waits for it");
+    assert_eq!(provider.asked(), 1);
+    assert!(reader.knows_the_key());
 }

@@ -169,6 +169,8 @@ impl PartitionQueue {
     /// since.
     pub fn put_back(&mut self, batch: LogBatch) {
         self.busy = false;
+        // They have waited before.
+        self.waiting_since = None;
         if self.next.is_some() {
             for record in batch.records.into_iter().rev() {
                 self.buffer.push_front(record);

@@ -44,7 +44,8 @@ async fn half_a_body(address: SocketAddr, path: &str, bearer: &str) -> String {
 /// Sends a request whose body comes in chunks and never ends, and returns what is answered before the end.
 async fn endless_chunks(address: SocketAddr, start: &str) -> String {
     let mut stream = TcpStream::connect(address).await.expect("connected");
-    let head = format!("{start} HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n");
+    let start = if start.contains("HTTP/1.1") { start.to_owned() } else { format!("{start} HTTP/1.1") };
+    let head = format!("{start}\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n");
     stream.write_all(head.as_bytes()).await.expect("sent");
     let mut answer = Vec::new();
     let ended = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut answer)).await;
@@ -53,9 +54,12 @@ async fn endless_chunks(address: SocketAddr, start: &str) -> String {
 }
 
 async fn chunks_that_never_end_end_on_every_route(mode: Mode) {
-    let shop = TestShop::start_with(mode, &[("http.body_timeout_ms", "300")]).await;
+    let flags = [("http.body_timeout_ms", "300"), ("http.cors_origins", "https://shop.example")];
+    let shop = TestShop::start_with(mode, &flags).await;
     shop.open_sale("drop", 1, &[("phone", 1)]).await;
+    let preflight = "OPTIONS /api/v1/sales HTTP/1.1\r\nOrigin: https://shop.example\r\nAccess-Control-Request-Method: POST";
     for (address, start) in [
+        (shop.shopper, preflight.trim_end()),
         (shop.shopper, "POST /api/v1/sales/drop/orders"),
         (shop.shopper, "GET /api/v1/time"),
         (shop.shopper, "GET /nowhere"),

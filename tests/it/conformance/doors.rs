@@ -232,6 +232,8 @@ async fn a_page_of_a_listed_origin_buys(mode: Mode) {
     assert_eq!(flight.header("Access-Control-Allow-Credentials"), "", "no cookies");
     let stranger = call(shop.shopper, "OPTIONS", path, &ask("https://evil.example"), "").await;
     assert_eq!(stranger.header("Access-Control-Allow-Origin"), "", "{stranger:?}");
+    assert_eq!((stranger.status, stranger.code()), (403, "forbidden".to_owned()), "{stranger:?}");
+    assert!(!flight.header("X-Request-Id").is_empty(), "{flight:?}");
     let body = r#"{"sku_id":"phone","quantity":1}"#;
     let bought = shop.place("alice", "drop", "k1", body, &[("Origin", ORIGIN)]).await;
     assert_eq!((bought.status, bought.header("Access-Control-Allow-Origin")), (202, ORIGIN));
