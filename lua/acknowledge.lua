@@ -1,6 +1,6 @@
 -- Marks orders queued whose records the order log has acknowledged. Then it removes those of the given outbox entries
 -- in which no order waits any more. The script is idempotent: an entry that is gone is passed over, and an order that
--- is further than reserved keeps its state.
+-- is further than reserved keeps its state. A count that is lost stays lost: made anew it would hide the loss.
 --
 -- KEYS (one hash tag)  1 outbox   2 orders   3 outbox_orders
 -- ARGV  1 number of orders, then their ids, then ids of entries whose orders the caller saw acknowledged, all of them
@@ -35,7 +35,7 @@ for at = count + 2, #ARGV do
     for _, hold in ipairs(holds_of(ids)) do waits = waits or is_reserved(hold) end
     if not waits then
       removed = removed + redis.call('XDEL', outbox, ARGV[at])
-      redis.call('DECRBY', outbox_orders, #ids)
+      if redis.call('EXISTS', outbox_orders) == 1 then redis.call('DECRBY', outbox_orders, #ids) end
     end
   end
 end

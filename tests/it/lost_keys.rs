@@ -4,11 +4,14 @@
 use redis::AsyncCommands as _;
 use seckill::app::Role;
 use seckill::config::Mode;
+use seckill::domain::reservation::Verdict;
+use seckill::domain::{BucketId, SaleId};
 use serde_json::{Value, json};
 
 use crate::harness::{
     Servers, TestShop, assert_rows_kept, config, eventually, metrics, migrated, open, remove, sale_body,
 };
+use crate::relay::requests;
 
 const KEYS: [&str; 5] = ["stock", "buyers", "orders", "outbox", "outbox_orders"];
 
@@ -49,8 +52,7 @@ async fn a_bucket_that_has_lost_a_key_closes_itself_and_says_so() {
         let shop = TestShop::start(Mode::Distributed).await;
         shop.open_sale("drop", 1, &[("phone", 10)]).await;
         assert_eq!(buy(&shop, "winner").await.0, 202);
-        let stage = shop.stage();
-        eventually("the order is written", async || stage.orders("awaiting_payment").await == 1).await;
+        eventually("Redis knows that it is written", async || buy(&shop, "winner").await.0 == 200).await;
         Keys::of(&shop).await.remove(0, key).await;
         let unavailable = (503, "dependency_unavailable".to_owned());
         for n in 0..3 {
@@ -76,6 +78,25 @@ async fn a_bucket_that_has_lost_a_key_closes_itself_and_says_so() {
         assert_eq!(act(&shop, "end").await.0, 200, "it can be ended");
         finish(shop).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_acknowledgement_after_the_loss_does_not_hide_it() {
+    let shop = TestShop::start_with(Mode::Distributed, &[("relay.min_age_ms", "60000")]).await;
+    shop.open_sale("drop", 1, &[("phone", 10)]).await;
+    let ports = open(&shop.config).await;
+    let bucket = BucketId { sale: SaleId::parse("drop").expect("a slug"), bucket: 0 };
+    let sale = ports.sales.sale(&bucket.sale).await.expect("a directory").expect("the sale");
+    let request = requests(&shop, &sale, "buyer").remove(0);
+    let order = request.record.order_id;
+    shop.stage().append(order, vec![request.record.encode()]).await;
+    let verdicts = ports.inventory.reserve(&bucket, vec![request].into()).await.expect("Redis");
+    let [Verdict::Reserved { outbox_entry, .. }] = &verdicts[..] else { panic!("{verdicts:?}") };
+    Keys::of(&shop).await.remove(0, "outbox_orders").await;
+    ports.outbox.acknowledge(&bucket, &[order], std::slice::from_ref(outbox_entry)).await.expect("Redis");
+    assert_eq!(buy(&shop, "late").await, (503, "dependency_unavailable".to_owned()));
+    assert_eq!(act(&shop, "end").await.0, 200);
+    finish(shop).await;
 }
 
 /// Ends a test that has damaged Redis on purpose: what stands in MySQL keeps the promises.

@@ -4,12 +4,13 @@
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::error::{KafkaResult, RDKafkaErrorCode};
 use sqlx::migrate::Migrator;
 use sqlx::{AssertSqlSafe, Connection, MySqlConnection, Row};
 
@@ -20,11 +21,15 @@ use super::{kafka_identity, mysql_positions};
 use crate::backend::migrations::{CONTROL, DIRECTORY, MONTH, SHARD, migrator};
 use crate::clock::Clock;
 use crate::config::KafkaConfig;
-use crate::domain::{Instance, Month, Position};
+use crate::domain::{Instance, Month, Part, Position};
 use crate::ports::{Effect, StoreError, StoreResult};
 
 /// Longest time that a migration waits for another one of the same database.
 const LOCK_WAIT_S: u32 = 120;
+/// Longest time that the leader of a new partition may take to know that it leads.
+const LEADER_WAIT: Duration = Duration::from_secs(10);
+/// Time between two questions to a leader that refuses.
+const LEADER_PAUSE: Duration = Duration::from_millis(100);
 /// The name of the setting that says which schema the databases have.
 const SCHEMA: &str = "schema";
 
@@ -403,10 +408,9 @@ async fn name_log_of_positions(settings: &Settings, mysql: &Mysql, clock: &Clock
             if position.log.is_some() {
                 continue;
             }
-            let number = i32::from(part.number());
-            let offsets = consumer.fetch_watermarks(&mysql.topic, number, METADATA_TIMEOUT);
-            let (low, high) = offsets.map_err(|error| kafka_failed(context, Effect::NotApplied, error))?;
-            if position.halt_in(log.id, &(low..high)).is_none() {
+            let offsets = offsets_of_new_log(&consumer, &mysql.topic, part, clock).await;
+            let offsets = offsets.map_err(|error| kafka_failed(context, Effect::NotApplied, error))?;
+            if position.halt_in(log.id, &offsets).is_none() {
                 let named = Position { log: Some(log.id), ..position };
                 // A writer that was quicker has named the log itself.
                 mysql_positions::replace(mysql, part, &position, &named).await?;
@@ -414,6 +418,24 @@ async fn name_log_of_positions(settings: &Settings, mysql: &Mysql, clock: &Clock
         }
     }
     Ok(())
+}
+
+/// Reads the offsets that a partition has. For a while after a topic was made the leaders of its partitions refuse,
+/// because they do not know of their new duty yet; so they are asked again.
+async fn offsets_of_new_log(
+    consumer: &BaseConsumer,
+    topic: &str,
+    part: Part,
+    clock: &Clock,
+) -> KafkaResult<Range<i64>> {
+    let deadline = clock.monotonic() + LEADER_WAIT;
+    loop {
+        match consumer.fetch_watermarks(topic, i32::from(part.number()), METADATA_TIMEOUT) {
+            Ok((low, high)) => return Ok(low..high),
+            Err(error) if clock.monotonic() >= deadline => return Err(error),
+            Err(_) => clock.sleep(LEADER_PAUSE).await,
+        }
+    }
 }
 
 fn wanted_topic_settings(kafka: &KafkaConfig) -> [(&'static str, String); 4] {
