@@ -23,6 +23,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 RAW = ROOT / "target" / "bench"
 STACK_DIR = pathlib.Path(os.environ.get("STACK_DIR", ROOT / ".stack"))
 BARE = "127.0.0.1:18481"
+JVM_LEVEL = "4"  # of the stack's Kafka: compiled as a shop's broker is
 # Of this checkout; another side listens a few ports higher.
 SHOP_PORT, ADMIN_PORT, WORKER_ADMIN_PORT = 18480, 18490, 18491
 MEASURED = ["--profile", "bench", "-p", "seckill", "-p", "loadtest", "--bin", "seckill", "--bin", "loadtest", "--bench",
@@ -76,9 +77,11 @@ class Stack:
 
     def __init__(self):
         if subprocess.run([ROOT / "scripts/stack", "status"], capture_output=True, check=False).returncode:
-            subprocess.run([ROOT / "scripts/stack", "up"], check=True)
+            subprocess.run([ROOT / "scripts/stack", "up"], check=True, env={**os.environ, "KAFKA_JVM_LEVEL": JVM_LEVEL})
         lines = (STACK_DIR / "stack.env").read_text().splitlines()
         self.settings = dict(line.split("=", 1) for line in lines if "=" in line and line[0] != "#")
+        check(self.settings["KAFKA_JVM_LEVEL"] == JVM_LEVEL,
+              "the stack's Kafka compiles little: run scripts/stack down, and this starts it as a shop would have it")
         status = subprocess.run([ROOT / "scripts/stack", "status"], capture_output=True, text=True, check=True)
         self.pids = {name: int(pid) for name, pid in re.findall(r"^(\S+) +pid (\d+)", status.stdout, re.M)}
         self.versions = [" ".join(line.split()[5:]) for line in status.stdout.splitlines()]

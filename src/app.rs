@@ -27,6 +27,7 @@ use crate::worker::driver::{Driver, Signal};
 pub use open::*;
 pub use role::Role;
 pub use servers::CannotListen;
+use servers::ShopperServer;
 use workers::Workers;
 
 /// How long after the listener has closed a connection that it had let in may begin its purchase.
@@ -40,7 +41,7 @@ pub struct Running {
     pub admin: SocketAddr,
     /// Runs the background tasks, and knows how each of them fares.
     pub driver: Driver,
-    shopper_server: Option<ServerHandle>,
+    shopper_server: Option<ShopperServer>,
     admin_server: ServerHandle,
     shop: Arc<Shop>,
     clock: Clock,
@@ -100,13 +101,11 @@ pub async fn start_on(
         clock: clock.clone(),
         metrics,
     });
-    let (shopper, shopper_server) = match role {
-        Role::Worker => (None, None),
-        Role::All | Role::Api => {
-            let (address, handle) = servers::shopper_server(config, context.clone(), &back)?;
-            (Some(address), Some(handle))
-        }
+    let shopper_server = match role {
+        Role::Worker => None,
+        Role::All | Role::Api => Some(servers::shopper_server(config, context.clone(), &back)?),
     };
+    let shopper = shopper_server.as_ref().map(|server| server.address);
     let (admin, admin_server) = servers::admin_server(config, context, &back)?;
     tracing::info!(?role, ?shopper, %admin, version = env!("CARGO_PKG_VERSION"), "serving");
     let order_log = backend.order_log.clone();
@@ -131,19 +130,19 @@ impl Running {
     }
 
     async fn drain(&self, deadline: Duration) {
-        match &self.shopper_server {
-            Some(server) => {
-                let stopped = server.stop(true);
-                if self.shop.is_leaving() {
-                    // The listener is closed by now, and who was let in before that is served.
-                    self.clock.sleep(LET_IN).await;
-                }
-                self.shop.drain();
-                stopped.await;
+        if let Some(server) = &self.shopper_server {
+            server.close().await;
+            if self.shop.is_leaving() {
+                // Who was let in before that is served.
+                self.clock.sleep(LET_IN).await;
             }
-            None => self.shop.drain(),
         }
+        self.shop.drain();
+        // Purchases live on the threads of the server, so these end after them.
         self.front.drained().await;
+        if let Some(server) = &self.shopper_server {
+            server.stop().await;
+        }
         if let Err(error) = self.order_log.flush(deadline).await {
             tracing::warn!(%error, "not everything was acknowledged; the relay delivers it");
         }

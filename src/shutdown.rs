@@ -11,9 +11,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// Spawns tasks onto the main runtime and counts those that run. Cheap to clone.
+/// Spawns tasks and counts those that run. Cheap to clone.
 ///
-/// A task outlives the request that asked for it and the actix worker that served the request.
+/// A task outlives the request that asked for it.
 #[derive(Debug, Clone)]
 pub struct Tasks {
     runtime: Handle,
@@ -30,13 +30,26 @@ impl Tasks {
         Self { runtime: Handle::current(), tracker: TaskTracker::new(), stop: CancellationToken::new() }
     }
 
-    /// Spawns a task. It runs on when the handle is dropped.
+    /// Spawns a task onto the main runtime. It runs on when the handle is dropped.
     pub fn spawn<F>(&self, work: F) -> JoinHandle<F::Output>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
         self.tracker.spawn_on(work, &self.runtime)
+    }
+
+    /// Spawns a task onto the runtime of the caller, so that the two need not wake each other's threads. It ends with
+    /// that runtime: whoever stops an HTTP server waits for [`Self::drained`] before.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn spawn_here<F>(&self, work: F)
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.tracker.spawn_on(work, &Handle::current());
     }
 
     /// Tells loops to end after what they have begun. Idempotent.

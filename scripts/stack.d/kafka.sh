@@ -54,8 +54,8 @@ start_kafka() {
       { cat "$logs/kafka-format.log" >&2 && return 1; }
   fi
   tell kafka "starting"
-  launch kafka "$java" "-Xms$KAFKA_HEAP" "-Xmx$KAFKA_HEAP" -XX:+UseSerialGC -XX:TieredStopAtLevel=1 \
-    -XX:+ExitOnOutOfMemoryError "-Djava.io.tmpdir=$run_tmp" -Dorg.apache.logging.log4j.level=WARN \
+  launch kafka "$java" "-Xms$KAFKA_HEAP" "-Xmx$KAFKA_HEAP" -XX:+UseSerialGC \
+    "-XX:TieredStopAtLevel=$KAFKA_JVM_LEVEL" -XX:+ExitOnOutOfMemoryError "-Djava.io.tmpdir=$run_tmp" -Dorg.apache.logging.log4j.level=WARN \
     -cp "$libs/*" kafka.Kafka "$conf/kafka"
 }
 

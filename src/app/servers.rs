@@ -1,6 +1,6 @@
 //! Starts the two listeners, and reads the keys that check shoppers' tokens.
 
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use actix_web::middleware::Condition;
 use actix_web::{App, HttpServer, web};
 use anyhow::Context as _;
 use jsonwebtoken::{Algorithm, DecodingKey};
+use socket2::{Domain, Protocol, Socket, Type};
 
 #[cfg(feature = "public-keys")]
 use super::published_keys::PublishedKeys;
@@ -26,6 +27,8 @@ use crate::worker::driver::Task;
 #[cfg(not(feature = "public-keys"))]
 const BUILT_WITHOUT: &str =
     "this program was built without public keys: build it with `--features public-keys`";
+/// How many connections wait at most until they are let in. The system may have a lower limit (`net.core.somaxconn`).
+const BACKLOG: i32 = 8192;
 /// How long a browser remembers what a page of another origin may do, in seconds.
 const CORS_KEPT_S: usize = 600;
 
@@ -181,6 +184,39 @@ fn cors(origins: &[String]) -> Cors {
     }
 }
 
+/// The server of shoppers.
+pub struct ShopperServer {
+    /// Where it listens.
+    pub address: SocketAddr,
+    handle: ServerHandle,
+    listener: Socket,
+}
+
+impl ShopperServer {
+    /// Closes the listener. Connections that were let in are served on, and the threads of the server run on.
+    pub async fn close(&self) {
+        self.handle.pause().await;
+        // The server keeps a paused listener open, so that clients would wait in its queue for nothing.
+        if let Err(error) = self.listener.shutdown(Shutdown::Both) {
+            tracing::debug!(%error, "the listener stays open until the server stops");
+        }
+    }
+
+    /// Waits for requests under way, and ends the threads.
+    pub async fn stop(&self) {
+        self.handle.stop(true).await;
+    }
+}
+
+/// Makes a listener whose queue holds a crowd that arrives at once.
+fn listener(address: SocketAddr) -> std::io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket)
+}
+
 /// Starts the listener of shoppers as a task of `back`. Port 0 binds a free port.
 ///
 /// # Errors
@@ -189,7 +225,7 @@ pub fn shopper_server(
     config: &Config,
     context: web::Data<Context>,
     back: &Tasks,
-) -> anyhow::Result<(SocketAddr, ServerHandle)> {
+) -> anyhow::Result<ShopperServer> {
     let http = &config.http;
     let origins = http.cors_origins.clone();
     let build = move || {
@@ -201,7 +237,6 @@ pub fn shopper_server(
     };
     let mut server = HttpServer::new(build)
         .disable_signals()
-        .backlog(8192)
         .max_connections(http.connections_max)
         .client_request_timeout(Duration::from_millis(http.request_head_timeout_ms))
         // A client that has gone keeps no place among those who wait.
@@ -212,12 +247,13 @@ pub fn shopper_server(
         server = server.workers(http.workers);
     }
     let refused = |source| CannotListen { address: http.bind, key: "http.bind", source };
-    let server = server.bind(http.bind).map_err(refused)?;
+    let listener = listener(http.bind).map_err(refused)?;
+    let server = server.listen(listener.try_clone()?.into())?;
     let address = *server.addrs().first().context("the listener has no address")?;
     let server = server.run();
     let handle = server.handle();
     back.spawn(server);
-    Ok((address, handle))
+    Ok(ShopperServer { address, handle, listener })
 }
 
 /// Starts the listener of operators as a task of `back`. Port 0 binds a free port.

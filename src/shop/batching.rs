@@ -48,7 +48,7 @@ where
         if !queue.in_flight {
             queue.in_flight = true;
             drop(queue);
-            tasks.spawn(self.clone().drain(call));
+            tasks.spawn_here(self.clone().drain(call));
         }
         receiver
     }

@@ -106,7 +106,7 @@ impl Shop {
         let terms = Terms { phase, epoch, starts_ms, buyer_limit, in_place, buckets };
         let (answer, receiver) = oneshot::channel();
         let reply_to = ReplyTo { answer, place };
-        self.tasks.spawn(self.clone().reserve_and_queue(terms, bucket, request, reply_to));
+        self.tasks.spawn_here(self.clone().reserve_and_queue(terms, bucket, request, reply_to));
         Ok(receiver)
     }
 

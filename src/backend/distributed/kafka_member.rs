@@ -20,6 +20,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::kafka_client::{failed, settings};
 use super::kafka_event_queue::{Command, EventQueue};
+use crate::clock::{Clock, Moment};
 use crate::config::{GroupProtocol, KafkaConfig};
 use crate::domain::batch_plan::LogRecord;
 use crate::domain::{OrderRecord, Part, ShardMap};
@@ -29,18 +30,25 @@ use crate::ports::{Effect, LogEvent, StoreResult, Wake};
 const SEEK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Longest time that a poll may block the thread, and so keep a command waiting.
-const POLL: Duration = Duration::from_millis(5);
+const POLL: Duration = Duration::from_millis(20);
+/// The least time between two commits of the positions to the group. Only lag graphs use them, and each costs the
+/// broker as much as an append.
+const PUBLISH_EVERY: Duration = Duration::from_secs(1);
 /// Most records that one poll takes from the client.
 const POLL_RECORDS_MAX: usize = 2_000;
 
 /// Longest time that a rebalance may wait for the ends of its partitions.
 const ENDS_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Holds what lives on the thread: the client, and how often each partition was sought.
+/// Holds what lives on the thread: the client, how often each partition was sought, and the positions that were not
+/// committed to the group yet.
 pub struct Member {
     consumer: BaseConsumer<Rebalancer>,
     topic: String,
     seeks: HashMap<Part, u64>,
+    unpublished: HashMap<Part, i64>,
+    clock: Clock,
+    published: Moment,
 }
 
 /// Assigns partitions paused, and keeps the events of a rebalance for the next poll.
@@ -147,7 +155,7 @@ impl Member {
     ///
     /// # Errors
     /// When the settings are wrong.
-    pub fn join(config: &KafkaConfig, map: ShardMap) -> StoreResult<Self> {
+    pub fn join(config: &KafkaConfig, map: ShardMap, clock: Clock) -> StoreResult<Self> {
         let join = |error| failed("join readers", Effect::NotApplied, error);
         let mut client = settings(config);
         client
@@ -171,7 +179,8 @@ impl Member {
         let rebalancer = Rebalancer { topic: topic.clone(), map, events: Mutex::default() };
         let consumer: BaseConsumer<Rebalancer> = client.create_with_context(rebalancer).map_err(join)?;
         consumer.subscribe(&[&topic]).map_err(join)?;
-        Ok(Self { consumer, topic, seeks: HashMap::new() })
+        let published = clock.monotonic();
+        Ok(Self { consumer, topic, seeks: HashMap::new(), unpublished: HashMap::new(), clock, published })
     }
 
     fn one(&self, part: Part) -> TopicPartitionList {
@@ -245,7 +254,7 @@ impl Member {
             }
             Command::Pause(part) => self.switched(self.consumer.pause(&self.one(part)), part),
             Command::Resume(part) => self.switched(self.consumer.resume(&self.one(part)), part),
-            Command::Publish(part, next_offset) => self.publish(part, next_offset),
+            Command::Publish(part, next_offset) => drop(self.unpublished.insert(part, next_offset)),
         }
     }
 
@@ -268,12 +277,19 @@ impl Member {
         Ok(())
     }
 
-    fn publish(&self, part: Part, next_offset: i64) {
+    /// Commits the positions to the group, when that is due.
+    fn publish(&mut self) {
+        let now = self.clock.monotonic();
+        if self.unpublished.is_empty() || now.since(self.published) < PUBLISH_EVERY {
+            return;
+        }
+        self.published = now;
         let mut list = TopicPartitionList::new();
-        let added =
-            list.add_partition_offset(&self.topic, i32::from(part.number()), Offset::Offset(next_offset));
+        let added = self.unpublished.drain().try_for_each(|(part, next_offset)| {
+            list.add_partition_offset(&self.topic, i32::from(part.number()), Offset::Offset(next_offset))
+        });
         if let Err(error) = added.and_then(|()| self.consumer.commit(&list, CommitMode::Async)) {
-            tracing::debug!(%error, "group offset not committed; only lag graphs use it");
+            tracing::debug!(%error, "group offsets not committed; only lag graphs use them");
         }
     }
 
@@ -287,6 +303,7 @@ impl Member {
                     Err(TryRecvError::Disconnected) => return,
                 }
             }
+            self.publish();
             if !queue.has_room() {
                 continue;
             }

@@ -117,7 +117,7 @@ impl OrderLog for KafkaOrderLog {
     }
 
     fn reader(&self, wake: Wake) -> StoreResult<Box<dyn OrderLogReader>> {
-        Ok(Box::new(KafkaReader::join(&self.config, self.map, wake)?))
+        Ok(Box::new(KafkaReader::join(&self.config, self.map, wake, self.clock.clone())?))
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 
 use super::kafka_event_queue::{Command, EventQueue};
 use super::kafka_member::Member;
+use crate::clock::Clock;
 use crate::config::KafkaConfig;
 use crate::domain::{Part, ShardMap};
 use crate::ports::{LogEvent, OrderLogReader, StoreError, StoreResult, Wake};
@@ -33,8 +34,8 @@ impl KafkaReader {
     ///
     /// # Errors
     /// When the settings are wrong or no thread can be had.
-    pub fn join(config: &KafkaConfig, map: ShardMap, wake: Wake) -> StoreResult<Self> {
-        let member = Member::join(config, map)?;
+    pub fn join(config: &KafkaConfig, map: ShardMap, wake: Wake, clock: Clock) -> StoreResult<Self> {
+        let member = Member::join(config, map, clock)?;
         let (commands, received) = channel();
         let (leave, left) = oneshot::channel();
         let queue = Arc::new(EventQueue::default());

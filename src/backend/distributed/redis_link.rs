@@ -1,13 +1,16 @@
-//! Holds one multiplexed Redis connection for all calls, replaces it when it fails, and names the keys.
+//! Holds a multiplexed Redis connection for all calls of a thread, replaces it when it fails, and names the keys.
 //!
 //! When no connection can be made, calls are refused at once for a pause of 100 ms. So the callers behind a server that
 //! hangs learn it within one time limit or two, and not within as many as they have batches.
 //!
-//! All calls share a single connection, because a pool pings on every checkout, which costs twice as much as the call
-//! itself. The pool only supplies replacements. Every call has a time limit of ours, because a connection manager would
-//! wait for its reconnects beyond it.
+//! All calls of a thread share a single connection, because a pool pings on every checkout, which costs twice as much as
+//! the call itself. The pool only supplies replacements. No thread uses the connection of another one, because then each
+//! call would wake the other thread and each answer this one (docs/adr/0018). Every call has a time limit of ours,
+//! because a connection manager would wait for its reconnects beyond it.
 
+use std::collections::HashMap;
 use std::sync::Mutex;
+use std::thread::ThreadId;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -24,7 +27,7 @@ use crate::domain::BucketId;
 use crate::metrics::DB_DURATION;
 use crate::ports::{Duty, Effect, ErrorKind, Fault, Probe, StoreError, StoreResult};
 
-/// Holds the connection to Redis, the time limit of its calls, and the prefix of its keys.
+/// Holds the connections to Redis, the time limit of their calls, and the prefix of the keys.
 pub struct RedisLink {
     pool: Pool,
     shared: Mutex<Shared>,
@@ -39,7 +42,8 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Default)]
 struct Shared {
-    connection: Option<MultiplexedConnection>,
+    /// The connection that each thread made.
+    connections: HashMap<ThreadId, MultiplexedConnection>,
     refuse_until: Option<Moment>,
 }
 
@@ -253,8 +257,8 @@ impl RedisLink {
         };
         {
             let shared = self.shared.lock().expect("no code panics while holding it");
-            if let Some(connection) = shared.connection.clone() {
-                return Ok(connection);
+            if let Some(connection) = shared.connections.get(&std::thread::current().id()) {
+                return Ok(connection.clone());
             }
             if shared.refuse_until.is_some_and(|until| self.clock.monotonic() < until) {
                 return Err(unavailable(Box::new(NotReached)));
@@ -270,7 +274,8 @@ impl RedisLink {
         match fresh {
             Ok(fresh) => {
                 let connection = Connection::take(fresh);
-                *shared = Shared { connection: Some(connection.clone()), refuse_until: None };
+                shared.connections.insert(std::thread::current().id(), connection.clone());
+                shared.refuse_until = None;
                 Ok(connection)
             }
             Err(error) => {
@@ -280,8 +285,9 @@ impl RedisLink {
         }
     }
 
+    /// Drops the connections of all threads: what befell one is true of the server.
     fn forget(&self) {
-        self.shared.lock().expect("no code panics while holding it").connection = None;
+        self.shared.lock().expect("no code panics while holding it").connections.clear();
     }
 }
 

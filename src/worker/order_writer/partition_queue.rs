@@ -9,7 +9,7 @@ use crate::domain::batch_plan::{LogBatch, LogRecord};
 use crate::domain::{LogId, Part};
 
 /// What part of the wait a record gets after a batch of a single one.
-const LONE: u32 = 5;
+const LONE: u32 = 10;
 
 /// The records of a partition that were read and are not written yet, and where the partition is.
 pub struct PartitionQueue {
