@@ -77,7 +77,8 @@ class Stack:
 
     def __init__(self):
         if subprocess.run([ROOT / "scripts/stack", "status"], capture_output=True, check=False).returncode:
-            subprocess.run([ROOT / "scripts/stack", "up"], check=True, env={**os.environ, "KAFKA_JVM_LEVEL": JVM_LEVEL})
+            environment = {**os.environ, "STACK_KAFKA_JVM_LEVEL": JVM_LEVEL}
+            subprocess.run([ROOT / "scripts/stack", "up"], check=True, env=environment)
         lines = (STACK_DIR / "stack.env").read_text().splitlines()
         self.settings = dict(line.split("=", 1) for line in lines if "=" in line and line[0] != "#")
         check(self.settings["KAFKA_JVM_LEVEL"] == JVM_LEVEL,

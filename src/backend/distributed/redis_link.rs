@@ -3,9 +3,9 @@
 //! When no connection can be made, calls are refused at once for a pause of 100 ms. So the callers behind a server that
 //! hangs learn it within one time limit or two, and not within as many as they have batches.
 //!
-//! All calls of a thread share a single connection, because a pool pings on every checkout, which costs twice as much as
-//! the call itself. The pool only supplies replacements. No thread uses the connection of another one, because then each
-//! call would wake the other thread and each answer this one (docs/adr/0018). Every call has a time limit of ours,
+//! All calls of a thread share a single connection, because a pool pings on every checkout, which costs twice as much
+//! as the call itself. The pool only supplies replacements. No thread uses the connection of another one, because then
+//! each call would wake the other thread and each answer this one (docs/adr/0018). Every call has a time limit of ours,
 //! because a connection manager would wait for its reconnects beyond it.
 
 use std::collections::HashMap;
