@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use seckill::app::{self, Role};
 use seckill::backend::distributed::migrate;
@@ -59,6 +60,32 @@ impl Topic {
         cut.add_partition_offset(&self.name, number, Offset::Offset(before)).expect("a place");
         self.admin.delete_records(&cut, &AdminOptions::new()).await.expect("cut");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_group_knows_the_positions_of_a_writer_that_works_and_of_one_that_rests() {
+    let shop = TestShop::start(Mode::Distributed).await;
+    shop.open_sale("drop", 1, &[("phone", 10)]).await;
+    for n in 0..5 {
+        assert_eq!(shop.buy(&format!("u{n}"), "drop", "phone", "k").await.status, 202);
+    }
+    let topic = &shop.config.kafka.topic;
+    let mut client = ClientConfig::new();
+    client.set("bootstrap.servers", &shop.config.kafka.brokers).set("group.id", &shop.config.kafka.group);
+    let consumer: BaseConsumer = client.create().expect("a consumer");
+    let ends = || {
+        let end = |part| consumer.fetch_watermarks(topic, part, Duration::from_secs(5)).expect("an answer").1;
+        (0..i32::from(shop.config.shards.partitions)).map(end).collect::<Vec<i64>>()
+    };
+    let published = || {
+        let mut parts = TopicPartitionList::new();
+        parts.add_partition_range(topic, 0, i32::from(shop.config.shards.partitions) - 1);
+        let known = consumer.committed_offsets(parts, Duration::from_secs(5)).expect("an answer");
+        known.elements().iter().map(|part| part.offset().to_raw().unwrap_or(-1)).collect::<Vec<i64>>()
+    };
+    // A partition in which nothing was ever written has a position, too.
+    eventually("the group has the positions", async || published() == ends()).await;
+    shop.finish().await;
 }
 
 /// Runs `seckill position …` as an operator does.

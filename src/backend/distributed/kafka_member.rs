@@ -248,6 +248,7 @@ impl Member {
             Command::Seek { part, offset, seek } => {
                 // The number is noted first, so that the outcome counts as this seek's.
                 self.seeks.insert(part, seek);
+                self.unpublished.insert(part, offset);
                 if let Err(error) = self.seek(part, offset) {
                     tracing::warn!(%error, part = part.number(), "partition not sought");
                 }
@@ -277,13 +278,12 @@ impl Member {
         Ok(())
     }
 
-    /// Commits the positions to the group, when that is due.
+    /// Commits the positions to the group.
     fn publish(&mut self) {
-        let now = self.clock.monotonic();
-        if self.unpublished.is_empty() || now.since(self.published) < PUBLISH_EVERY {
+        self.published = self.clock.monotonic();
+        if self.unpublished.is_empty() {
             return;
         }
-        self.published = now;
         let mut list = TopicPartitionList::new();
         let added = self.unpublished.drain().try_for_each(|(part, next_offset)| {
             list.add_partition_offset(&self.topic, i32::from(part.number()), Offset::Offset(next_offset))
@@ -300,16 +300,24 @@ impl Member {
                 match commands.try_recv() {
                     Ok(command) => self.apply(command),
                     Err(TryRecvError::Empty) => break,
-                    Err(TryRecvError::Disconnected) => return,
+                    Err(TryRecvError::Disconnected) => return self.publish(),
                 }
             }
-            self.publish();
+            if self.clock.monotonic().since(self.published) >= PUBLISH_EVERY {
+                self.publish();
+            }
             if !queue.has_room() {
                 continue;
             }
             match self.poll(POLL, POLL_RECORDS_MAX) {
                 Ok(events) if events.is_empty() => {}
                 Ok(events) => {
+                    for event in &events {
+                        // Whoever has the partition now publishes its position.
+                        if let LogEvent::Revoked { part } = event {
+                            self.unpublished.remove(part);
+                        }
+                    }
                     queue.put(events.into_iter().map(|event| (self.seek_of(&event), event)));
                     wake();
                 }
