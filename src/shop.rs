@@ -59,7 +59,7 @@ impl Shop {
     ) -> Arc<Self> {
         Arc::new(Self {
             admission: Admission::new(&settings),
-            queues: BucketQueues::new(&settings),
+            queues: BucketQueues::new(&settings, clock.clone()),
             waiters: tokio::sync::Semaphore::new(settings.waiters_max),
             leaving: AtomicBool::new(false),
             memory,

@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use futures::future::try_join_all;
+use seckill::clock::Clock;
 use seckill::config::Config;
 use seckill::domain::reservation::{Fingerprint, ReserveRequest, Verdict};
 use seckill::domain::{BucketId, Sale, ShardMap};
 use seckill::ports::{Inventory, StoreError};
-use seckill::shop::batching::Batcher;
+use seckill::shop::batching::{Batcher, Tempo};
 use seckill::shutdown::Tasks;
 use serde_json::{Value, json};
 
@@ -52,7 +53,7 @@ pub fn run(config: &Config, askers: usize) -> anyhow::Result<()> {
                 map,
                 bucket: BucketId { sale: sale.id.clone(), bucket: 0 },
                 sale,
-                batcher: Batcher::new(config.admission.reserve_batch_max),
+                batcher: Batcher::new(Tempo::of_reserve(config.admission.reserve_batch_max), Clock::System),
                 next_buyer: AtomicU64::new(0),
                 calls: AtomicU64::new(0),
             }));

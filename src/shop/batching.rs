@@ -1,26 +1,62 @@
 //! Natural batching: the questions that wait while a call is in flight go into the next call.
 //!
-//! There is no timer. Under light load every question goes alone and at once. Under heavy load the batches grow by
-//! themselves.
+//! Under light load every question goes alone and at once. Where some come together, a call costs more than what it
+//! asks, so the next one lets a moment pass and finds more. Under heavy load the batches grow by themselves, and no
+//! moment passes.
 
 use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use crate::clock::{Clock, Moment};
 use crate::shutdown::Tasks;
+
+/// How calls of one kind follow each other.
+#[derive(Debug, Clone)]
+pub struct Tempo {
+    /// Most questions of a call, at least 1.
+    pub batch_max: usize,
+    /// The least time between the beginnings of two calls, when the first had a number of questions in `keeps`.
+    pub distance: Duration,
+    /// After fewer questions a distance would find little company, and after more it is not needed.
+    pub keeps: std::ops::Range<usize>,
+}
+
+impl Tempo {
+    /// Is the tempo of calls that reserve for at most `batch_max` purchases. Buyers wait for it, and so it is kept only
+    /// from some 1,500 purchases a second of a bucket on (docs/adr/0018).
+    pub fn of_reserve(batch_max: usize) -> Self {
+        Self { batch_max, distance: Duration::from_millis(4), keeps: 5..16 }
+    }
+
+    /// Is the tempo of calls that acknowledge orders. Nobody waits for them, and the relay leaves their entries alone
+    /// for much longer (`relay.min_age_ms`).
+    pub fn of_acknowledge() -> Self {
+        Self { batch_max: 500, distance: Duration::from_millis(50), keeps: 1..500 }
+    }
+
+    /// Lets a call follow the one before it at once.
+    pub fn without_distance(batch_max: usize) -> Self {
+        Self { batch_max, distance: Duration::ZERO, keeps: 0..0 }
+    }
+}
 
 /// Merges questions of one kind into calls. It has no bound of its own: callers bound how many questions wait, as
 /// `admission.in_flight_max` does for reservations.
 pub struct Batcher<Q, A> {
-    batch_max: usize,
+    tempo: Tempo,
+    clock: Clock,
     queue: Mutex<Queue<Q, A>>,
 }
 
 struct Queue<Q, A> {
     in_flight: bool,
     waiting: VecDeque<(Q, oneshot::Sender<A>)>,
+    /// The moment before which no call begins.
+    rests_until: Option<Moment>,
 }
 
 impl<Q, A> Batcher<Q, A>
@@ -28,10 +64,10 @@ where
     Q: Send + 'static,
     A: Send + 'static,
 {
-    /// Makes a batcher in which nothing waits. A call gets at most `batch_max` questions.
-    pub fn new(batch_max: usize) -> Arc<Self> {
-        let queue = Mutex::new(Queue { in_flight: false, waiting: VecDeque::new() });
-        Arc::new(Self { batch_max, queue })
+    /// Makes a batcher in which nothing waits.
+    pub fn new(tempo: Tempo, clock: Clock) -> Arc<Self> {
+        let queue = Mutex::new(Queue { in_flight: false, waiting: VecDeque::new(), rests_until: None });
+        Arc::new(Self { tempo, clock, queue })
     }
 
     /// Queues a question. `call` answers a batch of 1 to `batch_max` questions, one answer each, in order. The `call`
@@ -61,13 +97,27 @@ where
     {
         // This frees the queue also when a call panics. Otherwise all callers would wait for ever.
         let mut turn = Turn { batcher: &self, done: false };
-        while let Some((questions, answers)) = self.next_batch() {
+        loop {
+            self.rest().await;
+            let Some((questions, answers)) = self.next_batch() else { break };
             for (sender, answer) in answers.into_iter().zip(call(questions).await) {
                 // A receiver that is gone has stopped waiting. The effect of its question stands all the same.
                 drop(sender.send(answer));
             }
         }
         turn.done = true;
+    }
+
+    /// Waits until the next call may begin, when something waits for it.
+    async fn rest(&self) {
+        let until = {
+            let queue = self.queue.lock().expect("no code panics while holding it");
+            queue.rests_until.filter(|_| !queue.waiting.is_empty())
+        };
+        let left = until.map_or(Duration::ZERO, |until| until.since(self.clock.monotonic()));
+        if !left.is_zero() {
+            self.clock.sleep(left).await;
+        }
     }
 
     /// Takes the next batch; `None` when nothing waits, and then no call is in flight any more.
@@ -77,7 +127,9 @@ where
             queue.in_flight = false;
             return None;
         }
-        let size = queue.waiting.len().min(self.batch_max);
+        let size = queue.waiting.len().min(self.tempo.batch_max);
+        let keeps = self.tempo.keeps.contains(&size);
+        queue.rests_until = keeps.then(|| self.clock.monotonic() + self.tempo.distance);
         Some(queue.waiting.drain(..size).unzip())
     }
 }
@@ -106,7 +158,7 @@ mod tests {
     #[tokio::test]
     async fn what_waits_during_a_call_goes_together_into_the_next() {
         let tasks = Tasks::on_current_runtime();
-        let batcher: Arc<Batcher<u32, usize>> = Batcher::new(3);
+        let batcher: Arc<Batcher<u32, usize>> = Batcher::new(Tempo::without_distance(3), Clock::System);
         // On this single-threaded runtime nothing runs until the test awaits, so five questions wait together.
         let answers: Vec<_> = (0..5)
             .map(|n| batcher.ask(&tasks, n, |batch| async move { vec![batch.len(); batch.len()] }))
@@ -119,9 +171,38 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_call_keeps_its_distance_to_one_that_had_some_company() {
+        let (tasks, clock) = (Tasks::on_current_runtime(), Clock::manual(0));
+        let tempo = Tempo { batch_max: 9, distance: Duration::from_millis(4), keeps: 2..4 };
+        let batcher: Arc<Batcher<u32, usize>> = Batcher::new(tempo, clock.clone());
+        let ask = |questions: u32| {
+            let asked = (0..questions)
+                .map(|n| batcher.ask(&tasks, n, |batch| async move { vec![batch.len(); batch.len()] }));
+            asked.collect::<Vec<_>>()
+        };
+        let sizes = async |answers: Vec<oneshot::Receiver<usize>>| {
+            let answered = futures::future::join_all(answers).await;
+            answered.into_iter().map(|size| size.expect("answered")).collect::<Vec<_>>()
+        };
+        // One alone and four together are answered at once, whatever was before them.
+        assert_eq!(sizes(ask(1)).await, [1]);
+        assert_eq!(sizes(ask(4)).await, [4; 4]);
+        assert_eq!(sizes(ask(2)).await, [2; 2]);
+        // After two, the next ones meet who comes within the distance.
+        let mut early = ask(1);
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        assert!(early[0].try_recv().is_err(), "it waits");
+        early.extend(ask(1));
+        clock.advance_ms(4);
+        assert_eq!(sizes(early).await, [2; 2]);
+    }
+
+    #[tokio::test]
     async fn a_panicking_call_fails_whoever_asked_and_not_the_next_ones() {
         let tasks = Tasks::on_current_runtime();
-        let batcher: Arc<Batcher<u32, u32>> = Batcher::new(3);
+        let batcher: Arc<Batcher<u32, u32>> = Batcher::new(Tempo::without_distance(3), Clock::System);
         let failed = batcher.ask(&tasks, 1, |_| async { panic!("deliberate") });
         assert!(failed.await.is_err());
         let answered = batcher.ask(&tasks, 2, |batch| async move { batch });

@@ -6,17 +6,15 @@ use std::sync::{Arc, RwLock};
 
 use metrics::{Histogram, counter, histogram};
 
-use super::batching::Batcher;
+use super::batching::{Batcher, Tempo};
 use super::settings::Settings;
 use super::sold_out::SoldOut;
+use crate::clock::Clock;
 use crate::domain::reservation::{Denial, OutboxEntryId, Reservation, ReserveRequest, Verdict};
 use crate::domain::{BucketId, OrderId, SaleId, SkuId};
 use crate::memory::catalog::Snapshot;
 use crate::metrics::{ADMISSION, ADMISSION_OUTCOMES, STAGE_DURATION};
 use crate::ports::StoreError;
-
-/// Most orders acknowledged in one call.
-pub const ACKNOWLEDGE_BATCH_MAX: usize = 500;
 
 /// What the inventory answered about one purchase of a call.
 #[derive(Clone)]
@@ -94,6 +92,7 @@ pub(super) struct BucketQueue {
 /// The queues of all buckets and the local sold-out flags.
 pub struct BucketQueues {
     reserve_batch_max: usize,
+    clock: Clock,
     queues: RwLock<HashMap<(BucketId, u32), BucketQueue>>,
     /// The local sold-out flags.
     pub(super) sold_out: SoldOut,
@@ -107,9 +106,10 @@ pub struct BucketQueues {
 
 impl BucketQueues {
     /// Makes queues in which nothing waits.
-    pub fn new(settings: &Settings) -> Self {
+    pub fn new(settings: &Settings, clock: Clock) -> Self {
         Self {
             reserve_batch_max: settings.reserve_batch_max,
+            clock,
             queues: RwLock::default(),
             sold_out: SoldOut::default(),
             outcomes: RwLock::default(),
@@ -142,10 +142,11 @@ impl BucketQueues {
             return queue.clone();
         }
         let mut queues = self.queues.write().expect("no code panics while holding it");
+        let batch_max = self.reserve_batch_max;
         let fresh = || BucketQueue {
-            reserve: Batcher::new(self.reserve_batch_max),
-            acknowledge: Batcher::new(ACKNOWLEDGE_BATCH_MAX),
-            gather: Batcher::new(self.reserve_batch_max),
+            reserve: Batcher::new(Tempo::of_reserve(batch_max), self.clock.clone()),
+            acknowledge: Batcher::new(Tempo::of_acknowledge(), self.clock.clone()),
+            gather: Batcher::new(Tempo::without_distance(batch_max), self.clock.clone()),
         };
         queues.entry(key).or_insert_with(fresh).clone()
     }

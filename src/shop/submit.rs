@@ -10,17 +10,13 @@ use metrics::{counter, histogram};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::Shop;
-use super::bucket_queues::{ACKNOWLEDGE_BATCH_MAX, Answer, Answered, BucketQueue, SharedEntry};
+use super::bucket_queues::{Answer, Answered, BucketQueue, SharedEntry};
 use super::purchase::{Accepted, Purchase, Refusal};
 use crate::domain::reservation::{Denial, Fingerprint, OutboxEntryId, Reservation, ReserveRequest};
 use crate::domain::sale::Phase;
 use crate::domain::{BucketId, Order, OrderId, OrderRecord, OrderState, Sale, SkuId};
 use crate::metrics::{RESERVE_BATCH, SHED};
 use crate::ports::{Effect, ErrorKind, StoreError, StoreResult};
-
-/// The least time between two calls that acknowledge orders of one bucket. Nobody waits for them, and the relay leaves
-/// entries alone for much longer (`relay.min_age_ms`).
-const ACKNOWLEDGE_REST: Duration = Duration::from_millis(50);
 
 /// How often a purchase has units of other buckets gathered, before it is told to come again.
 const GATHERS_MAX: usize = 4;
@@ -312,10 +308,6 @@ impl Shop {
                 let orders: Vec<OrderId> = batch.iter().map(|(order, _)| *order).collect();
                 if let Err(error) = shop.ports.outbox.acknowledge(&bucket, &orders, &entries).await {
                     tracing::debug!(%error, orders = orders.len(), "orders left to the relay");
-                }
-                // What is acknowledged meanwhile goes into one call. After a full one more waits already.
-                if orders.len() < ACKNOWLEDGE_BATCH_MAX && !shop.is_draining() {
-                    shop.clock.sleep(ACKNOWLEDGE_REST).await;
                 }
                 vec![(); orders.len()]
             }

@@ -46,6 +46,27 @@ async fn every_record_that_waits_for_others_is_appended_once_and_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn records_that_wait_for_company_are_appended_although_the_first_stops_waiting() {
+    let config = config(Mode::Distributed, &[]);
+    let stage = stage(&config);
+    stage.migrate().await;
+    let ports = stage.open().await;
+    let append = || ports.order_log.append(order_of(0), b"x".to_vec());
+    for _ in 0..20 {
+        // The first of them goes alone and the others together, so the next ones wait for company.
+        in_time(try_join_all((0..8).map(|_| append()))).await.expect("appended");
+        let mut first = append();
+        let mut second = append();
+        assert!(futures::poll!(&mut first).is_pending() && futures::poll!(&mut second).is_pending());
+        drop(first);
+        in_time(second).await.expect("appended");
+    }
+    ports.order_log.flush(Duration::from_secs(5)).await.expect("nothing is left");
+    assert_eq!(records(&ports).await, 20 * 10);
+    stage.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_room_a_record_is_refused_at_once_and_not_appended() {
     let config = config(Mode::Distributed, &[("kafka.queue_messages_max", "3")]);
     let stage = stage(&config);

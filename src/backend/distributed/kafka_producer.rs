@@ -1,9 +1,9 @@
-//! Batches the records of the order log in front of librdkafka, without a timer, and takes its answers on a thread.
+//! Batches the records of the order log in front of librdkafka, and takes its answers on a thread.
 //!
 //! Two properties of the client are the reason. The thread of its own `FutureProducer` spins through the last
 //! millisecond of every wait. And an idempotent producer spins while records queue behind five unanswered ones of their
 //! partition. So records of a partition are handed over only when none of it is under way, and no more than fit one
-//! request.
+//! request. A request costs as much as many records, so where some went together, the next ones wait for company.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,7 +18,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, Prod
 use tokio::sync::oneshot;
 
 use super::kafka_client::failed;
-use crate::clock::Clock;
+use crate::clock::{Clock, Moment};
 use crate::domain::{Part, ShardMap};
 use crate::ports::{Effect, StoreError, StoreResult};
 
@@ -27,6 +27,10 @@ use crate::ports::{Effect, StoreError, StoreResult};
 const POLL: Duration = Duration::from_secs(1);
 /// Most records that are handed over together.
 const GROUP_RECORDS_MAX: usize = 500;
+/// The least time between the hand-overs of two groups of a partition, when the first had [`COMPANY`] records or more.
+/// Where records come so seldom that they go alone, waiting finds no company either, and nobody waits (docs/adr/0018).
+const GATHER: Duration = Duration::from_millis(6);
+const COMPANY: usize = 3;
 
 /// Appends records to the order log's topic. Clones share one producer.
 #[derive(Clone)]
@@ -39,6 +43,7 @@ pub struct KafkaProducer {
 pub struct ProducerQueues {
     topic: String,
     queues: Vec<Mutex<ProducerQueue>>,
+    clock: Clock,
     /// Records that have no answer yet.
     unanswered: AtomicUsize,
     /// Most records that may have no answer.
@@ -53,6 +58,8 @@ struct ProducerQueue {
     under_way: usize,
     /// Oldest first.
     waiting: VecDeque<(Vec<u8>, ReplyTo)>,
+    /// The moment before which nothing is handed over.
+    gathers_until: Option<Moment>,
 }
 
 /// Names the caller that waits for the answer about a record of a partition.
@@ -105,21 +112,34 @@ impl ProducerQueues {
         self.queues[usize::from(part.number())].lock().expect("no code panics while holding it")
     }
 
+    /// Queues a record. Answers until when it waits for company, if it is the first that does.
+    fn add(&self, part: Part, record: (Vec<u8>, ReplyTo)) -> Option<Moment> {
+        let mut queue = self.queue(part);
+        let is_first = queue.waiting.is_empty();
+        queue.waiting.push_back(record);
+        queue.gathers_until.filter(|until| is_first && self.clock.monotonic() < *until)
+    }
+
     fn answer(&self, reply_to: ReplyTo, answer: StoreResult<()>) {
         self.unanswered.fetch_sub(1, Ordering::Relaxed);
         // The caller may have stopped waiting.
         let _ = reply_to.answer.send(answer);
     }
 
-    /// Hands librdkafka the records of a partition that wait, unless one of them is under way.
+    /// Hands librdkafka the records of a partition that wait, unless one of them is under way, or they are to wait for
+    /// company. Whoever queues the first of them comes again when that is over.
     fn hand_over(&self, producer: &BaseProducer<Self>, part: Part) {
         loop {
+            let now = self.clock.monotonic();
             let mut queue = self.queue(part);
-            if queue.under_way > 0 || queue.waiting.is_empty() {
+            let gathers = queue.gathers_until.is_some_and(|until| now < until);
+            if queue.under_way > 0 || queue.waiting.is_empty() || gathers {
                 return;
             }
             let size = queue.waiting.len().min(GROUP_RECORDS_MAX);
             let group: Vec<_> = queue.waiting.drain(..size).collect();
+            // Records that are left over have waited long enough.
+            queue.gathers_until = (size >= COMPANY && queue.waiting.is_empty()).then(|| now + GATHER);
             // They are counted before they are handed over. The queue is unlocked meanwhile, and so no other caller
             // begins.
             queue.under_way = size;
@@ -168,6 +188,7 @@ impl KafkaProducer {
         let queues = ProducerQueues {
             topic: topic.to_owned(),
             queues: map.all_parts().map(|_| Mutex::default()).collect(),
+            clock: clock.clone(),
             unanswered: AtomicUsize::new(0),
             unanswered_max,
             producer: OnceLock::new(),
@@ -205,8 +226,14 @@ impl KafkaProducer {
             return Err(refused(KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)));
         }
         let (answer, answered) = oneshot::channel();
-        queues.queue(part).waiting.push_back((payload, ReplyTo { part, answer }));
-        queues.hand_over(&self.producer, part);
+        match queues.add(part, (payload, ReplyTo { part, answer })) {
+            Some(until) => {
+                let gathering = Gathering { producer: &self.producer, part, until };
+                self.clock.sleep(until.since(self.clock.monotonic())).await;
+                drop(gathering);
+            }
+            None => queues.hand_over(&self.producer, part),
+        }
         // When there is no answer, the producer is gone, and with it what it knew.
         answered.await.unwrap_or_else(|_| Err(failed("append", Effect::Unknown, KafkaError::Canceled)))
     }
@@ -222,6 +249,22 @@ impl KafkaProducer {
             self.producer.flush(left).map_err(|error| failed("flush", Effect::Unknown, error))?;
         }
         Ok(())
+    }
+}
+
+/// The duty of whoever queues the first record of a group that waits for company: when the wait is over, and also when
+/// it is broken off, the group is handed over.
+struct Gathering<'a> {
+    producer: &'a BaseProducer<ProducerQueues>,
+    part: Part,
+    until: Moment,
+}
+
+impl Drop for Gathering<'_> {
+    fn drop(&mut self) {
+        let queues = self.producer.context();
+        queues.queue(self.part).gathers_until.take_if(|until| *until == self.until);
+        queues.hand_over(self.producer, self.part);
     }
 }
 
