@@ -66,9 +66,7 @@ impl Topic {
 async fn the_group_knows_the_positions_of_a_writer_that_works_and_of_one_that_rests() {
     let shop = TestShop::start(Mode::Distributed).await;
     shop.open_sale("drop", 1, &[("phone", 10)]).await;
-    for n in 0..5 {
-        assert_eq!(shop.buy(&format!("u{n}"), "drop", "phone", "k").await.status, 202);
-    }
+    assert_eq!(shop.buy("alice", "drop", "phone", "k").await.status, 202);
     let topic = &shop.config.kafka.topic;
     let mut client = ClientConfig::new();
     client.set("bootstrap.servers", &shop.config.kafka.brokers).set("group.id", &shop.config.kafka.group);

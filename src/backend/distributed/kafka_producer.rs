@@ -151,6 +151,14 @@ impl ProducerQueues {
         }
     }
 
+    /// Hands librdkafka the records of all partitions that wait for company.
+    fn hand_over_all(&self, producer: &BaseProducer<Self>) {
+        for part in (0..self.queues.len()).filter_map(|number| u16::try_from(number).ok()).map(Part::new) {
+            self.queue(part).gathers_until = None;
+            self.hand_over(producer, part);
+        }
+    }
+
     /// Hands librdkafka one record, and tells whether it took the record. It never calls back from here.
     fn send(&self, producer: &BaseProducer<Self>, (payload, reply_to): (Vec<u8>, ReplyTo)) -> bool {
         let part = i32::from(reply_to.part.number());
@@ -243,10 +251,14 @@ impl KafkaProducer {
     /// # Errors
     /// When some records have no answer after `timeout`.
     pub fn flush(&self, timeout: Duration) -> StoreResult<()> {
+        let queues = self.producer.context();
         let deadline = self.clock.monotonic() + timeout;
-        while self.producer.context().unanswered.load(Ordering::Relaxed) > 0 {
+        let late = KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut);
+        while queues.unanswered.load(Ordering::Relaxed) > 0 {
+            queues.hand_over_all(&self.producer);
             let left = deadline.since(self.clock.monotonic());
-            self.producer.flush(left).map_err(|error| failed("flush", Effect::Unknown, error))?;
+            let flushed = if left.is_zero() { Err(late.clone()) } else { self.producer.flush(left) };
+            flushed.map_err(|error| failed("flush", Effect::Unknown, error))?;
         }
         Ok(())
     }
