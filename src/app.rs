@@ -131,7 +131,7 @@ impl Running {
 
     async fn drain(&self, deadline: Duration) {
         if let Some(server) = &self.shopper_server {
-            server.close().await;
+            server.close(&self.clock).await;
             if self.shop.is_leaving() {
                 // Who was let in before that is served.
                 self.clock.sleep(LET_IN).await;

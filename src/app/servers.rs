@@ -27,6 +27,8 @@ use crate::worker::driver::Task;
 #[cfg(not(feature = "public-keys"))]
 const BUILT_WITHOUT: &str =
     "this program was built without public keys: build it with `--features public-keys`";
+/// How long the thread that accepts may take to hear that it pauses. It logs an error when its listener closes earlier.
+const PAUSED: Duration = Duration::from_millis(5);
 /// How many connections wait at most until they are let in. The system may have a lower limit (`net.core.somaxconn`).
 const BACKLOG: i32 = 8192;
 /// How long a browser remembers what a page of another origin may do, in seconds.
@@ -194,8 +196,9 @@ pub struct ShopperServer {
 
 impl ShopperServer {
     /// Closes the listener. Connections that were let in are served on, and the threads of the server run on.
-    pub async fn close(&self) {
+    pub async fn close(&self, clock: &Clock) {
         self.handle.pause().await;
+        clock.sleep(PAUSED).await;
         // The server keeps a paused listener open, so that clients would wait in its queue for nothing.
         if let Err(error) = self.listener.shutdown(Shutdown::Both) {
             tracing::debug!(%error, "the listener stays open until the server stops");
