@@ -55,8 +55,8 @@ start_kafka() {
   fi
   tell kafka "starting"
   launch kafka "$java" "-Xms$KAFKA_HEAP" "-Xmx$KAFKA_HEAP" -XX:+UseSerialGC \
-    "-XX:TieredStopAtLevel=$KAFKA_JVM_LEVEL" -XX:+ExitOnOutOfMemoryError "-Djava.io.tmpdir=$run_tmp" -Dorg.apache.logging.log4j.level=WARN \
-    -cp "$libs/*" kafka.Kafka "$conf/kafka"
+    "-XX:TieredStopAtLevel=$KAFKA_JVM_LEVEL" -XX:+ExitOnOutOfMemoryError \
+    "-Djava.io.tmpdir=$run_tmp" -Dorg.apache.logging.log4j.level=WARN -cp "$libs/*" kafka.Kafka "$conf/kafka"
 }
 
 hex() { od -An -v -tx1 | tr -d ' \n'; }

@@ -27,9 +27,9 @@ pub struct Tempo {
 
 impl Tempo {
     /// Is the tempo of calls that reserve for at most `batch_max` purchases. Buyers wait for it, and so it is kept only
-    /// from some 1,500 purchases a second of a bucket on (docs/adr/0018).
+    /// from some 1,500 purchases a second of a bucket on (docs/adr/0018), and never after a full call.
     pub fn of_reserve(batch_max: usize) -> Self {
-        Self { batch_max, distance: Duration::from_millis(4), keeps: 5..16 }
+        Self { batch_max, distance: Duration::from_millis(4), keeps: 5..batch_max.min(16) }
     }
 
     /// Is the tempo of calls that acknowledge orders. Nobody waits for them, and the relay leaves their entries alone
@@ -197,6 +197,18 @@ mod tests {
         early.extend(ask(1));
         clock.advance_ms(4);
         assert_eq!(sizes(early).await, [2; 2]);
+    }
+
+    #[tokio::test]
+    async fn purchases_that_a_full_call_left_over_do_not_wait() {
+        for batch_max in [1, 4, 8, 128] {
+            let (tasks, clock) = (Tasks::on_current_runtime(), Clock::manual(0));
+            let batcher: Arc<Batcher<u32, u32>> = Batcher::new(Tempo::of_reserve(batch_max), clock);
+            let asked = (0..300).map(|n| batcher.ask(&tasks, n, |batch| async move { batch }));
+            let answers = futures::future::join_all(asked.collect::<Vec<_>>());
+            let answers = Clock::System.timeout(Duration::from_secs(5), answers).await;
+            assert!(answers.is_ok_and(|all| all.len() == 300), "calls of {batch_max}");
+        }
     }
 
     #[tokio::test]
