@@ -57,9 +57,15 @@ async fn records_that_wait_for_company_are_appended_although_the_first_stops_wai
         in_time(try_join_all((0..8).map(|_| append()))).await.expect("appended");
         let mut first = append();
         let mut second = append();
-        assert!(futures::poll!(&mut first).is_pending() && futures::poll!(&mut second).is_pending());
+        // On a busy machine the moment for company is over before they come, and they may be answered already.
+        drop(futures::poll!(&mut first));
+        let answer = futures::poll!(&mut second);
         drop(first);
-        in_time(second).await.expect("appended");
+        match answer {
+            Poll::Ready(answer) => answer,
+            Poll::Pending => in_time(second).await,
+        }
+        .expect("appended");
     }
     ports.order_log.flush(Duration::from_secs(5)).await.expect("nothing is left");
     assert_eq!(records(&ports).await, 20 * 10);

@@ -9,13 +9,15 @@ use serde_json::{Value, json};
 
 use crate::conformance::http_errors::Findings;
 use crate::harness::{TestShop, config, eventually, migrated, open, rfc3339, sale_body};
+use crate::own_redis::OwnRedis;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_forgot_its_scripts_loses_nothing() {
-    let shop = TestShop::start(Mode::Distributed).await;
+    // The shared server has scripts of other tests, which would be forgotten too.
+    let redis = OwnRedis::start(&[]).await;
+    let shop = TestShop::start_with(Mode::Distributed, &[("redis.url", &redis.url())]).await;
     shop.open_sale("drop", 1, &[("phone", 5)]).await;
-    let client = redis::Client::open(shop.config.redis.url.as_str()).expect("a client");
-    let mut connection = client.get_multiplexed_async_connection().await.expect("Redis");
+    let mut connection = redis.connection().await;
     for n in 0..5 {
         let _: () = redis::cmd("SCRIPT").arg("FLUSH").query_async(&mut connection).await.expect("flushed");
         assert_eq!(shop.buy(&format!("u{n}"), "drop", "phone", "k").await.status, 202);

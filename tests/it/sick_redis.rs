@@ -45,12 +45,23 @@ impl Sick {
         let _: redis::Value = command.query_async(&mut self.redis.connection().await).await.expect("done");
     }
 
-    /// Returns the effect of a purchase that fails.
-    async fn effect(&self) -> Effect {
+    /// Buys, and returns the effect if that fails.
+    async fn buy(&self) -> Result<(), Effect> {
         let sale = SaleId::parse("drop").expect("a slug");
         let batch = wishes::batch(&mut StdRng::seed_from_u64(2), &sale, 1, 1);
         let answer = self.ports.inventory.reserve(&BucketId { sale, bucket: 0 }, batch).await;
-        answer.expect_err("a failure").effect
+        answer.map(drop).map_err(|error| error.effect)
+    }
+
+    /// Makes the server forget its scripts over and over, until the task is aborted.
+    async fn forget_scripts(&self) -> tokio::task::JoinHandle<()> {
+        let mut connection = self.redis.connection().await;
+        tokio::spawn(async move {
+            loop {
+                let _: () =
+                    redis::cmd("SCRIPT").arg("FLUSH").query_async(&mut connection).await.expect("done");
+            }
+        })
     }
 
     async fn fault(&self) -> Fault {
@@ -63,7 +74,7 @@ async fn a_redis_that_refuses_scripts_is_named_and_nothing_is_in_doubt() {
     let sick = Sick::start().await;
     sick.tell(&["ACL", "SETUSER", "default", "-eval", "-evalsha"]).await;
     assert_eq!(sick.fault().await, Fault::down("refuses scripts"));
-    assert_eq!(sick.effect().await, Effect::NotApplied);
+    assert_eq!(sick.buy().await, Err(Effect::NotApplied));
     sick.tell(&["ACL", "SETUSER", "default", "+eval", "+evalsha", "-xadd"]).await;
     assert_eq!(sick.fault().await, Fault::down("refuses scripts"), "it refuses what is in them");
     sick.tell(&["ACL", "SETUSER", "default", "+xadd"]).await;
@@ -71,11 +82,24 @@ async fn a_redis_that_refuses_scripts_is_named_and_nothing_is_in_doubt() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_forgets_its_scripts_again_and_again_leaves_nothing_in_doubt() {
+    let sick = Sick::start().await;
+    let forgetting = sick.forget_scripts().await;
+    let mut failures = Vec::new();
+    for _ in 0..500 {
+        failures.extend(sick.buy().await.err());
+    }
+    forgetting.abort();
+    let in_doubt = failures.iter().filter(|effect| **effect != Effect::NotApplied).count();
+    assert!(!failures.is_empty() && in_doubt == 0, "{in_doubt} of {} failures are in doubt", failures.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_only_reads_is_named_and_nothing_is_in_doubt() {
     let sick = Sick::start().await;
     sick.tell(&["REPLICAOF", "127.0.0.1", "1"]).await;
     assert_eq!(sick.fault().await, Fault::down("only reads"));
-    assert_eq!(sick.effect().await, Effect::NotApplied);
+    assert_eq!(sick.buy().await, Err(Effect::NotApplied));
     sick.tell(&["REPLICAOF", "NO", "ONE"]).await;
     assert_eq!(sick.ports.probe.check().await, Ok(()));
 }

@@ -91,6 +91,7 @@ pub fn failed(context: &'static str, effect: Effect, source: RedisError) -> Stor
         "WRONGPASS",
         "MISCONF",
         "NOREPLICAS",
+        "NOSCRIPT",
     ];
     if is_refused_whole || source.code().is_some_and(|code| refused.contains(&code)) {
         let (kind, effect) = (ErrorKind::Unavailable, Effect::NotApplied);
