@@ -1,23 +1,28 @@
--- Marks what MySQL decided, so that polling is cheap and a rejected buyer may buy again. The script is idempotent and
--- best effort: MySQL stays the truth.
+-- Marks what MySQL decided, so that polling is cheap and a buyer whose order holds nothing may buy again. The script is
+-- idempotent and best effort: MySQL stays the truth.
 --
 -- KEYS  1 orders   2 buyers
--- ARGV  per order: order id, state letter (a awaiting_payment, p paid, c cancelled, e expired, x rejected), and of a
---       rejected one the units that its buyer holds in MySQL, else ''. Its own are taken off the buyer, and these stay.
+-- ARGV  per order: order id, state letter (a awaiting_payment, p paid, c cancelled, e expired, x rejected), and the
+--       units that its buyer holds in MySQL when the order is rejected, else ''
 -- Result: number of orders marked
 --
--- An order that is not there is passed over. Only a pending order is marked, because a late mark must not hide a newer
--- state. A buyer without units keeps a field of 0: Redis keeps no empty hash, and a missing one counts as lost.
+-- An order that is not there is passed over. A mark only moves a hold along the arrows of an order's life, because a
+-- late mark must not hide a newer state. The units of an order that holds none are taken off its buyer with the mark,
+-- and those that the buyer holds in MySQL stay. A buyer without units keeps a field of 0: Redis keeps no empty hash,
+-- and a missing one counts as lost.
+
+local REACHES = {r = 'apcex', q = 'apcex', a = 'pce'}
 
 local marked = 0
 for i = 1, #ARGV, 3 do
-  local value = redis.call('HGET', KEYS[1], ARGV[i])
-  local state = value and string.sub(value, 1, 1)
-  if state == 'r' or state == 'q' then
-    local quantity, user = string.match(value, '^%a|%x+|(%d+)|%d+|[^|]+|(.*)$')
-    local keeps = tonumber(ARGV[i + 2])
-    local held = keeps and user and tonumber(redis.call('HGET', KEYS[2], user) or 'x')
-    redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1] .. string.sub(value, 2))
+  local id, state, keeps = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]) or 0
+  local hold = redis.call('HGET', KEYS[1], id)
+  local reaches = hold and REACHES[string.sub(hold, 1, 1)]
+  if reaches and string.find(reaches, state, 1, true) then
+    redis.call('HSET', KEYS[1], id, state .. string.sub(hold, 2))
+    local quantity, user = string.match(hold, '^%a|%x+|(%d+)|%d+|[^|]+|(.*)$')
+    local holds_none = state == 'c' or state == 'e' or state == 'x'
+    local held = holds_none and user and tonumber(redis.call('HGET', KEYS[2], user) or 'x')
     if held then
       local left = math.max(held - tonumber(quantity), math.min(held, keeps))
       redis.call('HSET', KEYS[2], user, string.format('%d', left))

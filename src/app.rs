@@ -157,7 +157,7 @@ fn settings(config: &Config) -> Settings {
     Settings {
         in_flight_max: admission.in_flight_max,
         reserve_batch_max: admission.reserve_batch_max,
-        sold_out_recheck_ms: admission.sold_out_recheck_ms,
+        sold_out_recheck: Duration::from_millis(admission.sold_out_recheck_ms),
         opening_skew_ms: admission.opening_skew_ms,
         append_wait_ms: admission.append_wait_ms,
         outbox_orders_max: admission.outbox_orders_max,

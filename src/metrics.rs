@@ -81,6 +81,8 @@ metrics_table! {
         "Orders in outbox entries, which stay until all of theirs are acknowledged";
     RELAYED Counter "seckill_outbox_relayed_total" []
         "Orders delivered by the relay instead of their front";
+    RELEASED Counter "seckill_orders_released_total" []
+        "Orders whose units the release relay put back on sale";
     SET_ASIDE Counter "seckill_outbox_set_aside_total" []
         "Outbox entries set aside, because they can never be delivered as a whole";
     WRITER_BATCH Histogram "seckill_writer_batch_rows" []

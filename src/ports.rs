@@ -16,6 +16,7 @@ mod orders;
 mod outbox;
 mod positions;
 mod probe;
+mod releases;
 mod sale_store;
 mod store_error;
 
@@ -33,6 +34,7 @@ pub use orders::Orders;
 pub use outbox::Outbox;
 pub use positions::Positions;
 pub use probe::{Duty, Fault, Probe};
+pub use releases::{Owed, Releases};
 pub use sale_store::SaleStore;
 pub use store_error::{Effect, ErrorKind, StoreError, StoreResult};
 
@@ -57,6 +59,8 @@ pub struct Ports {
     pub archive: Arc<dyn Archive>,
     /// Counts units.
     pub ledger: Arc<dyn Ledger>,
+    /// Knows which units have to go back on sale; `None` where they go back with the decision that frees them.
+    pub releases: Option<Arc<dyn Releases>>,
     /// Knows the sales.
     pub sales: Arc<dyn SaleStore>,
     /// Knows the operators' keys.

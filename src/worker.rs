@@ -11,6 +11,7 @@ pub mod order_writer;
 pub mod outbox_relay;
 pub mod pace;
 pub mod position_watch;
+pub mod release_relay;
 pub mod stock_watch;
 
 #[cfg(test)]

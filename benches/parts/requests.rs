@@ -4,6 +4,7 @@
 //! on how long the requests take. callgrind collects inside [`measured_requests`], whose name `benches/run` knows.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix_web::body::MessageBody;
 use actix_web::dev::{Service, ServiceFactory, ServiceRequest, ServiceResponse};
@@ -59,7 +60,7 @@ pub fn refused(config: &Config, requests: usize) -> anyhow::Result<()> {
         }
         looks += 1;
         anyhow::ensure!(looks < FLAG_LOOKS_MAX, "the sold-out flag is never set");
-        let pause = std::time::Duration::from_millis(20);
+        let pause = Duration::from_millis(20);
         front.system.block_on(async { tokio::time::sleep(pause).await });
     }
     let asked = front.reservations();
@@ -207,7 +208,7 @@ fn settings(config: &Config) -> Settings {
     Settings {
         in_flight_max: admission.in_flight_max,
         reserve_batch_max: admission.reserve_batch_max,
-        sold_out_recheck_ms: admission.sold_out_recheck_ms,
+        sold_out_recheck: Duration::from_millis(admission.sold_out_recheck_ms),
         opening_skew_ms: admission.opening_skew_ms,
         append_wait_ms: admission.append_wait_ms,
         outbox_orders_max: admission.outbox_orders_max,

@@ -86,7 +86,7 @@ rules! {
     RowWithoutRequest "row_without_request" "I6" "every row has a request of that buyer";
     RowDiffersFromRequest "row_differs_from_request" "I6" "a row has the SKU and quantity that were asked for";
     RefusedButPersisted "refused_but_persisted" "I3" "an order whose every answer was a refusal has no row";
-    LiveOrderReleased "live_order_released" "I8" "no release is queued for a live order";
+    LiveOrderReleased "live_order_released" "I8" "no units of a live order are on sale again or wait for it";
     OutboxNotEmpty "outbox_not_empty" "I9" "the outbox is empty, when quiet";
     OutboxCountDiffers "outbox_count_differs" "I9" "an empty outbox counts no orders, when quiet";
     RecordsUnread "records_unread" "I9" "the order writers have read the log to its end, when quiet";

@@ -351,6 +351,8 @@ pub struct BucketFacts {
 pub struct Hold {
     /// The state's letter: r reserved, q queued, a awaiting_payment, p paid, c cancelled, e expired, x rejected.
     pub state: char,
+    /// Whether the order's units went back on sale.
+    pub released: bool,
     /// The fingerprint of the purchase's body.
     pub fingerprint: String,
     /// The units of the order.

@@ -1,6 +1,6 @@
 //! Starts the background tasks of a process.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,7 +11,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::domain::Part;
 use crate::memory::Memory;
-use crate::ports::{Ports, StoreResult};
+use crate::ports::{Ports, Releases, StoreResult};
 use crate::shop::Shop;
 use crate::shutdown::Tasks;
 use crate::worker::catalog_refresh::CatalogRefresh;
@@ -24,6 +24,7 @@ use crate::worker::order_writer::{self, OrderWriter};
 use crate::worker::outbox_relay::{self, OutboxRelay};
 use crate::worker::pace::PaceMeter;
 use crate::worker::position_watch::PositionWatch;
+use crate::worker::release_relay::ReleaseRelay;
 use crate::worker::stock_watch::StockWatch;
 
 /// How often lag, drain rate and holdings are measured.
@@ -138,6 +139,9 @@ impl Workers<'_> {
         start(Arc::new(Upkeep { shop: shop.clone(), metrics, period: self.refresh_interval() }));
         if role != Role::Api {
             start(Arc::new(self.outbox_relay()));
+            if let Some(releases) = &self.ports.releases {
+                start(Arc::new(self.release_relay(releases.clone())?));
+            }
             start(Arc::new(PositionWatch {
                 order_log: self.ports.order_log.clone(),
                 positions: self.ports.positions.clone(),
@@ -163,6 +167,19 @@ impl Workers<'_> {
                 batch_orders_max: relay.batch_orders_max,
             },
         )
+    }
+
+    fn release_relay(&self, releases: Arc<dyn Releases>) -> anyhow::Result<ReleaseRelay> {
+        Ok(ReleaseRelay {
+            releases,
+            inventory: self.ports.inventory.clone(),
+            catalog: self.memory.catalog.clone(),
+            clock: self.clock.clone(),
+            map: self.config.shard_map()?,
+            period: Duration::from_millis(self.config.relay.release_interval_ms),
+            batch_rows_max: self.config.relay.batch_orders_max,
+            read_up_to: Mutex::default(),
+        })
     }
 
     fn order_writer(&self) -> anyhow::Result<order_writer::Parts> {

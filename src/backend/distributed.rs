@@ -15,6 +15,7 @@ mod mysql_grants;
 mod mysql_ledger;
 mod mysql_order_store;
 mod mysql_positions;
+mod mysql_releases;
 mod mysql_sale_store;
 pub mod reach;
 mod redis_gates;
@@ -36,6 +37,7 @@ use mysql::Mysql;
 use mysql_ledger::MysqlLedger;
 use mysql_order_store::MysqlOrderStore;
 use mysql_positions::MysqlPositions;
+use mysql_releases::MysqlReleases;
 use mysql_sale_store::MysqlSaleStore;
 use redis_gates::RedisGates;
 use redis_inventory::RedisInventory;
@@ -67,6 +69,7 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Ports> {
         orders: orders.clone(),
         archive: orders,
         ledger: Arc::new(MysqlLedger::new(mysql.clone())),
+        releases: Some(Arc::new(MysqlReleases::new(mysql.clone()))),
         positions: Arc::new(MysqlPositions::new(mysql)),
         sales: directory.clone(),
         keys: directory.clone(),

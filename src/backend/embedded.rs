@@ -88,6 +88,7 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Opened> {
         orders: orders.clone(),
         archive: orders,
         ledger: Arc::new(SqliteLedger { sqlite: sqlite.clone() }),
+        releases: None,
         sales: directory.clone(),
         keys: directory.clone(),
         audit_log: directory,

@@ -52,6 +52,7 @@ impl Config {
             ("relay.interval_ms", wide(relay.interval_ms), 10..=60_000),
             ("relay.min_age_ms", wide(relay.min_age_ms), 0..=600_000),
             ("relay.batch_orders_max", wide(relay.batch_orders_max), 1..=1000),
+            ("relay.release_interval_ms", wide(relay.release_interval_ms), 10..=60_000),
             ("start.wait_ms", wide(self.start.wait_ms), 0..=3_600_000),
             ("readiness.down_after_ms", wide(self.readiness.down_after_ms), 100..=600_000),
             ("shutdown.notice_ms", wide(self.shutdown.notice_ms), 0..=600_000),

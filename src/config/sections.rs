@@ -195,7 +195,7 @@ section!(
         /// The most purchases of one reserve call, in embedded mode of one commit.
         reserve_batch_max: usize,
         /// How long a sold-out answer is given without asking Redis again.
-        sold_out_recheck_ms: i64,
+        sold_out_recheck_ms: u64,
         /// A purchase this long before the opening is let through to Redis, whose clock decides.
         opening_skew_ms: i64,
         /// How long an accepted order waits for the order log's acknowledgement before it is answered `reserved`.
@@ -369,8 +369,10 @@ section!(
         interval_ms: u64,
         /// Entries that are younger than this are left to their front.
         min_age_ms: u64,
-        /// The most orders of one bucket in one round, in whole entries.
-        batch_orders_max: usize
+        /// The most orders of one bucket, in whole entries, or releases of one instance in one round.
+        batch_orders_max: usize,
+        /// The pause between two looks for units that have to go back on sale.
+        release_interval_ms: u64
     }
 );
 section!(

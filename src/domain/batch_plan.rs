@@ -107,19 +107,22 @@ pub struct Plan {
     pub held: BTreeMap<Scarce, u32>,
     /// Records that can never become an order, in offset order, each with the reason.
     pub dead_letters: Vec<(LogRecord, Poison)>,
-    /// Records of known orders that hold nothing, so that Redis is owed their stock. It may have been owed before; the
-    /// release is designed to be idempotent (step 16, not built).
-    pub owed: Vec<OrderRecord>,
+    /// Records of known orders that hold nothing, with their states: Redis is owed their stock. It may have been owed
+    /// before, and a release is idempotent (step 16).
+    pub owed: Vec<(OrderRecord, OrderState)>,
     /// Records whose order exists already.
     pub skipped: usize,
 }
 
 impl Plan {
-    /// Lists the records of orders that hold nothing, although a front reserved units for them. Imported orders are not
-    /// among them, because no front reserved units for those.
-    pub fn owed(&self) -> impl Iterator<Item = &OrderRecord> {
-        let rejected = self.orders.iter().filter(|order| order.claims.is_err()).map(|order| &order.record);
-        rejected.chain(&self.owed).filter(|record| record.decided.is_none())
+    /// Lists the records and states of orders whose units a front reserved and nobody holds. Imported orders are not
+    /// among them, because no front reserved units for those. Nor are those that are sold out: the inventory had more
+    /// than there was, and units that went back would be sold and refused again and again (docs/adr/0019).
+    pub fn owed(&self) -> impl Iterator<Item = (&OrderRecord, OrderState)> {
+        let limited = self.orders.iter().filter(|order| order.claims == Err(RejectReason::Limit));
+        let rejected = limited.map(|order| (&order.record, order.arrow().to));
+        let known = self.owed.iter().map(|(record, state)| (record, *state));
+        rejected.chain(known).filter(|(record, _)| record.decided.is_none())
     }
 }
 
@@ -147,8 +150,8 @@ pub fn plan(
         let before = known.orders.get(&record.order_id).copied();
         if before.is_some() || !seen.insert(record.order_id) {
             plan.skipped += 1;
-            if before.is_some_and(OrderState::is_released) {
-                plan.owed.push(record.clone());
+            if let Some(state) = before.filter(|state| state.holds_nothing()) {
+                plan.owed.push((record.clone(), state));
             }
             continue;
         }

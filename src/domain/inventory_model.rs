@@ -15,7 +15,9 @@ use super::money::Quantity;
 use super::order::Decision;
 use super::order_id::OrderId;
 use super::order_life::{OrderEvent, OrderState, Step};
-use super::reservation::{Denial, Fingerprint, OutboxEntryId, Reservation, ReserveRequest, Verdict};
+use super::reservation::{
+    Denial, Fingerprint, OutboxEntryId, Release, Released, Reservation, ReserveRequest, Verdict,
+};
 
 /// The six keys of a bucket. The fields are public, because a test also loses, damages and renews a gate, which no
 /// script does.
@@ -96,9 +98,22 @@ pub struct Hold {
     pub sku: SkuId,
     /// For whom it is held.
     pub user: UserId,
+    /// Whether its units went back on sale. It has a state without units then.
+    pub is_released: bool,
 }
 
 impl Hold {
+    /// Takes the state that MySQL says, and takes the units off the buyer when the order holds none in it. `keeps` are
+    /// the units that the buyer holds in MySQL.
+    fn decide(&mut self, state: OrderState, keeps: u32, buyers: &mut BTreeMap<UserId, u32>) {
+        self.state = state;
+        if state.holds_nothing()
+            && let Some(held) = buyers.get_mut(&self.user)
+        {
+            *held = held.saturating_sub(self.quantity.units()).max(keeps.min(*held));
+        }
+    }
+
     /// Answers the hold of the order `id` in the form that the ports use.
     pub fn reservation(&self, sale: &SaleId, id: OrderId) -> Reservation {
         let Self { state, quantity, reserved_ms, .. } = *self;
@@ -302,6 +317,7 @@ impl Bucket {
             reserved_ms: now_ms,
             sku: record.sku_id.clone(),
             user: record.user_id.clone(),
+            is_released: false,
         };
         self.orders.insert(record.order_id, hold);
         self.buyers.insert(record.user_id.clone(), held);
@@ -332,21 +348,50 @@ impl Bucket {
         self.outbox.iter().map(|accepted| accepted.orders.len()).sum()
     }
 
-    /// Marks what MySQL decided, and answers how many orders it marked (`mark_decided.lua`). Only a pending order is
-    /// marked, so that a late mark never hides a newer state. A rejected order's units leave its buyer with the mark,
-    /// and therefore once.
+    /// Marks what MySQL decided, and answers how many orders it marked (`mark_decided.lua`). A hold only moves along
+    /// the arrows of an order's life, so that a late mark never hides a newer state. The units of an order that holds
+    /// none leave its buyer with the mark, and therefore once.
     pub fn mark_decided(&mut self, decided: &[Decision]) -> usize {
+        let Self { orders, buyers, .. } = self;
         let mut marked = 0;
-        for decision in decided {
-            let hold = self.orders.get_mut(&decision.order).filter(|hold| hold.state.is_pending());
-            let Some(hold) = hold else { continue };
-            hold.state = decision.state;
-            marked += 1;
-            if let (Some(keeps), Some(held)) = (decision.buyer_keeps, self.buyers.get_mut(&hold.user)) {
-                *held = held.saturating_sub(hold.quantity.units()).max(keeps.min(*held));
+        for Decision { order, state, buyer_keeps } in decided.iter().filter(|it| !it.state.is_pending()) {
+            if let Some(hold) = orders.get_mut(order).filter(|hold| hold.state.leads_to(*state)) {
+                hold.decide(*state, buyer_keeps.unwrap_or(0), buyers);
+                marked += 1;
             }
         }
         marked
+    }
+
+    /// Puts the units of orders back on sale that hold none in MySQL, where they are in the state that comes with each
+    /// (`release.lua`). Idempotent.
+    pub fn release(&mut self, orders: &[(OrderId, OrderState)]) -> Released {
+        if self.gate.is_none() {
+            return Released::GateShut;
+        }
+        // A release comes after an order, so a bucket that has none has lost it.
+        let is_missing = self.stock.is_empty() || self.buyers.is_empty() || self.orders.is_empty();
+        if is_missing || self.has_lost_keys() {
+            return Released::KeysLost;
+        }
+        Released::Each(orders.iter().map(|(order, state)| self.release_one(*order, *state)).collect())
+    }
+
+    fn release_one(&mut self, order: OrderId, state: OrderState) -> Release {
+        let Self { orders, buyers, stock, .. } = self;
+        let Some(hold) = orders.get_mut(&order).filter(|hold| !hold.is_released) else {
+            return Release::Nothing;
+        };
+        let is_marked = hold.state == state;
+        if !state.holds_nothing() || !(is_marked || hold.state.leads_to(state)) {
+            return Release::Contradicted;
+        }
+        if !is_marked {
+            hold.decide(state, 0, buyers);
+        }
+        hold.is_released = true;
+        *stock.entry(hold.sku.clone()).or_default() += hold.quantity.units();
+        Release::Done
     }
 }
 

@@ -202,8 +202,14 @@ impl OrderState {
         self.facts().is_final
     }
 
+    /// Answers whether an order in this state can still come to be in `later`, along one arrow or several.
+    pub fn leads_to(self, later: Self) -> bool {
+        let next = ARROWS.iter().filter(|arrow| arrow.from.contains(&self)).map(|arrow| arrow.to);
+        next.into_iter().any(|to| to == later || to.leads_to(later))
+    }
+
     /// Answers whether a row exists and holds no units, so that Redis is owed the stock that the order's hold took.
-    pub fn is_released(self) -> bool {
+    pub fn holds_nothing(self) -> bool {
         !self.is_pending() && self.facts().units.is_none()
     }
 }
@@ -258,6 +264,17 @@ mod tests {
         }
         assert_eq!(S::Paid.on(OrderEvent::Expire), Step::Conflict);
         assert_eq!(S::Queued.on(OrderEvent::Acknowledge), Step::Repeated);
+    }
+
+    #[test]
+    fn nothing_leads_back() {
+        let later = |from: S| S::ALL.into_iter().filter(move |to| from.leads_to(*to)).collect::<Vec<_>>();
+        assert_eq!(later(S::Reserved), S::ALL[1..]);
+        assert_eq!(later(S::Queued), S::ALL[2..]);
+        assert_eq!(later(S::AwaitingPayment), [S::Paid, S::Cancelled, S::Expired]);
+        for last in [S::Paid, S::Cancelled, S::Expired, S::Rejected] {
+            assert!(later(last).is_empty(), "{last:?}");
+        }
     }
 
     #[test]

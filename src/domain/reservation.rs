@@ -154,6 +154,28 @@ impl Reservation {
     }
 }
 
+/// What became of a call that puts units of one bucket back on sale.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Released {
+    /// The bucket has no gate, so that nothing of it is on sale.
+    GateShut,
+    /// Keys of the bucket are missing, so that nobody knows what is on sale.
+    KeysLost,
+    /// The bucket is whole. One answer for each order, in order.
+    Each(Vec<Release>),
+}
+
+/// What became of the units of one order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Release {
+    /// They went back on sale.
+    Done,
+    /// They went back before, or the bucket never held the order.
+    Nothing,
+    /// The hold says that its buyer has them, against what MySQL says.
+    Contradicted,
+}
+
 /// The id of an outbox entry: in Redis the id of its stream entry, in the model its number.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct OutboxEntryId(pub String);

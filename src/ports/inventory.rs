@@ -5,8 +5,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::store_error::StoreResult;
-use crate::domain::reservation::{Reservation, ReserveRequest, Verdict};
-use crate::domain::{BucketId, Decision, OrderId, UserId};
+use crate::domain::reservation::{Released, Reservation, ReserveRequest, Verdict};
+use crate::domain::{BucketId, Decision, OrderId, OrderState, UserId};
 
 /// The scarce units in front of MySQL. It decides which purchases become orders.
 #[async_trait]
@@ -24,7 +24,13 @@ pub trait Inventory: Send + Sync {
     /// Reads the users of all orders ever held in a bucket, in no order. A user may be among them more than once.
     async fn winners(&self, bucket: &BucketId) -> StoreResult<Vec<UserId>>;
 
-    /// Marks what MySQL decided (step 13), and takes the units of a rejected order off its buyer. Best effort and
-    /// idempotent; only pending orders are marked.
+    /// Marks what MySQL decided (step 13), and takes the units of an order that holds none off its buyer. Best effort
+    /// and idempotent; a mark that is older than what is known changes nothing.
     async fn mark_decided(&self, bucket: &BucketId, decided: &[Decision]) -> StoreResult<()>;
+
+    /// Puts the units of orders back on sale, which are in these states without units in MySQL (step 16). Idempotent.
+    ///
+    /// # Errors
+    /// `Unknown` when no answer came. Ask again with the same orders.
+    async fn release(&self, bucket: &BucketId, orders: &[(OrderId, OrderState)]) -> StoreResult<Released>;
 }

@@ -109,12 +109,12 @@ impl BucketQueues {
     pub fn new(settings: &Settings, clock: Clock) -> Self {
         Self {
             reserve_batch_max: settings.reserve_batch_max,
-            clock,
             queues: RwLock::default(),
-            sold_out: SoldOut::default(),
+            sold_out: SoldOut::new(clock.clone()),
             outcomes: RwLock::default(),
             reserve_seconds: histogram!(STAGE_DURATION, "stage" => "reserve"),
             append_seconds: histogram!(STAGE_DURATION, "stage" => "append"),
+            clock,
         }
     }
 

@@ -1,5 +1,7 @@
 //! The bounds that the use cases are configured with.
 
+use std::time::Duration;
+
 /// Bounds of the use cases. Units are in the names.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -7,8 +9,9 @@ pub struct Settings {
     pub in_flight_max: usize,
     /// Most purchases merged into one call of the inventory.
     pub reserve_batch_max: usize,
-    /// How long a sold-out flag refuses before purchases ask the inventory again.
-    pub sold_out_recheck_ms: i64,
+    /// How long a sold-out flag refuses before purchases ask the inventory again. Units that come back are for sale to
+    /// everybody after at most as long.
+    pub sold_out_recheck: Duration,
     /// How long before the opening purchases are let through to the inventory, whose clock decides.
     pub opening_skew_ms: i64,
     /// How long an answer waits for the acknowledgement of its record by the order log.

@@ -12,6 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use super::Shop;
 use super::bucket_queues::{Answer, Answered, BucketQueue, SharedEntry};
 use super::purchase::{Accepted, Purchase, Refusal};
+use crate::clock::Moment;
 use crate::domain::reservation::{Denial, Fingerprint, OutboxEntryId, Reservation, ReserveRequest};
 use crate::domain::sale::Phase;
 use crate::domain::{BucketId, Order, OrderId, OrderRecord, OrderState, Sale, SkuId};
@@ -127,7 +128,7 @@ impl Shop {
         if phase == Phase::Delayed {
             return Err(Refusal::Delayed);
         }
-        if self.queues.sold_out.refuses(bucket, &purchase.sku, &purchase.user, now_ms) {
+        if self.queues.sold_out.refuses(bucket, &purchase.sku, &purchase.user) {
             return Err(Refusal::SoldOut);
         }
         self.admission.check_rate(&purchase.user, purchase.address).map_err(Refusal::TooFast)
@@ -153,6 +154,7 @@ impl Shop {
         self.queues.reserve_seconds.record(self.clock.monotonic().since(began));
         let submitted = match answer {
             Ok(Answered::Reserved { entry, reserved_ms }) => {
+                self.queues.sold_out.note_winner(&bucket, &record.user_id);
                 // One clock says when an order was accepted, whoever tells it: this answer, a later one, or the row.
                 record.accepted_ms = reserved_ms;
                 if self.append(record, reply_to).await.is_ok() {
@@ -163,7 +165,7 @@ impl Shop {
             Ok(Answered::Replayed(held)) => Ok(self.replay(record, held, attempts == 1).await),
             Ok(Answered::Denied(denial)) => {
                 if let Denial::SoldOut { available: 0, orders_seen } = denial {
-                    self.note_sold_out(&bucket, &record.sku_id, orders_seen);
+                    self.note_sold_out(&bucket, &record.sku_id, orders_seen, began);
                 }
                 Err(refusal(&denial, terms))
             }
@@ -327,10 +329,10 @@ impl Shop {
         Accepted { order, replayed }
     }
 
-    /// Notes that a SKU is sold out. When the winners are not known, spawns the task that reads them.
-    fn note_sold_out(self: &Arc<Self>, bucket: &BucketId, sku: &SkuId, orders_seen: u64) {
-        let until_ms = self.clock.now_ms().saturating_add(self.settings.sold_out_recheck_ms);
-        if !self.queues.sold_out.note(bucket, sku, orders_seen, until_ms) {
+    /// Notes that a SKU was sold out after `asked`. When the winners are not known, spawns the task that reads them.
+    fn note_sold_out(self: &Arc<Self>, bucket: &BucketId, sku: &SkuId, orders_seen: u64, asked: Moment) {
+        let until = asked + self.settings.sold_out_recheck;
+        if !self.queues.sold_out.note(bucket, sku, orders_seen, until) {
             return;
         }
         let (shop, bucket, sku) = (self.clone(), bucket.clone(), sku.clone());
@@ -342,8 +344,7 @@ impl Shop {
                     None
                 }
             };
-            let until_ms = shop.clock.now_ms().saturating_add(shop.settings.sold_out_recheck_ms);
-            shop.queues.sold_out.set_winners(&bucket, &sku, winners, until_ms);
+            shop.queues.sold_out.set_winners(&bucket, &sku, winners, until);
         });
     }
 }

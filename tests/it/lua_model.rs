@@ -27,7 +27,7 @@ const HISTORIES: u64 = 16;
 const CALLS: u32 = 200;
 
 /// Every kind of call, and the answer that only Redis gives. A run in which one of them is rare has tested little.
-const KINDS: [&str; 11] = [
+const KINDS: [&str; 15] = [
     "gate_shut",
     "keys_lost",
     "calls",
@@ -36,6 +36,10 @@ const KINDS: [&str; 11] = [
     "entries removed",
     "no entry removed",
     "mark_decided calls",
+    "release calls",
+    "no release",
+    "nothing to release",
+    "units that came back",
     "gate calls",
     "preheat calls",
     "malformed calls",

@@ -32,6 +32,8 @@ mod proxies;
 #[cfg(feature = "distributed")]
 mod relay;
 #[cfg(feature = "distributed")]
+mod releases;
+#[cfg(feature = "distributed")]
 mod several_servers;
 #[cfg(feature = "distributed")]
 mod sick_redis;

@@ -53,15 +53,12 @@ impl Sick {
         answer.map(drop).map_err(|error| error.effect)
     }
 
-    /// Makes the server forget its scripts over and over, until the task is aborted.
-    async fn forget_scripts(&self) -> tokio::task::JoinHandle<()> {
+    /// Makes the server forget its scripts over and over.
+    async fn forget_scripts(&self) -> std::convert::Infallible {
         let mut connection = self.redis.connection().await;
-        tokio::spawn(async move {
-            loop {
-                let _: () =
-                    redis::cmd("SCRIPT").arg("FLUSH").query_async(&mut connection).await.expect("done");
-            }
-        })
+        loop {
+            let _: () = redis::cmd("SCRIPT").arg("FLUSH").query_async(&mut connection).await.expect("done");
+        }
     }
 
     async fn fault(&self) -> Fault {
@@ -84,12 +81,17 @@ async fn a_redis_that_refuses_scripts_is_named_and_nothing_is_in_doubt() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_forgets_its_scripts_again_and_again_leaves_nothing_in_doubt() {
     let sick = Sick::start().await;
-    let forgetting = sick.forget_scripts().await;
-    let mut failures = Vec::new();
-    for _ in 0..500 {
-        failures.extend(sick.buy().await.err());
-    }
-    forgetting.abort();
+    let buying = async {
+        let mut failures = Vec::new();
+        for _ in 0..500 {
+            failures.extend(sick.buy().await.err());
+        }
+        failures
+    };
+    let failures = tokio::select! {
+        never = sick.forget_scripts() => match never {},
+        failures = buying => failures,
+    };
     let in_doubt = failures.iter().filter(|effect| **effect != Effect::NotApplied).count();
     assert!(!failures.is_empty() && in_doubt == 0, "{in_doubt} of {} failures are in doubt", failures.len());
 }

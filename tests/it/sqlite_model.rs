@@ -183,14 +183,15 @@ impl History {
             OrderState::ALL.into_iter().filter(|state| !state.is_pending()).collect();
         let state = one_of(&mut self.dice, &states).expect("five");
         // The writer frees buyers in its own transaction, which is not made here.
-        let buyer_keeps = (state == OrderState::Rejected).then_some(u32::MAX);
+        let buyer_keeps = Some(u32::MAX);
         if self.model.mark_decided(&[Decision { order, state, buyer_keeps }]) == 0 {
             return;
         }
         let row = format!(
             "INSERT INTO orders (order_id, month, sale_id, sku_id, user_id, quantity, unit_price, currency, state, \
              epoch, accepted_ms, created_ms, expires_ms) SELECT order_id, 600, sale_id, sku_id, user_id, quantity, \
-             1, 'CNY', '{}', 1, 1, 1, 1 FROM reservations WHERE order_id = '{order}'",
+             1, 'CNY', '{0}', 1, 1, 1, 1 FROM reservations WHERE order_id = '{order}' \
+             ON CONFLICT (order_id) DO UPDATE SET state = '{0}'",
             state.as_str()
         );
         shared.folder.try_execute(&row).await.expect("a row");

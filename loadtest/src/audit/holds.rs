@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 
 use super::index::Index;
 use super::{Findings, Rule};
-use crate::evidence::{BucketFacts, Hold, OrderRow, RowState};
+use crate::evidence::{BucketFacts, Hold, OrderRow};
 use crate::ids::OrderId;
 use crate::order_life;
 
@@ -84,6 +84,9 @@ fn check_hold(index: &Index<'_>, number: u16, id: &OrderId, hold: &Hold, found: 
         });
         return;
     };
+    found.check(!(hold.released && row.state.is_live()), Rule::LiveOrderReleased, || {
+        format!("{id} is {} and its units are on sale again", row.state.as_str())
+    });
     let print = fingerprint(&row.sku, row.quantity);
     let agrees = (&hold.sku, &hold.user, hold.quantity) == (&row.sku, &row.user, row.quantity);
     found.check(agrees && hold.fingerprint == print, Rule::RedisHoldDiffers, || {
@@ -136,12 +139,14 @@ fn check_buyers(index: &Index<'_>, found: &mut Findings) {
         }
         for (id, hold) in bucket.holds.iter().filter(|(id, _)| index.owed.contains(id)) {
             let units = units.entry(&hold.user).or_default();
-            let is_rejected = index.rows.get(id).is_some_and(|row| row.state == RowState::Rejected);
+            let is_decided = index.rows.contains_key(id);
+            let is_marked = order_life::of_mark(hold.state).is_some_and(|facts| facts.units.is_none());
             let is_pending = order_life::of_mark(hold.state).is_some_and(|facts| facts.pending);
-            match (is_rejected, is_pending) {
+            match (is_decided, is_marked && !is_pending) {
+                // A dead letter keeps its units.
                 (false, _) => units.1 += hold.quantity,
-                (true, true) => units.2 += hold.quantity,
-                (true, false) => {}
+                (true, false) => units.2 += hold.quantity,
+                (true, true) => {}
             }
         }
     }

@@ -11,8 +11,8 @@ pub struct Index<'a> {
     pub evidence: &'a Evidence,
     /// The first row of each id. The rules of `rows` find a second one.
     pub rows: BTreeMap<OrderId, &'a OrderRow>,
-    /// Orders that hold no units in MySQL, and whose units Redis has not got back. They wait for their release, or for
-    /// an operator as a dead letter.
+    /// Orders that hold no units in MySQL, and whose units may not be on sale again. They wait for their release, or
+    /// for an operator as a dead letter.
     pub owed: BTreeSet<OrderId>,
     /// (partition, offset) of dead letters.
     dead: BTreeSet<(u16, i64)>,
@@ -92,9 +92,15 @@ impl<'a> Index<'a> {
     pub fn owed_units(&self, matches: impl Fn(&str, &str) -> bool) -> i64 {
         let holds = self.buckets().flat_map(|(_, bucket)| &bucket.holds);
         holds
-            .filter(|(id, hold)| self.owed.contains(id) && matches(&hold.sku, &hold.user))
+            .filter(|(id, hold)| !hold.released && self.owed.contains(id) && matches(&hold.sku, &hold.user))
             .map(|(_, hold)| hold.quantity)
             .sum()
+    }
+
+    /// Sums the units of a SKU that were held once and are on sale again.
+    pub fn returned_units(&self, sku: &str) -> i64 {
+        let holds = self.buckets().flat_map(|(_, bucket)| bucket.holds.values());
+        holds.filter(|hold| hold.released && hold.sku == sku).map(|hold| hold.quantity).sum()
     }
 
     fn owed_orders(&self) -> BTreeSet<OrderId> {

@@ -99,8 +99,7 @@ fn check_story(same_key: &[&Entry], found: &mut Findings) {
     }
 }
 
-/// Checks the refusals against what is left at the end. Nothing is given back while release is not built, so what is
-/// left at the end was left all the time.
+/// Checks the refusals against what is left at the end. What is left and did not come back was left all the time.
 fn check_refusals(index: &Index<'_>, entries: &[&Entry], found: &mut Findings) {
     // An order that was rejected in the end was held when the limit was told.
     let mut held: BTreeMap<&str, i64> = BTreeMap::new();
@@ -111,7 +110,9 @@ fn check_refusals(index: &Index<'_>, entries: &[&Entry], found: &mut Findings) {
         let quantity = i64::from(entry.quantity);
         match entry.class {
             Class::SoldOut => {
-                let left: i64 = index.buckets().filter_map(|(_, bucket)| bucket.stock.get(&entry.sku)).sum();
+                let available: i64 =
+                    index.buckets().filter_map(|(_, bucket)| bucket.stock.get(&entry.sku)).sum();
+                let left = (available - index.returned_units(&entry.sku)).max(0);
                 let is_true =
                     if entry.code.as_deref() == Some("fewer_left") { left < quantity } else { left == 0 };
                 found.check(is_true, Rule::RefusedThoughLeft, || {

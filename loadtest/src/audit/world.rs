@@ -289,13 +289,14 @@ fn buckets(sale: &SaleFacts, rows: &[OrderRow]) -> Vec<Option<BucketFacts>> {
                 RowState::Expired => 'e',
                 RowState::Rejected => 'x',
             },
+            released: false,
             fingerprint: fingerprint(&row.sku, row.quantity),
             quantity: row.quantity,
             sku: row.sku.clone(),
             user: row.user.clone(),
         };
         bucket.holds.insert(row.id, hold);
-        let held = if row.state == RowState::Rejected { 0 } else { row.quantity };
+        let held = if row.state.is_live() { row.quantity } else { 0 };
         *bucket.buyers.entry(row.user.clone()).or_default() += held;
         *bucket.stock.entry(row.sku.clone()).or_default() -= row.quantity;
     }

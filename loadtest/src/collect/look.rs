@@ -12,6 +12,8 @@ pub struct Look {
     /// Of the records that were in the log when the outboxes were empty, those that are not written yet. `None` while
     /// the outboxes are not empty.
     pub missing: Option<i64>,
+    /// Orders whose units wait to go back on sale.
+    pub releases: i64,
 }
 
 /// Counts the records between the stored positions and the ends of the log.

@@ -212,6 +212,22 @@ impl Positions {
         }
         Ok(positions)
     }
+
+    /// Counts the orders of a sale whose units wait to go back on sale.
+    ///
+    /// # Errors
+    /// When an instance cannot be read.
+    pub async fn releases(&mut self, config: &Config, sale: &str) -> anyhow::Result<i64> {
+        let mut releases = 0;
+        for (instance, connection) in &mut self.connections {
+            let table = format!("{}control_{instance:02}.release_outbox", config.database_prefix);
+            let query = format!("SELECT COUNT(*) FROM {table} WHERE sale_id = ?");
+            for row in fetch(connection, query, &[sale]).await? {
+                releases += number(&row, 0)?;
+            }
+        }
+        Ok(releases)
+    }
 }
 
 /// Reads the ids of all orders of a sale, wherever they stand.

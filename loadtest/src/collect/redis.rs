@@ -113,8 +113,11 @@ fn hold(id: &[u8], value: &str) -> anyhow::Result<(OrderId, Hold)> {
     let [state, fingerprint, quantity, _reserved_ms, sku, user] = fields.as_slice() else {
         bail!("the hold of {id} is not what reserve.lua writes: {value:?}");
     };
+    // A hold whose units went back on sale has its letter in upper case.
+    let letter = state.chars().next().unwrap_or('?');
     let hold = Hold {
-        state: state.chars().next().unwrap_or('?'),
+        state: letter.to_ascii_lowercase(),
+        released: letter.is_ascii_uppercase(),
         fingerprint: (*fingerprint).to_owned(),
         quantity: quantity.parse().with_context(|| format!("the hold of {id}: quantity {quantity:?}"))?,
         sku: (*sku).to_owned(),
@@ -136,7 +139,9 @@ mod tests {
         );
         let (_, held) =
             hold(&[7; 16], "q|0123456789abcdef|2|1778803200000|phone-x|auth0|64a1").expect("a hold");
-        assert_eq!(held.user, "auth0|64a1");
+        assert_eq!((held.user.as_str(), held.released), ("auth0|64a1", false));
+        let (_, held) = hold(&[7; 16], "X|0123456789abcdef|2|1778803200000|phone-x|u-1").expect("a hold");
+        assert_eq!((held.state, held.released), ('x', true));
         assert!(hold(&[7; 16], "q|2").is_err());
         assert!(hold(&[7; 3], "q|0123456789abcdef|2|1|x|u").is_err());
     }

@@ -78,7 +78,9 @@ impl Watch {
             self.target = Some(kafka::bounds(&self.log).await?);
         }
         let stored = self.positions.read(&self.config).await?;
-        Ok(Look { outbox, missing: self.target.as_ref().map(|target| behind(target, &stored)) })
+        // A record that is written leaves its release behind, so releases are counted after the positions.
+        let releases = self.positions.releases(&self.config, &self.sale.id).await?;
+        Ok(Look { outbox, missing: self.target.as_ref().map(|target| behind(target, &stored)), releases })
     }
 
     /// Ends the watch on a thread that may block, because dropping a consumer blocks.

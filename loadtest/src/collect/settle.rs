@@ -1,4 +1,4 @@
-//! Waits until nothing of a sale waits in outboxes or in the log any more.
+//! Waits until nothing of a sale waits in outboxes, in the log or for its release any more.
 
 use std::time::{Duration, Instant};
 
@@ -68,8 +68,8 @@ impl Watch {
     }
 }
 
-/// Waits until the outboxes are empty and every record that was in the log at that moment is written. It does not wait
-/// for records that come later, and it gives up after `limit`.
+/// Waits until the outboxes are empty, every record that was in the log at that moment is written, and all units that
+/// nobody holds are on sale again. It does not wait for records that come later, and it gives up after `limit`.
 ///
 /// # Errors
 /// When a store cannot be read.
@@ -84,8 +84,8 @@ pub async fn settle(config: &Config, sale: &SaleFacts, limit: Duration) -> anyho
 async fn wait(watch: &mut Watch, began: Instant, limit: Duration) -> anyhow::Result<Settled> {
     let mut talked = began;
     loop {
-        let Look { outbox, missing } = watch.look().await?;
-        if missing == Some(0) {
+        let Look { outbox, missing, releases } = watch.look().await?;
+        if missing == Some(0) && releases == 0 {
             return Ok(Settled { took: began.elapsed(), quiet: true });
         }
         if began.elapsed() >= limit {
@@ -95,7 +95,7 @@ async fn wait(watch: &mut Watch, began: Instant, limit: Duration) -> anyhow::Res
             talked = Instant::now();
             let behind =
                 missing.map_or("waiting for the outbox".to_owned(), |n| format!("{n} records to write"));
-            say(&format!("settling: {outbox} in the outbox, {behind}"));
+            say(&format!("settling: {outbox} in the outbox, {behind}, {releases} orders to release"));
         }
         tokio::time::sleep(LOOK_INTERVAL).await;
     }

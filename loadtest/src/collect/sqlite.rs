@@ -204,7 +204,7 @@ impl Watch {
     /// When the folder cannot be read.
     pub async fn look(&mut self) -> anyhow::Result<Look> {
         let stored = positions(&mut self.connection).await?;
-        Ok(Look { outbox: 0, missing: Some(behind(&self.target, &stored)) })
+        Ok(Look { outbox: 0, missing: Some(behind(&self.target, &stored)), releases: 0 })
     }
 }
 

@@ -9,7 +9,7 @@ use super::record::record;
 use super::sqlite_fields::{fetch, number, order_id, small, text};
 use crate::evidence::{
     BucketFacts, Claim, DeadLetter, GrantRow, Hold, InstanceBooks, LedgerRow, LogFacts, Move, OrderRow,
-    OwedRow, PartitionFacts, Place, PoolRow, RowState, SaleFacts,
+    PartitionFacts, Place, PoolRow, RowState, SaleFacts,
 };
 use crate::ids::{OrderId, yyyymm};
 
@@ -22,7 +22,8 @@ const GATES: &str =
     "SELECT bucket, epoch, state, opens_ms, closes_ms, buyer_limit FROM gates WHERE sale_id = ?";
 /// The state of a reservation is that of its order's row. Without a row it waits in the log.
 const HOLDS: &str = "SELECT r.bucket, r.order_id, r.sku_id, r.user_id, r.quantity, r.fingerprint, \
-     COALESCE(o.state, 'queued') FROM reservations r LEFT JOIN orders o ON o.order_id = r.order_id \
+     COALESCE(o.state, 'queued'), COALESCE(o.state IN ('cancelled', 'expired') OR o.reason = 'limit', 0) \
+     FROM reservations r LEFT JOIN orders o ON o.order_id = r.order_id \
      WHERE r.sale_id = ?";
 
 /// Reads the order rows of a sale.
@@ -100,10 +101,6 @@ pub async fn books(connection: &mut SqliteConnection, sale: &str) -> anyhow::Res
         books.pools.push(PoolRow { sku: sku.clone(), stock, granted: stock });
         books.ledger.push(LedgerRow { sku, allotted: stock, held: number(&row, 2)?, sold: number(&row, 3)? });
     }
-    let query = "SELECT order_id FROM release_outbox WHERE sale_id = ?";
-    for row in fetch(connection, query, Some(sale)).await? {
-        books.owed.push(OwedRow { order: order_id(&row, 0)? });
-    }
     for row in fetch(connection, "SELECT part, log_offset, reason FROM dead_letters", None).await? {
         let (part, offset, reason) = (small(&row, 0)?, number(&row, 1)?, text(&row, 2)?);
         books.dead_letters.push(DeadLetter { part, offset, reason });
@@ -154,6 +151,8 @@ fn hold(row: &SqliteRow) -> anyhow::Result<(OrderId, Hold)> {
     };
     let hold = Hold {
         state,
+        // Units go back on sale in the transaction that frees them. What is sold out does not go back.
+        released: number(row, 7)? != 0,
         fingerprint: text(row, 5)?,
         quantity: number(row, 4)?,
         sku: text(row, 2)?,

@@ -155,23 +155,27 @@ pub async fn insert(
         let id = order.record.order_id;
         tables.entry((id.shard(), id.month())).or_default().push(order);
     }
+    // Every statement that is sent alone costs a round trip and wakes both sides, as much as some ten rows.
+    let mut text = String::new();
     for ((shard, month), orders) in &mut tables {
         orders.sort_unstable_by_key(|order| order.record.order_id);
         let table = format!("{}.orders_{}", mysql.shard(*shard), month.yyyymm());
         let columns = format!("{table} ({ORDER_COLUMNS})");
-        let push = |text: &mut String, order: &&PlannedOrder| push_order(text, order, now_ms);
-        if !insert_text(tx, &columns, orders, push).await?
-            || !insert_claims(mysql, *shard, orders, tx).await?
-        {
-            return Ok(false);
-        }
+        push_insert(&mut text, &columns, orders, |text, order| push_order(text, order, now_ms));
+        push_claims(&mut text, mysql, *shard, orders);
         let moves = format!("{}.order_moves (order_id, kind, at_ms)", mysql.shard(*shard));
-        insert_text(tx, &moves, orders, |text, order| {
+        push_insert(&mut text, &moves, orders, |text, order| {
             push_bytes(text, order.record.order_id.bytes());
             let word = order.arrow().move_word.unwrap_or_default();
             push_all(text, format_args!(",'{word}',{}", order.times(now_ms).0));
-        })
-        .await?;
+        });
+    }
+    if !text.is_empty() {
+        match sqlx::raw_sql(AssertSqlSafe(text)).execute(&mut **tx).await {
+            Ok(_) => {}
+            Err(error) if is_duplicate(&error) => return Ok(false),
+            Err(error) => return Err(failed("insert batch", error)),
+        }
     }
     insert_owed(mysql, instance, plan, tx).await?;
     let letters = format!(
@@ -229,12 +233,7 @@ fn push_all(text: &mut String, arguments: std::fmt::Arguments<'_>) {
     text.write_fmt(arguments).expect("a String takes everything");
 }
 
-async fn insert_claims(
-    mysql: &Mysql,
-    shard: Shard,
-    orders: &[&PlannedOrder],
-    tx: &mut Transaction<'_, MySql>,
-) -> StoreResult<bool> {
+fn push_claims(text: &mut String, mysql: &Mysql, shard: Shard, orders: &[&PlannedOrder]) {
     let mut claims: Vec<(&OrderRecord, u32)> = Vec::new();
     for order in orders {
         let units = order.claims.as_ref().map_or(&[][..], Vec::as_slice);
@@ -244,14 +243,13 @@ async fn insert_claims(
         (&a.sale_id, &a.user_id, unit_a).cmp(&(&b.sale_id, &b.user_id, unit_b))
     });
     let table = format!("{}.claims (sale_id, user_id, unit, order_id)", mysql.shard(shard));
-    insert_text(tx, &table, &claims, |text, (record, unit)| {
+    push_insert(text, &table, &claims, |text, (record, unit)| {
         push_bytes(text, record.sale_id.as_str().as_bytes());
         text.push(',');
         push_bytes(text, record.user_id.as_str().as_bytes());
         push_all(text, format_args!(",{unit},"));
         push_bytes(text, record.order_id.bytes());
-    })
-    .await
+    });
 }
 
 /// Inserts the units that Redis took for orders that hold none, because they are rejected now or are known to have
@@ -262,45 +260,38 @@ async fn insert_owed(
     plan: &Plan,
     tx: &mut Transaction<'_, MySql>,
 ) -> StoreResult<()> {
-    let owed: Vec<&OrderRecord> = plan.owed().collect();
-    let table =
-        format!("{}.release_outbox (order_id, sale_id, sku_id, user_id, quantity)", mysql.control(instance));
-    insert_rows(tx, (&table, 5, ""), &owed, |query, record| {
+    let owed: Vec<(&OrderRecord, OrderState)> = plan.owed().collect();
+    let table = format!(
+        "{}.release_outbox (order_id, sale_id, sku_id, user_id, quantity, state)",
+        mysql.control(instance)
+    );
+    insert_rows(tx, (&table, 6, ""), &owed, |query, (record, state)| {
         query
             .bind(record.order_id.bytes().as_slice())
             .bind(record.sale_id.as_str().as_bytes())
             .bind(record.sku_id.as_str().as_bytes())
             .bind(record.user_id.as_str().as_bytes())
             .bind(record.quantity.units())
+            .bind(state.as_str())
     })
     .await
 }
 
-/// Inserts rows into `table (columns)` with multi-row statements of text. `push` appends one row's values: numbers,
-/// words of ours, and bytes as [`push_bytes`] writes them. Answers `false` when a key is there already.
+/// Appends statements that insert rows into `table (columns)`, each of many rows. `push` appends one row's values:
+/// numbers, words of ours, and bytes as [`push_bytes`] writes them.
 ///
 /// This serves the three tables that every order has. A prepared statement has one row count, so a batch would be six
 /// prepared statements per table and not one (docs/benchmarks.md).
-async fn insert_text<T>(
-    tx: &mut Transaction<'_, MySql>,
-    table: &str,
-    rows: &[T],
-    push: impl Fn(&mut String, &T),
-) -> StoreResult<bool> {
+fn push_insert<T>(text: &mut String, table: &str, rows: &[T], push: impl Fn(&mut String, &T)) {
     for run in rows.chunks(ROWS_MAX) {
-        let mut text = format!("INSERT INTO {table} VALUES ");
+        push_all(text, format_args!("INSERT INTO {table} VALUES "));
         for (nth, row) in run.iter().enumerate() {
             text.push_str(if nth == 0 { "(" } else { ",(" });
-            push(&mut text, row);
+            push(text, row);
             text.push(')');
         }
-        match sqlx::raw_sql(AssertSqlSafe(text)).execute(&mut **tx).await {
-            Ok(_) => {}
-            Err(error) if is_duplicate(&error) => return Ok(false),
-            Err(error) => return Err(failed("insert batch", error)),
-        }
+        text.push(';');
     }
-    Ok(true)
 }
 
 /// Inserts rows with prepared statements. This serves what is rare or may be large. `bind` adds one row's values, as

@@ -8,7 +8,9 @@ use async_trait::async_trait;
 use redis::{Script, Value, cmd, pipe};
 
 use super::redis_link::RedisLink;
-use crate::domain::reservation::{Denial, OutboxEntryId, Reservation, ReserveRequest, Verdict};
+use crate::domain::reservation::{
+    Denial, OutboxEntryId, Release, Released, Reservation, ReserveRequest, Verdict,
+};
 use crate::domain::{BucketId, Decision, OrderId, OrderState, Quantity, SkuId, UserId};
 use crate::ports::{Inventory, StoreError, StoreResult};
 
@@ -20,6 +22,7 @@ pub struct RedisInventory {
     link: Arc<RedisLink>,
     reserve: Script,
     mark_decided: Script,
+    release: Script,
 }
 
 impl RedisInventory {
@@ -29,6 +32,7 @@ impl RedisInventory {
             link,
             reserve: Script::new(include_str!("../../../lua/reserve.lua")),
             mark_decided: Script::new(include_str!("../../../lua/mark_decided.lua")),
+            release: Script::new(include_str!("../../../lua/release.lua")),
         }
     }
 }
@@ -102,6 +106,16 @@ impl Inventory for RedisInventory {
         }
         self.link.script::<i64>("mark decided", &call).await.map(drop)
     }
+
+    async fn release(&self, bucket: &BucketId, orders: &[(OrderId, OrderState)]) -> StoreResult<Released> {
+        let mut call = self.release.prepare_invoke();
+        let keys = self.link.keys(bucket);
+        call.key(keys.gate).key(keys.stock).key(keys.buyers).key(keys.orders);
+        for (order, state) in orders {
+            call.arg(order.bytes().as_slice()).arg(state.facts().mark.to_string());
+        }
+        released(&self.link.script("release", &call).await?)
+    }
 }
 
 /// Packs what the script compares and reads: `fingerprint|quantity|sku`.
@@ -172,6 +186,24 @@ fn verdict(answer: &Value, entry: Option<&Entry>, request: &ReserveRequest) -> S
     Ok(Verdict::Denied(denial))
 }
 
+/// Reads the answer of release.lua: a word, or a number for each order.
+fn released(answer: &Value) -> StoreResult<Released> {
+    let broken = || StoreError::broken("release", format!("unexpected answer {answer:?}"));
+    let each = match answer {
+        Value::BulkString(word) if word == b"gate_shut" => return Ok(Released::GateShut),
+        Value::BulkString(word) if word == b"keys_lost" => return Ok(Released::KeysLost),
+        Value::Array(each) => each,
+        _ => return Err(broken()),
+    };
+    let release = |answer: &Value| match answer {
+        Value::Int(1) => Ok(Release::Done),
+        Value::Int(0) => Ok(Release::Nothing),
+        Value::Int(-1) => Ok(Release::Contradicted),
+        _ => Err(broken()),
+    };
+    Ok(Released::Each(each.iter().map(release).collect::<StoreResult<_>>()?))
+}
+
 /// Reads an order's value of the `orders` hash as its reservation.
 ///
 /// # Errors
@@ -197,7 +229,8 @@ impl HeldOrder {
         let mut fields = value.splitn(6, '|');
         let mut mark = fields.next()?.chars();
         let (Some(mark), None) = (mark.next(), mark.next()) else { return None };
-        let state = OrderState::of_mark(mark)?;
+        // A hold whose units went back on sale has its letter in upper case.
+        let state = OrderState::of_mark(mark.to_ascii_lowercase())?;
         let _fingerprint = fields.next()?;
         Some(Self {
             state,

@@ -13,7 +13,8 @@ use super::failures::broken;
 use super::sqlite_rows::{Bound, column, failed, insert, number, parsed};
 use crate::domain::batch_plan::{self, Known, LogBatch, Plan, PlannedOrder, Scarce};
 use crate::domain::{
-    Halt, OrderId, OrderRecord, OrderState, Part, Position, SaleId, Sales, ShardMap, SkuId, UserId,
+    Halt, OrderId, OrderRecord, OrderState, Part, Position, RejectReason, SaleId, Sales, ShardMap, SkuId,
+    UserId,
 };
 use crate::ports::{BatchOutcome, StoreResult, Written};
 
@@ -31,7 +32,6 @@ const ORDERS: &str = "orders (order_id, month, sale_id, sku_id, user_id, quantit
      reason, epoch, accepted_ms, created_ms, expires_ms)";
 const CLAIMS: &str = "claims (sale_id, user_id, unit, order_id)";
 const MOVES: &str = "order_moves (order_id, kind, at_ms)";
-const OWED: &str = "release_outbox (order_id, sale_id, sku_id, user_id, quantity, at_ms)";
 const INSERT_DEAD: &str = "INSERT INTO dead_letters (part, log_offset, order_id, reason, payload, at_ms) \
      VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING";
 /// Takes the units of a rejected order off its buyer, who keeps those of other orders. An imported order has no
@@ -39,6 +39,10 @@ const INSERT_DEAD: &str = "INSERT INTO dead_letters (part, log_offset, order_id,
 const FREE_BUYER: &str = "UPDATE buyers SET units = max(units - reserved.quantity, min(units, ?)) \
      FROM reservations AS reserved WHERE reserved.order_id = ? AND buyers.sale_id = reserved.sale_id \
      AND buyers.bucket = reserved.bucket AND buyers.user_id = reserved.user_id";
+/// Puts the units of an order that got none back on sale. An imported order has no reservation.
+const RETURN_UNITS: &str = "UPDATE stock SET available = available + reserved.quantity \
+     FROM reservations AS reserved WHERE reserved.order_id = ? AND stock.sale_id = reserved.sale_id \
+     AND stock.bucket = reserved.bucket AND stock.sku_id = reserved.sku_id";
 /// Most bytes that are kept of a dead letter's payload.
 const DEAD_LETTER_BYTES_MAX: usize = 65_536;
 
@@ -158,16 +162,16 @@ async fn insert_plan(
         query.bind(order.times(now_ms).0)
     })
     .await?;
-    insert(connection, (OWED, 6, ""), &plan.owed().collect::<Vec<_>>(), |query, record| {
-        let query = query.bind(record.order_id.to_string()).bind(record.sale_id.as_str());
-        let query = query.bind(record.sku_id.as_str()).bind(record.user_id.as_str());
-        query.bind(record.quantity.units()).bind(now_ms)
-    })
-    .await?;
     for decision in orders.iter().map(PlannedOrder::decision) {
         let Some(keeps) = decision.buyer_keeps else { continue };
         let freed = sqlx::query(FREE_BUYER).bind(keeps).bind(decision.order.to_string());
         freed.execute(&mut *connection).await.map_err(|error| failed("free a buyer", error))?;
+    }
+    // The row of an order is written once, so its units go back once. A reservation is there as long as its row, so
+    // what is known already is owed nothing.
+    for order in orders.iter().filter(|order| order.claims == Err(RejectReason::Limit)) {
+        let returned = sqlx::query(RETURN_UNITS).bind(order.record.order_id.to_string());
+        returned.execute(&mut *connection).await.map_err(|error| failed("put units back on sale", error))?;
     }
     for (record, poison) in &plan.dead_letters {
         sqlx::query(INSERT_DEAD)

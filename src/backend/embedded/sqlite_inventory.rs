@@ -16,7 +16,9 @@ use super::sqlite::Sqlite;
 use super::sqlite_order_log::{Ends, append};
 use super::sqlite_rows::{column, failed, insert, number, observed, parsed};
 use crate::domain::inventory_model::{Bucket, Gate, GateState, Hold, Terms};
-use crate::domain::reservation::{Denial, Fingerprint, Reservation, ReserveRequest, Verdict};
+use crate::domain::reservation::{
+    Denial, Fingerprint, Release, Released, Reservation, ReserveRequest, Verdict,
+};
 use crate::domain::{
     BucketId, Decision, OrderId, OrderRecord, OrderState, Part, Quantity, SaleId, ShardMap, SkuId, UserId,
 };
@@ -89,6 +91,11 @@ impl Inventory for SqliteInventory {
     async fn mark_decided(&self, _: &BucketId, _: &[Decision]) -> StoreResult<()> {
         Ok(())
     }
+
+    /// Does nothing, because units go back on sale with the decision that frees them.
+    async fn release(&self, _: &BucketId, orders: &[(OrderId, OrderState)]) -> StoreResult<Released> {
+        Ok(Released::Each(vec![Release::Nothing; orders.len()]))
+    }
 }
 
 async fn reserve(
@@ -144,7 +151,10 @@ async fn read_slice(
     for row in rows.map_err(fault)? {
         let (fingerprint, held) = hold(&row)?;
         let Reservation { id, state, sku, user, quantity, reserved_ms, .. } = held;
-        slice.orders.insert(id, Hold { state, fingerprint, quantity, reserved_ms, sku, user });
+        slice.orders.insert(
+            id,
+            Hold { state, fingerprint, quantity, reserved_ms, sku, user, is_released: state.holds_nothing() },
+        );
     }
     let sale = bucket.sale.as_str();
     let row = sqlx::query(GATE).bind(sale).bind(bucket.bucket).fetch_optional(&mut *connection).await;

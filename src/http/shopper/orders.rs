@@ -110,7 +110,7 @@ async fn accepted(
             order = decided;
         }
     }
-    let status = match (order.state.is_pending(), replayed || order.state.is_released()) {
+    let status = match (order.state.is_pending(), replayed || order.state.holds_nothing()) {
         (true, _) => StatusCode::ACCEPTED,
         (false, true) => StatusCode::OK,
         (false, false) => StatusCode::CREATED,

@@ -10,7 +10,9 @@ use async_trait::async_trait;
 use crate::chance::Chance;
 use crate::domain::batch_plan::{Known, LogBatch, plan};
 use crate::domain::inventory_model::Bucket;
-use crate::domain::reservation::{OutboxEntry, OutboxEntryId, Reservation, ReserveRequest, Verdict};
+use crate::domain::reservation::{
+    OutboxEntry, OutboxEntryId, Released, Reservation, ReserveRequest, Verdict,
+};
 use crate::domain::{
     BucketId, Change, Decision, OrderId, OrderState, Part, Position, Sale, SaleId, Sales, ShardMap, UserId,
 };
@@ -215,6 +217,10 @@ impl Inventory for Database {
     async fn mark_decided(&self, _: &BucketId, decided: &[Decision]) -> StoreResult<()> {
         self.bucket().mark_decided(decided);
         Ok(())
+    }
+
+    async fn release(&self, _: &BucketId, orders: &[(OrderId, OrderState)]) -> StoreResult<Released> {
+        Ok(self.bucket().release(orders))
     }
 }
 

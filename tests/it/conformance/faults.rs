@@ -10,15 +10,18 @@ use async_trait::async_trait;
 #[cfg(feature = "distributed")]
 use futures::future::join_all;
 use seckill::app::Role;
-use seckill::domain::reservation::{Reservation, ReserveRequest, Verdict};
-use seckill::domain::{BucketId, Decision, OrderId, OrderRecord, Part, SaleId, UserId};
+use seckill::domain::reservation::{Released, Reservation, ReserveRequest, Verdict};
+use seckill::domain::{BucketId, Decision, OrderId, OrderRecord, OrderState, Part, SaleId, UserId};
 use seckill::ports::{
     Effect, ErrorKind, Inventory, LogIdentity, Offsets, OrderLog, OrderLogReader, Outbox, StoreError,
     StoreResult, Wake,
 };
+use tokio::sync::Notify;
 
 #[cfg(feature = "distributed")]
 use crate::client::Answer;
+#[cfg(feature = "distributed")]
+use crate::harness::remove;
 use crate::harness::{TestShop, config, eventually, migrated, open};
 
 in_both_modes!(
@@ -39,6 +42,8 @@ struct FaultyLog {
     failing: AtomicBool,
     spares_half: bool,
     after_effect: bool,
+    /// Appends wait until this is told, once for each.
+    held: Option<Arc<Notify>>,
 }
 
 /// Returns whether an order is of the half whose appends fail.
@@ -49,6 +54,9 @@ fn is_unlucky(order: OrderId) -> bool {
 #[async_trait]
 impl OrderLog for FaultyLog {
     async fn append(&self, order: OrderId, payload: Vec<u8>) -> StoreResult<()> {
+        if let Some(held) = &self.held {
+            held.notified().await;
+        }
         if !self.failing.load(Ordering::SeqCst) || self.spares_half && !is_unlucky(order) {
             return self.inner.append(order, payload).await;
         }
@@ -109,6 +117,10 @@ impl Inventory for ForgetfulInventory {
     async fn mark_decided(&self, bucket: &BucketId, decided: &[Decision]) -> StoreResult<()> {
         self.inner.mark_decided(bucket, decided).await
     }
+
+    async fn release(&self, bucket: &BucketId, orders: &[(OrderId, OrderState)]) -> StoreResult<Released> {
+        self.inner.release(bucket, orders).await
+    }
 }
 
 async fn shop_with_log(
@@ -124,6 +136,7 @@ async fn shop_with_log(
         failing: AtomicBool::new(true),
         spares_half,
         after_effect,
+        held: None,
     });
     backend.order_log = log.clone();
     let outbox = backend.outbox.clone();
@@ -158,6 +171,38 @@ async fn a_produce_that_arrived_without_its_answer_is_one_order(mode: Mode) {
     assert_eq!(shop.stage().orders("awaiting_payment").await, 1);
     assert_eq!(shop.stock("drop").await["phone"]["held"], 1);
     shop.finish().await;
+}
+
+#[cfg(feature = "distributed")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purchase_whose_client_has_gone_is_finished_before_the_process_ends() {
+    let config = config(Mode::Distributed, &[("admission.append_wait_ms", "1")]);
+    migrated(&config).await;
+    let mut backend = open(&config).await;
+    let held = Arc::new(Notify::new());
+    backend.order_log = Arc::new(FaultyLog {
+        inner: backend.order_log.clone(),
+        failing: AtomicBool::new(false),
+        spares_half: false,
+        after_effect: false,
+        held: Some(held.clone()),
+    });
+    let outbox = backend.outbox.clone();
+    // A front alone: nobody else delivers what it leaves.
+    let mut shop = TestShop::start_on(config.clone(), backend, Role::Api).await;
+    shop.open_sale("drop", 1, &[("phone", 5)]).await;
+    let answer = shop.buy("alice", "drop", "phone", "k").await;
+    assert_eq!((answer.status, answer.json()["status"].as_str()), (202, Some("reserved")));
+    let shopper = shop.shopper;
+    let append_at_the_end = async {
+        let is_closed = async || tokio::net::TcpStream::connect(shopper).await.is_err();
+        eventually("nobody is let in any more", is_closed).await;
+        held.notify_one();
+    };
+    tokio::join!(shop.stop(), append_at_the_end);
+    let bucket = BucketId { sale: SaleId::parse("drop").expect("slug"), bucket: 0 };
+    assert_eq!(outbox.len(&bucket).await.expect("a length"), 0, "it is in the log, and acknowledged");
+    remove(&config).await;
 }
 
 /// Orders of one reserve call share an outbox entry: it must stay until the last of them is in the log.

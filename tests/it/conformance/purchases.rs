@@ -349,6 +349,8 @@ async fn who_was_rejected_by_the_limit_may_buy_what_is_left_of_it(mode: Mode) {
     assert_eq!(answer.status, 202, "{answer:?}");
     let decided = shop.decided(buyer.as_str(), answer.json()["id"].as_str().expect("an id")).await;
     assert_eq!((&decided["status"], &decided["reason"]), (&json!("rejected"), &json!("limit")));
+    let left = async || shop.stock("drop").await["phone"]["available"] == 9;
+    eventually("the units are for sale again", left).await;
     eventually("one is bought", async || shop.buy(buyer.as_str(), "drop", "phone", "one").await.status < 300)
         .await;
     let refused = shop.buy(buyer.as_str(), "drop", "phone", "third").await;

@@ -154,7 +154,6 @@ async fn a_log_with_more_orders_than_stock_never_oversells(mode: Mode) {
     assert_eq!(bench.stage.orders("awaiting_payment").await, 5);
     assert_eq!(bench.stage.orders("rejected").await, 15);
     assert_eq!(bench.stage.sum("SUM(held)", "ledger").await, 5);
-    assert_eq!(bench.stage.sum("COUNT(*)", "release_outbox").await, 15, "their stock is owed");
     bench.finish().await;
 }
 

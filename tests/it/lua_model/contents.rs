@@ -118,7 +118,8 @@ fn decode_hold(value: &str) -> Hold {
     let [state, fingerprint, quantity, reserved_ms, sku, user] = fields[..] else {
         panic!("{value:?} has not six fields");
     };
-    let state = OrderState::ALL.into_iter().find(|&known| letter(known) == state);
+    let is_released = state.chars().all(char::is_uppercase);
+    let state = OrderState::ALL.into_iter().find(|&known| letter(known) == state.to_lowercase());
     let sku = SkuId::parse(sku).expect("a SKU");
     let quantity = Quantity::new(number(quantity)).expect("a quantity");
     assert_eq!(fingerprint, Fingerprint::of(&sku, quantity).as_str(), "fingerprint of {value:?}");
@@ -129,6 +130,7 @@ fn decode_hold(value: &str) -> Hold {
         reserved_ms: number(reserved_ms),
         sku,
         user: UserId::parse(user).expect("a user"),
+        is_released,
     }
 }
 

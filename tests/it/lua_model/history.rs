@@ -1,5 +1,6 @@
 //! Plays one random history of one bucket. Each call goes to Redis and to the model, and both must say the same.
 
+mod decided;
 mod quiet;
 
 use std::collections::{BTreeMap, HashMap};
@@ -13,7 +14,7 @@ use redis::{Script, ScriptInvocation, Value};
 use seckill::backend::distributed::RedisPorts;
 use seckill::domain::inventory_model::{Bucket, Gate, GateChange, GateState, Preheated};
 use seckill::domain::reservation::{OutboxEntryId, ReserveRequest, Verdict};
-use seckill::domain::{BucketId, Decision, OrderId, OrderState, Sale, SaleId, SaleState, UserId};
+use seckill::domain::{BucketId, OrderId, OrderState, Sale, SaleId, SaleState, UserId};
 use seckill::ports::{Effect, ErrorKind, StoreError, StoreResult};
 
 use self::quiet::stream_id;
@@ -38,6 +39,7 @@ pub struct Scripts {
     reserve: Script,
     acknowledge: Script,
     mark_decided: Script,
+    release: Script,
 }
 
 impl Scripts {
@@ -48,6 +50,7 @@ impl Scripts {
             reserve: Script::new(include_str!("../../../lua/reserve.lua")),
             acknowledge: Script::new(include_str!("../../../lua/acknowledge.lua")),
             mark_decided: Script::new(include_str!("../../../lua/mark_decided.lua")),
+            release: Script::new(include_str!("../../../lua/release.lua")),
         }
     }
 }
@@ -125,13 +128,14 @@ impl History {
                 0..25 if is_shut => self.heal(line).await,
                 0..68 => self.reserve(line).await,
                 68..79 => self.acknowledge(line).await,
-                79..88 => self.mark_decided(line).await,
-                88..92 => {
+                79..85 => self.mark_decided(line).await,
+                85..90 => self.release(line).await,
+                90..93 => {
                     let states = [GateState::Open, GateState::Paused, GateState::Ended, GateState::Unknown];
                     let state = one_of(&mut self.dice, &states).expect("four");
                     self.set_gate(line, state).await;
                 }
-                92..97 => self.preheat(line).await,
+                93..97 => self.preheat(line).await,
                 _ => self.ask_wrongly(line).await,
             }
         }
@@ -390,32 +394,6 @@ impl History {
         call.key(keys.outbox).key(keys.orders).key(keys.outbox_orders);
         call.arg(orders.len()).arg(orders).arg(named);
         assert_eq!(self.raw::<i64>(line, &call).await, count(removed), "{}", self.place());
-    }
-
-    /// Marks any order with any state, also an order that is unknown or decided.
-    async fn mark_decided(&mut self, line: &Line) {
-        self.note("mark_decided calls");
-        let number = self.dice.random_range(1..=4);
-        let decided: Vec<Decision> = (0..number)
-            .map(|_| {
-                let order = order_id(&self.bucket.sale, order_number(&mut self.dice, self.calls));
-                let state = one_of(&mut self.dice, &OrderState::ALL).expect("seven");
-                let keeps = self.dice.random_range(0..4);
-                Decision { order, state, buyer_keeps: (state == OrderState::Rejected).then_some(keeps) }
-            })
-            .collect();
-        let marked = self.model.mark_decided(&decided);
-        if chance(&mut self.dice, 50) {
-            let done = line.ports.inventory.mark_decided(&self.bucket, &decided).await;
-            return wishes::expect_done(&self.place(), done, true);
-        }
-        let mut call = line.scripts.mark_decided.prepare_invoke();
-        call.key(self.keys(line).orders).key(self.keys(line).buyers);
-        for decision in &decided {
-            call.arg(decision.order.bytes().as_slice()).arg(letter(decision.state));
-            call.arg(decision.buyer_keeps.map_or(String::new(), |units| units.to_string()));
-        }
-        assert_eq!(self.raw::<i64>(line, &call).await, count(marked), "{}", self.place());
     }
 
     /// Sends purchases that the product cannot even express straight to the script. None of them may change anything.

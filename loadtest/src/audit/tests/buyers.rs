@@ -1,9 +1,9 @@
 //! Tests of the buyers' side: answers, requests, and what is read over HTTP.
 
-use super::super::Rule;
-use super::super::world::{SALE, id_of};
-use super::{broken, http, journal};
-use crate::evidence::Evidence;
+use super::super::world::{PHONE, SALE, id_of, of_rows, row};
+use super::super::{Rule, audit};
+use super::{broken, bucket, http, journal};
+use crate::evidence::{BucketFacts, Evidence, RowState};
 use crate::journal::Class;
 
 #[test]
@@ -96,6 +96,22 @@ fn a_buyer_told_that_units_are_gone_which_are_left() {
     broken(&[Rule::RefusedThoughLeft], |evidence| refused(evidence, Class::SoldOut, "sold_out", 1));
     broken(&[Rule::RefusedThoughLeft], |evidence| refused(evidence, Class::SoldOut, "fewer_left", 2));
     broken(&[], |evidence| refused(evidence, Class::SoldOut, "fewer_left", 50));
+}
+
+#[test]
+fn units_that_came_back_were_gone_when_it_was_said() {
+    let rows = (0..5).map(|n| row(&format!("u-{n}"), "k", PHONE, 4, RowState::Rejected)).collect();
+    let mut evidence = of_rows(rows);
+    refused(&mut evidence, Class::SoldOut, "sold_out", 1);
+    for number in 0..2 {
+        let BucketFacts { holds, stock, .. } = bucket(&mut evidence, number);
+        for hold in holds.values_mut() {
+            hold.released = true;
+            *stock.get_mut(&hold.sku).expect("preheated") += hold.quantity;
+        }
+    }
+    evidence.books.iter_mut().for_each(|books| books.owed.clear());
+    assert_eq!(audit(&evidence), []);
 }
 
 #[test]

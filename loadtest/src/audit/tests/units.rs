@@ -2,8 +2,8 @@
 
 use super::super::world::{PHONE, id_of, of_rows, row};
 use super::super::{Rule, audit};
-use super::{books_of, broken, bucket, home_of_phone, rules};
-use crate::evidence::{GrantRow, OwedRow, RowState};
+use super::{books_of, broken, bucket, bucket_of, home_of_phone, rules};
+use crate::evidence::{Evidence, GrantRow, OwedRow, RowState};
 
 #[test]
 fn more_sold_than_the_stock() {
@@ -68,5 +68,46 @@ fn a_ledger_above_its_allotment() {
 fn a_release_queued_for_a_live_order() {
     broken(&[Rule::LiveOrderReleased], |evidence| {
         books_of(evidence, "u-2").owed.push(OwedRow { order: id_of("u-2", "k") });
+    });
+}
+
+/// Puts the units of the rejected order back on sale, as the release relay does.
+fn release(evidence: &mut Evidence) {
+    let id = id_of("u-9", "k2");
+    books_of(evidence, "u-9").owed.retain(|owed| owed.order != id);
+    let bucket = bucket_of(evidence, "u-9");
+    let hold = bucket.holds.get_mut(&id).expect("held");
+    hold.released = true;
+    *bucket.stock.get_mut(&hold.sku).expect("preheated") += hold.quantity;
+}
+
+#[test]
+fn units_that_came_back_once_are_right_and_twice_are_not() {
+    broken(&[], release);
+    broken(&[Rule::RedisStockDiffers], |evidence| {
+        release(evidence);
+        let bucket = bucket_of(evidence, "u-9");
+        let hold = bucket.holds[&id_of("u-9", "k2")].clone();
+        *bucket.stock.get_mut(&hold.sku).expect("preheated") += hold.quantity;
+    });
+}
+
+#[test]
+fn units_that_came_back_while_their_row_still_stands_are_right() {
+    broken(&[], |evidence| {
+        release(evidence);
+        books_of(evidence, "u-9").owed.push(OwedRow { order: id_of("u-9", "k2") });
+    });
+}
+
+#[test]
+fn units_that_never_come_back() {
+    broken(&[Rule::RedisStockDiffers], |evidence| books_of(evidence, "u-9").owed.clear());
+}
+
+#[test]
+fn the_units_of_a_live_order_on_sale_again() {
+    broken(&[Rule::LiveOrderReleased], |evidence| {
+        bucket_of(evidence, "u-3").holds.get_mut(&id_of("u-3", "k")).expect("held").released = true;
     });
 }

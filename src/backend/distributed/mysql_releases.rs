@@ -1,0 +1,73 @@
+//! Reads and removes the rows of `release_outbox` in the instances' control databases.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use sqlx::mysql::MySqlRow;
+use sqlx::{AssertSqlSafe, Row};
+
+use super::mysql::{Mysql, failed};
+use crate::domain::{Instance, OrderId, OrderState, SaleId};
+use crate::ports::{Owed, Releases, StoreError, StoreResult};
+
+/// Serves what is owed from the instances' control databases.
+pub struct MysqlReleases {
+    mysql: Arc<Mysql>,
+}
+
+impl MysqlReleases {
+    /// Makes the port. It calls nothing.
+    pub fn new(mysql: Arc<Mysql>) -> Self {
+        Self { mysql }
+    }
+}
+
+#[async_trait]
+impl Releases for MysqlReleases {
+    fn instances(&self) -> Vec<Instance> {
+        self.mysql.map.all_instances().collect()
+    }
+
+    async fn owed(&self, at: Instance, after: i64, limit: usize) -> StoreResult<Vec<Owed>> {
+        const ROWS: &str = "SELECT id, order_id, sale_id, state FROM {control}.release_outbox \
+                            WHERE id > ? ORDER BY id LIMIT ?";
+        let read = async {
+            let query = sqlx::query(self.mysql.control_sql(at, ROWS)).bind(after);
+            let query = query.bind(u32::try_from(limit).unwrap_or(u32::MAX));
+            let rows = query.fetch_all(self.mysql.pool(at)).await;
+            rows.map_err(|error| failed(READ, error))?.iter().map(owed).collect()
+        };
+        self.mysql.read(READ, read).await
+    }
+
+    async fn settle(&self, at: Instance, rows: &[i64]) -> StoreResult<()> {
+        const CONTEXT: &str = "remove what is owed";
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let ids = rows.iter().map(i64::to_string).collect::<Vec<_>>().join(",");
+        let text = format!("DELETE FROM {}.release_outbox WHERE id IN ({ids})", self.mysql.control(at));
+        let remove = async {
+            let removed = sqlx::raw_sql(AssertSqlSafe(text)).execute(self.mysql.pool(at)).await;
+            removed.map(drop).map_err(|error| failed(CONTEXT, error))
+        };
+        self.mysql.change(at, CONTEXT, remove).await
+    }
+}
+
+const READ: &str = "read what is owed";
+
+fn owed(row: &MySqlRow) -> StoreResult<Owed> {
+    let fault = |error| failed(READ, error);
+    let broken = |detail: String| StoreError::broken(READ, detail);
+    let (order, sale): (Vec<u8>, Vec<u8>) =
+        (row.try_get("order_id").map_err(fault)?, row.try_get("sale_id").map_err(fault)?);
+    let state: String = row.try_get("state").map_err(fault)?;
+    let sale = std::str::from_utf8(&sale).ok().and_then(|sale| SaleId::parse(sale).ok());
+    Ok(Owed {
+        id: row.try_get("id").map_err(fault)?,
+        order: OrderId::from_bytes(&order).map_err(|error| broken(error.to_string()))?,
+        sale: sale.ok_or_else(|| broken("a sale id that is not ours".to_owned()))?,
+        state: OrderState::parse(&state).ok_or_else(|| broken(format!("state {state}")))?,
+    })
+}

@@ -1,0 +1,134 @@
+//! Puts units back on sale that nobody holds any more: step 16 of docs/protocol/steps.md.
+//!
+//! Invariant: a row of `release_outbox` is removed only after the inventory has its units again, or when there is no
+//! inventory left to give them to. Repetitions are harmless, because a hold remembers that its units went back.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use metrics::counter;
+
+use super::driver::{Progress, Task};
+use crate::clock::Clock;
+use crate::domain::reservation::{Release, Released};
+use crate::domain::{BucketId, Instance, OrderId, OrderState, Sale, ShardMap};
+use crate::memory::catalog::{Catalog, Snapshot};
+use crate::metrics::RELEASED;
+use crate::ports::{Inventory, Owed, Releases, StoreResult};
+
+/// The release relay of a process. Any number of processes may have one.
+pub struct ReleaseRelay {
+    /// What is owed.
+    pub releases: Arc<dyn Releases>,
+    /// To whom it is owed.
+    pub inventory: Arc<dyn Inventory>,
+    /// The sales.
+    pub catalog: Arc<Catalog>,
+    /// Says which sales are over.
+    pub clock: Clock,
+    /// Says in which bucket an order is held.
+    pub map: ShardMap,
+    /// Time between two rounds.
+    pub period: Duration,
+    /// Most rows of an instance in one round.
+    pub batch_rows_max: usize,
+    /// The last row that was read of each instance. Rows that cannot be settled now must not hold up those behind them,
+    /// so a round begins where the last one ended.
+    pub read_up_to: Mutex<HashMap<Instance, i64>>,
+}
+
+/// The orders of one bucket and the rows that name them.
+type ByBucket = BTreeMap<BucketId, Vec<Owed>>;
+
+#[async_trait]
+impl Task for ReleaseRelay {
+    fn name(&self) -> &'static str {
+        "release_relay"
+    }
+
+    fn period(&self) -> Duration {
+        self.period
+    }
+
+    /// Settles the next rows of every instance.
+    ///
+    /// # Errors
+    /// The first failure of an instance or a bucket. The others were tried all the same.
+    async fn run_once(&self) -> StoreResult<Progress> {
+        let snapshot = self.catalog.snapshot();
+        let (mut done, mut has_more, mut failure) = (0, false, Ok(()));
+        for instance in self.releases.instances() {
+            let relayed = self.relay_instance(instance, &snapshot, &mut done).await;
+            let relayed = relayed.map(|is_full| has_more |= is_full);
+            failure = failure.and(relayed);
+        }
+        let again_in = has_more.then_some(Duration::ZERO);
+        failure.map(|()| Progress { done, again_in })
+    }
+}
+
+impl ReleaseRelay {
+    /// Settles the next rows of an instance, and adds their number to `done`. Answers whether all of a full batch were
+    /// settled, so that more may be due.
+    async fn relay_instance(&self, at: Instance, snapshot: &Snapshot, done: &mut usize) -> StoreResult<bool> {
+        let rows = self.releases.owed(at, self.begin(at), self.batch_rows_max).await?;
+        let is_full = rows.len() >= self.batch_rows_max;
+        // The next round begins anew at the oldest row: rows do not become visible in the order of their ids.
+        let last = rows.last().filter(|_| is_full).map_or(0, |last| last.id);
+        self.read_up_to.lock().expect("no code panics while holding it").insert(at, last);
+        let read = rows.len();
+        let (mut settled, mut failure) = (Vec::new(), Ok(()));
+        for (bucket, owed) in self.by_bucket(rows, snapshot) {
+            let Some(sale) = snapshot.sales.get(&bucket.sale) else { continue };
+            let released = self.release(sale, &bucket, &owed).await;
+            failure = failure.and(released.map(|rows| settled.extend(rows)));
+        }
+        self.releases.settle(at, &settled).await?;
+        *done += settled.len();
+        failure.map(|()| is_full && settled.len() == read)
+    }
+
+    /// Answers after which row of an instance a round begins.
+    fn begin(&self, at: Instance) -> i64 {
+        self.read_up_to.lock().expect("no code panics while holding it").get(&at).copied().unwrap_or(0)
+    }
+
+    /// Sorts rows by their bucket. The rows of a sale that this process does not know yet are left for later.
+    fn by_bucket(&self, rows: Vec<Owed>, snapshot: &Snapshot) -> ByBucket {
+        let mut sorted = ByBucket::new();
+        for owed in rows {
+            let Some(sale) = snapshot.sales.get(&owed.sale) else { continue };
+            let bucket = self.map.bucket_of(owed.order.shard(), sale.buckets);
+            sorted.entry(BucketId { sale: owed.sale.clone(), bucket }).or_default().push(owed);
+        }
+        sorted
+    }
+
+    /// Gives the units of a bucket's orders back, and answers the rows that are settled.
+    async fn release(&self, sale: &Sale, bucket: &BucketId, owed: &[Owed]) -> StoreResult<Vec<i64>> {
+        let orders: Vec<(OrderId, OrderState)> = owed.iter().map(|owed| (owed.order, owed.state)).collect();
+        let each = match self.inventory.release(bucket, &orders).await? {
+            Released::Each(each) => each,
+            // Nothing is sold any more of a sale that is over, so its rows have no use. All others wait until the
+            // bucket is put in place again.
+            Released::GateShut if !sale.is_selling(self.clock.now_ms()) => vec![Release::Nothing; owed.len()],
+            Released::GateShut | Released::KeysLost => Vec::new(),
+        };
+        let mut settled = Vec::new();
+        for (owed, release) in owed.iter().zip(each) {
+            match release {
+                Release::Done | Release::Nothing => settled.push(owed.id),
+                Release::Contradicted => {
+                    let (order, state) = (owed.order, owed.state.as_str());
+                    tracing::error!(%order, state, "the inventory says that its buyer has the units");
+                }
+            }
+            if release == Release::Done {
+                counter!(RELEASED).increment(1);
+            }
+        }
+        Ok(settled)
+    }
+}
