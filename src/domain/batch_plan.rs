@@ -98,6 +98,18 @@ impl PlannedOrder {
     }
 }
 
+/// What Redis is owed of an order that holds nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Debt {
+    /// The order's record.
+    pub record: OrderRecord,
+    /// What was decided of it. Its buyer is freed of its units.
+    pub decision: Decision,
+    /// Whether its units go back on sale. Those of an order that is sold out do not: Redis had more than there was, and
+    /// they would be sold and refused again and again (docs/adr/0019).
+    pub restock: bool,
+}
+
 /// What the transaction of one batch writes.
 #[derive(Debug, Default)]
 pub struct Plan {
@@ -107,22 +119,23 @@ pub struct Plan {
     pub held: BTreeMap<Scarce, u32>,
     /// Records that can never become an order, in offset order, each with the reason.
     pub dead_letters: Vec<(LogRecord, Poison)>,
-    /// Records of known orders that hold nothing, with their states: Redis is owed their stock. It may have been owed
-    /// before, and a release is idempotent (step 16).
-    pub owed: Vec<(OrderRecord, OrderState)>,
+    /// What Redis is owed of known orders that hold nothing. It may have been owed before, and a release is idempotent
+    /// (step 16).
+    pub owed: Vec<Debt>,
     /// Records whose order exists already.
     pub skipped: usize,
 }
 
 impl Plan {
-    /// Lists the records and states of orders whose units a front reserved and nobody holds. Imported orders are not
-    /// among them, because no front reserved units for those. Nor are those that are sold out: the inventory had more
-    /// than there was, and units that went back would be sold and refused again and again (docs/adr/0019).
-    pub fn owed(&self) -> impl Iterator<Item = (&OrderRecord, OrderState)> {
-        let limited = self.orders.iter().filter(|order| order.claims == Err(RejectReason::Limit));
-        let rejected = limited.map(|order| (&order.record, order.arrow().to));
-        let known = self.owed.iter().map(|(record, state)| (record, *state));
-        rejected.chain(known).filter(|(record, _)| record.decided.is_none())
+    /// Lists what Redis is owed of orders that a front reserved units for and that hold nothing. Imported orders are
+    /// not among them, because no front reserved units for those.
+    pub fn owed(&self) -> impl Iterator<Item = Debt> {
+        let rejected = self.orders.iter().filter_map(|order| {
+            let reason = order.claims.as_ref().err()?;
+            let restock = *reason != RejectReason::SoldOut;
+            Some(Debt { record: order.record.clone(), decision: order.decision(), restock })
+        });
+        rejected.chain(self.owed.iter().cloned()).filter(|debt| debt.record.decided.is_none())
     }
 }
 
@@ -151,7 +164,11 @@ pub fn plan(
         if before.is_some() || !seen.insert(record.order_id) {
             plan.skipped += 1;
             if let Some(state) = before.filter(|state| state.holds_nothing()) {
-                plan.owed.push((record.clone(), state));
+                let buyer = (record.sale_id.clone(), record.user_id.clone());
+                let keeps = known.claims.get(&buyer).map_or(0, BTreeSet::len);
+                let buyer_keeps = Some(u32::try_from(keeps).unwrap_or(u32::MAX));
+                let decision = Decision { order: record.order_id, state, buyer_keeps };
+                plan.owed.push(Debt { record: record.clone(), decision, restock: true });
             }
             continue;
         }

@@ -16,7 +16,8 @@ use super::order::Decision;
 use super::order_id::OrderId;
 use super::order_life::{OrderEvent, OrderState, Step};
 use super::reservation::{
-    Denial, Fingerprint, OutboxEntryId, Release, Released, Reservation, ReserveRequest, Verdict,
+    Denial, Fingerprint, OutboxEntryId, Release, ReleaseRequest, Released, Reservation, ReserveRequest,
+    Verdict,
 };
 
 /// The six keys of a bucket. The fields are public, because a test also loses, damages and renews a gate, which no
@@ -98,7 +99,8 @@ pub struct Hold {
     pub sku: SkuId,
     /// For whom it is held.
     pub user: UserId,
-    /// Whether its units went back on sale. It has a state without units then.
+    /// Whether it was settled: its units left its buyer, and went back on sale if they were to. It has a state without
+    /// units then.
     pub is_released: bool,
 }
 
@@ -363,9 +365,9 @@ impl Bucket {
         marked
     }
 
-    /// Puts the units of orders back on sale that hold none in MySQL, where they are in the state that comes with each
+    /// Takes the units of orders that hold none in MySQL off their buyers, and puts them back on sale if they are to
     /// (`release.lua`). Idempotent.
-    pub fn release(&mut self, orders: &[(OrderId, OrderState)]) -> Released {
+    pub fn release(&mut self, orders: &[ReleaseRequest]) -> Released {
         if self.gate.is_none() {
             return Released::GateShut;
         }
@@ -374,10 +376,11 @@ impl Bucket {
         if is_missing || self.has_lost_keys() {
             return Released::KeysLost;
         }
-        Released::Each(orders.iter().map(|(order, state)| self.release_one(*order, *state)).collect())
+        Released::Each(orders.iter().map(|request| self.release_one(*request)).collect())
     }
 
-    fn release_one(&mut self, order: OrderId, state: OrderState) -> Release {
+    fn release_one(&mut self, ReleaseRequest { decision, restock }: ReleaseRequest) -> Release {
+        let Decision { order, state, buyer_keeps } = decision;
         let Self { orders, buyers, stock, .. } = self;
         let Some(hold) = orders.get_mut(&order).filter(|hold| !hold.is_released) else {
             return Release::Nothing;
@@ -387,10 +390,12 @@ impl Bucket {
             return Release::Contradicted;
         }
         if !is_marked {
-            hold.decide(state, 0, buyers);
+            hold.decide(state, buyer_keeps.unwrap_or(0), buyers);
         }
         hold.is_released = true;
-        *stock.entry(hold.sku.clone()).or_default() += hold.quantity.units();
+        if restock {
+            *stock.entry(hold.sku.clone()).or_default() += hold.quantity.units();
+        }
         Release::Done
     }
 }
@@ -421,6 +426,7 @@ mod tests {
             unit_price: Money::new(100, "CNY").expect("money"),
             epoch: 1,
             accepted_ms: 1,
+            awaited: false,
             decided: None,
         };
         ReserveRequest { fingerprint: Fingerprint::of(&record.sku_id, quantity), record }

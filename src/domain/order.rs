@@ -43,8 +43,8 @@ pub struct Decision {
     pub order: OrderId,
     /// The state that it got.
     pub state: OrderState,
-    /// Of a rejected order: how many units its buyer holds in other orders. The rejected units are taken off the buyer,
-    /// who may buy again; these stay. `None` in every other state.
+    /// Of an order that holds nothing: how many units its buyer holds in other orders, if that is known. Its own units
+    /// are taken off the buyer, who may buy again; these stay. `None` in every other state.
     pub buyer_keeps: Option<u32>,
 }
 

@@ -31,6 +31,9 @@ pub struct OrderRecord {
     pub epoch: u32,
     /// When the front accepted it, ms since 1970. A record that the relay made has the time of the reservation.
     pub accepted_ms: i64,
+    /// Whether its client waits for its row, so that the order writer does not let it wait for company.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub awaited: bool,
     /// What another backend had decided; only in records of an import.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decided: Option<Decided>,
@@ -123,6 +126,7 @@ impl OrderRecord {
             unit_price: order.unit_price,
             epoch,
             accepted_ms: order.accepted_ms,
+            awaited: false,
             decided: Some(Decided { rejected, created_ms, expires_ms }),
         })
     }

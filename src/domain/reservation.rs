@@ -2,6 +2,7 @@
 
 use super::ids::{SaleId, SkuId, UserId};
 use super::money::Quantity;
+use super::order::Decision;
 use super::order_id::OrderId;
 use super::order_life::OrderState;
 use super::record::OrderRecord;
@@ -149,9 +150,19 @@ impl Reservation {
             unit_price: sale.item(&self.sku)?.price.clone(),
             epoch,
             accepted_ms: self.reserved_ms,
+            awaited: false,
             decided: None,
         })
     }
+}
+
+/// An order that holds nothing in MySQL any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReleaseRequest {
+    /// What was decided of it. Its units are taken off its buyer, unless its mark did that.
+    pub decision: Decision,
+    /// Whether its units go back on sale.
+    pub restock: bool,
 }
 
 /// What became of a call that puts units of one bucket back on sale.

@@ -6,7 +6,7 @@ use crate::domain::Part;
 
 /// The shortest estimate, in ms. A record waits for its fetch, for its batch and for the commit, also when nothing is
 /// ahead of it.
-pub const SHORTEST_MS: u64 = 300;
+pub const SHORTEST_MS: u64 = 500;
 /// The estimate while records wait and no progress was seen, in ms.
 pub const STALLED_MS: u64 = 2_000;
 /// After how many ms to ask again for an order that waits for a person.

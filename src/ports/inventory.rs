@@ -5,8 +5,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::store_error::StoreResult;
-use crate::domain::reservation::{Released, Reservation, ReserveRequest, Verdict};
-use crate::domain::{BucketId, Decision, OrderId, OrderState, UserId};
+use crate::domain::reservation::{ReleaseRequest, Released, Reservation, ReserveRequest, Verdict};
+use crate::domain::{BucketId, Decision, OrderId, UserId};
 
 /// The scarce units in front of MySQL. It decides which purchases become orders.
 #[async_trait]
@@ -28,9 +28,10 @@ pub trait Inventory: Send + Sync {
     /// and idempotent; a mark that is older than what is known changes nothing.
     async fn mark_decided(&self, bucket: &BucketId, decided: &[Decision]) -> StoreResult<()>;
 
-    /// Puts the units of orders back on sale, which are in these states without units in MySQL (step 16). Idempotent.
+    /// Takes the units of orders that hold nothing in MySQL off their buyers, and puts them back on sale if they are to
+    /// (step 16). Idempotent.
     ///
     /// # Errors
     /// `Unknown` when no answer came. Ask again with the same orders.
-    async fn release(&self, bucket: &BucketId, orders: &[(OrderId, OrderState)]) -> StoreResult<Released>;
+    async fn release(&self, bucket: &BucketId, orders: &[ReleaseRequest]) -> StoreResult<Released>;
 }

@@ -3,19 +3,18 @@
 use async_trait::async_trait;
 
 use super::store_error::StoreResult;
-use crate::domain::{Instance, OrderId, OrderState, SaleId};
+use crate::domain::reservation::ReleaseRequest;
+use crate::domain::{Instance, SaleId};
 
 /// The units of one order, which the inventory has to put back on sale.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Owed {
     /// The row, ascending in the order in which rows were written.
     pub id: i64,
-    /// The order. Several rows may name it.
-    pub order: OrderId,
     /// Its sale.
     pub sale: SaleId,
-    /// Its state in the databases, one without units.
-    pub state: OrderState,
+    /// What goes back. Several rows may name the same order.
+    pub release: ReleaseRequest,
 }
 
 /// The rows of `release_outbox`. A row is written with the decision that frees the units, in the same transaction.

@@ -9,7 +9,7 @@ use metrics::{Histogram, counter, histogram};
 use super::batching::{Batcher, Tempo};
 use super::settings::Settings;
 use super::sold_out::SoldOut;
-use crate::clock::Clock;
+use crate::clock::{Clock, Moment};
 use crate::domain::reservation::{Denial, OutboxEntryId, Reservation, ReserveRequest, Verdict};
 use crate::domain::{BucketId, OrderId, SaleId, SkuId};
 use crate::memory::catalog::Snapshot;
@@ -29,7 +29,12 @@ pub(super) enum Answered {
     /// The order was held before.
     Replayed(Reservation),
     /// Nothing is held.
-    Denied(Denial),
+    Denied {
+        /// Why.
+        denial: Denial,
+        /// The moment at which the inventory was asked.
+        asked: Moment,
+    },
 }
 
 /// The answer about one purchase, or the failure that the whole call shares.
@@ -52,7 +57,7 @@ pub(super) struct SharedEntry {
 
 impl SharedEntry {
     /// Makes an answer of each verdict. The accepted purchases share their call's entry.
-    pub(super) fn deal(verdicts: Vec<Verdict>) -> Vec<Answer> {
+    pub(super) fn deal(verdicts: Vec<Verdict>, asked: Moment) -> Vec<Answer> {
         let mut entries: HashMap<OutboxEntryId, Arc<Self>> = HashMap::new();
         let mut share = |id: OutboxEntryId| {
             let fresh = || Arc::new(Self { id: id.clone(), unacknowledged: AtomicUsize::new(0) });
@@ -66,7 +71,7 @@ impl SharedEntry {
                     Answered::Reserved { entry: share(outbox_entry), reserved_ms }
                 }
                 Verdict::Replayed(held) => Answered::Replayed(held),
-                Verdict::Denied(denial) => Answered::Denied(denial),
+                Verdict::Denied(denial) => Answered::Denied { denial, asked },
             })
         };
         verdicts.into_iter().map(answer).collect()

@@ -20,6 +20,8 @@ pub struct Purchase {
     pub quantity: Quantity,
     /// The client's name for this purchase. The same key of the same buyer and sale is the same order.
     pub key: IdempotencyKey,
+    /// Whether its client waits for its row.
+    pub waits: bool,
 }
 
 /// An order that stands.

@@ -31,6 +31,14 @@ struct Flags {
     until: BTreeMap<SkuId, Moment>,
 }
 
+impl Flags {
+    /// Raises the flag of a SKU until `until`, unless it is up for longer.
+    fn raise(&mut self, sku: &SkuId, until: Moment) {
+        let up = self.until.entry(sku.clone()).or_insert(until);
+        *up = until.max(*up);
+    }
+}
+
 impl SoldOut {
     /// Makes flags of which none is up.
     pub fn new(clock: Clock) -> Self {
@@ -66,7 +74,7 @@ impl SoldOut {
         let mut buckets = self.buckets.write().expect("no code panics while holding it");
         let flags = buckets.entry(bucket.clone()).or_default();
         if flags.orders_seen == Some(orders_seen) {
-            flags.until.insert(sku.clone(), until);
+            flags.raise(sku, until);
             return false;
         }
         !std::mem::replace(&mut flags.reading, true)
@@ -87,7 +95,7 @@ impl SoldOut {
         if let Some((winners, orders_seen)) = winners {
             flags.winners.extend(winners);
             flags.orders_seen = Some(orders_seen);
-            flags.until.insert(sku.clone(), until);
+            flags.raise(sku, until);
         }
     }
 

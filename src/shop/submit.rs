@@ -163,9 +163,9 @@ impl Shop {
                 return;
             }
             Ok(Answered::Replayed(held)) => Ok(self.replay(record, held, attempts == 1).await),
-            Ok(Answered::Denied(denial)) => {
+            Ok(Answered::Denied { denial, asked }) => {
                 if let Denial::SoldOut { available: 0, orders_seen } = denial {
-                    self.note_sold_out(&bucket, &record.sku_id, orders_seen, began);
+                    self.note_sold_out(&bucket, &record.sku_id, orders_seen, asked);
                 }
                 Err(refusal(&denial, terms))
             }
@@ -189,7 +189,7 @@ impl Shop {
                 match self.reserve_once(queue, bucket, request).await {
                     // The first attempt may still be applied, when what refuses the second is over by then. So its
                     // outcome stays open, also when the second failed.
-                    Ok(Answered::Denied(denial)) if !denial.is_lasting() => (Err(error), 2),
+                    Ok(Answered::Denied { denial, .. }) if !denial.is_lasting() => (Err(error), 2),
                     Err(_) => (Err(error), 2),
                     answered => (answered, 2),
                 }
@@ -209,13 +209,15 @@ impl Shop {
     ) -> (Answer, u32) {
         let (sku, units) = (&request.record.sku_id, request.record.quantity.units());
         for _ in 0..GATHERS_MAX {
-            let Ok(Answered::Denied(Denial::SoldOut { available, orders_seen })) = &mut answer else {
+            let Ok(Answered::Denied { denial: Denial::SoldOut { available, orders_seen }, asked }) =
+                &mut answer
+            else {
                 return (answer, attempts);
             };
             match self.gather(queue, bucket, sku, units).await {
                 Ok(left) if left < units => {
-                    let (available, orders_seen) = (left, *orders_seen);
-                    return (Ok(Answered::Denied(Denial::SoldOut { available, orders_seen })), attempts);
+                    let denial = Denial::SoldOut { available: left, orders_seen: *orders_seen };
+                    return (Ok(Answered::Denied { denial, asked: *asked }), attempts);
                 }
                 Ok(left) => *available = left,
                 Err(error) => {
@@ -229,7 +231,7 @@ impl Shop {
             }
             (answer, attempts) = self.reserve(queue, bucket, request.clone()).await;
         }
-        if let Ok(Answered::Denied(Denial::SoldOut { .. })) = answer {
+        if let Ok(Answered::Denied { denial: Denial::SoldOut { .. }, .. }) = answer {
             // There are units, and others were quicker every time.
             let source = "others took the units that were gathered".into();
             let (kind, effect) = (ErrorKind::Conflict, Effect::NotApplied);
@@ -251,8 +253,9 @@ impl Shop {
             async move {
                 let size = batch.len();
                 histogram!(RESERVE_BATCH).record(f64::from(u32::try_from(size).unwrap_or(u32::MAX)));
+                let asked = shop.clock.monotonic();
                 match shop.ports.inventory.reserve(&bucket, batch.into()).await {
-                    Ok(verdicts) => SharedEntry::deal(verdicts),
+                    Ok(verdicts) => SharedEntry::deal(verdicts, asked),
                     Err(error) => {
                         tracing::warn!(%error, sale = %bucket.sale, requests = size, "reservation failed");
                         vec![Err(Arc::new(error)); size]
@@ -361,6 +364,7 @@ fn record_of(purchase: &Purchase, sale: &Sale, order_id: OrderId, now_ms: i64) -
         unit_price: sale.item(&purchase.sku)?.price.clone(),
         epoch: sale.epoch,
         accepted_ms: now_ms,
+        awaited: purchase.waits,
         decided: None,
     })
 }

@@ -12,8 +12,8 @@ use metrics::counter;
 
 use super::driver::{Progress, Task};
 use crate::clock::Clock;
-use crate::domain::reservation::{Release, Released};
-use crate::domain::{BucketId, Instance, OrderId, OrderState, Sale, ShardMap};
+use crate::domain::reservation::{Release, ReleaseRequest, Released};
+use crate::domain::{BucketId, Instance, Sale, ShardMap};
 use crate::memory::catalog::{Catalog, Snapshot};
 use crate::metrics::RELEASED;
 use crate::ports::{Inventory, Owed, Releases, StoreResult};
@@ -58,11 +58,12 @@ impl Task for ReleaseRelay {
     /// The first failure of an instance or a bucket. The others were tried all the same.
     async fn run_once(&self) -> StoreResult<Progress> {
         let snapshot = self.catalog.snapshot();
+        // An instance that hangs holds up no other one.
+        let relays = self.releases.instances().into_iter().map(|at| self.relay_instance(at, &snapshot));
         let (mut done, mut has_more, mut failure) = (0, false, Ok(()));
-        for instance in self.releases.instances() {
-            let relayed = self.relay_instance(instance, &snapshot, &mut done).await;
-            let relayed = relayed.map(|is_full| has_more |= is_full);
-            failure = failure.and(relayed);
+        for (settled, is_full) in futures::future::join_all(relays).await {
+            done += settled;
+            failure = failure.and(is_full.map(|is_full| has_more |= is_full));
         }
         let again_in = has_more.then_some(Duration::ZERO);
         failure.map(|()| Progress { done, again_in })
@@ -70,24 +71,27 @@ impl Task for ReleaseRelay {
 }
 
 impl ReleaseRelay {
-    /// Settles the next rows of an instance, and adds their number to `done`. Answers whether all of a full batch were
-    /// settled, so that more may be due.
-    async fn relay_instance(&self, at: Instance, snapshot: &Snapshot, done: &mut usize) -> StoreResult<bool> {
-        let rows = self.releases.owed(at, self.begin(at), self.batch_rows_max).await?;
-        let is_full = rows.len() >= self.batch_rows_max;
+    /// Settles the next rows of an instance, and answers how many these were. Answers also whether all of a full batch
+    /// were settled, so that more may be due.
+    async fn relay_instance(&self, at: Instance, snapshot: &Snapshot) -> (usize, StoreResult<bool>) {
+        let rows = match self.releases.owed(at, self.begin(at), self.batch_rows_max).await {
+            Ok(rows) => rows,
+            Err(error) => return (0, Err(error)),
+        };
+        let (read, is_full) = (rows.len(), rows.len() >= self.batch_rows_max);
         // The next round begins anew at the oldest row: rows do not become visible in the order of their ids.
         let last = rows.last().filter(|_| is_full).map_or(0, |last| last.id);
         self.read_up_to.lock().expect("no code panics while holding it").insert(at, last);
-        let read = rows.len();
         let (mut settled, mut failure) = (Vec::new(), Ok(()));
         for (bucket, owed) in self.by_bucket(rows, snapshot) {
             let Some(sale) = snapshot.sales.get(&bucket.sale) else { continue };
             let released = self.release(sale, &bucket, &owed).await;
             failure = failure.and(released.map(|rows| settled.extend(rows)));
         }
-        self.releases.settle(at, &settled).await?;
-        *done += settled.len();
-        failure.map(|()| is_full && settled.len() == read)
+        match self.releases.settle(at, &settled).await {
+            Ok(()) => (settled.len(), failure.map(|()| is_full && settled.len() == read)),
+            Err(error) => (0, Err(error)),
+        }
     }
 
     /// Answers after which row of an instance a round begins.
@@ -95,12 +99,14 @@ impl ReleaseRelay {
         self.read_up_to.lock().expect("no code panics while holding it").get(&at).copied().unwrap_or(0)
     }
 
-    /// Sorts rows by their bucket. The rows of a sale that this process does not know yet are left for later.
+    /// Sorts rows by their bucket. The rows of a sale that this process does not know yet, or knows from before it was
+    /// put in place, are left for later: its buckets may be others by now.
     fn by_bucket(&self, rows: Vec<Owed>, snapshot: &Snapshot) -> ByBucket {
         let mut sorted = ByBucket::new();
         for owed in rows {
-            let Some(sale) = snapshot.sales.get(&owed.sale) else { continue };
-            let bucket = self.map.bucket_of(owed.order.shard(), sale.buckets);
+            let sale = snapshot.sales.get(&owed.sale).filter(|sale| !sale.state.is_editable());
+            let Some(sale) = sale else { continue };
+            let bucket = self.map.bucket_of(owed.release.decision.order.shard(), sale.buckets);
             sorted.entry(BucketId { sale: owed.sale.clone(), bucket }).or_default().push(owed);
         }
         sorted
@@ -108,24 +114,24 @@ impl ReleaseRelay {
 
     /// Gives the units of a bucket's orders back, and answers the rows that are settled.
     async fn release(&self, sale: &Sale, bucket: &BucketId, owed: &[Owed]) -> StoreResult<Vec<i64>> {
-        let orders: Vec<(OrderId, OrderState)> = owed.iter().map(|owed| (owed.order, owed.state)).collect();
+        let orders: Vec<ReleaseRequest> = owed.iter().map(|owed| owed.release).collect();
         let each = match self.inventory.release(bucket, &orders).await? {
             Released::Each(each) => each,
             // Nothing is sold any more of a sale that is over, so its rows have no use. All others wait until the
             // bucket is put in place again.
-            Released::GateShut if !sale.is_selling(self.clock.now_ms()) => vec![Release::Nothing; owed.len()],
-            Released::GateShut | Released::KeysLost => Vec::new(),
+            Released::GateShut | Released::KeysLost if sale.is_selling(self.clock.now_ms()) => Vec::new(),
+            Released::GateShut | Released::KeysLost => vec![Release::Nothing; owed.len()],
         };
         let mut settled = Vec::new();
         for (owed, release) in owed.iter().zip(each) {
             match release {
                 Release::Done | Release::Nothing => settled.push(owed.id),
                 Release::Contradicted => {
-                    let (order, state) = (owed.order, owed.state.as_str());
+                    let (order, state) = (owed.release.decision.order, owed.release.decision.state.as_str());
                     tracing::error!(%order, state, "the inventory says that its buyer has the units");
                 }
             }
-            if release == Release::Done {
+            if release == Release::Done && owed.release.restock {
                 counter!(RELEASED).increment(1);
             }
         }

@@ -155,6 +155,7 @@ impl World {
             unit_price: self.sale.items[0].price.clone(),
             epoch: 1,
             accepted_ms: self.clock.now_ms(),
+            awaited: false,
             decided: None,
             sku_id: sku_id.clone(),
         };

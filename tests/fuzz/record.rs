@@ -260,6 +260,7 @@ fn record_of_ours() -> OrderRecord {
         quantity: Quantity::new(1).expect("a quantity"),
         epoch: sale.epoch,
         accepted_ms: sale.starts_ms,
+        awaited: false,
         decided: None,
         sale_id: sale.id,
         user_id: user,

@@ -38,6 +38,7 @@ pub fn requests(shop: &TestShop, sale: &Sale, name: &str) -> Vec<ReserveRequest>
             unit_price: sale.items[0].price.clone(),
             epoch: sale.epoch,
             accepted_ms: 0,
+            awaited: false,
             decided: None,
         };
         ReserveRequest { record, fingerprint }

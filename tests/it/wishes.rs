@@ -113,6 +113,7 @@ fn request(dice: &mut StdRng, sale: &SaleId, calls: u32, epoch: u32) -> ReserveR
         unit_price: Money::new(19_900, "CNY").expect("money"),
         epoch,
         accepted_ms: i64::from(calls),
+        awaited: false,
         decided: None,
     };
     ReserveRequest { record, fingerprint }

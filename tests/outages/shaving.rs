@@ -29,7 +29,7 @@ const GAP: Duration = Duration::from_micros(6667);
 const PARTS: u16 = 4;
 /// The delay of every answer of MySQL. With batches of one record, the writers then manage about a tenth of the
 /// arrivals.
-const SLOW: Duration = Duration::from_millis(25);
+const SLOW: Duration = Duration::from_millis(35);
 const BODY: &str = r#"{"sku_id":"phone","quantity":1}"#;
 
 /// Sends the arrivals, and returns the p99 from an arrival's intended time to its answer. This is an open model:

@@ -97,8 +97,8 @@ fn check_hold(index: &Index<'_>, number: u16, id: &OrderId, hold: &Hold, found: 
     });
 }
 
-/// Returns whether a hold may have a state while its order has this row. Marking is best effort, and it marks pending
-/// holds only: an older state may stay, and a state that contradicts the row may not appear.
+/// Returns whether a hold may have a state while its order has this row. Marking is best effort, and it
+/// moves holds forward only: an older state may stay, and a state that contradicts the row may not appear.
 fn may_stand(state: char, row: &OrderRow) -> bool {
     order_life::of_mark(state)
         .is_some_and(|mark| mark.pending || order_life::leads(&mark.state, row.state.as_str()))

@@ -9,13 +9,16 @@ use sqlx::{AssertSqlSafe, MySql, Row, Transaction};
 
 use super::mysql::{Mysql, failed, is_duplicate};
 use crate::backend::multi_row::{placeholders, runs};
-use crate::domain::batch_plan::{Known, LogBatch, Plan, PlannedOrder};
+use crate::domain::batch_plan::{Debt, Known, LogBatch, Plan, PlannedOrder};
 use crate::domain::{Instance, LogId, Month, OrderId, OrderRecord, OrderState, SaleId, Sales, Shard, UserId};
 use crate::ports::{StoreError, StoreResult};
 
 /// Most rows of one statement. The row counts of smaller prepared statements are powers of two, so that a connection
 /// prepares ten texts per table and not five hundred.
 const ROWS_MAX: usize = 512;
+
+/// Most bytes of statements that are sent together, far below every server's packet limit.
+const TEXT_BYTES_MAX: usize = 1024 * 1024;
 
 /// Most bytes that are kept of a dead letter's payload. Its place in the log is kept too, so nothing is lost. 500 whole
 /// records of a megabyte would exceed every server's packet limit.
@@ -155,27 +158,22 @@ pub async fn insert(
         let id = order.record.order_id;
         tables.entry((id.shard(), id.month())).or_default().push(order);
     }
-    // Every statement that is sent alone costs a round trip and wakes both sides, as much as some ten rows.
-    let mut text = String::new();
+    let mut statements = Vec::new();
     for ((shard, month), orders) in &mut tables {
         orders.sort_unstable_by_key(|order| order.record.order_id);
         let table = format!("{}.orders_{}", mysql.shard(*shard), month.yyyymm());
         let columns = format!("{table} ({ORDER_COLUMNS})");
-        push_insert(&mut text, &columns, orders, |text, order| push_order(text, order, now_ms));
-        push_claims(&mut text, mysql, *shard, orders);
+        push_insert(&mut statements, &columns, orders, |text, order| push_order(text, order, now_ms));
+        push_claims(&mut statements, mysql, *shard, orders);
         let moves = format!("{}.order_moves (order_id, kind, at_ms)", mysql.shard(*shard));
-        push_insert(&mut text, &moves, orders, |text, order| {
+        push_insert(&mut statements, &moves, orders, |text, order| {
             push_bytes(text, order.record.order_id.bytes());
             let word = order.arrow().move_word.unwrap_or_default();
             push_all(text, format_args!(",'{word}',{}", order.times(now_ms).0));
         });
     }
-    if !text.is_empty() {
-        match sqlx::raw_sql(AssertSqlSafe(text)).execute(&mut **tx).await {
-            Ok(_) => {}
-            Err(error) if is_duplicate(&error) => return Ok(false),
-            Err(error) => return Err(failed("insert batch", error)),
-        }
+    if !execute_all(tx, &statements).await? {
+        return Ok(false);
     }
     insert_owed(mysql, instance, plan, tx).await?;
     let letters = format!(
@@ -233,7 +231,7 @@ fn push_all(text: &mut String, arguments: std::fmt::Arguments<'_>) {
     text.write_fmt(arguments).expect("a String takes everything");
 }
 
-fn push_claims(text: &mut String, mysql: &Mysql, shard: Shard, orders: &[&PlannedOrder]) {
+fn push_claims(statements: &mut Vec<String>, mysql: &Mysql, shard: Shard, orders: &[&PlannedOrder]) {
     let mut claims: Vec<(&OrderRecord, u32)> = Vec::new();
     for order in orders {
         let units = order.claims.as_ref().map_or(&[][..], Vec::as_slice);
@@ -243,7 +241,7 @@ fn push_claims(text: &mut String, mysql: &Mysql, shard: Shard, orders: &[&Planne
         (&a.sale_id, &a.user_id, unit_a).cmp(&(&b.sale_id, &b.user_id, unit_b))
     });
     let table = format!("{}.claims (sale_id, user_id, unit, order_id)", mysql.shard(shard));
-    push_insert(text, &table, &claims, |text, (record, unit)| {
+    push_insert(statements, &table, &claims, |text, (record, unit)| {
         push_bytes(text, record.sale_id.as_str().as_bytes());
         text.push(',');
         push_bytes(text, record.user_id.as_str().as_bytes());
@@ -252,27 +250,27 @@ fn push_claims(text: &mut String, mysql: &Mysql, shard: Shard, orders: &[&Planne
     });
 }
 
-/// Inserts the units that Redis took for orders that hold none, because they are rejected now or are known to have
-/// ended without a sale.
+/// Inserts what Redis is owed of orders that hold nothing, because they are rejected now or are known to have ended
+/// without a sale.
 async fn insert_owed(
     mysql: &Mysql,
     instance: Instance,
     plan: &Plan,
     tx: &mut Transaction<'_, MySql>,
 ) -> StoreResult<()> {
-    let owed: Vec<(&OrderRecord, OrderState)> = plan.owed().collect();
-    let table = format!(
-        "{}.release_outbox (order_id, sale_id, sku_id, user_id, quantity, state)",
-        mysql.control(instance)
-    );
-    insert_rows(tx, (&table, 6, ""), &owed, |query, (record, state)| {
+    let owed: Vec<Debt> = plan.owed().collect();
+    let columns = "order_id, sale_id, sku_id, user_id, quantity, state, buyer_keeps, restock";
+    let table = format!("{}.release_outbox ({columns})", mysql.control(instance));
+    insert_rows(tx, (&table, 8, ""), &owed, |query, Debt { record, decision, restock }| {
         query
             .bind(record.order_id.bytes().as_slice())
             .bind(record.sale_id.as_str().as_bytes())
             .bind(record.sku_id.as_str().as_bytes())
             .bind(record.user_id.as_str().as_bytes())
             .bind(record.quantity.units())
-            .bind(state.as_str())
+            .bind(decision.state.as_str())
+            .bind(decision.buyer_keeps.unwrap_or(0))
+            .bind(*restock)
     })
     .await
 }
@@ -282,16 +280,37 @@ async fn insert_owed(
 ///
 /// This serves the three tables that every order has. A prepared statement has one row count, so a batch would be six
 /// prepared statements per table and not one (docs/benchmarks.md).
-fn push_insert<T>(text: &mut String, table: &str, rows: &[T], push: impl Fn(&mut String, &T)) {
+fn push_insert<T>(statements: &mut Vec<String>, table: &str, rows: &[T], push: impl Fn(&mut String, &T)) {
     for run in rows.chunks(ROWS_MAX) {
-        push_all(text, format_args!("INSERT INTO {table} VALUES "));
+        let mut text = format!("INSERT INTO {table} VALUES ");
         for (nth, row) in run.iter().enumerate() {
             text.push_str(if nth == 0 { "(" } else { ",(" });
-            push(text, row);
+            push(&mut text, row);
             text.push(')');
         }
         text.push(';');
+        statements.push(text);
     }
+}
+
+/// Executes statements in their order, some together: each that is sent alone costs a round trip, which is as much as
+/// some ten rows. Answers `false` when a key is there already, and then the statements behind it were not executed.
+async fn execute_all(tx: &mut Transaction<'_, MySql>, statements: &[String]) -> StoreResult<bool> {
+    let mut texts: Vec<String> = Vec::new();
+    for statement in statements {
+        match texts.last_mut().filter(|text| text.len() + statement.len() <= TEXT_BYTES_MAX) {
+            Some(text) => text.push_str(statement),
+            None => texts.push(statement.clone()),
+        }
+    }
+    for text in texts {
+        match sqlx::raw_sql(AssertSqlSafe(text)).execute(&mut **tx).await {
+            Ok(_) => {}
+            Err(error) if is_duplicate(&error) => return Ok(false),
+            Err(error) => return Err(failed("insert batch", error)),
+        }
+    }
+    Ok(true)
 }
 
 /// Inserts rows with prepared statements. This serves what is rare or may be large. `bind` adds one row's values, as

@@ -7,7 +7,8 @@ use sqlx::mysql::MySqlRow;
 use sqlx::{AssertSqlSafe, Row};
 
 use super::mysql::{Mysql, failed};
-use crate::domain::{Instance, OrderId, OrderState, SaleId};
+use crate::domain::reservation::ReleaseRequest;
+use crate::domain::{Decision, Instance, OrderId, OrderState, SaleId};
 use crate::ports::{Owed, Releases, StoreError, StoreResult};
 
 /// Serves what is owed from the instances' control databases.
@@ -29,7 +30,7 @@ impl Releases for MysqlReleases {
     }
 
     async fn owed(&self, at: Instance, after: i64, limit: usize) -> StoreResult<Vec<Owed>> {
-        const ROWS: &str = "SELECT id, order_id, sale_id, state FROM {control}.release_outbox \
+        const ROWS: &str = "SELECT id, order_id, sale_id, state, buyer_keeps, restock FROM {control}.release_outbox \
                             WHERE id > ? ORDER BY id LIMIT ?";
         let read = async {
             let query = sqlx::query(self.mysql.control_sql(at, ROWS)).bind(after);
@@ -64,10 +65,16 @@ fn owed(row: &MySqlRow) -> StoreResult<Owed> {
         (row.try_get("order_id").map_err(fault)?, row.try_get("sale_id").map_err(fault)?);
     let state: String = row.try_get("state").map_err(fault)?;
     let sale = std::str::from_utf8(&sale).ok().and_then(|sale| SaleId::parse(sale).ok());
+    let keeps: i32 = row.try_get("buyer_keeps").map_err(fault)?;
+    let decision = Decision {
+        order: OrderId::from_bytes(&order).map_err(|error| broken(error.to_string()))?,
+        state: OrderState::parse(&state).ok_or_else(|| broken(format!("state {state}")))?,
+        buyer_keeps: Some(u32::try_from(keeps).unwrap_or(0)),
+    };
+    let restock = row.try_get("restock").map_err(fault)?;
     Ok(Owed {
         id: row.try_get("id").map_err(fault)?,
-        order: OrderId::from_bytes(&order).map_err(|error| broken(error.to_string()))?,
         sale: sale.ok_or_else(|| broken("a sale id that is not ours".to_owned()))?,
-        state: OrderState::parse(&state).ok_or_else(|| broken(format!("state {state}")))?,
+        release: ReleaseRequest { decision, restock },
     })
 }

@@ -9,7 +9,7 @@ use redis::{Script, Value, cmd, pipe};
 
 use super::redis_link::RedisLink;
 use crate::domain::reservation::{
-    Denial, OutboxEntryId, Release, Released, Reservation, ReserveRequest, Verdict,
+    Denial, OutboxEntryId, Release, ReleaseRequest, Released, Reservation, ReserveRequest, Verdict,
 };
 use crate::domain::{BucketId, Decision, OrderId, OrderState, Quantity, SkuId, UserId};
 use crate::ports::{Inventory, StoreError, StoreResult};
@@ -107,12 +107,13 @@ impl Inventory for RedisInventory {
         self.link.script::<i64>("mark decided", &call).await.map(drop)
     }
 
-    async fn release(&self, bucket: &BucketId, orders: &[(OrderId, OrderState)]) -> StoreResult<Released> {
+    async fn release(&self, bucket: &BucketId, orders: &[ReleaseRequest]) -> StoreResult<Released> {
         let mut call = self.release.prepare_invoke();
         let keys = self.link.keys(bucket);
         call.key(keys.gate).key(keys.stock).key(keys.buyers).key(keys.orders);
-        for (order, state) in orders {
-            call.arg(order.bytes().as_slice()).arg(state.facts().mark.to_string());
+        for ReleaseRequest { decision, restock } in orders {
+            call.arg(decision.order.bytes().as_slice()).arg(decision.state.facts().mark.to_string());
+            call.arg(decision.buyer_keeps.unwrap_or(0)).arg(u8::from(*restock));
         }
         released(&self.link.script("release", &call).await?)
     }

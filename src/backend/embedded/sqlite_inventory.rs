@@ -17,7 +17,7 @@ use super::sqlite_order_log::{Ends, append};
 use super::sqlite_rows::{column, failed, insert, number, observed, parsed};
 use crate::domain::inventory_model::{Bucket, Gate, GateState, Hold, Terms};
 use crate::domain::reservation::{
-    Denial, Fingerprint, Release, Released, Reservation, ReserveRequest, Verdict,
+    Denial, Fingerprint, Release, ReleaseRequest, Released, Reservation, ReserveRequest, Verdict,
 };
 use crate::domain::{
     BucketId, Decision, OrderId, OrderRecord, OrderState, Part, Quantity, SaleId, ShardMap, SkuId, UserId,
@@ -93,7 +93,7 @@ impl Inventory for SqliteInventory {
     }
 
     /// Does nothing, because units go back on sale with the decision that frees them.
-    async fn release(&self, _: &BucketId, orders: &[(OrderId, OrderState)]) -> StoreResult<Released> {
+    async fn release(&self, _: &BucketId, orders: &[ReleaseRequest]) -> StoreResult<Released> {
         Ok(Released::Each(vec![Release::Nothing; orders.len()]))
     }
 }

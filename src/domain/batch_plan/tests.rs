@@ -63,6 +63,7 @@ fn log_record(offset: i64, what: Option<(u8, u8, bool, u32)>) -> LogRecord {
             unit_price: item.price.clone(),
             epoch: 1,
             accepted_ms: sale.starts_ms,
+            awaited: false,
             decided: None,
         }
     });

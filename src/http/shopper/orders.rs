@@ -94,7 +94,8 @@ async fn purchase(request: &HttpRequest, body: &[u8], context: &Context) -> Resu
     let sale = request.match_info().get("sale").and_then(|sale| SaleId::parse(sale).ok());
     let sale = sale.ok_or_else(|| Problem::new(Code::SaleNotFound))?;
     let address = context.addresses.of(request, context.shop.now_ms());
-    Ok(Purchase { user, address, sale, sku: sku_id, quantity, key })
+    let waits = extract::prefer_wait_s(request).is_some_and(|seconds| seconds > 0);
+    Ok(Purchase { user, address, sale, sku: sku_id, quantity, key, waits })
 }
 
 async fn accepted(

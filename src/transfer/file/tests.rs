@@ -45,6 +45,7 @@ fn order(user: &str, key: &str, rejected: Option<RejectReason>) -> Line {
         user_id,
         epoch: 1,
         accepted_ms: 1_778_803_200_001,
+        awaited: false,
         decided: Some(Decided { rejected, created_ms: 1_778_803_200_100, expires_ms: 1_778_803_260_100 }),
     })
 }

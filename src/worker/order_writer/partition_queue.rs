@@ -8,8 +8,8 @@ use crate::clock::Moment;
 use crate::domain::batch_plan::{LogBatch, LogRecord};
 use crate::domain::{LogId, Part};
 
-/// What part of the wait a record gets after a batch of a single one.
-const LONE: u32 = 10;
+/// What part of the wait records get after a batch of a single one, and when somebody waits for one of them.
+const SHORT: u32 = 20;
 
 /// The records of a partition that were read and are not written yet, and where the partition is.
 pub struct PartitionQueue {
@@ -37,6 +37,8 @@ pub struct PartitionQueue {
     pause: Duration,
     /// Whether the last batch had one record only.
     was_lone: bool,
+    /// Whether somebody waits for the row of a buffered record.
+    is_awaited: bool,
 }
 
 impl PartitionQueue {
@@ -55,6 +57,7 @@ impl PartitionQueue {
             not_before: None,
             pause: Duration::ZERO,
             was_lone: true,
+            is_awaited: false,
         }
     }
 
@@ -81,6 +84,7 @@ impl PartitionQueue {
         }
         self.expected = record.offset + 1;
         self.waiting_since.get_or_insert(now);
+        self.is_awaited |= is_awaited(&record);
         self.buffer.push_back(record);
         Ok(())
     }
@@ -106,7 +110,7 @@ impl PartitionQueue {
     /// Answers how long the first record of a batch waits for others, at most `longest`. Where records come one by one,
     /// a longer wait finds no company for them either; where some come together, a longer wait halves what a row costs.
     fn wait(&self, longest: Duration) -> Duration {
-        if self.was_lone { longest / LONE } else { longest }
+        if self.was_lone || self.is_awaited { longest / SHORT } else { longest }
     }
 
     /// Answers whether the stored position has to be read now.
@@ -151,6 +155,7 @@ impl PartitionQueue {
         let records: Vec<LogRecord> = self.buffer.drain(..size).collect();
         self.waiting_since = (!self.buffer.is_empty()).then_some(now);
         self.was_lone = size == 1;
+        self.is_awaited = self.buffer.iter().any(is_awaited);
         self.busy = true;
         Some(LogBatch { part, log, start_offset, records })
     }
@@ -219,8 +224,14 @@ impl PartitionQueue {
     /// Drops what was read ahead.
     fn clear(&mut self) {
         self.buffer.clear();
+        self.is_awaited = false;
         self.waiting_since = None;
     }
+}
+
+/// Answers whether somebody waits for a record's row.
+fn is_awaited(record: &LogRecord) -> bool {
+    record.order.as_ref().is_ok_and(|order| order.awaited)
 }
 
 #[cfg(test)]
@@ -228,6 +239,9 @@ mod tests {
     use super::*;
     use crate::clock::Clock;
     use crate::domain::record::Poison;
+    use crate::domain::{
+        IdempotencyKey, Money, Month, OrderId, OrderRecord, Quantity, SaleId, Shard, SkuId, UserId,
+    };
 
     fn record(offset: i64) -> LogRecord {
         LogRecord { offset, payload: Vec::new(), order: Err(Poison::Garbage) }
@@ -288,7 +302,7 @@ mod tests {
     #[test]
     fn a_record_waits_long_for_company_only_where_there_is_some() {
         let (now, wait) = (now(), Duration::from_millis(100));
-        let soon = now + wait / LONE;
+        let soon = now + wait / SHORT;
         let mut queue = queue_at(0);
         push(&mut queue, [0]);
         assert_eq!(queue.due(now, wait), Some(soon), "nothing is known of the traffic yet");
@@ -303,6 +317,44 @@ mod tests {
         assert_eq!(queue.due(now, wait), Some(now + wait), "two came together");
         assert!(queue.next_batch(Part::new(0), soon, 9, wait).is_none());
         assert!(queue.next_batch(Part::new(0), now, 1, wait).is_some(), "a full batch waits for nothing");
+    }
+
+    #[test]
+    fn a_record_whose_row_somebody_waits_for_takes_the_others_along() {
+        let (now, wait) = (now(), Duration::from_millis(100));
+        let awaited = |offset| {
+            let user = UserId::parse("alice").expect("a user");
+            let (sale, sku) =
+                (SaleId::parse("drop").expect("a slug"), SkuId::parse("phone").expect("a slug"));
+            let key = IdempotencyKey::parse("k").expect("a key");
+            let order = OrderRecord {
+                v: OrderRecord::VERSION,
+                order_id: OrderId::derive(Shard::new(0), Month::new(600), &sale, &user, &key),
+                sale_id: sale,
+                sku_id: sku,
+                user_id: user,
+                quantity: Quantity::new(1).expect("one"),
+                unit_price: Money::new(1, "CNY").expect("money"),
+                epoch: 1,
+                accepted_ms: 0,
+                awaited: true,
+                decided: None,
+            };
+            LogRecord { offset, payload: Vec::new(), order: Ok(order) }
+        };
+        let mut queue = queue_at(0);
+        push(&mut queue, [0, 1]);
+        queue.next_batch(Part::new(0), now, 2, wait).expect("full");
+        queue.written(2);
+        push(&mut queue, [2]);
+        assert_eq!(queue.due(now, wait), Some(now + wait));
+        queue.push(awaited(3), now).expect("no gap");
+        assert_eq!(queue.due(now, wait), Some(now + wait / SHORT));
+        let batch = queue.next_batch(Part::new(0), now + wait / SHORT, 9, wait).expect("both");
+        assert_eq!(offsets(&batch), [2, 3]);
+        queue.written(4);
+        push(&mut queue, [4]);
+        assert_eq!(queue.due(now, wait), Some(now + wait), "nobody waits for this one");
     }
 
     #[test]

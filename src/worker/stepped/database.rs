@@ -11,7 +11,7 @@ use crate::chance::Chance;
 use crate::domain::batch_plan::{Known, LogBatch, plan};
 use crate::domain::inventory_model::Bucket;
 use crate::domain::reservation::{
-    OutboxEntry, OutboxEntryId, Released, Reservation, ReserveRequest, Verdict,
+    OutboxEntry, OutboxEntryId, ReleaseRequest, Released, Reservation, ReserveRequest, Verdict,
 };
 use crate::domain::{
     BucketId, Change, Decision, OrderId, OrderState, Part, Position, Sale, SaleId, Sales, ShardMap, UserId,
@@ -219,7 +219,7 @@ impl Inventory for Database {
         Ok(())
     }
 
-    async fn release(&self, _: &BucketId, orders: &[(OrderId, OrderState)]) -> StoreResult<Released> {
+    async fn release(&self, _: &BucketId, orders: &[ReleaseRequest]) -> StoreResult<Released> {
         Ok(self.bucket().release(orders))
     }
 }

@@ -10,8 +10,8 @@ use async_trait::async_trait;
 #[cfg(feature = "distributed")]
 use futures::future::join_all;
 use seckill::app::Role;
-use seckill::domain::reservation::{Released, Reservation, ReserveRequest, Verdict};
-use seckill::domain::{BucketId, Decision, OrderId, OrderRecord, OrderState, Part, SaleId, UserId};
+use seckill::domain::reservation::{ReleaseRequest, Released, Reservation, ReserveRequest, Verdict};
+use seckill::domain::{BucketId, Decision, OrderId, OrderRecord, Part, SaleId, UserId};
 use seckill::ports::{
     Effect, ErrorKind, Inventory, LogIdentity, Offsets, OrderLog, OrderLogReader, Outbox, StoreError,
     StoreResult, Wake,
@@ -118,7 +118,7 @@ impl Inventory for ForgetfulInventory {
         self.inner.mark_decided(bucket, decided).await
     }
 
-    async fn release(&self, bucket: &BucketId, orders: &[(OrderId, OrderState)]) -> StoreResult<Released> {
+    async fn release(&self, bucket: &BucketId, orders: &[ReleaseRequest]) -> StoreResult<Released> {
         self.inner.release(bucket, orders).await
     }
 }

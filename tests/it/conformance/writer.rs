@@ -104,6 +104,7 @@ impl Bench {
             unit_price: self.sale.items[0].price.clone(),
             epoch: 1,
             accepted_ms: self.sale.starts_ms,
+            awaited: false,
             decided: None,
         }
     }

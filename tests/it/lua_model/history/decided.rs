@@ -1,7 +1,7 @@
 //! What MySQL decided, as a history tells the bucket: marks, and units that come back.
 
 use seckill::domain::Decision;
-use seckill::domain::reservation::{Release, Released};
+use seckill::domain::reservation::{Release, ReleaseRequest, Released};
 
 use super::*;
 
@@ -36,10 +36,13 @@ impl History {
     pub async fn release(&mut self, line: &Line) {
         self.note("release calls");
         let number = self.dice.random_range(1..=4);
-        let orders: Vec<(OrderId, OrderState)> = (0..number)
+        let orders: Vec<ReleaseRequest> = (0..number)
             .map(|_| {
                 let order = order_id(&self.bucket.sale, order_number(&mut self.dice, self.calls));
-                (order, one_of(&mut self.dice, &OrderState::ALL).expect("seven"))
+                let state = one_of(&mut self.dice, &OrderState::ALL).expect("seven");
+                let buyer_keeps = Some(self.dice.random_range(0..4));
+                let restock = chance(&mut self.dice, 80);
+                ReleaseRequest { decision: Decision { order, state, buyer_keeps }, restock }
             })
             .collect();
         let expected = self.model.release(&orders);
@@ -57,8 +60,9 @@ impl History {
         let keys = self.keys(line);
         let mut call = line.scripts.release.prepare_invoke();
         call.key(keys.gate).key(keys.stock).key(keys.buyers).key(keys.orders);
-        for (order, state) in &orders {
-            call.arg(order.bytes().as_slice()).arg(letter(*state));
+        for ReleaseRequest { decision, restock } in &orders {
+            call.arg(decision.order.bytes().as_slice()).arg(letter(decision.state));
+            call.arg(decision.buyer_keeps).arg(u8::from(*restock));
         }
         let answer: Value = self.raw(line, &call).await;
         let expected = match expected {
