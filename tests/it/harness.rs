@@ -78,7 +78,6 @@ pub fn config(mode: Mode, flags: &[(&str, &str)]) -> Config {
         ("limits.user_per_s", "0".to_owned()),
         ("limits.address_per_s", "0".to_owned()),
         ("catalog.refresh_ms", "100".to_owned()),
-        ("writer.batch_wait_ms", "50".to_owned()),
         // A starved machine is no fault. Tests of a Redis that hangs set the default again.
         ("redis.response_timeout_ms", "2000".to_owned()),
         ("log.filter", "off".to_owned()),

@@ -37,7 +37,7 @@ pub fn requests(shop: &TestShop, sale: &Sale, name: &str) -> Vec<ReserveRequest>
             quantity,
             unit_price: sale.items[0].price.clone(),
             epoch: sale.epoch,
-            accepted_ms: 0,
+            accepted_ms: Clock::System.now_ms(),
             awaited: false,
             decided: None,
         };
