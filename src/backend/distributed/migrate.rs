@@ -22,7 +22,7 @@ use crate::backend::migrations::{CONTROL, DIRECTORY, MONTH, SHARD, migrator};
 use crate::clock::Clock;
 use crate::config::KafkaConfig;
 use crate::domain::{Instance, Month, Part, Position};
-use crate::ports::{Effect, StoreError, StoreResult};
+use crate::ports::{Effect, LogIdentity, StoreError, StoreResult};
 
 /// Longest time that a migration waits for another one of the same database.
 const LOCK_WAIT_S: u32 = 120;
@@ -398,8 +398,7 @@ async fn refuse_to_lose_a_log(mysql: &Mysql) -> StoreResult<()> {
 /// that lies outside the log is left alone: its partition will be halted.
 async fn name_log_of_positions(settings: &Settings, mysql: &Mysql, clock: &Clock) -> StoreResult<()> {
     let context = "name the log of positions";
-    let log = kafka_identity::read(&settings.kafka, clock).await?;
-    let log = log.ok_or_else(|| StoreError::broken(context, "the topic is gone again"))?;
+    let log = identity_of_new_log(settings, clock).await?;
     let consumer: BaseConsumer = kafka_settings(&settings.kafka)
         .create()
         .map_err(|error| kafka_failed(context, Effect::NotApplied, error))?;
@@ -418,6 +417,19 @@ async fn name_log_of_positions(settings: &Settings, mysql: &Mysql, clock: &Clock
         }
     }
     Ok(())
+}
+
+/// Reads which log the topic has. For a while after a topic was made a broker does not know of it.
+async fn identity_of_new_log(settings: &Settings, clock: &Clock) -> StoreResult<LogIdentity> {
+    let gone = || StoreError::broken("read the new log's identity", "the topic is gone again");
+    let deadline = clock.monotonic() + LEADER_WAIT;
+    loop {
+        let log = kafka_identity::read(&settings.kafka, clock).await.and_then(|log| log.ok_or_else(gone));
+        if log.is_ok() || clock.monotonic() >= deadline {
+            return log;
+        }
+        clock.sleep(LEADER_PAUSE).await;
+    }
 }
 
 /// Reads the offsets that a partition has. For a while after a topic was made the leaders of its partitions refuse,
