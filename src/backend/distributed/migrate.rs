@@ -4,13 +4,12 @@
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::{KafkaResult, RDKafkaErrorCode};
+use rdkafka::error::RDKafkaErrorCode;
 use sqlx::migrate::Migrator;
 use sqlx::{AssertSqlSafe, Connection, MySqlConnection, Row};
 
@@ -21,8 +20,8 @@ use super::{kafka_identity, mysql_positions};
 use crate::backend::migrations::{CONTROL, DIRECTORY, MONTH, SHARD, migrator};
 use crate::clock::Clock;
 use crate::config::KafkaConfig;
-use crate::domain::{Instance, Month, Part, Position};
-use crate::ports::{Effect, LogIdentity, StoreError, StoreResult};
+use crate::domain::{Instance, Month, Position};
+use crate::ports::{Effect, StoreError, StoreResult};
 
 /// Longest time that a migration waits for another one of the same database.
 const LOCK_WAIT_S: u32 = 120;
@@ -398,7 +397,11 @@ async fn refuse_to_lose_a_log(mysql: &Mysql) -> StoreResult<()> {
 /// that lies outside the log is left alone: its partition will be halted.
 async fn name_log_of_positions(settings: &Settings, mysql: &Mysql, clock: &Clock) -> StoreResult<()> {
     let context = "name the log of positions";
-    let log = identity_of_new_log(settings, clock).await?;
+    let identity = async || {
+        let log = kafka_identity::read(&settings.kafka, clock).await?;
+        log.ok_or_else(|| StoreError::broken(context, "the topic is gone again"))
+    };
+    let log = of_new_topic(clock, identity).await?;
     let consumer: BaseConsumer = kafka_settings(&settings.kafka)
         .create()
         .map_err(|error| kafka_failed(context, Effect::NotApplied, error))?;
@@ -407,8 +410,11 @@ async fn name_log_of_positions(settings: &Settings, mysql: &Mysql, clock: &Clock
             if position.log.is_some() {
                 continue;
             }
-            let offsets = offsets_of_new_log(&consumer, &mysql.topic, part, clock).await;
-            let offsets = offsets.map_err(|error| kafka_failed(context, Effect::NotApplied, error))?;
+            let number = i32::from(part.number());
+            let ends = async || consumer.fetch_watermarks(&mysql.topic, number, METADATA_TIMEOUT);
+            let ends = of_new_topic(clock, ends).await;
+            let (low, high) = ends.map_err(|error| kafka_failed(context, Effect::NotApplied, error))?;
+            let offsets = low..high;
             if position.halt_in(log.id, &offsets).is_none() {
                 let named = Position { log: Some(log.id), ..position };
                 // A writer that was quicker has named the log itself.
@@ -419,34 +425,16 @@ async fn name_log_of_positions(settings: &Settings, mysql: &Mysql, clock: &Clock
     Ok(())
 }
 
-/// Reads which log the topic has. For a while after a topic was made a broker does not know of it.
-async fn identity_of_new_log(settings: &Settings, clock: &Clock) -> StoreResult<LogIdentity> {
-    let gone = || StoreError::broken("read the new log's identity", "the topic is gone again");
+/// Reads something of a topic that may have been made just now. For a while the brokers do not know of it, or of their
+/// duty to lead its partitions; so they are asked again.
+async fn of_new_topic<T, E>(clock: &Clock, ask: impl AsyncFn() -> Result<T, E>) -> Result<T, E> {
     let deadline = clock.monotonic() + LEADER_WAIT;
     loop {
-        let log = kafka_identity::read(&settings.kafka, clock).await.and_then(|log| log.ok_or_else(gone));
-        if log.is_ok() || clock.monotonic() >= deadline {
-            return log;
+        let answer = ask().await;
+        if answer.is_ok() || clock.monotonic() >= deadline {
+            return answer;
         }
         clock.sleep(LEADER_PAUSE).await;
-    }
-}
-
-/// Reads the offsets that a partition has. For a while after a topic was made the leaders of its partitions refuse,
-/// because they do not know of their new duty yet; so they are asked again.
-async fn offsets_of_new_log(
-    consumer: &BaseConsumer,
-    topic: &str,
-    part: Part,
-    clock: &Clock,
-) -> KafkaResult<Range<i64>> {
-    let deadline = clock.monotonic() + LEADER_WAIT;
-    loop {
-        match consumer.fetch_watermarks(topic, i32::from(part.number()), METADATA_TIMEOUT) {
-            Ok((low, high)) => return Ok(low..high),
-            Err(error) if clock.monotonic() >= deadline => return Err(error),
-            Err(_) => clock.sleep(LEADER_PAUSE).await,
-        }
     }
 }
 
