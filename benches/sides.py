@@ -22,6 +22,8 @@ WARMINGS = 6  # slices of `writer` before those that count
 PAIRS_KEPT = 3  # of `writer` and `embedded_commits`: then tables are emptied, or they would outgrow memory
 RUSH = 3  # buyers of a unit: more than two cores answer as fast as they come, or the schedule would be measured
 RUSH_OPENS_IN_S = 4  # until its tokens are made and its connections are open
+STANDS_STILL_MS = 600_000  # at most, of `persisted` and its like
+WAKES_IN_S = 3  # what a process does that stood still for a minute is no order's cost
 REPEATS = 3  # of `instructions`
 MODES = ("refused", "accepted")
 INSTRUCTION_REQUESTS = (200, 1200)
@@ -186,10 +188,12 @@ def steadily(rate):
 
 @contextlib.contextmanager
 def persisting(side, options, arrivals=a_spike):
-    """A front and an order writer; a slice is a crowd whose orders are all persisted, and audited."""
-    # Empty databases, whose positions fit only a new topic.
+    """A front and an order writer; a slice is a crowd whose orders are all persisted, and audited. Between its slices
+    a side stands still, so each is measured as a shop that has its servers for itself."""
+    # Empty databases, whose positions fit only a new topic. Kafka keeps the place of a writer that stands still.
     topic = f"bench.{side.name}{time.time_ns() // 1_000_000}"
-    environment = side.fresh("persisted_", kafka__topic=topic)
+    environment = side.fresh("persisted_", kafka__topic=topic, kafka__session_timeout_ms=STANDS_STILL_MS)
+    key = stage.make_key(side, environment)
     seckill = side.programs["seckill"]
     front = [seckill, "serve", "--role", "api", "--bind", side.shop, "--admin-bind", side.admin]
     worker = [seckill, "serve", "--role", "worker", "--admin-bind", side.worker_admin]
@@ -200,13 +204,21 @@ def persisting(side, options, arrivals=a_spike):
         stage.wait_ready(front, side.admin)
         stage.wait_ready(worker, side.worker_admin)
         pids = {"api": front.pid, "worker": worker.pid, **side.stack.pids}
-        yield lambda: crowd(side, arrivals(options), environment, pids)
+
+        def persist():
+            with stage.awake([front, worker]):
+                stage.wait_ready(front, side.admin)
+                stage.wait_ready(worker, side.worker_admin)
+                time.sleep(WAKES_IN_S)
+                return crowd(side, arrivals(options), environment, key, pids)
+
+        yield persist
 
 
-def crowd(side, arrivals, environment, pids):
+def crowd(side, arrivals, environment, key, pids):
     """A crowd of whom all are accepted, until the last order has its row; then the audit."""
     stock, shape = arrivals
-    sale = stage.open_sale(side, environment, stock)
+    sale = stage.open_sale(side, environment, stock, key)
     journal, summary = RAW / "journal.jsonl", RAW / "summary.json"
     loadtest, common = side.programs["loadtest"], ["--config", environment["SECKILL_CONFIG"], "--url",
                                                    f"http://{side.shop}", "--sale", sale, "-o", "json"]
@@ -237,6 +249,7 @@ def crowd(side, arrivals, environment, pids):
                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
     violations = json.loads(audited.stdout)["audit"]["violations"]
     check(violations == 0, f"{violations} violations")
+    stage.end_sale(side, environment, sale, key)
     for what in ("orders", "buyers"):  # what grows with every spike, and nobody asks for again
         side.stack.forget(f"{environment['SECKILL__REDIS__KEY_PREFIX']}{{{sale}.*:{what}")
     batch_rows = persisted / (batches() - batches_before)

@@ -195,11 +195,24 @@ def running(command, environment, core=None, **pipes):
         yield child
     finally:
         child.send_signal(signal.SIGTERM)
+        child.send_signal(signal.SIGCONT)
         try:
             child.wait(20)
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
+
+
+@contextlib.contextmanager
+def awake(children):
+    """Children that run during the block and stand still outside it: what rests costs the servers nothing."""
+    for child in children:
+        child.send_signal(signal.SIGCONT)
+    try:
+        yield
+    finally:
+        for child in children:
+            child.send_signal(signal.SIGSTOP)
 
 
 class Part:
@@ -299,8 +312,7 @@ def sale_name():
 def open_sale(side, environment, stock, key=None):
     """Creates, publishes and preheats a sale that is on; answers its id."""
     sale = sale_name()
-    key = key or make_key(side, environment)
-    environment = {**environment, "SECKILL_API_KEY": key, "SECKILL_ADMIN": side.admin}
+    environment = operating(side, environment, key or make_key(side, environment))
     now = datetime.datetime.now(datetime.timezone.utc)
     at = [(now + datetime.timedelta(seconds=s)).strftime("%Y-%m-%dT%H:%M:%SZ") for s in (-2, 36000)]
     body = {"id": sale, "name": "Bench", "starts_at": at[0], "ends_at": at[1], "buyer_limit": 1, "items": [
@@ -309,6 +321,16 @@ def open_sale(side, environment, stock, key=None):
     for action in ("publish", "preheat"):
         side.run("sale", action, sale, "--reason", "bench", environment=environment)
     return sale
+
+
+def end_sale(side, environment, sale, key):
+    """Ends a sale: one that is on costs its side something all the time."""
+    side.run("sale", "end", sale, "--reason", "bench", environment=operating(side, environment, key))
+
+
+def operating(side, environment, key):
+    """The environment of an operator's commands."""
+    return {**environment, "SECKILL_API_KEY": key, "SECKILL_ADMIN": side.admin}
 
 
 def drop_databases(stack, prefix):

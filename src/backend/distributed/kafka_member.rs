@@ -163,10 +163,10 @@ impl Member {
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
             .set("auto.offset.reset", "error")
-            // A request costs the broker as much as many records do, so records come together: 64 KiB are about
-            // 180 orders. A lone record waits at most 50 ms for that, and so does a partition that was sought.
-            .set("fetch.min.bytes", "65536")
-            .set("fetch.wait.max.ms", "50")
+            // A request costs the broker as much as many records do, so records come together: 256 KiB are about
+            // 700 orders. A lone record waits at most 100 ms for that, and so does a partition that was sought.
+            .set("fetch.min.bytes", "262144")
+            .set("fetch.wait.max.ms", "100")
             .set("queued.max.messages.kbytes", "16384");
         match config.group_protocol {
             GroupProtocol::Classic => client
