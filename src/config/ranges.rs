@@ -37,8 +37,9 @@ impl Config {
             ("kafka.linger_ms", wide(kafka.linger_ms), 0..=900_000),
             ("kafka.message_timeout_ms", wide(kafka.message_timeout_ms), 1..=i32::MAX.into()),
             ("kafka.queue_messages_max", wide(kafka.queue_messages_max), 1..=i32::MAX.into()),
-            ("kafka.session_timeout_ms", wide(kafka.session_timeout_ms), 1..=3_600_000),
-            ("kafka.heartbeat_interval_ms", wide(kafka.heartbeat_interval_ms), 1..=3_600_000),
+            // The client leaves its group by itself after five minutes without a poll (max.poll.interval.ms).
+            ("kafka.session_timeout_ms", wide(kafka.session_timeout_ms), 1..=300_000),
+            ("kafka.heartbeat_interval_ms", wide(kafka.heartbeat_interval_ms), 1..=300_000),
             ("mysql.pool_connections_max", wide(mysql.pool_connections_max), 1..=1000),
             ("mysql.reader_connections_max", wide(mysql.reader_connections_max), 1..=1000),
             ("mysql.acquire_timeout_ms", wide(mysql.acquire_timeout_ms), 10..=60_000),

@@ -52,8 +52,8 @@ ranges! {
     "kafka.linger_ms" kafka.linger_ms 0..=900_000;
     "kafka.message_timeout_ms" kafka.message_timeout_ms 1..=2_147_483_647;
     "kafka.queue_messages_max" kafka.queue_messages_max 1..=2_147_483_647;
-    "kafka.session_timeout_ms" kafka.session_timeout_ms 1..=3_600_000;
-    "kafka.heartbeat_interval_ms" kafka.heartbeat_interval_ms 1..=3_600_000;
+    "kafka.session_timeout_ms" kafka.session_timeout_ms 1..=300_000;
+    "kafka.heartbeat_interval_ms" kafka.heartbeat_interval_ms 1..=300_000;
     "mysql.pool_connections_max" mysql.pool_connections_max 1..=1000;
     "mysql.reader_connections_max" mysql.reader_connections_max 1..=1000;
     "mysql.acquire_timeout_ms" mysql.acquire_timeout_ms 10..=60_000;
