@@ -1,5 +1,6 @@
 //! The composition root. It turns a configuration into a running process, and it takes the process down in order.
 
+mod auto_preheat;
 mod open;
 #[cfg(feature = "public-keys")]
 mod published_keys;

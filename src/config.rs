@@ -12,6 +12,7 @@
 mod config_error;
 mod layers;
 mod ranges;
+mod readers;
 mod secret;
 mod sections;
 mod validation;
@@ -26,9 +27,9 @@ pub use secret::Secret;
 pub use sections::*;
 
 const ENV_PREFIX: &str = "seckill__";
-/// Variables of ours that name no key: those of the command line, and a switch of the tests.
-const OTHER_VARIABLES: [&str; 4] =
-    ["SECKILL_CONFIG", "SECKILL_ADMIN", "SECKILL_API_KEY", "SECKILL_MODEL_SEED"];
+/// Variables of ours that name no key: those of the command line, and switches of the tests.
+const OTHER_VARIABLES: [&str; 5] =
+    ["SECKILL_CONFIG", "SECKILL_ADMIN", "SECKILL_API_KEY", "SECKILL_MODEL_SEED", "SECKILL_HAMMER_S"];
 
 /// A loaded configuration with the origin of every key.
 #[derive(Debug)]

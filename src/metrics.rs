@@ -65,8 +65,10 @@ metrics_table! {
         "Requests refused to protect the service";
     IN_FLIGHT Gauge "seckill_purchases_in_flight" []
         "Purchases between reservation and answer";
+    ORDERS_OVERDUE Gauge "seckill_orders_overdue" []
+        "Orders that are due to expire, as the last round found them: at most 500 of each MySQL instance";
     ORDERS Counter "seckill_orders_total" ["status"]
-        "Orders persisted by the order writers, by the state they got";
+        "Orders that this process decided, by the state they got";
     ORDER_PERSIST Histogram "seckill_order_persist_seconds" []
         "Time from acceptance by the front to the commit of the order's row";
     ORDERS_PENDING Gauge "seckill_orders_pending" []
@@ -103,6 +105,8 @@ metrics_table! {
         "Buckets of a sale that have lost keys of their Redis data, and sell nothing";
     SALE_DELAYED Gauge "seckill_sale_delayed" ["sale"]
         "1 while a sale should sell and its stock is not in place";
+    SALE_UNPLACED Gauge "seckill_sale_unplaced" ["sale"]
+        "1 while a published sale starts within two minutes, or has started, and its stock is not in place";
     STOCK_UNITS Gauge "seckill_stock_units" ["sale", "sku", "state"]
         "Units by state: available (Redis), held, sold (ledger)";
     CLOCK_OFFSET Gauge "seckill_clock_offset_seconds" []
@@ -201,7 +205,7 @@ fn register() {
     for reason in RETRY_REASONS {
         counter!(WRITER_RETRIES, "reason" => *reason).increment(0);
     }
-    for status in ["awaiting_payment", "rejected"] {
+    for status in ["awaiting_payment", "rejected", "cancelled", "expired"] {
         counter!(ORDERS, "status" => status).increment(0);
     }
     for poison in crate::domain::record::Poison::ALL {

@@ -10,6 +10,7 @@ mod gates;
 mod inventory;
 mod keys;
 mod ledger;
+mod order_changes;
 mod order_log;
 mod order_writes;
 mod orders;
@@ -28,6 +29,7 @@ pub use gates::{BucketState, Gates, UnitMove};
 pub use inventory::Inventory;
 pub use keys::Keys;
 pub use ledger::Ledger;
+pub use order_changes::{Moved, OrderChanges, Overdue};
 pub use order_log::{IMPORT_RECORDS_MAX, LogEvent, LogIdentity, Offsets, OrderLog, OrderLogReader, Wake};
 pub use order_writes::{BatchOutcome, OrderWrites, Written};
 pub use orders::Orders;
@@ -51,6 +53,8 @@ pub struct Ports {
     pub order_log: Arc<dyn OrderLog>,
     /// Writes orders.
     pub order_writes: Arc<dyn OrderWrites>,
+    /// Changes orders after they were accepted.
+    pub order_changes: Arc<dyn OrderChanges>,
     /// Knows, halts and moves the writers' positions.
     pub positions: Arc<dyn Positions>,
     /// Reads orders.

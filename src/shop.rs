@@ -7,6 +7,7 @@
 pub mod admission;
 pub mod batching;
 pub mod bucket_queues;
+pub mod cancel;
 pub mod failure;
 mod gather;
 pub mod health;

@@ -4,6 +4,7 @@
 pub mod catalog_refresh;
 pub mod clock_watch;
 pub mod driver;
+pub mod expiry;
 pub mod gate_repair;
 pub mod health_watch;
 pub mod holdings_watch;

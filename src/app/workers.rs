@@ -6,9 +6,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use metrics_exporter_prometheus::PrometheusHandle;
 
+use super::auto_preheat::AutoPreheat;
 use super::role::Role;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Expiry};
 use crate::domain::Part;
 use crate::memory::Memory;
 use crate::ports::{Ports, Releases, StoreResult};
@@ -17,6 +18,7 @@ use crate::shutdown::Tasks;
 use crate::worker::catalog_refresh::CatalogRefresh;
 use crate::worker::clock_watch::ClockWatch;
 use crate::worker::driver::{Driver, Progress, Signal, Task};
+use crate::worker::expiry::ExpirySweeper;
 use crate::worker::gate_repair::GateRepair;
 use crate::worker::health_watch::HealthWatch;
 use crate::worker::holdings_watch::HoldingsWatch;
@@ -27,7 +29,7 @@ use crate::worker::position_watch::PositionWatch;
 use crate::worker::release_relay::ReleaseRelay;
 use crate::worker::stock_watch::StockWatch;
 
-/// How often lag, drain rate and holdings are measured.
+/// How often lag and drain rate are measured.
 const PACE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How often the clock is compared with the inventory's.
@@ -38,6 +40,9 @@ const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How often the positions are compared with the order log.
 const POSITION_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often overdue orders are looked for.
+const EXPIRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What the background tasks of a process share.
 pub struct Workers<'a> {
@@ -126,7 +131,7 @@ impl Workers<'_> {
             ledger: self.ports.ledger.clone(),
             catalog: self.memory.catalog.clone(),
             clock: self.clock.clone(),
-            period: PACE_INTERVAL,
+            period: self.refresh_interval(),
         }));
         start(Arc::new(PaceMeter::new(
             self.ports.order_log.clone(),
@@ -139,6 +144,18 @@ impl Workers<'_> {
         start(Arc::new(Upkeep { shop: shop.clone(), metrics, period: self.refresh_interval() }));
         if role != Role::Api {
             start(Arc::new(self.outbox_relay()));
+            if self.config.sale.preheat_before_ms > 0 {
+                start(Arc::new(AutoPreheat {
+                    shop: shop.clone(),
+                    clock: self.clock.clone(),
+                    before_ms: self.config.sale.preheat_before_ms,
+                    period: self.refresh_interval(),
+                    seen: Mutex::default(),
+                }));
+            }
+            if self.config.payment.expiry != Expiry::Off {
+                start(Arc::new(self.expiry_sweeper()));
+            }
             if let Some(releases) = &self.ports.releases {
                 start(Arc::new(self.release_relay(releases.clone())?));
             }
@@ -180,6 +197,17 @@ impl Workers<'_> {
             batch_rows_max: self.config.relay.batch_orders_max,
             read_up_to: Mutex::default(),
         })
+    }
+
+    fn expiry_sweeper(&self) -> ExpirySweeper {
+        let payment = &self.config.payment;
+        ExpirySweeper {
+            changes: self.ports.order_changes.clone(),
+            catalog: self.memory.catalog.clone(),
+            is_dry_run: payment.expiry == Expiry::DryRun,
+            grace_ms: payment.grace_ms,
+            period: EXPIRY_INTERVAL,
+        }
     }
 
     fn order_writer(&self) -> anyhow::Result<order_writer::Parts> {

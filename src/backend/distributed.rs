@@ -13,10 +13,12 @@ mod mysql_batch;
 mod mysql_batch_rows;
 mod mysql_grants;
 mod mysql_ledger;
+mod mysql_order_changes;
 mod mysql_order_store;
 mod mysql_positions;
 mod mysql_releases;
 mod mysql_sale_store;
+mod mysql_text;
 pub mod reach;
 mod redis_gates;
 mod redis_inventory;
@@ -35,6 +37,7 @@ use crate::ports::{
 use kafka_order_log::KafkaOrderLog;
 use mysql::Mysql;
 use mysql_ledger::MysqlLedger;
+use mysql_order_changes::MysqlOrderChanges;
 use mysql_order_store::MysqlOrderStore;
 use mysql_positions::MysqlPositions;
 use mysql_releases::MysqlReleases;
@@ -66,6 +69,7 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Ports> {
         outbox: redis.outbox,
         order_log: log,
         order_writes: orders.clone(),
+        order_changes: Arc::new(MysqlOrderChanges::new(mysql.clone())),
         orders: orders.clone(),
         archive: orders,
         ledger: Arc::new(MysqlLedger::new(mysql.clone())),

@@ -11,6 +11,7 @@ mod sqlite_batch;
 mod sqlite_gates;
 mod sqlite_inventory;
 mod sqlite_ledger;
+mod sqlite_order_changes;
 mod sqlite_order_log;
 mod sqlite_order_store;
 mod sqlite_rows;
@@ -34,6 +35,7 @@ use sqlite::Sqlite;
 use sqlite_gates::SqliteGates;
 use sqlite_inventory::SqliteInventory;
 use sqlite_ledger::SqliteLedger;
+use sqlite_order_changes::SqliteOrderChanges;
 use sqlite_order_log::{Ends, NoOutbox, SqliteOrderLog};
 use sqlite_order_store::SqliteOrderStore;
 use sqlite_rows::{column, failed};
@@ -84,6 +86,7 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Opened> {
         outbox: Arc::new(NoOutbox),
         order_log: Arc::new(SqliteOrderLog { sqlite: sqlite.clone(), ends }),
         order_writes: orders.clone(),
+        order_changes: Arc::new(SqliteOrderChanges { sqlite: sqlite.clone() }),
         positions: orders.clone(),
         orders: orders.clone(),
         archive: orders,

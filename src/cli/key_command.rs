@@ -21,7 +21,11 @@ pub enum KeyCommand {
         #[arg(long)]
         name: String,
         /// What it allows.
-        #[arg(long, value_delimiter = ',', default_value = "sales:read,sales:write")]
+        #[arg(
+            long,
+            value_delimiter = ',',
+            default_value = "sales:read,sales:write,orders:read,orders:write"
+        )]
         scopes: Vec<String>,
     },
 }

@@ -8,7 +8,7 @@ impl Config {
     /// Lists the range of every number. Outside of it the process would not start, not answer, or take memory without
     /// end.
     pub(super) fn ranges(&self) -> Vec<(&'static str, i128, RangeInclusive<i128>)> {
-        let Self { http, auth, admission, redis, kafka, mysql, writer, relay, .. } = self;
+        let Self { http, auth, admission, redis, kafka, mysql, writer, relay, payment, .. } = self;
         let retry_last_ms = wide(writer.retry_last_ms);
         vec![
             ("http.workers", wide(http.workers), 0..=1024),
@@ -54,6 +54,8 @@ impl Config {
             ("relay.min_age_ms", wide(relay.min_age_ms), 0..=600_000),
             ("relay.batch_orders_max", wide(relay.batch_orders_max), 1..=1000),
             ("relay.release_interval_ms", wide(relay.release_interval_ms), 10..=60_000),
+            ("sale.preheat_before_ms", wide(self.sale.preheat_before_ms), 0..=604_800_000),
+            ("payment.grace_ms", wide(payment.grace_ms), 0..=86_400_000),
             ("start.wait_ms", wide(self.start.wait_ms), 0..=3_600_000),
             ("readiness.down_after_ms", wide(self.readiness.down_after_ms), 100..=600_000),
             ("shutdown.notice_ms", wide(self.shutdown.notice_ms), 0..=600_000),

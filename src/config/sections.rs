@@ -1,14 +1,14 @@
 //! The sections of `config/default.toml` as types.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 
 use super::config_error::ConfigError;
+use super::readers::{networks, origins, path, text};
 use super::secret::Secret;
 use crate::domain::ShardMap;
 
@@ -52,6 +52,10 @@ section!(
         writer: WriterConfig,
         /// `[relay]`
         relay: RelayConfig,
+        /// `[sale]`
+        sale: SaleConfig,
+        /// `[payment]`
+        payment: PaymentConfig,
         /// `[start]`
         start: StartConfig,
         /// `[readiness]`
@@ -376,6 +380,35 @@ section!(
     }
 );
 section!(
+    /// What happens to sales by itself.
+    SaleConfig {
+        /// How long before its start a published sale is put in place; 0 leaves that to operators.
+        preheat_before_ms: i64
+    }
+);
+section!(
+    /// What happens to orders that wait for their payment.
+    PaymentConfig {
+        /// What happens to orders that are not paid in time.
+        expiry: Expiry,
+        /// How long after its time an unpaid order is kept.
+        grace_ms: u64
+    }
+);
+
+/// What happens to orders that are not paid in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Expiry {
+    /// They expire, and their units go back on sale.
+    On,
+    /// They are counted, and nothing is changed.
+    DryRun,
+    /// Nobody looks for them.
+    Off,
+}
+
+section!(
     /// The start of a process.
     StartConfig {
         /// The longest wait for the servers without which nothing can begin.
@@ -407,62 +440,6 @@ section!(
         format: String
     }
 );
-
-fn text<'de, D: Deserializer<'de>>(input: D) -> Result<Option<String>, D::Error> {
-    Ok(Some(String::deserialize(input)?).filter(|text| !text.is_empty()))
-}
-
-fn networks<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<IpNet>, D::Error> {
-    let network = |text: String| {
-        let read = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
-        let rule = "must be an address or a network, such as 10.0.0.5 or 10.0.0.0/8";
-        read.map(|network| network.trunc()).ok_or_else(|| D::Error::custom(format!("{text:?} {rule}")))
-    };
-    Vec::deserialize(input)?.into_iter().map(network).collect()
-}
-
-/// Reads origins as browsers write them in the header `Origin`, which is compared as text.
-fn origins<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<String>, D::Error> {
-    let origins = Vec::<String>::deserialize(input)?;
-    for origin in &origins {
-        let is_any = origin == "*" && origins.len() == 1;
-        if !is_any && !is_origin(origin) {
-            let rule = "must be an origin as browsers send it, such as https://shop.example or http://localhost:3000 \
-                        (lower case, no path), or * alone";
-            return Err(D::Error::custom(format!("{origin:?} {rule}")));
-        }
-    }
-    Ok(origins)
-}
-
-/// Answers whether a text is an origin as browsers write it: scheme, host, and a port that is not the scheme's own.
-fn is_origin(text: &str) -> bool {
-    let (scheme, rest) = text.split_once("://").unwrap_or(("", text));
-    let own_port = match scheme {
-        "https" => 443,
-        "http" => 80,
-        _ => return false,
-    };
-    let (host, port) = match rest.rsplit_once(':') {
-        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
-        _ => (rest, None),
-    };
-    let is_port =
-        |port: &str| port.parse::<u16>().is_ok_and(|number| number != own_port && number.to_string() == port);
-    let is_name = |host: &str| {
-        let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(&b);
-        !host.is_empty() && host.bytes().all(allowed)
-    };
-    let is_host = match host.strip_prefix('[').and_then(|inside| inside.strip_suffix(']')) {
-        Some(inside) => inside.parse::<std::net::Ipv6Addr>().is_ok(),
-        None => is_name(host),
-    };
-    is_host && port.is_none_or(is_port)
-}
-
-fn path<'de, D: Deserializer<'de>>(input: D) -> Result<Option<PathBuf>, D::Error> {
-    Ok(text(input)?.map(PathBuf::from))
-}
 
 impl Config {
     /// Makes the shard map of these settings.

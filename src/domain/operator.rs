@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::log_position::Position;
+use super::order_id::OrderId;
 use super::sale::Sale;
 use super::shard::Part;
 
@@ -36,6 +37,11 @@ pub enum Subject {
     Sale(Box<Sale>),
     /// A key.
     Key(ApiKey),
+    /// An order.
+    Order {
+        /// The order.
+        order_id: OrderId,
+    },
     /// A stored position, before and after it was moved.
     Position {
         /// Its partition.

@@ -1,6 +1,7 @@
 //! The handlers of the operators' listener.
 
 pub mod health;
+pub mod orders;
 pub mod sales;
 
 use actix_web::HttpRequest;
@@ -18,17 +19,23 @@ pub enum Scope {
     SalesRead,
     /// Creating and changing sales, and taking them through their life.
     SalesWrite,
+    /// Reading anybody's order.
+    OrdersRead,
+    /// Cancelling anybody's order.
+    OrdersWrite,
 }
 
 impl Scope {
     /// All scopes.
-    pub const ALL: [Self; 2] = [Self::SalesRead, Self::SalesWrite];
+    pub const ALL: [Self; 4] = [Self::SalesRead, Self::SalesWrite, Self::OrdersRead, Self::OrdersWrite];
 
     /// Returns the scope's word, as it is stored with an API key.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::SalesRead => "sales:read",
             Self::SalesWrite => "sales:write",
+            Self::OrdersRead => "orders:read",
+            Self::OrdersWrite => "orders:write",
         }
     }
 }

@@ -68,6 +68,8 @@ codes! {
     SoldOut "sold_out" 409 false "Nothing is left.";
     FewerLeft "fewer_left" 409 false "Fewer are left than you asked for.";
     LimitReached "limit_reached" 409 false "That is more than one buyer may hold.";
+    OrderNotDecided "order_not_decided" 409 true "The order is not decided yet; ask again.";
+    OrderNotCancellable "order_not_cancellable" 409 false "The order cannot be cancelled any more.";
     SaleExists "sale_exists" 409 false "A sale with this id exists.";
     StateConflict "state_conflict" 409 false "The sale's state does not allow that.";
     EtagMismatch "etag_mismatch" 412 false "The sale was changed since you read it.";

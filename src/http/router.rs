@@ -24,7 +24,8 @@ pub fn shopper_routes(app: &mut ServiceConfig) {
                 .service(at("/sales", "GET, HEAD", [read().to(shopper::sales::list)]))
                 .service(at("/sales/{sale}", "GET, HEAD", [read().to(shopper::sales::read)]))
                 .service(at("/orders", "GET, HEAD", [read().to(shopper::orders::list)]))
-                .service(at("/orders/{order}", "GET, HEAD", [read().to(shopper::orders::read)])),
+                .service(at("/orders/{order}", "GET, HEAD", [read().to(shopper::orders::read)]))
+                .service(at("/orders/{order}/cancel", "POST", [post().to(shopper::orders::cancel)])),
         )
         .service(at("/problems/{code}", "GET, HEAD", [read().to(shopper::problems::page)]))
         .default_service(web::to(shopper::problems::not_found));
@@ -41,7 +42,9 @@ pub fn admin_routes(app: &mut ServiceConfig) {
                 .service(at("/sales", "GET, HEAD, POST", sales))
                 .service(at("/sales/{sale}", "GET, HEAD, PATCH", sale))
                 .service(at("/sales/{sale}/stock", "GET, HEAD", [read().to(admin::sales::stock)]))
-                .service(at("/sales/{sale}/{action}", "POST", [post().to(admin::sales::advance)])),
+                .service(at("/sales/{sale}/{action}", "POST", [post().to(admin::sales::advance)]))
+                .service(at("/orders/{order}", "GET, HEAD", [read().to(admin::orders::read)]))
+                .service(at("/orders/{order}/cancel", "POST", [post().to(admin::orders::cancel)])),
         )
         .service(at("/livez", "GET, HEAD", [read().to(admin::health::live)]))
         .service(at("/readyz", "GET, HEAD", [read().to(admin::health::ready)]))

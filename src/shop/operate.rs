@@ -194,8 +194,13 @@ impl Shop {
             let version = old.version;
             self.replace(Sale { state, version: version + 1, ..old }, version, change).await?
         };
-        let Changed::Done(mut sale) = changed else { return Ok(changed) };
-        let stands = format!("sale {} is {} in the directory, and stays so", sale.id, state.as_str());
+        let Changed::Done(sale) = changed else { return Ok(changed) };
+        self.bring_about(sale, preheating).await.map(Changed::Done)
+    }
+
+    /// Brings pools and inventory to the state that the directory says.
+    async fn bring_about(&self, mut sale: Sale, preheating: bool) -> Result<Sale, Failure> {
+        let stands = format!("sale {} is {} in the directory, and stays so", sale.id, sale.state.as_str());
         if preheating {
             let placed = self.put_in_place(&mut sale).await;
             placed
@@ -203,7 +208,42 @@ impl Shop {
         }
         let set = self.ports.gates.set_gates(&sale).await;
         set.map_err(|error| Failure::applied_partly(&stands, "its gates do not all say so", error))?;
-        Ok(Changed::Done(sale))
+        Ok(sale)
+    }
+
+    /// Preheats a published sale without an operator, or finishes a preheat. Idempotent.
+    ///
+    /// # Errors
+    /// Why the sale is not in place, in words for operators.
+    pub async fn preheat_by_itself(&self, id: &SaleId) -> Result<(), String> {
+        let change = Change {
+            actor: "seckill".to_owned(),
+            action: SaleAction::Preheat.as_str(),
+            reason: "it starts soon".to_owned(),
+            request_id: "-".to_owned(),
+        };
+        let preheated = match self.sale(id).await {
+            // What is finished was noted when it began.
+            Ok(Some(sale)) if sale.state == SaleState::Preheated && !sale.in_place => {
+                self.bring_about(sale, true).await.map(Changed::Done)
+            }
+            Ok(Some(sale)) if sale.state == SaleState::Published => {
+                self.advance_sale(id, SaleAction::Preheat, &change).await
+            }
+            Ok(_) => return Ok(()),
+            Err(failure) => Err(failure),
+        };
+        match preheated {
+            Ok(Changed::MonthMissing { yyyymm }) => {
+                Err(format!("the orders tables of {yyyymm} are missing: run `seckill migrate`"))
+            }
+            // Whatever else came between, an operator did it, and was told.
+            Ok(_) => Ok(()),
+            Err(Failure::AppliedPartly { detail }) => Err(detail),
+            Err(Failure::Unavailable | Failure::OutcomeUnknown) => {
+                Err("a component does not answer".to_owned())
+            }
+        }
     }
 
     /// Opens the pools, then puts the stock into the inventory, bucket by bucket, and notes that it is in place. From

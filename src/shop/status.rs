@@ -6,7 +6,7 @@ use metrics::counter;
 
 use super::{Failure, Shop};
 use crate::domain::reservation::Reservation;
-use crate::domain::{BucketId, Month, Order, OrderCursor, OrderId, Sale, UserId};
+use crate::domain::{BucketId, Decision, Month, Order, OrderCursor, OrderId, OrderRecord, Sale, UserId};
 use crate::metrics::SHED;
 
 /// A pending hold that is younger than this is believed, and MySQL is not asked.
@@ -42,7 +42,22 @@ impl Shop {
 
     /// Reads an order as [`Self::order`] does. `asks_delay` says whether to look for a dead letter.
     async fn look(&self, user: &UserId, id: OrderId, asks_delay: bool) -> Result<Option<Order>, Failure> {
-        if !self.map.holds(id.shard()) || id.shard() != self.map.shard_of(user) {
+        if id.shard() != self.map.shard_of(user) {
+            return Ok(None);
+        }
+        Ok(self.find(id, asks_delay).await?.filter(|order| order.user == *user))
+    }
+
+    /// Reads anybody's order as [`Self::order`] does, for operators.
+    ///
+    /// # Errors
+    /// As [`Self::order`].
+    pub async fn any_order(&self, id: OrderId) -> Result<Option<Order>, Failure> {
+        self.find(id, true).await
+    }
+
+    async fn find(&self, id: OrderId, asks_delay: bool) -> Result<Option<Order>, Failure> {
+        if !self.map.holds(id.shard()) {
             return Ok(None);
         }
         // The sales say in which buckets a hold may be.
@@ -50,21 +65,18 @@ impl Shop {
             return Err(Failure::Unavailable);
         }
         let held = self.held(id, true).await;
-        if let Ok(Some(held)) = &held {
-            if held.user != *user {
-                return Ok(None);
-            }
-            if self.is_fresh(held) {
-                return Ok(self.order_of(held));
-            }
+        if let Ok(Some(held)) = &held
+            && self.is_fresh(held)
+        {
+            return Ok(self.order_of(held));
         }
         match self.ports.orders.order(id).await {
-            Ok(Some(order)) => Ok(Some(order).filter(|order| order.user == *user)),
+            Ok(Some(order)) => Ok(Some(order)),
             Ok(None) => {
                 // The order has no row. Perhaps its sale is long over, and the writers were down all the time.
                 let held = match held? {
                     Some(held) => Some(held),
-                    None => self.held(id, false).await?.filter(|held| held.user == *user),
+                    None => self.held(id, false).await?,
                 };
                 let Some(held) = held else { return Ok(None) };
                 let is_delayed = asks_delay && self.is_delayed(&held).await;
@@ -199,6 +211,26 @@ impl Shop {
             .map(|sale| self.bucket(sale, id.shard()))
             .collect();
         self.ports.inventory.reservation(&buckets, id).await.map_err(Failure::of_read)
+    }
+
+    /// Makes the record of an order from its hold, and answers the payment window of its sale in ms; `None` when there
+    /// is no hold, or it is of no sale that is known.
+    pub(super) async fn unwritten(&self, id: OrderId) -> Result<Option<(OrderRecord, i64)>, Failure> {
+        let Some(held) = self.held(id, false).await? else { return Ok(None) };
+        let snapshot = self.catalog();
+        let Some(sale) = snapshot.sales.get(&held.sale) else { return Ok(None) };
+        Ok(held.record(sale, sale.epoch).map(|record| (record, sale.payment_window_ms)))
+    }
+
+    /// Tells the inventory what was decided of an order, so that its buyer reads it. Best effort: what is owed is told
+    /// again.
+    pub(super) async fn mark(&self, order: &Order, decision: Decision) {
+        let snapshot = self.catalog();
+        let Some(sale) = snapshot.sales.get(&order.sale) else { return };
+        let bucket = self.bucket(sale, order.id.shard());
+        if let Err(error) = self.ports.inventory.mark_decided(&bucket, &[decision]).await {
+            tracing::debug!(%error, order = %order.id, "not marked");
+        }
     }
 
     /// Makes the order of a hold; `None` when the catalog does not know the sale or the item.

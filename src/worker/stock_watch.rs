@@ -12,9 +12,9 @@ use metrics::gauge;
 use super::driver::{Progress, Task};
 use crate::clock::Clock;
 use crate::domain::sale::Phase;
-use crate::domain::{Sale, SaleId};
+use crate::domain::{Sale, SaleId, SaleState};
 use crate::memory::catalog::{Catalog, Losses, Snapshot, Stock, bands_of, losses_of};
-use crate::metrics::{BUCKETS_LOST, OUTBOX_ORDERS, SALE_DELAYED, gauge_units};
+use crate::metrics::{BUCKETS_LOST, OUTBOX_ORDERS, SALE_DELAYED, SALE_UNPLACED, gauge_units};
 use crate::ports::{BucketState, Gates, Outbox, StoreResult};
 
 /// The task that renews what the catalog knows of the stock.
@@ -67,6 +67,9 @@ impl Task for StockWatch {
 
 /// The age, in ms, from which on units that are under way between buckets were left by a process that died.
 const MOVE_OVERDUE_MS: i64 = 2_000;
+
+/// How long before its start, in ms, a sale should be in place.
+const UNPLACED_BEFORE_MS: i64 = 120_000;
 
 impl StockWatch {
     /// Brings units on that somebody left under way between two buckets.
@@ -122,6 +125,11 @@ fn tell_losses(before: &Losses, now: &Losses) {
 fn delayed(before: &BTreeSet<SaleId>, snapshot: &Snapshot, now_ms: i64) -> BTreeSet<SaleId> {
     let mut delayed = BTreeSet::new();
     for sale in snapshot.sales.values() {
+        let is_near = now_ms >= sale.starts_ms.saturating_sub(UNPLACED_BEFORE_MS) && now_ms < sale.ends_ms;
+        if is_near && sale.state != SaleState::Draft {
+            let is_unplaced = !sale.in_place && sale.state != SaleState::Ended;
+            gauge!(SALE_UNPLACED, "sale" => sale.id.to_string()).set(f64::from(u8::from(is_unplaced)));
+        }
         let is_delayed = sale.phase(now_ms) == Some(Phase::Delayed);
         if is_delayed || before.contains(&sale.id) || sale.is_selling(now_ms) {
             gauge!(SALE_DELAYED, "sale" => sale.id.to_string()).set(f64::from(u8::from(is_delayed)));

@@ -26,6 +26,7 @@ mod broken_clients;
 mod connections;
 mod crowds;
 mod doors;
+mod ends;
 mod faults;
 pub mod http_errors;
 mod poison;

@@ -78,6 +78,7 @@ pub fn config(mode: Mode, flags: &[(&str, &str)]) -> Config {
         ("limits.user_per_s", "0".to_owned()),
         ("limits.address_per_s", "0".to_owned()),
         ("catalog.refresh_ms", "100".to_owned()),
+        ("sale.preheat_before_ms", "0".to_owned()),
         // A starved machine is no fault. Tests of a Redis that hangs set the default again.
         ("redis.response_timeout_ms", "2000".to_owned()),
         ("log.filter", "off".to_owned()),
@@ -118,6 +119,12 @@ pub trait Stage {
 
     /// Reads `(actor, action, reason, request id)` of a sale's changes, in order. `None` reads those of all sales.
     async fn audit(&self, sale: Option<&str>) -> Vec<[String; 4]>;
+
+    /// Reads reason and details of the changes of a kind that are no sale's, in order.
+    async fn notes(&self, action: &str) -> Vec<(String, Value)>;
+
+    /// Makes the payment of every order that waits for it due so many ms from now, as if the order were older.
+    async fn make_due(&self, in_ms: i64);
 
     /// Reads the sale as its last change left it, as JSON.
     async fn audited_sale(&self, sale: &str) -> Value;
@@ -170,7 +177,9 @@ impl TestShop {
 
     /// Starts a shop over a backend into which the test has put faults. The databases must be migrated.
     pub async fn start_on(config: Config, backend: Ports, role: Role) -> Self {
-        for (key, scopes) in [(API_KEY, "sales:read sales:write"), (READ_ONLY_KEY, "sales:read")] {
+        for (key, scopes) in
+            [(API_KEY, "sales:read sales:write orders:read orders:write"), (READ_ONLY_KEY, "sales:read")]
+        {
             let scopes = scopes.split(' ').map(str::to_owned).collect();
             let key_row = ApiKey { name: "tester".to_owned(), scopes };
             // A second shop over the same databases finds the key there already.

@@ -22,6 +22,8 @@ mod lua_model;
 #[cfg(feature = "distributed")]
 mod migrate;
 #[cfg(feature = "distributed")]
+mod order_changes;
+#[cfg(feature = "distributed")]
 mod order_log;
 #[cfg(feature = "distributed")]
 mod own_redis;

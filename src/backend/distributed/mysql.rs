@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use metrics::histogram;
 use sqlx::mysql::{MySqlConnectOptions, MySqlDatabaseError, MySqlPool, MySqlPoolOptions};
-use sqlx::{AssertSqlSafe, Executor, MySql, Transaction};
+use sqlx::{AssertSqlSafe, Connection as _, Executor, MySql, Transaction};
 
 use crate::chance::Chance;
 use crate::clock::{Clock, Moment};
@@ -30,6 +30,10 @@ const POOL_IDLE: Duration = Duration::from_secs(4);
 /// The pool closes a connection that is this old, so that every process finds the server again to which an address
 /// leads by now.
 const POOL_LIFETIME: Duration = Duration::from_secs(60);
+
+/// A connection that was idle for this long is tried before it is used again. Every try is a round trip, as a statement
+/// is, and a server that was away for less breaks its connections rarely.
+const DOUBTFUL_AFTER: Duration = Duration::from_secs(1);
 
 /// Holds what every call to MySQL needs.
 pub struct Mysql {
@@ -101,12 +105,20 @@ fn pool_bounds(
         .acquire_timeout(Duration::from_millis(config.acquire_timeout_ms))
         .idle_timeout(POOL_IDLE)
         .max_lifetime(POOL_LIFETIME)
+        .test_before_acquire(false)
         // The client takes a connection back as healthy whose server answers that it only reads.
-        .before_acquire(move |_, connection| {
+        .before_acquire(move |connection, about| {
             let read_only_at = *seen.lock().expect("no code panics while holding it");
             let since = read_only_at.map(|at| clock.monotonic().since(at));
-            let is_younger = since.is_none_or(|since| connection.age < since);
-            Box::pin(async move { Ok(is_younger) })
+            let is_younger = since.is_none_or(|since| about.age < since);
+            let is_doubtful = about.idle_for >= DOUBTFUL_AFTER;
+            Box::pin(async move {
+                // A connection that fails this is closed, and the pool takes another one.
+                if is_younger && is_doubtful {
+                    connection.ping().await?;
+                }
+                Ok(is_younger)
+            })
         })
         .after_connect(|connection, _| {
             Box::pin(async move {

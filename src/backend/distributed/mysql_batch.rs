@@ -2,8 +2,9 @@
 //!
 //! The order inside the transaction is: compare and set the position → read what is known → decide → ledger → rows →
 //! commit. When nothing was read, the rows come before the ledger. Keys are taken in ascending order everywhere, and
-//! rows belong to one partition alone, so two batches of one instance never wait for each other in a circle. After any
-//! error the transaction is dropped, and the caller takes the batch again from its start.
+//! rows belong to one partition alone, so two batches of one instance never wait for each other in a circle. Changes of
+//! orders that have a row are in no such circle either (docs/adr/0020-orders-are-given-up.md). After any error the
+//! transaction is dropped, and the caller takes the batch again from its start.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -33,7 +34,7 @@ const FIRST_WAIT: Duration = Duration::from_millis(20);
 ///
 /// # Errors
 /// As [`crate::ports::OrderWrites::write`].
-pub async fn write(mysql: &Mysql, batch: &LogBatch, sales: &Sales, now_ms: i64) -> StoreResult<BatchOutcome> {
+pub async fn write(mysql: &Mysql, batch: &LogBatch, sales: &Sales) -> StoreResult<BatchOutcome> {
     let instance = mysql.map.instance_of_part(batch.part);
     // Nearly every buyer of a sale with a limit of one is new. The primary keys find those who are not.
     let is_new = |record: &LogRecord| match &record.order {
@@ -43,10 +44,12 @@ pub async fn write(mysql: &Mysql, batch: &LogBatch, sales: &Sales, now_ms: i64) 
     let mut view = View { reads_first: !batch.records.iter().all(is_new), exhausted: BTreeSet::new() };
     let mut fetches = 0;
     for attempts_left in (0..ATTEMPTS_MAX).rev() {
-        match attempt(mysql, batch, sales, now_ms, &view).await? {
+        match attempt(mysql, batch, sales, &view).await? {
             Attempt::Done(outcome) => return Ok(outcome),
             // The wish may hold orders that exist. So the batch reads what exists, before it fetches what is missing.
             Attempt::Duplicate | Attempt::Short(_) if !view.reads_first => view.reads_first = true,
+            // A front may have written the row of an order that its buyer gave up just now.
+            Attempt::Duplicate if attempts_left > 0 => {}
             Attempt::Duplicate => {
                 return Err(StoreError::broken("insert batch", "a key that was not there a moment ago"));
             }
@@ -99,13 +102,7 @@ enum Attempt {
     Short(Units),
 }
 
-async fn attempt(
-    mysql: &Mysql,
-    batch: &LogBatch,
-    sales: &Sales,
-    now_ms: i64,
-    view: &View,
-) -> StoreResult<Attempt> {
+async fn attempt(mysql: &Mysql, batch: &LogBatch, sales: &Sales, view: &View) -> StoreResult<Attempt> {
     let instance = mysql.map.instance_of_part(batch.part);
     let mut tx = mysql.begin(instance, "begin batch").await?;
     if !advance_position(mysql, instance, batch, &mut tx).await? {
@@ -119,7 +116,7 @@ async fn attempt(
     // A wish of new orders is likely to stand, so its rows come before the ledger. The ledger's row is the one lock
     // that the partitions of an instance share, and they write at the same time until they need it.
     let inserts_first = !view.reads_first;
-    if inserts_first && !rows::insert(mysql, instance, batch, &wish, now_ms, &mut tx).await? {
+    if inserts_first && !rows::insert(mysql, instance, batch, &wish, &mut tx).await? {
         return duplicate(tx).await;
     }
     let (fits, missing) = hold(mysql, instance, &wish, &mut tx).await?;
@@ -135,7 +132,7 @@ async fn attempt(
         batch_plan::plan(batch, &mysql.map, sales, &known, free)
     };
     hold_what_fits(mysql, instance, &plan, &fits, &mut tx).await?;
-    if !inserts_first && !rows::insert(mysql, instance, batch, &plan, now_ms, &mut tx).await? {
+    if !inserts_first && !rows::insert(mysql, instance, batch, &plan, &mut tx).await? {
         return duplicate(tx).await;
     }
     commit(mysql, batch, tx).await?;

@@ -1,21 +1,16 @@
 //! Reads the rows that a batch needs to decide, and writes the rows of its plan.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
-use sqlx::mysql::MySqlArguments;
-use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, MySql, Row, Transaction};
 
 use super::mysql::{Mysql, failed, is_duplicate};
-use crate::backend::multi_row::{placeholders, runs};
+use super::mysql_releases::{self, Owing};
+use super::mysql_text::{NOW_MS, ROWS_MAX, insert_rows, list, push_all, push_bytes, push_insert};
 use crate::domain::batch_plan::{Debt, Known, LogBatch, Plan, PlannedOrder};
+use crate::domain::reservation::ReleaseRequest;
 use crate::domain::{Instance, LogId, Month, OrderId, OrderRecord, OrderState, SaleId, Sales, Shard, UserId};
 use crate::ports::{StoreError, StoreResult};
-
-/// Most rows of one statement. The row counts of smaller prepared statements are powers of two, so that a connection
-/// prepares ten texts per table and not five hundred.
-const ROWS_MAX: usize = 512;
 
 /// Most bytes of statements that are sent together, far below every server's packet limit.
 const TEXT_BYTES_MAX: usize = 1024 * 1024;
@@ -23,32 +18,6 @@ const TEXT_BYTES_MAX: usize = 1024 * 1024;
 /// Most bytes that are kept of a dead letter's payload. Its place in the log is kept too, so nothing is lost. 500 whole
 /// records of a megabyte would exceed every server's packet limit.
 const DEAD_LETTER_BYTES_MAX: usize = 16 * 1024;
-
-type Bound<'a> = Query<'a, MySql, MySqlArguments>;
-
-/// Appends bytes as a hexadecimal literal: whatever they are, they cannot be SQL.
-fn push_bytes(text: &mut String, bytes: &[u8]) {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    text.push_str("x'");
-    for byte in bytes {
-        text.push(char::from(HEX[usize::from(byte >> 4)]));
-        text.push(char::from(HEX[usize::from(byte & 15)]));
-    }
-    text.push('\'');
-}
-
-/// Answers a list of hexadecimal literals: `(x'…',x'…')`.
-fn list<'a>(values: impl Iterator<Item = &'a [u8]>) -> String {
-    let mut text = "(".to_owned();
-    for value in values {
-        if text.len() > 1 {
-            text.push(',');
-        }
-        push_bytes(&mut text, value);
-    }
-    text.push(')');
-    text
-}
 
 /// Reads for steps 9 and 11 which of the batch's orders exist, and which units their buyers hold.
 ///
@@ -150,7 +119,6 @@ pub async fn insert(
     instance: Instance,
     batch: &LogBatch,
     plan: &Plan,
-    now_ms: i64,
     tx: &mut Transaction<'_, MySql>,
 ) -> StoreResult<bool> {
     let mut tables: BTreeMap<(Shard, Month), Vec<&PlannedOrder>> = BTreeMap::new();
@@ -158,24 +126,32 @@ pub async fn insert(
         let id = order.record.order_id;
         tables.entry((id.shard(), id.month())).or_default().push(order);
     }
-    let mut statements = Vec::new();
+    let mut statements = vec![format!("SET @now_ms = {NOW_MS};")];
     for ((shard, month), orders) in &mut tables {
         orders.sort_unstable_by_key(|order| order.record.order_id);
         let table = format!("{}.orders_{}", mysql.shard(*shard), month.yyyymm());
         let columns = format!("{table} ({ORDER_COLUMNS})");
-        push_insert(&mut statements, &columns, orders, |text, order| push_order(text, order, now_ms));
+        push_insert(&mut statements, &columns, orders, |text, order| push_order(text, order));
         push_claims(&mut statements, mysql, *shard, orders);
         let moves = format!("{}.order_moves (order_id, kind, at_ms)", mysql.shard(*shard));
         push_insert(&mut statements, &moves, orders, |text, order| {
             push_bytes(text, order.record.order_id.bytes());
             let word = order.arrow().move_word.unwrap_or_default();
-            push_all(text, format_args!(",'{word}',{}", order.times(now_ms).0));
+            push_all(text, format_args!(",'{word}',{}", times(order).0));
         });
     }
     if !execute_all(tx, &statements).await? {
         return Ok(false);
     }
-    insert_owed(mysql, instance, plan, tx).await?;
+    let debts: Vec<Debt> = plan.owed().collect();
+    let owed = debts.iter().map(|Debt { record, decision, restock }| Owing {
+        sale: &record.sale_id,
+        sku: &record.sku_id,
+        user: &record.user_id,
+        quantity: record.quantity,
+        release: ReleaseRequest { decision: *decision, restock: *restock },
+    });
+    mysql_releases::owe(mysql, instance, &owed.collect::<Vec<_>>(), tx).await?;
     let letters = format!(
         "{}.dead_letters (topic, log_id, part, log_offset, order_id, reason, payload)",
         mysql.control(instance)
@@ -203,7 +179,16 @@ pub async fn insert(
 const ORDER_COLUMNS: &str = "order_id, sale_id, sku_id, user_id, quantity, unit_price, currency, state, reason, \
                              epoch, accepted_ms, created_ms, expires_ms";
 
-fn push_order(text: &mut String, order: &PlannedOrder, now_ms: i64) {
+/// Answers the texts of when an order's row is made and when its payment is due. The server's clock says when, because
+/// it also says when the order expires.
+fn times(order: &PlannedOrder) -> (String, String) {
+    match order.record.decided {
+        Some(decided) => (decided.created_ms.to_string(), decided.expires_ms.to_string()),
+        None => ("@now_ms".to_owned(), format!("@now_ms+{}", order.payment_window_ms)),
+    }
+}
+
+fn push_order(text: &mut String, order: &PlannedOrder) {
     let record = &order.record;
     push_bytes(text, record.order_id.bytes());
     for id in [record.sale_id.as_str(), record.sku_id.as_str(), record.user_id.as_str()] {
@@ -216,7 +201,7 @@ fn push_order(text: &mut String, order: &PlannedOrder, now_ms: i64) {
         Ok(_) => "NULL".to_owned(),
         Err(reason) => format!("'{}'", reason.as_str()),
     };
-    let (created_ms, expires_ms) = order.times(now_ms);
+    let (created_ms, expires_ms) = times(order);
     let (epoch, accepted_ms) = (record.epoch, record.accepted_ms);
     push_all(
         text,
@@ -225,10 +210,6 @@ fn push_order(text: &mut String, order: &PlannedOrder, now_ms: i64) {
             order.arrow().to.as_str()
         ),
     );
-}
-
-fn push_all(text: &mut String, arguments: std::fmt::Arguments<'_>) {
-    text.write_fmt(arguments).expect("a String takes everything");
 }
 
 fn push_claims(statements: &mut Vec<String>, mysql: &Mysql, shard: Shard, orders: &[&PlannedOrder]) {
@@ -250,49 +231,6 @@ fn push_claims(statements: &mut Vec<String>, mysql: &Mysql, shard: Shard, orders
     });
 }
 
-/// Inserts what Redis is owed of orders that hold nothing, because they are rejected now or are known to have ended
-/// without a sale.
-async fn insert_owed(
-    mysql: &Mysql,
-    instance: Instance,
-    plan: &Plan,
-    tx: &mut Transaction<'_, MySql>,
-) -> StoreResult<()> {
-    let owed: Vec<Debt> = plan.owed().collect();
-    let columns = "order_id, sale_id, sku_id, user_id, quantity, state, buyer_keeps, restock";
-    let table = format!("{}.release_outbox ({columns})", mysql.control(instance));
-    insert_rows(tx, (&table, 8, ""), &owed, |query, Debt { record, decision, restock }| {
-        query
-            .bind(record.order_id.bytes().as_slice())
-            .bind(record.sale_id.as_str().as_bytes())
-            .bind(record.sku_id.as_str().as_bytes())
-            .bind(record.user_id.as_str().as_bytes())
-            .bind(record.quantity.units())
-            .bind(decision.state.as_str())
-            .bind(decision.buyer_keeps.unwrap_or(0))
-            .bind(*restock)
-    })
-    .await
-}
-
-/// Appends statements that insert rows into `table (columns)`, each of many rows. `push` appends one row's values:
-/// numbers, words of ours, and bytes as [`push_bytes`] writes them.
-///
-/// This serves the three tables that every order has. A prepared statement has one row count, so a batch would be six
-/// prepared statements per table and not one (docs/benchmarks.md).
-fn push_insert<T>(statements: &mut Vec<String>, table: &str, rows: &[T], push: impl Fn(&mut String, &T)) {
-    for run in rows.chunks(ROWS_MAX) {
-        let mut text = format!("INSERT INTO {table} VALUES ");
-        for (nth, row) in run.iter().enumerate() {
-            text.push_str(if nth == 0 { "(" } else { ",(" });
-            push(&mut text, row);
-            text.push(')');
-        }
-        text.push(';');
-        statements.push(text);
-    }
-}
-
 /// Executes statements in their order, some together: each that is sent alone costs a round trip, which is as much as
 /// some ten rows. Answers `false` when a key is there already, and then the statements behind it were not executed.
 async fn execute_all(tx: &mut Transaction<'_, MySql>, statements: &[String]) -> StoreResult<bool> {
@@ -311,32 +249,4 @@ async fn execute_all(tx: &mut Transaction<'_, MySql>, statements: &[String]) -> 
         }
     }
     Ok(true)
-}
-
-/// Inserts rows with prepared statements. This serves what is rare or may be large. `bind` adds one row's values, as
-/// many as `columns`, and `otherwise` is the end of the statement.
-async fn insert_rows<'a, T>(
-    tx: &mut Transaction<'_, MySql>,
-    (table, columns, otherwise): (&str, usize, &str),
-    rows: &'a [T],
-    bind: impl Fn(Bound<'a>, &'a T) -> Bound<'a>,
-) -> StoreResult<()> {
-    for run in runs(rows, ROWS_MAX) {
-        let text = format!("INSERT INTO {table} VALUES {} {otherwise}", placeholders(run.len(), columns));
-        let query = run.iter().fold(sqlx::query(AssertSqlSafe(text)), &bind);
-        query.execute(&mut **tx).await.map_err(|error| failed("insert batch", error))?;
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn whatever_bytes_are_they_are_no_sql() {
-        let values: [&[u8]; 3] = [b"", b"'); DROP TABLE orders; --", b"\x00\xff"];
-        let text = list(values.into_iter());
-        assert_eq!(text, "(x'',x'27293b2044524f50205441424c45206f72646572733b202d2d',x'00ff')");
-    }
 }

@@ -178,7 +178,7 @@ impl Archive for MysqlOrderStore {
 #[async_trait]
 impl OrderWrites for MysqlOrderStore {
     async fn write(&self, batch: &LogBatch, sales: &Sales) -> StoreResult<BatchOutcome> {
-        let write = mysql_batch::write(&self.mysql, batch, sales, self.mysql.now_ms());
+        let write = mysql_batch::write(&self.mysql, batch, sales);
         let instance = self.mysql.map.instance_of_part(batch.part);
         self.mysql.observed("write batch", self.mysql.change(instance, "write batch", write)).await
     }
@@ -235,14 +235,19 @@ fn rows_read(rows: sqlx::Result<Vec<MySqlRow>>) -> StoreResult<Vec<Order>> {
 
 /// Tells whether a failure says that a table is missing. An id or cursor may name any month, and a month without a
 /// table has no orders.
-fn is_missing_table(error: &sqlx::Error) -> bool {
+pub fn is_missing_table(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some_and(|error| error.code().as_deref() == Some("42S02"))
 }
 
-const COLUMNS: &str = "order_id, sale_id, sku_id, user_id, quantity, unit_price, currency, state, reason, \
+/// The columns that [`read`] reads.
+pub const COLUMNS: &str = "order_id, sale_id, sku_id, user_id, quantity, unit_price, currency, state, reason, \
                        accepted_ms, expires_ms";
 
-fn read(row: &MySqlRow) -> StoreResult<Order> {
+/// Reads an order from its row.
+///
+/// # Errors
+/// When the row is damaged or not ours.
+pub fn read(row: &MySqlRow) -> StoreResult<Order> {
     let context = "read order";
     let bytes =
         |name: &str| -> StoreResult<Vec<u8>> { row.try_get(name).map_err(|error| failed(context, error)) };

@@ -1,14 +1,15 @@
-//! Reads and removes the rows of `release_outbox` in the instances' control databases.
+//! Writes, reads and removes the rows of `release_outbox` in the instances' control databases.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use sqlx::mysql::MySqlRow;
-use sqlx::{AssertSqlSafe, Row};
+use sqlx::{AssertSqlSafe, MySql, Row, Transaction};
 
 use super::mysql::{Mysql, failed};
+use super::mysql_text::insert_rows;
 use crate::domain::reservation::ReleaseRequest;
-use crate::domain::{Decision, Instance, OrderId, OrderState, SaleId};
+use crate::domain::{Decision, Instance, OrderId, OrderState, Quantity, SaleId, SkuId, UserId};
 use crate::ports::{Owed, Releases, StoreError, StoreResult};
 
 /// Serves what is owed from the instances' control databases.
@@ -54,6 +55,46 @@ impl Releases for MysqlReleases {
         };
         self.mysql.change(at, CONTEXT, remove).await
     }
+}
+
+/// The units of one order that the inventory comes to be owed.
+pub struct Owing<'a> {
+    /// The order's sale.
+    pub sale: &'a SaleId,
+    /// What was bought.
+    pub sku: &'a SkuId,
+    /// The buyer.
+    pub user: &'a UserId,
+    /// How many units were bought.
+    pub quantity: Quantity,
+    /// What goes back.
+    pub release: ReleaseRequest,
+}
+
+/// Writes what the inventory comes to be owed, in the transaction of the decision that frees the units.
+///
+/// # Errors
+/// When a statement fails.
+pub async fn owe(
+    mysql: &Mysql,
+    at: Instance,
+    owed: &[Owing<'_>],
+    tx: &mut Transaction<'_, MySql>,
+) -> StoreResult<()> {
+    let columns = "order_id, sale_id, sku_id, user_id, quantity, state, buyer_keeps, restock";
+    let table = format!("{}.release_outbox ({columns})", mysql.control(at));
+    insert_rows(tx, (&table, 8, ""), owed, |query, Owing { sale, sku, user, quantity, release }| {
+        query
+            .bind(release.decision.order.bytes().as_slice())
+            .bind(sale.as_str().as_bytes())
+            .bind(sku.as_str().as_bytes())
+            .bind(user.as_str().as_bytes())
+            .bind(quantity.units())
+            .bind(release.decision.state.as_str())
+            .bind(release.decision.buyer_keeps.unwrap_or(0))
+            .bind(release.restock)
+    })
+    .await
 }
 
 const READ: &str = "read what is owed";

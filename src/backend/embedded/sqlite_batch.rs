@@ -164,14 +164,12 @@ async fn insert_plan(
     .await?;
     for decision in orders.iter().map(PlannedOrder::decision) {
         let Some(keeps) = decision.buyer_keeps else { continue };
-        let freed = sqlx::query(FREE_BUYER).bind(keeps).bind(decision.order.to_string());
-        freed.execute(&mut *connection).await.map_err(|error| failed("free a buyer", error))?;
+        free_buyer(connection, decision.order, keeps).await?;
     }
     // The row of an order is written once, so its units go back once. A reservation is there as long as its row, so
     // what is known already is owed nothing.
     for order in orders.iter().filter(|order| order.claims == Err(RejectReason::Limit)) {
-        let returned = sqlx::query(RETURN_UNITS).bind(order.record.order_id.to_string());
-        returned.execute(&mut *connection).await.map_err(|error| failed("put units back on sale", error))?;
+        return_units(connection, order.record.order_id).await?;
     }
     for (record, poison) in &plan.dead_letters {
         sqlx::query(INSERT_DEAD)
@@ -186,6 +184,24 @@ async fn insert_plan(
             .map_err(|error| failed("insert dead letter", error))?;
     }
     Ok(())
+}
+
+/// Takes the units of an order that holds nothing off its buyer, who keeps `keeps` units of other orders.
+///
+/// # Errors
+/// When the statement fails.
+pub async fn free_buyer(connection: &mut SqliteConnection, order: OrderId, keeps: u32) -> StoreResult<()> {
+    let freed = sqlx::query(FREE_BUYER).bind(keeps).bind(order.to_string()).execute(connection).await;
+    freed.map(drop).map_err(|error| failed("free a buyer", error))
+}
+
+/// Puts the units of an order that holds nothing back on sale. The caller does it once for an order.
+///
+/// # Errors
+/// When the statement fails.
+pub async fn return_units(connection: &mut SqliteConnection, order: OrderId) -> StoreResult<()> {
+    let returned = sqlx::query(RETURN_UNITS).bind(order.to_string()).execute(connection).await;
+    returned.map(drop).map_err(|error| failed("put units back on sale", error))
 }
 
 fn bind_order<'a>(query: Bound<'a>, order: &'a PlannedOrder, now_ms: i64) -> Bound<'a> {

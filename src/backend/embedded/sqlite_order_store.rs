@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use sqlx::AssertSqlSafe;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use super::failures::broken;
@@ -17,16 +18,9 @@ use crate::domain::{
 };
 use crate::ports::{Archive, BatchOutcome, IMPORT_RECORDS_MAX, OrderWrites, Orders, Positions, StoreResult};
 
-const ORDER: &str = "SELECT order_id, sale_id, sku_id, user_id, quantity, unit_price, currency, state, reason, \
-     accepted_ms, expires_ms FROM orders WHERE order_id = ?";
-const ORDERS_OF: &str = "SELECT order_id, sale_id, sku_id, user_id, quantity, unit_price, currency, state, reason, \
-     accepted_ms, expires_ms FROM orders \
-     WHERE user_id = ? AND month >= ? AND (month, accepted_ms, order_id) < (?, ?, ?) \
-     ORDER BY month DESC, accepted_ms DESC, order_id DESC LIMIT ?";
-
-const EXPORTED: &str = "SELECT order_id, sale_id, sku_id, user_id, quantity, unit_price, currency, state, reason, \
-     accepted_ms, expires_ms, epoch, created_ms FROM orders \
-     WHERE sale_id = ? AND order_id > ? AND order_id <= ? ORDER BY order_id LIMIT ?";
+/// The columns that [`read`] reads.
+pub const COLUMNS: &str = "order_id, sale_id, sku_id, user_id, quantity, unit_price, currency, state, reason, \
+     accepted_ms, expires_ms";
 
 /// Serves orders from the database.
 pub struct SqliteOrderStore {
@@ -48,7 +42,11 @@ impl Archive for SqliteOrderStore {
         if after.is_none() {
             below.pop();
         }
-        let rows = sqlx::query(EXPORTED)
+        let text = format!(
+            "SELECT {COLUMNS}, epoch, created_ms FROM orders WHERE sale_id = ? AND order_id > ? AND order_id <= ? \
+             ORDER BY order_id LIMIT ?"
+        );
+        let rows = sqlx::query(AssertSqlSafe(text))
             .bind(sale.id.as_str())
             .bind(below)
             .bind(OrderId::last_of(shard, sale.month()).to_string())
@@ -130,7 +128,8 @@ impl Positions for SqliteOrderStore {
 #[async_trait]
 impl Orders for SqliteOrderStore {
     async fn order(&self, order: OrderId) -> StoreResult<Option<Order>> {
-        let query = sqlx::query(ORDER).bind(order.to_string());
+        let text = format!("SELECT {COLUMNS} FROM orders WHERE order_id = ?");
+        let query = sqlx::query(AssertSqlSafe(text)).bind(order.to_string());
         let row = query.fetch_optional(self.sqlite.readers()).await;
         let row = row.map_err(|error| failed("read order", error))?;
         row.as_ref().map(read).transpose()
@@ -160,7 +159,12 @@ impl Orders for SqliteOrderStore {
             return Ok(Vec::new());
         };
         let (at_ms, id) = below.map_or((i64::MAX, String::new()), |c| (c.accepted_ms, c.order.to_string()));
-        let rows = sqlx::query(ORDERS_OF)
+        let text = format!(
+            "SELECT {COLUMNS} FROM orders WHERE user_id = ? AND month >= ? \
+             AND (month, accepted_ms, order_id) < (?, ?, ?) \
+             ORDER BY month DESC, accepted_ms DESC, order_id DESC LIMIT ?"
+        );
+        let rows = sqlx::query(AssertSqlSafe(text))
             .bind(user.as_str())
             .bind(oldest.number())
             .bind(below.map_or(*newest, |cursor| cursor.month).number())
@@ -174,7 +178,11 @@ impl Orders for SqliteOrderStore {
     }
 }
 
-fn read(row: &SqliteRow) -> StoreResult<Order> {
+/// Reads an order from its row.
+///
+/// # Errors
+/// When the row is damaged.
+pub fn read(row: &SqliteRow) -> StoreResult<Order> {
     let damaged = |detail: String| broken("read order", detail);
     let state: &str = column(row, "state")?;
     let reason: Option<&str> = column(row, "reason")?;

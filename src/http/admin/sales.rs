@@ -165,7 +165,7 @@ pub fn if_versions(request: &HttpRequest) -> Result<Option<Vec<u64>>, Problem> {
 ///
 /// # Errors
 /// As [`extract::body`] and [`extract::json`].
-async fn read_body<T: DeserializeOwned>(
+pub async fn read_body<T: DeserializeOwned>(
     request: &HttpRequest,
     payload: web::Payload,
     context: &Context,

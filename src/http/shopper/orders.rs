@@ -19,6 +19,7 @@ use crate::http::extract::SHOPPER_BODY_BYTES_MAX;
 use crate::http::problem::{Code, Problem};
 use crate::http::{Context, extract};
 use crate::shop::admission::TooFast;
+use crate::shop::cancel::Cancelled;
 use crate::shop::purchase::{Accepted, Purchase, Refusal};
 
 /// Orders of one page when the request does not say.
@@ -35,6 +36,11 @@ pub struct PlaceBody {
     /// How many units of it.
     pub quantity: Quantity,
 }
+
+/// The body of a call that needs none.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NothingBody {}
 
 /// The query string of one order.
 #[derive(Deserialize)]
@@ -149,6 +155,43 @@ pub async fn read(
     Ok(HttpResponse::Ok().insert_header((CACHE_CONTROL, "no-store")).json(view(&order, &context)))
 }
 
+/// Answers `POST /orders/{order}/cancel`: gives an order up. A body is not needed, and may be an empty object.
+///
+/// # Errors
+/// `order_not_found`, also for another buyer's order; `order_not_cancellable` when it came to another end;
+/// `order_not_decided` while nobody knows what it holds.
+pub async fn cancel(
+    request: HttpRequest,
+    path: web::Path<String>,
+    payload: web::Payload,
+    context: web::Data<Context>,
+) -> Result<HttpResponse, Problem> {
+    let body = extract::body(&request, payload, SHOPPER_BODY_BYTES_MAX, &context).await?;
+    let user = extract::shopper(&request, &context).await?;
+    extract::idempotency_key(&request)?;
+    if !body.is_empty() {
+        let NothingBody {} = extract::json(&request, &body)?;
+    }
+    let id = OrderId::parse(&path.into_inner()).map_err(|_| Problem::new(Code::OrderNotFound))?;
+    let order = cancelled(context.shop.cancel(&user, id).await?)?;
+    Ok(HttpResponse::Ok().insert_header((CACHE_CONTROL, "no-store")).json(view(&order, &context)))
+}
+
+/// Translates the answer to who gives an order up.
+///
+/// # Errors
+/// As [`cancel`].
+pub fn cancelled(cancelled: Cancelled) -> Result<Box<Order>, Problem> {
+    match cancelled {
+        Cancelled::Done(order) => Ok(order),
+        Cancelled::NotCancellable(order) => {
+            Err(Problem::new(Code::OrderNotCancellable).with("status", order.state.as_str()))
+        }
+        Cancelled::NotDecided => Err(Problem::new(Code::OrderNotDecided).retry_after_ms(with_jitter(1000))),
+        Cancelled::Unknown => Err(Problem::new(Code::OrderNotFound)),
+    }
+}
+
 /// Answers `GET /orders`: a page of the buyer's own orders, newest first.
 ///
 /// # Errors
@@ -188,7 +231,7 @@ fn link(order: &Order) -> String {
 
 /// An order as its buyer sees it.
 #[derive(Serialize)]
-struct View<'a> {
+pub struct View<'a> {
     id: OrderId,
     sale_id: &'a SaleId,
     sku_id: &'a SkuId,
@@ -222,7 +265,8 @@ struct PageView<'a> {
     next_cursor: Option<String>,
 }
 
-fn view<'a>(order: &'a Order, context: &Context) -> View<'a> {
+/// Makes the order's view.
+pub fn view<'a>(order: &'a Order, context: &Context) -> View<'a> {
     let poll_after_ms = || with_jitter(context.shop.poll_after_ms(order));
     let expires_ms = order.expires_ms.filter(|_| !order.state.is_final());
     View {

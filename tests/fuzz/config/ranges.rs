@@ -68,6 +68,8 @@ ranges! {
     "relay.min_age_ms" relay.min_age_ms 0..=600_000;
     "relay.batch_orders_max" relay.batch_orders_max 1..=1000;
     "relay.release_interval_ms" relay.release_interval_ms 10..=60_000;
+    "sale.preheat_before_ms" sale.preheat_before_ms 0..=604_800_000;
+    "payment.grace_ms" payment.grace_ms 0..=86_400_000;
     "start.wait_ms" start.wait_ms 0..=3_600_000;
     "readiness.down_after_ms" readiness.down_after_ms 100..=600_000;
     "shutdown.notice_ms" shutdown.notice_ms 0..=600_000;

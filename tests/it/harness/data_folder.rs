@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use seckill::app;
-use seckill::backend::embedded;
+use seckill::backend::embedded::{self, InUse};
 use seckill::clock::Clock;
 use seckill::config::Config;
 use seckill::domain::OrderId;
@@ -14,7 +15,7 @@ use serde_json::Value;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Row};
 
-use super::Stage;
+use super::{PATIENCE, Stage};
 
 /// The folder of one configuration.
 pub struct DataFolder {
@@ -65,7 +66,17 @@ impl Stage for DataFolder {
 
     async fn open(&self) -> Ports {
         let settings = app::embedded_settings(&self.config).expect("settings");
-        embedded::open(&settings, Clock::System).await.expect("an open folder").ports
+        // The threads of a shop that was stopped may have the folder for a moment more.
+        let began = Instant::now();
+        loop {
+            match embedded::open(&settings, Clock::System).await {
+                Ok(opened) => return opened.ports,
+                Err(error) if error.source.is::<InUse>() && began.elapsed() < PATIENCE => {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                Err(error) => panic!("the folder does not open: {error}"),
+            }
+        }
     }
 
     async fn remove(&self) {
@@ -103,6 +114,22 @@ impl Stage for DataFolder {
              WHERE sale_id = COALESCE(?, sale_id) ORDER BY id";
         let rows = sqlx::query(text).bind(sale).fetch_all(&mut self.connect(true).await).await.expect("rows");
         rows.iter().map(|row| [0, 1, 2, 3].map(|column| row.get::<String, _>(column))).collect()
+    }
+
+    async fn notes(&self, action: &str) -> Vec<(String, Value)> {
+        let text = "SELECT reason, details FROM audit_log WHERE action = ? AND sale_id IS NULL ORDER BY id";
+        let rows =
+            sqlx::query(text).bind(action).fetch_all(&mut self.connect(true).await).await.expect("rows");
+        rows.iter().map(|row| (row.get(0), serde_json::from_str(row.get(1)).expect("JSON"))).collect()
+    }
+
+    async fn make_due(&self, in_ms: i64) {
+        let due_ms = Clock::System.now_ms() + in_ms;
+        let text = format!(
+            "UPDATE orders SET created_ms = created_ms - expires_ms + {due_ms}, expires_ms = {due_ms} \
+             WHERE state = 'awaiting_payment'"
+        );
+        self.try_execute(&text).await.expect("done");
     }
 
     async fn audited_sale(&self, sale: &str) -> Value {

@@ -181,6 +181,28 @@ impl Stage for Servers {
         rows.iter().map(|row| [0, 1, 2, 3].map(|column| row.get::<String, _>(column))).collect()
     }
 
+    async fn notes(&self, action: &str) -> Vec<(String, Value)> {
+        let text = format!(
+            "SELECT reason, details FROM {}.audit_log WHERE action = ? AND sale_id IS NULL ORDER BY id",
+            self.directory()
+        );
+        let rows = sqlx::query(AssertSqlSafe(text)).bind(action).fetch_all(self.pool(0)).await.expect("rows");
+        rows.iter().map(|row| (row.get(0), serde_json::from_str(row.get(1)).expect("JSON"))).collect()
+    }
+
+    async fn make_due(&self, in_ms: i64) {
+        for (instance, shard) in self.shards() {
+            for month in months() {
+                let table = format!("{shard}.orders_{}", month.yyyymm());
+                let text = format!(
+                    "UPDATE {table} SET created_ms = created_ms - expires_ms + UNIX_TIMESTAMP() * 1000 + {in_ms}, \
+                     expires_ms = UNIX_TIMESTAMP() * 1000 + {in_ms} WHERE state = 'awaiting_payment'"
+                );
+                self.execute(instance, &text).await;
+            }
+        }
+    }
+
     async fn audited_sale(&self, sale: &str) -> Value {
         let text = format!(
             "SELECT CAST(sale_after AS CHAR) FROM {}.audit_log WHERE sale_id = ? ORDER BY id DESC LIMIT 1",

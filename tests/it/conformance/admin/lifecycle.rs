@@ -1,5 +1,6 @@
 //! Tests of a sale's states: which action leads where, what is refused, and what the audit log keeps.
 
+use seckill::clock::Clock;
 use seckill::config::Mode;
 use std::collections::BTreeSet;
 
@@ -7,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::client::{Answer, call};
 use crate::conformance::http_errors::Findings;
-use crate::harness::{API_KEY, TestShop, open_sale, sale_body};
+use crate::harness::{API_KEY, TestShop, eventually, open_sale, rfc3339, sale_body};
 
 use super::{PHONE, audit, audited, create, reason};
 
@@ -18,6 +19,7 @@ in_both_modes!(
     the_audit_log_says_who_did_what_why_and_in_which_request,
     a_request_id_of_any_shape_breaks_no_change,
     the_same_action_from_two_operators_at_once_is_one_change,
+    a_published_sale_is_put_in_place_by_itself_shortly_before_its_start,
 );
 
 const ACTIONS: [&str; 5] = ["publish", "preheat", "pause", "resume", "end"];
@@ -197,5 +199,34 @@ async fn the_same_action_from_two_operators_at_once_is_one_change(mode: Mode) {
         }
         assert_eq!(audited(&shop).await, before + 3, "{action}: every operator leaves a row");
     }
+    shop.finish().await;
+}
+
+async fn a_published_sale_is_put_in_place_by_itself_shortly_before_its_start(mode: Mode) {
+    let shop = TestShop::start_with(mode, &[("sale.preheat_before_ms", "600000")]).await;
+    let now_ms = Clock::System.now_ms();
+    for (id, in_ms) in [("soon", 60_000), ("later", 1_200_000), ("draft", 60_000)] {
+        let mut body = sale_body(id, 1, PHONE);
+        body["starts_at"] = json!(rfc3339(now_ms + in_ms));
+        create(&shop, body).await;
+    }
+    for id in ["soon", "later"] {
+        let done = shop.operate("POST", &format!("/sales/{id}/publish"), reason("a test")).await;
+        assert_eq!(done.status, 200, "{done:?}");
+    }
+    let state = async |id: &str| {
+        shop.operate("GET", &format!("/sales/{id}"), Value::Null).await.json()["state"].clone()
+    };
+    eventually("it is put in place", async || shop.stock("soon").await["phone"]["available"] == 10).await;
+    assert_eq!(
+        (state("soon").await, state("later").await, state("draft").await),
+        (json!("preheated"), json!("published"), json!("draft"))
+    );
+    let rows = audit(&shop, "soon").await;
+    let last = rows.last().expect("a row").clone();
+    assert_eq!(last, ["seckill", "preheat", "it starts soon", "-"].map(str::to_owned));
+    assert_eq!(rows.len(), 3, "once: {rows:?}");
+    let early = shop.buy("ada", "soon", "phone", "k").await;
+    assert_eq!(early.problem(), (409, "sale_not_started".to_owned()));
     shop.finish().await;
 }

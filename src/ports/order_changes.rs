@@ -1,0 +1,58 @@
+//! What happens to orders after they were accepted: they are given up, and they expire.
+
+use async_trait::async_trait;
+
+use super::store_error::StoreResult;
+use crate::domain::order_life::OrderEvent;
+use crate::domain::{Decision, Instance, Month, Order, OrderId, OrderRecord};
+
+/// What an event did to an order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Moved {
+    /// The order took the event's arrow.
+    Done {
+        /// The order as it is now.
+        order: Box<Order>,
+        /// What was decided of it, as the inventory is told.
+        decision: Decision,
+    },
+    /// The event led here before: nothing was changed.
+    Repeated(Box<Order>),
+    /// The event is not for the order's state: nothing was changed.
+    Refused(Box<Order>),
+    /// The order has no row: nothing was changed.
+    Absent,
+}
+
+/// Which orders of an instance are overdue.
+#[derive(Debug, Clone, Copy)]
+pub struct Overdue<'a> {
+    /// The instance.
+    pub at: Instance,
+    /// The months of sales whose orders may be overdue.
+    pub months: &'a [Month],
+    /// How long after its time an unpaid order is kept, in ms. The time is that of the database.
+    pub grace_ms: u64,
+}
+
+/// Moves of orders along the arrows of [`crate::domain::order_life`]. Each is one transaction with all that follows:
+/// row, claims, ledger, journal, and what the inventory is owed. In embedded mode the units go back on sale in it.
+#[async_trait]
+pub trait OrderChanges: Send + Sync {
+    /// Answers the instances, each of which has orders of its own.
+    fn instances(&self) -> Vec<Instance>;
+
+    /// Lets an event happen to an order that has a row. Idempotent.
+    async fn change(&self, order: OrderId, event: OrderEvent) -> StoreResult<Moved>;
+
+    /// Cancels an order whose record no order writer has written: it gets its row here, and the writer finds it. An
+    /// order that has a row by now is cancelled as by [`Self::change`]. Idempotent.
+    async fn cancel_unwritten(&self, record: &OrderRecord, payment_window_ms: i64) -> StoreResult<Moved>;
+
+    /// Reads at most `limit` orders that are overdue and not paid, in no order.
+    async fn overdue(&self, orders: Overdue<'_>, limit: usize) -> StoreResult<Vec<OrderId>>;
+
+    /// Lets those of `orders` expire that are overdue, and passes over those that another change works on just now.
+    /// Answers how many expired. Idempotent.
+    async fn expire(&self, at: Instance, orders: &[OrderId], grace_ms: u64) -> StoreResult<usize>;
+}

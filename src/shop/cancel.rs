@@ -1,0 +1,70 @@
+//! Giving orders up: step 15 of docs/protocol/steps.md, by the buyer or by an operator.
+
+use metrics::counter;
+
+use super::{Failure, Shop};
+use crate::domain::operator::Subject;
+use crate::domain::order_life::OrderEvent;
+use crate::domain::{Change, Order, OrderId, UserId};
+use crate::metrics::ORDERS;
+use crate::ports::Moved;
+
+/// The answer to who gives an order up.
+#[derive(Debug)]
+pub enum Cancelled {
+    /// The order is cancelled, or was cancelled before.
+    Done(Box<Order>),
+    /// The order came to another end, so nothing was changed.
+    NotCancellable(Box<Order>),
+    /// Nobody knows yet what the order holds, so nothing was changed. Ask again.
+    NotDecided,
+    /// There is no such order.
+    Unknown,
+}
+
+impl Shop {
+    /// Cancels a buyer's own order. Idempotent.
+    ///
+    /// # Errors
+    /// When a component failed. After an unknown outcome the order may be cancelled.
+    pub async fn cancel(&self, user: &UserId, id: OrderId) -> Result<Cancelled, Failure> {
+        match self.order(user, id).await? {
+            Some(_) => self.give_up(id).await,
+            None => Ok(Cancelled::Unknown),
+        }
+    }
+
+    /// Cancels any order, as an operator wants it. Idempotent; every call is noted in the audit log.
+    ///
+    /// # Errors
+    /// As [`Self::cancel`].
+    pub async fn cancel_as_operator(&self, id: OrderId, change: &Change) -> Result<Cancelled, Failure> {
+        if self.any_order(id).await?.is_none() {
+            return Ok(Cancelled::Unknown);
+        }
+        self.ports.audit_log.note(change, &Subject::Order { order_id: id }).await?;
+        self.give_up(id).await
+    }
+
+    async fn give_up(&self, id: OrderId) -> Result<Cancelled, Failure> {
+        let changes = &self.ports.order_changes;
+        let moved = match changes.change(id, OrderEvent::Cancel).await? {
+            // No order writer has decided it. What its row must say stands in its hold alone.
+            Moved::Absent => match self.unwritten(id).await? {
+                Some((record, window_ms)) => changes.cancel_unwritten(&record, window_ms).await?,
+                None => return Ok(Cancelled::NotDecided),
+            },
+            moved => moved,
+        };
+        match moved {
+            Moved::Done { order, decision } => {
+                counter!(ORDERS, "status" => order.state.as_str()).increment(1);
+                self.mark(&order, decision).await;
+                Ok(Cancelled::Done(order))
+            }
+            Moved::Repeated(order) => Ok(Cancelled::Done(order)),
+            Moved::Refused(order) => Ok(Cancelled::NotCancellable(order)),
+            Moved::Absent => Ok(Cancelled::NotDecided),
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Tests that changes of orders and order writers are in no circle: on one SKU of one instance everything that locks
+//! its rows goes on at the same time, and the server reports no deadlock.
+//!
+//! `SECKILL_HAMMER_S=60 cargo test --test it order_changes` does it for a minute.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use seckill::config::Mode;
+use seckill::domain::order_life::OrderEvent;
+use seckill::domain::{Instance, Month, OrderId, OrderRecord};
+use seckill::ports::{BatchOutcome, Moved, Overdue};
+
+use crate::conformance::writer::Bench;
+use crate::harness::{Servers, config};
+
+/// Records of one batch.
+const BATCH: usize = 20;
+/// Batches of a partition without `SECKILL_HAMMER_S`.
+const BATCHES: usize = 25;
+
+/// Returns for how many seconds to go on; `None` for a fixed number of batches.
+#[expect(clippy::disallowed_methods, reason = "a test's own switch is no configuration of the product")]
+fn hammer_s() -> Option<u64> {
+    let text = std::env::var("SECKILL_HAMMER_S").ok()?;
+    Some(text.parse().expect("SECKILL_HAMMER_S is a whole number"))
+}
+
+struct Hammer {
+    bench: Bench,
+    /// Orders that were written, oldest first.
+    written: Mutex<VecDeque<OrderId>>,
+    /// Records that no batch has yet, each of a batch to come.
+    to_come: Mutex<Vec<OrderRecord>>,
+    until: Option<Instant>,
+    writing: std::sync::atomic::AtomicUsize,
+}
+
+impl Hammer {
+    async fn new(buyer_limit: u32) -> Self {
+        let one = config(Mode::Distributed, &[]).mysql.instances[0].clone();
+        let flags = [
+            ("mysql.instances", one.as_str()),
+            ("shards.partitions", "4"),
+            ("mysql.pool_connections_max", "16"),
+        ];
+        let mut bench =
+            Bench::of(config(Mode::Distributed, &flags), &[("phone", 10_000_000)], buyer_limit).await;
+        // Every order is due at once.
+        let sale = bench.sales.get_mut(&bench.sale.id).expect("the sale");
+        sale.payment_window_ms = 0;
+        let servers = Servers::of(&bench.config);
+        let set = format!("UPDATE {}.sales SET payment_window_ms = 0", servers.directory());
+        servers.execute(0, &set).await;
+        let seconds = hammer_s();
+        Self {
+            bench,
+            written: Mutex::default(),
+            to_come: Mutex::default(),
+            until: seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds)),
+            writing: 4.into(),
+        }
+    }
+
+    fn goes_on(&self, batches: usize) -> bool {
+        self.until.map_or(batches < BATCHES, |until| Instant::now() < until)
+    }
+
+    fn is_written_to(&self) -> bool {
+        self.writing.load(std::sync::atomic::Ordering::Relaxed) > 0
+    }
+
+    /// Writes batch after batch. Of some records the order is cancelled before or at the same time.
+    async fn write(&self, part: u16) {
+        let users: Vec<_> = (0..BATCH).map(|n| self.bench.user(part, n)).collect();
+        let (mut start, mut batches) = (0, 0);
+        while self.goes_on(batches) {
+            let record = |user| self.bench.record(user, &format!("k{batches}"), 1);
+            let records: Vec<OrderRecord> = users.iter().map(record).collect();
+            self.to_come.lock().expect("sound").extend(records.iter().step_by(5).cloned());
+            let batch = self.bench.batch(part, start, records.iter().map(OrderRecord::encode).collect());
+            let outcome = self.bench.backend.order_writes.write(&batch, &self.bench.sales).await;
+            let BatchOutcome::Written(written) = outcome.expect("no deadlock") else {
+                panic!("position moved")
+            };
+            let waiting = written.orders.iter().filter(|(_, decision)| decision.buyer_keeps.is_none());
+            self.written.lock().expect("sound").extend(waiting.map(|(record, _)| record.order_id));
+            (start, batches) = (batch.next_offset(), batches + 1);
+        }
+        self.writing.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    async fn cancel(&self) -> usize {
+        let mut cancelled = 0;
+        while self.is_written_to() {
+            let unwritten = self.to_come.lock().expect("sound").pop();
+            if let Some(record) = unwritten {
+                let moved = self.bench.backend.order_changes.cancel_unwritten(&record, 0).await;
+                cancelled += usize::from(matches!(moved.expect("no deadlock"), Moved::Done { .. }));
+            }
+            let newest = self.written.lock().expect("sound").pop_back();
+            if let Some(order) = newest {
+                let moved = self.bench.backend.order_changes.change(order, OrderEvent::Cancel).await;
+                cancelled += usize::from(matches!(moved.expect("no deadlock"), Moved::Done { .. }));
+            }
+            tokio::task::yield_now().await;
+        }
+        cancelled
+    }
+
+    async fn sweep(&self) -> usize {
+        let (changes, months) = (&self.bench.backend.order_changes, [self.month()]);
+        let mut expired = 0;
+        while self.is_written_to() {
+            let overdue = Overdue { at: Instance::FIRST, months: &months, grace_ms: 0 };
+            let found = changes.overdue(overdue, 30).await.expect("a read");
+            expired += changes.expire(Instance::FIRST, &found, 0).await.expect("no deadlock");
+        }
+        expired
+    }
+
+    fn month(&self) -> Month {
+        self.bench.sale.month()
+    }
+}
+
+async fn hammered(buyer_limit: u32) {
+    let hammer = Hammer::new(buyer_limit).await;
+    let writers = futures::future::join_all((0..4).map(|part| hammer.write(part)));
+    let (_, one, other, swept, also) =
+        tokio::join!(writers, hammer.cancel(), hammer.cancel(), hammer.sweep(), hammer.sweep());
+    assert!(one + other > 10 && swept + also > 10, "{one} {other} cancelled, {swept} {also} expired");
+    hammer.bench.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writers_that_put_rows_first_meet_no_change_in_a_circle() {
+    hammered(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writers_that_ask_the_ledger_first_meet_no_change_in_a_circle() {
+    hammered(2).await;
+}
