@@ -117,8 +117,8 @@ impl MysqlOrderChanges {
         ))
     }
 
-    /// Deletes the claims of orders, each by its whole key. A statement that finds them by a condition may go through the
-    /// claims of others, and a lock that it had to wait for stays although the row is none of its own.
+    /// Deletes the claims of orders, each by its whole key. A statement that finds them by a condition may go through
+    /// the claims of others, and a lock that it had to wait for stays although the row is none of its own.
     async fn drop_claims(&self, shard: Shard, orders: &[&Order], tx: &mut Tx) -> StoreResult<()> {
         let users = list(sorted(orders.iter().map(|order| order.user.as_str().as_bytes())));
         let sales = list(sorted(orders.iter().map(|order| order.sale.as_str().as_bytes())));
