@@ -40,7 +40,7 @@ impl Task for ExpirySweeper {
         self.period
     }
 
-    /// Lets at most [`BATCH_MAX`] orders of every instance expire.
+    /// Lets at most 500 orders of every instance expire.
     ///
     /// # Errors
     /// The first failure of an instance. The others were swept all the same.
