@@ -52,6 +52,8 @@ pub struct Stock {
     pub losses: Losses,
     /// The sales that should sell and are not in place.
     pub delayed: BTreeSet<SaleId>,
+    /// Published sales that start within two minutes, or have started, and are not in place.
+    pub unplaced: BTreeSet<SaleId>,
     /// Orders in the outbox entries.
     pub outbox_orders: u64,
 }

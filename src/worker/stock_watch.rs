@@ -59,7 +59,11 @@ impl Task for StockWatch {
         }
         gauge!(OUTBOX_ORDERS).set(f64::from(u32::try_from(stock.outbox_orders).unwrap_or(u32::MAX)));
         tell_losses(&snapshot.stock.losses, &stock.losses);
-        stock.delayed = delayed(&snapshot.stock.delayed, &snapshot, now_ms);
+        let before = &snapshot.stock;
+        stock.delayed = delayed(&before.delayed, &snapshot, now_ms);
+        gauge_sales(SALE_DELAYED, (&before.delayed, &stock.delayed), &snapshot, now_ms);
+        stock.unplaced = unplaced(&snapshot, now_ms);
+        gauge_sales(SALE_UNPLACED, (&before.unplaced, &stock.unplaced), &snapshot, now_ms);
         self.catalog.set_stock(stock);
         failure.map(|()| Progress::of(done))
     }
@@ -120,27 +124,36 @@ fn tell_losses(before: &Losses, now: &Losses) {
     }
 }
 
-/// Answers which sales should sell and are not in place. Shows them as a metric, and logs those that were not among
-/// `before`.
+/// Answers which sales should sell and are not in place. Logs those that were not among `before`.
 fn delayed(before: &BTreeSet<SaleId>, snapshot: &Snapshot, now_ms: i64) -> BTreeSet<SaleId> {
-    let mut delayed = BTreeSet::new();
-    for sale in snapshot.sales.values() {
-        let is_near = now_ms >= sale.starts_ms.saturating_sub(UNPLACED_BEFORE_MS) && now_ms < sale.ends_ms;
-        if is_near && sale.state != SaleState::Draft {
-            let is_unplaced = !sale.in_place && sale.state != SaleState::Ended;
-            gauge!(SALE_UNPLACED, "sale" => sale.id.to_string()).set(f64::from(u8::from(is_unplaced)));
-        }
-        let is_delayed = sale.phase(now_ms) == Some(Phase::Delayed);
-        if is_delayed || before.contains(&sale.id) || sale.is_selling(now_ms) {
-            gauge!(SALE_DELAYED, "sale" => sale.id.to_string()).set(f64::from(u8::from(is_delayed)));
-        }
-        if !is_delayed {
-            continue;
-        }
-        if !before.contains(&sale.id) {
-            tracing::warn!(sale = %sale.id, "the sale should sell, and its stock is not in place: preheat it");
-        }
-        delayed.insert(sale.id.clone());
+    let delayed = ids_of(snapshot, |sale| sale.phase(now_ms) == Some(Phase::Delayed));
+    for sale in delayed.difference(before) {
+        tracing::warn!(%sale, "the sale should sell, and its stock is not in place: preheat it");
     }
     delayed
+}
+
+/// Answers which published sales start soon, or have started, and are not in place.
+fn unplaced(snapshot: &Snapshot, now_ms: i64) -> BTreeSet<SaleId> {
+    ids_of(snapshot, |sale| {
+        let is_near = now_ms >= sale.starts_ms.saturating_sub(UNPLACED_BEFORE_MS) && now_ms < sale.ends_ms;
+        is_near && !sale.in_place && !matches!(sale.state, SaleState::Draft | SaleState::Ended)
+    })
+}
+
+fn ids_of(snapshot: &Snapshot, is_one: impl Fn(&Sale) -> bool) -> BTreeSet<SaleId> {
+    snapshot.sales.values().filter(|sale| is_one(sale)).map(|sale| sale.id.clone()).collect()
+}
+
+/// Shows as a metric which sales are `now` what those of `before` were. Sales that sell have a series in any case.
+fn gauge_sales(
+    metric: &'static str,
+    (before, now): (&BTreeSet<SaleId>, &BTreeSet<SaleId>),
+    snapshot: &Snapshot,
+    now_ms: i64,
+) {
+    let selling = snapshot.selling(now_ms).map(|sale| &sale.id);
+    for sale in now.iter().chain(before).chain(selling) {
+        gauge!(metric, "sale" => sale.to_string()).set(f64::from(u8::from(now.contains(sale))));
+    }
 }

@@ -143,3 +143,17 @@ async fn writers_that_put_rows_first_meet_no_change_in_a_circle() {
 async fn writers_that_ask_the_ledger_first_meet_no_change_in_a_circle() {
     hammered(2).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_month_whose_table_was_dropped_keeps_no_order_from_expiring() {
+    let hammer = Hammer::new(1).await;
+    let bench = &hammer.bench;
+    let batch = bench.batch(0, 0, vec![bench.record(&bench.user(0, 0), "k", 1).encode()]);
+    let written = bench.backend.order_writes.write(&batch, &bench.sales).await.expect("written");
+    assert!(matches!(written, BatchOutcome::Written(_)), "{written:?}");
+    let long_ago = Month::of_ms(0);
+    let overdue = Overdue { at: Instance::FIRST, months: &[long_ago, hammer.month()], grace_ms: 0 };
+    let found = async || bench.backend.order_changes.overdue(overdue, 10).await.expect("a read");
+    crate::harness::eventually("the order is overdue", async || found().await.len() == 1).await;
+    hammer.bench.finish().await;
+}

@@ -7,10 +7,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use sqlx::mysql::MySqlRow;
 use sqlx::{AssertSqlSafe, MySql, Row, Transaction};
 
 use super::mysql::{Mysql, failed, is_duplicate};
-use super::mysql_order_store::{COLUMNS, is_missing_table, read};
+use super::mysql_order_store::{COLUMNS, is_missing_table, months_of_shard, read};
 use super::mysql_releases::{self, Owing};
 use super::mysql_text::{NOW_MS, list, push_bytes, push_insert};
 use crate::domain::batch_plan::Buyer;
@@ -22,6 +23,7 @@ use crate::domain::{
 use crate::ports::{Moved, OrderChanges, Overdue, StoreError, StoreResult};
 
 const CONTEXT: &str = "change order";
+const OVERDUE: &str = "read overdue orders";
 
 /// Changes orders in the shards.
 pub struct MysqlOrderChanges {
@@ -314,31 +316,48 @@ impl MysqlOrderChanges {
         Ok(decided.first().map(|decision| Moved::Done { order: Box::new(order), decision: *decision }))
     }
 
+    /// Reads what is overdue. A month whose table was dropped has no orders, and must not keep the others' from expiring.
     async fn read_overdue(&self, orders: Overdue<'_>, limit: usize) -> StoreResult<Vec<OrderId>> {
-        let context = "read overdue orders";
-        let waiting = OrderState::AwaitingPayment.as_str();
-        let shards = self.mysql.map.shards_of(orders.at);
-        let tables = shards.flat_map(|shard| orders.months.iter().map(move |month| (shard, *month)));
-        let each = tables.map(|(shard, month)| {
+        let shards: Vec<Shard> = self.mysql.map.shards_of(orders.at).collect();
+        let all = shards.iter().flat_map(|shard| orders.months.iter().map(|month| (*shard, *month)));
+        let read = match self.overdue_in(all.collect(), orders, limit).await {
+            Err(error) if is_missing_table(&error) => {
+                let mut there = Vec::new();
+                for shard in shards {
+                    let months = months_of_shard(&self.mysql, shard, orders.months).await?;
+                    there.extend(months.into_iter().map(|month| (shard, month)));
+                }
+                self.overdue_in(there, orders, limit).await
+            }
+            read => read,
+        };
+        let id = |row: &MySqlRow| {
+            let id: Vec<u8> = row.try_get(0).map_err(|error| failed(OVERDUE, error))?;
+            OrderId::from_bytes(&id).map_err(|error| StoreError::broken(OVERDUE, error.to_string()))
+        };
+        read.map_err(|error| failed(OVERDUE, error))?.iter().map(id).collect()
+    }
+
+    async fn overdue_in(
+        &self,
+        tables: Vec<(Shard, Month)>,
+        orders: Overdue<'_>,
+        limit: usize,
+    ) -> sqlx::Result<Vec<MySqlRow>> {
+        if tables.is_empty() {
+            return Ok(Vec::new());
+        }
+        let each = tables.into_iter().map(|(shard, month)| {
             format!(
-                "(SELECT order_id FROM {}.orders_{} WHERE state = '{waiting}' AND expires_ms < {NOW_MS} - {} \
-                 LIMIT {limit})",
+                "(SELECT order_id FROM {}.orders_{} WHERE state = '{}' AND expires_ms < {NOW_MS} - {} LIMIT {limit})",
                 self.mysql.shard(shard),
                 month.yyyymm(),
+                OrderState::AwaitingPayment.as_str(),
                 orders.grace_ms
             )
         });
-        let each: Vec<String> = each.collect();
-        if each.is_empty() {
-            return Ok(Vec::new());
-        }
-        let text = format!("{} LIMIT {limit}", each.join(" UNION ALL "));
-        let rows = sqlx::raw_sql(AssertSqlSafe(text)).fetch_all(self.mysql.pool(orders.at)).await;
-        let id = |row: &sqlx::mysql::MySqlRow| {
-            let id: Vec<u8> = row.try_get(0).map_err(|error| failed(context, error))?;
-            OrderId::from_bytes(&id).map_err(|error| StoreError::broken(context, error.to_string()))
-        };
-        rows.map_err(|error| failed(context, error))?.iter().map(id).collect()
+        let text = format!("{} LIMIT {limit}", each.collect::<Vec<_>>().join(" UNION ALL "));
+        sqlx::raw_sql(AssertSqlSafe(text)).fetch_all(self.mysql.pool(orders.at)).await
     }
 
     async fn expire_rows(&self, at: Instance, orders: &[OrderId], grace_ms: u64) -> StoreResult<usize> {
@@ -391,7 +410,7 @@ impl OrderChanges for MysqlOrderChanges {
     }
 
     async fn overdue(&self, orders: Overdue<'_>, limit: usize) -> StoreResult<Vec<OrderId>> {
-        self.mysql.read("read overdue orders", self.read_overdue(orders, limit)).await
+        self.mysql.read(OVERDUE, self.read_overdue(orders, limit)).await
     }
 
     async fn expire(&self, at: Instance, orders: &[OrderId], grace_ms: u64) -> StoreResult<usize> {

@@ -142,22 +142,6 @@ impl MysqlOrderStore {
         let readers = self.mysql.readers(self.mysql.map.instance_of(shard));
         query.bind(limit).fetch_all(readers).await
     }
-
-    /// Lists those of `months` for which the buyer's shard has a table.
-    async fn months_of_shard(&self, shard: Shard, months: &[Month]) -> StoreResult<Vec<Month>> {
-        let text = format!(
-            "SELECT CAST(table_name AS CHAR) FROM information_schema.tables WHERE table_schema = ? AND table_name IN {}",
-            placeholders(1, months.len())
-        );
-        let name = |month: &Month| format!("orders_{}", month.yyyymm());
-        let query = sqlx::query_scalar(AssertSqlSafe(text)).bind(self.mysql.shard(shard));
-        let query = months.iter().fold(query, |query, month| query.bind(name(month)));
-        let names: Vec<String> = query
-            .fetch_all(self.mysql.readers(self.mysql.map.instance_of(shard)))
-            .await
-            .map_err(|error| failed("look for monthly tables", error))?;
-        Ok(months.iter().filter(|month| names.contains(&name(month))).copied().collect())
-    }
 }
 
 #[async_trait]
@@ -222,7 +206,7 @@ impl Orders for MysqlOrderStore {
                     read => return rows_read(read),
                 }
                 // A month without a table has no orders.
-                let months = self.months_of_shard(self.mysql.map.shard_of(user), months).await?;
+                let months = months_of_shard(&self.mysql, self.mysql.map.shard_of(user), months).await?;
                 rows_read(self.read_orders_of(user, &months, below, limit).await)
             })
             .await
@@ -231,6 +215,25 @@ impl Orders for MysqlOrderStore {
 
 fn rows_read(rows: sqlx::Result<Vec<MySqlRow>>) -> StoreResult<Vec<Order>> {
     rows.map_err(|error| failed("read orders of a buyer", error))?.iter().map(read).collect()
+}
+
+/// Lists those of `months` for which a shard has an orders table.
+///
+/// # Errors
+/// When the instance cannot be read.
+pub async fn months_of_shard(mysql: &Mysql, shard: Shard, months: &[Month]) -> StoreResult<Vec<Month>> {
+    let text = format!(
+        "SELECT CAST(table_name AS CHAR) FROM information_schema.tables WHERE table_schema = ? AND table_name IN {}",
+        placeholders(1, months.len())
+    );
+    let name = |month: &Month| format!("orders_{}", month.yyyymm());
+    let query = sqlx::query_scalar(AssertSqlSafe(text)).bind(mysql.shard(shard));
+    let query = months.iter().fold(query, |query, month| query.bind(name(month)));
+    let names: Vec<String> = query
+        .fetch_all(mysql.readers(mysql.map.instance_of(shard)))
+        .await
+        .map_err(|error| failed("look for monthly tables", error))?;
+    Ok(months.iter().filter(|month| names.contains(&name(month))).copied().collect())
 }
 
 /// Tells whether a failure says that a table is missing. An id or cursor may name any month, and a month without a

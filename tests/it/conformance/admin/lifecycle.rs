@@ -20,6 +20,7 @@ in_both_modes!(
     a_request_id_of_any_shape_breaks_no_change,
     the_same_action_from_two_operators_at_once_is_one_change,
     a_published_sale_is_put_in_place_by_itself_shortly_before_its_start,
+    the_alarm_of_a_sale_that_is_not_in_place_ends_with_its_cause,
 );
 
 const ACTIONS: [&str; 5] = ["publish", "preheat", "pause", "resume", "end"];
@@ -228,5 +229,26 @@ async fn a_published_sale_is_put_in_place_by_itself_shortly_before_its_start(mod
     assert_eq!(rows.len(), 3, "once: {rows:?}");
     let early = shop.buy("ada", "soon", "phone", "k").await;
     assert_eq!(early.problem(), (409, "sale_not_started".to_owned()));
+    shop.finish().await;
+}
+
+async fn the_alarm_of_a_sale_that_is_not_in_place_ends_with_its_cause(mode: Mode) {
+    let shop = TestShop::start(mode).await;
+    let now_ms = Clock::System.now_ms();
+    let id = format!("alarm-{}", mode.as_str());
+    let mut body = sale_body(&id, 1, PHONE);
+    body["starts_at"] = json!(rfc3339(now_ms + 60_000));
+    create(&shop, body).await;
+    let published = shop.operate("POST", &format!("/sales/{id}/publish"), reason("a test")).await;
+    assert_eq!(published.status, 200, "{published:?}");
+    let shows = async |value: u8| {
+        let line = format!("seckill_sale_unplaced{{sale=\"{id}\"}} {value}");
+        let metrics = call(shop.admin, "GET", "/metrics", &[], "").await;
+        metrics.text.lines().any(|found| found == line)
+    };
+    eventually("the alarm", async || shows(1).await).await;
+    let later = json!({ "starts_at": rfc3339(now_ms + 1_800_000), "reason": "a test" });
+    assert_eq!(shop.operate("PATCH", &format!("/sales/{id}"), later).await.status, 200);
+    eventually("its end", async || shows(0).await).await;
     shop.finish().await;
 }
