@@ -316,7 +316,7 @@ impl MysqlOrderChanges {
         Ok(decided.first().map(|decision| Moved::Done { order: Box::new(order), decision: *decision }))
     }
 
-    /// Reads what is overdue. A month whose table was dropped has no orders, and must not keep the others' from expiring.
+    /// Reads what is overdue. A month whose table was dropped has no orders, and must not keep others from expiring.
     async fn read_overdue(&self, orders: Overdue<'_>, limit: usize) -> StoreResult<Vec<OrderId>> {
         let shards: Vec<Shard> = self.mysql.map.shards_of(orders.at).collect();
         let all = shards.iter().flat_map(|shard| orders.months.iter().map(|month| (*shard, *month)));
