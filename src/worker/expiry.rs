@@ -8,10 +8,10 @@ use async_trait::async_trait;
 use metrics::{counter, gauge};
 
 use super::driver::{Progress, Task};
-use crate::domain::{Instance, Month, OrderState, Sale};
+use crate::domain::{Instance, Month, OrderId, OrderState, Sale};
 use crate::memory::catalog::Catalog;
 use crate::metrics::{ORDERS, ORDERS_OVERDUE};
-use crate::ports::{OrderChanges, Overdue, StoreResult};
+use crate::ports::{ErrorKind, OrderChanges, Overdue, StoreResult};
 
 /// Most orders that expire in one transaction.
 const BATCH_MAX: usize = 500;
@@ -78,7 +78,24 @@ impl ExpirySweeper {
         if self.is_dry_run || found.is_empty() {
             return Ok((found.len(), 0));
         }
-        let expired = self.changes.expire(at, &found, self.grace_ms).await?;
-        Ok((found.len(), expired))
+        match self.changes.expire(at, &found, self.grace_ms).await {
+            Err(error) if error.kind == ErrorKind::Broken && found.len() > 1 => {
+                Ok((found.len(), self.expire_each(at, &found).await))
+            }
+            expired => Ok((found.len(), expired?)),
+        }
+    }
+
+    /// Lets orders expire one by one, because one of them is damaged and must not keep the others. Answers how many
+    /// expired.
+    async fn expire_each(&self, at: Instance, orders: &[OrderId]) -> usize {
+        let mut done = 0;
+        for order in orders {
+            match self.changes.expire(at, &[*order], self.grace_ms).await {
+                Ok(expired) => done += expired,
+                Err(error) => tracing::error!(%order, %error, "an overdue order cannot expire"),
+            }
+        }
+        done
     }
 }

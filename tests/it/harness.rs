@@ -123,6 +123,9 @@ pub trait Stage {
     /// Reads reason and details of the changes of a kind that are no sale's, in order.
     async fn notes(&self, action: &str) -> Vec<(String, Value)>;
 
+    /// Removes the ledger of a sale, as nobody but a person with a shell does.
+    async fn drop_ledger(&self, sale: &str);
+
     /// Makes the payment of every order that waits for it due so many ms from now, as if the order were older.
     async fn make_due(&self, in_ms: i64);
 

@@ -380,7 +380,11 @@ impl MysqlOrderChanges {
         if found.is_empty() {
             return Ok(0);
         }
-        self.follow(at, OrderEvent::Expire.arrow(), &found, &mut tx).await?;
+        if let Err(error) = self.follow(at, OrderEvent::Expire.arrow(), &found, &mut tx).await {
+            // A transaction that is dropped keeps its locks for a moment, and who tries again would pass over them.
+            tx.rollback().await.map_err(|error| failed(CONTEXT, error))?;
+            return Err(error);
+        }
         tx.commit().await.map_err(|error| failed(CONTEXT, error))?;
         Ok(found.len())
     }

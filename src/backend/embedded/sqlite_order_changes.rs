@@ -11,7 +11,7 @@ use super::failures::broken;
 use super::sqlite::Sqlite;
 use super::sqlite_batch::{free_buyer, return_units};
 use super::sqlite_order_store::{COLUMNS, read};
-use super::sqlite_rows::{failed, parsed};
+use super::sqlite_rows::{Bound, failed, parsed};
 use crate::domain::order_life::{Arrow, LedgerColumn, OrderEvent, Step};
 use crate::domain::{Decision, Instance, Order, OrderId, OrderRecord, OrderState};
 use crate::ports::{Moved, OrderChanges, Overdue, StoreResult};
@@ -141,7 +141,7 @@ async fn follow(
     let set = "UPDATE orders SET state = ? WHERE order_id = ? AND state = ?";
     let query =
         sqlx::query(set).bind(arrow.to.as_str()).bind(order.id.to_string()).bind(order.state.as_str());
-    execute(connection, query).await?;
+    change_one(connection, query).await?;
     note_move(connection, arrow, order.id, now_ms).await?;
     let units = |column| {
         let of = |state: OrderState| i64::from(state.facts().units == Some(column));
@@ -149,12 +149,13 @@ async fn follow(
     };
     let count = "UPDATE ledger SET held = held + ?, sold = sold + ? WHERE sale_id = ? AND sku_id = ?";
     let query = sqlx::query(count).bind(units(LedgerColumn::Held)).bind(units(LedgerColumn::Sold));
-    execute(connection, query.bind(order.sale.as_str()).bind(order.sku.as_str())).await?;
+    change_one(connection, query.bind(order.sale.as_str()).bind(order.sku.as_str())).await?;
     order.state = arrow.to;
     let decision = if order.state.holds_nothing() {
         let drop = "DELETE FROM claims WHERE sale_id = ? AND user_id = ? AND order_id = ?";
         let query = sqlx::query(drop).bind(order.sale.as_str()).bind(order.user.as_str());
-        execute(connection, query.bind(order.id.to_string())).await?;
+        let dropped = query.bind(order.id.to_string()).execute(&mut *connection).await;
+        dropped.map_err(|error| failed(CONTEXT, error))?;
         give_back(connection, &order).await?
     } else {
         Decision { order: order.id, state: order.state, buyer_keeps: None }
@@ -181,9 +182,11 @@ async fn note_move(
     now_ms: i64,
 ) -> StoreResult<()> {
     let note = "INSERT INTO order_moves (order_id, kind, at_ms) VALUES (?, ?, ?)";
-    execute(connection, sqlx::query(note).bind(order.to_string()).bind(arrow.move_word).bind(now_ms)).await
+    change_one(connection, sqlx::query(note).bind(order.to_string()).bind(arrow.move_word).bind(now_ms)).await
 }
 
-async fn execute(connection: &mut SqliteConnection, query: super::sqlite_rows::Bound<'_>) -> StoreResult<()> {
-    query.execute(connection).await.map(drop).map_err(|error| failed(CONTEXT, error))
+/// Executes a statement that has to change one row.
+async fn change_one(connection: &mut SqliteConnection, query: Bound<'_>) -> StoreResult<()> {
+    let changed = query.execute(connection).await.map_err(|error| failed(CONTEXT, error))?.rows_affected();
+    if changed == 1 { Ok(()) } else { Err(broken(CONTEXT, format!("{changed} rows changed and not one"))) }
 }

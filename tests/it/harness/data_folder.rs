@@ -123,6 +123,10 @@ impl Stage for DataFolder {
         rows.iter().map(|row| (row.get(0), serde_json::from_str(row.get(1)).expect("JSON"))).collect()
     }
 
+    async fn drop_ledger(&self, sale: &str) {
+        self.try_execute(&format!("DELETE FROM ledger WHERE sale_id = '{sale}'")).await.expect("done");
+    }
+
     async fn make_due(&self, in_ms: i64) {
         let due_ms = Clock::System.now_ms() + in_ms;
         let text = format!(

@@ -190,6 +190,12 @@ impl Stage for Servers {
         rows.iter().map(|row| (row.get(0), serde_json::from_str(row.get(1)).expect("JSON"))).collect()
     }
 
+    async fn drop_ledger(&self, sale: &str) {
+        for (instance, control) in self.controls() {
+            self.execute(instance, &format!("DELETE FROM {control}.ledger WHERE sale_id = '{sale}'")).await;
+        }
+    }
+
     async fn make_due(&self, in_ms: i64) {
         for (instance, shard) in self.shards() {
             for month in months() {
