@@ -1,5 +1,5 @@
 # Each target is a line that a person could type. `make demo` needs Rust and a C compiler; `make test` also a C++
-# compiler and Java.
+# compiler, Java and Go.
 
 .PHONY: demo rush demo-distributed test test-mariadb bench lint stack-up stack-down
 

@@ -2,8 +2,8 @@
 -- idempotent and best effort: MySQL stays the truth.
 --
 -- KEYS  1 orders   2 buyers
--- ARGV  per order: order id, state letter (a awaiting_payment, p paid, c cancelled, e expired, x rejected), and the
---       units that its buyer holds in MySQL when the order is rejected, else ''
+-- ARGV  per order: order id, state letter (a awaiting_payment, p paid, c cancelled, e expired, f refunded, x
+--       rejected), and the units that its buyer holds in MySQL when the order holds none, else ''
 -- Result: number of orders marked
 --
 -- An order that is not there is passed over. A mark only moves a hold along the arrows of an order's life, because a
@@ -11,7 +11,7 @@
 -- and those that the buyer holds in MySQL stay. A buyer without units keeps a field of 0: Redis keeps no empty hash,
 -- and a missing one counts as lost.
 
-local REACHES = {r = 'apcex', q = 'apcex', a = 'pce'}
+local REACHES = {r = 'apcefx', q = 'apcefx', a = 'pcef', p = 'f'}
 
 local marked = 0
 for i = 1, #ARGV, 3 do
@@ -21,7 +21,7 @@ for i = 1, #ARGV, 3 do
   if reaches and string.find(reaches, state, 1, true) then
     redis.call('HSET', KEYS[1], id, state .. string.sub(hold, 2))
     local quantity, user = string.match(hold, '^%a|%x+|(%d+)|%d+|[^|]+|(.*)$')
-    local holds_none = state == 'c' or state == 'e' or state == 'x'
+    local holds_none = state == 'c' or state == 'e' or state == 'f' or state == 'x'
     local held = holds_none and user and tonumber(redis.call('HGET', KEYS[2], user) or 'x')
     if held then
       local left = math.max(held - tonumber(quantity), math.min(held, keeps))

@@ -2,7 +2,8 @@
 -- idempotent: a hold that is settled has its state letter in upper case.
 --
 -- KEYS (one hash tag)  1 gate   2 stock   3 buyers   4 orders
--- ARGV  per order: order id, state letter that MySQL says (c cancelled, e expired, x rejected), the units that its
+-- ARGV  per order: order id, state letter that MySQL says (c cancelled, e expired, f refunded,
+--       x rejected), the units that its
 --       buyer holds in MySQL, and 1 when its units go back on sale, or 0 when they are gone
 -- Result: 'gate_shut' when there is no gate, 'keys_lost' when keys of the bucket are missing, or an array with a number
 --   per order: 1 it is settled now, 0 it was settled before or is not here, -1 the hold says that its buyer has the
@@ -13,7 +14,7 @@
 -- harm than units that come back twice.
 
 local gate, stock, buyers, orders = unpack(KEYS)
-local REACHES = {r = 'cex', q = 'cex', a = 'ce', c = 'c', e = 'e', x = 'x'}
+local REACHES = {r = 'cefx', q = 'cefx', a = 'cef', p = 'f', c = 'c', e = 'e', f = 'f', x = 'x'}
 
 local found = redis.call('HMGET', gate, 'epoch', 'lost')
 if not found[1] then return 'gate_shut' end
@@ -23,7 +24,7 @@ local function release(id, state, keeps, restock)
   local hold = redis.call('HGET', orders, id)
   if not hold then return 0 end
   local before = string.sub(hold, 1, 1)
-  if before == 'C' or before == 'E' or before == 'X' then return 0 end
+  if before == 'C' or before == 'E' or before == 'F' or before == 'X' then return 0 end
   if not string.find(REACHES[before] or '', state, 1, true) then return -1 end
   local quantity, sku, user = string.match(hold, '^%a|%x+|(%d+)|%d+|([^|]+)|(.*)$')
   if not quantity then return -1 end

@@ -2,10 +2,13 @@
 
 mod auto_preheat;
 mod open;
+mod payment_tasks;
 #[cfg(feature = "public-keys")]
 mod published_keys;
 mod role;
 mod servers;
+mod simulator;
+mod till;
 mod workers;
 
 use std::net::SocketAddr;
@@ -29,6 +32,7 @@ pub use open::*;
 pub use role::Role;
 pub use servers::CannotListen;
 use servers::ShopperServer;
+pub use simulator::RunningSimulator;
 use workers::Workers;
 
 /// How long after the listener has closed a connection that it had let in may begin its purchase.
@@ -60,6 +64,7 @@ pub async fn start(config: &Config, role: Role, metrics: PrometheusHandle) -> an
     if role != Role::Worker {
         config.require_secrets()?;
     }
+    config.payment.require()?;
     anyhow::ensure!(
         config.backend.mode != Mode::Embedded || role == Role::All,
         "embedded mode is one process: it has no --role but all"
@@ -85,8 +90,8 @@ pub async fn start_on(
     let published = servers::published_keys(config, role, &tokens, &clock, &back).await?;
     backend.probes.extend(published.iter().map(|published| published.probe.clone()));
     let memory = Memory::new(map);
-    let shop =
-        Shop::new(backend.clone(), memory.clone(), settings(config), map, clock.clone(), front.clone());
+    let ports = (backend.clone(), till::till(&config.payment, &clock)?);
+    let shop = Shop::new(ports, memory.clone(), settings(config), map, clock.clone(), front.clone());
     let workers = Workers { ports: &backend, memory: &memory, config, clock: &clock, tasks: &back };
     workers.warm().await;
     let driver = workers.start(role, &shop, metrics.clone())?;
@@ -99,6 +104,7 @@ pub async fn start_on(
         learn_keys: published.as_ref().map(|published| published.learn.clone()),
         addresses: servers::client_addresses(config),
         body_timeout_ms: config.http.body_timeout_ms,
+        webhook_body_bytes_max: config.payment.webhook_body_bytes_max,
         clock: clock.clone(),
         metrics,
     });

@@ -8,7 +8,9 @@ mod demo_command;
 mod failure;
 mod key_command;
 mod output;
+mod payments_command;
 mod position_command;
+mod provider_command;
 mod runtime;
 mod sale_command;
 mod token_command;
@@ -25,7 +27,7 @@ use crate::app::{self, Role};
 #[cfg(feature = "distributed")]
 use crate::backend::distributed::migrate;
 use crate::clock::Clock;
-use crate::config::{Config, ConfigError, Mode};
+use crate::config::{Config, ConfigError, Mode, ProviderKind};
 use crate::shutdown::{Asked, Signals};
 use crate::{metrics, telemetry};
 
@@ -89,6 +91,10 @@ enum Command {
     /// Where the order writers are in the order log, read and moved in the stores themselves.
     #[command(subcommand)]
     Position(position_command::PositionCommand),
+    /// Run the simulated payment provider, which moves no money.
+    Provider(provider_command::ProviderCommand),
+    /// Payments, through the admin API.
+    Payments(payments_command::PaymentsCommand),
     /// API keys of operators, written straight into the directory database.
     #[command(subcommand)]
     Key(key_command::KeyCommand),
@@ -160,6 +166,12 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let config = load(&[])?.config;
             block_on(command.run(&config, format))?;
         }
+        Command::Provider(command) => {
+            let config = load(&[])?.config;
+            telemetry::install(&config.log, Clock::System).context("log.filter is not a filter")?;
+            block_on(command.run(&config))?;
+        }
+        Command::Payments(command) => block_on(command.run(format))?,
         Command::Key(command) => {
             let config = load(&[])?.config;
             block_on(command.run(&config))?;
@@ -178,6 +190,10 @@ async fn serve(config: &Config, role: Role) -> anyhow::Result<()> {
     app::wait_for_servers(config, app::Needed::Serving, output::talk).await?;
     let signals = Signals::catch()?;
     let running = app::start(config, role, metrics).await?;
+    if config.payment.provider == ProviderKind::Simulator {
+        tracing::warn!("payments are simulated: no money moves (payment.provider = \"simulator\")");
+        output::talk("payments   play money: no money moves (payment.provider = \"simulator\")");
+    }
     if let Some(address) = running.shopper {
         output::talk(&format!("shoppers   http://{address}/api/v1/sales"));
     }

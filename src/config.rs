@@ -11,6 +11,7 @@
 
 mod config_error;
 mod layers;
+mod payment;
 mod ranges;
 mod readers;
 mod secret;
@@ -23,6 +24,7 @@ use std::path::{Path, PathBuf};
 pub use config_error::ConfigError;
 pub use layers::Explained;
 use layers::{DEFAULTS, Layers, SECRETS};
+pub use payment::{Expiry, PaymentConfig, ProviderKind};
 pub use secret::Secret;
 pub use sections::*;
 
@@ -121,12 +123,15 @@ pub fn defaults_text() -> &'static str {
 
 impl Config {
     fn read_secret_files(&mut self) -> Result<(), ConfigError> {
-        let auth = &mut self.auth;
-        let slots: [(&'static str, &Option<PathBuf>, &mut Secret); 4] = [
+        let (auth, payment) = (&mut self.auth, &mut self.payment);
+        let slots: [(&'static str, &Option<PathBuf>, &mut Secret); 7] = [
             (SECRETS[0], &auth.hs256_secret_file, &mut auth.hs256_secret),
             (SECRETS[1], &auth.hs256_previous_secret_file, &mut auth.hs256_previous_secret),
             (SECRETS[2], &self.redis.password_file, &mut self.redis.password),
             (SECRETS[3], &self.mysql.password_file, &mut self.mysql.password),
+            (SECRETS[4], &payment.api_key_file, &mut payment.api_key),
+            (SECRETS[5], &payment.webhook_secret_file, &mut payment.webhook_secret),
+            (SECRETS[6], &payment.webhook_previous_secret_file, &mut payment.webhook_previous_secret),
         ];
         for (key, path, secret) in slots {
             if let Some(path) = path {

@@ -10,6 +10,7 @@ pub mod paging;
 pub mod problem;
 pub mod router;
 pub mod shopper;
+pub mod simulator;
 
 use std::sync::Arc;
 
@@ -38,6 +39,8 @@ pub struct Context {
     pub addresses: ClientAddresses,
     /// How long a client may take to send a request's body.
     pub body_timeout_ms: u64,
+    /// The largest event of the payment provider that is read.
+    pub webhook_body_bytes_max: usize,
     /// Bounds what a client may keep waiting.
     pub clock: Clock,
     /// Renders the metrics of this process.

@@ -11,6 +11,7 @@ pub mod http;
 pub mod memory;
 pub mod metrics;
 pub mod ports;
+pub mod provider;
 pub mod shop;
 pub mod shutdown;
 pub mod telemetry;

@@ -4,6 +4,7 @@
 use metrics::{counter, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
+use crate::domain::payment::{RefundReason, RefundState};
 use crate::domain::{SaleId, SkuId};
 
 /// One row of the metrics table.
@@ -69,6 +70,12 @@ metrics_table! {
         "Orders that are due to expire, as the last round found them: at most 500 of each MySQL instance";
     ORDERS Counter "seckill_orders_total" ["status"]
         "Orders that this process decided, by the state they got";
+    PAYMENT_EVENTS Counter "seckill_payment_events_total" ["outcome"]
+        "Events of the payment provider by what came of them: paid, refund_owed, repeated, closed, refund, attention, …";
+    REFUNDS_OWED Counter "seckill_refunds_owed_total" ["reason"]
+        "Captures that are paid back, because their order does not get them";
+    REFUNDS Counter "seckill_refunds_total" ["state"]
+        "Refunds by where they came to be: sent, done, failed";
     ORDER_PERSIST Histogram "seckill_order_persist_seconds" []
         "Time from acceptance by the front to the commit of the order's row";
     ORDERS_PENDING Gauge "seckill_orders_pending" []
@@ -154,6 +161,21 @@ pub const UNAUTHENTICATED_CAUSES: &[&str] = &[
     "claims",
     "api_key",
 ];
+/// All outcomes of `seckill_payment_events_total`.
+pub const PAYMENT_EVENT_OUTCOMES: &[&str] = &[
+    "paid",
+    "repeated",
+    "refund_owed",
+    "unknown",
+    "closed",
+    "refund",
+    "attention",
+    "other",
+    "other_deployment",
+    "other_mode",
+    "not_signed",
+    "malformed",
+];
 /// All reasons of `seckill_writer_retries_total`.
 const RETRY_REASONS: &[&str] = &["conflict", "unavailable", "broken", "position_moved", "gap"];
 
@@ -205,7 +227,16 @@ fn register() {
     for reason in RETRY_REASONS {
         counter!(WRITER_RETRIES, "reason" => *reason).increment(0);
     }
-    for status in ["awaiting_payment", "rejected", "cancelled", "expired"] {
+    for outcome in PAYMENT_EVENT_OUTCOMES {
+        counter!(PAYMENT_EVENTS, "outcome" => *outcome).increment(0);
+    }
+    for reason in RefundReason::ALL {
+        counter!(REFUNDS_OWED, "reason" => reason.as_str()).increment(0);
+    }
+    for state in RefundState::ALL {
+        counter!(REFUNDS, "state" => state.as_str()).increment(0);
+    }
+    for status in ["awaiting_payment", "paid", "rejected", "cancelled", "expired", "refunded"] {
         counter!(ORDERS, "status" => status).increment(0);
     }
     for poison in crate::domain::record::Poison::ALL {

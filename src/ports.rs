@@ -6,6 +6,7 @@
 
 mod archive;
 mod audit_log;
+mod captures;
 mod gates;
 mod inventory;
 mod keys;
@@ -15,8 +16,11 @@ mod order_log;
 mod order_writes;
 mod orders;
 mod outbox;
+mod payment_provider;
+mod payments;
 mod positions;
 mod probe;
+mod refunds;
 mod releases;
 mod sale_store;
 mod store_error;
@@ -25,17 +29,21 @@ use std::sync::Arc;
 
 pub use archive::Archive;
 pub use audit_log::AuditLog;
+pub use captures::{Captures, Orphan, Taken};
 pub use gates::{BucketState, Gates, UnitMove};
 pub use inventory::Inventory;
 pub use keys::Keys;
 pub use ledger::Ledger;
-pub use order_changes::{Moved, OrderChanges, Overdue};
+pub use order_changes::{Grace, Moved, OrderChanges, Overdue};
 pub use order_log::{IMPORT_RECORDS_MAX, LogEvent, LogIdentity, Offsets, OrderLog, OrderLogReader, Wake};
 pub use order_writes::{BatchOutcome, OrderWrites, Written};
 pub use orders::Orders;
 pub use outbox::Outbox;
+pub use payment_provider::{Booked, News, PaymentProvider, ProviderEvent, Standing};
+pub use payments::{Opened, PaymentStep, Payments};
 pub use positions::Positions;
 pub use probe::{Duty, Fault, Probe};
+pub use refunds::Refunds;
 pub use releases::{Owed, Releases};
 pub use sale_store::SaleStore;
 pub use store_error::{Effect, ErrorKind, StoreError, StoreResult};
@@ -55,6 +63,12 @@ pub struct Ports {
     pub order_writes: Arc<dyn OrderWrites>,
     /// Changes orders after they were accepted.
     pub order_changes: Arc<dyn OrderChanges>,
+    /// Knows the payments of orders.
+    pub payments: Arc<dyn Payments>,
+    /// Takes what was captured.
+    pub captures: Arc<dyn Captures>,
+    /// Knows what is paid back.
+    pub refunds: Arc<dyn Refunds>,
     /// Knows, halts and moves the writers' positions.
     pub positions: Arc<dyn Positions>,
     /// Reads orders.

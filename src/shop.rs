@@ -12,17 +12,22 @@ pub mod failure;
 mod gather;
 pub mod health;
 pub mod operate;
+pub mod pay;
+pub mod payment_events;
+pub mod payment_rounds;
 pub mod purchase;
 pub mod settings;
+pub mod signature;
 pub mod sold_out;
 pub mod status;
 pub mod submit;
+pub mod till;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::clock::Clock;
-use crate::domain::{BucketId, Order, Sale, Shard, ShardMap};
+use crate::domain::{BucketId, Order, Sale, SaleId, Shard, ShardMap, SkuId};
 use crate::memory::Memory;
 use crate::memory::catalog::Snapshot;
 use crate::memory::pace::DELAYED_MS;
@@ -33,6 +38,7 @@ use admission::Admission;
 use bucket_queues::BucketQueues;
 pub use failure::Failure;
 pub use settings::Settings;
+pub use till::Till;
 
 /// The shop: all use cases over one backend. Every request shares it.
 pub struct Shop {
@@ -42,6 +48,8 @@ pub struct Shop {
     clock: Clock,
     tasks: Tasks,
     memory: Memory,
+    /// How it takes money; `None` where it takes none.
+    till: Option<Till>,
     admission: Admission,
     queues: BucketQueues,
     waiters: tokio::sync::Semaphore,
@@ -49,9 +57,10 @@ pub struct Shop {
 }
 
 impl Shop {
-    /// Makes a shop over an opened backend. Workers keep `memory` fresh, and `tasks` own what purchases spawn.
+    /// Makes a shop over an opened backend. Workers keep `memory` fresh, `till` takes its money, if it takes any, and
+    /// `tasks` own what purchases and payments spawn.
     pub fn new(
-        ports: Ports,
+        (ports, till): (Ports, Option<Till>),
         memory: Memory,
         settings: Settings,
         map: ShardMap,
@@ -64,6 +73,7 @@ impl Shop {
             waiters: tokio::sync::Semaphore::new(settings.waiters_max),
             leaving: AtomicBool::new(false),
             memory,
+            till,
             ports,
             settings,
             map,
@@ -79,6 +89,12 @@ impl Shop {
     /// Answers the sales as they are known now. Costs no I/O.
     pub fn catalog(&self) -> Arc<Snapshot> {
         self.memory.catalog.snapshot()
+    }
+
+    /// Answers whether units of a SKU that is sold out may come back. Costs no I/O; the answer is at most
+    /// `catalog.refresh_ms` old.
+    pub fn may_return(&self, sale: &SaleId, sku: &SkuId) -> bool {
+        self.catalog().may_return(sale, sku)
     }
 
     /// Answers the time in ms since 1970, UTC.

@@ -135,7 +135,7 @@ impl Front {
             let map = config.shard_map()?;
             let memory = Memory::new(map);
             memory.catalog.put(sale.clone());
-            let shop = Shop::new(ports, memory, settings(config), map, Clock::System, tasks);
+            let shop = Shop::new((ports, None), memory, settings(config), map, Clock::System, tasks);
             let key = DecodingKey::from_secret(secret.as_bytes());
             let key = TokenKey { kid: None, algorithm: Algorithm::HS256, key };
             let rules = TokenRules {
@@ -150,6 +150,7 @@ impl Front {
                 learn_keys: None,
                 addresses: ClientAddresses::new(Vec::new(), ForwardedHeader::XForwardedFor),
                 body_timeout_ms: config.http.body_timeout_ms,
+                webhook_body_bytes_max: config.payment.webhook_body_bytes_max,
                 clock: Clock::System,
                 metrics: metrics.clone(),
             })

@@ -8,6 +8,8 @@ mod claims;
 mod holds;
 mod index;
 mod log;
+mod payments;
+mod provider;
 mod requests;
 mod rows;
 mod shopfront;
@@ -60,10 +62,11 @@ rules! {
     PoolOvergranted "pool_overgranted" "I1" "a pool grants at most its stock";
     GrantsUnbalanced "grants_unbalanced" "I1" "units granted by the pool = units of grants = units allotted";
     GrantNotApplied "grant_not_applied" "I1" "every grant to another instance was applied there, when quiet";
-    LedgerOverAllotment "ledger_over_allotment" "I1" "0 <= held + sold <= allotted";
+    LedgerOverAllotment "ledger_over_allotment" "I1" "0 <= held + sold + withheld <= allotted";
     LedgerDiffers "ledger_differs" "I1" "held and sold of each instance = its awaiting and paid orders";
+    WithheldDiffers "withheld_differs" "I2" "at most the units of refunded orders are withheld";
     RedisStockNegative "redis_stock_negative" "I1" "available units in Redis are never negative";
-    RedisStockDiffers "redis_stock_differs" "I2" "available in Redis = stock - live - owed, when quiet";
+    RedisStockDiffers "redis_stock_differs" "I2" "available in Redis = stock - live - owed - withheld, when quiet";
     RedisBuyersDiffer "redis_buyers_differ" "I2" "a buyer's units in Redis = live + owed, less what was rejected, when quiet";
     HoldWithoutRow "hold_without_row" "I2" "every hold in Redis became a row, when quiet";
     RowWithoutHold "row_without_hold" "I2" "every live order has its hold in Redis, when quiet";
@@ -86,6 +89,22 @@ rules! {
     RowWithoutRequest "row_without_request" "I6" "every row has a request of that buyer";
     RowDiffersFromRequest "row_differs_from_request" "I6" "a row has the SKU and quantity that were asked for";
     RefusedButPersisted "refused_but_persisted" "I3" "an order whose every answer was a refusal has no row";
+    PaidWithoutCapture "paid_without_capture" "I7" "a paid order keeps a capture, a refunded one gave one back";
+    PaidTwice "paid_twice" "I7" "an order has at most one capture without a refund";
+    CaptureKept "capture_kept" "I7" "a capture that pays no order has a refund";
+    RefundDiffers "refund_differs" "I7" "a refund pays back the capture of its payment, and all of it";
+    PaymentDiffers "payment_differs" "I7" "a payment asks for what its order costs, under its own id";
+    PaymentWithoutOrder "payment_without_order" "I7" "a payment belongs to an order, and stands where its row stands";
+    PaymentForNothing "payment_for_nothing" "I7" "an order that costs nothing has no payments";
+    PaymentsOpen "payments_open" "I7" "an order has at most one payment without a final answer";
+    AttemptsDiffer "attempts_differ" "I7" "the payments of an order are numbered from 1 without gaps";
+    EndedOrderPayable "ended_order_payable" "I7" "an order that was cancelled or has expired has no open payment";
+    CaptureDiffers "capture_differs" "I7" "the captured payments, and no others, name a capture";
+    CaptureShared "capture_shared" "I7" "no capture stands on two payments, or on one and an orphan that is paid back";
+    CaptureNotTaken "capture_not_taken" "I7" "every booked capture is that of a payment or an orphan, or on its way";
+    CaptureNotBooked "capture_not_booked" "I7" "every captured payment is booked by the provider, with its amount";
+    RefundNotBooked "refund_not_booked" "I7" "what is refunded is paid back in the provider's books, in full";
+    RefundUnasked "refund_unasked" "I7" "nothing is paid back in the provider's books that is not owed";
     LiveOrderReleased "live_order_released" "I8" "no units of a live order are on sale again or wait for it";
     OutboxNotEmpty "outbox_not_empty" "I9" "the outbox is empty, when quiet";
     OutboxCountDiffers "outbox_count_differs" "I9" "an empty outbox counts no orders, when quiet";
@@ -100,6 +119,7 @@ rules! {
     AcceptedAfterEnd "accepted_after_end" "content" "nothing is accepted at the end or after it";
     AcceptedWhileShut "accepted_while_shut" "content" "nothing is accepted while the sale is paused, or once it was ended";
     ExpiryDiffers "expiry_differs" "content" "a payment is due one payment window after the row was made";
+    ExpiredEarly "expired_early" "content" "no order expires before its payment was due";
     MovesDiffer "moves_differ" "content" "a row's moves are those of its state";
     MoveWithoutRow "move_without_row" "content" "every move belongs to a row";
     RowWithoutRecord "row_without_record" "content" "every row has a record in the order log";
@@ -180,6 +200,8 @@ pub fn audit(evidence: &Evidence) -> Vec<Violation> {
     log::check(&index, &mut found);
     holds::check(&index, &mut found);
     requests::check(&index, &mut found);
+    payments::check(&index, &mut found);
+    provider::check(&index, &mut found);
     shopfront::check(&index, &mut found);
     found.0.sort_by_key(|violation| violation.rule);
     found.0
@@ -208,6 +230,8 @@ pub fn notes(evidence: &Evidence) -> Vec<String> {
     if set_aside > 0 {
         notes.push(format!("{set_aside} outbox entries were set aside and wait for an operator"));
     }
+    notes.extend(payments::notes(evidence));
+    notes.extend(provider::notes(&index));
     match &evidence.log {
         None => notes.push("order log not read".to_owned()),
         Some(log) if log.partitions.iter().any(|part| part.low > 0) => {

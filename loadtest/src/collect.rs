@@ -9,7 +9,11 @@ mod mysql;
 #[cfg(feature = "distributed")]
 mod mysql_fields;
 #[cfg(feature = "distributed")]
+mod mysql_payments;
+#[cfg(feature = "distributed")]
 mod mysql_rows;
+mod payment;
+mod provider;
 mod record;
 #[cfg(feature = "distributed")]
 mod redis;
@@ -20,6 +24,8 @@ pub mod settle;
 mod sqlite;
 #[cfg(feature = "embedded")]
 mod sqlite_fields;
+#[cfg(feature = "embedded")]
+mod sqlite_payments;
 #[cfg(feature = "embedded")]
 mod sqlite_rows;
 
@@ -37,10 +43,11 @@ use crate::evidence::{Evidence, SaleFacts};
 use crate::ids::OrderId;
 use crate::journal::Entry;
 
-/// Reads all evidence but the answers over HTTP.
+/// Reads all evidence but the answers over HTTP. The payment provider's books are read last, so that they have every
+/// capture and every refund that the stores tell of.
 ///
 /// # Errors
-/// When a store cannot be read, or no sale has this id.
+/// When a store or the provider cannot be read, or no sale has this id.
 pub async fn stores(
     config: &Config,
     sale: &str,
@@ -56,7 +63,11 @@ pub async fn stores(
         absent => return Err(built_without(absent)),
     };
     let evidence = evidence.with_context(|| format!("the directory knows no sale {sale}"))?;
-    Ok(Evidence { journal, before, ..evidence })
+    let provider = match &config.provider {
+        Some(api) => Some(provider::read(api).await?),
+        None => None,
+    };
+    Ok(Evidence { journal, before, provider, ..evidence })
 }
 
 /// Reads a sale as the directory defines it. `None` means that there is no such sale.

@@ -52,6 +52,9 @@ pub struct Config {
     pub layout: Layout,
     /// How shoppers' tokens are signed.
     pub token: TokenConfig,
+    /// The simulated payment provider; `None` where money is taken by another one or by nobody, or where the simulator
+    /// has no address.
+    pub provider: Option<ProviderConfig>,
 }
 
 /// How shoppers' tokens are signed.
@@ -65,6 +68,15 @@ pub struct TokenConfig {
     pub audience: String,
     /// The `iss` of tokens; empty when they have none.
     pub issuer: String,
+}
+
+/// How the simulated payment provider is reached.
+#[derive(Debug, Clone)]
+pub struct ProviderConfig {
+    /// `payment.provider_url`, the address of its API.
+    pub url: String,
+    /// `payment.api_key`.
+    pub api_key: String,
 }
 
 /// What the command line says about the configuration.
@@ -165,6 +177,7 @@ impl Config {
                 audience: layers.text("auth", "audience")?,
                 issuer: layers.text("auth", "issuer")?,
             },
+            provider: layers.provider()?,
         })
     }
 }
@@ -193,6 +206,14 @@ impl Layers {
             "embedded" => Ok(Mode::Embedded),
             other => bail!("backend.mode must be distributed or embedded, not {other:?}"),
         }
+    }
+
+    fn provider(&self) -> anyhow::Result<Option<ProviderConfig>> {
+        let url = self.text("payment", "provider_url")?;
+        if self.text("payment", "provider")? != "simulator" || url.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(ProviderConfig { url, api_key: self.secret("payment", "api_key")? }))
     }
 
     fn value(&self, section: &str, key: &str) -> anyhow::Result<toml::Value> {
@@ -289,6 +310,18 @@ mod tests {
             (config.topic.as_str(), config.instances),
             ("b", vec!["y:1".to_owned(), "z:2".to_owned()])
         );
+    }
+
+    #[test]
+    fn only_the_books_of_a_simulator_with_an_address_are_read() {
+        let file =
+            "[payment]\nprovider = \"simulator\"\nprovider_url = \"http://127.0.0.1:1\"\napi_key = \"k\"\n";
+        let provider = |environment: &[(&str, &str)]| load(file, environment).expect("usable").provider;
+        let read = provider(&[]).expect("a simulator");
+        assert_eq!((read.url.as_str(), read.api_key.as_str()), ("http://127.0.0.1:1", "k"));
+        assert!(provider(&[("SECKILL__PAYMENT__PROVIDER", "stripe")]).is_none());
+        assert!(provider(&[("SECKILL__PAYMENT__PROVIDER_URL", "")]).is_none());
+        assert!(load("", &[]).expect("defaults").provider.is_none());
     }
 
     #[test]

@@ -1,7 +1,12 @@
 //! The evidence: what the stores say about one sale, as it was read and before it is judged.
 
+mod payments;
+mod place;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+
+pub use payments::{Booked, OrphanRow, PaymentRow, PaymentState, RefundRow, RefundState};
+pub use place::Place;
 
 use crate::config::Mode;
 use crate::ids::{Layout, OrderId};
@@ -25,6 +30,16 @@ pub struct Evidence {
     pub claims: Vec<Claim>,
     /// Moves of the sale's orders, and those that belong to no order of any sale.
     pub moves: Vec<Move>,
+    /// Payments of the sale's orders, and those that belong to no order of any sale.
+    pub payments: Vec<PaymentRow>,
+    /// Refunds of the sale's orders, and those that belong to no order of any sale.
+    pub refunds: Vec<RefundRow>,
+    /// Captures that no payment explains, of all sales.
+    pub orphans: Vec<OrphanRow>,
+    /// Orders of other sales that have payments. What the provider has booked for them is not judged here.
+    pub other_sales: BTreeSet<OrderId>,
+    /// All captures in the provider's books, of all sales and deployments.
+    pub provider: Option<Vec<Booked>>,
     /// The control database of each instance, by its number.
     pub books: Vec<InstanceBooks>,
     /// The order log.
@@ -95,15 +110,6 @@ pub struct ItemFacts {
     pub currency: String,
 }
 
-/// Where a row was found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
-    /// The server's name, as in [`Evidence::servers`].
-    pub server: Arc<str>,
-    /// The number in the database's name.
-    pub shard: u16,
-}
-
 /// The state of an order row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum RowState {
@@ -111,13 +117,14 @@ pub enum RowState {
     Paid,
     Cancelled,
     Expired,
+    Refunded,
     Rejected,
 }
 
 impl RowState {
     /// All states.
-    pub const ALL: [Self; 5] =
-        [Self::AwaitingPayment, Self::Paid, Self::Cancelled, Self::Expired, Self::Rejected];
+    pub const ALL: [Self; 6] =
+        [Self::AwaitingPayment, Self::Paid, Self::Cancelled, Self::Expired, Self::Refunded, Self::Rejected];
 
     /// Returns the state's word in rows.
     pub fn as_str(self) -> &'static str {
@@ -126,6 +133,7 @@ impl RowState {
             Self::Paid => "paid",
             Self::Cancelled => "cancelled",
             Self::Expired => "expired",
+            Self::Refunded => "refunded",
             Self::Rejected => "rejected",
         }
     }
@@ -201,6 +209,8 @@ pub struct Move {
     pub order: OrderId,
     /// What happened to the order.
     pub kind: String,
+    /// When it happened, ms since 1970.
+    pub at_ms: i64,
 }
 
 /// The control database of one instance.
@@ -231,6 +241,8 @@ pub struct LedgerRow {
     pub held: i64,
     /// Units of paid orders.
     pub sold: i64,
+    /// Units of refunded orders that nobody may buy.
+    pub withheld: i64,
 }
 
 /// A row of `pool`.
@@ -264,6 +276,8 @@ pub struct GrantRow {
 pub struct OwedRow {
     /// The order.
     pub order: OrderId,
+    /// Whether its units go back on sale. Those that do not are withheld.
+    pub restock: bool,
 }
 
 /// A row of `dead_letters`.
@@ -349,7 +363,8 @@ pub struct BucketFacts {
 /// A reservation.
 #[derive(Debug, Clone)]
 pub struct Hold {
-    /// The state's letter: r reserved, q queued, a awaiting_payment, p paid, c cancelled, e expired, x rejected.
+    /// The state's letter: r reserved, q queued, a awaiting_payment, p paid, c cancelled, e expired, f refunded, x
+    /// rejected.
     pub state: char,
     /// Whether the order's units went back on sale.
     pub released: bool,

@@ -1,4 +1,4 @@
-//! Order ids, the shard map and months, implemented a second time.
+//! Order ids, payment ids, the shard map and months, implemented a second time.
 //!
 //! This code is not taken from the server, and that is on purpose. The audit compares where orders are with where the
 //! protocol says they must be, and a fault in shared code would hide itself. `tests/vectors/ids.json` freezes both.
@@ -70,6 +70,19 @@ impl OrderId {
                 value.checked_mul(32)?.checked_add(digit)
             })
             .map(|value| Self(value.to_be_bytes()))
+    }
+
+    /// Returns the id of an attempt to pay the order: `pay_`, the digits of the order's id, `_` and the attempt.
+    pub fn payment(self, attempt: i64) -> String {
+        let order = self.to_string();
+        format!("pay_{}_{attempt}", order.strip_prefix("ord_").unwrap_or(&order))
+    }
+
+    /// Reads the order that a payment's id names. Anything that is no such id is `None`.
+    pub fn of_payment(id: &str) -> Option<Self> {
+        let (digits, attempt) = id.strip_prefix("pay_")?.split_once('_')?;
+        let order = Self::parse(&format!("ord_{digits}"))?;
+        (order.payment(attempt.parse().ok()?) == id).then_some(order)
     }
 }
 
@@ -255,6 +268,17 @@ mod tests {
         assert_eq!(OrderId::parse("ord_zzzzzzzzzzzzzzzzzzzzzzzzzz"), None, "130 bits");
         assert_eq!(OrderId::parse("ord_1"), None);
         assert_eq!(yyyymm(676), 202_605);
+    }
+
+    #[test]
+    fn a_payment_id_names_its_order() {
+        let id = OrderId::derive(7, 676, "friday", "u-1", "k-1");
+        let payment = id.payment(12);
+        assert!(payment.starts_with("pay_") && payment.ends_with("_12"), "{payment}");
+        assert_eq!(OrderId::of_payment(&payment), Some(id));
+        for wrong in ["", "pay_1_1", "ord_1", &payment.replace("_12", "_012"), &payment.replace("_12", "")] {
+            assert_eq!(OrderId::of_payment(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

@@ -47,13 +47,34 @@ apt_without_services() ( # PACKAGE…: a package of a server must not start one 
   apt-get install "${options[@]}" "$@" || { apt-get update && apt-get install "${options[@]}" "$@"; }
 )
 
-install_programs() { # PROGRAM…: those that are missing, each from the package of its name
+# Stripe's own mock of its API, which checks the shape of requests. It is built by Go, whose proxy has it.
+stripe_mock_version=v0.203.0
+
+install_stripe_mock() {
+  local folder=$dist/go go=go
+  [[ ! -x $folder/stripe-mock-$stripe_mock_version ]] || return 0
+  has go || go=/usr/local/go/bin/go
+  [[ $go == go || -x $go ]] || die "missing: go, version 1.24 or later, which builds stripe-mock"
+  say "building stripe-mock $stripe_mock_version"
+  mkdir -p "$folder"
+  if ! GOBIN=$folder "$go" install "github.com/stripe/stripe-mock@$stripe_mock_version" >"$logs/go.log" 2>&1; then
+    tail -n 15 "$logs/go.log" >&2
+    die "go could not build stripe-mock (whole output in $logs/go.log)"
+  fi
+  ln -sf stripe-mock "$folder/stripe-mock-$stripe_mock_version"
+}
+
+install_programs() { # PROGRAM…: those that are missing: stripe-mock from Go's proxy, others from the package of their name
   (($#)) || die_usage "install which program?"
   local program packages=()
+  mkdir -p "$logs"
   for program; do
+    if [[ $program == stripe-mock ]]; then
+      install_stripe_mock
+      continue
+    fi
     has "$program" || [[ -x /usr/sbin/$program ]] || packages+=("$program")
   done
-  mkdir -p "$logs"
   ((${#packages[@]} == 0)) || apt_install "${packages[@]}"
 }
 

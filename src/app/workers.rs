@@ -7,12 +7,13 @@ use async_trait::async_trait;
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use super::auto_preheat::AutoPreheat;
+use super::payment_tasks::payment_tasks;
 use super::role::Role;
 use crate::clock::Clock;
-use crate::config::{Config, Expiry};
+use crate::config::{Config, Expiry, ProviderKind};
 use crate::domain::Part;
 use crate::memory::Memory;
-use crate::ports::{Ports, Releases, StoreResult};
+use crate::ports::{Grace, Ports, Releases, StoreResult};
 use crate::shop::Shop;
 use crate::shutdown::Tasks;
 use crate::worker::catalog_refresh::CatalogRefresh;
@@ -131,7 +132,8 @@ impl Workers<'_> {
             ledger: self.ports.ledger.clone(),
             catalog: self.memory.catalog.clone(),
             clock: self.clock.clone(),
-            period: self.refresh_interval(),
+            // With the reading itself, what buyers hear is younger than a refresh.
+            period: self.refresh_interval() / 2,
         }));
         start(Arc::new(PaceMeter::new(
             self.ports.order_log.clone(),
@@ -155,6 +157,9 @@ impl Workers<'_> {
             }
             if self.config.payment.expiry != Expiry::Off {
                 start(Arc::new(self.expiry_sweeper()));
+            }
+            if self.config.payment.provider != ProviderKind::None {
+                payment_tasks(shop, self.clock).into_iter().for_each(start);
             }
             if let Some(releases) = &self.ports.releases {
                 start(Arc::new(self.release_relay(releases.clone())?));
@@ -205,7 +210,7 @@ impl Workers<'_> {
             changes: self.ports.order_changes.clone(),
             catalog: self.memory.catalog.clone(),
             is_dry_run: payment.expiry == Expiry::DryRun,
-            grace_ms: payment.grace_ms,
+            grace: Grace { ms: payment.grace_ms, closing_ms: payment.closing_max_ms },
             period: EXPIRY_INTERVAL,
         }
     }

@@ -11,11 +11,15 @@ pub mod migrate;
 mod mysql;
 mod mysql_batch;
 mod mysql_batch_rows;
+mod mysql_captures;
 mod mysql_grants;
 mod mysql_ledger;
 mod mysql_order_changes;
+mod mysql_order_moves;
 mod mysql_order_store;
+mod mysql_payments;
 mod mysql_positions;
+mod mysql_refunds;
 mod mysql_releases;
 mod mysql_sale_store;
 mod mysql_text;
@@ -36,10 +40,13 @@ use crate::ports::{
 
 use kafka_order_log::KafkaOrderLog;
 use mysql::Mysql;
+use mysql_captures::MysqlCaptures;
 use mysql_ledger::MysqlLedger;
 use mysql_order_changes::MysqlOrderChanges;
 use mysql_order_store::MysqlOrderStore;
+use mysql_payments::MysqlPayments;
 use mysql_positions::MysqlPositions;
+use mysql_refunds::MysqlRefunds;
 use mysql_releases::MysqlReleases;
 use mysql_sale_store::MysqlSaleStore;
 use redis_gates::RedisGates;
@@ -70,6 +77,9 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Ports> {
         order_log: log,
         order_writes: orders.clone(),
         order_changes: Arc::new(MysqlOrderChanges::new(mysql.clone())),
+        payments: Arc::new(MysqlPayments::new(mysql.clone())),
+        captures: Arc::new(MysqlCaptures::new(mysql.clone())),
+        refunds: Arc::new(MysqlRefunds::new(mysql.clone())),
         orders: orders.clone(),
         archive: orders,
         ledger: Arc::new(MysqlLedger::new(mysql.clone())),

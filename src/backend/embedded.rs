@@ -8,12 +8,16 @@ mod failures;
 mod folder;
 mod sqlite;
 mod sqlite_batch;
+mod sqlite_captures;
 mod sqlite_gates;
 mod sqlite_inventory;
 mod sqlite_ledger;
 mod sqlite_order_changes;
 mod sqlite_order_log;
+mod sqlite_order_moves;
 mod sqlite_order_store;
+mod sqlite_payments;
+mod sqlite_refunds;
 mod sqlite_rows;
 mod sqlite_sale_store;
 mod writer;
@@ -32,12 +36,15 @@ use crate::ports::{Duty, Fault, Ports, Probe, StoreResult};
 use folder::Folder;
 pub use folder::{InUse, holds_shop};
 use sqlite::Sqlite;
+use sqlite_captures::SqliteCaptures;
 use sqlite_gates::SqliteGates;
 use sqlite_inventory::SqliteInventory;
 use sqlite_ledger::SqliteLedger;
 use sqlite_order_changes::SqliteOrderChanges;
 use sqlite_order_log::{Ends, NoOutbox, SqliteOrderLog};
 use sqlite_order_store::SqliteOrderStore;
+use sqlite_payments::SqlitePayments;
+use sqlite_refunds::SqliteRefunds;
 use sqlite_rows::{column, failed};
 use sqlite_sale_store::SqliteSaleStore;
 
@@ -87,6 +94,9 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Opened> {
         order_log: Arc::new(SqliteOrderLog { sqlite: sqlite.clone(), ends }),
         order_writes: orders.clone(),
         order_changes: Arc::new(SqliteOrderChanges { sqlite: sqlite.clone() }),
+        payments: Arc::new(SqlitePayments { sqlite: sqlite.clone() }),
+        captures: Arc::new(SqliteCaptures { sqlite: sqlite.clone() }),
+        refunds: Arc::new(SqliteRefunds { sqlite: sqlite.clone() }),
         positions: orders.clone(),
         orders: orders.clone(),
         archive: orders,

@@ -7,6 +7,7 @@ mod guide;
 mod rush;
 mod secrets;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -21,17 +22,18 @@ use serde_json::json;
 use super::admin_client::AdminClient;
 use super::runtime::block_on;
 use super::{configured, output, token_command};
-use crate::app::{self, CannotListen, Role, Running};
+use crate::app::{self, CannotListen, Role, Running, RunningSimulator};
 use crate::backend::embedded::{self, Found};
 use crate::chance::Chance;
 use crate::clock::Clock;
-use crate::config::{Config, Secret};
+use crate::config::{Config, ProviderKind, Secret};
 use crate::domain::{ApiKey, SaleId, UserId};
 use crate::http::admin::Scope;
 use crate::http::auth::api_key_hash;
+use crate::http::shopper::payments::WEBHOOK;
 use crate::http::shopper::rfc3339;
 use crate::ports::{Keys, SaleStore};
-use crate::shutdown::Signals;
+use crate::shutdown::{Signals, Tasks};
 use crate::{metrics, telemetry};
 
 use guide::Guide;
@@ -78,6 +80,9 @@ pub struct DemoCommand {
     /// Operator listener, instead of admin.bind.
     #[arg(long, value_name = "ADDRESS:PORT")]
     admin_bind: Option<String>,
+    /// Listener of the simulated payment provider.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8090")]
+    provider_bind: SocketAddr,
 }
 
 /// A sale of the demo.
@@ -99,7 +104,7 @@ impl DemoCommand {
         telemetry::install(&config.log, Clock::System).context("log.filter is not a filter")?;
         if folder.is_none() {
             // The ports are checked before a new folder is made, which nobody would use when a port is taken.
-            check_ports(&config)?;
+            check_ports(&config, self.provider_bind)?;
         }
         block_on(self.show(config, began))
     }
@@ -124,15 +129,24 @@ impl DemoCommand {
         let opened = embedded::open(&app::embedded_settings(&config)?, Clock::System).await?;
         let secrets = Secrets::of(&folder, opened.found.sales)?;
         config.auth.hs256_secret = Secret::new(&secrets.token_secret);
+        let tasks = Tasks::on_current_runtime();
+        let simulator = self.simulate_payments(&mut config, &secrets, &tasks)?;
         let sales = opened.ports.sales.clone();
         let_operate(opened.ports.keys.as_ref(), &secrets.api_key).await?;
         let signals = Signals::catch()?;
         let running = app::start_on(opened.ports, &config, Role::All, metrics::install()?).await?;
         let found = (opened.found.sales > 0).then_some(opened.found);
-        let outcome = self.open_and_wait(&config, &running, &secrets, (sales, found), (began, signals)).await;
+        let shopper = running.shopper.context("a demo serves shoppers")?;
+        let events =
+            simulator.events(&format!("http://{shopper}{WEBHOOK}"), &config.payment.webhook_secret)?;
+        let outcome = tokio::select! {
+            outcome = self.open_and_wait(&config, &running, &secrets, (sales, found), (began, signals)) => outcome,
+            () = events.run() => Ok(0),
+        };
         output::talk("draining; a second signal ends at once");
         let draining = Instant::now();
         let drained = running.stop(Duration::from_millis(config.shutdown.deadline_ms)).await;
+        simulator.stop().await;
         let code = outcome?;
         anyhow::ensure!(drained, "not everything ended within shutdown.deadline_ms");
         output::talk(&format!("drained in {} ms", draining.elapsed().as_millis()));
@@ -186,6 +200,25 @@ impl DemoCommand {
         }
     }
 
+    /// Starts the simulated payment provider, and lets the shop take payments through it.
+    fn simulate_payments(
+        &self,
+        config: &mut Config,
+        secrets: &Secrets,
+        tasks: &Tasks,
+    ) -> anyhow::Result<RunningSimulator> {
+        let books = config.embedded.folder.join("provider-books.jsonl");
+        let payment = &mut config.payment;
+        (payment.provider, payment.simulator_is_play_money) = (ProviderKind::Simulator, true);
+        payment.api_key = Secret::new(&secrets.provider_key);
+        payment.webhook_secret = Secret::new(&secrets.webhook_secret);
+        payment.return_url = format!("http://{}/api/v1/sales", config.http.bind);
+        let bind = (self.provider_bind, "--provider-bind");
+        let simulator = RunningSimulator::start(bind, Some(&books), &payment.api_key, Clock::System, tasks)?;
+        payment.provider_url = format!("http://{}", simulator.address);
+        Ok(simulator)
+    }
+
     /// Creates, publishes and preheats a sale through the admin API, as an operator would.
     async fn open_sale(
         &self,
@@ -216,7 +249,7 @@ impl DemoCommand {
         Ok(DemoSale { id, starts_ms, opens })
     }
 
-    fn rush(&self, config: &Config, shopper: std::net::SocketAddr, sale: String) -> Rush {
+    fn rush(&self, config: &Config, shopper: SocketAddr, sale: String) -> Rush {
         let folder = config.embedded.folder.clone();
         Rush {
             shards: (config.shards.shards, config.shards.partitions),
@@ -244,8 +277,10 @@ fn new_folder() -> PathBuf {
     std::env::temp_dir().join(format!("seckill-demo-{:08x}", Chance::System.number() >> 32))
 }
 
-fn check_ports(config: &Config) -> Result<(), CannotListen> {
-    for (key, address) in [("http.bind", config.http.bind), ("admin.bind", config.admin.bind)] {
+fn check_ports(config: &Config, provider: SocketAddr) -> Result<(), CannotListen> {
+    let binds =
+        [("http.bind", config.http.bind), ("admin.bind", config.admin.bind), ("--provider-bind", provider)];
+    for (key, address) in binds {
         let listener = std::net::TcpListener::bind(address);
         drop(listener.map_err(|source| CannotListen { address, key, source })?);
     }

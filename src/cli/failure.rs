@@ -38,7 +38,11 @@ pub fn hint(error: &anyhow::Error) -> Option<String> {
         if listen.source.kind() != std::io::ErrorKind::AddrInUse {
             return None;
         }
-        let flag = if listen.key == "admin.bind" { "--admin-bind" } else { "--bind" };
+        let flag = match listen.key {
+            "http.bind" => "--bind",
+            "admin.bind" => "--admin-bind",
+            flag => flag,
+        };
         let free = std::net::SocketAddr::new(listen.address.ip(), listen.address.port().wrapping_add(1));
         Some(format!("another process has this port: choose one with {flag}, such as {flag} {free}"))
     })

@@ -135,9 +135,9 @@ fn list(format: Format, answer: &Value) {
 }
 
 fn stock(format: Format, answer: &Value) {
-    let keys = ["sku_id", "configured", "available", "held", "sold", "granted", "allotted"];
+    let keys = ["sku_id", "configured", "available", "held", "sold", "withheld", "granted", "allotted"];
     let items = answer["items"].as_array().map(Vec::as_slice).unwrap_or_default();
     let rows: Vec<Vec<String>> = items.iter().map(|item| keys.map(|key| cell(&item[key])).to_vec()).collect();
-    let head = ["SKU", "CONFIGURED", "AVAILABLE", "HELD", "SOLD", "GRANTED", "ALLOTTED"];
+    let head = ["SKU", "CONFIGURED", "AVAILABLE", "HELD", "SOLD", "WITHHELD", "GRANTED", "ALLOTTED"];
     output::print(format, answer, &head, &rows);
 }

@@ -17,8 +17,15 @@ use super::sections::shown_url;
 /// The text of `config/default.toml`, which has every key with its default.
 pub const DEFAULTS: &str = include_str!("../../config/default.toml");
 /// The keys whose values are never shown.
-pub const SECRETS: [&str; 4] =
-    ["auth.hs256_secret", "auth.hs256_previous_secret", "redis.password", "mysql.password"];
+pub const SECRETS: [&str; 7] = [
+    "auth.hs256_secret",
+    "auth.hs256_previous_secret",
+    "redis.password",
+    "mysql.password",
+    "payment.api_key",
+    "payment.webhook_secret",
+    "payment.webhook_previous_secret",
+];
 
 /// A key's value and where it came from, for `seckill config explain`.
 #[derive(Debug, Clone)]

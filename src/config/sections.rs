@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use super::config_error::ConfigError;
+use super::payment::PaymentConfig;
 use super::readers::{networks, origins, path, text};
 use super::secret::Secret;
 use crate::domain::ShardMap;
@@ -386,28 +387,6 @@ section!(
         preheat_before_ms: i64
     }
 );
-section!(
-    /// What happens to orders that wait for their payment.
-    PaymentConfig {
-        /// What happens to orders that are not paid in time.
-        expiry: Expiry,
-        /// How long after its time an unpaid order is kept.
-        grace_ms: u64
-    }
-);
-
-/// What happens to orders that are not paid in time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Expiry {
-    /// They expire, and their units go back on sale.
-    On,
-    /// They are counted, and nothing is changed.
-    DryRun,
-    /// Nobody looks for them.
-    Off,
-}
-
 section!(
     /// The start of a process.
     StartConfig {

@@ -1,8 +1,7 @@
 //! What must hold of a configuration beyond the types and ranges of its keys.
 
-use std::net::IpAddr;
-
 use super::config_error::ConfigError;
+use super::readers::is_safe_source;
 use super::sections::{AuthConfig, Config};
 
 impl Config {
@@ -24,6 +23,7 @@ impl Config {
             }
         }
         self.auth.validate()?;
+        self.payment.validate()?;
         if self.kafka.min_insync_replicas > self.kafka.replication_factor {
             return Err(ConfigError::invalid(
                 "kafka.min_insync_replicas",
@@ -69,48 +69,6 @@ impl AuthConfig {
                  answer can log in as anybody",
             )),
             _ => Ok(()),
-        }
-    }
-}
-
-/// Answers whether what an address answers can be believed.
-fn is_safe_source(url: &str) -> bool {
-    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or("");
-    let host = match authority.strip_prefix('[') {
-        Some(v6) => v6.split(']').next().unwrap_or(""),
-        None => authority.split(':').next().unwrap_or(""),
-    };
-    let is_here = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-    !host.is_empty() && !authority.contains('@') && (scheme == "https" || scheme == "http" && is_here)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keys_are_read_from_where_nobody_can_change_them() {
-        for url in [
-            "https://idp.example/keys",
-            "https://idp.example:8443/keys?v=1",
-            "http://localhost:8080/keys",
-            "http://127.0.0.1/keys",
-            "http://[::1]:80/keys",
-        ] {
-            assert!(is_safe_source(url), "{url}");
-        }
-        for url in [
-            "http://idp.example/keys",
-            "http://localhost.idp.example/keys",
-            "http://127.0.0.1@idp.example/keys",
-            "https://idp.example@idp.example/keys",
-            "ftp://idp.example/keys",
-            "idp.example/keys",
-            "https:///keys",
-            "",
-        ] {
-            assert!(!is_safe_source(url), "{url}");
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Money and quantities: whole numbers with their bounds, never floats.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::object::Object;
@@ -115,6 +117,22 @@ impl Money {
     /// Answers the three letters of the currency.
     pub fn currency(&self) -> &str {
         &self.currency
+    }
+}
+
+/// Writes the amount as people read it, with the digits that the currency has: `199.00 CNY`, `500 JPY`. Source: ISO
+/// 4217.
+impl fmt::Display for Money {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { amount, currency } = self;
+        match currency.as_str() {
+            "BIF" | "CLP" | "DJF" | "GNF" | "ISK" | "JPY" | "KMF" | "KRW" | "PYG" | "RWF" | "UGX" | "UYI"
+            | "VND" | "VUV" | "XAF" | "XOF" | "XPF" => write!(f, "{amount} {currency}"),
+            "BHD" | "IQD" | "JOD" | "KWD" | "LYD" | "OMR" | "TND" => {
+                write!(f, "{}.{:03} {currency}", amount / 1000, amount % 1000)
+            }
+            _ => write!(f, "{}.{:02} {currency}", amount / 100, amount % 100),
+        }
     }
 }
 

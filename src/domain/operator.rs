@@ -42,6 +42,11 @@ pub enum Subject {
         /// The order.
         order_id: OrderId,
     },
+    /// The provider's books of so many days.
+    Books {
+        /// The days, 1 to 365.
+        days: u32,
+    },
     /// A stored position, before and after it was moved.
     Position {
         /// Its partition.
@@ -66,4 +71,6 @@ pub struct Holdings {
     pub held: i64,
     /// Units of paid orders.
     pub sold: i64,
+    /// Units of refunded orders that nobody may buy until an operator brings them back.
+    pub withheld: i64,
 }

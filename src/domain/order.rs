@@ -75,6 +75,14 @@ pub struct Order {
     pub is_delayed: bool,
 }
 
+impl Order {
+    /// Answers what its buyer pays for all units; `None` for more than [`Money::AMOUNT_MAX`].
+    pub fn amount(&self) -> Option<Money> {
+        let amount = self.unit_price.amount().checked_mul(i64::from(self.quantity.units()))?;
+        Money::new(amount, self.unit_price.currency()).ok()
+    }
+}
+
 /// Where a page of one buyer's orders ended. The next page starts below it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OrderCursor {

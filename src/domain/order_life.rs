@@ -23,6 +23,8 @@ pub enum OrderState {
     Cancelled,
     /// Not paid in time.
     Expired,
+    /// Was paid, and its buyer got the money back.
+    Refunded,
     /// Has a row and got nothing.
     Rejected,
 }
@@ -36,12 +38,14 @@ pub enum OrderEvent {
     Persist,
     /// The order writer made its row and gave it nothing.
     Reject,
-    /// The payment provider captured its amount. Rows may have the state, but nothing writes it yet.
+    /// The payment provider captured its amount.
     Pay,
-    /// The buyer or an operator gave it up. Rows may have the state, but nothing writes it yet.
+    /// The buyer or an operator gave it up.
     Cancel,
-    /// Its payment did not come in time. Rows may have the state, but nothing writes it yet.
+    /// Its payment did not come in time.
     Expire,
+    /// An operator gives its buyer the money back.
+    Refund,
 }
 
 /// The column of the ledger that counts an order's units.
@@ -109,13 +113,14 @@ const fn facts(
 }
 
 /// All states, each at the index of its discriminant.
-pub static STATES: [StateFacts; 7] = [
+pub static STATES: [StateFacts; 8] = [
     facts(S::Reserved, ("reserved", 'r'), None, (true, false)),
     facts(S::Queued, ("queued", 'q'), None, (true, false)),
     facts(S::AwaitingPayment, ("awaiting_payment", 'a'), Some(Held), (false, false)),
     facts(S::Paid, ("paid", 'p'), Some(Sold), (false, true)),
     facts(S::Cancelled, ("cancelled", 'c'), None, (false, true)),
     facts(S::Expired, ("expired", 'e'), None, (false, true)),
+    facts(S::Refunded, ("refunded", 'f'), None, (false, true)),
     facts(S::Rejected, ("rejected", 'x'), None, (false, true)),
 ];
 
@@ -129,7 +134,7 @@ const fn arrow(
 }
 
 /// All arrows, one for each event.
-pub static ARROWS: [Arrow; 6] = [
+pub static ARROWS: [Arrow; 7] = [
     arrow((OrderEvent::Acknowledge, "acknowledge"), &[S::Reserved], S::Queued, None),
     arrow((OrderEvent::Persist, "persist"), &[S::Reserved, S::Queued], S::AwaitingPayment, Some("persisted")),
     arrow((OrderEvent::Reject, "reject"), &[S::Reserved, S::Queued], S::Rejected, Some("rejected")),
@@ -141,6 +146,7 @@ pub static ARROWS: [Arrow; 6] = [
         Some("cancelled"),
     ),
     arrow((OrderEvent::Expire, "expire"), &[S::AwaitingPayment], S::Expired, Some("expired")),
+    arrow((OrderEvent::Refund, "refund"), &[S::Paid], S::Refunded, Some("refunded")),
 ];
 
 impl OrderEvent {
@@ -152,13 +158,14 @@ impl OrderEvent {
 
 impl OrderState {
     /// All states, in the order of an order's life.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Reserved,
         Self::Queued,
         Self::AwaitingPayment,
         Self::Paid,
         Self::Cancelled,
         Self::Expired,
+        Self::Refunded,
         Self::Rejected,
     ];
 
@@ -271,8 +278,9 @@ mod tests {
         let later = |from: S| S::ALL.into_iter().filter(move |to| from.leads_to(*to)).collect::<Vec<_>>();
         assert_eq!(later(S::Reserved), S::ALL[1..]);
         assert_eq!(later(S::Queued), S::ALL[2..]);
-        assert_eq!(later(S::AwaitingPayment), [S::Paid, S::Cancelled, S::Expired]);
-        for last in [S::Paid, S::Cancelled, S::Expired, S::Rejected] {
+        assert_eq!(later(S::AwaitingPayment), [S::Paid, S::Cancelled, S::Expired, S::Refunded]);
+        assert_eq!(later(S::Paid), [S::Refunded]);
+        for last in [S::Cancelled, S::Expired, S::Refunded, S::Rejected] {
             assert!(later(last).is_empty(), "{last:?}");
         }
     }

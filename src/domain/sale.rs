@@ -230,6 +230,11 @@ impl Sale {
         }
     }
 
+    /// Answers whether nothing of the sale can be sold any more.
+    pub fn is_over(&self, now_ms: i64) -> bool {
+        self.state == SaleState::Ended || now_ms >= self.ends_ms
+    }
+
     /// Answers whether the inventory may have work with the sale: when it is preheated, paused or ended, until ten
     /// minutes after `ends_ms`.
     pub fn is_selling(&self, now_ms: i64) -> bool {

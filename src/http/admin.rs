@@ -2,6 +2,7 @@
 
 pub mod health;
 pub mod orders;
+pub mod payments;
 pub mod sales;
 
 use actix_web::HttpRequest;

@@ -26,6 +26,7 @@ use metrics::{Histogram, histogram};
 use super::Context;
 use super::extract::collected;
 use super::problem::{Code, Problem};
+use super::shopper::payments::WEBHOOK;
 use crate::chance::Chance;
 use crate::metrics::HTTP_DURATION;
 
@@ -107,6 +108,8 @@ async fn unread_chunks(request: &mut ServiceRequest) -> Option<(Problem, Payload
     }
     let context = request.app_data::<Data<Context>>()?.clone();
     let BodyMax(bytes_max) = *request.app_data::<BodyMax>()?;
+    // No route was found yet.
+    let bytes_max = if request.path() == WEBHOOK { context.webhook_body_bytes_max } else { bytes_max };
     let mut payload = request.take_payload();
     match collected(&mut payload, bytes_max, &context).await {
         Ok(body) => {

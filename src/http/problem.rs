@@ -69,6 +69,8 @@ codes! {
     FewerLeft "fewer_left" 409 false "Fewer are left than you asked for.";
     LimitReached "limit_reached" 409 false "That is more than one buyer may hold.";
     OrderNotDecided "order_not_decided" 409 true "The order is not decided yet; ask again.";
+    OrderNotPayable "order_not_payable" 409 false "The order does not wait for a payment.";
+    OrderNotRefundable "order_not_refundable" 409 false "The order was not paid.";
     OrderNotCancellable "order_not_cancellable" 409 false "The order cannot be cancelled any more.";
     SaleExists "sale_exists" 409 false "A sale with this id exists.";
     StateConflict "state_conflict" 409 false "The sale's state does not allow that.";

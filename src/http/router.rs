@@ -7,6 +7,7 @@ use actix_web::{HttpResponse, Resource, Route};
 use super::extract::{ADMIN_BODY_BYTES_MAX, SHOPPER_BODY_BYTES_MAX};
 use super::middleware::{BodyMax, Pattern};
 use super::problem::Problem;
+use super::shopper::payments::WEBHOOK;
 use super::{admin, shopper};
 
 /// The route of purchases, on which the crowd comes.
@@ -18,6 +19,7 @@ pub fn shopper_routes(app: &mut ServiceConfig) {
         .app_data(BodyMax(SHOPPER_BODY_BYTES_MAX))
         // Purchases come first and in no scope, because every pattern that is tried before theirs costs the crowd.
         .service(at(PLACE, "POST", [post().to(shopper::orders::place)]).app_data(Pattern(PLACE)))
+        .service(at(WEBHOOK, "POST", [post().to(shopper::payments::webhook)]))
         .service(
             scope("/api/v1")
                 .service(at("/time", "GET, HEAD", [read().to(shopper::sales::time)]))
@@ -25,7 +27,8 @@ pub fn shopper_routes(app: &mut ServiceConfig) {
                 .service(at("/sales/{sale}", "GET, HEAD", [read().to(shopper::sales::read)]))
                 .service(at("/orders", "GET, HEAD", [read().to(shopper::orders::list)]))
                 .service(at("/orders/{order}", "GET, HEAD", [read().to(shopper::orders::read)]))
-                .service(at("/orders/{order}/cancel", "POST", [post().to(shopper::orders::cancel)])),
+                .service(at("/orders/{order}/cancel", "POST", [post().to(shopper::orders::cancel)]))
+                .service(at("/orders/{order}/pay", "POST", [post().to(shopper::payments::pay)])),
         )
         .service(at("/problems/{code}", "GET, HEAD", [read().to(shopper::problems::page)]))
         .default_service(web::to(shopper::problems::not_found));
@@ -44,7 +47,9 @@ pub fn admin_routes(app: &mut ServiceConfig) {
                 .service(at("/sales/{sale}/stock", "GET, HEAD", [read().to(admin::sales::stock)]))
                 .service(at("/sales/{sale}/{action}", "POST", [post().to(admin::sales::advance)]))
                 .service(at("/orders/{order}", "GET, HEAD", [read().to(admin::orders::read)]))
-                .service(at("/orders/{order}/cancel", "POST", [post().to(admin::orders::cancel)])),
+                .service(at("/orders/{order}/cancel", "POST", [post().to(admin::orders::cancel)]))
+                .service(at("/orders/{order}/refund", "POST", [post().to(admin::orders::refund)]))
+                .service(at("/payments/reconcile", "POST", [post().to(admin::payments::reconcile)])),
         )
         .service(at("/livez", "GET, HEAD", [read().to(admin::health::live)]))
         .service(at("/readyz", "GET, HEAD", [read().to(admin::health::ready)]))

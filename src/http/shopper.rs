@@ -1,6 +1,8 @@
 //! The handlers of the public listener.
 
 pub mod orders;
+pub mod payment_view;
+pub mod payments;
 pub mod problems;
 pub mod sales;
 

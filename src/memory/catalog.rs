@@ -58,6 +58,9 @@ pub struct Stock {
     pub outbox_orders: u64,
 }
 
+/// The SKUs of each sale of which nobody can buy a unit any more, because all are paid or withheld.
+pub type Gone = BTreeMap<SaleId, BTreeSet<SkuId>>;
+
 /// All sales at one moment.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
@@ -69,6 +72,8 @@ pub struct Snapshot {
     pub sales: Arc<Sales>,
     /// The stock of the sales that sell, as it was read last.
     pub stock: Arc<Stock>,
+    /// What was gone for good when the ledgers were read last.
+    pub gone: Arc<Gone>,
 }
 
 /// The one catalog of a process. The front, the relay and the order writer read the same snapshot.
@@ -127,6 +132,11 @@ impl Catalog {
     pub fn set_stock(&self, stock: Stock) {
         self.change(|next| next.stock = Arc::new(stock));
     }
+
+    /// Notes what is gone for good.
+    pub fn set_gone(&self, gone: Gone) {
+        self.change(|next| next.gone = Arc::new(gone));
+    }
 }
 
 impl Snapshot {
@@ -139,6 +149,12 @@ impl Snapshot {
     /// Lists the sales that the inventory may have work with, ascending by id.
     pub fn selling(&self, now_ms: i64) -> impl Iterator<Item = &Sale> {
         self.sales.values().filter(move |sale| sale.is_selling(now_ms))
+    }
+
+    /// Answers whether units of a SKU that are not for sale now may come back, because they are not all paid. Before
+    /// the ledgers were read they may.
+    pub fn may_return(&self, sale: &SaleId, sku: &SkuId) -> bool {
+        !self.gone.get(sale).is_some_and(|gone| gone.contains(sku))
     }
 
     /// Answers the band of an item. One whose stock was not read yet is plenty, because before the preheat all of it is

@@ -20,6 +20,8 @@ pub enum Moved {
     Repeated(Box<Order>),
     /// The event is not for the order's state: nothing was changed.
     Refused(Box<Order>),
+    /// The order has a payment about which the provider has not given its final answer: nothing was changed.
+    PaymentOpen(Box<Order>),
     /// The order has no row: nothing was changed.
     Absent,
 }
@@ -31,8 +33,17 @@ pub struct Overdue<'a> {
     pub at: Instance,
     /// The months of sales whose orders may be overdue.
     pub months: &'a [Month],
-    /// How long after its time an unpaid order is kept, in ms. The time is that of the database.
-    pub grace_ms: u64,
+    /// How long they are kept.
+    pub grace: Grace,
+}
+
+/// How long orders are kept that were not paid in time, by the database's clock.
+#[derive(Debug, Clone, Copy)]
+pub struct Grace {
+    /// How long after its time an order is kept, in ms.
+    pub ms: u64,
+    /// How long an order is kept while its payment is being closed and the provider gives no answer, in ms.
+    pub closing_ms: u64,
 }
 
 /// Moves of orders along the arrows of [`crate::domain::order_life`]. Each is one transaction with all that follows:
@@ -42,17 +53,19 @@ pub trait OrderChanges: Send + Sync {
     /// Answers the instances, each of which has orders of its own.
     fn instances(&self) -> Vec<Instance>;
 
-    /// Lets an event happen to an order that has a row. Idempotent.
+    /// Lets an event happen to an order that has a row. An order with an open payment is not cancelled. Idempotent.
     async fn change(&self, order: OrderId, event: OrderEvent) -> StoreResult<Moved>;
 
     /// Cancels an order whose record no order writer has written: it gets its row here, and the writer finds it. An
     /// order that has a row by now is cancelled as by [`Self::change`]. Idempotent.
     async fn cancel_unwritten(&self, record: &OrderRecord, payment_window_ms: i64) -> StoreResult<Moved>;
 
-    /// Reads at most `limit` orders that are overdue and not paid, in no order.
+    /// Reads at most `limit` orders that are overdue and not paid, in no order. Those whose payments are being closed
+    /// are not among them, but for those that are kept for too long.
     async fn overdue(&self, orders: Overdue<'_>, limit: usize) -> StoreResult<Vec<OrderId>>;
 
-    /// Lets those of `orders` expire that are overdue, and passes over those that another change works on just now.
-    /// Answers how many expired. Idempotent.
-    async fn expire(&self, at: Instance, orders: &[OrderId], grace_ms: u64) -> StoreResult<usize>;
+    /// Lets those of `orders` expire that are overdue, and passes over those that another change works on just now. An
+    /// open payment of theirs begins to be closed, and its order waits for that, at most [`Grace::closing_ms`]. Answers
+    /// how many expired. Idempotent.
+    async fn expire(&self, at: Instance, orders: &[OrderId], grace: Grace) -> StoreResult<usize>;
 }

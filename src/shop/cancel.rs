@@ -9,6 +9,9 @@ use crate::domain::{Change, Order, OrderId, UserId};
 use crate::metrics::ORDERS;
 use crate::ports::Moved;
 
+/// How often an order is tried to be given up whose buyer opens one payment after the other.
+const PAYMENTS_CLOSED_MAX: usize = 3;
+
 /// The answer to who gives an order up.
 #[derive(Debug)]
 pub enum Cancelled {
@@ -48,7 +51,16 @@ impl Shop {
 
     async fn give_up(&self, id: OrderId) -> Result<Cancelled, Failure> {
         let changes = &self.ports.order_changes;
-        let moved = match changes.change(id, OrderEvent::Cancel).await? {
+        let mut moved = changes.change(id, OrderEvent::Cancel).await?;
+        for _ in 0..PAYMENTS_CLOSED_MAX {
+            if !matches!(moved, Moved::PaymentOpen(_)) {
+                break;
+            }
+            // Perhaps the buyer has paid just now, and nobody has told us.
+            self.close_payment(id).await?;
+            moved = changes.change(id, OrderEvent::Cancel).await?;
+        }
+        let moved = match moved {
             // No order writer has decided it. What its row must say stands in its hold alone.
             Moved::Absent => match self.unwritten(id).await? {
                 Some((record, window_ms)) => changes.cancel_unwritten(&record, window_ms).await?,
@@ -64,6 +76,7 @@ impl Shop {
             }
             Moved::Repeated(order) => Ok(Cancelled::Done(order)),
             Moved::Refused(order) => Ok(Cancelled::NotCancellable(order)),
+            Moved::PaymentOpen(_) => Err(Failure::Unavailable),
             Moved::Absent => Ok(Cancelled::NotDecided),
         }
     }

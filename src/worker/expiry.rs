@@ -11,7 +11,7 @@ use super::driver::{Progress, Task};
 use crate::domain::{Instance, Month, OrderId, OrderState, Sale};
 use crate::memory::catalog::Catalog;
 use crate::metrics::{ORDERS, ORDERS_OVERDUE};
-use crate::ports::{ErrorKind, OrderChanges, Overdue, StoreResult};
+use crate::ports::{ErrorKind, Grace, OrderChanges, Overdue, StoreResult};
 
 /// Most orders that expire in one transaction.
 const BATCH_MAX: usize = 500;
@@ -24,8 +24,8 @@ pub struct ExpirySweeper {
     pub catalog: Arc<Catalog>,
     /// Whether overdue orders are only counted.
     pub is_dry_run: bool,
-    /// How long after its time an unpaid order is kept, in ms.
-    pub grace_ms: u64,
+    /// How long unpaid orders are kept.
+    pub grace: Grace,
     /// Time between two rounds.
     pub period: Duration,
 }
@@ -73,12 +73,12 @@ impl ExpirySweeper {
 
     /// Answers how many orders of an instance were found overdue, at most [`BATCH_MAX`], and how many expired.
     async fn sweep(&self, at: Instance, months: &[Month]) -> StoreResult<(usize, usize)> {
-        let overdue = Overdue { at, months, grace_ms: self.grace_ms };
+        let overdue = Overdue { at, months, grace: self.grace };
         let found = self.changes.overdue(overdue, BATCH_MAX).await?;
         if self.is_dry_run || found.is_empty() {
             return Ok((found.len(), 0));
         }
-        match self.changes.expire(at, &found, self.grace_ms).await {
+        match self.changes.expire(at, &found, self.grace).await {
             Err(error) if error.kind == ErrorKind::Broken && found.len() > 1 => {
                 Ok((found.len(), self.expire_each(at, &found).await))
             }
@@ -91,7 +91,7 @@ impl ExpirySweeper {
     async fn expire_each(&self, at: Instance, orders: &[OrderId]) -> usize {
         let mut done = 0;
         for order in orders {
-            match self.changes.expire(at, &[*order], self.grace_ms).await {
+            match self.changes.expire(at, &[*order], self.grace).await {
                 Ok(expired) => done += expired,
                 Err(error) => tracing::error!(%order, %error, "an overdue order cannot expire"),
             }

@@ -17,8 +17,15 @@ use crate::engine::{Target, run};
 
 /// The markers that no message and no debug text may hold: a text, and a number for secrets that lost their quotes.
 const MARKERS: [&str; 2] = ["S3CRET-MARKER", "48151623421084815162342108481516234210"];
-const SECRETS: [&str; 4] =
-    ["auth.hs256_secret", "auth.hs256_previous_secret", "redis.password", "mysql.password"];
+const SECRETS: [&str; 7] = [
+    "auth.hs256_secret",
+    "auth.hs256_previous_secret",
+    "redis.password",
+    "mysql.password",
+    "payment.api_key",
+    "payment.webhook_secret",
+    "payment.webhook_previous_secret",
+];
 const FLAGS: [&str; 2] = ["http.bind", "admin.bind"];
 
 /// Reads the default of every key, by its dotted name.
@@ -248,6 +255,9 @@ fn secret_of<'a>(config: &'a Config, key: &str) -> &'a str {
         "auth.hs256_secret" => config.auth.hs256_secret.expose(),
         "auth.hs256_previous_secret" => config.auth.hs256_previous_secret.expose(),
         "redis.password" => config.redis.password.expose(),
+        "payment.api_key" => config.payment.api_key.expose(),
+        "payment.webhook_secret" => config.payment.webhook_secret.expose(),
+        "payment.webhook_previous_secret" => config.payment.webhook_previous_secret.expose(),
         _ => config.mysql.password.expose(),
     }
 }

@@ -38,7 +38,8 @@ fn free_address() -> String {
 fn command(place: &Place, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_seckill"));
     // A folder that the demo makes belongs to the test, too.
-    command.env_remove("SECKILL_CONFIG").env("TMPDIR", &place.0).arg("demo").args(args);
+    command.env_remove("SECKILL_CONFIG").env("TMPDIR", &place.0).arg("demo");
+    command.args(["--provider-bind", "127.0.0.1:0"]).args(args);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
@@ -79,7 +80,7 @@ impl Demo {
     fn lines(&self) -> Vec<&str> {
         let program = env!("CARGO_BIN_EXE_seckill");
         let is_pasted =
-            |line: &&str| ["export ", "curl ", program].iter().any(|start| line.starts_with(start));
+            |line: &&str| ["export ", "curl ", "ORDER=", program].iter().any(|start| line.starts_with(start));
         self.said.lines().filter(is_pasted).collect()
     }
 
@@ -113,6 +114,12 @@ fn paste(lines: &[&str]) -> String {
     text(&output.stdout)
 }
 
+/// Tells whether a line is needed to look at the order that was bought.
+fn is_of_order(line: &str) -> bool {
+    let is_look = line.contains("/orders/$ORDER -H") && !line.contains("POST");
+    line.starts_with("export TOKEN") || line.starts_with("ORDER=") || is_look
+}
+
 fn refused(output: &Output) -> String {
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     String::from_utf8_lossy(&output.stderr).into_owned()
@@ -139,6 +146,16 @@ fn what_a_demo_prints_works_when_it_is_pasted_and_after_a_kill_too() {
     assert!(printed.contains(r#""status":"awaiting_payment""#), "{printed}");
     assert!(printed.contains("phone-x  3           2          1"), "{printed}");
     assert!(printed.contains("ended"), "{printed}");
+    // The buyer opens the page that the payment names, and presses the button.
+    let page = printed.split("\"redirect_url\":\"").nth(1).and_then(|rest| rest.split('"').next());
+    let pressed = paste(&[&format!("curl -sL -d action=pay {}", page.expect("a payment page"))]);
+    assert!(pressed.contains("Paid") && pressed.contains("Play money"), "{pressed}");
+    let own_order: Vec<&str> = demo.lines().into_iter().filter(|line| is_of_order(line)).collect();
+    let began = Instant::now();
+    while !paste(&own_order).contains(r#""status":"paid""#) {
+        assert!(began.elapsed() < Duration::from_secs(10), "the order is never paid");
+        std::thread::sleep(Duration::from_millis(50));
+    }
     let before: Vec<String> = demo.lines().into_iter().map(str::to_owned).collect();
     demo.signal("-KILL");
     drop(demo);
@@ -150,8 +167,8 @@ fn what_a_demo_prints_works_when_it_is_pasted_and_after_a_kill_too() {
         "{}",
         demo.said
     );
-    let own = |line: &&String| line.starts_with("export ") || line.contains("/api/v1/orders -H");
-    let pasted_again: Vec<&str> = before.iter().filter(own).map(String::as_str).collect();
+    let pasted_again: Vec<&str> =
+        before.iter().map(String::as_str).filter(|line| is_of_order(line)).collect();
     assert!(paste(&pasted_again).contains(r#""sale_id":"drop-1""#), "an old token still names its owner");
     let early = paste(&demo.lines());
     assert!(early.contains("sale_not_started"), "{early}");
@@ -183,7 +200,7 @@ fn a_rush_ends_with_the_verdict_as_its_exit_code() {
     let (said, talk) = (text(&output.stdout), text(&output.stderr));
     assert_eq!(output.status.code(), Some(0), "{said}{talk}");
     let verdict = "PASS  drop-1: 30 accepted of 400 clicks, 30 persisted, 0 oversold, 0 violations\n";
-    assert!(said.contains(verdict) && said.contains("47 rules, 0 violations"), "{said}{talk}");
+    assert!(said.contains(verdict) && said.contains("65 rules, 0 violations"), "{said}{talk}");
     let made: Vec<PathBuf> = folders(&place.0);
     let name = made.first().and_then(|path| path.file_name()?.to_str());
     assert!(made.len() == 1 && name.is_some_and(|name| name.starts_with("seckill-demo-")), "{made:?}");
@@ -224,7 +241,8 @@ fn a_taken_port_names_its_flag_and_leaves_no_folder() {
     let place = Place::new();
     let holder = TcpListener::bind("127.0.0.1:0").expect("a port");
     let taken = holder.local_addr().expect("an address").to_string();
-    for (flag, other) in [("--bind", "--admin-bind"), ("--admin-bind", "--bind")] {
+    let flags = [("--bind", "--admin-bind"), ("--admin-bind", "--bind"), ("--provider-bind", "--bind")];
+    for (flag, other) in flags {
         let args = [flag, &taken, other, &free_address()];
         let talk = refused(&command(&place, &args).output().expect("the binary runs"));
         assert!(talk.contains(&format!("cannot listen on {taken}")), "{talk}");

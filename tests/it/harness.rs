@@ -114,7 +114,8 @@ pub trait Stage {
     async fn orders(&self, state: &str) -> i64;
 
     /// Sums an expression such as `SUM(held)` of `ledger` over all databases that have the table. The table is
-    /// `ledger`, `consumer_positions`, `release_outbox`, `dead_letters` or `claims`.
+    /// `ledger`, `consumer_positions`, `release_outbox`, `dead_letters`, `claims`, `payments`, `refunds`,
+    /// `payment_events` or `orphan_captures`.
     async fn sum(&self, expression: &str, table: &str) -> i64;
 
     /// Reads `(actor, action, reason, request id)` of a sale's changes, in order. `None` reads those of all sales.
@@ -128,6 +129,9 @@ pub trait Stage {
 
     /// Makes the payment of every order that waits for it due so many ms from now, as if the order were older.
     async fn make_due(&self, in_ms: i64);
+
+    /// Makes everything due that the payment provider is asked about.
+    async fn ask_now(&self);
 
     /// Reads the sale as its last change left it, as JSON.
     async fn audited_sale(&self, sale: &str) -> Value;
@@ -195,9 +199,14 @@ impl TestShop {
     }
 
     /// Asserts that the promises are kept, stops the shop within the deadline, and removes what the test made.
-    pub async fn finish(mut self) {
+    pub async fn finish(self) {
+        self.finish_with(Books::LeftAlone).await;
+    }
+
+    /// Does what [`Self::finish`] does, and audits the payment provider's books if it is told to.
+    pub async fn finish_with(mut self, books: Books) {
         let shopper = self.running.as_ref().and_then(|running| running.shopper);
-        assert_kept(&self.config, shopper).await;
+        assert_kept(&self.config, shopper, books).await;
         self.stop().await;
         remove(&self.config).await;
     }

@@ -7,6 +7,8 @@ mod client;
 mod conformance;
 mod clocks;
 mod harness;
+mod provider;
+mod stripe;
 mod wishes;
 
 #[cfg(feature = "distributed")]

@@ -10,13 +10,15 @@ use std::time::{Duration, Instant};
 use seckill::config::Mode;
 use seckill::domain::order_life::OrderEvent;
 use seckill::domain::{Instance, Month, OrderId, OrderRecord};
-use seckill::ports::{BatchOutcome, Moved, Overdue};
+use seckill::ports::{BatchOutcome, Grace, Moved, Overdue};
 
 use crate::conformance::writer::Bench;
 use crate::harness::{Servers, config};
 
 /// Records of one batch.
 const BATCH: usize = 20;
+/// Orders are overdue as soon as they are due.
+const NONE: Grace = Grace { ms: 0, closing_ms: 0 };
 /// Batches of a partition without `SECKILL_HAMMER_S`.
 const BATCHES: usize = 25;
 
@@ -113,9 +115,9 @@ impl Hammer {
         let (changes, months) = (&self.bench.backend.order_changes, [self.month()]);
         let mut expired = 0;
         while self.is_written_to() {
-            let overdue = Overdue { at: Instance::FIRST, months: &months, grace_ms: 0 };
+            let overdue = Overdue { at: Instance::FIRST, months: &months, grace: NONE };
             let found = changes.overdue(overdue, 30).await.expect("a read");
-            expired += changes.expire(Instance::FIRST, &found, 0).await.expect("no deadlock");
+            expired += changes.expire(Instance::FIRST, &found, NONE).await.expect("no deadlock");
         }
         expired
     }
@@ -152,7 +154,7 @@ async fn a_month_whose_table_was_dropped_keeps_no_order_from_expiring() {
     let written = bench.backend.order_writes.write(&batch, &bench.sales).await.expect("written");
     assert!(matches!(written, BatchOutcome::Written(_)), "{written:?}");
     let long_ago = Month::of_ms(0);
-    let overdue = Overdue { at: Instance::FIRST, months: &[long_ago, hammer.month()], grace_ms: 0 };
+    let overdue = Overdue { at: Instance::FIRST, months: &[long_ago, hammer.month()], grace: NONE };
     let found = async || bench.backend.order_changes.overdue(overdue, 10).await.expect("a read");
     crate::harness::eventually("the order is overdue", async || found().await.len() == 1).await;
     hammer.bench.finish().await;

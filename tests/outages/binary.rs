@@ -17,7 +17,9 @@ use sqlx::{AssertSqlSafe, Row};
 use tokio::task::JoinHandle;
 
 use crate::client::try_call;
-use crate::harness::{API_KEY, SECRET, Servers, Stage as _, assert_kept, eventually, months, open, token};
+use crate::harness::{
+    API_KEY, Books, SECRET, Servers, Stage as _, assert_kept, eventually, months, open, token,
+};
 
 pub struct Process {
     child: Child,
@@ -184,7 +186,7 @@ pub async fn assert_all_written(config: &Config, accepted: &[String]) {
     assert_eq!(database.sum("COUNT(*)", "dead_letters").await, 0);
     let held = database.sum("SUM(held)", "ledger").await;
     assert_eq!(held, database.orders("awaiting_payment").await);
-    assert_kept(config, None).await;
+    assert_kept(config, None, Books::LeftAlone).await;
 }
 
 /// Reads the ids of all orders, whatever their state.

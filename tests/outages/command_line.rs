@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::binary::{Process, add_key, command};
 use crate::client::call;
-use crate::harness::{assert_kept, config, sale_body};
+use crate::harness::{Books, assert_kept, config, sale_body};
 use crate::world::World;
 
 #[test]
@@ -58,7 +58,7 @@ async fn the_command_line_runs_a_sale_from_key_to_end() {
     let orders = call(process.shopper, "GET", "/api/v1/orders", &[("Authorization", &bearer)], "").await;
     assert_eq!(orders.json()["orders"], json!([]));
     assert_eq!(run(&["sale"], None).0, Some(2), "usage");
-    assert_kept(&world.config, Some(process.shopper)).await;
+    assert_kept(&world.config, Some(process.shopper), Books::LeftAlone).await;
     drop(process);
     world.finish().await;
 }

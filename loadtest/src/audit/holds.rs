@@ -117,13 +117,14 @@ fn check_stock(index: &Index<'_>, found: &mut Findings) {
         let available: i64 = index.buckets().map(|(_, bucket)| in_bucket(bucket)).sum();
         let rows = index.rows.values().filter(|row| row.sku == item.sku && row.state.is_live());
         let live: i64 = rows.map(|row| row.quantity).sum();
+        let ledgers = index.evidence.books.iter().flat_map(|books| &books.ledger);
+        let withheld: i64 = ledgers.filter(|row| row.sku == item.sku).map(|row| row.withheld).sum();
         let owed = index.owed_units(|sku, _| sku == item.sku);
-        found.check(available == item.stock - live - owed, Rule::RedisStockDiffers, || {
+        let expected = item.stock - live - owed - withheld;
+        found.check(available == expected, Rule::RedisStockDiffers, || {
             format!(
-                "{}: {available} available, stock {} - live {live} - owed {owed} = {}",
-                item.sku,
-                item.stock,
-                item.stock - live - owed
+                "{}: {available} available, stock {} - live {live} - owed {owed} - withheld {withheld} = {expected}",
+                item.sku, item.stock,
             )
         });
     }

@@ -88,11 +88,15 @@ impl<'a> Index<'a> {
         self.dead.contains(&(part, offset))
     }
 
-    /// Sums the units that Redis still holds for owed orders. `matches` gets the SKU and the user of a hold.
+    /// Sums the units that Redis still holds for owed orders, and that go back on sale. `matches` gets the SKU and the
+    /// user of a hold.
     pub fn owed_units(&self, matches: impl Fn(&str, &str) -> bool) -> i64 {
+        let owed = self.evidence.books.iter().flat_map(|books| &books.owed);
+        let withheld: BTreeSet<OrderId> = owed.filter(|row| !row.restock).map(|row| row.order).collect();
         let holds = self.buckets().flat_map(|(_, bucket)| &bucket.holds);
         holds
             .filter(|(id, hold)| !hold.released && self.owed.contains(id) && matches(&hold.sku, &hold.user))
+            .filter(|(id, _)| !withheld.contains(id))
             .map(|(_, hold)| hold.quantity)
             .sum()
     }

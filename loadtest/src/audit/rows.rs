@@ -29,6 +29,7 @@ pub fn check(index: &Index<'_>, found: &mut Findings) {
     }
     check_shut(index, found);
     check_moves(index, found);
+    check_expiry(index, found);
 }
 
 fn check_place(index: &Index<'_>, row: &OrderRow, found: &mut Findings) {
@@ -122,5 +123,15 @@ fn check_moves(index: &Index<'_>, found: &mut Findings) {
     }
     for (id, seen) in moves.iter().filter(|(id, _)| !index.rows.contains_key(id)) {
         found.add(Rule::MoveWithoutRow, format!("{id} has moves {seen:?} and no row"));
+    }
+}
+
+fn check_expiry(index: &Index<'_>, found: &mut Findings) {
+    for step in index.evidence.moves.iter().filter(|step| step.kind == RowState::Expired.as_str()) {
+        let due_ms = index.rows.get(&step.order).map(|row| row.expires_ms);
+        let is_early = due_ms.is_some_and(|due_ms| step.at_ms < due_ms);
+        found.check(!is_early, Rule::ExpiredEarly, || {
+            format!("{} expired at {}, its payment was due at {due_ms:?}", step.order, step.at_ms)
+        });
     }
 }

@@ -114,11 +114,19 @@ fn check_ledger(
     books: &InstanceBooks,
     found: &mut Findings,
 ) {
-    let absent = LedgerRow { sku: item.sku.clone(), allotted: 0, held: 0, sold: 0 };
+    let absent = LedgerRow { sku: item.sku.clone(), allotted: 0, held: 0, sold: 0, withheld: 0 };
     let ledger = books.ledger.iter().find(|row| row.sku == item.sku).unwrap_or(&absent);
-    let LedgerRow { allotted, held, sold, .. } = *ledger;
-    found.check(held >= 0 && sold >= 0 && held + sold <= allotted, Rule::LedgerOverAllotment, || {
-        format!("{} on {instance}: held {held} + sold {sold} of {allotted} allotted", item.sku)
+    let LedgerRow { allotted, held, sold, withheld, .. } = *ledger;
+    let is_within = held >= 0 && sold >= 0 && withheld >= 0 && held + sold + withheld <= allotted;
+    found.check(is_within, Rule::LedgerOverAllotment, || {
+        format!(
+            "{} on {instance}: held {held} + sold {sold} + withheld {withheld} of {allotted} allotted",
+            item.sku
+        )
+    });
+    let refunded = units(index, item, Some(instance), |state| state == RowState::Refunded);
+    found.check(withheld <= refunded, Rule::WithheldDiffers, || {
+        format!("{} on {instance}: {withheld} units are withheld, {refunded} were refunded", item.sku)
     });
     let awaiting = units(index, item, Some(instance), |state| state.units() == Some("held"));
     let paid = units(index, item, Some(instance), |state| state.units() == Some("sold"));

@@ -4,6 +4,8 @@
 
 mod buyers;
 mod log;
+mod payments;
+mod provider;
 mod redis;
 mod rows;
 mod units;
@@ -21,7 +23,11 @@ fn rules(evidence: &Evidence) -> BTreeSet<Rule> {
 
 /// Breaks the good state and compares what is found.
 fn broken(expected: &[Rule], damage: impl FnOnce(&mut Evidence)) {
-    let mut evidence = good();
+    broken_from(good(), expected, damage);
+}
+
+/// Breaks another good state and compares what is found.
+fn broken_from(mut evidence: Evidence, expected: &[Rule], damage: impl FnOnce(&mut Evidence)) {
     damage(&mut evidence);
     let expected: BTreeSet<Rule> = expected.iter().copied().collect();
     assert_eq!(rules(&evidence), expected, "{:#?}", audit(&evidence));

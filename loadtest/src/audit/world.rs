@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::holds::fingerprint;
 use crate::config::Mode;
 use crate::evidence::{
-    Action, BucketFacts, Claim, DeadLetter, Evidence, GrantRow, Hold, HttpFacts, InstanceBooks, ItemFacts,
-    LedgerRow, ListAnswer, LogFacts, LogRecord, Move, OrderAnswer, OrderRow, OwedRow, PartitionFacts, Place,
-    PoolRow, RecordFacts, RowState, SaleFacts,
+    Action, Booked, BucketFacts, Claim, DeadLetter, Evidence, GrantRow, Hold, HttpFacts, InstanceBooks,
+    ItemFacts, LedgerRow, ListAnswer, LogFacts, LogRecord, Move, OrderAnswer, OrderRow, OwedRow,
+    PartitionFacts, PaymentRow, PaymentState, Place, PoolRow, RecordFacts, RefundRow, RefundState, RowState,
+    SaleFacts,
 };
 use crate::ids::{Layout, OrderId, month_of_ms, yyyymm};
 use crate::journal::{Class, Entry, Kind};
@@ -106,12 +107,20 @@ pub fn of_rows(rows: Vec<OrderRow>) -> Evidence {
     for (part, next) in positions {
         books[usize::from(part / 2)].positions.insert(part, next);
     }
+    let (payments, refunds) = money(&rows);
+    let back = |payment: &PaymentRow| refunds.iter().any(|refund| refund.order == payment.order);
+    let booked = |payment: &PaymentRow| booked(payment, if back(payment) { payment.amount } else { 0 });
     Evidence {
         mode: Mode::Distributed,
         layout: layout(),
         servers: SERVERS.map(str::to_owned).to_vec(),
         claims: claims(&rows),
         moves: rows.iter().flat_map(moves).collect(),
+        provider: Some(payments.iter().map(booked).collect()),
+        payments,
+        refunds,
+        orphans: Vec::new(),
+        other_sales: BTreeSet::new(),
         books,
         log: Some(log),
         buckets: Some(buckets(&sale, &rows)),
@@ -166,10 +175,77 @@ fn moves(row: &OrderRow) -> Vec<Move> {
         RowState::Paid => &["persisted", "paid"],
         RowState::Cancelled => &["persisted", "cancelled"],
         RowState::Expired => &["persisted", "expired"],
+        RowState::Refunded => &["persisted", "paid", "refunded"],
         RowState::Rejected => &["rejected"],
     };
-    let step = |kind: &&str| Move { place: row.place.clone(), order: row.id, kind: (*kind).to_owned() };
+    let at_ms = |kind: &str| match kind {
+        "expired" => row.expires_ms + 30_000,
+        "refunded" => row.created_ms + 120_000,
+        "paid" | "cancelled" => row.created_ms + 60_000,
+        _ => row.created_ms,
+    };
+    let step = |kind: &&str| Move {
+        place: row.place.clone(),
+        order: row.id,
+        kind: (*kind).to_owned(),
+        at_ms: at_ms(kind),
+    };
     kinds.iter().map(step).collect()
+}
+
+/// Makes the payments of the orders that were paid, and the refunds of those that were paid back.
+fn money(rows: &[OrderRow]) -> (Vec<PaymentRow>, Vec<RefundRow>) {
+    let (mut payments, mut refunds) = (Vec::new(), Vec::new());
+    for row in rows.iter().filter(|row| matches!(row.state, RowState::Paid | RowState::Refunded)) {
+        let payment = payment(row, 1, PaymentState::Captured);
+        if row.state == RowState::Refunded {
+            refunds.push(refund(&payment, RefundRow::OPERATOR, RefundState::Done));
+        }
+        payments.push(payment);
+    }
+    (payments, refunds)
+}
+
+/// Makes an attempt to pay an order.
+pub fn payment(row: &OrderRow, attempt: i64, state: PaymentState) -> PaymentRow {
+    PaymentRow {
+        place: row.place.clone(),
+        order: row.id,
+        attempt,
+        state,
+        id: row.id.payment(attempt),
+        deployment: "shop".to_owned(),
+        amount: row.unit_price * row.quantity,
+        currency: row.currency.clone(),
+        reference: Some(format!("cs_{}_{attempt}", row.id)),
+        capture: (state == PaymentState::Captured).then(|| format!("pi_{}_{attempt}", row.id)),
+    }
+}
+
+/// Makes the refund of what a payment has captured.
+pub fn refund(payment: &PaymentRow, reason: &str, state: RefundState) -> RefundRow {
+    RefundRow {
+        place: payment.place.clone(),
+        order: payment.order,
+        attempt: payment.attempt,
+        amount: payment.amount,
+        currency: payment.currency.clone(),
+        capture: payment.capture.clone().unwrap_or_default(),
+        reason: reason.to_owned(),
+        state,
+    }
+}
+
+/// Makes what the provider has booked for a captured payment.
+pub fn booked(payment: &PaymentRow, refunded: i64) -> Booked {
+    Booked {
+        payment: payment.id.clone(),
+        deployment: payment.deployment.clone(),
+        reference: payment.capture.clone().unwrap_or_default(),
+        amount: payment.amount,
+        currency: payment.currency.clone(),
+        refunded,
+    }
 }
 
 /// Books a grant on its giver and on its taker.
@@ -197,7 +273,7 @@ fn books(rows: &[OrderRow]) -> Vec<InstanceBooks> {
             let here = rows.iter().filter(|row| row.sku == item.sku && instance_of(row) == at);
             let units = |state| here.clone().filter(|row| row.state == state).map(|row| row.quantity).sum();
             let (held, sold): (i64, i64) = (units(RowState::AwaitingPayment), units(RowState::Paid));
-            let ledger = LedgerRow { sku: item.sku.clone(), allotted: held + sold, held, sold };
+            let ledger = LedgerRow { sku: item.sku.clone(), allotted: held + sold, held, sold, withheld: 0 };
             books[at].ledger.push(ledger);
             let own = left[at].min(held + sold);
             left[at] -= own;
@@ -219,7 +295,7 @@ fn books(rows: &[OrderRow]) -> Vec<InstanceBooks> {
         }
     }
     for row in rows.iter().filter(|row| !row.state.is_live()) {
-        books[instance_of(row)].owed.push(OwedRow { order: row.id });
+        books[instance_of(row)].owed.push(OwedRow { order: row.id, restock: true });
     }
     books
 }
@@ -283,10 +359,11 @@ fn buckets(sale: &SaleFacts, rows: &[OrderRow]) -> Vec<Option<BucketFacts>> {
         let hold = Hold {
             state: match row.state {
                 RowState::AwaitingPayment => 'a',
-                // No server marks a paid order yet, so the older mark stays.
+                // Marking is best effort, so an older mark may stay.
                 RowState::Paid => 'a',
                 RowState::Cancelled => 'c',
                 RowState::Expired => 'e',
+                RowState::Refunded => 'f',
                 RowState::Rejected => 'x',
             },
             released: false,

@@ -4,7 +4,7 @@
 //! Shard databases are found by their names, and not computed. A row that stands where nobody looks is the kind of
 //! fault that the audit is for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
@@ -13,9 +13,12 @@ use sqlx::mysql::{MySqlConnectOptions, MySqlConnection};
 use sqlx::{ConnectOptions, Connection, Executor};
 
 use super::mysql_fields::{fetch, number, text};
-use super::mysql_rows as rows;
+use super::{mysql_payments as money, mysql_rows as rows};
 use crate::config::Config;
-use crate::evidence::{Action, Claim, InstanceBooks, ItemFacts, Move, OrderRow, Place, SaleFacts};
+use crate::evidence::{
+    Action, Claim, InstanceBooks, ItemFacts, Move, OrderRow, OrphanRow, PaymentRow, Place, RefundRow,
+    SaleFacts,
+};
 use crate::ids::OrderId;
 
 /// What all instances hold of one sale.
@@ -27,6 +30,14 @@ pub struct Instances {
     pub claims: Vec<Claim>,
     /// Moves of the orders.
     pub moves: Vec<Move>,
+    /// Payments of the orders.
+    pub payments: Vec<PaymentRow>,
+    /// Refunds of the orders.
+    pub refunds: Vec<RefundRow>,
+    /// Captures that no payment explains, of all sales.
+    pub orphans: Vec<OrphanRow>,
+    /// Orders of other sales that have payments.
+    pub other_sales: BTreeSet<OrderId>,
     /// Control databases, by instance number.
     pub books: Vec<InstanceBooks>,
 }
@@ -110,6 +121,10 @@ pub async fn instances(config: &Config, sale: &str) -> anyhow::Result<Instances>
         all.rows.extend(reading.rows);
         all.claims.extend(reading.claims);
         all.moves.extend(reading.moves);
+        all.payments.extend(reading.payments);
+        all.refunds.extend(reading.refunds);
+        all.orphans.extend(reading.orphans);
+        all.other_sales.extend(reading.other_sales);
         books.extend(reading.books);
     }
     all.books = books.into_values().collect();
@@ -121,6 +136,10 @@ struct ServerReading {
     rows: Vec<OrderRow>,
     claims: Vec<Claim>,
     moves: Vec<Move>,
+    payments: Vec<PaymentRow>,
+    refunds: Vec<RefundRow>,
+    orphans: Vec<OrphanRow>,
+    other_sales: Vec<OrderId>,
     books: BTreeMap<u16, InstanceBooks>,
 }
 
@@ -145,6 +164,10 @@ async fn read_server(
         let books = rows::books(&mut connection, &control, sale, &config.topic).await?;
         reading.books.insert(*instance, books);
     }
+    if config.instances.first().is_some_and(|first| first == server) {
+        let directory = format!("{}directory", config.database_prefix);
+        reading.orphans = money::orphans(&mut connection, &directory).await?;
+    }
     let name: Arc<str> = server.into();
     for (shard, tables) in &shards {
         let place = Place { server: name.clone(), shard: *shard };
@@ -155,6 +178,9 @@ async fn read_server(
         }
         reading.claims.extend(rows::claims(&mut connection, &database, &place, sale).await?);
         reading.moves.extend(rows::moves(&mut connection, &database, tables, &place, sale).await?);
+        reading.payments.extend(money::payments(&mut connection, &database, tables, &place, sale).await?);
+        reading.refunds.extend(money::refunds(&mut connection, &database, tables, &place, sale).await?);
+        reading.other_sales.extend(money::other_sales(&mut connection, &database, tables, sale).await?);
     }
     connection.execute("COMMIT").await?;
     connection.close().await?;
@@ -234,6 +260,6 @@ impl Positions {
 ///
 /// # Errors
 /// As [`instances`].
-pub async fn order_ids(config: &Config, sale: &str) -> anyhow::Result<std::collections::BTreeSet<OrderId>> {
+pub async fn order_ids(config: &Config, sale: &str) -> anyhow::Result<BTreeSet<OrderId>> {
     Ok(instances(config, sale).await?.rows.into_iter().map(|row| row.id).collect())
 }

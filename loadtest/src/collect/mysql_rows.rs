@@ -1,7 +1,7 @@
 //! Reads the tables of control and shard databases, row by row.
 
 use anyhow::Context;
-use sqlx::mysql::MySqlConnection;
+use sqlx::mysql::{MySqlConnection, MySqlRow};
 
 use super::mysql_fields::{fetch, number, optional_text, order_id, text};
 use crate::evidence::{
@@ -20,13 +20,15 @@ pub async fn books(
     topic: &str,
 ) -> anyhow::Result<InstanceBooks> {
     let mut books = InstanceBooks::default();
-    let query = format!("SELECT sku_id, allotted, held, sold FROM {control}.ledger WHERE sale_id = ?");
+    let query =
+        format!("SELECT sku_id, allotted, held, sold, withheld FROM {control}.ledger WHERE sale_id = ?");
     for row in fetch(connection, query, &[sale]).await? {
         books.ledger.push(LedgerRow {
             sku: text(&row, 0)?,
             allotted: number(&row, 1)?,
             held: number(&row, 2)?,
             sold: number(&row, 3)?,
+            withheld: number(&row, 4)?,
         });
     }
     let query = format!("SELECT sku_id, stock, granted FROM {control}.pool WHERE sale_id = ?");
@@ -44,9 +46,9 @@ pub async fn books(
             from_ledger: sqlx::Row::try_get(&row, 4)?,
         });
     }
-    let query = format!("SELECT order_id FROM {control}.release_outbox WHERE sale_id = ?");
+    let query = format!("SELECT order_id, restock FROM {control}.release_outbox WHERE sale_id = ?");
     for row in fetch(connection, query, &[sale]).await? {
-        books.owed.push(OwedRow { order: order_id(&row, 0)? });
+        books.owed.push(OwedRow { order: order_id(&row, 0)?, restock: sqlx::Row::try_get(&row, 1)? });
     }
     // Those of an earlier log of this name say nothing about the records of this one.
     let query = format!(
@@ -130,25 +132,39 @@ pub async fn moves(
     place: &Place,
     sale: &str,
 ) -> anyhow::Result<Vec<Move>> {
-    let mut queries = Vec::new();
-    let mut orphan = format!("SELECT m.order_id, m.kind FROM {database}.order_moves m WHERE TRUE");
+    let table = (database, "order_moves");
+    let found = of_orders(connection, table, "t.order_id, t.kind, t.at_ms", months, sale).await?;
+    let step = |row: &MySqlRow| -> anyhow::Result<Move> {
+        Ok(Move {
+            place: place.clone(),
+            order: order_id(row, 0)?,
+            kind: text(row, 1)?,
+            at_ms: number(row, 2)?,
+        })
+    };
+    found.iter().map(step).collect()
+}
+
+/// Reads columns of a table `t` whose rows belong to orders: the rows of the sale's orders in one shard, and those that
+/// belong to no order of any sale.
+pub async fn of_orders(
+    connection: &mut MySqlConnection,
+    (database, table): (&str, &str),
+    columns: &str,
+    months: &[u32],
+    sale: &str,
+) -> anyhow::Result<Vec<MySqlRow>> {
+    let mut found = Vec::new();
+    let mut orphan = format!("SELECT {columns} FROM {database}.{table} t WHERE TRUE");
     for yyyymm in months {
-        let table = format!("{database}.orders_{yyyymm}");
-        queries.push((
-            format!(
-                "SELECT m.order_id, m.kind FROM {table} o \
-                 JOIN {database}.order_moves m ON m.order_id = o.order_id WHERE o.sale_id = ?"
-            ),
-            vec![sale],
-        ));
-        orphan.push_str(&format!(" AND NOT EXISTS (SELECT 1 FROM {table} o WHERE o.order_id = m.order_id)"));
+        let orders = format!("{database}.orders_{yyyymm}");
+        let query = format!(
+            "SELECT {columns} FROM {orders} o JOIN {database}.{table} t ON t.order_id = o.order_id \
+             WHERE o.sale_id = ?"
+        );
+        found.extend(fetch(connection, query, &[sale]).await?);
+        orphan.push_str(&format!(" AND NOT EXISTS (SELECT 1 FROM {orders} o WHERE o.order_id = t.order_id)"));
     }
-    queries.push((orphan, Vec::new()));
-    let mut moves = Vec::new();
-    for (query, bound) in queries {
-        for row in fetch(connection, query, &bound).await? {
-            moves.push(Move { place: place.clone(), order: order_id(&row, 0)?, kind: text(&row, 1)? });
-        }
-    }
-    Ok(moves)
+    found.extend(fetch(connection, orphan, &[]).await?);
+    Ok(found)
 }

@@ -11,7 +11,7 @@ use sqlx::{ConnectOptions, Connection, Executor};
 
 use super::look::{Look, behind};
 use super::sqlite_fields::{fetch, number, order_id, small, text};
-use super::sqlite_rows as rows;
+use super::{sqlite_payments as money, sqlite_rows as rows};
 use crate::config::{Config, Mode};
 use crate::evidence::{Action, Evidence, InstanceBooks, ItemFacts, PartitionFacts, Place, SaleFacts};
 use crate::ids::{Layout, OrderId};
@@ -138,6 +138,10 @@ pub async fn stores(config: &Config, sale: &str) -> anyhow::Result<Option<Eviden
     let orders = rows::orders(&mut connection, sale, place).await?;
     let claims = rows::claims(&mut connection, sale, |user| place(layout.shard_of(user))).await?;
     let moves = rows::moves(&mut connection, sale, place).await?;
+    let payments = money::payments(&mut connection, sale, place).await?;
+    let refunds = money::refunds(&mut connection, sale, place).await?;
+    let orphans = money::orphans(&mut connection).await?;
+    let other_sales = money::other_sales(&mut connection, sale).await?;
     let mut books: InstanceBooks = rows::books(&mut connection, sale).await?;
     books.positions = positions(&mut connection).await?;
     let buckets = rows::buckets(&mut connection, &facts).await?;
@@ -152,6 +156,11 @@ pub async fn stores(config: &Config, sale: &str) -> anyhow::Result<Option<Eviden
         rows: orders,
         claims,
         moves,
+        payments,
+        refunds,
+        orphans,
+        other_sales,
+        provider: None,
         books: vec![books],
         log: Some(log),
         buckets: Some(buckets),

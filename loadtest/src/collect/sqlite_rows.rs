@@ -16,13 +16,13 @@ use crate::ids::{OrderId, yyyymm};
 const ORDERS: &str = "SELECT order_id, month, sku_id, user_id, quantity, unit_price, currency, state, reason, epoch, \
      accepted_ms, created_ms, expires_ms FROM orders WHERE sale_id = ?";
 /// Moves of the sale's orders, and moves that belong to no order of any sale.
-const MOVES: &str = "SELECT m.order_id, m.kind FROM order_moves m LEFT JOIN orders o ON o.order_id = m.order_id \
-     WHERE o.sale_id = ? OR o.order_id IS NULL";
+const MOVES: &str = "SELECT m.order_id, m.kind, m.at_ms FROM order_moves m \
+     LEFT JOIN orders o ON o.order_id = m.order_id WHERE o.sale_id = ? OR o.order_id IS NULL";
 const GATES: &str =
     "SELECT bucket, epoch, state, opens_ms, closes_ms, buyer_limit FROM gates WHERE sale_id = ?";
 /// The state of a reservation is that of its order's row. Without a row it waits in the log.
 const HOLDS: &str = "SELECT r.bucket, r.order_id, r.sku_id, r.user_id, r.quantity, r.fingerprint, \
-     COALESCE(o.state, 'queued'), COALESCE(o.state IN ('cancelled', 'expired') OR o.reason = 'limit', 0) \
+     COALESCE(o.state, 'queued'), COALESCE(o.state IN ('cancelled', 'expired', 'refunded') OR o.reason = 'limit', 0) \
      FROM reservations r LEFT JOIN orders o ON o.order_id = r.order_id \
      WHERE r.sale_id = ?";
 
@@ -79,7 +79,7 @@ pub async fn moves(
     let found = fetch(connection, MOVES, Some(sale)).await?;
     let step = |row: &SqliteRow| -> anyhow::Result<Move> {
         let order = order_id(row, 0)?;
-        Ok(Move { place: place(order.shard()), order, kind: text(row, 1)? })
+        Ok(Move { place: place(order.shard()), order, kind: text(row, 1)?, at_ms: number(row, 2)? })
     };
     found.iter().map(step).collect()
 }
@@ -88,7 +88,7 @@ pub async fn moves(
 /// all units of the pool are granted to it.
 pub async fn books(connection: &mut SqliteConnection, sale: &str) -> anyhow::Result<InstanceBooks> {
     let mut books = InstanceBooks::default();
-    let query = "SELECT sku_id, stock, held, sold FROM ledger WHERE sale_id = ?";
+    let query = "SELECT sku_id, stock, held, sold, withheld FROM ledger WHERE sale_id = ?";
     for row in fetch(connection, query, Some(sale)).await? {
         let (sku, stock) = (text(&row, 0)?, number(&row, 1)?);
         books.grants.push(GrantRow {
@@ -99,7 +99,8 @@ pub async fn books(connection: &mut SqliteConnection, sale: &str) -> anyhow::Res
             from_ledger: false,
         });
         books.pools.push(PoolRow { sku: sku.clone(), stock, granted: stock });
-        books.ledger.push(LedgerRow { sku, allotted: stock, held: number(&row, 2)?, sold: number(&row, 3)? });
+        let (held, sold, withheld) = (number(&row, 2)?, number(&row, 3)?, number(&row, 4)?);
+        books.ledger.push(LedgerRow { sku, allotted: stock, held, sold, withheld });
     }
     for row in fetch(connection, "SELECT part, log_offset, reason FROM dead_letters", None).await? {
         let (part, offset, reason) = (small(&row, 0)?, number(&row, 1)?, text(&row, 2)?);
@@ -145,6 +146,7 @@ fn hold(row: &SqliteRow) -> anyhow::Result<(OrderId, Hold)> {
         (Some(RowState::Paid), _) => 'p',
         (Some(RowState::Cancelled), _) => 'c',
         (Some(RowState::Expired), _) => 'e',
+        (Some(RowState::Refunded), _) => 'f',
         (Some(RowState::Rejected), _) => 'x',
         (None, "queued") => 'q',
         (None, _) => '?',

@@ -9,7 +9,7 @@ use super::figures::{self, Quantiles};
 use crate::audit::{Rule, Violation};
 use crate::collect::settle::Settled;
 use crate::crowd::Harvest;
-use crate::evidence::{Evidence, ItemFacts, RowState};
+use crate::evidence::{Evidence, ItemFacts, PaymentState, RefundState, RowState};
 use crate::ids::OrderId;
 use crate::journal::{Class, Entry};
 
@@ -141,6 +141,12 @@ pub struct Stored {
     pub quiet: Option<bool>,
     /// The units of every item.
     pub stock: Vec<StockLine>,
+    /// Order rows of this run in every state, also in those with 0. An order that was refunded was paid before.
+    pub orders: BTreeMap<&'static str, u64>,
+    /// Payments of these orders in every state.
+    pub payments: BTreeMap<&'static str, u64>,
+    /// Refunds of these orders in every state.
+    pub refunds: BTreeMap<&'static str, u64>,
 }
 
 /// The units of one item.
@@ -275,6 +281,8 @@ impl Stored {
             let oversold = (sold - item.stock).max(0);
             StockLine { sku: item.sku.clone(), stock: item.stock, sold, oversold }
         };
+        let payments = evidence.payments.iter().filter(|payment| !before.contains(&payment.order));
+        let refunds = evidence.refunds.iter().filter(|refund| !before.contains(&refund.order));
         let ages = kept().map(|row| u64::try_from((row.created_ms - row.accepted_ms) * 1000).unwrap_or(0));
         Self {
             persisted,
@@ -285,8 +293,29 @@ impl Stored {
             drain_ms: settled.map(|settled| figures::ms(settled.took)),
             quiet: settled.map(|settled| settled.quiet),
             stock: evidence.sale.items.iter().map(line).collect(),
+            orders: by_word(RowState::ALL.map(RowState::as_str), ours().map(|row| row.state.as_str())),
+            payments: by_word(
+                PaymentState::ALL.map(PaymentState::as_str),
+                payments.map(|payment| payment.state.as_str()),
+            ),
+            refunds: by_word(
+                RefundState::ALL.map(RefundState::as_str),
+                refunds.map(|refund| refund.state.as_str()),
+            ),
         }
     }
+}
+
+/// Counts how often each word is found. A word that is not found counts 0.
+fn by_word<const N: usize>(
+    words: [&'static str; N],
+    found: impl Iterator<Item = &'static str>,
+) -> BTreeMap<&'static str, u64> {
+    let mut counts = BTreeMap::from(words.map(|word| (word, 0)));
+    for word in found {
+        *counts.entry(word).or_default() += 1;
+    }
+    counts
 }
 
 impl AuditReport {

@@ -1,9 +1,17 @@
 //! Writes the summary for a person: the verdict first, then the figures, then what was found.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::figures::Quantiles;
 use super::summary::{AuditReport, Load, SLIP_P99_MAX_MS, Stored, Summary, Verdict};
+
+/// The states in which orders are counted: what became of those that were persisted.
+const ORDERS: [&str; 4] = ["paid", "refunded", "cancelled", "expired"];
+/// The states of payments, in the order of their life.
+const PAYMENTS: [&str; 5] = ["opening", "open", "closing", "closed", "captured"];
+/// The states of refunds, in the order of their life.
+const REFUNDS: [&str; 4] = ["owed", "sent", "done", "failed"];
 
 /// Renders the whole report. `colour` marks the verdict and nothing else.
 pub fn render(summary: &Summary, colour: bool) -> String {
@@ -116,11 +124,29 @@ fn stored_lines(out: &mut String, stored: &Stored) {
             if item.oversold > 0 { format!(", OVERSOLD by {}", item.oversold) } else { String::new() };
         row(out, "stock", &format!("{}: {} sold of {}{oversold}", item.sku, item.sold, item.stock));
     }
+    let counts = [
+        ("orders", &stored.orders, &ORDERS[..]),
+        ("payments", &stored.payments, &PAYMENTS[..]),
+        ("refunds", &stored.refunds, &REFUNDS[..]),
+    ];
+    for (name, counts, words) in counts {
+        let text = counted(counts, words);
+        if !text.is_empty() {
+            row(out, name, &text);
+        }
+    }
     match (stored.drain_ms, stored.quiet) {
         (Some(ms), Some(true)) => row(out, "drain", &format!("quiet {ms:.0} ms after the last answer")),
         (Some(ms), _) => row(out, "drain", &format!("NOT quiet {ms:.0} ms after the last answer")),
         _ => {}
     }
+}
+
+/// Says how many there are of each word, and leaves out those of which there are none.
+fn counted(counts: &BTreeMap<&'static str, u64>, words: &[&str]) -> String {
+    let all = words.iter().map(|word| (word, counts.get(*word).copied().unwrap_or(0)));
+    let present = all.filter(|(_, count)| *count > 0);
+    present.map(|(word, count)| format!("{word} {count}")).collect::<Vec<_>>().join(" · ")
 }
 
 fn latency_lines(out: &mut String, load: &Load) {
@@ -170,5 +196,28 @@ fn audit_lines(out: &mut String, audit: &AuditReport) {
     }
     for note in &audit.notes {
         row(out, "", &format!("note: {note}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::evidence::{PaymentState, RefundState, RowState};
+
+    #[test]
+    fn money_is_told_where_there_is_some() {
+        let counts = BTreeMap::from([("paid", 3), ("refunded", 0), ("expired", 2), ("awaiting_payment", 7)]);
+        assert_eq!(counted(&counts, &ORDERS), "paid 3 · expired 2");
+        assert_eq!(counted(&BTreeMap::new(), &PAYMENTS), "");
+    }
+
+    #[test]
+    fn every_state_is_counted() {
+        assert_eq!(PaymentState::ALL.map(PaymentState::as_str), PAYMENTS);
+        assert_eq!(RefundState::ALL.map(RefundState::as_str), REFUNDS);
+        // The line above them counts all others.
+        let others = [RowState::AwaitingPayment, RowState::Rejected];
+        let ended = RowState::ALL.into_iter().filter(|state| !others.contains(state));
+        assert!(ended.map(RowState::as_str).all(|word| ORDERS.contains(&word)));
     }
 }

@@ -224,7 +224,7 @@ async fn hold_units(
     let held = sqlx::query(mysql.control_sql(
         instance,
         "UPDATE {control}.ledger SET held = held + ? \
-         WHERE sale_id = ? AND sku_id = ? AND held + sold + ? <= allotted",
+         WHERE sale_id = ? AND sku_id = ? AND held + sold + withheld + ? <= allotted",
     ))
     .bind(units)
     .bind(scarce.0.as_str().as_bytes())
@@ -244,7 +244,7 @@ async fn free_units(
 ) -> StoreResult<u32> {
     let row = sqlx::query(mysql.control_sql(
         instance,
-        "SELECT allotted - held - sold FROM {control}.ledger WHERE sale_id = ? AND sku_id = ? FOR UPDATE",
+        "SELECT allotted - held - sold - withheld FROM {control}.ledger WHERE sale_id = ? AND sku_id = ? FOR UPDATE",
     ))
     .bind(scarce.0.as_str().as_bytes())
     .bind(scarce.1.as_str().as_bytes())

@@ -179,7 +179,7 @@ async fn from_ledger(
     let (sale, sku) = (grant.scarce.0.as_str().as_bytes(), grant.scarce.1.as_str().as_bytes());
     let row = sqlx::query(mysql.control_sql(
         grant.giver,
-        "SELECT allotted - held - sold FROM {control}.ledger WHERE sale_id = ? AND sku_id = ? FOR UPDATE",
+        "SELECT allotted - held - sold - withheld FROM {control}.ledger WHERE sale_id = ? AND sku_id = ? FOR UPDATE",
     ))
     .bind(sale)
     .bind(sku)

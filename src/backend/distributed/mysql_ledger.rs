@@ -63,8 +63,9 @@ impl MysqlLedger {
     async fn read_holdings(&self, sale: &Sale) -> StoreResult<HashMap<SkuId, Holdings>> {
         let context = "read holdings";
         let mut holdings: HashMap<SkuId, Holdings> = HashMap::new();
-        let text = "SELECT sku_id, allotted, held, sold, 0, 0 FROM {control}.ledger WHERE sale_id = ? UNION ALL \
-                    SELECT sku_id, 0, 0, 0, stock, granted FROM {control}.pool WHERE sale_id = ?";
+        let text = "SELECT sku_id, allotted, held, sold, withheld, 0, 0 FROM {control}.ledger \
+                    WHERE sale_id = ? UNION ALL \
+                    SELECT sku_id, 0, 0, 0, 0, stock, granted FROM {control}.pool WHERE sale_id = ?";
         for instance in self.mysql.map.all_instances() {
             let rows = sqlx::query(self.mysql.control_sql(instance, text))
                 .bind(sale.id.as_str().as_bytes())
@@ -83,8 +84,9 @@ impl MysqlLedger {
                 sum.allotted += number(1)?;
                 sum.held += number(2)?;
                 sum.sold += number(3)?;
-                sum.stock += number(4)?;
-                sum.granted += number(5)?;
+                sum.withheld += number(4)?;
+                sum.stock += number(5)?;
+                sum.granted += number(6)?;
             }
         }
         Ok(holdings)

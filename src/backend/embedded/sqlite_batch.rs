@@ -24,10 +24,10 @@ const KNOWN_ORDERS: &str =
     "SELECT order_id, state FROM orders WHERE order_id IN (SELECT value FROM json_each(?))";
 const KNOWN_CLAIMS: &str = "SELECT c.sale_id, c.user_id, c.unit FROM json_each(?) wanted \
      JOIN claims c ON c.sale_id = wanted.value->>0 AND c.user_id = wanted.value->>1";
-const FREE: &str = "SELECT l.sale_id, l.sku_id, l.stock - l.held - l.sold AS free FROM json_each(?) wanted \
+const FREE: &str = "SELECT l.sale_id, l.sku_id, l.stock - l.held - l.sold - l.withheld AS free FROM json_each(?) wanted \
      JOIN ledger l ON l.sale_id = wanted.value->>0 AND l.sku_id = wanted.value->>1";
-const HOLD: &str =
-    "UPDATE ledger SET held = held + ?1 WHERE sale_id = ?2 AND sku_id = ?3 AND held + sold + ?1 <= stock";
+const HOLD: &str = "UPDATE ledger SET held = held + ?1 WHERE sale_id = ?2 AND sku_id = ?3 \
+     AND held + sold + withheld + ?1 <= stock";
 const ORDERS: &str = "orders (order_id, month, sale_id, sku_id, user_id, quantity, unit_price, currency, state, \
      reason, epoch, accepted_ms, created_ms, expires_ms)";
 const CLAIMS: &str = "claims (sale_id, user_id, unit, order_id)";

@@ -41,7 +41,7 @@ impl Ledger for SqliteLedger {
     /// Reads what orders hold and have sold. The same units count as granted and as allotted, because there is no pool
     /// apart from the ledger.
     async fn holdings(&self, sale: &Sale) -> StoreResult<HashMap<SkuId, Holdings>> {
-        let rows = sqlx::query("SELECT sku_id, stock, held, sold FROM ledger WHERE sale_id = ?")
+        let rows = sqlx::query("SELECT sku_id, stock, held, sold, withheld FROM ledger WHERE sale_id = ?")
             .bind(sale.id.as_str())
             .fetch_all(self.sqlite.readers())
             .await
@@ -50,7 +50,9 @@ impl Ledger for SqliteLedger {
         for row in rows {
             let (stock, held, sold): (i64, i64, i64) =
                 (column(&row, "stock")?, column(&row, "held")?, column(&row, "sold")?);
-            let of = Holdings { stock, granted: held + sold, allotted: held + sold, held, sold };
+            let withheld: i64 = column(&row, "withheld")?;
+            let used = held + sold + withheld;
+            let of = Holdings { stock, granted: used, allotted: used, held, sold, withheld };
             holdings.insert(parsed(&row, "sku_id", SkuId::parse)?, of);
         }
         Ok(holdings)

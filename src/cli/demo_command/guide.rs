@@ -66,7 +66,20 @@ impl Guide<'_> {
              -H 'Idempotency-Key: my-first-click' -H 'Content-Type: application/json' -H 'Prefer: wait=5' \
              -d '{{\"sku_id\":\"{sku}\",\"quantity\":1}}'"
         ));
-        line(&format!("curl -sw '\\n' http://{shopper}/api/v1/orders -H \"Authorization: Bearer $TOKEN\""));
+        line(
+            "\nThen pay it: open the redirect_url that this prints in a browser, and press Pay (play money):",
+        );
+        line(&format!(
+            "ORDER=$(curl -s http://{shopper}/api/v1/orders -H \"Authorization: Bearer $TOKEN\" | \
+             grep -o 'ord_[0-9a-z]*' | head -n 1)"
+        ));
+        line(&format!(
+            "curl -sw '\\n' -X POST http://{shopper}/api/v1/orders/$ORDER/pay -H \"Authorization: Bearer $TOKEN\" \
+             -H 'Idempotency-Key: my-first-payment'"
+        ));
+        line(&format!(
+            "curl -sw '\\n' http://{shopper}/api/v1/orders/$ORDER -H \"Authorization: Bearer $TOKEN\""
+        ));
         line("\nAs the operator:");
         line(&format!("export SECKILL_API_KEY={api_key} SECKILL_ADMIN={admin}"));
         line(&format!("{seckill} sale stock {sale}"));

@@ -10,9 +10,11 @@ use anyhow::{Context as _, bail, ensure};
 
 use crate::cli::key_command::random_key;
 
-/// The names of the two files. They stand in the folder beside the database, and only their owner can read them.
+/// The names of the files. They stand in the folder beside the database, and only their owner can read them.
 const TOKEN_SECRET: &str = "token-secret";
 const API_KEY: &str = "api-key";
+const PROVIDER_KEY: &str = "provider-key";
+const WEBHOOK_SECRET: &str = "webhook-secret";
 
 /// The secrets of a demo.
 pub struct Secrets {
@@ -20,6 +22,10 @@ pub struct Secrets {
     pub token_secret: String,
     /// The operator's key.
     pub api_key: String,
+    /// The shop's key at the simulated payment provider.
+    pub provider_key: String,
+    /// Signs the provider's events.
+    pub webhook_secret: String,
 }
 
 impl Secrets {
@@ -35,7 +41,13 @@ impl Secrets {
             "{} holds a shop that no demo made: `seckill serve --mode embedded --data` serves it",
             folder.display()
         );
-        Ok(Self { token_secret: kept(&folder.join(TOKEN_SECRET))?, api_key: kept(&folder.join(API_KEY))? })
+        let kept = |name| kept(&folder.join(name));
+        Ok(Self {
+            token_secret: kept(TOKEN_SECRET)?,
+            api_key: kept(API_KEY)?,
+            provider_key: kept(PROVIDER_KEY)?,
+            webhook_secret: kept(WEBHOOK_SECRET)?,
+        })
     }
 }
 

@@ -1,25 +1,27 @@
 //! The admin routes of orders: operators read and cancel anybody's order. The paths below stand under `/api/v1/admin`.
 
 use actix_web::{HttpRequest, HttpResponse, web};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::sales::{ReasonBody, read_body};
+use super::sales::{ReasonBody, checked_reason, read_body};
 use super::{Scope, change, operator};
 use crate::domain::{Order, OrderId, UserId};
 use crate::http::Context;
 use crate::http::problem::{Code, Problem};
-use crate::http::shopper::orders::{View as ShopperView, cancelled, view};
+use crate::http::shopper::orders::{Whole, cancelled};
+use crate::shop::pay::Refunding;
 
 /// An order as operators see it: as its buyer does, and who the buyer is.
 #[derive(Serialize)]
 struct View<'a> {
     user_id: &'a UserId,
     #[serde(flatten)]
-    order: ShopperView<'a>,
+    order: Whole<'a>,
 }
 
-fn respond(order: &Order, context: &Context) -> HttpResponse {
-    HttpResponse::Ok().json(View { user_id: &order.user, order: view(order, context) })
+async fn respond(order: &Order, context: &Context) -> Result<HttpResponse, Problem> {
+    let payments = context.shop.payments(order).await?;
+    Ok(HttpResponse::Ok().json(View { user_id: &order.user, order: Whole::of(order, &payments, context) }))
 }
 
 fn order_id(path: &str) -> Result<OrderId, Problem> {
@@ -37,7 +39,7 @@ pub async fn read(
 ) -> Result<HttpResponse, Problem> {
     operator(&request, &context, Scope::OrdersRead).await?;
     let order = context.shop.any_order(order_id(&path)?).await?;
-    Ok(respond(&order.ok_or_else(|| Problem::new(Code::OrderNotFound))?, &context))
+    respond(&order.ok_or_else(|| Problem::new(Code::OrderNotFound))?, &context).await
 }
 
 /// Answers `POST /orders/{order}/cancel`.
@@ -54,5 +56,38 @@ pub async fn cancel(
     let reason = read_body::<ReasonBody>(&request, payload, &context).await?.reason()?;
     let change = change(&request, &operator, "order_cancel", &reason);
     let order = cancelled(context.shop.cancel_as_operator(order_id(&path)?, &change).await?)?;
-    Ok(respond(&order, &context))
+    respond(&order, &context).await
+}
+
+/// The body of a refund.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RefundBody {
+    reason: String,
+    /// Whether the units go back on sale. They are withheld otherwise, and when the sale has ended.
+    #[serde(default)]
+    restock: bool,
+}
+
+/// Answers `POST /orders/{order}/refund`. Repeating it tries a refund again that has failed.
+///
+/// # Errors
+/// `order_not_found`, `order_not_refundable`.
+pub async fn refund(
+    request: HttpRequest,
+    path: web::Path<String>,
+    payload: web::Payload,
+    context: web::Data<Context>,
+) -> Result<HttpResponse, Problem> {
+    let operator = operator(&request, &context, Scope::OrdersWrite).await?;
+    let RefundBody { reason, restock } = read_body(&request, payload, &context).await?;
+    let reason = checked_reason(&reason)?;
+    let change = change(&request, &operator, "order_refund", &reason);
+    match context.shop.refund_as_operator(order_id(&path)?, restock, &change).await? {
+        Refunding::Done(order) => respond(&order, &context).await,
+        Refunding::NotRefundable(order) => {
+            Err(Problem::new(Code::OrderNotRefundable).with("status", order.state.as_str()))
+        }
+        Refunding::Unknown => Err(Problem::new(Code::OrderNotFound)),
+    }
 }

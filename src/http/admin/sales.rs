@@ -130,7 +130,11 @@ fn items(bodies: Vec<Object<ItemBody>>) -> Vec<Item> {
     bodies.into_iter().map(item).collect()
 }
 
-fn checked_reason(reason: &str) -> Result<String, Problem> {
+/// Checks the reason of a change.
+///
+/// # Errors
+/// `validation_failed` when it is empty or too long.
+pub fn checked_reason(reason: &str) -> Result<String, Problem> {
     let reason = reason.trim();
     if reason.is_empty() || reason.chars().count() > REASON_MAX {
         return Err(Problem::invalid("/reason", format!("must have 1 to {REASON_MAX} characters")));
@@ -364,6 +368,7 @@ struct SkuView<'a> {
     available: Option<i64>,
     held: i64,
     sold: i64,
+    withheld: i64,
     granted: i64,
     allotted: i64,
     buckets: &'a [Option<i64>],
@@ -372,13 +377,14 @@ struct SkuView<'a> {
 impl<'a> SkuView<'a> {
     fn of(item: &'a StockView) -> Self {
         let in_place = item.available.iter().flatten();
-        let Holdings { held, sold, granted, allotted, .. } = item.holdings;
+        let Holdings { held, sold, withheld, granted, allotted, .. } = item.holdings;
         Self {
             sku_id: &item.sku,
             configured: item.configured,
             available: item.available.iter().any(Option::is_some).then(|| in_place.sum()),
             held,
             sold,
+            withheld,
             granted,
             allotted,
             buckets: &item.available,

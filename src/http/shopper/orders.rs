@@ -11,10 +11,13 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 
+use super::payment_view::{PaymentView, payment_view};
 use super::rfc3339;
 use crate::chance::Chance;
 use crate::domain::order::RejectReason;
-use crate::domain::{Money, Month, Order, OrderCursor, OrderId, OrderState, Quantity, SaleId, SkuId, UserId};
+use crate::domain::{
+    Money, Month, Order, OrderCursor, OrderId, OrderState, Payment, Quantity, SaleId, SkuId, UserId,
+};
 use crate::http::extract::SHOPPER_BODY_BYTES_MAX;
 use crate::http::problem::{Code, Problem};
 use crate::http::{Context, extract};
@@ -89,7 +92,10 @@ pub async fn place(
     match context.shop.submit(&purchase).await {
         // The future is large. It stands in a box, so that a refusal does not carry room for it.
         Ok(order) => Ok(Box::pin(accepted(&request, &context, &purchase.user, order)).await),
-        Err(refusal) => Err(problem(refusal)),
+        Err(refusal) => {
+            let may_return = || context.shop.may_return(&purchase.sale, &purchase.sku);
+            Err(problem(refusal, may_return))
+        }
     }
 }
 
@@ -123,7 +129,7 @@ async fn accepted(
         (false, false) => StatusCode::CREATED,
     };
     let mut response = HttpResponseBuilder::new(status);
-    response.insert_header((CACHE_CONTROL, "no-store")).insert_header((LOCATION, link(&order)));
+    response.insert_header((CACHE_CONTROL, "no-store")).insert_header((LOCATION, link(order.id)));
     if replayed {
         response.insert_header(("Idempotent-Replayed", "true"));
     }
@@ -152,7 +158,9 @@ pub async fn read(
         None => context.shop.order(&user, id).await?,
     };
     let order = order.ok_or_else(not_found)?;
-    Ok(HttpResponse::Ok().insert_header((CACHE_CONTROL, "no-store")).json(view(&order, &context)))
+    let payments = context.shop.payments(&order).await?;
+    let whole = Whole::of(&order, &payments, &context);
+    Ok(HttpResponse::Ok().insert_header((CACHE_CONTROL, "no-store")).json(whole))
 }
 
 /// Answers `POST /orders/{order}/cancel`: gives an order up. A body is not needed, and may be an empty object.
@@ -166,15 +174,28 @@ pub async fn cancel(
     payload: web::Payload,
     context: web::Data<Context>,
 ) -> Result<HttpResponse, Problem> {
-    let body = extract::body(&request, payload, SHOPPER_BODY_BYTES_MAX, &context).await?;
-    let user = extract::shopper(&request, &context).await?;
-    extract::idempotency_key(&request)?;
-    if !body.is_empty() {
-        let NothingBody {} = extract::json(&request, &body)?;
-    }
+    let user = no_body(&request, payload, &context).await?;
     let id = OrderId::parse(&path.into_inner()).map_err(|_| Problem::new(Code::OrderNotFound))?;
     let order = cancelled(context.shop.cancel(&user, id).await?)?;
     Ok(HttpResponse::Ok().insert_header((CACHE_CONTROL, "no-store")).json(view(&order, &context)))
+}
+
+/// Reads a change that needs no body, and answers who asks for it. A body may be an empty object.
+///
+/// # Errors
+/// What is wrong with the request.
+pub async fn no_body(
+    request: &HttpRequest,
+    payload: web::Payload,
+    context: &Context,
+) -> Result<UserId, Problem> {
+    let body = extract::body(request, payload, SHOPPER_BODY_BYTES_MAX, context).await?;
+    let user = extract::shopper(request, context).await?;
+    extract::idempotency_key(request)?;
+    if !body.is_empty() {
+        let NothingBody {} = extract::json(request, &body)?;
+    }
+    Ok(user)
 }
 
 /// Translates the answer to who gives an order up.
@@ -225,8 +246,9 @@ fn parse_cursor(text: &str) -> Option<OrderCursor> {
     Some(OrderCursor { month, accepted_ms: i64::from_be_bytes(time.try_into().ok()?), order })
 }
 
-fn link(order: &Order) -> String {
-    format!("/api/v1/orders/{}", order.id)
+/// Answers the address of an order.
+pub fn link(order: OrderId) -> String {
+    format!("/api/v1/orders/{order}")
 }
 
 /// An order as its buyer sees it.
@@ -249,6 +271,22 @@ pub struct View<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     poll_after_ms: Option<u64>,
     links: Links,
+}
+
+/// An order with its payments.
+#[derive(Serialize)]
+pub struct Whole<'a> {
+    #[serde(flatten)]
+    order: View<'a>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    payments: Vec<PaymentView<'a>>,
+}
+
+impl<'a> Whole<'a> {
+    /// Makes the view of an order with its payments.
+    pub fn of(order: &'a Order, payments: &'a [Payment], context: &Context) -> Self {
+        Self { order: view(order, context), payments: payments.iter().map(payment_view).collect() }
+    }
 }
 
 #[derive(Serialize)]
@@ -282,7 +320,7 @@ pub fn view<'a>(order: &'a Order, context: &Context) -> View<'a> {
         accepted_at: rfc3339(order.accepted_ms),
         expires_at: expires_ms.map(rfc3339),
         poll_after_ms: order.state.is_pending().then(poll_after_ms),
-        links: Links { order: link(order), sale: format!("/api/v1/sales/{}", order.sale) },
+        links: Links { order: link(order.id), sale: format!("/api/v1/sales/{}", order.sale) },
     }
 }
 
@@ -290,7 +328,7 @@ fn with_jitter(ms: u64) -> u64 {
     Chance::System.with_jitter(ms)
 }
 
-fn problem(refusal: Refusal) -> Problem {
+fn problem(refusal: Refusal, may_return: impl Fn() -> bool) -> Problem {
     match refusal {
         Refusal::UnknownSale => Problem::new(Code::SaleNotFound),
         Refusal::UnknownSku => Problem::new(Code::SkuNotFound),
@@ -300,7 +338,7 @@ fn problem(refusal: Refusal) -> Problem {
         Refusal::Delayed => Problem::new(Code::SaleDelayed).retry_after_ms(with_jitter(5000)),
         Refusal::Paused => Problem::new(Code::SalePaused),
         Refusal::Ended => Problem::new(Code::SaleEnded),
-        Refusal::SoldOut => Problem::new(Code::SoldOut).with("may_return", false),
+        Refusal::SoldOut => Problem::new(Code::SoldOut).with("may_return", may_return()),
         Refusal::FewerLeft { left } => Problem::new(Code::FewerLeft).with("left", left),
         Refusal::LimitReached { held, limit } => Problem::new(Code::LimitReached)
             .detail(format!("You hold {held} of at most {limit} units."))

@@ -69,6 +69,10 @@ ranges! {
     "relay.batch_orders_max" relay.batch_orders_max 1..=1000;
     "relay.release_interval_ms" relay.release_interval_ms 10..=60_000;
     "sale.preheat_before_ms" sale.preheat_before_ms 0..=604_800_000;
+    "payment.webhook_body_bytes_max" payment.webhook_body_bytes_max 1_024..=4_194_304;
+    "payment.timeout_ms" payment.timeout_ms 100..=80_000;
+    "payment.closing_max_ms" payment.closing_max_ms 1_000..=604_800_000;
+    "payment.orphan_ms" payment.orphan_ms 1_000..=604_800_000;
     "payment.grace_ms" payment.grace_ms 0..=86_400_000;
     "start.wait_ms" start.wait_ms 0..=3_600_000;
     "readiness.down_after_ms" readiness.down_after_ms 100..=600_000;

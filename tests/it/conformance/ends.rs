@@ -4,7 +4,7 @@
 use seckill::app::Role;
 use seckill::config::{Config, Mode};
 use seckill::memory::catalog::Catalog;
-use seckill::ports::Ports;
+use seckill::ports::{Grace, Ports};
 use seckill::worker::driver::Task as _;
 use seckill::worker::expiry::ExpirySweeper;
 use serde_json::{Value, json};
@@ -178,7 +178,8 @@ async fn sweeper(ports: &Ports, is_dry_run: bool) -> ExpirySweeper {
     let catalog = Arc::new(Catalog::default());
     catalog.renew(ports.sales.as_ref()).await.expect("the sales");
     let changes = ports.order_changes.clone();
-    ExpirySweeper { changes, catalog, is_dry_run, grace_ms: 30_000, period: Duration::from_secs(1) }
+    let grace = Grace { ms: 30_000, closing_ms: 300_000 };
+    ExpirySweeper { changes, catalog, is_dry_run, grace, period: Duration::from_secs(1) }
 }
 
 async fn an_order_expires_after_the_grace_and_not_before(mode: Mode) {

@@ -136,6 +136,15 @@ impl Stage for DataFolder {
         self.try_execute(&text).await.expect("done");
     }
 
+    async fn ask_now(&self) {
+        for (table, column) in
+            [("payments", "ask_ms"), ("refunds", "next_ms"), ("orphan_captures", "next_ms")]
+        {
+            let text = format!("UPDATE {table} SET {column} = 0 WHERE {column} IS NOT NULL");
+            self.try_execute(&text).await.expect("done");
+        }
+    }
+
     async fn audited_sale(&self, sale: &str) -> Value {
         let text = "SELECT sale_after FROM audit_log WHERE sale_id = ? ORDER BY id DESC LIMIT 1";
         let row = sqlx::query(text).bind(sale).fetch_one(&mut self.connect(true).await).await;

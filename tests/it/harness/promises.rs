@@ -8,7 +8,7 @@ use loadtest::audit::{Violation, audit};
 use loadtest::client::{Client, Target};
 use loadtest::clock;
 use loadtest::collect::{self, settle};
-use loadtest::config::{Config as AuditConfig, Mode as AuditMode, TokenConfig};
+use loadtest::config::{Config as AuditConfig, Mode as AuditMode, ProviderConfig, TokenConfig};
 use loadtest::evidence::Evidence;
 use loadtest::ids::Layout;
 use loadtest::token::Mint;
@@ -41,6 +41,7 @@ fn audit_config(config: &Config) -> AuditConfig {
         mysql_user: config.mysql.user.clone(),
         mysql_password: config.mysql.password.expose().to_owned(),
         database_prefix: config.mysql.database_prefix.clone(),
+        provider: None,
         layout: Layout::new(shards.shards, shards.partitions, instances).expect("a layout"),
         token: TokenConfig {
             secret: config.auth.hs256_secret.expose().to_owned(),
@@ -51,13 +52,27 @@ fn audit_config(config: &Config) -> AuditConfig {
     }
 }
 
+/// Whether the payment provider's books are audited. Those of a test that makes up captures know nothing of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Books {
+    Audited,
+    LeftAlone,
+}
+
+fn provider(config: &Config, books: Books) -> Option<ProviderConfig> {
+    let payment = &config.payment;
+    let provider =
+        ProviderConfig { url: payment.provider_url.clone(), api_key: payment.api_key.expose().to_owned() };
+    (books == Books::Audited).then_some(provider)
+}
+
 /// Waits until every sale that was put in place is quiet, and asserts the promises of each. When the listener of
 /// shoppers is given, the orders are also read there.
 ///
 /// # Panics
 /// When a sale is never quiet, or breaks a promise.
-pub async fn assert_kept(config: &Config, shopper: Option<SocketAddr>) {
-    let audited = audit_config(config);
+pub async fn assert_kept(config: &Config, shopper: Option<SocketAddr>, books: Books) {
+    let audited = AuditConfig { provider: provider(config, books), ..audit_config(config) };
     let mut violations = Vec::new();
     for sale in stage(config).sales_in_place().await {
         let facts = collect::sale(&audited, &sale).await.expect("a directory").expect("the sale");

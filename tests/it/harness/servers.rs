@@ -163,7 +163,12 @@ impl Stage for Servers {
 
     async fn sum(&self, expression: &str, table: &str) -> i64 {
         let mut sum = 0;
-        for (instance, database) in if table == "claims" { self.shards() } else { self.controls() } {
+        let databases = match table {
+            "claims" | "payments" | "refunds" | "payment_events" => self.shards(),
+            "orphan_captures" => vec![(0, self.directory())],
+            _ => self.controls(),
+        };
+        for (instance, database) in databases {
             let text = format!("SELECT CAST(COALESCE({expression}, 0) AS SIGNED) FROM {database}.{table}");
             sum += self.number(instance, &text).await;
         }
@@ -207,6 +212,17 @@ impl Stage for Servers {
                 self.execute(instance, &text).await;
             }
         }
+    }
+
+    async fn ask_now(&self) {
+        for (instance, shard) in self.shards() {
+            for (table, column) in [("payments", "ask_ms"), ("refunds", "next_ms")] {
+                let text = format!("UPDATE {shard}.{table} SET {column} = 0 WHERE {column} IS NOT NULL");
+                self.execute(instance, &text).await;
+            }
+        }
+        let table = format!("{}.orphan_captures", self.directory());
+        self.execute(0, &format!("UPDATE {table} SET next_ms = 0 WHERE next_ms IS NOT NULL")).await;
     }
 
     async fn audited_sale(&self, sale: &str) -> Value {

@@ -143,6 +143,7 @@ pub fn letter(state: OrderState) -> &'static str {
         OrderState::Paid => "p",
         OrderState::Cancelled => "c",
         OrderState::Expired => "e",
+        OrderState::Refunded => "f",
         OrderState::Rejected => "x",
     }
 }

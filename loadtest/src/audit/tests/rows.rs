@@ -2,7 +2,7 @@
 
 use super::super::world::{PHONE, id_of, of_rows, place_of, row};
 use super::super::{Rule, audit};
-use super::{broken, log, row_of, rules};
+use super::{broken, broken_from, log, row_of, rules};
 use crate::evidence::{Action, Claim, Evidence, Move, OrderRow, RowState};
 
 #[test]
@@ -116,10 +116,25 @@ fn a_payment_that_is_due_at_another_time() {
 }
 
 #[test]
+fn an_order_that_expired_before_its_payment_was_due() {
+    let expired_at = |late_ms: i64| {
+        move |evidence: &mut Evidence| {
+            let due_ms = evidence.rows[0].expires_ms;
+            let step = evidence.moves.iter_mut().find(|step| step.kind == "expired");
+            step.expect("it has expired").at_ms = due_ms + late_ms;
+        }
+    };
+    let expired = || of_rows(vec![row("u-0", "k", PHONE, 1, RowState::Expired)]);
+    broken_from(expired(), &[], expired_at(0));
+    broken_from(expired(), &[Rule::ExpiredEarly], expired_at(-1));
+}
+
+#[test]
 fn moves_that_do_not_lead_to_the_state() {
     broken(&[Rule::MovesDiffer], |evidence| drop(evidence.moves.remove(0)));
     broken(&[Rule::MovesDiffer], |evidence| {
-        let step = Move { kind: "expired".to_owned(), ..evidence.moves[0].clone() };
+        let at_ms = evidence.rows[0].expires_ms;
+        let step = Move { kind: "expired".to_owned(), at_ms, ..evidence.moves[0].clone() };
         evidence.moves.push(step);
     });
     broken(&[Rule::MoveWithoutRow], |evidence| {

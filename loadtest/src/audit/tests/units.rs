@@ -67,7 +67,7 @@ fn a_ledger_above_its_allotment() {
 #[test]
 fn a_release_queued_for_a_live_order() {
     broken(&[Rule::LiveOrderReleased], |evidence| {
-        books_of(evidence, "u-2").owed.push(OwedRow { order: id_of("u-2", "k") });
+        books_of(evidence, "u-2").owed.push(OwedRow { order: id_of("u-2", "k"), restock: true });
     });
 }
 
@@ -96,7 +96,7 @@ fn units_that_came_back_once_are_right_and_twice_are_not() {
 fn units_that_came_back_while_their_row_still_stands_are_right() {
     broken(&[], |evidence| {
         release(evidence);
-        books_of(evidence, "u-9").owed.push(OwedRow { order: id_of("u-9", "k2") });
+        books_of(evidence, "u-9").owed.push(OwedRow { order: id_of("u-9", "k2"), restock: true });
     });
 }
 

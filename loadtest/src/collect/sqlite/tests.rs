@@ -11,7 +11,13 @@ use crate::collect;
 use crate::config::TokenConfig;
 use crate::ids::month_of_ms;
 
-const SCHEMA: &str = include_str!("../../../../migrations/embedded/0001_shop.sql");
+const SCHEMA: [&str; 5] = [
+    include_str!("../../../../migrations/embedded/0001_shop.sql"),
+    include_str!("../../../../migrations/embedded/0002_halts_audit_and_places.sql"),
+    include_str!("../../../../migrations/embedded/0003_user_ids.sql"),
+    include_str!("../../../../migrations/embedded/0004_units_return.sql"),
+    include_str!("../../../../migrations/embedded/0005_payments.sql"),
+];
 const SALE: &str = "friday";
 /// 15 May 2026.
 const STARTS_MS: i64 = 1_778_803_200_000;
@@ -53,7 +59,7 @@ impl Folder {
             "items": [{ "sku_id": "phone", "name": "Phone", "stock": 10,
                         "price": { "amount": 100, "currency": "CNY" } }],
         });
-        folder.damage(SCHEMA).await;
+        folder.damage(&SCHEMA.join("\n")).await;
         folder
             .damage(&format!(
                 "PRAGMA journal_mode = WAL;
@@ -61,8 +67,8 @@ impl Folder {
                  INSERT INTO sales VALUES ('friday', {STARTS_MS}, 3, '{definition}');
                  INSERT INTO gates VALUES ('friday', 0, 1, 'open', NULL, {STARTS_MS}, {ends_ms}, 1, 4);
                  INSERT INTO stock VALUES ('friday', 0, 'phone', 6);
-                 INSERT INTO ledger VALUES ('friday', 'phone', 10, 4, 0);
-                 INSERT INTO consumer_positions VALUES (0, 0), (1, 0), (2, 0), (3, 0);"
+                 INSERT INTO ledger VALUES ('friday', 'phone', 10, 4, 0, 0);
+                 INSERT INTO consumer_positions (part, next_offset) VALUES (0, 0), (1, 0), (2, 0), (3, 0);"
             ))
             .await;
         for user in ["u-0", "u-1", "u-2", "u-3"] {
@@ -92,6 +98,22 @@ impl Folder {
                'awaiting_payment', NULL, 1, {accepted_ms}, {accepted_ms}, {accepted_ms} + 900000);
              INSERT INTO claims VALUES ('friday', '{user}', 0, '{id}');
              INSERT INTO order_moves VALUES ('{id}', 'persisted', {accepted_ms});"
+        ))
+        .await;
+    }
+
+    /// Pays an order, as a capture does.
+    async fn pay(&self, user: &str) {
+        let (id, paid_ms) = (id(user), STARTS_MS + 60_000);
+        let request = serde_json::json!({
+            "id": id.payment(1), "deployment": "shop", "amount": { "amount": 100, "currency": "CNY" },
+        });
+        self.damage(&format!(
+            "UPDATE orders SET state = 'paid' WHERE order_id = '{id}';
+             UPDATE ledger SET held = held - 1, sold = sold + 1;
+             INSERT INTO order_moves VALUES ('{id}', 'paid', {paid_ms});
+             INSERT INTO payments (order_id, attempt, state, request, reference, capture, created_ms)
+               VALUES ('{id}', 1, 'captured', '{request}', 'cs_1', 'pi_1', {paid_ms});"
         ))
         .await;
     }
@@ -158,6 +180,54 @@ async fn what_is_broken_in_a_table_is_found() {
     let folder = Folder::good().await;
     folder.damage(&format!("UPDATE orders SET month = {month} WHERE order_id = '{first}'")).await;
     assert_eq!(folder.broken().await, [Rule::WrongMonth].into());
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_money_is_found() {
+    let lost = id("u-lost");
+    let (other, order) = (lost.payment(1), id("u-0"));
+    let refund = |reason: &str| {
+        format!(
+            "INSERT INTO refunds (order_id, attempt, amount, currency, capture, reason, state, created_ms)
+             VALUES ('{order}', 1, 100, 'CNY', 'pi_1', '{reason}', 'owed', 5)"
+        )
+    };
+    let copied = format!(
+        "INSERT INTO payments SELECT '{lost}', attempt, 'closed', request, reference, url, NULL, created_ms,
+           closing_ms, ask_ms, asks FROM payments"
+    );
+    let orphan = "INSERT INTO orphan_captures (capture, payment, amount, currency, state, created_ms)
+         VALUES ('pi_1', 'x', 100, 'CNY', 'owed', 5)";
+    let renamed = format!("UPDATE payments SET request = json_set(request, '$.id', '{other}')");
+    let cases: [(String, &[Rule]); 6] = [
+        ("SELECT 1".to_owned(), &[]),
+        ("DELETE FROM payments".to_owned(), &[Rule::PaidWithoutCapture]),
+        (renamed, &[Rule::PaymentDiffers]),
+        (copied, &[Rule::PaymentWithoutOrder]),
+        (refund("paid_before"), &[Rule::PaidWithoutCapture]),
+        (orphan.to_owned(), &[Rule::CaptureShared]),
+    ];
+    for (damage, expected) in cases {
+        let folder = Folder::good().await;
+        folder.pay("u-0").await;
+        folder.damage(&damage).await;
+        let expected: BTreeSet<Rule> = expected.iter().copied().collect();
+        assert_eq!(folder.broken().await, expected, "{damage}");
+    }
+}
+
+#[tokio::test]
+async fn the_money_of_another_sale_is_told_apart() {
+    let folder = Folder::good().await;
+    folder.pay("u-0").await;
+    let read = async || collect::stores(&folder.config, SALE, None, BTreeSet::new()).await.expect("readable");
+    let evidence = read().await;
+    assert_eq!((evidence.payments.len(), evidence.other_sales.len()), (1, 0));
+    assert!(evidence.provider.is_none());
+    folder.damage("UPDATE orders SET sale_id = 'monday' WHERE user_id = 'u-0'").await;
+    let evidence = read().await;
+    assert!(evidence.payments.is_empty());
+    assert_eq!(evidence.other_sales, [id("u-0")].into());
 }
 
 #[tokio::test]

@@ -1,0 +1,52 @@
+//! The admin routes of payments. The paths below stand under `/api/v1/admin`.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::{Deserialize, Serialize};
+
+use super::sales::{checked_reason, read_body};
+use super::{Scope, change, operator};
+use crate::http::Context;
+use crate::http::problem::Problem;
+use crate::shop::payment_rounds::Reconciled;
+
+/// How many days back the books are compared at most.
+const DAYS_MAX: u32 = 365;
+
+/// The body of a comparison.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReconcileBody {
+    reason: String,
+    /// How many days back.
+    days: u32,
+}
+
+/// What a comparison has found.
+#[derive(Serialize)]
+struct ReconciledView {
+    captures: usize,
+    found: usize,
+    unknown: usize,
+}
+
+/// Answers `POST /payments/reconcile`: compares the provider's captures with ours, and takes those that were missed.
+///
+/// # Errors
+/// `validation_failed`; `dependency_unavailable` or `outcome_unknown` when the provider or a component failed. What was
+/// taken before stands, and repeating it goes on.
+pub async fn reconcile(
+    request: HttpRequest,
+    payload: web::Payload,
+    context: web::Data<Context>,
+) -> Result<HttpResponse, Problem> {
+    let operator = operator(&request, &context, Scope::OrdersWrite).await?;
+    let ReconcileBody { reason, days } = read_body(&request, payload, &context).await?;
+    let reason = checked_reason(&reason)?;
+    if !(1..=DAYS_MAX).contains(&days) {
+        return Err(Problem::invalid("/days", format!("must be from 1 to {DAYS_MAX}")));
+    }
+    let change = change(&request, &operator, "payments_reconcile", &reason);
+    let done = context.shop.reconcile_as_operator(days, &change).await?;
+    let Reconciled { captures, found, unknown } = done;
+    Ok(HttpResponse::Ok().json(ReconciledView { captures, found, unknown }))
+}

@@ -1,0 +1,46 @@
+//! Payments as their buyers see them.
+
+use serde::Serialize;
+
+use super::rfc3339;
+use crate::domain::payment::PaymentState;
+use crate::domain::{Money, Payment};
+
+/// A payment as its buyer sees it.
+#[derive(Serialize)]
+pub struct PaymentView<'a> {
+    id: String,
+    status: &'static str,
+    amount: &'a Money,
+    /// Where the buyer pays, while that is possible.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    redirect_url: Option<&'a str>,
+    expires_at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refund: Option<RefundView<'a>>,
+}
+
+/// A refund as its buyer sees it.
+#[derive(Serialize)]
+struct RefundView<'a> {
+    amount: &'a Money,
+    status: &'static str,
+    reason: &'static str,
+}
+
+/// Makes a payment's view.
+pub fn payment_view(payment: &Payment) -> PaymentView<'_> {
+    let page = payment.page.as_ref().filter(|_| payment.state == PaymentState::Open);
+    PaymentView {
+        id: payment.request.id.to_string(),
+        status: payment.state.as_str(),
+        amount: &payment.request.amount,
+        redirect_url: page.map(|page| page.url.as_str()),
+        expires_at: rfc3339(payment.request.expires_ms),
+        refund: payment.refund.as_ref().map(|refund| RefundView {
+            amount: &refund.amount,
+            status: refund.state.as_str(),
+            reason: refund.reason.as_str(),
+        }),
+    }
+}

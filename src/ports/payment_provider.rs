@@ -1,0 +1,85 @@
+//! Whoever takes the buyers' money.
+
+use async_trait::async_trait;
+
+use super::store_error::StoreResult;
+use crate::domain::payment::{PaymentPage, RefundState};
+use crate::domain::{Capture, Payment, PaymentRequest, Refund};
+
+/// What the provider says of a payment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// It can still be paid.
+    Open,
+    /// It was not captured and never will be.
+    Closed,
+    /// The provider has the money.
+    Captured(Capture),
+}
+
+/// What the provider tells by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProviderEvent {
+    /// The provider's id of the event, at most 255 bytes.
+    pub id: String,
+    /// Whether real money moved.
+    pub is_live: bool,
+    /// The deployment that the payment names; `None` when it names none.
+    pub deployment: Option<String>,
+    /// What happened.
+    pub news: News,
+}
+
+/// What happened, as the provider tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum News {
+    /// Money was captured.
+    Captured(Capture),
+    /// A payment page has closed, and nothing was captured. It names our reference.
+    Closed(String),
+    /// Where a refund is that names one of our keys.
+    Refund(String, RefundState),
+    /// Somebody has acted at the provider itself: a dispute, or a refund that we did not ask for. A person has to look.
+    Attention(String),
+    /// Nothing that concerns the shop.
+    Other,
+}
+
+/// One entry of the provider's books.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Booked {
+    /// The capture.
+    pub capture: Capture,
+    /// The deployment that it names.
+    pub deployment: Option<String>,
+    /// How much of it was paid back, in minor units.
+    pub refunded: i64,
+}
+
+/// A payment provider. Every call is idempotent, by the id of our payment. A failed call says, like every port, whether
+/// its effect is excluded.
+#[async_trait]
+pub trait PaymentProvider: Send + Sync {
+    /// Makes the page on which a payment is made, or finds it.
+    async fn open(&self, request: &PaymentRequest) -> StoreResult<PaymentPage>;
+
+    /// Sees to it that a payment is not made any more, unless it was.
+    async fn close(&self, payment: &Payment) -> StoreResult<Standing>;
+
+    /// Asks what became of a payment.
+    async fn standing(&self, payment: &Payment) -> StoreResult<Standing>;
+
+    /// Pays a capture back. Answers where the refund is: sent, done or failed.
+    async fn refund(&self, refund: &Refund) -> StoreResult<RefundState>;
+
+    /// Lists captures since a time, in ms since 1970, newest first: a page of them, after the entry of the provider's
+    /// books that `after` names. Answers with them where the next page begins; `None` on the last one.
+    async fn captures(
+        &self,
+        since_ms: i64,
+        after: Option<String>,
+    ) -> StoreResult<(Vec<Booked>, Option<String>)>;
+
+    /// Reads the body of an event; `None` for a body that is none. It costs no I/O, and checks no signature.
+    fn read_event(&self, body: &[u8]) -> Option<ProviderEvent>;
+}

@@ -1,0 +1,136 @@
+//! Hearing what the payment provider tells by itself, and taking what was captured: step 14 of docs/protocol/steps.md.
+
+use std::time::Duration;
+
+use metrics::counter;
+
+use super::signature::is_signed;
+use super::till::Till;
+use super::{Failure, Shop};
+use crate::domain::payment::{RefundKey, RefundState};
+use crate::domain::{Capture, Payment, PaymentId};
+use crate::metrics::{ORDERS, PAYMENT_EVENTS, REFUNDS_OWED};
+use crate::ports::{News, PaymentStep, ProviderEvent, Standing, Taken};
+
+/// Why an event of the payment provider is not heard. Nothing was changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unheard {
+    /// This shop takes no money.
+    NoTill,
+    /// Nobody who has a secret has signed it in the last five minutes.
+    NotSigned,
+    /// It is signed, and it is no event.
+    Malformed,
+}
+
+impl Shop {
+    /// Hears an event. `signature` is the header that came with `body`. Idempotent, by the event's id and by the
+    /// payment. When it is heard, all that follows is durable.
+    ///
+    /// # Errors
+    /// When a component failed, so that the provider has to tell it again.
+    pub async fn hear(&self, signature: &str, body: &[u8]) -> Result<Result<(), Unheard>, Failure> {
+        let Some(till) = &self.till else { return Ok(Err(Unheard::NoTill)) };
+        let secrets: Vec<&[u8]> = till.secrets.iter().map(Vec::as_slice).collect();
+        let count = |outcome: &'static str| counter!(PAYMENT_EVENTS, "outcome" => outcome).increment(1);
+        if !is_signed(signature, body, &secrets, self.clock.now_ms() / 1000) {
+            count("not_signed");
+            return Ok(Err(Unheard::NotSigned));
+        }
+        let Some(event) = till.provider.read_event(body) else {
+            count("malformed");
+            return Ok(Err(Unheard::Malformed));
+        };
+        count(self.hear_event(till, event).await?);
+        Ok(Ok(()))
+    }
+
+    /// Does what an event asks for, and answers what came of it in a word.
+    async fn hear_event(&self, till: &Till, event: ProviderEvent) -> Result<&'static str, Failure> {
+        if event.is_live != till.is_live {
+            return Ok("other_mode");
+        }
+        let is_ours = event.deployment.as_ref().is_some_and(|name| *name == till.terms.deployment);
+        match event.news {
+            News::Other => Ok("other"),
+            // A dispute names no deployment.
+            News::Attention(kind) if is_ours || event.deployment.is_none() => {
+                tracing::error!(
+                    event = event.id,
+                    kind,
+                    "somebody has acted at the payment provider: look there"
+                );
+                Ok("attention")
+            }
+            _ if !is_ours => Ok("other_deployment"),
+            News::Attention(_) => Ok("other_deployment"),
+            News::Captured(capture) => self.take_capture(Some(&event.id), &capture).await,
+            News::Closed(payment) => match PaymentId::parse(&payment) {
+                Ok(id) if self.map.holds(id.order.shard()) => {
+                    let closed = self.ports.payments.advance(id, &PaymentStep::Closed).await?;
+                    Ok(if closed { "closed" } else { "repeated" })
+                }
+                _ => Ok("unknown"),
+            },
+            News::Refund(key, _) => {
+                // Events may come in another order than they happened in, so the provider is asked.
+                let key = PaymentId::parse(&key).map_or(RefundKey::Orphan(key), RefundKey::Payment);
+                if matches!(key, RefundKey::Payment(id) if !self.map.holds(id.order.shard())) {
+                    return Ok("unknown");
+                }
+                self.ports.refunds.set(&key, RefundState::Sent, Some(Duration::ZERO)).await?;
+                Ok("refund")
+            }
+        }
+    }
+
+    /// Takes a capture: it pays its order, or it is owed back, or it is kept until its payment is found. Answers what
+    /// came of it in a word. Idempotent.
+    pub(super) async fn take_capture(
+        &self,
+        event: Option<&str>,
+        capture: &Capture,
+    ) -> Result<&'static str, Failure> {
+        let taken = match PaymentId::parse(&capture.payment) {
+            Ok(payment) => self.ports.captures.take(event, payment, capture).await?,
+            Err(_) => Taken::Unknown,
+        };
+        match taken {
+            Taken::Paid { order, decision } => {
+                counter!(ORDERS, "status" => order.state.as_str()).increment(1);
+                self.mark(&order, decision).await;
+                Ok("paid")
+            }
+            Taken::Repeated => Ok("repeated"),
+            Taken::Owed(reason) => {
+                counter!(REFUNDS_OWED, "reason" => reason.as_str()).increment(1);
+                let (payment, amount) = (&capture.payment, capture.amount.amount());
+                tracing::error!(payment, amount, reason = reason.as_str(), "a capture is paid back");
+                Ok("refund_owed")
+            }
+            Taken::Unknown => {
+                self.ports.captures.keep_orphan(capture).await?;
+                Ok("unknown")
+            }
+        }
+    }
+
+    /// Does what the provider's final answer about a payment asks for. Answers whether there was one.
+    pub(super) async fn settle_payment(
+        &self,
+        payment: &Payment,
+        standing: Standing,
+    ) -> Result<bool, Failure> {
+        match standing {
+            Standing::Open => Ok(false),
+            Standing::Closed => {
+                self.ports.payments.advance(payment.request.id, &PaymentStep::Closed).await?;
+                Ok(true)
+            }
+            Standing::Captured(capture) => {
+                self.take_capture(None, &capture).await?;
+                Ok(true)
+            }
+        }
+    }
+}
