@@ -1,8 +1,8 @@
 -- Puts a sale's bucket in place. The script is idempotent: a gate that exists is left as it is. The gate is `placing`,
 -- and nothing is sold, until gate.lua opens it, which happens when all buckets of the sale are in place.
 --
--- KEYS (one hash tag)  1 gate   2 stock   3 orders
--- ARGV  1 epoch, 2 opens_ms, 3 closes_ms, 4 buyer_limit, 5 lease_ms, then per SKU: sku, units
+-- KEYS (one hash tag)  1 gate   2 stock   3 orders   4 unpaid
+-- ARGV  1 epoch, 2 opens_ms, 3 closes_ms, 4 buyer_limit, 5 lease_ms, 6 unpaid_max, then per SKU: sku, units
 -- Result: 'created', or 'exists' when a gate of this epoch is there, or 'conflict' for another epoch
 --
 -- The script writes the gate last. Nothing can be reserved until the gate stands. Orders that are there already were
@@ -14,10 +14,11 @@ if epoch then
   return 'conflict'
 end
 redis.call('DEL', KEYS[2])
-for i = 6, #ARGV, 2 do
+for i = 7, #ARGV, 2 do
   redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1])
 end
 redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'state', 'placing', 'opens_ms', ARGV[2], 'closes_ms', ARGV[3],
-  'buyer_limit', ARGV[4], 'lease_ms', ARGV[5])
+  'buyer_limit', ARGV[4], 'lease_ms', ARGV[5], 'unpaid_max', ARGV[6])
 if redis.call('EXISTS', KEYS[3]) == 1 then redis.call('HSET', KEYS[1], 'sold', '1') end
+if redis.call('EXISTS', KEYS[4]) == 1 then redis.call('HSET', KEYS[1], 'given_up', '1') end
 return 'created'

@@ -1,19 +1,20 @@
 -- Reserves stock for up to 128 purchases of one (sale, bucket). The script is idempotent by order id.
 --
 -- KEYS (one hash tag)
---   1 gate    hash    epoch, state, opens_ms, closes_ms, buyer_limit, lease_ms; sold: an order was ever held;
---                     lost: keys that were found missing
+--   1 gate    hash    epoch, state, opens_ms, closes_ms, buyer_limit, lease_ms, unpaid_max; sold: an order was ever
+--                     held; given_up: one was left unpaid; lost: keys that were found missing
 --   2 stock   hash    sku -> available units
 --   3 buyers  hash    user -> live units
 --   4 orders  hash    order id (16 bytes) -> state|fingerprint|quantity|reserved_ms|sku|user
 --   5 outbox  stream  one entry per call: epoch, and the ids of all orders that it accepted, 16 bytes each
 --   6 outbox_orders    number of orders in all outbox entries
+--   7 unpaid  hash    user -> orders that expired or were given up
 -- ARGV, in columns: 1 epoch the caller believes in, then of n purchases
 --   n order ids, n users, n times what is asked for: fingerprint (16 hex digits)|quantity|sku
 -- Result: 'entry id|time in ms' of the outbox entry, or false when nothing was accepted; then per purchase, in
 -- order, a word or an array
 --   'reserved'      {'replayed', value of orders}      'key_reused'
---   {'limit_reached', held}      {'sold_out', available, number of orders ever held}
+--   {'limit_reached', held}      {'too_many_unpaid', how many}      {'sold_out', available, number of orders ever held}
 --   'not_started' 'paused' 'ended' 'stale_epoch' 'gate_shut' 'keys_lost' 'unknown_sku' 'invalid'
 --
 -- The script has three passes: it reads, decides and writes. An error does not roll back what a script wrote, so no
@@ -27,7 +28,7 @@
 -- asks for is packed, and it is parsed once for all that ask for the same. No order record is written. Each of these
 -- was measured (docs/benchmarks.md).
 
-local gate, stock, buyers, orders, outbox, outbox_orders = unpack(KEYS)
+local gate, stock, buyers, orders, outbox, outbox_orders, unpaid = unpack(KEYS)
 
 local clock = redis.call('TIME')
 local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -44,10 +45,10 @@ local function missing_keys(sold)
 end
 
 -- Answers the verdict that the gate gives to every new purchase of this call, or nil when the gate is open.
-local limit, sold, lost
+local limit, sold, lost, unpaid_max
 local function gate_verdict()
   local g = redis.call('HMGET', gate, 'epoch', 'state', 'opens_ms', 'closes_ms', 'buyer_limit', 'lease_ms',
-    'sold', 'lost')
+    'sold', 'lost', 'given_up', 'unpaid_max')
   if not g[1] then return 'gate_shut' end
   if g[1] ~= ARGV[1] then return 'stale_epoch' end
   limit = tonumber(g[5])
@@ -61,6 +62,8 @@ local function gate_verdict()
   if now_ms < opens then return 'not_started' end
   if g[8] then return 'keys_lost' end
   sold = g[7]
+  -- Gates that were put in place before there was a limit have none.
+  unpaid_max = g[9] and tonumber(g[10] or 0) or 0
   lost = missing_keys(sold)
   return lost and 'keys_lost' or nil
 end
@@ -73,10 +76,11 @@ local IDS, USERS, ASKED = 1, 1 + count, 1 + 2 * count
 
 -- The first pass reads.
 local known = redis.call('HMGET', orders, unpack(ARGV, IDS + 1, IDS + count))
-local held, seen
+local held, seen, left_unpaid
 if not shut then
   held = redis.call('HMGET', buyers, unpack(ARGV, USERS + 1, USERS + count))
   seen = redis.call('HLEN', orders)
+  if unpaid_max > 0 then left_unpaid = redis.call('HMGET', unpaid, unpack(ARGV, USERS + 1, USERS + count)) end
 end
 
 -- `asked` maps what is asked for to its units, its SKU and what its hold begins with, or to false when it is malformed.
@@ -110,6 +114,8 @@ local function decide(i)
   local wish = asked[ARGV[ASKED + i]]
   if not wish or #id ~= 16 then return 'invalid' end
   local units, sku = wish.units, wish.sku
+  local given_up = left_unpaid and tonumber(left_unpaid[i] or 0) or 0
+  if left_unpaid and given_up >= unpaid_max then return {'too_many_unpaid', given_up} end
   local before = live[user] or tonumber(held[i] or 0)
   if before + units > limit then return {'limit_reached', before} end
   local left = available[sku]

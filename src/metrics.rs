@@ -134,6 +134,7 @@ pub const ADMISSION_OUTCOMES: &[&str] = &[
     "sold_out",
     "fewer_left",
     "limit_reached",
+    "too_many_unpaid",
     "key_reused",
     "not_started",
     "delayed",

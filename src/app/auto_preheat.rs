@@ -107,6 +107,7 @@ mod tests {
             starts_ms: 10_000,
             ends_ms: 20_000,
             buyer_limit: 1,
+            unpaid_max: 3,
             payment_window_ms: 60_000,
             buckets: 1,
             epoch: 1,

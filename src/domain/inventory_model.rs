@@ -20,7 +20,7 @@ use super::reservation::{
     Verdict,
 };
 
-/// The six keys of a bucket. The fields are public, because a test also loses, damages and renews a gate, which no
+/// The keys of a bucket. The fields are public, because a test also loses, damages and renews a gate, which no
 /// script does.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Bucket {
@@ -30,6 +30,8 @@ pub struct Bucket {
     pub stock: BTreeMap<SkuId, u32>,
     /// Live units of each buyer, over all SKUs.
     pub buyers: BTreeMap<UserId, u32>,
+    /// How many orders each buyer has let expire or given up. Who has none is not here.
+    pub unpaid: BTreeMap<UserId, u32>,
     /// Every order ever held.
     pub orders: BTreeMap<OrderId, Hold>,
     /// The outbox entries that are left, oldest first.
@@ -52,6 +54,8 @@ pub struct Gate {
     pub terms: Option<Terms>,
     /// Whether an order was ever held. From then on all keys have to be there.
     pub sold: bool,
+    /// Whether an order was ever left unpaid. From then on buyers are looked up.
+    pub given_up: bool,
     /// Whether keys were found missing. The bucket sells nothing any more.
     pub lost: bool,
 }
@@ -80,6 +84,8 @@ pub struct Terms {
     pub closes_ms: i64,
     /// Most live units of one buyer.
     pub buyer_limit: u32,
+    /// Most orders that one buyer may leave unpaid; 0 for no limit.
+    pub unpaid_max: u32,
     /// When the lease is over and the gate is shut; 0 means that no guard renews a lease for the gate.
     pub lease_ms: i64,
 }
@@ -104,13 +110,26 @@ pub struct Hold {
     pub is_released: bool,
 }
 
+/// What a decision about an order changes besides its hold.
+struct Counts<'a> {
+    buyers: &'a mut BTreeMap<UserId, u32>,
+    unpaid: &'a mut BTreeMap<UserId, u32>,
+    gate: &'a mut Option<Gate>,
+}
+
 impl Hold {
     /// Takes the state that MySQL says, and takes the units off the buyer when the order holds none in it. `keeps` are
-    /// the units that the buyer holds in MySQL.
-    fn decide(&mut self, state: OrderState, keeps: u32, buyers: &mut BTreeMap<UserId, u32>) {
+    /// the units that the buyer holds in MySQL. An order that was left unpaid is counted.
+    fn decide(&mut self, state: OrderState, keeps: u32, count: &mut Counts<'_>) {
         self.state = state;
+        if matches!(state, OrderState::Cancelled | OrderState::Expired) {
+            *count.unpaid.entry(self.user.clone()).or_default() += 1;
+            if let Some(gate) = count.gate {
+                gate.given_up = true;
+            }
+        }
         if state.holds_nothing()
-            && let Some(held) = buyers.get_mut(&self.user)
+            && let Some(held) = count.buyers.get_mut(&self.user)
         {
             *held = held.saturating_sub(self.quantity.units()).max(keeps.min(*held));
         }
@@ -169,7 +188,8 @@ impl Bucket {
         self.stock = stock.clone();
         let sold = !self.orders.is_empty();
         let (state, terms) = (GateState::Placing, Some(terms));
-        self.gate = Some(Gate { epoch, state, version: None, terms, sold, lost: false });
+        let given_up = !self.unpaid.is_empty();
+        self.gate = Some(Gate { epoch, state, version: None, terms, sold, given_up, lost: false });
         Preheated::Created
     }
 
@@ -199,15 +219,15 @@ impl Bucket {
     ///
     /// # Errors
     /// The denial that every new order gets.
-    pub fn admit(&mut self, epoch: u32, now_ms: i64) -> Result<u32, Denial> {
-        let limit = self.admission(epoch, now_ms)?;
+    pub fn admit(&mut self, epoch: u32, now_ms: i64) -> Result<Terms, Denial> {
+        let terms = self.admission(epoch, now_ms)?;
         let has_lost_keys = self.has_lost_keys();
         match &mut self.gate {
             Some(gate) if has_lost_keys => {
                 gate.lost = true;
                 Err(Denial::KeysLost)
             }
-            _ => Ok(limit),
+            _ => Ok(terms),
         }
     }
 
@@ -220,7 +240,7 @@ impl Bucket {
 
     fn reserve_admitted(
         &mut self,
-        admission: &Result<u32, Denial>,
+        admission: &Result<Terms, Denial>,
         epoch: u32,
         batch: &[ReserveRequest],
         now_ms: i64,
@@ -240,11 +260,11 @@ impl Bucket {
         verdicts
     }
 
-    /// Answers what the gate says to every new order: the buyer limit when it lets them pass, or why it does not.
+    /// Answers what the gate says to every new order: its terms when it lets them pass, or why it does not.
     ///
     /// # Errors
     /// The denial that every new order gets.
-    pub fn admission(&self, epoch: u32, now_ms: i64) -> Result<u32, Denial> {
+    pub fn admission(&self, epoch: u32, now_ms: i64) -> Result<Terms, Denial> {
         let gate = self.gate.as_ref().ok_or(Denial::GateShut)?;
         if gate.epoch != epoch {
             return Err(Denial::StaleEpoch);
@@ -258,7 +278,7 @@ impl Bucket {
             GateState::Placing | GateState::Unknown => Err(Denial::GateShut),
             GateState::Open if !is_leased => Err(Denial::GateShut),
             GateState::Open if now_ms < terms.opens_ms => Err(Denial::NotStarted),
-            GateState::Open => Ok(terms.buyer_limit),
+            GateState::Open => Ok(terms),
         }
     }
 
@@ -275,7 +295,7 @@ impl Bucket {
     /// answer that was lost.
     fn reserve_one(
         &mut self,
-        admission: &Result<u32, Denial>,
+        admission: &Result<Terms, Denial>,
         request: &ReserveRequest,
         now_ms: i64,
         accepted: &mut Accepted,
@@ -287,13 +307,17 @@ impl Bucket {
             }
             return Verdict::Replayed(hold.reservation(&record.sale_id, record.order_id));
         }
-        let limit = match admission {
-            Ok(limit) => *limit,
+        let Terms { buyer_limit, unpaid_max, .. } = match admission {
+            Ok(terms) => *terms,
             Err(denial) => return Verdict::Denied(denial.clone()),
         };
+        let unpaid = self.unpaid.get(&record.user_id).copied().unwrap_or(0);
+        if unpaid_max > 0 && unpaid >= unpaid_max {
+            return Verdict::Denied(Denial::TooManyUnpaid { unpaid });
+        }
         let units = record.quantity.units();
         let held = self.buyers.get(&record.user_id).copied().unwrap_or(0);
-        if held + units > limit {
+        if held + units > buyer_limit {
             return Verdict::Denied(Denial::LimitReached { held });
         }
         let orders_seen = u64::try_from(self.orders.len()).unwrap_or(u64::MAX);
@@ -354,11 +378,12 @@ impl Bucket {
     /// the arrows of an order's life, so that a late mark never hides a newer state. The units of an order that holds
     /// none leave its buyer with the mark, and therefore once.
     pub fn mark_decided(&mut self, decided: &[Decision]) -> usize {
-        let Self { orders, buyers, .. } = self;
+        let Self { orders, buyers, unpaid, gate, .. } = self;
+        let mut count = Counts { buyers, unpaid, gate };
         let mut marked = 0;
         for Decision { order, state, buyer_keeps } in decided.iter().filter(|it| !it.state.is_pending()) {
             if let Some(hold) = orders.get_mut(order).filter(|hold| hold.state.leads_to(*state)) {
-                hold.decide(*state, buyer_keeps.unwrap_or(0), buyers);
+                hold.decide(*state, buyer_keeps.unwrap_or(0), &mut count);
                 marked += 1;
             }
         }
@@ -381,7 +406,7 @@ impl Bucket {
 
     fn release_one(&mut self, ReleaseRequest { decision, restock }: ReleaseRequest) -> Release {
         let Decision { order, state, buyer_keeps } = decision;
-        let Self { orders, buyers, stock, .. } = self;
+        let Self { orders, buyers, unpaid, gate, stock, .. } = self;
         let Some(hold) = orders.get_mut(&order).filter(|hold| !hold.is_released) else {
             return Release::Nothing;
         };
@@ -390,7 +415,7 @@ impl Bucket {
             return Release::Contradicted;
         }
         if !is_marked {
-            hold.decide(state, buyer_keeps.unwrap_or(0), buyers);
+            hold.decide(state, buyer_keeps.unwrap_or(0), &mut Counts { buyers, unpaid, gate });
         }
         hold.is_released = true;
         if restock {
@@ -442,7 +467,7 @@ mod tests {
                 .zip(stock)
                 .map(|(n, units): (u8, u32)| (SkuId::parse(&format!("sku-{n}")).expect("slug"), units))
                 .collect();
-            let terms = Terms { opens_ms: 10, closes_ms: 20, buyer_limit: LIMIT, lease_ms: 0 };
+            let terms = Terms { opens_ms: 10, closes_ms: 20, buyer_limit: LIMIT, unpaid_max: 0, lease_ms: 0 };
             let mut bucket = Bucket::default();
             prop_assert_eq!(bucket.preheat(1, terms, &stock), Preheated::Created);
             prop_assert_eq!(bucket.set_gate(1, GateState::Open, 1), GateChange::Set);

@@ -78,6 +78,11 @@ pub enum Denial {
         /// Units that the buyer holds in this bucket.
         held: u32,
     },
+    /// The buyer has let too many orders expire, or has given up too many.
+    TooManyUnpaid {
+        /// How many.
+        unpaid: u32,
+    },
     /// There are fewer units than were asked for.
     SoldOut {
         /// Units that are left in this bucket.
@@ -105,7 +110,7 @@ impl Denial {
     /// Answers whether the same purchase will be denied ever after.
     pub fn is_lasting(&self) -> bool {
         match self {
-            Self::KeyReused | Self::Ended | Self::UnknownSku => true,
+            Self::KeyReused | Self::Ended | Self::UnknownSku | Self::TooManyUnpaid { .. } => true,
             Self::LimitReached { .. }
             | Self::SoldOut { .. }
             | Self::NotStarted

@@ -36,6 +36,10 @@ pub struct Sale {
     pub ends_ms: i64,
     /// Most live units that one buyer may hold in this sale (I5), 1 to [`Quantity::MAX`].
     pub buyer_limit: u32,
+    /// Most orders that one buyer may let expire or give up before the buyer is refused, 0 (no limit) to
+    /// [`Sale::UNPAID_MAX`].
+    #[serde(default = "unpaid_max_default")]
+    pub unpaid_max: u32,
     /// How long a persisted order waits for its payment, in ms: ten seconds to a day.
     pub payment_window_ms: i64,
     /// Redis slots that its stock is spread over: a power of two, 1 to [`Sale::BUCKETS_MAX`].
@@ -191,6 +195,10 @@ impl SaleAction {
     }
 }
 
+fn unpaid_max_default() -> u32 {
+    Sale::UNPAID_MAX_DEFAULT
+}
+
 /// Sales by their id.
 pub type Sales = BTreeMap<SaleId, Sale>;
 
@@ -203,6 +211,10 @@ impl Sale {
     pub const STOCK_MAX: u32 = 100_000_000;
     /// Most buckets of one sale. It has no more buckets than there are shards, either.
     pub const BUCKETS_MAX: u16 = 64;
+    /// The greatest bound of orders that a buyer may leave unpaid.
+    pub const UNPAID_MAX: u32 = 99;
+    /// The bound when an operator says none.
+    pub const UNPAID_MAX_DEFAULT: u32 = 3;
     /// Most characters of the name of a sale or an item.
     pub const NAME_MAX: usize = 120;
     const PAYMENT_WINDOW_MS: std::ops::RangeInclusive<i64> = 10_000..=86_400_000;
@@ -272,6 +284,9 @@ impl Sale {
         if !(1..=Quantity::MAX).contains(&self.buyer_limit) {
             return fault("/buyer_limit", format!("must be from 1 to {}", Quantity::MAX));
         }
+        if self.unpaid_max > Self::UNPAID_MAX {
+            return fault("/unpaid_max", format!("must be from 0 to {}", Self::UNPAID_MAX));
+        }
         if !Self::PAYMENT_WINDOW_MS.contains(&self.payment_window_ms) {
             return fault("/payment_window_ms", "must be from 10000 to 86400000".to_owned());
         }
@@ -320,6 +335,7 @@ mod tests {
             starts_ms: 1,
             ends_ms: 2,
             buyer_limit: 1,
+            unpaid_max: 3,
             payment_window_ms: 60_000,
             buckets: 8,
             epoch: 1,

@@ -68,6 +68,7 @@ codes! {
     SoldOut "sold_out" 409 false "Nothing is left.";
     FewerLeft "fewer_left" 409 false "Fewer are left than you asked for.";
     LimitReached "limit_reached" 409 false "That is more than one buyer may hold.";
+    TooManyUnpaid "too_many_unpaid" 409 false "You have left too many orders of this sale unpaid.";
     OrderNotDecided "order_not_decided" 409 true "The order is not decided yet; ask again.";
     OrderNotPayable "order_not_payable" 409 false "The order does not wait for a payment.";
     OrderNotRefundable "order_not_refundable" 409 false "The order was not paid.";

@@ -50,6 +50,8 @@ pub struct Patch {
     pub ends_ms: Option<i64>,
     /// Most live units of one buyer.
     pub buyer_limit: Option<u32>,
+    /// Most orders that one buyer may leave unpaid.
+    pub unpaid_max: Option<u32>,
     /// How long an order waits for its payment, in ms.
     pub payment_window_ms: Option<i64>,
     /// The number of buckets.
@@ -132,6 +134,7 @@ impl Shop {
             starts_ms: patch.starts_ms.unwrap_or(old.starts_ms),
             ends_ms: patch.ends_ms.unwrap_or(old.ends_ms),
             buyer_limit: patch.buyer_limit.unwrap_or(old.buyer_limit),
+            unpaid_max: patch.unpaid_max.unwrap_or(old.unpaid_max),
             payment_window_ms: patch.payment_window_ms.unwrap_or(old.payment_window_ms),
             buckets: patch.buckets.unwrap_or(old.buckets),
             items: patch.items.unwrap_or(old.items),

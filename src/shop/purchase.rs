@@ -66,6 +66,11 @@ pub enum Refusal {
         /// Units that a buyer may hold.
         limit: u32,
     },
+    /// The buyer has let too many orders of the sale expire, or has given up too many.
+    TooManyUnpaid {
+        /// How many.
+        unpaid: u32,
+    },
     /// The key was used with another body.
     KeyReused,
     /// Too many requests of the buyer or the address.
@@ -104,6 +109,7 @@ impl Refusal {
             Self::SoldOut => "sold_out",
             Self::FewerLeft { .. } => "fewer_left",
             Self::LimitReached { .. } => "limit_reached",
+            Self::TooManyUnpaid { .. } => "too_many_unpaid",
             Self::KeyReused => "key_reused",
             Self::TooFast(_) => "throttled",
             Self::Overloaded | Self::Draining => "overloaded",

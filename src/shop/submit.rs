@@ -390,6 +390,7 @@ fn pending_order(record: OrderRecord, state: OrderState) -> Order {
 fn refusal(denial: &Denial, terms: Terms) -> Refusal {
     match denial {
         Denial::KeyReused => Refusal::KeyReused,
+        Denial::TooManyUnpaid { unpaid } => Refusal::TooManyUnpaid { unpaid: *unpaid },
         Denial::LimitReached { held } => Refusal::LimitReached { held: *held, limit: terms.buyer_limit },
         Denial::NotStarted => Refusal::NotStarted { starts_ms: terms.starts_ms },
         Denial::Paused => Refusal::Paused,

@@ -64,6 +64,7 @@ fn sale() -> Sale {
         starts_ms: STARTS_MS,
         ends_ms: STARTS_MS + 3_600_000,
         buyer_limit: LIMIT,
+        unpaid_max: 3,
         payment_window_ms: 60_000,
         buckets: 1,
         epoch: 1,
@@ -79,7 +80,13 @@ impl World {
         let map = ShardMap::new(4, 2, 1).expect("a map");
         let sale = sale();
         let mut bucket = Bucket::default();
-        let terms = Terms { opens_ms: STARTS_MS, closes_ms: sale.ends_ms, buyer_limit: LIMIT, lease_ms: 0 };
+        let terms = Terms {
+            opens_ms: STARTS_MS,
+            closes_ms: sale.ends_ms,
+            buyer_limit: LIMIT,
+            unpaid_max: 0,
+            lease_ms: 0,
+        };
         // Redis has more units than the ledger, because Redis may be wrong and the ledger may not.
         bucket.preheat(1, terms, &[(sale.items[0].sku_id.clone(), STOCK + 20)].into());
         bucket.set_gate(1, GateState::Open, 1);

@@ -38,6 +38,7 @@ fn sale() -> Sale {
         starts_ms: 1_700_000_000_000,
         ends_ms: 1_700_000_100_000,
         buyer_limit: LIMIT,
+        unpaid_max: 3,
         payment_window_ms: 60_000,
         buckets: 1,
         epoch: 1,

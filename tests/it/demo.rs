@@ -39,7 +39,10 @@ fn command(place: &Place, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_seckill"));
     // A folder that the demo makes belongs to the test, too.
     command.env_remove("SECKILL_CONFIG").env("TMPDIR", &place.0).arg("demo");
-    command.args(["--provider-bind", "127.0.0.1:0"]).args(args);
+    if !args.contains(&"--provider-bind") {
+        command.args(["--provider-bind", "127.0.0.1:0"]);
+    }
+    command.args(args);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }

@@ -221,7 +221,7 @@ async fn the_scripts_stay_in_one_slot_of_a_cluster() {
 
     // This shows that the server would refuse a call that touches two slots.
     let mut call = server.line.scripts.preheat.prepare_invoke();
-    call.key("{h.0}:gate").key("{h.1}:stock").arg(1).arg(1).arg(2).arg(1).arg(0).arg("pad").arg(5);
+    call.key("{h.0}:gate").key("{h.1}:stock").arg(1).arg(1).arg(2).arg(1).arg(0).arg(0).arg("pad").arg(5);
     let refused = call.invoke_async::<String>(&mut server.line.raw).await.expect_err("two slots in one call");
     assert_eq!(refused.code(), Some("CROSSSLOT"), "{refused}");
     let keys: i64 = redis::cmd("DBSIZE").query_async(&mut server.line.raw).await.expect("a number");

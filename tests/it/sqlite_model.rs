@@ -104,7 +104,7 @@ impl History {
         }
         let mut sale = wishes::sale(&self.bucket.sale, epoch, &stock);
         (sale.starts_ms, sale.ends_ms) = (terms.opens_ms, terms.closes_ms);
-        sale.buyer_limit = terms.buyer_limit;
+        (sale.buyer_limit, sale.unpaid_max) = (terms.buyer_limit, terms.unpaid_max);
         wishes::expect_done(
             &self.place(),
             shared.ports.gates.preheat(&sale).await,
@@ -181,7 +181,7 @@ impl History {
         let order = order_id(&self.bucket.sale, order_number(&mut self.dice, self.calls));
         let states: Vec<OrderState> =
             OrderState::ALL.into_iter().filter(|state| !state.is_pending()).collect();
-        let state = one_of(&mut self.dice, &states).expect("five");
+        let state = one_of(&mut self.dice, &states).expect("six");
         // The writer frees buyers in its own transaction, which is not made here.
         let buyer_keeps = Some(u32::MAX);
         if self.model.mark_decided(&[Decision { order, state, buyer_keeps }]) == 0 {
@@ -195,6 +195,15 @@ impl History {
             state.as_str()
         );
         shared.folder.try_execute(&row).await.expect("a row");
+        // The writer counts what was left unpaid in that transaction, too.
+        let user = &self.model.orders[&order].user;
+        if let Some(unpaid) = self.model.unpaid.get(user) {
+            let sale = &self.bucket.sale;
+            let count = format!(
+                "UPDATE buyers SET unpaid = {unpaid} WHERE sale_id = '{sale}' AND user_id = '{user}'"
+            );
+            shared.folder.try_execute(&count).await.expect("a count");
+        }
     }
 
     /// Compares everything that stands in the folder with the model: raw, and through the ports that read it.
@@ -208,16 +217,16 @@ impl History {
         let gate = model.gate.iter().map(|gate| {
             let terms = gate.terms.expect("never damaged");
             let version = gate.version.map_or("-".to_owned(), |version| version.to_string());
-            let Terms { opens_ms, closes_ms, buyer_limit, .. } = terms;
+            let Terms { opens_ms, closes_ms, buyer_limit, unpaid_max, .. } = terms;
             let state = format!("{:?}", gate.state).to_lowercase();
             format!(
-                "{} {state} {version} {opens_ms} {closes_ms} {buyer_limit} {}",
+                "{} {state} {version} {opens_ms} {closes_ms} {buyer_limit} {unpaid_max} {}",
                 gate.epoch,
                 model.orders.len()
             )
         });
         let columns = "epoch || ' ' || state || ' ' || COALESCE(version, '-') || ' ' || opens_ms || ' ' || \
-             closes_ms || ' ' || buyer_limit || ' ' || orders_made";
+             closes_ms || ' ' || buyer_limit || ' ' || unpaid_max || ' ' || orders_made";
         assert_eq!(rows(columns, "gates").await, gate.collect::<Vec<_>>(), "gate; {place}");
         let stock: Vec<String> = model.stock.iter().map(|(sku, units)| format!("{sku} {units}")).collect();
         assert_eq!(rows("sku_id || ' ' || available", "stock").await, stock, "stock; {place}");

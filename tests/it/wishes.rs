@@ -26,11 +26,12 @@ pub const SKUS: [&str; 2] = ["pad", "phone"];
 const UNKNOWN_SKU: &str = "ghost";
 
 /// Every kind of answer that both inventories give. A run in which one of them is rare has tested little.
-pub const ANSWERS: [&str; 10] = [
+pub const ANSWERS: [&str; 11] = [
     "reserved",
     "replayed",
     "key_reused",
     "limit_reached",
+    "too_many_unpaid",
     "sold_out",
     "unknown_sku",
     "not_started",
@@ -127,7 +128,8 @@ pub fn terms(dice: &mut StdRng) -> Terms {
         _ => now_ms - HOUR_MS,
     };
     let closes_ms = if opens_ms == now_ms - HOUR_MS { now_ms + HOUR_MS } else { opens_ms + HOUR_MS };
-    Terms { opens_ms, closes_ms, buyer_limit: dice.random_range(1..=6), lease_ms: lease_ms(dice) }
+    let (buyer_limit, unpaid_max) = (dice.random_range(1..=6), dice.random_range(0..=6));
+    Terms { opens_ms, closes_ms, buyer_limit, unpaid_max, lease_ms: lease_ms(dice) }
 }
 
 /// Draws a lease: none, one that has lapsed, or one that ends far in the future.
@@ -155,6 +157,7 @@ pub fn sale(id: &SaleId, epoch: u32, stock: &BTreeMap<SkuId, u32>) -> Sale {
         starts_ms: 1,
         ends_ms: 2,
         buyer_limit: 1,
+        unpaid_max: 0,
         payment_window_ms: HOUR_MS,
         buckets: 1,
         epoch,
@@ -205,6 +208,7 @@ pub fn denial_word(denial: &Denial) -> &'static str {
     match denial {
         Denial::KeyReused => "key_reused",
         Denial::LimitReached { .. } => "limit_reached",
+        Denial::TooManyUnpaid { .. } => "too_many_unpaid",
         Denial::SoldOut { .. } => "sold_out",
         Denial::NotStarted => "not_started",
         Denial::Paused => "paused",

@@ -18,7 +18,7 @@ pub struct MysqlSaleStore {
 }
 
 const SALES: &str = "SELECT s.sale_id, s.name, s.state, s.starts_ms, s.ends_ms, s.buyer_limit, \
-     s.payment_window_ms, s.buckets, s.version, e.epoch, e.in_place \
+     s.unpaid_max, s.payment_window_ms, s.buckets, s.version, e.epoch, e.in_place \
      FROM {directory}.sales s JOIN {directory}.epochs e ON e.sale_id = s.sale_id";
 const ITEMS: &str = "SELECT sale_id, sku_id, name, stock, unit_price, currency FROM {directory}.items";
 
@@ -121,7 +121,7 @@ impl MysqlSaleStore {
         let context = "create sale";
         let mut tx = self.begin().await?;
         let text = "INSERT INTO {directory}.sales (sale_id, name, state, starts_ms, ends_ms, buyer_limit, \
-                    payment_window_ms, buckets, version) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)";
+                    unpaid_max, payment_window_ms, buckets, version) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
         let inserted = sqlx::query(self.mysql.directory_sql(text))
             .bind(sale.id.as_str().as_bytes())
             .bind(&sale.name)
@@ -129,6 +129,7 @@ impl MysqlSaleStore {
             .bind(sale.starts_ms)
             .bind(sale.ends_ms)
             .bind(sale.buyer_limit)
+            .bind(sale.unpaid_max)
             .bind(sale.payment_window_ms)
             .bind(sale.buckets)
             .bind(sale.version)
@@ -157,7 +158,7 @@ impl MysqlSaleStore {
         let context = "change sale";
         let mut tx = self.begin().await?;
         let text = "UPDATE {directory}.sales SET name = ?, state = ?, starts_ms = ?, ends_ms = ?, \
-                    buyer_limit = ?, payment_window_ms = ?, buckets = ?, version = ? \
+                    buyer_limit = ?, unpaid_max = ?, payment_window_ms = ?, buckets = ?, version = ? \
                     WHERE sale_id = ? AND version = ?";
         let changed = sqlx::query(self.mysql.directory_sql(text))
             .bind(&sale.name)
@@ -165,6 +166,7 @@ impl MysqlSaleStore {
             .bind(sale.starts_ms)
             .bind(sale.ends_ms)
             .bind(sale.buyer_limit)
+            .bind(sale.unpaid_max)
             .bind(sale.payment_window_ms)
             .bind(sale.buckets)
             .bind(sale.version)
@@ -285,6 +287,7 @@ fn read_sale(row: &MySqlRow) -> Option<Sale> {
         starts_ms: row.try_get("starts_ms").ok()?,
         ends_ms: row.try_get("ends_ms").ok()?,
         buyer_limit: count(row, "buyer_limit")?,
+        unpaid_max: count(row, "unpaid_max")?,
         payment_window_ms: row.try_get("payment_window_ms").ok()?,
         buckets: u16::try_from(count(row, "buckets")?).ok()?,
         epoch: count(row, "epoch")?,

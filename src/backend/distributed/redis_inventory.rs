@@ -43,7 +43,7 @@ impl Inventory for RedisInventory {
         let keys = self.link.keys(bucket);
         let mut call = self.reserve.prepare_invoke();
         call.key(keys.gate).key(keys.stock).key(keys.buyers);
-        call.key(keys.orders).key(keys.outbox).key(keys.outbox_orders);
+        call.key(keys.orders).key(keys.outbox).key(keys.outbox_orders).key(keys.unpaid);
         call.arg(batch.first().map_or(0, |request| request.record.epoch));
         let records = || batch.iter().map(|request| &request.record);
         let ids: Vec<&[u8]> = records().map(|record| record.order_id.bytes().as_slice()).collect();
@@ -97,7 +97,7 @@ impl Inventory for RedisInventory {
     async fn mark_decided(&self, bucket: &BucketId, decided: &[Decision]) -> StoreResult<()> {
         let mut call = self.mark_decided.prepare_invoke();
         let keys = self.link.keys(bucket);
-        call.key(keys.orders).key(keys.buyers);
+        call.key(keys.orders).key(keys.buyers).key(keys.gate).key(keys.unpaid);
         for decision in decided {
             let keeps = decision.buyer_keeps.map_or(String::new(), |units| units.to_string());
             call.arg(decision.order.bytes().as_slice())
@@ -110,7 +110,7 @@ impl Inventory for RedisInventory {
     async fn release(&self, bucket: &BucketId, orders: &[ReleaseRequest]) -> StoreResult<Released> {
         let mut call = self.release.prepare_invoke();
         let keys = self.link.keys(bucket);
-        call.key(keys.gate).key(keys.stock).key(keys.buyers).key(keys.orders);
+        call.key(keys.gate).key(keys.stock).key(keys.buyers).key(keys.orders).key(keys.unpaid);
         for ReleaseRequest { decision, restock } in orders {
             call.arg(decision.order.bytes().as_slice()).arg(decision.state.facts().mark.to_string());
             call.arg(decision.buyer_keeps.unwrap_or(0)).arg(u8::from(*restock));
@@ -171,6 +171,7 @@ fn verdict(answer: &Value, entry: Option<&Entry>, request: &ReserveRequest) -> S
         }
         "key_reused" => Denial::KeyReused,
         "limit_reached" => Denial::LimitReached { held: u32::try_from(number(1)).unwrap_or(u32::MAX) },
+        "too_many_unpaid" => Denial::TooManyUnpaid { unpaid: u32::try_from(number(1)).unwrap_or(u32::MAX) },
         "sold_out" => Denial::SoldOut {
             available: u32::try_from(number(1)).unwrap_or(0),
             orders_seen: u64::try_from(number(2)).unwrap_or(0),

@@ -68,6 +68,8 @@ pub struct BucketKeys {
     pub moves: String,
     /// Hash: id of a move that came here → its units.
     pub received: String,
+    /// Hash: user → orders that expired or were given up.
+    pub unpaid: String,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -142,6 +144,7 @@ impl RedisLink {
             set_aside: key("set_aside"),
             moves: key("moves"),
             received: key("received"),
+            unpaid: key("unpaid"),
         }
     }
 

@@ -39,6 +39,10 @@ const INSERT_DEAD: &str = "INSERT INTO dead_letters (part, log_offset, order_id,
 const FREE_BUYER: &str = "UPDATE buyers SET units = max(units - reserved.quantity, min(units, ?)) \
      FROM reservations AS reserved WHERE reserved.order_id = ? AND buyers.sale_id = reserved.sale_id \
      AND buyers.bucket = reserved.bucket AND buyers.user_id = reserved.user_id";
+/// Counts an order that its buyer has left unpaid. An imported order has no reservation.
+const COUNT_UNPAID: &str = "UPDATE buyers SET unpaid = unpaid + 1 \
+     FROM reservations AS reserved WHERE reserved.order_id = ? AND buyers.sale_id = reserved.sale_id \
+     AND buyers.bucket = reserved.bucket AND buyers.user_id = reserved.user_id";
 /// Puts the units of an order that got none back on sale. An imported order has no reservation.
 const RETURN_UNITS: &str = "UPDATE stock SET available = available + reserved.quantity \
      FROM reservations AS reserved WHERE reserved.order_id = ? AND stock.sale_id = reserved.sale_id \
@@ -193,6 +197,15 @@ async fn insert_plan(
 pub async fn free_buyer(connection: &mut SqliteConnection, order: OrderId, keeps: u32) -> StoreResult<()> {
     let freed = sqlx::query(FREE_BUYER).bind(keeps).bind(order.to_string()).execute(connection).await;
     freed.map(drop).map_err(|error| failed("free a buyer", error))
+}
+
+/// Counts an order that its buyer has left unpaid. The caller does it once for an order.
+///
+/// # Errors
+/// When the statement fails.
+pub async fn count_unpaid(connection: &mut SqliteConnection, order: OrderId) -> StoreResult<()> {
+    let counted = sqlx::query(COUNT_UNPAID).bind(order.to_string()).execute(connection).await;
+    counted.map(drop).map_err(|error| failed("count an unpaid order", error))
 }
 
 /// Puts the units of an order that holds nothing back on sale. The caller does it once for an order.

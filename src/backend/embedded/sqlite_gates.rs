@@ -119,8 +119,8 @@ impl SqliteGates {
 /// Puts one bucket in place as `lua/preheat.lua` does: a gate that stands is left as it is.
 async fn put_in_place(connection: &mut SqliteConnection, sale: &Sale, bucket: u16) -> StoreResult<()> {
     let fault = |error| failed("preheat", error);
-    let gate = "INSERT INTO gates (sale_id, bucket, epoch, state, opens_ms, closes_ms, buyer_limit) \
-         VALUES (?, ?, ?, 'placing', ?, ?, ?) ON CONFLICT DO NOTHING";
+    let gate = "INSERT INTO gates (sale_id, bucket, epoch, state, opens_ms, closes_ms, buyer_limit, unpaid_max) \
+         VALUES (?, ?, ?, 'placing', ?, ?, ?, ?) ON CONFLICT DO NOTHING";
     let made = sqlx::query(gate)
         .bind(sale.id.as_str())
         .bind(bucket)
@@ -128,6 +128,7 @@ async fn put_in_place(connection: &mut SqliteConnection, sale: &Sale, bucket: u1
         .bind(sale.starts_ms)
         .bind(sale.ends_ms)
         .bind(sale.buyer_limit)
+        .bind(sale.unpaid_max)
         .execute(&mut *connection)
         .await
         .map_err(fault)?;

@@ -29,11 +29,11 @@ const HOLDS: &str = "SELECT r.order_id, r.sale_id, r.sku_id, r.user_id, r.quanti
      COALESCE(o.state, 'queued') AS state \
      FROM reservations r LEFT JOIN orders o ON o.order_id = r.order_id \
      WHERE r.order_id IN (SELECT value FROM json_each(?))";
-const GATE: &str = "SELECT epoch, state, version, opens_ms, closes_ms, buyer_limit, orders_made FROM gates \
+const GATE: &str = "SELECT epoch, state, version, opens_ms, closes_ms, buyer_limit, unpaid_max, orders_made FROM gates \
      WHERE sale_id = ? AND bucket = ?";
 const STOCK: &str = "SELECT sku_id, available FROM stock WHERE sale_id = ? AND bucket = ? \
      AND sku_id IN (SELECT value FROM json_each(?))";
-const BUYERS: &str = "SELECT user_id, units FROM buyers WHERE sale_id = ? AND bucket = ? \
+const BUYERS: &str = "SELECT user_id, units, unpaid FROM buyers WHERE sale_id = ? AND bucket = ? \
      AND user_id IN (SELECT value FROM json_each(?))";
 const RESERVATIONS: &str =
     "reservations (order_id, sale_id, bucket, sku_id, user_id, quantity, fingerprint, reserved_ms)";
@@ -170,7 +170,9 @@ async fn read_slice(
     let users: BTreeSet<&str> = batch.iter().map(|request| request.record.user_id.as_str()).collect();
     let query = sqlx::query(BUYERS).bind(sale).bind(bucket.bucket).bind(json!(users).to_string());
     for row in query.fetch_all(&mut *connection).await.map_err(fault)? {
-        slice.buyers.insert(parsed(&row, "user_id", UserId::parse)?, number(&row, "units")?);
+        let (user, unpaid) = (parsed(&row, "user_id", UserId::parse)?, number(&row, "unpaid")?);
+        slice.buyers.insert(user.clone(), number(&row, "units")?);
+        slice.unpaid.insert(user, unpaid);
     }
     Ok((slice, number(&row, "orders_made")?))
 }
@@ -188,13 +190,14 @@ fn gate(row: &SqliteRow) -> StoreResult<Gate> {
         opens_ms: column(row, "opens_ms")?,
         closes_ms: column(row, "closes_ms")?,
         buyer_limit: number(row, "buyer_limit")?,
+        unpaid_max: number(row, "unpaid_max")?,
         // No lease is needed: one process has the folder, so no other one could go on selling.
         lease_ms: 0,
     };
     let version = version.and_then(|version| u64::try_from(version).ok());
     // A slice has few of the bucket's rows, and rows do not vanish one table at a time.
-    let (sold, lost) = (false, false);
-    Ok(Gate { epoch: number(row, "epoch")?, state, version, terms: Some(terms), sold, lost })
+    let (sold, given_up, lost) = (false, false, false);
+    Ok(Gate { epoch: number(row, "epoch")?, state, version, terms: Some(terms), sold, given_up, lost })
 }
 
 fn hold(row: &SqliteRow) -> StoreResult<(Fingerprint, Reservation)> {

@@ -3,7 +3,7 @@
 use sqlx::sqlite::SqliteConnection;
 
 use super::failures::broken;
-use super::sqlite_batch::{free_buyer, return_units};
+use super::sqlite_batch::{count_unpaid, free_buyer, return_units};
 use super::sqlite_order_store::{COLUMNS, read};
 use super::sqlite_rows::{Bound, failed};
 use crate::domain::order_life::{Arrow, LedgerColumn};
@@ -77,6 +77,9 @@ pub async fn give_back(
     let keeps: i64 = query.fetch_one(&mut *connection).await.map_err(|error| failed(CONTEXT, error))?;
     let keeps = u32::try_from(keeps).unwrap_or(u32::MAX);
     free_buyer(connection, order.id, keeps).await?;
+    if matches!(order.state, OrderState::Cancelled | OrderState::Expired) {
+        count_unpaid(connection, order.id).await?;
+    }
     if restock {
         return_units(connection, order.id).await?;
     }

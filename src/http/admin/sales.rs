@@ -41,6 +41,7 @@ pub struct CreateBody {
     starts_at: String,
     ends_at: String,
     buyer_limit: u32,
+    unpaid_max: Option<u32>,
     payment_window_ms: Option<i64>,
     buckets: Option<u16>,
     items: Vec<Object<ItemBody>>,
@@ -55,6 +56,7 @@ pub struct PatchBody {
     starts_at: Option<String>,
     ends_at: Option<String>,
     buyer_limit: Option<u32>,
+    unpaid_max: Option<u32>,
     payment_window_ms: Option<i64>,
     buckets: Option<u16>,
     items: Option<Vec<Object<ItemBody>>>,
@@ -81,6 +83,7 @@ impl CreateBody {
             starts_ms: parse_rfc3339("/starts_at", &self.starts_at)?,
             ends_ms: parse_rfc3339("/ends_at", &self.ends_at)?,
             buyer_limit: self.buyer_limit,
+            unpaid_max: self.unpaid_max.unwrap_or(Sale::UNPAID_MAX_DEFAULT),
             payment_window_ms: self.payment_window_ms.unwrap_or(PAYMENT_WINDOW_DEFAULT_MS),
             buckets: self.buckets.unwrap_or(1),
             epoch: 1,
@@ -104,6 +107,7 @@ impl PatchBody {
             starts_ms: time("/starts_at", self.starts_at)?,
             ends_ms: time("/ends_at", self.ends_at)?,
             buyer_limit: self.buyer_limit,
+            unpaid_max: self.unpaid_max,
             payment_window_ms: self.payment_window_ms,
             buckets: self.buckets,
             items: self.items.map(items),
@@ -320,6 +324,7 @@ struct SaleView<'a> {
     starts_at: String,
     ends_at: String,
     buyer_limit: u32,
+    unpaid_max: u32,
     payment_window_ms: i64,
     buckets: u16,
     epoch: u32,
@@ -335,7 +340,7 @@ struct ListView<'a> {
 
 impl<'a> SaleView<'a> {
     fn of(sale: &'a Sale) -> Self {
-        let Sale { buyer_limit, payment_window_ms, buckets, epoch, version, .. } = *sale;
+        let Sale { buyer_limit, unpaid_max, payment_window_ms, buckets, epoch, version, .. } = *sale;
         Self {
             id: &sale.id,
             name: &sale.name,
@@ -344,6 +349,7 @@ impl<'a> SaleView<'a> {
             starts_at: rfc3339(sale.starts_ms),
             ends_at: rfc3339(sale.ends_ms),
             buyer_limit,
+            unpaid_max,
             payment_window_ms,
             buckets,
             epoch,

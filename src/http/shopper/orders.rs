@@ -345,6 +345,9 @@ fn problem(refusal: Refusal, may_return: impl Fn() -> bool) -> Problem {
             .with("held", held)
             .with("buyer_limit", limit)
             .with("links", serde_json::json!({ "orders": "/api/v1/orders" })),
+        Refusal::TooManyUnpaid { unpaid } => Problem::new(Code::TooManyUnpaid)
+            .detail(format!("You have let {unpaid} orders of this sale expire, or have given them up."))
+            .with("unpaid", unpaid),
         Refusal::KeyReused => Problem::new(Code::IdempotencyKeyReused),
         Refusal::TooFast(TooFast { policy, retry_after }) => {
             let wait = retry_after.max(Duration::from_millis(1));

@@ -41,6 +41,7 @@ struct SaleView<'a> {
 #[derive(Serialize)]
 struct PolicyView {
     buyer_limit: u32,
+    unpaid_max: u32,
     payment_window_ms: i64,
 }
 
@@ -73,14 +74,14 @@ impl<'a> SaleView<'a> {
             price: &item.price,
             stock: snapshot.band(&sale.id, &item.sku_id),
         };
-        let Sale { buyer_limit, payment_window_ms, .. } = *sale;
+        let Sale { buyer_limit, unpaid_max, payment_window_ms, .. } = *sale;
         Self {
             id: &sale.id,
             name: &sale.name,
             status: phase,
             starts_at: rfc3339(sale.starts_ms),
             ends_at: rfc3339(sale.ends_ms),
-            policy: PolicyView { buyer_limit, payment_window_ms },
+            policy: PolicyView { buyer_limit, unpaid_max, payment_window_ms },
             items: sale.items.iter().map(item).collect(),
             links: LinksView {
                 sale: format!("/api/v1/sales/{}", sale.id),

@@ -16,6 +16,7 @@ fn sale() -> Sale {
         starts_ms: 1_778_803_200_000,
         ends_ms: 1_778_806_800_000,
         buyer_limit: 2,
+        unpaid_max: 3,
         payment_window_ms: 60_000,
         buckets: 1,
         epoch: 1,

@@ -23,6 +23,7 @@ in_both_modes!(
     a_dry_run_counts_and_changes_nothing,
     a_damaged_order_keeps_no_other_one_from_expiring,
     an_unpaid_order_expires_by_itself_while_the_sale_is_paused,
+    who_leaves_too_many_orders_unpaid_is_refused,
 );
 
 async fn cancel(shop: &TestShop, user: &str, order: &str) -> Answer {
@@ -244,4 +245,30 @@ async fn a_damaged_order_keeps_no_other_one_from_expiring(mode: Mode) {
     // Without an audit: the test broke the shop.
     shop.stop().await;
     crate::harness::remove(&shop.config).await;
+}
+
+async fn who_leaves_too_many_orders_unpaid_is_refused(mode: Mode) {
+    let shop = TestShop::start(mode).await;
+    let mut sale = crate::harness::sale_body("drop", 1, &[("phone", 5)]);
+    sale["unpaid_max"] = 2.into();
+    crate::harness::open_sale(shop.admin, sale).await;
+    let policy = shop.get("ada", "/api/v1/sales/drop").await.json()["policy"].clone();
+    assert_eq!((&policy["unpaid_max"], &policy["buyer_limit"]), (&json!(2), &json!(1)));
+    let first = waiting(&shop, "ada", "k1").await;
+    assert_eq!(cancel(&shop, "ada", &first).await.status, 200);
+    available(&shop, 5).await;
+    waiting(&shop, "ada", "k2").await;
+    shop.stage().make_due(-3_600_000).await;
+    available(&shop, 5).await;
+    // Releases and marks may come twice; an order is counted once.
+    let refused = shop.buy("ada", "drop", "phone", "k3").await;
+    assert_eq!(
+        (refused.problem(), &refused.json()["unpaid"]),
+        ((409, "too_many_unpaid".to_owned()), &json!(2)),
+        "{refused:?}"
+    );
+    let replayed = shop.buy("ada", "drop", "phone", "k1").await;
+    assert_eq!((replayed.status, &replayed.json()["status"]), (200, &json!("cancelled")), "{replayed:?}");
+    waiting(&shop, "bob", "k").await;
+    shop.finish().await;
 }

@@ -59,6 +59,7 @@ impl Bench {
             starts_ms: now_ms,
             ends_ms: now_ms + 1_000_000,
             buyer_limit,
+            unpaid_max: 3,
             payment_window_ms: 60_000,
             buckets: 1,
             epoch: 1,

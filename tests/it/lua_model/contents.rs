@@ -1,4 +1,4 @@
-//! Reads what stands in Redis for one bucket: its six keys. They are read raw and decoded by a reader of the test's
+//! Reads what stands in Redis for one bucket: its keys. They are read raw and decoded by a reader of the test's
 //! own, so that a fault of the product's readers hides nothing.
 
 use std::collections::{BTreeMap, HashMap};
@@ -10,7 +10,7 @@ use seckill::domain::inventory_model::{Accepted, Bucket, Gate, GateState, Hold, 
 use seckill::domain::reservation::{Fingerprint, OutboxEntryId};
 use seckill::domain::{BucketId, OrderId, OrderState, Quantity, SkuId, UserId};
 
-/// The six keys of a bucket. Source: docs/protocol/steps.md, "Redis".
+/// The keys of a bucket. Source: docs/protocol/steps.md, "Redis".
 pub struct Keys {
     pub gate: String,
     pub stock: String,
@@ -18,6 +18,7 @@ pub struct Keys {
     pub orders: String,
     pub outbox: String,
     pub outbox_orders: String,
+    pub unpaid: String,
 }
 
 impl Keys {
@@ -30,13 +31,14 @@ impl Keys {
             orders: key("orders"),
             outbox: key("outbox"),
             outbox_orders: key("outbox_orders"),
+            unpaid: key("unpaid"),
         }
     }
 }
 
 type Fields = BTreeMap<String, String>;
 type Holds = HashMap<Vec<u8>, String>;
-type Answer = (Fields, Fields, Fields, Holds, Vec<StreamEntry>, Option<usize>);
+type Answer = (Fields, Fields, Fields, Holds, Vec<StreamEntry>, Option<usize>, Fields);
 /// The id and the fields of a stream's entry.
 type StreamEntry = (String, HashMap<String, Vec<u8>>);
 
@@ -49,8 +51,9 @@ pub async fn read(connection: &mut MultiplexedConnection, keys: &Keys) -> Bucket
     let mut question = redis::pipe();
     question.hgetall(&keys.gate).hgetall(&keys.stock).hgetall(&keys.buyers).hgetall(&keys.orders);
     question.cmd("XRANGE").arg(&keys.outbox).arg("-").arg("+").get(&keys.outbox_orders);
-    let answer: Answer = question.query_async(connection).await.expect("six keys of their types");
-    let (gate, stock, buyers, orders, outbox, outbox_orders) = answer;
+    question.hgetall(&keys.unpaid);
+    let answer: Answer = question.query_async(connection).await.expect("keys of their types");
+    let (gate, stock, buyers, orders, outbox, outbox_orders, unpaid) = answer;
     let id = |bytes: &[u8]| OrderId::from_bytes(bytes).expect("16 bytes");
     let accepted = |(entry, fields): StreamEntry| {
         assert_eq!(fields.len(), 2, "fields of {entry}");
@@ -63,6 +66,7 @@ pub async fn read(connection: &mut MultiplexedConnection, keys: &Keys) -> Bucket
         gate: (!gate.is_empty()).then(|| decode_gate(&gate)),
         stock: decode_units(stock, SkuId::parse),
         buyers: decode_units(buyers, UserId::parse),
+        unpaid: decode_units(unpaid, UserId::parse),
         orders: orders.into_iter().map(|(order, value)| (id(&order), decode_hold(&value))).collect(),
         outbox: outbox.into_iter().map(accepted).collect(),
         entries_made: 0,
@@ -86,14 +90,26 @@ fn decode_units<I: Ord, E: Display>(fields: Fields, parse: fn(&str) -> Result<I,
 }
 
 fn decode_gate(fields: &Fields) -> Gate {
-    const NAMES: [&str; 9] =
-        ["buyer_limit", "closes_ms", "epoch", "lease_ms", "lost", "opens_ms", "sold", "state", "version"];
+    const NAMES: [&str; 11] = [
+        "buyer_limit",
+        "closes_ms",
+        "epoch",
+        "given_up",
+        "lease_ms",
+        "lost",
+        "opens_ms",
+        "sold",
+        "state",
+        "unpaid_max",
+        "version",
+    ];
     assert!(fields.keys().all(|name| NAMES.contains(&name.as_str())), "{fields:?}");
     let terms = || {
         Some(Terms {
             opens_ms: fields.get("opens_ms")?.parse().ok()?,
             closes_ms: fields.get("closes_ms")?.parse().ok()?,
             buyer_limit: fields.get("buyer_limit")?.parse().ok()?,
+            unpaid_max: fields.get("unpaid_max").and_then(|text| text.parse().ok()).unwrap_or(0),
             lease_ms: fields.get("lease_ms")?.parse().ok()?,
         })
     };
@@ -109,6 +125,7 @@ fn decode_gate(fields: &Fields) -> Gate {
         version: fields.get("version").map(|version| number(version)),
         terms: terms(),
         sold: fields.contains_key("sold"),
+        given_up: fields.contains_key("given_up"),
         lost: fields.get("lost").is_some_and(|keys| !keys.is_empty()),
     }
 }

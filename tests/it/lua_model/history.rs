@@ -237,10 +237,11 @@ impl History {
             call.key(keys.gate)
                 .key(keys.stock)
                 .key(keys.orders)
+                .key(keys.unpaid)
                 .arg(epoch)
                 .arg(terms.opens_ms)
                 .arg(terms.closes_ms);
-            call.arg(terms.buyer_limit).arg(terms.lease_ms);
+            call.arg(terms.buyer_limit).arg(terms.lease_ms).arg(terms.unpaid_max);
             for (sku, units) in &stock {
                 call.arg(sku.as_str()).arg(*units);
             }
@@ -253,7 +254,7 @@ impl History {
         } else {
             let mut sale = wishes::sale(&self.bucket.sale, epoch, &stock);
             (sale.starts_ms, sale.ends_ms) = (terms.opens_ms, terms.closes_ms);
-            sale.buyer_limit = terms.buyer_limit;
+            (sale.buyer_limit, sale.unpaid_max) = (terms.buyer_limit, terms.unpaid_max);
             wishes::expect_done(
                 &self.place(),
                 line.ports.gates.preheat(&sale).await,
@@ -423,7 +424,7 @@ impl History {
         let keys = self.keys(line);
         let mut call = line.scripts.reserve.prepare_invoke();
         call.key(keys.gate).key(keys.stock).key(keys.buyers);
-        call.key(keys.orders).key(keys.outbox).key(keys.outbox_orders).arg(self.epoch);
+        call.key(keys.orders).key(keys.outbox).key(keys.outbox_orders).key(keys.unpaid).arg(self.epoch);
         let ids: Vec<&[u8]> = asked.iter().map(|(id, ..)| id.as_slice()).collect();
         let wish = |(_, quantity, fingerprint, _): &_| format!("{fingerprint}|{quantity}|{}", SKUS[0]);
         let wishes: Vec<String> = asked.iter().map(wish).collect();

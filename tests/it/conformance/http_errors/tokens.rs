@@ -210,7 +210,7 @@ fn tokens_with_kid() -> Vec<(String, String, bool)> {
 }
 
 async fn a_token_is_checked_only_with_the_key_and_algorithm_that_its_kid_names(mode: Mode) {
-    let file = std::env::temp_dir().join(format!("seckill-it-{}.pem", std::process::id()));
+    let file = std::env::temp_dir().join(format!("seckill-it-{}-{}.pem", std::process::id(), mode.as_str()));
     std::fs::write(&file, ED25519_PUBLIC).expect("written");
     let path = file.to_str().expect("a path");
     let keys = [("auth.hs256_kid", "main"), ("auth.public_key_file", path), ("auth.public_key_kid", "pub")];

@@ -13,7 +13,7 @@ impl History {
         let decided: Vec<Decision> = (0..number)
             .map(|_| {
                 let order = order_id(&self.bucket.sale, order_number(&mut self.dice, self.calls));
-                let state = one_of(&mut self.dice, &OrderState::ALL).expect("seven");
+                let state = one_of(&mut self.dice, &OrderState::ALL).expect("eight");
                 let keeps = self.dice.random_range(0..4);
                 Decision { order, state, buyer_keeps: (state == OrderState::Rejected).then_some(keeps) }
             })
@@ -24,7 +24,8 @@ impl History {
             return wishes::expect_done(&self.place(), done, true);
         }
         let mut call = line.scripts.mark_decided.prepare_invoke();
-        call.key(self.keys(line).orders).key(self.keys(line).buyers);
+        let keys = self.keys(line);
+        call.key(keys.orders).key(keys.buyers).key(keys.gate).key(keys.unpaid);
         for decision in &decided {
             call.arg(decision.order.bytes().as_slice()).arg(letter(decision.state));
             call.arg(decision.buyer_keeps.map_or(String::new(), |units| units.to_string()));
@@ -39,7 +40,7 @@ impl History {
         let orders: Vec<ReleaseRequest> = (0..number)
             .map(|_| {
                 let order = order_id(&self.bucket.sale, order_number(&mut self.dice, self.calls));
-                let state = one_of(&mut self.dice, &OrderState::ALL).expect("seven");
+                let state = one_of(&mut self.dice, &OrderState::ALL).expect("eight");
                 let buyer_keeps = Some(self.dice.random_range(0..4));
                 let restock = chance(&mut self.dice, 80);
                 ReleaseRequest { decision: Decision { order, state, buyer_keeps }, restock }
@@ -59,7 +60,7 @@ impl History {
         }
         let keys = self.keys(line);
         let mut call = line.scripts.release.prepare_invoke();
-        call.key(keys.gate).key(keys.stock).key(keys.buyers).key(keys.orders);
+        call.key(keys.gate).key(keys.stock).key(keys.buyers).key(keys.orders).key(keys.unpaid);
         for ReleaseRequest { decision, restock } in &orders {
             call.arg(decision.order.bytes().as_slice()).arg(letter(decision.state));
             call.arg(decision.buyer_keeps).arg(u8::from(*restock));
