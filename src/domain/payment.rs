@@ -148,6 +148,8 @@ pub struct PaymentRequest {
     pub description: String,
     /// When the row was made, ms since 1970.
     pub created_ms: i64,
+    /// When the payment of the order is due, ms since 1970.
+    pub due_ms: i64,
     /// When the payment page closes by itself, ms since 1970. That may be later than the order's own time.
     pub expires_ms: i64,
     /// The address to which the provider sends the buyer.
@@ -170,6 +172,7 @@ impl PaymentRequest {
             amount: order.amount()?,
             description: format!("{} × {} ({})", order.quantity.units(), order.sku, order.sale),
             created_ms: now_ms,
+            due_ms,
             expires_ms: due_ms.clamp(page_ends_ms(terms.page_ms_min), page_ends_ms(terms.page_ms_max)),
             return_url: terms.return_url.replace("{order}", &order.id.to_string()),
         })

@@ -9,14 +9,16 @@ use std::time::{Duration, Instant};
 
 use seckill::config::Mode;
 use seckill::domain::order_life::OrderEvent;
-use seckill::domain::{Instance, Month, OrderId, OrderRecord};
-use seckill::ports::{BatchOutcome, Grace, Moved, Overdue};
+use seckill::domain::{Capture, Instance, Month, OrderId, OrderRecord, PaymentTerms};
+use seckill::ports::{BatchOutcome, Grace, Moved, Opened, Overdue, Ports, Taken};
 
 use crate::conformance::writer::Bench;
 use crate::harness::{Servers, config};
 
 /// Records of one batch.
 const BATCH: usize = 20;
+/// How long an order waits for its payment.
+const WINDOW_MS: i64 = 150;
 /// Orders are overdue as soon as they are due.
 const NONE: Grace = Grace { ms: 0, closing_ms: 0 };
 /// Batches of a partition without `SECKILL_HAMMER_S`.
@@ -49,11 +51,11 @@ impl Hammer {
         ];
         let mut bench =
             Bench::of(config(Mode::Distributed, &flags), &[("phone", 10_000_000)], buyer_limit).await;
-        // Every order is due at once.
+        // Every order is due almost at once.
         let sale = bench.sales.get_mut(&bench.sale.id).expect("the sale");
-        sale.payment_window_ms = 0;
+        sale.payment_window_ms = WINDOW_MS;
         let servers = Servers::of(&bench.config);
-        let set = format!("UPDATE {}.sales SET payment_window_ms = 0", servers.directory());
+        let set = format!("UPDATE {}.sales SET payment_window_ms = {WINDOW_MS}", servers.directory());
         servers.execute(0, &set).await;
         let seconds = hammer_s();
         Self {
@@ -98,7 +100,7 @@ impl Hammer {
         while self.is_written_to() {
             let unwritten = self.to_come.lock().expect("sound").pop();
             if let Some(record) = unwritten {
-                let moved = self.bench.backend.order_changes.cancel_unwritten(&record, 0).await;
+                let moved = self.bench.backend.order_changes.cancel_unwritten(&record, WINDOW_MS).await;
                 cancelled += usize::from(matches!(moved.expect("no deadlock"), Moved::Done { .. }));
             }
             let newest = self.written.lock().expect("sound").pop_back();
@@ -122,6 +124,37 @@ impl Hammer {
         expired
     }
 
+    /// Pays orders, and pays some of them back. Answers how many were paid and how many refunded.
+    async fn pay(&self) -> (usize, usize) {
+        let Ports { payments, captures, refunds, .. } = &self.bench.backend;
+        let terms = PaymentTerms {
+            deployment: "hammer".to_owned(),
+            return_url: String::new(),
+            page_ms_min: 1_000,
+            page_ms_max: 1_000,
+        };
+        let (mut paid, mut refunded) = (0, 0);
+        while self.is_written_to() {
+            let newest = self.written.lock().expect("sound").pop_back();
+            let Some(order) = newest else {
+                tokio::task::yield_now().await;
+                continue;
+            };
+            let Opened::New(payment) = payments.open(order, &terms).await.expect("no deadlock") else {
+                continue;
+            };
+            let (id, amount) = (payment.request.id, payment.request.amount);
+            let capture = Capture { payment: id.to_string(), amount, reference: format!("pi_{id}") };
+            let taken = captures.take(Some(&format!("evt_{id}")), id, &capture).await.expect("no deadlock");
+            paid += usize::from(matches!(taken, Taken::Paid { .. }));
+            if matches!(taken, Taken::Paid { .. }) && paid % 3 == 0 {
+                let moved = refunds.refund_order(order, paid % 2 == 0).await.expect("no deadlock");
+                refunded += usize::from(matches!(moved, Moved::Done { .. }));
+            }
+        }
+        (paid, refunded)
+    }
+
     fn month(&self) -> Month {
         self.bench.sale.month()
     }
@@ -130,9 +163,18 @@ impl Hammer {
 async fn hammered(buyer_limit: u32) {
     let hammer = Hammer::new(buyer_limit).await;
     let writers = futures::future::join_all((0..4).map(|part| hammer.write(part)));
-    let (_, one, other, swept, also) =
-        tokio::join!(writers, hammer.cancel(), hammer.cancel(), hammer.sweep(), hammer.sweep());
-    assert!(one + other > 10 && swept + also > 10, "{one} {other} cancelled, {swept} {also} expired");
+    let (_, one, other, swept, also, (paid, refunded), (more, too)) = tokio::join!(
+        writers,
+        hammer.cancel(),
+        hammer.cancel(),
+        hammer.sweep(),
+        hammer.sweep(),
+        hammer.pay(),
+        hammer.pay()
+    );
+    let (cancelled, expired, paid, refunded) = (one + other, swept + also, paid + more, refunded + too);
+    assert!(cancelled > 10 && expired > 10, "{cancelled} cancelled, {expired} expired");
+    assert!(paid > 10 && refunded > 3, "{paid} paid, {refunded} refunded");
     hammer.bench.finish().await;
 }
 

@@ -53,6 +53,7 @@ fn request() -> PaymentRequest {
         amount: Money::new(19_900, "CNY").expect("money"),
         description: "1 × phone-x (friday-drop)".to_owned(),
         created_ms: now_ms,
+        due_ms: now_ms + 60_000,
         expires_ms: now_ms + 3_600_000,
         return_url: "https://shop.example/orders/1?a=b&c=d".to_owned(),
     }

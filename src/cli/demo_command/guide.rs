@@ -77,6 +77,7 @@ impl Guide<'_> {
             "curl -sw '\\n' -X POST http://{shopper}/api/v1/orders/$ORDER/pay -H \"Authorization: Bearer $TOKEN\" \
              -H 'Idempotency-Key: my-first-payment'"
         ));
+        line("and then look at the order:");
         line(&format!(
             "curl -sw '\\n' http://{shopper}/api/v1/orders/$ORDER -H \"Authorization: Bearer $TOKEN\""
         ));

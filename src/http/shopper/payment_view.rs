@@ -36,7 +36,8 @@ pub fn payment_view(payment: &Payment) -> PaymentView<'_> {
         status: payment.state.as_str(),
         amount: &payment.request.amount,
         redirect_url: page.map(|page| page.url.as_str()),
-        expires_at: rfc3339(payment.request.expires_ms),
+        // The page may be open for longer than the order waits.
+        expires_at: rfc3339(payment.request.expires_ms.min(payment.request.due_ms)),
         refund: payment.refund.as_ref().map(|refund| RefundView {
             amount: &refund.amount,
             status: refund.state.as_str(),
