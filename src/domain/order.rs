@@ -76,6 +76,12 @@ pub struct Order {
 }
 
 impl Order {
+    /// Answers whether it waits for its payment, and is not overdue at a time, in ms since 1970.
+    pub fn is_payable(&self, now_ms: i64) -> bool {
+        let is_in_time = self.expires_ms.is_some_and(|expires_ms| now_ms < expires_ms);
+        self.state == OrderState::AwaitingPayment && is_in_time
+    }
+
     /// Answers what its buyer pays for all units; `None` for more than [`Money::AMOUNT_MAX`].
     pub fn amount(&self) -> Option<Money> {
         let amount = self.unit_price.amount().checked_mul(i64::from(self.quantity.units()))?;

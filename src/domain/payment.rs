@@ -11,7 +11,6 @@ use super::ids::InvalidId;
 use super::money::Money;
 use super::order::Order;
 use super::order_id::OrderId;
-use super::order_life::OrderState;
 
 /// A payment's identity: its order and the number of the attempt. It tells where its row is, and the same attempt has
 /// the same id in every process, so that the provider knows a repeated request by it.
@@ -160,8 +159,7 @@ impl PaymentRequest {
     /// Makes the request of the attempt after `last`, which is 0 before the first one. `None` when the order cannot be
     /// paid: it does not wait for a payment, its time is over, or its amount is more than [`Money::AMOUNT_MAX`].
     pub fn next(order: &Order, last: u8, now_ms: i64, terms: &PaymentTerms) -> Option<Self> {
-        let is_in_time = order.expires_ms.is_some_and(|expires_ms| now_ms < expires_ms);
-        if order.state != OrderState::AwaitingPayment || !is_in_time || last >= PaymentId::ATTEMPT_MAX {
+        if !order.is_payable(now_ms) || last >= PaymentId::ATTEMPT_MAX {
             return None;
         }
         let page_ends_ms = |ms: i64| now_ms.saturating_add(ms);

@@ -131,7 +131,8 @@ impl MysqlCaptures {
         begun.map(drop).map_err(|error| failed(CONTEXT, error))
     }
 
-    /// Notes the provider's event. One that has told of another payment before is not the provider's.
+    /// Notes the provider's event. One whose id is known has told of another payment: a provider that has lost its
+    /// books begins with its numbers anew. The payment decides what is taken.
     async fn note_event(
         &self,
         event: &str,
@@ -141,7 +142,7 @@ impl MysqlCaptures {
     ) -> StoreResult<()> {
         let text = format!(
             "INSERT INTO {}.payment_events (event_id, order_id, attempt, outcome, at_ms) \
-             VALUES (?, ?, ?, ?, {NOW_MS})",
+             VALUES (?, ?, ?, ?, {NOW_MS}) ON DUPLICATE KEY UPDATE event_id = VALUES(event_id)",
             self.mysql.shard(payment.order.shard())
         );
         let noted = sqlx::query(AssertSqlSafe(text))

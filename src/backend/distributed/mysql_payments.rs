@@ -53,14 +53,17 @@ impl MysqlPayments {
     async fn open_next(&self, id: OrderId, terms: &PaymentTerms) -> StoreResult<Opened> {
         let mut tx = self.mysql.begin(self.mysql.map.instance_of(id.shard()), CONTEXT).await?;
         let Some(order) = self.moves.lock(id, &mut tx).await? else { return Ok(Opened::Absent) };
-        let payments = read_all(&self.mysql, id, &mut tx).await?;
-        if let Some(unsettled) = payments.iter().find(|payment| !payment.state.is_final()) {
-            return Ok(Opened::Found(Box::new(unsettled.clone())));
-        }
         let now_ms: i64 = sqlx::query_scalar(AssertSqlSafe(format!("SELECT {NOW_MS}")))
             .fetch_one(&mut *tx)
             .await
             .map_err(|error| failed(CONTEXT, error))?;
+        if !order.is_payable(now_ms) {
+            return Ok(Opened::NotPayable(Box::new(order)));
+        }
+        let payments = read_all(&self.mysql, id, &mut tx).await?;
+        if let Some(unsettled) = payments.iter().find(|payment| !payment.state.is_final()) {
+            return Ok(Opened::Found(Box::new(unsettled.clone())));
+        }
         let last = payments.last().map_or(0, |payment| payment.request.id.attempt);
         let Some(request) = PaymentRequest::next(&order, last, now_ms, terms) else {
             return Ok(Opened::NotPayable(Box::new(order)));

@@ -22,7 +22,7 @@ const KNOWN: &str = "SELECT capture, request FROM payments WHERE order_id = ? AN
 const CAPTURED: &str = "UPDATE payments SET state = 'captured', capture = ?, ask_ms = NULL \
      WHERE order_id = ? AND attempt = ?";
 const NOTE: &str = "INSERT INTO payment_events (event_id, order_id, attempt, outcome, at_ms) \
-     VALUES (?, ?, ?, ?, ?)";
+     VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET event_id = excluded.event_id";
 const KEEP: &str = "INSERT INTO orphan_captures (capture, payment, amount, currency, state, created_ms, next_ms) \
      VALUES (?1, ?2, ?3, ?4, 'waiting', ?5, ?5) ON CONFLICT DO NOTHING";
 const DUE: &str = "SELECT capture, payment, amount, currency, created_ms, tries FROM orphan_captures \

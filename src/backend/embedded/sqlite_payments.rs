@@ -66,12 +66,15 @@ impl Payments for SqlitePayments {
         let (terms, time) = (terms.clone(), self.sqlite.time.clone());
         let work = async move |connection: &mut SqliteConnection| {
             let Some(order) = find(connection, id).await? else { return Ok(Opened::Absent) };
+            let now_ms = time.now_ms();
+            if !order.is_payable(now_ms) {
+                return Ok(Opened::NotPayable(Box::new(order)));
+            }
             let payments = read_all(connection, id).await?;
             if let Some(unsettled) = payments.iter().find(|payment| !payment.state.is_final()) {
                 return Ok(Opened::Found(Box::new(unsettled.clone())));
             }
-            let (now_ms, last) =
-                (time.now_ms(), payments.last().map_or(0, |payment| payment.request.id.attempt));
+            let last = payments.last().map_or(0, |payment| payment.request.id.attempt);
             let Some(request) = PaymentRequest::next(&order, last, now_ms, &terms) else {
                 return Ok(Opened::NotPayable(Box::new(order)));
             };

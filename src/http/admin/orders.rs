@@ -86,7 +86,7 @@ pub async fn refund(
     match context.shop.refund_as_operator(order_id(&path)?, restock, &change).await? {
         Refunding::Done(order) => respond(&order, &context).await,
         Refunding::NotRefundable(order) => {
-            Err(Problem::new(Code::OrderNotRefundable).with("status", order.state.as_str()))
+            Err(Problem::new(Code::OrderNotRefundable).with("order_status", order.state.as_str()))
         }
         Refunding::Unknown => Err(Problem::new(Code::OrderNotFound)),
     }

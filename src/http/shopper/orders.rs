@@ -206,7 +206,7 @@ pub fn cancelled(cancelled: Cancelled) -> Result<Box<Order>, Problem> {
     match cancelled {
         Cancelled::Done(order) => Ok(order),
         Cancelled::NotCancellable(order) => {
-            Err(Problem::new(Code::OrderNotCancellable).with("status", order.state.as_str()))
+            Err(Problem::new(Code::OrderNotCancellable).with("order_status", order.state.as_str()))
         }
         Cancelled::NotDecided => Err(Problem::new(Code::OrderNotDecided).retry_after_ms(with_jitter(1000))),
         Cancelled::Unknown => Err(Problem::new(Code::OrderNotFound)),

@@ -52,7 +52,7 @@ pub async fn pay(
             Ok(response.insert_header((CACHE_CONTROL, "no-store")).json(view(&order, &context)))
         }
         Paying::NotPayable(order) => {
-            Err(Problem::new(Code::OrderNotPayable).with("status", order.state.as_str()))
+            Err(Problem::new(Code::OrderNotPayable).with("order_status", order.state.as_str()))
         }
         Paying::NoTill => Err(Problem::new(Code::OrderNotPayable)
             .detail("This shop takes no payments (payment.provider is \"none\").")),

@@ -164,7 +164,8 @@ impl Events {
 /// Makes an event that claims a payment of one unit of money more.
 fn forged(mut event: Value) -> String {
     event["id"] = format!("{}_forged", event["id"].as_str().unwrap_or_default()).into();
-    event["data"]["object"]["payment_status"] = "paid".into();
+    let amount = event["data"]["object"]["amount_total"].as_i64().unwrap_or(0);
+    event["data"]["object"]["amount_total"] = (amount + 1).into();
     event.to_string()
 }
 

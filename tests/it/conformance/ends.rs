@@ -95,7 +95,7 @@ async fn only_what_waits_for_its_payment_is_given_up(mode: Mode) {
     eventually("it expires", async || shop.stage().orders("expired").await == 1).await;
     let late = cancel(&shop, "ada", &order).await;
     assert_eq!(late.problem(), (409, "order_not_cancellable".to_owned()));
-    assert_eq!(late.json()["status"], "expired");
+    assert_eq!(late.json()["order_status"], "expired");
     shop.finish().await;
 }
 

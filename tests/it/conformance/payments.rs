@@ -49,7 +49,7 @@ async fn a_buyer_pays_on_the_page_and_the_order_is_paid(mode: Mode) {
     assert_eq!((&stock["held"], &stock["sold"]), (&json!(0), &json!(1)));
     let late = shop.act("ada", &order, "pay").await;
     assert_eq!(
-        (late.problem(), &late.json()["status"]),
+        (late.problem(), &late.json()["order_status"]),
         ((409, "order_not_payable".to_owned()), &json!("paid"))
     );
     assert_eq!(shop.act("ada", &order, "cancel").await.problem(), (409, "order_not_cancellable".to_owned()));
@@ -67,7 +67,7 @@ async fn only_what_waits_for_its_payment_can_be_paid(mode: Mode) {
     shop.act("ada", &order, "cancel").await;
     let cancelled = shop.act("ada", &order, "pay").await;
     assert_eq!(cancelled.problem(), (409, "order_not_payable".to_owned()));
-    assert_eq!(cancelled.json()["status"], "cancelled");
+    assert_eq!(cancelled.json()["order_status"], "cancelled");
     // Its time is over, and nobody has let it expire yet.
     let overdue = shop.unpaid("ada", "k2").await;
     shop.stage().make_due(-1_000).await;
@@ -178,7 +178,7 @@ async fn who_has_paid_unheard_cannot_give_the_order_up(mode: Mode) {
     provider.press(&page, "pay").await;
     let cancelled = shop.act("ada", &order, "cancel").await;
     assert_eq!(cancelled.problem(), (409, "order_not_cancellable".to_owned()), "{cancelled:?}");
-    assert_eq!(cancelled.json()["status"], "paid");
+    assert_eq!(cancelled.json()["order_status"], "paid");
     provider.events.run_once().await;
     assert_eq!((provider.books().len(), shop.stage().sum("COUNT(*)", "refunds").await), (1, 0));
     shop.finish_with(Books::Audited).await;

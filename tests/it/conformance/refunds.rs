@@ -91,7 +91,7 @@ async fn only_a_paid_order_is_paid_back_and_only_by_who_may(mode: Mode) {
     let path = format!("/orders/{unpaid}/refund");
     let refused = shop.operate("POST", &path, json!({ "reason": "x" })).await;
     assert_eq!(refused.problem(), (409, "order_not_refundable".to_owned()));
-    assert_eq!(refused.json()["status"], "awaiting_payment");
+    assert_eq!(refused.json()["order_status"], "awaiting_payment");
     let (order, _) = paid(&shop, &provider, "bob").await;
     let path = format!("/orders/{order}/refund");
     for body in
