@@ -126,6 +126,7 @@ rules! {
     RowDiffersFromRecord "row_differs_from_record" "content" "a row says the same as its record";
     RefusedThoughLeft "refused_though_left" "honesty" "nobody hears that units are gone which are left";
     LimitNotReached "limit_not_reached" "honesty" "who is refused at the limit has no room below it";
+    UnpaidMaxNotReached "unpaid_max_not_reached" "honesty" "who is refused for unpaid orders has given up as many";
     HttpOrderDiffers "http_order_differs" "honesty" "GET of an order says what its row says";
     HttpListIncomplete "http_list_incomplete" "honesty" "a buyer's list holds all of the buyer's rows";
     HttpOrderLeaks "http_order_leaks" "honesty" "nobody can read another buyer's order";

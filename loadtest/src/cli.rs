@@ -4,12 +4,14 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::buyers::Shares;
 use crate::config::{Mode, Named};
 use crate::report::Threshold;
 use crate::schedule::{Shape, Wish};
 
 const SETTLE_TIMEOUT_S: u64 = 30;
 const TIMEOUT_S: u64 = 15;
+const AFTER_S: u64 = 60;
 /// Source addresses by default. Only Linux answers on all of 127.0.0.0/8 without being told to.
 const SOURCES: u32 = if cfg!(target_os = "linux") { 250 } else { 0 };
 
@@ -20,6 +22,8 @@ Examples:
   loadtest run --sale friday-drop --sku phone-x --shape spike --buyers 20000 --wait-open
   loadtest run --sale friday-drop --sku phone-x --shape constant --rate 500 --duration 30 --users 2000 \\
       --threshold 'p99_ms<200' --threshold 'oversold<=0'
+  loadtest run --sale friday-drop --sku phone-x --shape spike --buyers 2000 --wait-open \\
+      --pay 60 --pay-twice 5 --cancel 10 --second-chance --after-s 180
   loadtest audit --sale friday-drop --journal clicks.jsonl
   loadtest audit --sale friday-drop --mode embedded --data seckill-data
 
@@ -128,6 +132,8 @@ pub struct RunArgs {
     /// Accepted buyers ask, as often as the server says, until their order is decided
     #[arg(long)]
     pub poll: bool,
+    #[command(flatten)]
+    pub buyers_after: BuyerArgs,
     /// Users, keys and arrivals come from it; another seed is another crowd [default: the time]
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
@@ -143,7 +149,7 @@ pub struct RunArgs {
     /// Do not look at Redis, Kafka and MySQL, or the data folder, at all
     #[arg(long)]
     pub no_audit: bool,
-    /// Answers of class error that are no failure
+    /// Answers of class error, and buyers whose orders came to no end, that are no failure
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub max_errors: u64,
     /// Condition on the figures, such as 'p99_ms<200'; may be given more than once
@@ -155,6 +161,59 @@ pub struct RunArgs {
     /// Where to write every click and its answer, one JSON object a line
     #[arg(long, value_name = "PATH")]
     pub journal: Option<PathBuf>,
+}
+
+/// What buyers do after they have won or were refused. Without these options they do nothing.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "What buyers do afterwards")]
+pub struct BuyerArgs {
+    /// Accepted buyers who pay, in percent; those without a behaviour of these five abandon their order
+    #[arg(long, value_name = "PCT", default_value_t = 0.0, value_parser = percent)]
+    pub pay: f64,
+    /// Accepted buyers who open the payment twice at once and press the button twice at once, in percent
+    #[arg(long, value_name = "PCT", default_value_t = 0.0, value_parser = percent)]
+    pub pay_twice: f64,
+    /// Accepted buyers who open the payment at once and pay a second after the order's time is over, in percent
+    #[arg(long, value_name = "PCT", default_value_t = 0.0, value_parser = percent)]
+    pub pay_late: f64,
+    /// Accepted buyers who cancel, in percent
+    #[arg(long, value_name = "PCT", default_value_t = 0.0, value_parser = percent)]
+    pub cancel: f64,
+    /// Accepted buyers who leave their order alone, in percent
+    #[arg(long, value_name = "PCT", default_value_t = 0.0, value_parser = percent)]
+    pub abandon: f64,
+    /// Buyers who heard "sold out" come again every 500 ms with the same key, until the sale has ended, every unit is
+    /// paid, or --after-s is over since the last first click
+    #[arg(long)]
+    pub second_chance: bool,
+    /// How long an accepted buyer tries to see the order decided, and then to do something with it, in seconds; a late
+    /// payer's time begins anew when it is late
+    #[arg(long, value_name = "S", default_value_t = AFTER_S, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub after_s: u64,
+}
+
+impl BuyerArgs {
+    /// Makes the options of buyers who do nothing.
+    pub fn nothing() -> Self {
+        Self {
+            pay: 0.0,
+            pay_twice: 0.0,
+            pay_late: 0.0,
+            cancel: 0.0,
+            abandon: 0.0,
+            second_chance: false,
+            after_s: AFTER_S,
+        }
+    }
+
+    /// Returns how many of the accepted buyers do what. `None` means that they do nothing.
+    ///
+    /// # Errors
+    /// When the percentages add up to more than 100.
+    pub fn shares(&self) -> Result<Option<Shares>, String> {
+        let Self { pay, pay_twice, pay_late, cancel, abandon, .. } = *self;
+        Shares { pay, pay_twice, pay_late, cancel, abandon }.checked()
+    }
 }
 
 #[derive(Debug, Args)]
@@ -221,6 +280,7 @@ impl RunArgs {
             repeat_new_key: 0.0,
             wait_open: true,
             poll: false,
+            buyers_after: BuyerArgs::nothing(),
             seed: None,
             connections: spike.connections,
             sources: SOURCES,
@@ -287,5 +347,20 @@ mod tests {
             parse("loadtest run --sale s --sku x --shape spike --buyers 9 --repeat-same-key 101").is_err()
         );
         assert!(parse("loadtest audit --sale s --journal a --journal b -o json").is_ok());
+    }
+
+    #[test]
+    fn buyers_do_nothing_unless_asked_and_never_more_than_all_of_them() {
+        let shares = |options: &str| {
+            let line = format!("loadtest run --sale s --sku x --shape spike --buyers 9{options}");
+            let Command::Run(args) = parse(&line).expect("parses").command else { panic!("a run") };
+            args.buyers_after.shares()
+        };
+        assert_eq!(shares(""), Ok(None));
+        assert_eq!(shares(" --second-chance --after-s 5"), Ok(None));
+        let some = Shares { pay: 60.0, pay_late: 5.5, ..Shares::default() };
+        assert_eq!(shares(" --pay 60 --pay-late 5.5"), Ok(Some(some)));
+        assert!(shares(" --pay 60 --cancel 30 --abandon 20").is_err());
+        assert!(parse("loadtest run --sale s --sku x --shape spike --buyers 9 --pay-twice 101").is_err());
     }
 }

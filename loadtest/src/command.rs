@@ -8,17 +8,18 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 
 use crate::audit;
+use crate::buyers::{Buyers, Pages, Reach};
 use crate::cli::{AuditArgs, Cli, Command, CommonArgs, Output, RunArgs};
 use crate::client::{Client, Target};
 use crate::clock;
 use crate::collect;
 use crate::collect::settle::{Settled, settle};
 use crate::config::Config;
-use crate::crowd::{Basket, Crowd, Harvest};
+use crate::crowd::{Basket, CLICKS_MAX, Conduct, Crowd, Harvest, SecondChance};
 use crate::evidence::Evidence;
 use crate::ids::OrderId;
 use crate::journal::{self, Entry};
-use crate::opening;
+use crate::opening::{self, ServerClock};
 use crate::progress::{self, say};
 use crate::report::{self, Asked, AuditReport, Load, Stored, Summary};
 use crate::schedule::Schedule;
@@ -41,6 +42,12 @@ pub async fn execute(cli: Cli) -> anyhow::Result<u8> {
         Command::Run(args) => &args.common,
         Command::Audit(args) => &args.common,
     };
+    if let Command::Run(args) = &cli.command
+        && let Err(why) = args.buyers_after.shares()
+    {
+        say(&format!("loadtest: {why}"));
+        return Ok(USAGE);
+    }
     let config = match Config::load(&common.named()) {
         Ok(config) => config,
         Err(error) => {
@@ -75,29 +82,23 @@ pub async fn run(config: &Config, args: &RunArgs) -> anyhow::Result<Summary> {
     };
     let seed = args.seed.unwrap_or_else(|| u64::try_from(clock::now_ms()).unwrap_or(0) / 100 % 100_000_000);
     let schedule = Schedule::new(&args.wish(seed));
+    let conduct = conduct(config, args, &client, (seed, schedule.users)).await?;
     let basket = Basket { sale: common.sale.clone(), sku: args.sku.clone(), quantity: args.quantity };
-    let crowd = Arc::new(Crowd::gather(basket, schedule, seed, client.clone(), &mint, args.poll)?);
+    let crowd = Arc::new(Crowd::gather(basket, schedule, seed, client.clone(), &mint, conduct)?);
     let opens = match args.wait_open {
         true => opening::instant_of(&client, sale.starts_ms()?).await?,
         false => None,
     };
-    let asked = Asked {
-        url,
-        sku: args.sku.clone(),
-        shape: args.shape_text(),
-        seed,
-        users: crowd.schedule().users,
-        span: Duration::from_micros(crowd.schedule().span_us()),
-    };
     let harvest = send(&crowd, &client, opens).await?;
+    let load = Load::new(asked(url, args, seed, crowd.schedule()), &harvest);
+    let clicks = harvest.into_journal();
     if let Some(path) = &args.journal {
-        journal::write(path, &harvest.entries)?;
+        journal::write(path, &clicks)?;
     }
-    let load = Load::new(asked, &harvest);
     let (stored, report) = match args.no_audit {
         true => (None, None),
         false => {
-            let (stored, report) = judge(config, common, &client, &mint, (harvest.entries, before)).await?;
+            let (stored, report) = judge(config, common, &client, &mint, (clicks, before)).await?;
             (Some(stored), Some(report))
         }
     };
@@ -111,6 +112,55 @@ pub async fn run(config: &Config, args: &RunArgs) -> anyhow::Result<Summary> {
     Ok(summary)
 }
 
+fn asked(url: String, args: &RunArgs, seed: u64, schedule: &Schedule) -> Asked {
+    Asked {
+        url,
+        sku: args.sku.clone(),
+        shape: args.shape_text(),
+        seed,
+        users: schedule.users,
+        span: Duration::from_micros(schedule.span_us()),
+    }
+}
+
+/// Prepares what buyers do beside the clicks of the schedule.
+async fn conduct(
+    config: &Config,
+    args: &RunArgs,
+    client: &Arc<Client>,
+    (seed, users): (u64, u32),
+) -> anyhow::Result<Conduct> {
+    let after = Duration::from_secs(args.buyers_after.after_s);
+    let buyers = match args.buyers_after.shares().map_err(anyhow::Error::msg)? {
+        Some(shares) => {
+            let pages = Pages::new(Reach {
+                allow_remote: args.common.allow_remote,
+                connections_max: usize::try_from(args.connections)?,
+                sources: args.sources,
+                timeout: Duration::from_secs(args.timeout),
+            });
+            let clock = ServerClock::read(client).await?;
+            Some(Buyers::new(client.clone(), pages, clock, shares.draw(seed, users), after))
+        }
+        None => None,
+    };
+    let second_chance = match args.buyers_after.second_chance {
+        true => Some(SecondChance::new(stock(config, args).await?, after)),
+        false => None,
+    };
+    Ok(Conduct { polls: args.poll, buyers, second_chance })
+}
+
+/// Reads the stock of the SKU, unless the stores are not to be looked at.
+async fn stock(config: &Config, args: &RunArgs) -> anyhow::Result<Option<u64>> {
+    if args.no_audit {
+        return Ok(None);
+    }
+    let sale = collect::sale(config, &args.common.sale).await?;
+    let item = sale.and_then(|sale| sale.items.into_iter().find(|item| item.sku == args.sku));
+    Ok(item.and_then(|item| u64::try_from(item.stock).ok()))
+}
+
 async fn send(crowd: &Arc<Crowd>, client: &Client, opens: Option<Instant>) -> anyhow::Result<Harvest> {
     if let Some(opens) = opens {
         let left = opens.saturating_duration_since(Instant::now());
@@ -122,10 +172,14 @@ async fn send(crowd: &Arc<Crowd>, client: &Client, opens: Option<Instant>) -> an
     let start = opens.map_or(ready, |opens| opens.max(ready));
     let clicks = u64::try_from(crowd.schedule().clicks.len()).unwrap_or(u64::MAX);
     say(&format!("{clicks} clicks of {} buyers", crowd.schedule().users));
-    tokio::select! {
+    let harvest = tokio::select! {
         harvest = crowd.go(start) => harvest,
         () = progress::show(&crowd.counters, clicks, start) => bail!("the progress display ended"),
+    };
+    if crowd.is_cut_off() {
+        say(&format!("second chances ended early, after {CLICKS_MAX} clicks"));
     }
+    harvest
 }
 
 /// Waits until all is quiet, collects the evidence and audits it.

@@ -3,9 +3,18 @@
 //! This is an open model. Latency counts from the intended time, so a slow server cannot slow the arrivals down and
 //! hide its own queue. How late the generator itself was is kept apart as slip. Tokens, keys and bodies are made before
 //! the start. During the run a click only puts shared handles together.
+//!
+//! What buyers do afterwards is no open model. They wait for what the shop answers, as buyers do, and their calls are
+//! no part of the latencies.
+
+mod answer;
+mod harvest;
+mod second_chance;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -13,16 +22,21 @@ use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{Request, Uri};
-use serde::Deserialize;
-use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio_util::task::TaskTracker;
 
-use crate::client::{Client, NoReply, Reply};
-use crate::journal::{Class, Entry};
+pub use harvest::{Aftermath, Harvest};
+pub use second_chance::{CLICKS_MAX, SecondChance};
+
+use crate::buyers::{Buyers, Ending, Fault, Purchase};
+use crate::client::{Client, NoReply};
+use crate::journal::{Class, Entry, Kind};
 use crate::progress::Counters;
 use crate::schedule::{Click, Schedule};
 use crate::token::Mint;
+use answer::Answer;
+use harvest::Happened;
+use second_chance::Turn;
 
 /// The shortest sleep of the scheduling thread. Clicks that fall due within one sleep are sent together, late by at
 /// most this much.
@@ -42,6 +56,17 @@ pub struct Basket {
     pub quantity: u32,
 }
 
+/// What buyers do beside the clicks of the schedule.
+#[derive(Default)]
+pub struct Conduct {
+    /// Whether accepted buyers ask until their order is decided.
+    pub polls: bool,
+    /// What accepted buyers do with their orders. `None` means that they do nothing.
+    pub buyers: Option<Buyers>,
+    /// Until when refused buyers come again. `None` means that they do not.
+    pub second_chance: Option<SecondChance>,
+}
+
 /// A crowd that is ready to go.
 pub struct Crowd {
     basket: Basket,
@@ -54,8 +79,9 @@ pub struct Crowd {
     tokens: Vec<HeaderValue>,
     /// The idempotency keys, by key number.
     keys: Vec<HeaderValue>,
-    /// Whether accepted buyers ask until their order is decided.
-    polls: bool,
+    conduct: Conduct,
+    /// Whether one of the clicks of a key goes on after its answer, by key number.
+    taken: Vec<AtomicBool>,
     /// Counts what was sent and answered, for the display.
     pub counters: Counters,
 }
@@ -63,53 +89,38 @@ pub struct Crowd {
 /// The outcome of one click.
 #[derive(Debug)]
 struct Outcome {
-    click: usize,
     slip: Duration,
     waited: Duration,
     latency: Duration,
     answer: Answer,
 }
 
-/// The parts of an answer that matter.
+/// An order that was accepted.
 #[derive(Debug)]
-struct Answer {
-    http_status: u16,
-    class: Class,
-    code: Option<String>,
-    order_id: Option<String>,
-    order_status: Option<String>,
-    accepted_at: Option<String>,
-    poll_after_ms: Option<u64>,
+struct Accepted {
+    /// The order's id; `None` when the answer did not name it.
+    order: Option<String>,
+    first_pause: Option<Duration>,
 }
 
-#[derive(Deserialize)]
-struct Body {
-    id: Option<String>,
-    /// The order's state, or the number of a problem's HTTP status.
-    status: Option<Value>,
-    code: Option<String>,
-    accepted_at: Option<String>,
-    poll_after_ms: Option<u64>,
+/// What the buyer of a click does after its answer.
+#[derive(Debug)]
+enum Next {
+    Poll(Accepted),
+    Act(Accepted),
+    ComeAgain,
+    Leave,
 }
 
 enum Event {
-    Answered(Outcome),
+    Answered { click: usize, outcome: Outcome },
     Decided { after: Duration },
     Undecided,
+    After(Happened),
 }
 
-/// What a run leaves.
-#[derive(Debug, Default)]
-pub struct Harvest {
-    /// Every click and its answer, in the order of the schedule.
-    pub entries: Vec<Entry>,
-    /// With polling: from the intended click until its buyer saw the order decided, in µs.
-    pub decided_us: Vec<u64>,
-    /// With polling: buyers who gave up asking.
-    pub undecided: u64,
-    /// From the start to the last answer.
-    pub took: Duration,
-}
+/// The way on which the tasks of a run tell what happened.
+type Events = UnboundedSender<Event>;
 
 /// Makes the name of a user.
 pub fn user_name(seed: u64, user: u32) -> String {
@@ -118,6 +129,25 @@ pub fn user_name(seed: u64, user: u32) -> String {
 
 fn key_name(seed: u64, key: u32) -> String {
     format!("k{seed}-{key}")
+}
+
+/// Makes a position of a number of the schedule.
+fn index(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+impl Conduct {
+    /// Returns whether buyers do anything beside polling.
+    fn goes_on(&self) -> bool {
+        self.buyers.is_some() || self.second_chance.is_some()
+    }
+}
+
+impl Accepted {
+    fn of(answer: &Answer) -> Self {
+        let first_pause = answer.poll_after_ms.map(Duration::from_millis);
+        Self { order: answer.order_id.clone(), first_pause }
+    }
 }
 
 impl Crowd {
@@ -131,7 +161,7 @@ impl Crowd {
         seed: u64,
         client: Arc<Client>,
         mint: &Mint,
-        polls: bool,
+        conduct: Conduct,
     ) -> anyhow::Result<Self> {
         let uri = format!("/api/v1/sales/{}/orders", basket.sale);
         let body = serde_json::json!({ "sku_id": basket.sku, "quantity": basket.quantity });
@@ -143,12 +173,13 @@ impl Crowd {
             body: body.to_string().into(),
             tokens: tokens.collect::<anyhow::Result<_>>()?,
             keys: keys.collect::<anyhow::Result<_>>()?,
+            taken: (0..schedule.keys).map(|_| AtomicBool::new(false)).collect(),
             counters: Counters::default(),
             basket,
             schedule,
             seed,
             client,
-            polls,
+            conduct,
         })
     }
 
@@ -162,7 +193,12 @@ impl Crowd {
         &self.schedule
     }
 
-    /// Runs the schedule from `start` on and waits for every answer.
+    /// Returns whether second chances ended early, because there were too many clicks.
+    pub fn is_cut_off(&self) -> bool {
+        self.conduct.second_chance.as_ref().is_some_and(SecondChance::is_cut_off)
+    }
+
+    /// Runs the schedule from `start` on, waits for every answer, and for what buyers do afterwards.
     ///
     /// # Errors
     /// When the scheduling thread died.
@@ -178,21 +214,24 @@ impl Crowd {
                 let due = start + Duration::from_micros(click.at_us);
                 sleep_until(due);
                 crowd.counters.sent.fetch_add(1, Ordering::Relaxed);
-                tasks.spawn_on(crowd.clone().click(number, *click, due, events.clone()), &runtime);
+                tasks.spawn_on(crowd.clone().click(number, *click, start, events.clone()), &runtime);
             }
         });
         let mut outcomes: Vec<Option<Outcome>> = Vec::new();
         outcomes.resize_with(self.schedule.clicks.len(), || None);
-        let mut harvest = Harvest::default();
+        let after = self.conduct.goes_on().then(Aftermath::default);
+        let mut harvest = Harvest { after, ..Harvest::default() };
         while let Some(event) = inbox.recv().await {
             match event {
-                Event::Answered(outcome) => {
+                Event::Answered { click, outcome } => {
                     harvest.took = start.elapsed();
-                    let slot = outcome.click;
-                    outcomes[slot] = Some(outcome);
+                    outcomes[click] = Some(outcome);
                 }
                 Event::Decided { after } => harvest.decided_us.push(micros(after)),
                 Event::Undecided => harvest.undecided += 1,
+                Event::After(happened) => {
+                    harvest.after.get_or_insert_default().note(happened, start.elapsed());
+                }
             }
         }
         scheduling.await.context("the scheduling thread died")?;
@@ -201,55 +240,78 @@ impl Crowd {
         Ok(harvest)
     }
 
-    async fn click(
-        self: Arc<Self>,
-        number: usize,
-        click: Click,
-        due: Instant,
-        events: UnboundedSender<Event>,
-    ) {
+    async fn click(self: Arc<Self>, number: usize, click: Click, start: Instant, events: Events) {
+        let due = start + Duration::from_micros(click.at_us);
         let slip = due.elapsed();
-        let (waited, answer) = match self.request(click) {
+        let (waited, answer) = self.send(click).await;
+        self.counters.count(answer.class);
+        let next = self.next(click, &answer);
+        let outcome = Outcome { slip, waited, latency: due.elapsed(), answer };
+        // The send cannot fail, because the receiver lives until the last sender is gone.
+        let _ = events.send(Event::Answered { click: number, outcome });
+        // What few buyers do stands in a box, so that the others do not carry room for it.
+        match next {
+            Next::Poll(accepted) => {
+                let event = match self.poll(click, &accepted).await {
+                    true => Event::Decided { after: due.elapsed() },
+                    false => Event::Undecided,
+                };
+                let _ = events.send(event);
+            }
+            Next::Act(accepted) => Box::pin(self.act(click, accepted, Some(due), &events)).await,
+            Next::ComeAgain => Box::pin(self.come_again(click, start, &events)).await,
+            Next::Leave => {}
+        }
+    }
+
+    async fn send(&self, click: Click) -> (Duration, Answer) {
+        match self.request(click) {
             Ok(request) => {
                 let exchange = self.client.send(request).await;
                 (exchange.waited, Answer::of(exchange.result))
             }
             Err(_) => (Duration::ZERO, Answer::of(Err(NoReply::NotSent("invalid_request")))),
-        };
-        self.counters.count(answer.class);
-        let polling = (self.polls && answer.class == Class::Won)
-            .then(|| (answer.order_id.clone(), answer.poll_after_ms));
-        let outcome = Outcome { click: number, slip, waited, latency: due.elapsed(), answer };
-        // The send cannot fail, because the receiver lives until the last sender is gone.
-        let _ = events.send(Event::Answered(outcome));
-        if let Some((Some(order), poll_after_ms)) = polling {
-            let event = match self.poll(click, &order, poll_after_ms).await {
-                true => Event::Decided { after: due.elapsed() },
-                false => Event::Undecided,
-            };
-            let _ = events.send(event);
         }
     }
 
     fn request(&self, click: Click) -> Result<Request<Full<Bytes>>, hyper::http::Error> {
-        let [user, key] = [click.user, click.key].map(|number| usize::try_from(number).unwrap_or(usize::MAX));
         Request::post(self.uri.clone())
             .header(HOST, self.client.host())
-            .header(AUTHORIZATION, &self.tokens[user])
-            .header("idempotency-key", &self.keys[key])
+            .header(AUTHORIZATION, &self.tokens[index(click.user)])
+            .header("idempotency-key", &self.keys[index(click.key)])
             .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
             .body(Full::new(self.body.clone()))
     }
 
+    /// Decides what the buyer of a click does after its answer. Of the clicks of a key one goes on, because a key is
+    /// one order.
+    fn next(&self, click: Click, answer: &Answer) -> Next {
+        let Conduct { polls, buyers, second_chance } = &self.conduct;
+        let takes_it = || !self.taken[index(click.key)].swap(true, Ordering::Relaxed);
+        if answer.class.is_accepted() && self.conduct.goes_on() {
+            let is_first = takes_it();
+            if buyers.is_some() {
+                return if is_first { Next::Act(Accepted::of(answer)) } else { Next::Leave };
+            }
+        }
+        if second_chance.is_some() && answer.class == Class::SoldOut && takes_it() {
+            return Next::ComeAgain;
+        }
+        if *polls && answer.class == Class::Won && answer.order_id.is_some() {
+            return Next::Poll(Accepted::of(answer));
+        }
+        Next::Leave
+    }
+
     /// Polls an order as often as the server says, until it is decided. Returns `false` when the buyer gives up.
-    async fn poll(&self, click: Click, order: &str, first_ms: Option<u64>) -> bool {
-        let user = usize::try_from(click.user).unwrap_or(usize::MAX);
-        let path = format!("/api/v1/orders/{order}");
+    async fn poll(&self, click: Click, accepted: &Accepted) -> bool {
+        let path = format!("/api/v1/orders/{}", accepted.order.as_deref().unwrap_or_default());
         let began = Instant::now();
-        let mut pause = first_ms.map_or(POLL_FIRST, Duration::from_millis);
+        let mut pause = accepted.first_pause.unwrap_or(POLL_FIRST);
         while began.elapsed() < POLLING_MAX {
             tokio::time::sleep(pause).await;
-            let answer = Answer::of(self.client.get(&path, Some(&self.tokens[user])).await.result);
+            let token = &self.tokens[index(click.user)];
+            let answer = Answer::of(self.client.get(&path, Some(token)).await.result);
             let is_pending = matches!(answer.order_status.as_deref(), Some("queued" | "reserved"));
             if answer.http_status == 200 && !is_pending {
                 return true;
@@ -257,6 +319,103 @@ impl Crowd {
             pause = answer.poll_after_ms.map_or(POLL_FIRST, Duration::from_millis);
         }
         false
+    }
+
+    /// Waits until an order is decided, and does what its buyer does. `due` is the time of the click that is measured.
+    async fn act(&self, click: Click, accepted: Accepted, due: Option<Instant>, events: &Events) {
+        let Some(buyers) = &self.conduct.buyers else { return };
+        let Some(order) = accepted.order.as_deref() else {
+            return self.end(Err(Fault::new("decide", "no_order_id")), events);
+        };
+        let key = key_name(self.seed, click.key);
+        let purchase = Purchase {
+            user: click.user,
+            token: &self.tokens[index(click.user)],
+            key: &key,
+            order,
+            first_pause: accepted.first_pause,
+        };
+        let acting = &self.counters.after.acting;
+        acting.fetch_add(1, Ordering::Relaxed);
+        let decided = buyers.decided(&purchase).await;
+        if let Some(due) = due.filter(|_| self.conduct.polls) {
+            let event = match decided.is_ok() {
+                true => Event::Decided { after: due.elapsed() },
+                false => Event::Undecided,
+            };
+            let _ = events.send(event);
+        }
+        let ended = match decided {
+            Ok(told) => buyers.act(&purchase, &told).await,
+            Err(fault) => Err(fault),
+        };
+        acting.fetch_sub(1, Ordering::Relaxed);
+        self.end(ended, events);
+    }
+
+    /// Notes that a buyer is done.
+    fn end(&self, ended: Result<Ending, Fault>, events: &Events) {
+        self.counters.after.count(&ended);
+        if let (Ok(Ending::Paid), Some(chance)) = (&ended, &self.conduct.second_chance) {
+            chance.note_paid(self.basket.quantity);
+        }
+        let _ = events.send(Event::After(Happened::Ended(ended)));
+    }
+
+    /// Comes again until the buyer has an order or second chances are over, and then does what buyers do.
+    async fn come_again(&self, click: Click, start: Instant, events: &Events) {
+        let Some(chance) = &self.conduct.second_chance else { return };
+        let coming_back = &self.counters.after.coming_back;
+        coming_back.fetch_add(1, Ordering::Relaxed);
+        let accepted = self.accepted_later(click, start, chance, events).await;
+        coming_back.fetch_sub(1, Ordering::Relaxed);
+        if let Some(accepted) = accepted {
+            let _ = events.send(Event::After(Happened::CameBack));
+            self.act(click, accepted, None, events).await;
+        }
+    }
+
+    async fn accepted_later(
+        &self,
+        click: Click,
+        start: Instant,
+        chance: &SecondChance,
+        events: &Events,
+    ) -> Option<Accepted> {
+        let until = start + Duration::from_micros(self.schedule.span_us()) + chance.lasts();
+        let mut pause = second_chance::PAUSE;
+        while Instant::now() + pause < until {
+            tokio::time::sleep(pause).await;
+            if !chance.take_click() {
+                return None;
+            }
+            let answer = self.click_again(click, start, events).await;
+            match Turn::of(&answer) {
+                Turn::Again(next) => pause = next,
+                Turn::Accepted => return Some(Accepted::of(&answer)),
+                Turn::Leaves => return None,
+                Turn::Fails => {
+                    let why = answer.code.unwrap_or_else(|| format!("http_{}", answer.http_status));
+                    self.end(Err(Fault::new("come again", why)), events);
+                    return None;
+                }
+            }
+        }
+        None
+    }
+
+    /// Sends a click of a second chance, which is sent when it is meant to be.
+    async fn click_again(&self, click: Click, start: Instant, events: &Events) -> Answer {
+        let sent = Instant::now();
+        let at_us = micros(sent.saturating_duration_since(start));
+        let (waited, answer) = self.send(click).await;
+        let entry = (!answer.is_unsent()).then(|| {
+            let outcome =
+                Outcome { slip: Duration::ZERO, waited, latency: sent.elapsed(), answer: answer.clone() };
+            Box::new(self.entry(&Click { at_us, kind: Kind::SecondChance, ..click }, Some(outcome)))
+        });
+        let _ = events.send(Event::After(Happened::CameAgain(entry)));
+        answer
     }
 
     fn entry(&self, click: &Click, outcome: Option<Outcome>) -> Entry {
@@ -288,37 +447,6 @@ impl Crowd {
     }
 }
 
-impl Answer {
-    fn of(result: Result<Reply, NoReply>) -> Self {
-        let without = |class, why: &str| Self {
-            http_status: 0,
-            class,
-            code: Some(why.to_owned()),
-            order_id: None,
-            order_status: None,
-            accepted_at: None,
-            poll_after_ms: None,
-        };
-        let reply = match result {
-            Ok(reply) => reply,
-            Err(NoReply::NotSent(why)) => return without(Class::Error, why),
-            Err(NoReply::Unknown(why)) => return without(Class::Unknown, why),
-        };
-        let Ok(body) = serde_json::from_slice::<Body>(&reply.body) else {
-            return Self { http_status: reply.status, ..without(Class::Error, "unreadable_body") };
-        };
-        Self {
-            http_status: reply.status,
-            class: Class::of_answer(reply.status, body.code.as_deref(), reply.replayed),
-            code: body.code,
-            order_id: body.id,
-            order_status: body.status.and_then(|status| status.as_str().map(str::to_owned)),
-            accepted_at: body.accepted_at,
-            poll_after_ms: body.poll_after_ms,
-        }
-    }
-}
-
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
@@ -330,74 +458,5 @@ fn sleep_until(due: Instant) {
             return;
         }
         std::thread::sleep(left.max(TICK));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::HashSet;
-
-    use super::*;
-    use crate::client::Target;
-    use crate::client::fake::{Does, FakeShop};
-    use crate::config::TokenConfig;
-    use crate::schedule::{Shape, Wish};
-
-    fn reply(status: u16, body: &'static str, replayed: bool) -> Answer {
-        Answer::of(Ok(Reply { status, replayed, body: Bytes::from_static(body.as_bytes()) }))
-    }
-
-    #[test]
-    fn an_accepted_answer_carries_its_order() {
-        let answer =
-            reply(202, r#"{"id":"ord_1","status":"queued","final":false,"poll_after_ms":40}"#, false);
-        assert_eq!(answer.class, Class::Won);
-        assert_eq!(answer.order_id.as_deref(), Some("ord_1"));
-        assert_eq!((answer.order_status.as_deref(), answer.poll_after_ms), (Some("queued"), Some(40)));
-    }
-
-    #[test]
-    fn a_problem_carries_its_code_and_a_broken_body_is_an_error() {
-        let answer = reply(409, r#"{"status":409,"code":"sold_out"}"#, false);
-        assert_eq!((answer.class, answer.code.as_deref()), (Class::SoldOut, Some("sold_out")));
-        assert_eq!(answer.order_status, None);
-        assert_eq!(reply(202, "<html>", false).class, Class::Error);
-    }
-
-    #[test]
-    fn no_answer_is_an_error_only_when_nothing_was_sent() {
-        assert_eq!(Answer::of(Err(NoReply::NotSent("connect_failed"))).class, Class::Error);
-        assert_eq!(Answer::of(Err(NoReply::Unknown("timeout"))).class, Class::Unknown);
-    }
-
-    #[tokio::test]
-    async fn every_click_of_the_schedule_has_its_entry_and_none_is_early() {
-        let shop = FakeShop::open(Does::Answer(202, r#"{"id":"ord_1","status":"queued"}"#)).await;
-        let target = Target { address: shop.address, host: HeaderValue::from_static("shop") };
-        let client = Arc::new(Client::new(target, 20, 4, Duration::from_secs(5)));
-        let wish = Wish {
-            shape: Shape::Constant { per_s: 500, duration_s: 1 },
-            users: 40,
-            same_key_percent: 20.0,
-            new_key_percent: 0.0,
-            seed: 3,
-        };
-        let config = TokenConfig {
-            secret: "s".repeat(32),
-            kid: String::new(),
-            audience: "seckill".to_owned(),
-            issuer: String::new(),
-        };
-        let mint = Mint::new(&config, 0).expect("a secret");
-        let basket = Basket { sale: "s".to_owned(), sku: "x".to_owned(), quantity: 2 };
-        let crowd = Crowd::gather(basket, Schedule::new(&wish), 3, client, &mint, false).expect("gathers");
-        let crowd = Arc::new(crowd);
-        let harvest = crowd.go(Instant::now()).await.expect("runs");
-        assert_eq!(harvest.entries.len(), crowd.schedule().clicks.len());
-        assert!(harvest.entries.iter().all(|entry| entry.class == Class::Won && entry.quantity == 2));
-        assert!(harvest.took >= Duration::from_micros(crowd.schedule().span_us()));
-        let users: HashSet<&str> = harvest.entries.iter().map(|entry| entry.user.as_str()).collect();
-        assert_eq!(users.len(), 40);
-        assert!(harvest.entries.iter().all(|entry| entry.latency_us >= entry.slip_us + entry.wait_us));
     }
 }

@@ -67,6 +67,8 @@ pub struct SaleFacts {
     pub ends_ms: i64,
     /// The most live units of one buyer.
     pub buyer_limit: i64,
+    /// How many unpaid orders a buyer may give up, after which the buyer is refused; 0 is any number.
+    pub unpaid_max: i64,
     /// How long an order may wait for its payment, in ms.
     pub payment_window_ms: i64,
     /// The number of buckets.

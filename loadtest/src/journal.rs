@@ -19,6 +19,8 @@ pub enum Class {
     SoldOut,
     /// The buyer holds as many units as the limit allows.
     Limited,
+    /// The buyer has left as many orders unpaid as the sale allows.
+    Unpaid,
     /// 429: the buyer is too fast.
     Throttled,
     /// 503: nothing was taken.
@@ -33,11 +35,12 @@ pub enum Class {
 
 impl Class {
     /// All classes.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Won,
         Self::Replayed,
         Self::SoldOut,
         Self::Limited,
+        Self::Unpaid,
         Self::Throttled,
         Self::Shed,
         Self::Closed,
@@ -52,6 +55,7 @@ impl Class {
             Self::Replayed => "replayed",
             Self::SoldOut => "sold_out",
             Self::Limited => "limited",
+            Self::Unpaid => "unpaid",
             Self::Throttled => "throttled",
             Self::Shed => "shed",
             Self::Closed => "closed",
@@ -67,7 +71,10 @@ impl Class {
 
     /// Returns whether the answer promised that no order was made.
     pub fn is_refused(self) -> bool {
-        matches!(self, Self::SoldOut | Self::Limited | Self::Throttled | Self::Shed | Self::Closed)
+        matches!(
+            self,
+            Self::SoldOut | Self::Limited | Self::Unpaid | Self::Throttled | Self::Shed | Self::Closed
+        )
     }
 
     /// Sorts an HTTP answer.
@@ -77,6 +84,7 @@ impl Class {
             (200..=202, _) => Self::Won,
             (409, Some("sold_out" | "fewer_left")) => Self::SoldOut,
             (409, Some("limit_reached")) => Self::Limited,
+            (409, Some("too_many_unpaid")) => Self::Unpaid,
             (409, Some("sale_not_started" | "sale_delayed" | "sale_paused" | "sale_ended")) => Self::Closed,
             (429, _) => Self::Throttled,
             (503, _) => Self::Shed,
@@ -96,6 +104,8 @@ pub enum Kind {
     SameKey,
     /// A second try of the same buyer, with another key.
     NewKey,
+    /// A buyer who was refused comes again, with the key of the first click.
+    SecondChance,
 }
 
 /// One click and its answer. Times are in µs.
@@ -192,6 +202,7 @@ mod tests {
             (200, None, true, Class::Replayed),
             (409, Some("sold_out"), false, Class::SoldOut),
             (409, Some("limit_reached"), false, Class::Limited),
+            (409, Some("too_many_unpaid"), false, Class::Unpaid),
             (409, Some("sale_not_started"), false, Class::Closed),
             (409, Some("state_conflict"), false, Class::Error),
             (429, Some("rate_limited"), false, Class::Throttled),

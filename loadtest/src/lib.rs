@@ -1,13 +1,15 @@
 //! The load tool of seckill: a crowd that arrives when it wants to, and an audit of what the crowd left.
 //!
-//! It has two halves that know nothing of each other. The engine ([`schedule`], [`client`], [`crowd`], [`journal`])
-//! sends clicks at their intended times and remembers every answer. The audit ([`evidence`], [`collect`], [`audit`])
-//! reads all stores and says which promise is broken. It judges by a pure function over what was read, so that it can
-//! itself be tested on states that no working system produces. [`report`] prints the findings of both.
+//! It has two halves that know nothing of each other. The engine ([`schedule`], [`client`], [`crowd`], [`buyers`],
+//! [`journal`]) sends clicks at their intended times, remembers every answer, and does what buyers do with what they
+//! won. The audit ([`evidence`], [`collect`], [`audit`]) reads all stores and says which promise is broken. It judges
+//! by a pure function over what was read, so that it can itself be tested on states that no working system produces.
+//! [`report`] prints the findings of both.
 //!
 //! Nothing here uses the server's library, because the audit could not check what it shared with the server.
 
 pub mod audit;
+pub mod buyers;
 pub mod cli;
 pub mod client;
 pub mod clock;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::buyers::{Ending, Fault};
 use crate::journal::Class;
 
 const BAR_INTERVAL: Duration = Duration::from_millis(100);
@@ -23,6 +24,49 @@ pub struct Counters {
     refused: AtomicU64,
     unknown: AtomicU64,
     errors: AtomicU64,
+    /// What buyers do afterwards.
+    pub after: AfterCounters,
+}
+
+/// Counters of what buyers do after the clicks of the schedule.
+#[derive(Debug, Default)]
+pub struct AfterCounters {
+    /// Buyers who are about to do something with an order.
+    pub acting: AtomicU64,
+    /// Refused buyers who come again and again.
+    pub coming_back: AtomicU64,
+    paid: AtomicU64,
+    /// Orders that ended otherwise.
+    unpaid: AtomicU64,
+    failed: AtomicU64,
+}
+
+impl AfterCounters {
+    /// Counts a buyer who is done.
+    pub fn count(&self, ended: &Result<Ending, Fault>) {
+        let counter = match ended {
+            Ok(Ending::Paid) => &self.paid,
+            Ok(_) => &self.unpaid,
+            Err(_) => &self.failed,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Writes the counters behind those of the clicks. While buyers do nothing, it writes nothing.
+    fn line(&self) -> String {
+        let counters = [
+            ("paid", &self.paid),
+            ("unpaid", &self.unpaid),
+            ("failed", &self.failed),
+            ("acting", &self.acting),
+            ("coming back", &self.coming_back),
+        ];
+        let counts = counters.map(|(name, counter)| (name, counter.load(Ordering::Relaxed)));
+        if counts.iter().all(|(_, count)| *count == 0) {
+            return String::new();
+        }
+        counts.map(|(name, count)| format!(" · {name} {count}")).concat()
+    }
 }
 
 impl Counters {
@@ -45,18 +89,20 @@ impl Counters {
         let wrong = [("errors", &self.errors), ("unknown", &self.unknown)];
         let wrong = wrong.into_iter().filter(|(_, counter)| read(counter) > 0);
         let wrong: String = wrong.map(|(name, counter)| format!("{name} {} · ", read(counter))).collect();
-        format!("{wrong}accepted {} · refused {}", read(&self.accepted), read(&self.refused))
+        let after = self.after.line();
+        format!("{wrong}accepted {} · refused {}{after}", read(&self.accepted), read(&self.refused))
     }
 
     fn line(&self) -> String {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let waiting = read(&self.sent).saturating_sub(read(&self.answered));
         format!(
-            "accepted {} · refused {} · unknown {} · errors {} · in flight {waiting}",
+            "accepted {} · refused {} · unknown {} · errors {} · in flight {waiting}{}",
             read(&self.accepted),
             read(&self.refused),
             read(&self.unknown),
             read(&self.errors),
+            self.after.line(),
         )
     }
 }
@@ -114,4 +160,21 @@ impl Drop for ClearOnDrop<'_> {
 /// Writes one line for a person.
 pub fn say(line: &str) {
     eprintln!("{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_buyers_do_is_shown_only_when_they_do_something() {
+        let counters = Counters::default();
+        assert_eq!(counters.short_line(), "accepted 0 · refused 0");
+        counters.after.count(&Ok(Ending::Paid));
+        counters.after.count(&Ok(Ending::TooLate));
+        counters.after.coming_back.fetch_add(7, Ordering::Relaxed);
+        let after = "paid 1 · unpaid 1 · failed 0 · acting 0 · coming back 7";
+        assert_eq!(counters.short_line(), format!("accepted 0 · refused 0 · {after}"));
+        assert!(counters.line().ends_with(after));
+    }
 }

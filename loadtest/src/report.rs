@@ -1,10 +1,12 @@
 //! The report of a run or an audit. It is one value: the JSON summary is this value, and the table is a view of it.
 
+mod after;
 mod figures;
 pub mod summary;
 mod table;
 pub mod threshold;
 
+pub use after::After;
 pub use figures::{Quantiles, float};
 pub use summary::{Asked, AuditReport, Load, Stored, Summary, Verdict};
 pub use table::render;
@@ -22,9 +24,9 @@ impl Summary {
     ) -> Self {
         let mut summary = Self { verdict: Verdict::Pass, sale, load, stored, audit, thresholds: Vec::new() };
         summary.thresholds = thresholds.iter().map(|threshold| threshold.judge(&summary)).collect();
-        let errors = summary.load.as_ref().and_then(|load| load.classes.get("error")).copied();
+        let errors = summary.load.as_ref().map_or(0, Load::errors);
         let verdicts = [
-            (errors.unwrap_or(0) > errors_max, Verdict::Errors),
+            (errors > errors_max, Verdict::Errors),
             (summary.thresholds.iter().any(|result| !result.held), Verdict::ThresholdCrossed),
             (summary.audit.as_ref().is_some_and(|audit| audit.violations > 0), Verdict::Violation),
         ];
@@ -36,8 +38,12 @@ impl Summary {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::audit::{Rule, Violation};
+    use crate::buyers::{Ending, Fault};
+    use crate::crowd::{Aftermath, Harvest};
 
     #[test]
     fn the_strongest_verdict_wins() {
@@ -56,6 +62,31 @@ mod tests {
         );
         assert_eq!(summary(audit(), &thresholds), Verdict::Violation);
         assert_eq!(Verdict::Violation.exit_code(), 98);
+    }
+
+    #[test]
+    fn a_buyer_without_an_ending_is_an_error_and_one_who_came_too_late_is_none() {
+        let summary = |fault: Option<Fault>| {
+            let asked = Asked {
+                url: String::new(),
+                sku: "x".to_owned(),
+                shape: String::new(),
+                seed: 1,
+                users: 1,
+                span: Duration::from_secs(1),
+            };
+            let mut after = Aftermath::default();
+            after.endings.insert(Ending::TooLate, 3);
+            after.faults.extend(fault.map(|fault| (fault.to_string(), 2)));
+            let load = Load::new(asked, &Harvest { after: Some(after), ..Harvest::default() });
+            Summary::new("s".to_owned(), Some(load), None, None, &[], 1)
+        };
+        let passed = summary(None);
+        assert_eq!(passed.verdict, Verdict::Pass);
+        assert!(render(&passed, false).contains("too_late 3; 0 errors"), "{}", render(&passed, false));
+        let failed = summary(Some(Fault::new("pay", "no_page")));
+        assert_eq!(failed.verdict, Verdict::Errors);
+        assert!(render(&failed, false).contains("pay no_page 2"), "{}", render(&failed, false));
     }
 
     #[test]

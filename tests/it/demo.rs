@@ -31,8 +31,7 @@ impl Drop for Place {
 }
 
 fn free_address() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("an address").to_string()
+    crate::harness::ports::free_address().to_string()
 }
 
 fn command(place: &Place, args: &[&str]) -> Command {

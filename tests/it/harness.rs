@@ -4,6 +4,8 @@
 #[cfg(feature = "embedded")]
 #[path = "harness/data_folder.rs"]
 mod data_folder;
+#[path = "harness/ports.rs"]
+pub mod ports;
 #[path = "harness/promises.rs"]
 mod promises;
 #[cfg(feature = "distributed")]

@@ -12,6 +12,7 @@ use seckill::config::{Config, Mode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 
+use crate::harness::ports::free_address;
 use crate::harness::{TestShop, config, eventually, migrated, open, remove, token};
 
 /// How many buyers click at once.
@@ -30,11 +31,6 @@ impl Drop for Proxy {
         drop(self.process.wait());
         drop(std::fs::remove_dir_all(&self.folder));
     }
-}
-
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
-    listener.local_addr().expect("an address").port()
 }
 
 fn program(name: &str) -> PathBuf {
@@ -69,7 +65,7 @@ fn folder_of(name: &str, fronts: &[&TestShop; 2]) -> PathBuf {
 
 fn nginx(fronts: &[&TestShop; 2]) -> Proxy {
     let folder = folder_of("nginx", fronts);
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+    let address = free_address();
     let server = deployed("nginx/seckill.conf", ("listen 80;", format!("listen {address};")), fronts);
     let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
     let temporary: String = temporary.map(|kind| format!("{kind}_temp_path {kind};\n")).concat();
@@ -85,7 +81,7 @@ fn nginx(fronts: &[&TestShop; 2]) -> Proxy {
 
 fn haproxy(fronts: &[&TestShop; 2]) -> Proxy {
     let folder = folder_of("haproxy", fronts);
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+    let address = free_address();
     let text = deployed("haproxy/haproxy.cfg", ("bind 127.0.0.1:80", format!("bind {address}")), fronts);
     let file = folder.join("haproxy.cfg");
     std::fs::write(&file, text).expect("written");

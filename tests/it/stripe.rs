@@ -1,7 +1,7 @@
 //! Tests of the requests that the payment client sends, against Stripe's own mock, which checks them against Stripe's
 //! description of its API. `scripts/stack install stripe-mock` installs it.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -14,6 +14,7 @@ use seckill::provider::stripe::Stripe;
 
 use crate::client::call;
 use crate::harness::eventually;
+use crate::harness::ports::free_address;
 
 /// A running mock.
 struct Mock {
@@ -32,13 +33,16 @@ impl Drop for Mock {
 async fn mock() -> Mock {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(".stack/dist/go/stripe-mock");
     assert!(path.exists(), "stripe-mock is missing: run `scripts/stack install stripe-mock`");
-    let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
-    let address = listener.local_addr().expect("an address");
-    drop(listener);
+    let address = free_address();
     let mut command = Command::new(path);
     command.args(["-http-addr", &address.to_string()]).stdout(Stdio::null()).stderr(Stdio::null());
-    let process = command.spawn().expect("started");
-    eventually("the mock listens", async || std::net::TcpStream::connect(address).is_ok()).await;
+    let mut process = command.spawn().expect("started");
+    eventually("the mock listens", async || {
+        let ended = process.try_wait().expect("a state");
+        assert!(ended.is_none(), "the mock has ended: {ended:?}");
+        TcpStream::connect(address).is_ok()
+    })
+    .await;
     let api = (format!("http://{address}"), Secret::new("sk_test_123456789"));
     let stripe = Stripe::new((&api.0, &api.1), "shop", 10_000, Clock::System).expect("a client");
     Mock { process, address, stripe }

@@ -17,6 +17,7 @@ use sqlx::{AssertSqlSafe, Row};
 use tokio::task::JoinHandle;
 
 use crate::client::try_call;
+use crate::harness::ports::free_address;
 use crate::harness::{
     API_KEY, Books, SECRET, Servers, Stage as _, assert_kept, eventually, months, open, token,
 };
@@ -25,11 +26,6 @@ pub struct Process {
     child: Child,
     pub shopper: SocketAddr,
     pub admin: SocketAddr,
-}
-
-fn free_address() -> SocketAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("an address")
 }
 
 pub fn command(config: &Config) -> Command {

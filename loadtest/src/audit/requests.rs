@@ -99,20 +99,31 @@ fn check_story(same_key: &[&Entry], found: &mut Findings) {
     }
 }
 
-/// Checks the refusals against what is left at the end. What is left and did not come back was left all the time.
+/// Returns the units of a SKU that were left all the time: those that are left at the end and did not come back.
+fn left(index: &Index<'_>, sku: &str) -> i64 {
+    let available: i64 = index.buckets().filter_map(|(_, bucket)| bucket.stock.get(sku)).sum();
+    (available - index.returned_units(sku)).max(0)
+}
+
+/// Checks the refusals against what was left all the time.
 fn check_refusals(index: &Index<'_>, entries: &[&Entry], found: &mut Findings) {
     // An order that was rejected in the end was held when the limit was told.
     let mut held: BTreeMap<&str, i64> = BTreeMap::new();
     for hold in index.buckets().flat_map(|(_, bucket)| bucket.holds.values()) {
         *held.entry(&hold.user).or_default() += hold.quantity;
     }
+    let mut given_up: BTreeMap<&str, i64> = BTreeMap::new();
+    for row in index.rows.values().filter(|row| matches!(row.state, RowState::Cancelled | RowState::Expired))
+    {
+        *given_up.entry(&row.user).or_default() += 1;
+    }
+    // Buyers who come again and again hear it a million times.
+    let mut left_of: BTreeMap<&str, i64> = BTreeMap::new();
     for entry in entries {
         let quantity = i64::from(entry.quantity);
         match entry.class {
             Class::SoldOut => {
-                let available: i64 =
-                    index.buckets().filter_map(|(_, bucket)| bucket.stock.get(&entry.sku)).sum();
-                let left = (available - index.returned_units(&entry.sku)).max(0);
+                let left = *left_of.entry(&entry.sku).or_insert_with(|| left(index, &entry.sku));
                 let is_true =
                     if entry.code.as_deref() == Some("fewer_left") { left < quantity } else { left == 0 };
                 found.check(is_true, Rule::RefusedThoughLeft, || {
@@ -128,6 +139,13 @@ fn check_refusals(index: &Index<'_>, entries: &[&Entry], found: &mut Findings) {
                 let held = held.get(entry.user.as_str()).copied().unwrap_or(0);
                 found.check(held + quantity > limit, Rule::LimitNotReached, || {
                     format!("{} wanted {quantity}, and holds {held} of {limit}", entry.user)
+                });
+            }
+            Class::Unpaid => {
+                let most = index.evidence.sale.unpaid_max;
+                let given_up = given_up.get(entry.user.as_str()).copied().unwrap_or(0);
+                found.check(most > 0 && given_up >= most, Rule::UnpaidMaxNotReached, || {
+                    format!("{} has given up {given_up} orders of {most}", entry.user)
                 });
             }
             _ => {}

@@ -19,6 +19,8 @@ const CASE: &str = "case";
 /// 15 May 2026.
 pub const STARTS_MS: i64 = 1_778_803_200_000;
 pub const LIMIT: i64 = 2;
+/// How many unpaid orders a buyer of the small sale may give up.
+pub const UNPAID_MAX: i64 = 3;
 const BUCKETS: u16 = 2;
 const WINDOW_MS: i64 = 900_000;
 pub const SERVERS: [&str; 2] = ["127.0.0.1:1", "127.0.0.1:2"];
@@ -89,6 +91,7 @@ pub fn of_rows(rows: Vec<OrderRow>) -> Evidence {
         starts_ms: STARTS_MS,
         ends_ms: STARTS_MS + 3_600_000,
         buyer_limit: LIMIT,
+        unpaid_max: UNPAID_MAX,
         payment_window_ms: WINDOW_MS,
         buckets: BUCKETS,
         epoch: 1,

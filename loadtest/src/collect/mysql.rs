@@ -65,7 +65,7 @@ pub async fn sale(config: &Config, sale: &str) -> anyhow::Result<Option<SaleFact
     let directory = format!("{}directory", config.database_prefix);
     let query = format!(
         "SELECT s.state, s.starts_ms, s.ends_ms, s.buyer_limit, s.buckets, COALESCE(e.epoch, 1), \
-         s.payment_window_ms, CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED) \
+         s.payment_window_ms, CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED), s.unpaid_max \
          FROM {directory}.sales s LEFT JOIN {directory}.epochs e ON e.sale_id = s.sale_id WHERE s.sale_id = ?"
     );
     let found = fetch(&mut connection, query, &[sale]).await?;
@@ -76,6 +76,7 @@ pub async fn sale(config: &Config, sale: &str) -> anyhow::Result<Option<SaleFact
         starts_ms: number(row, 1)?,
         ends_ms: number(row, 2)?,
         buyer_limit: number(row, 3)?,
+        unpaid_max: number(row, 8)?,
         buckets: u16::try_from(number(row, 4)?).context("sales.buckets is not a u16")?,
         epoch: number(row, 5)?,
         payment_window_ms: number(row, 6)?,

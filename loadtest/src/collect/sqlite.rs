@@ -44,6 +44,8 @@ struct Definition {
     starts_ms: i64,
     ends_ms: i64,
     buyer_limit: i64,
+    #[serde(default = "unpaid_max_default")]
+    unpaid_max: i64,
     payment_window_ms: i64,
     buckets: u16,
     epoch: i64,
@@ -61,6 +63,11 @@ struct Item {
 struct Price {
     amount: i64,
     currency: String,
+}
+
+/// Sales from before there was this term have the default of new ones.
+fn unpaid_max_default() -> i64 {
+    3
 }
 
 async fn definition(connection: &mut SqliteConnection, sale: &str) -> anyhow::Result<Option<SaleFacts>> {
@@ -84,6 +91,7 @@ async fn definition(connection: &mut SqliteConnection, sale: &str) -> anyhow::Re
         starts_ms: found.starts_ms,
         ends_ms: found.ends_ms,
         buyer_limit: found.buyer_limit,
+        unpaid_max: found.unpaid_max,
         buckets: found.buckets,
         epoch: found.epoch,
         payment_window_ms: found.payment_window_ms,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::after::After;
 use super::figures::{self, Quantiles};
 use crate::audit::{Rule, Violation};
 use crate::collect::settle::Settled;
@@ -25,7 +26,7 @@ const EXAMPLES_MAX: usize = 5;
 pub enum Verdict {
     /// Nothing is wrong.
     Pass,
-    /// There were more answers of class `error` than were allowed.
+    /// There were more answers of class `error`, and buyers whose orders came to no end, than were allowed.
     Errors,
     /// A threshold does not hold.
     ThresholdCrossed,
@@ -104,6 +105,9 @@ pub struct Load {
     pub decided: Option<Quantiles>,
     /// Buyers who gave up polling.
     pub undecided: u64,
+    /// What buyers did afterwards; `None` when they were to do nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<After>,
 }
 
 /// The latencies: from the intended send to the whole answer.
@@ -244,7 +248,14 @@ impl Load {
             latency: Latency::of(entries),
             decided: Quantiles::of_micros(harvest.decided_us.iter().copied()),
             undecided: harvest.undecided,
+            after: harvest.after.as_ref().map(After::new),
         }
+    }
+
+    /// Counts what was a failure: answers of class `error`, and buyers whose orders had no ending.
+    pub fn errors(&self) -> u64 {
+        let clicks = self.classes.get("error").copied().unwrap_or(0);
+        clicks + self.after.as_ref().map_or(0, After::errors)
     }
 }
 

@@ -3,11 +3,15 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use super::after::After;
 use super::figures::Quantiles;
 use super::summary::{AuditReport, Load, SLIP_P99_MAX_MS, Stored, Summary, Verdict};
+use crate::journal::Class;
 
 /// The states in which orders are counted: what became of those that were persisted.
 const ORDERS: [&str; 4] = ["paid", "refunded", "cancelled", "expired"];
+/// How orders ended for their buyers.
+const OUTCOMES: [&str; 6] = ["paid", "cancelled", "abandoned", "too_late", "expired", "rejected"];
 /// The states of payments, in the order of their life.
 const PAYMENTS: [&str; 5] = ["opening", "open", "closing", "closed", "captured"];
 /// The states of refunds, in the order of their life.
@@ -19,6 +23,9 @@ pub fn render(summary: &Summary, colour: bool) -> String {
     line(&mut out, &headline(summary, colour));
     if let Some(load) = &summary.load {
         load_lines(&mut out, load);
+    }
+    if let Some(after) = summary.load.as_ref().and_then(|load| load.after.as_ref()) {
+        after_lines(&mut out, after);
     }
     if let Some(stored) = &summary.stored {
         stored_lines(&mut out, stored);
@@ -58,6 +65,10 @@ fn headline(summary: &Summary, colour: bool) -> String {
     let mut parts = Vec::new();
     if let Some(load) = &summary.load {
         parts.push(format!("{} accepted of {} clicks", load.accepted, load.clicks));
+        let came_back = load.after.as_ref().map_or(0, |after| after.came_back);
+        if came_back > 0 {
+            parts.push(format!("{came_back} at a second chance"));
+        }
     }
     if let Some(stored) = &summary.stored {
         parts.push(format!("{} persisted", stored.persisted));
@@ -112,6 +123,24 @@ fn load_lines(out: &mut String, load: &Load) {
         let codes: Vec<String> = load.codes.iter().map(|(code, count)| format!("{code} {count}")).collect();
         row(out, "", &format!("codes: {}", codes.join(" · ")));
     }
+}
+
+fn after_lines(out: &mut String, after: &After) {
+    let outcomes = counted(&after.outcomes, &OUTCOMES);
+    let outcomes = if outcomes.is_empty() { "nobody did anything".to_owned() } else { outcomes };
+    row(out, "buyers", &format!("{outcomes}; {} errors", after.errors()));
+    if !after.errors.is_empty() {
+        let errors: Vec<String> = after.errors.iter().map(|(why, count)| format!("{why} {count}")).collect();
+        row(out, "", &format!("errors: {}", errors.join(" · ")));
+    }
+    let clicks: u64 = after.second_chances.values().sum();
+    if clicks + after.unsent > 0 {
+        let words = Class::ALL.map(Class::as_str);
+        let answers = counted(&after.second_chances, &words);
+        let unsent = if after.unsent > 0 { format!(", {} not sent", after.unsent) } else { String::new() };
+        row(out, "came back", &format!("{} orders in {clicks} clicks{unsent}: {answers}", after.came_back));
+    }
+    row(out, "", &format!("the last buyer was done after {:.1} s", after.took_ms / 1000.0));
 }
 
 fn stored_lines(out: &mut String, stored: &Stored) {
@@ -202,6 +231,7 @@ fn audit_lines(out: &mut String, audit: &AuditReport) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::buyers::Ending;
     use crate::evidence::{PaymentState, RefundState, RowState};
 
     #[test]
@@ -215,6 +245,7 @@ mod tests {
     fn every_state_is_counted() {
         assert_eq!(PaymentState::ALL.map(PaymentState::as_str), PAYMENTS);
         assert_eq!(RefundState::ALL.map(RefundState::as_str), REFUNDS);
+        assert_eq!(Ending::ALL.map(Ending::as_str), OUTCOMES);
         // The line above them counts all others.
         let others = [RowState::AwaitingPayment, RowState::Rejected];
         let ended = RowState::ALL.into_iter().filter(|state| !others.contains(state));

@@ -2,7 +2,7 @@
 
 use super::super::world::{PHONE, SALE, id_of, of_rows, row};
 use super::super::{Rule, audit};
-use super::{broken, bucket, http, journal};
+use super::{broken, bucket, http, journal, rules};
 use crate::evidence::{BucketFacts, Evidence, RowState};
 use crate::journal::Class;
 
@@ -118,6 +118,18 @@ fn units_that_came_back_were_gone_when_it_was_said() {
 fn a_buyer_refused_at_a_limit_that_is_not_reached() {
     broken(&[Rule::LimitNotReached], |evidence| refused(evidence, Class::Limited, "limit_reached", 1));
     broken(&[], |evidence| refused(evidence, Class::Limited, "limit_reached", 2));
+}
+
+#[test]
+fn a_buyer_refused_for_unpaid_orders_that_were_not_given_up() {
+    let heard = |evidence: &mut Evidence| refused(evidence, Class::Unpaid, "too_many_unpaid", 1);
+    broken(&[Rule::UnpaidMaxNotReached], heard);
+    let rows = (0..5).map(|n| row(&format!("u-{n}"), "k", PHONE, 1, RowState::Cancelled)).collect();
+    let mut evidence = of_rows(rows);
+    heard(&mut evidence);
+    assert_eq!(rules(&evidence), [Rule::UnpaidMaxNotReached].into());
+    evidence.sale.unpaid_max = 1;
+    assert_eq!(audit(&evidence), []);
 }
 
 #[test]
