@@ -309,14 +309,14 @@ def sale_name():
     return f"bench-{time.time_ns() // 1_000_000}"
 
 
-def open_sale(side, environment, stock, key=None):
+def open_sale(side, environment, stock, key=None, amount=19900, **terms):
     """Creates, publishes and preheats a sale that is on; answers its id."""
     sale = sale_name()
     environment = operating(side, environment, key or make_key(side, environment))
     now = datetime.datetime.now(datetime.timezone.utc)
     at = [(now + datetime.timedelta(seconds=s)).strftime("%Y-%m-%dT%H:%M:%SZ") for s in (-2, 36000)]
     body = {"id": sale, "name": "Bench", "starts_at": at[0], "ends_at": at[1], "buyer_limit": 1, "items": [
-        {"sku_id": SKU, "name": "Phone X", "stock": stock, "price": {"amount": 19900, "currency": "CNY"}}]}
+        {"sku_id": SKU, "name": "Phone X", "stock": stock, "price": {"amount": amount, "currency": "CNY"}}], **terms}
     side.run("sale", "create", "-", environment=environment, text=json.dumps(body))
     for action in ("publish", "preheat"):
         side.run("sale", action, sale, "--reason", "bench", environment=environment)

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 
 use super::store_error::StoreResult;
 use crate::domain::payment::{PaymentPage, RefundState};
-use crate::domain::{Capture, Payment, PaymentRequest, Refund};
+use crate::domain::{Capture, Money, Payment, PaymentRequest, Refund};
 
 /// What the provider says of a payment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +60,10 @@ pub struct Booked {
 /// its effect is excluded.
 #[async_trait]
 pub trait PaymentProvider: Send + Sync {
+    /// Says why no payment of an amount above 0 can be made, in a short sentence; `None` when it can, or when only the
+    /// provider can tell. It costs no I/O.
+    fn refusal(&self, amount: &Money) -> Option<String>;
+
     /// Makes the page on which a payment is made, or finds it.
     async fn open(&self, request: &PaymentRequest) -> StoreResult<PaymentPage>;
 

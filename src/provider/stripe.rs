@@ -3,6 +3,7 @@
 //! Every request that changes something carries an idempotency key that is made of our payment's id. Source: the API
 //! reference of Stripe, version [`API_VERSION`]; its request shapes are checked against `stripe-mock`.
 
+mod amounts;
 mod client;
 mod objects;
 
@@ -12,7 +13,7 @@ use serde_json::Value;
 use crate::clock::Clock;
 use crate::config::Secret;
 use crate::domain::payment::{PaymentPage, REFERENCE_MAX, RefundState, URL_MAX};
-use crate::domain::{Payment, PaymentRequest, Refund};
+use crate::domain::{Money, Payment, PaymentRequest, Refund};
 use crate::ports::{Booked, PaymentProvider, ProviderEvent, Standing, StoreError, StoreResult};
 
 pub use client::API_VERSION;
@@ -151,6 +152,10 @@ impl Stripe {
 
 #[async_trait]
 impl PaymentProvider for Stripe {
+    fn refusal(&self, amount: &Money) -> Option<String> {
+        amounts::refusal(amount)
+    }
+
     async fn open(&self, request: &PaymentRequest) -> StoreResult<PaymentPage> {
         let session = self.session(request).await?.object("open a payment")?;
         let (reference, url) = (text(&session, "id"), text(&session, "url"));

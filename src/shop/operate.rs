@@ -4,7 +4,7 @@
 use super::{Failure, Shop};
 use crate::domain::operator::Subject;
 use crate::domain::sale::{InvalidSale, SaleAction};
-use crate::domain::{ApiKey, Change, Holdings, Item, Sale, SaleId, SaleState, SkuId};
+use crate::domain::{ApiKey, Change, Holdings, Item, Money, Sale, SaleId, SaleState, SkuId};
 use crate::ports::StoreResult;
 
 /// The answer to a change.
@@ -97,10 +97,10 @@ impl Shop {
     pub async fn create_sale(&self, mut sale: Sale, change: &Change) -> Result<Changed, Failure> {
         sale.state = SaleState::Draft;
         (sale.version, sale.epoch) = (1, 1);
-        sale.items.sort_unstable_by(|a, b| a.sku_id.cmp(&b.sku_id));
-        if let Err(invalid) = sale.validate(self.map.shards()) {
+        if let Err(invalid) = self.check(&sale) {
             return Ok(Changed::Invalid(invalid));
         }
+        sale.items.sort_unstable_by(|a, b| a.sku_id.cmp(&b.sku_id));
         if !self.ports.sales.create(&sale, change).await? {
             return Ok(Changed::Taken);
         }
@@ -141,11 +141,32 @@ impl Shop {
             version: old.version + 1,
             ..old
         };
-        sale.items.sort_unstable_by(|a, b| a.sku_id.cmp(&b.sku_id));
-        if let Err(invalid) = sale.validate(self.map.shards()) {
+        if let Err(invalid) = self.check(&sale) {
             return Ok(Changed::Invalid(invalid));
         }
+        sale.items.sort_unstable_by(|a, b| a.sku_id.cmp(&b.sku_id));
         self.replace(sale, old.version, change).await
+    }
+
+    /// Checks a definition, its items in the order in which the caller gave them: that it is sound, and that the
+    /// provider takes what the smallest and the largest order would cost.
+    fn check(&self, sale: &Sale) -> Result<(), InvalidSale> {
+        sale.validate(self.map.shards())?;
+        let Some(till) = &self.till else { return Ok(()) };
+        for (index, item) in sale.items.iter().enumerate().filter(|(_, item)| item.price.amount() > 0) {
+            for units in [1, sale.buyer_limit] {
+                let amount = item.price.amount().saturating_mul(i64::from(units));
+                let refusal = match Money::new(amount, item.price.currency()) {
+                    Ok(price) => till.provider.refusal(&price),
+                    Err(_) => Some("is too much for an order".to_owned()),
+                };
+                if let Some(why) = refusal {
+                    let detail = format!("{units} of it cannot be paid: {why}");
+                    return Err(InvalidSale { pointer: format!("/items/{index}/price"), detail });
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Takes a sale through its life. To repeat an action is harmless: it brings Redis and the pools to the state that
@@ -182,6 +203,12 @@ impl Shop {
         let begins = state != old.state && matches!(action, SaleAction::Publish | SaleAction::Preheat);
         if begins && old.ends_ms <= self.now_ms() {
             return Ok(Changed::Over { ends_ms: old.ends_ms });
+        }
+        if state != old.state
+            && action == SaleAction::Publish
+            && let Err(invalid) = self.check(&old)
+        {
+            return Ok(Changed::Invalid(invalid));
         }
         let holds_month = async |month| self.ports.orders.holds_month(month).await.map_err(Failure::of_read);
         if preheating && !holds_month(old.month()).await? {
