@@ -32,7 +32,7 @@ class Shop:
     def __init__(self, side, environment, key, pids):
         self.side, self.environment, self.key, self.pids = side, environment, key, pids
         self.fronts = [side.shop, SECOND]
-        self.names = (f"{secrets.token_hex(3)}-{number}" for number in itertools.count())
+        self.crowd, self.numbers = secrets.token_hex(3), itertools.count()
         self.mine = threading.local()
 
     def ask(self, method, address, path, headers, body=""):
@@ -51,7 +51,7 @@ class Shop:
 
     def buy(self, front, sale, quantity=1):
         """One click of a new buyer: the status, the answer, and the buyer's header."""
-        user = next(self.names)
+        user = f"{self.crowd}-{next(self.numbers)}"
         headers = {**self.bearer(user), "Idempotency-Key": f"key-{user}", "Content-Type": "application/json"}
         body = json.dumps({"sku_id": SKU, "quantity": quantity})
         return (*self.ask("POST", front, f"/api/v1/sales/{sale}/orders", headers, body), self.bearer(user))

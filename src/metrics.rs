@@ -76,6 +76,10 @@ metrics_table! {
         "Captures that are paid back, because their order does not get them";
     REFUNDS Counter "seckill_refunds_total" ["state"]
         "Refunds by where they came to be: sent, done, failed";
+    REFUNDS_STUCK Gauge "seckill_refunds_stuck" ["database"]
+        "Refunds that have failed, or have come to no end within an hour, per MySQL instance";
+    ROWS_UNREADABLE Counter "seckill_rows_unreadable_total" ["table"]
+        "Rows of payments, refunds and captures that this version cannot read, each time one is passed over";
     ORDER_PERSIST Histogram "seckill_order_persist_seconds" []
         "Time from acceptance by the front to the commit of the order's row";
     ORDERS_PENDING Gauge "seckill_orders_pending" []

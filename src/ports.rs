@@ -39,11 +39,11 @@ pub use order_log::{IMPORT_RECORDS_MAX, LogEvent, LogIdentity, Offsets, OrderLog
 pub use order_writes::{BatchOutcome, OrderWrites, Written};
 pub use orders::Orders;
 pub use outbox::Outbox;
-pub use payment_provider::{Booked, News, PaymentProvider, ProviderEvent, Standing};
+pub use payment_provider::{Booked, News, PaymentProvider, ProviderEvent, ProviderRules, Standing};
 pub use payments::{Opened, PaymentStep, Payments};
 pub use positions::Positions;
 pub use probe::{Duty, Fault, Probe};
-pub use refunds::Refunds;
+pub use refunds::{RefundStep, Refunds};
 pub use releases::{Owed, Releases};
 pub use sale_store::SaleStore;
 pub use store_error::{Effect, ErrorKind, StoreError, StoreResult};

@@ -17,6 +17,7 @@ use anyhow::{Context as _, bail, ensure};
 pub use file::{Contents, Line};
 
 use crate::clock::Clock;
+use crate::domain::payment::{PaymentState, RefundState};
 use crate::domain::{
     BucketId, Change, Month, OrderId, OrderRecord, Part, Position, Sale, SaleState, Shard, ShardMap,
 };
@@ -64,6 +65,7 @@ pub async fn export(
         let mut orders = Orders::of(sale, map);
         while let Some(record) = orders.next(ports).await? {
             ensure!(sale.state == SaleState::Ended, "sale {} has orders: {}", sale.id, remedy(sale));
+            has_no_open_money(ports, record.order_id).await?;
             file::write(out, &Line::Order(record))?;
             moved.orders += 1;
         }
@@ -170,6 +172,22 @@ pub async fn import(
     }
     let sales: Vec<Sale> = contents.sales.values().cloned().collect();
     until_written(ports, map, &sales, clock, progress).await
+}
+
+/// Checks that the provider has nothing to do with an order any more: payments and refunds do not travel.
+async fn has_no_open_money(ports: &Ports, order: OrderId) -> anyhow::Result<()> {
+    for payment in ports.payments.of(order).await? {
+        let is_over = match &payment.refund {
+            Some(refund) => refund.state == RefundState::Done,
+            None => payment.state == PaymentState::Closed,
+        };
+        ensure!(
+            is_over,
+            "{order} has the open payment {}: wait for the provider's answer",
+            payment.request.id
+        );
+    }
+    Ok(())
 }
 
 async fn check_sale(ports: &Ports, sale: &Sale) -> anyhow::Result<()> {

@@ -20,6 +20,14 @@ pub struct PaymentsCommand {
 
 #[derive(Debug, Subcommand)]
 enum PaymentsAction {
+    /// End a refund that has failed, because its buyer has the money in another way.
+    Settle {
+        /// The id of its payment; of a capture that no payment explains, the provider's id.
+        refund: String,
+        /// Kept in the audit log.
+        #[arg(long)]
+        reason: String,
+    },
     /// Compare the provider's captures with ours, and take those that were missed. Every process does so once a day.
     Reconcile {
         /// How many days back.
@@ -38,12 +46,31 @@ impl PaymentsCommand {
     /// When the admin API does not answer with a success.
     pub async fn run(self, format: Format) -> anyhow::Result<()> {
         let client = AdminClient { address: self.admin, key: self.api_key };
-        let PaymentsAction::Reconcile { days, reason } = self.action;
-        let body = json!({ "days": days, "reason": reason });
-        let done = client.call("POST", "/payments/reconcile", Some(body)).await?;
-        let cell = |name: &str| done[name].as_u64().map_or_else(String::new, |number| number.to_string());
-        let row = ["captures", "found", "unknown"].map(cell).to_vec();
-        output::print(format, &Value::clone(&done), &["CAPTURES", "FOUND", "UNKNOWN"], &[row]);
+        let (path, body, names) = match self.action {
+            PaymentsAction::Settle { refund, reason } => {
+                let path = format!("/refunds/{}/settle", checked(&refund)?);
+                (path, json!({ "reason": reason }), &["refund", "status"][..])
+            }
+            PaymentsAction::Reconcile { days, reason } => {
+                let body = json!({ "days": days, "reason": reason });
+                ("/payments/reconcile".to_owned(), body, &["captures", "found", "unknown"][..])
+            }
+        };
+        let done = client.call("POST", &path, Some(body)).await?;
+        let cell = |name: &&str| match &done[*name] {
+            Value::String(text) => text.clone(),
+            value => value.to_string(),
+        };
+        let heads: Vec<String> = names.iter().map(|name| name.to_uppercase()).collect();
+        let heads: Vec<&str> = heads.iter().map(String::as_str).collect();
+        output::print(format, &done, &heads, &[names.iter().map(cell).collect()]);
         Ok(())
     }
+}
+
+/// Checks that an id can stand in a path as it is.
+fn checked(refund: &str) -> anyhow::Result<&str> {
+    let is_id = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+    anyhow::ensure!(!refund.is_empty() && refund.bytes().all(is_id), "{refund:?} is no id of a refund");
+    Ok(refund)
 }

@@ -42,6 +42,11 @@ pub enum Subject {
         /// The order.
         order_id: OrderId,
     },
+    /// A refund.
+    Refund {
+        /// Its key: the id of the payment, or the provider's id of the capture.
+        refund: String,
+    },
     /// The provider's books of so many days.
     Books {
         /// The days, 1 to 365.

@@ -106,6 +106,10 @@ impl PaymentState {
     /// When the provider is asked for the first time what became of a payment, in ms after its row was made.
     pub const FIRST_ASKED_MS: i64 = 60_000;
 
+    /// How often the provider was asked to close a payment before its order expires without an answer. Time alone does
+    /// not count: the shop may have stood still, or have had too much to ask.
+    pub const ASKS_LEAST: u32 = 3;
+
     /// Answers how long after a question the provider is asked again, in ms, when it was asked `asks` times before. The
     /// time doubles. Who waits for a payment to be closed waits less.
     pub fn asked_again_ms(self, asks: u32) -> i64 {
@@ -202,6 +206,17 @@ pub struct Payment {
     pub page: Option<PaymentPage>,
     /// The refund of what was captured, if one is owed or was made.
     pub refund: Option<Refund>,
+    /// What somebody did at the provider itself, ascending by time.
+    pub notices: Vec<Notice>,
+}
+
+/// Something that somebody did at the provider itself: a dispute, or a refund that the shop did not ask for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    /// What was done, in the provider's words.
+    pub kind: String,
+    /// When the shop heard of it, ms since 1970.
+    pub at_ms: i64,
 }
 
 /// Money that a provider has.
@@ -297,6 +312,11 @@ pub enum RefundKey {
 }
 
 impl RefundKey {
+    /// Reads the text of a key.
+    pub fn parse(text: &str) -> Self {
+        PaymentId::parse(text).map_or_else(|_| Self::Orphan(text.to_owned()), Self::Payment)
+    }
+
     /// Answers whether it is the key of a payment of ours.
     pub fn is_of(&self, payment: PaymentId) -> bool {
         *self == Self::Payment(payment)
@@ -330,6 +350,9 @@ pub struct Refund {
 }
 
 impl Refund {
+    /// How long after it was owed a refund without an end waits for a person, in ms.
+    pub const OVERDUE_MS: i64 = 3_600_000;
+
     /// Answers how long after a question the provider is asked again, in ms, when it was asked `tries` times before.
     pub fn asked_again_ms(tries: u32) -> i64 {
         doubled(1_000, tries, 600_000)

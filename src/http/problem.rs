@@ -71,6 +71,7 @@ codes! {
     TooManyUnpaid "too_many_unpaid" 409 false "You have left too many orders of this sale unpaid.";
     OrderNotDecided "order_not_decided" 409 true "The order is not decided yet; ask again.";
     OrderNotPayable "order_not_payable" 409 false "The order does not wait for a payment.";
+    RefundNotFound "refund_not_found" 404 false "No refund of this id has failed.";
     OrderNotRefundable "order_not_refundable" 409 false "The order was not paid.";
     OrderNotCancellable "order_not_cancellable" 409 false "The order cannot be cancelled any more.";
     SaleExists "sale_exists" 409 false "A sale with this id exists.";

@@ -43,8 +43,12 @@ pub trait Captures: Send + Sync {
     /// Keeps a capture that no payment explains. Idempotent, by its reference.
     async fn keep_orphan(&self, capture: &Capture) -> StoreResult<()>;
 
-    /// Takes at most `limit` orphans that are to be tried again now. Each of them is due again later.
+    /// Takes at most `limit` orphans that are to be tried again now. Each of them is due again later. A row that this
+    /// version cannot read is passed over, and due again later, too.
     async fn orphans_due(&self, limit: usize) -> StoreResult<Vec<Orphan>>;
+
+    /// Owes an orphan back that nobody explains. Idempotent.
+    async fn owe_orphan(&self, capture: &Capture) -> StoreResult<()>;
 
     /// Forgets an orphan whose payment was found.
     async fn forget_orphan(&self, capture: &Capture) -> StoreResult<()>;

@@ -4,6 +4,7 @@ use async_trait::async_trait;
 
 use super::store_error::StoreResult;
 use crate::domain::order_life::OrderEvent;
+use crate::domain::payment::PaymentState;
 use crate::domain::{Decision, Instance, Month, Order, OrderId, OrderRecord};
 
 /// What an event did to an order.
@@ -46,6 +47,21 @@ pub struct Grace {
     pub closing_ms: u64,
 }
 
+impl Grace {
+    /// Answers how long an order is kept while its payment is being closed and nobody has asked the provider about it
+    /// often enough, in ms: twelve times as long.
+    pub fn unasked_ms(&self) -> u64 {
+        self.closing_ms.saturating_mul(12)
+    }
+
+    /// Answers whether an order is kept whose payment is being closed for so long, in ms, and about which the provider
+    /// was asked `asks` times.
+    pub fn keeps(&self, closing_for_ms: u64, asks: u32) -> bool {
+        closing_for_ms < self.closing_ms
+            || asks < PaymentState::ASKS_LEAST && closing_for_ms < self.unasked_ms()
+    }
+}
+
 /// Moves of orders along the arrows of [`crate::domain::order_life`]. Each is one transaction with all that follows:
 /// row, claims, ledger, journal, and what the inventory is owed. In embedded mode the units go back on sale in it.
 #[async_trait]
@@ -68,4 +84,18 @@ pub trait OrderChanges: Send + Sync {
     /// open payment of theirs begins to be closed, and its order waits for that, at most [`Grace::closing_ms`]. Answers
     /// how many expired. Idempotent.
     async fn expire(&self, at: Instance, orders: &[OrderId], grace: Grace) -> StoreResult<usize>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_is_kept_until_the_provider_was_asked_often_enough_or_for_long_enough() {
+        let grace = Grace { ms: 0, closing_ms: 300_000 };
+        assert!(grace.keeps(299_999, 40), "there is time");
+        assert!(!grace.keeps(300_000, PaymentState::ASKS_LEAST));
+        assert!(grace.keeps(300_000, PaymentState::ASKS_LEAST - 1), "the shop may have stood still");
+        assert!(!grace.keeps(3_600_000, 0), "nobody asks any more");
+    }
 }

@@ -37,10 +37,22 @@ pub enum News {
     Captured(Capture),
     /// A payment page has closed, and nothing was captured. It names our reference.
     Closed(String),
-    /// Where a refund is that names one of our keys.
-    Refund(String, RefundState),
+    /// A refund has come to another state that names one of our keys.
+    Refund {
+        /// The key.
+        key: String,
+        /// As in [`News::Attention`].
+        kind: String,
+        /// As in [`News::Attention`].
+        capture: Option<String>,
+    },
     /// Somebody has acted at the provider itself: a dispute, or a refund that we did not ask for. A person has to look.
-    Attention(String),
+    Attention {
+        /// What was done, in the provider's words: at most 32 bytes, with a dot in it.
+        kind: String,
+        /// The provider's id of the capture that it is about, as in [`Capture::reference`]; `None` when it names none.
+        capture: Option<String>,
+    },
     /// Nothing that concerns the shop.
     Other,
 }
@@ -56,14 +68,20 @@ pub struct Booked {
     pub refunded: i64,
 }
 
+/// What is known of a provider without asking it. It costs no I/O.
+pub trait ProviderRules: Send + Sync {
+    /// Says why no payment of an amount above 0 can be made, in a short sentence; `None` when it can, or when only the
+    /// provider can tell.
+    fn refusal(&self, amount: &Money) -> Option<String>;
+
+    /// Reads the body of an event; `None` for a body that is none. It checks no signature.
+    fn read_event(&self, body: &[u8]) -> Option<ProviderEvent>;
+}
+
 /// A payment provider. Every call is idempotent, by the id of our payment. A failed call says, like every port, whether
 /// its effect is excluded.
 #[async_trait]
-pub trait PaymentProvider: Send + Sync {
-    /// Says why no payment of an amount above 0 can be made, in a short sentence; `None` when it can, or when only the
-    /// provider can tell. It costs no I/O.
-    fn refusal(&self, amount: &Money) -> Option<String>;
-
+pub trait PaymentProvider: ProviderRules {
     /// Makes the page on which a payment is made, or finds it.
     async fn open(&self, request: &PaymentRequest) -> StoreResult<PaymentPage>;
 
@@ -84,6 +102,6 @@ pub trait PaymentProvider: Send + Sync {
         after: Option<String>,
     ) -> StoreResult<(Vec<Booked>, Option<String>)>;
 
-    /// Reads the body of an event; `None` for a body that is none. It costs no I/O, and checks no signature.
-    fn read_event(&self, body: &[u8]) -> Option<ProviderEvent>;
+    /// Reads the entry of the provider's books about a capture, by the provider's id of it; `None` when there is none.
+    async fn booked(&self, capture: &str) -> StoreResult<Option<Booked>>;
 }

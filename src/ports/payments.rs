@@ -30,6 +30,13 @@ pub enum PaymentStep {
     Reopened,
     /// The provider says that it was not captured and never will be: every state without a final answer → closed.
     Closed,
+    /// Somebody has acted at the provider itself. It is kept with the payment, whatever its state is.
+    Noticed {
+        /// The provider's id of the event, at most 255 bytes. An event is kept once.
+        event: String,
+        /// What was done, in the provider's words: at most 32 bytes, with a dot in it.
+        kind: String,
+    },
 }
 
 /// Payments in the shards of their orders. Times are those of the database's clock.
@@ -38,7 +45,7 @@ pub trait Payments: Send + Sync {
     /// Answers the instances, each of which has payments of its own.
     fn instances(&self) -> Vec<Instance>;
 
-    /// Reads the payments of an order, ascending by attempt, each with its refund.
+    /// Reads the payments of an order, ascending by attempt, each with its refund and its notices.
     async fn of(&self, order: OrderId) -> StoreResult<Vec<Payment>>;
 
     /// Makes the next attempt to pay an order, if the order waits for its payment, is not overdue, and every attempt
@@ -50,6 +57,7 @@ pub trait Payments: Send + Sync {
     async fn advance(&self, payment: PaymentId, step: &PaymentStep) -> StoreResult<bool>;
 
     /// Takes at most `limit` payments of an instance about which the provider is to be asked now. Each of them is due
-    /// again later, after twice the time, so that no other process takes it and a silent provider is left alone.
+    /// again later, after twice the time, so that no other process takes it and a silent provider is left alone. A row
+    /// that this version cannot read is passed over, and due again later, too.
     async fn due(&self, at: Instance, limit: usize) -> StoreResult<Vec<Payment>>;
 }

@@ -14,7 +14,9 @@ use crate::clock::Clock;
 use crate::config::Secret;
 use crate::domain::payment::{PaymentPage, REFERENCE_MAX, RefundState, URL_MAX};
 use crate::domain::{Money, Payment, PaymentRequest, Refund};
-use crate::ports::{Booked, PaymentProvider, ProviderEvent, Standing, StoreError, StoreResult};
+use crate::ports::{
+    Booked, PaymentProvider, ProviderEvent, ProviderRules, Standing, StoreError, StoreResult,
+};
 
 pub use client::API_VERSION;
 use client::{Client, Reply};
@@ -26,6 +28,8 @@ pub const PAGE_MS_MIN: i64 = 31 * 60_000;
 pub const PAGE_MS_MAX: i64 = 24 * 3_600_000 - 60_000;
 /// How long a request under the same key surely finds the first one, in ms. Stripe keeps keys for a day.
 const KEY_KEPT_MS: i64 = 20 * 3_600_000;
+/// How long after a request its session surely is in a list, in ms.
+const LISTED_MS: i64 = 60_000;
 /// Objects of one page of a list: the most that Stripe gives.
 const PAGE_OBJECTS: usize = 100;
 
@@ -78,7 +82,7 @@ impl Stripe {
             form.push((format!("metadata[{name}]"), value.clone()));
             form.push((format!("payment_intent_data[metadata][{name}]"), value));
         }
-        self.client.post("/v1/checkout/sessions", &form, &format!("{}/open", request.id)).await
+        self.client.post("/v1/checkout/sessions", &form, Some(&format!("{}/open", request.id))).await
     }
 
     /// Finds the session of a payment; `None` when there is none. A payment whose session is not known yet may have one
@@ -99,6 +103,8 @@ impl Stripe {
         // The key finds the session of a request that arrived. One that is refused now never arrived.
         match self.session(&payment.request).await? {
             Reply::Refused { status: 400, .. } => Ok(None),
+            // This key answers the same failure all day. What the first request has made can be listed by now.
+            Reply::Faulted(_) if age_ms > LISTED_MS => self.search(&payment.request).await,
             reply => {
                 let opened = reply.object("open a payment")?;
                 let reference = text(&opened, "id").unwrap_or_default();
@@ -142,6 +148,32 @@ impl Stripe {
         Ok((objects, last.filter(|_| page["has_more"] == true)))
     }
 
+    /// Answers what the refunds of a capture say, whoever asked for them; `None` when there is none of ours, and others
+    /// are not of all of it.
+    async fn refunded(&self, refund: &Refund) -> StoreResult<Option<RefundState>> {
+        let query = [("payment_intent", refund.capture.clone())];
+        let (refunds, _) = self.list("/v1/refunds", &query, None).await?;
+        let (mut done, mut sent, mut ours) = (0, 0, None);
+        for listed in &refunds {
+            let (state, amount) = (refund_state(listed)?, listed["amount"].as_i64().unwrap_or(0));
+            match state {
+                RefundState::Done => done += amount,
+                RefundState::Sent => sent += amount,
+                RefundState::Owed | RefundState::Failed => {}
+            }
+            if listed["metadata"][PAYMENT] == refund.key.to_string() {
+                // The newest comes first.
+                ours.get_or_insert(state);
+            }
+        }
+        let wanted = refund.amount.amount();
+        Ok(match () {
+            () if done >= wanted => Some(RefundState::Done),
+            () if done + sent >= wanted => Some(RefundState::Sent),
+            () => ours,
+        })
+    }
+
     async fn standing_of(&self, payment: &Payment) -> StoreResult<Standing> {
         match self.find(payment).await? {
             Some(session) => standing(&session),
@@ -150,12 +182,18 @@ impl Stripe {
     }
 }
 
-#[async_trait]
-impl PaymentProvider for Stripe {
+impl ProviderRules for Stripe {
     fn refusal(&self, amount: &Money) -> Option<String> {
         amounts::refusal(amount)
     }
 
+    fn read_event(&self, body: &[u8]) -> Option<ProviderEvent> {
+        event(&serde_json::from_slice(body).ok()?)
+    }
+}
+
+#[async_trait]
+impl PaymentProvider for Stripe {
     async fn open(&self, request: &PaymentRequest) -> StoreResult<PaymentPage> {
         let session = self.session(request).await?.object("open a payment")?;
         let (reference, url) = (text(&session, "id"), text(&session, "url"));
@@ -172,7 +210,8 @@ impl PaymentProvider for Stripe {
         }
         let reference = text(&session, "id").unwrap_or_default();
         let expire = format!("{}/expire", session_path(reference));
-        match self.client.post(&expire, &[], &format!("{}/close", payment.request.id)).await? {
+        // Without a key: a refusal would be kept under it, also when the session can be closed by then.
+        match self.client.post(&expire, &[], None).await? {
             // It was paid, or closed by itself, in this very moment.
             Reply::Refused { status: 400, .. } => {
                 let read = self.client.get(&session_path(reference), &[]).await?;
@@ -188,12 +227,10 @@ impl PaymentProvider for Stripe {
 
     async fn refund(&self, refund: &Refund) -> StoreResult<RefundState> {
         let context = "refund a payment";
-        if refund.state == RefundState::Sent {
-            let query = [("payment_intent", refund.capture.clone())];
-            let (sent, _) = self.list("/v1/refunds", &query, None).await?;
-            if let Some(sent) = sent.iter().find(|sent| sent["metadata"][PAYMENT] == refund.key.to_string()) {
-                return refund_state(sent);
-            }
+        if refund.state == RefundState::Sent
+            && let Some(state) = self.refunded(refund).await?
+        {
+            return Ok(state);
         }
         let form = [
             ("payment_intent".to_owned(), refund.capture.clone()),
@@ -202,8 +239,11 @@ impl PaymentProvider for Stripe {
             (format!("metadata[{DEPLOYMENT}]"), self.deployment.clone()),
         ];
         let key = format!("{}/refund/{}", refund.key, refund.tries);
-        match self.client.post("/v1/refunds", &form, &key).await? {
-            Reply::Refused { code, .. } if code == "charge_already_refunded" => Ok(RefundState::Done),
+        match self.client.post("/v1/refunds", &form, Some(&key)).await? {
+            // Refunds that are under way count for it, too.
+            Reply::Refused { code, .. } if code == "charge_already_refunded" => {
+                Ok(self.refunded(refund).await?.unwrap_or(RefundState::Done))
+            }
             Reply::Refused { status: 400 | 402 | 404, code, message } => {
                 tracing::error!(refund = %refund.key, code, message, "the provider refuses a refund");
                 Ok(RefundState::Failed)
@@ -221,11 +261,20 @@ impl PaymentProvider for Stripe {
             [("created[gte]", (since_ms / 1000).to_string()), ("expand[0]", "data.latest_charge".to_owned())];
         let (intents, next) = self.list("/v1/payment_intents", &filter, after).await?;
         let captured = intents.iter().filter(|intent| intent["status"] == "succeeded");
-        Ok((captured.map(booked).collect::<StoreResult<_>>()?, next))
+        // One that cannot be read, as of a currency that is none of ours, must not keep the others out.
+        let read = |intent: &Value| {
+            let read = booked(intent);
+            read.inspect_err(|error| tracing::error!(%error, %intent, "a capture cannot be read")).ok()
+        };
+        Ok((captured.filter_map(read).collect(), next))
     }
 
-    fn read_event(&self, body: &[u8]) -> Option<ProviderEvent> {
-        event(&serde_json::from_slice(body).ok()?)
+    async fn booked(&self, capture: &str) -> StoreResult<Option<Booked>> {
+        let query = [("expand[0]", "latest_charge".to_owned())];
+        match self.client.get(&format!("/v1/payment_intents/{capture}"), &query).await? {
+            Reply::Refused { status: 404, .. } => Ok(None),
+            reply => booked(&reply.object("read a capture")?).map(Some),
+        }
     }
 }
 

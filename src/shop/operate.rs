@@ -204,10 +204,7 @@ impl Shop {
         if begins && old.ends_ms <= self.now_ms() {
             return Ok(Changed::Over { ends_ms: old.ends_ms });
         }
-        if state != old.state
-            && action == SaleAction::Publish
-            && let Err(invalid) = self.check(&old)
-        {
+        if begins && let Err(invalid) = self.check(&old) {
             return Ok(Changed::Invalid(invalid));
         }
         let holds_month = async |month| self.ports.orders.holds_month(month).await.map_err(Failure::of_read);
@@ -267,6 +264,7 @@ impl Shop {
             Ok(Changed::MonthMissing { yyyymm }) => {
                 Err(format!("the orders tables of {yyyymm} are missing: run `seckill migrate`"))
             }
+            Ok(Changed::Invalid(invalid)) => Err(format!("{} {}", invalid.pointer, invalid.detail)),
             // Whatever else came between, an operator did it, and was told.
             Ok(_) => Ok(()),
             Err(Failure::AppliedPartly { detail }) => Err(detail),

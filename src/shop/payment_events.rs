@@ -10,7 +10,7 @@ use super::{Failure, Shop};
 use crate::domain::payment::{RefundKey, RefundState};
 use crate::domain::{Capture, Payment, PaymentId};
 use crate::metrics::{ORDERS, PAYMENT_EVENTS, REFUNDS_OWED};
-use crate::ports::{News, PaymentStep, ProviderEvent, Standing, Taken};
+use crate::ports::{News, PaymentStep, ProviderEvent, RefundStep, Standing, Taken};
 
 /// Why an event of the payment provider is not heard. Nothing was changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,17 +53,10 @@ impl Shop {
         let is_ours = event.deployment.as_ref().is_some_and(|name| *name == till.terms.deployment);
         match event.news {
             News::Other => Ok("other"),
-            // A dispute names no deployment.
-            News::Attention(kind) if is_ours || event.deployment.is_none() => {
-                tracing::error!(
-                    event = event.id,
-                    kind,
-                    "somebody has acted at the payment provider: look there"
-                );
-                Ok("attention")
+            News::Attention { kind, capture } => {
+                self.take_notice(till, &event.id, kind, capture.as_deref()).await
             }
             _ if !is_ours => Ok("other_deployment"),
-            News::Attention(_) => Ok("other_deployment"),
             News::Captured(capture) => self.take_capture(Some(&event.id), &capture).await,
             News::Closed(payment) => match PaymentId::parse(&payment) {
                 Ok(id) if self.map.holds(id.order.shard()) => {
@@ -72,16 +65,58 @@ impl Shop {
                 }
                 _ => Ok("unknown"),
             },
-            News::Refund(key, _) => {
-                // Events may come in another order than they happened in, so the provider is asked.
-                let key = PaymentId::parse(&key).map_or(RefundKey::Orphan(key), RefundKey::Payment);
-                if matches!(key, RefundKey::Payment(id) if !self.map.holds(id.order.shard())) {
-                    return Ok("unknown");
+            News::Refund { key, kind, capture } => {
+                if self.hear_of_refund(&RefundKey::parse(&key)).await? {
+                    return Ok("refund");
                 }
-                self.ports.refunds.set(&key, RefundState::Sent, Some(Duration::ZERO)).await?;
-                Ok("refund")
+                self.take_notice(till, &event.id, kind, capture.as_deref()).await
             }
         }
+    }
+
+    /// Asks the provider about a refund of which it tells: events may come in another order than they happened in. One
+    /// that is owed stays owed, because the event may be of a try before. Answers whether there is such a refund.
+    async fn hear_of_refund(&self, key: &RefundKey) -> Result<bool, Failure> {
+        if matches!(key, RefundKey::Payment(id) if !self.map.holds(id.order.shard())) {
+            return Ok(false);
+        }
+        let told = [RefundState::Sent, RefundState::Done, RefundState::Failed];
+        for (from, to) in [(&told[..], RefundState::Sent), (&[RefundState::Owed], RefundState::Owed)] {
+            let step = RefundStep { key, capture: None, from, to, again_in: Some(Duration::ZERO) };
+            if self.ports.refunds.advance(&step).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Keeps with its payment what somebody did at the provider itself, and calls a person. A dispute names neither our
+    /// payment nor a deployment, so the provider is asked whose capture it is about.
+    pub(super) async fn take_notice(
+        &self,
+        till: &Till,
+        event: &str,
+        kind: String,
+        capture: Option<&str>,
+    ) -> Result<&'static str, Failure> {
+        let booked = match capture {
+            Some(capture) => till.provider.booked(capture).await?,
+            None => None,
+        };
+        let deployment = booked.as_ref().and_then(|booked| booked.deployment.as_ref());
+        if booked.is_some() && deployment != Some(&till.terms.deployment) {
+            return Ok("other_deployment");
+        }
+        let payment = booked.map(|booked| booked.capture.payment).unwrap_or_default();
+        tracing::error!(event, kind, payment, "somebody has acted at the payment provider: look there");
+        match PaymentId::parse(&payment) {
+            Ok(id) if self.map.holds(id.order.shard()) => {
+                let step = PaymentStep::Noticed { event: event.to_owned(), kind };
+                self.ports.payments.advance(id, &step).await?;
+            }
+            _ => {}
+        }
+        Ok("attention")
     }
 
     /// Takes a capture: it pays its order, or it is owed back, or it is kept until its payment is found. Answers what

@@ -4,15 +4,16 @@
 use std::time::Duration;
 
 use futures::StreamExt;
-use metrics::counter;
+use futures::future::join_all;
+use metrics::{counter, gauge};
 
 use super::till::Till;
 use super::{Failure, Shop};
 use crate::domain::operator::Subject;
 use crate::domain::payment::{PaymentState, RefundKey, RefundReason, RefundState};
-use crate::domain::{Change, Payment, Refund};
-use crate::metrics::{REFUNDS, REFUNDS_OWED};
-use crate::ports::{Booked, Effect, ErrorKind, Orphan, StoreError, StoreResult};
+use crate::domain::{Change, Instance, Payment, PaymentId, Refund};
+use crate::metrics::{REFUNDS, REFUNDS_OWED, REFUNDS_STUCK};
+use crate::ports::{Booked, Effect, ErrorKind, Orphan, RefundStep, StoreError, StoreResult};
 
 /// Most payments, refunds or orphans of an instance that one round takes.
 const ROUND_MAX: usize = 200;
@@ -34,21 +35,27 @@ pub struct Reconciled {
     pub unknown: usize,
 }
 
+/// What a round did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Round {
+    /// How many got their final answer.
+    pub done: usize,
+    /// Whether more may be due at once.
+    pub is_full: bool,
+}
+
 impl Shop {
-    /// Asks the provider about the payments that are due. Answers how many got their final answer.
+    /// Asks the provider about the payments that are due.
     ///
     /// # Errors
     /// The first failure. All others were asked about all the same, and are again later.
-    pub async fn ask_about_payments(&self) -> StoreResult<usize> {
-        let Some(till) = &self.till else { return Ok(0) };
-        let mut done = Done::default();
-        for at in self.ports.payments.instances() {
-            match self.ports.payments.due(at, ROUND_MAX).await {
-                Ok(due) => done.add(each(due, |payment| self.ask_about(till, payment)).await),
-                Err(error) => done.fail(error),
-            }
-        }
-        done.result()
+    pub async fn ask_about_payments(&self) -> StoreResult<Round> {
+        let Some(till) = &self.till else { return Ok(Round::default()) };
+        self.everywhere(|at| async move {
+            let due = self.ports.payments.due(at, ROUND_MAX).await?;
+            Ok(each(due, |payment| self.ask_about(till, payment)).await)
+        })
+        .await
     }
 
     async fn ask_about(&self, till: &Till, payment: Payment) -> StoreResult<bool> {
@@ -60,27 +67,42 @@ impl Shop {
         self.settle_payment(&payment, standing).await.map_err(unsettled)
     }
 
-    /// Pays back what is due. Answers how many refunds got their final answer.
+    /// Pays back what is due.
     ///
     /// # Errors
     /// As [`Self::ask_about_payments`].
-    pub async fn pay_back(&self) -> StoreResult<usize> {
-        let Some(till) = &self.till else { return Ok(0) };
-        let mut done = Done::default();
-        for at in self.ports.payments.instances() {
-            match self.ports.refunds.due(at, ROUND_MAX).await {
-                Ok(due) => done.add(each(due, |refund| self.pay_back_one(till, refund)).await),
-                Err(error) => done.fail(error),
+    pub async fn pay_back(&self) -> StoreResult<Round> {
+        let Some(till) = &self.till else { return Ok(Round::default()) };
+        self.everywhere(|at| async move {
+            let due = self.ports.refunds.due(at, ROUND_MAX).await?;
+            Ok(each(due, |refund| self.pay_back_one(till, refund)).await)
+        })
+        .await
+    }
+
+    /// Does the same on all instances at once, so that none waits for one that hangs.
+    async fn everywhere<F>(&self, work: impl Fn(Instance) -> F) -> StoreResult<Round>
+    where
+        F: Future<Output = StoreResult<Tally>>,
+    {
+        let all = self.ports.payments.instances().into_iter().map(work);
+        let mut sum = Tally::default();
+        for tally in join_all(all).await {
+            match tally {
+                Ok(tally) => sum.add(tally),
+                Err(error) => sum.fail(error),
             }
         }
-        done.result()
+        sum.result()
     }
 
     async fn pay_back_one(&self, till: &Till, refund: Refund) -> StoreResult<bool> {
         let state = till.provider.refund(&refund).await?;
         let again_in = (state == RefundState::Sent).then_some(SENT_AGAIN);
-        self.ports.refunds.set(&refund.key, state, again_in).await?;
-        if state != refund.state {
+        let from = [RefundState::Owed, RefundState::Sent];
+        let step = RefundStep { key: &refund.key, capture: None, from: &from, to: state, again_in };
+        let is_found = self.ports.refunds.advance(&step).await?;
+        if is_found && state != refund.state {
             counter!(REFUNDS, "state" => state.as_str()).increment(1);
         }
         if state == RefundState::Failed {
@@ -89,13 +111,28 @@ impl Shop {
         Ok(again_in.is_none())
     }
 
+    /// Counts the refunds that wait for a person, instance by instance.
+    ///
+    /// # Errors
+    /// When an instance did not answer. Its gauge keeps what it said.
+    pub async fn watch_refunds(&self) -> StoreResult<Round> {
+        if self.till.is_none() {
+            return Ok(Round::default());
+        }
+        self.everywhere(|at| async move {
+            let stuck = u32::try_from(self.ports.refunds.stuck(at).await?).unwrap_or(u32::MAX);
+            gauge!(REFUNDS_STUCK, "database" => at.number().to_string()).set(f64::from(stuck));
+            Ok(Tally::default())
+        })
+        .await
+    }
+
     /// Tries the captures again that no payment explains, and owes back those that nobody explains for too long.
-    /// Answers how many are explained now.
     ///
     /// # Errors
     /// As [`Self::ask_about_payments`].
-    pub async fn retry_orphans(&self) -> StoreResult<usize> {
-        let Some(till) = &self.till else { return Ok(0) };
+    pub async fn retry_orphans(&self) -> StoreResult<Round> {
+        let Some(till) = &self.till else { return Ok(Round::default()) };
         let due = self.ports.captures.orphans_due(ROUND_MAX).await?;
         each(due, |orphan| self.retry_orphan(till, orphan)).await.result()
     }
@@ -109,10 +146,9 @@ impl Shop {
         if orphan.age_ms >= till.orphan_ms {
             let reason = RefundReason::UnknownOrder.as_str();
             counter!(REFUNDS_OWED, "reason" => reason).increment(1);
-            let (payment, capture) = (&capture.payment, &capture.reference);
-            tracing::error!(capture, payment, reason, "a capture is paid back");
-            let key = RefundKey::Orphan(capture.clone());
-            self.ports.refunds.set(&key, RefundState::Owed, Some(Duration::ZERO)).await?;
+            let (payment, reference) = (&capture.payment, &capture.reference);
+            tracing::error!(capture = reference, payment, reason, "a capture is paid back");
+            self.ports.captures.owe_orphan(capture).await?;
         }
         Ok(false)
     }
@@ -131,18 +167,22 @@ impl Shop {
     /// Compares the provider's captures since a time, in ms since 1970, with ours, and takes those that were missed.
     ///
     /// # Errors
-    /// When the provider or a component failed. What was taken before stands.
+    /// When the provider failed, or the first failure of a component. All other captures were compared all the same.
     pub async fn reconcile_payments(&self, since_ms: i64) -> StoreResult<Reconciled> {
         let Some(till) = &self.till else { return Ok(Reconciled::default()) };
-        let (mut done, mut after) = (Reconciled::default(), None);
+        let (mut done, mut after, mut failure) = (Reconciled::default(), None, None);
         loop {
             let (page, next) = till.provider.captures(since_ms, after).await?;
             for booked in page {
-                self.reconcile_one(till, booked, &mut done).await?;
+                let reference = booked.capture.reference.clone();
+                if let Err(error) = self.reconcile_one(till, booked, &mut done).await {
+                    tracing::error!(%error, capture = reference, "a capture could not be compared with the books");
+                    failure.get_or_insert(error);
+                }
             }
             match next {
                 Some(next) => after = Some(next),
-                None => return Ok(done),
+                None => return failure.map_or(Ok(done), Err),
             }
         }
     }
@@ -152,44 +192,71 @@ impl Shop {
             return Ok(());
         }
         done.captures += 1;
-        if booked.refunded >= booked.capture.amount.amount() {
-            return Ok(());
-        }
-        match self.take_capture(None, &booked.capture).await.map_err(unsettled)? {
+        let is_refunded = booked.refunded >= booked.capture.amount.amount();
+        let taken = self.take_capture(None, &booked.capture).await.map_err(unsettled)?;
+        match taken {
             "repeated" => {}
-            "unknown" => done.unknown += 1,
+            "unknown" => done.unknown += usize::from(!is_refunded),
             _ => done.found += 1,
+        }
+        let reference = &booked.capture.reference;
+        let of_payment = PaymentId::parse(&booked.capture.payment).ok();
+        let of_payment = of_payment.filter(|id| self.map.holds(id.order.shard()));
+        // A refund that has failed may have been made by a person meanwhile, and one that was done may have failed.
+        let from = if is_refunded { [RefundState::Failed] } else { [RefundState::Done] };
+        let keys = of_payment.map(RefundKey::Payment).into_iter();
+        for key in keys.chain([RefundKey::Orphan(reference.clone())]) {
+            let again_in = Some(Duration::ZERO);
+            let (capture, to) = (Some(reference.as_str()), RefundState::Sent);
+            self.ports.refunds.advance(&RefundStep { key: &key, capture, from: &from, to, again_in }).await?;
+        }
+        match of_payment {
+            Some(id) if booked.refunded > 0 && taken != "unknown" => {
+                self.note_unasked(till, id, reference).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Calls a person when money of a payment was paid back at the provider and we did not ask for it.
+    async fn note_unasked(&self, till: &Till, id: PaymentId, capture: &str) -> StoreResult<()> {
+        let payments = self.ports.payments.of(id.order).await?;
+        if payments.iter().any(|payment| payment.request.id == id && payment.refund.is_none()) {
+            let (event, kind) = (format!("books_{capture}"), "refund.unasked".to_owned());
+            self.take_notice(till, &event, kind, Some(capture)).await.map_err(unsettled)?;
         }
         Ok(())
     }
 }
 
 /// Does something to each of many, a few at once.
-async fn each<T, F>(all: Vec<T>, work: impl Fn(T) -> F) -> Done
+async fn each<T, F>(all: Vec<T>, work: impl Fn(T) -> F) -> Tally
 where
     F: Future<Output = StoreResult<bool>>,
 {
+    let mut tally = Tally { is_full: all.len() >= ROUND_MAX, ..Tally::default() };
     let mut results = futures::stream::iter(all.into_iter().map(work)).buffer_unordered(AT_ONCE);
-    let mut done = Done::default();
     while let Some(result) = results.next().await {
         match result {
-            Ok(is_done) => done.count += usize::from(is_done),
-            Err(error) => done.fail(error),
+            Ok(is_done) => tally.done += usize::from(is_done),
+            Err(error) => tally.fail(error),
         }
     }
-    done
+    tally
 }
 
-/// How many were done, and the first failure.
+/// What a round did, and its first failure.
 #[derive(Default)]
-struct Done {
-    count: usize,
+struct Tally {
+    done: usize,
+    is_full: bool,
     failure: Option<StoreError>,
 }
 
-impl Done {
+impl Tally {
     fn add(&mut self, other: Self) {
-        self.count += other.count;
+        self.done += other.done;
+        self.is_full |= other.is_full;
         if let Some(error) = other.failure {
             self.fail(error);
         }
@@ -199,8 +266,8 @@ impl Done {
         self.failure.get_or_insert(error);
     }
 
-    fn result(self) -> StoreResult<usize> {
-        self.failure.map_or(Ok(self.count), Err)
+    fn result(self) -> StoreResult<Round> {
+        self.failure.map_or(Ok(Round { done: self.done, is_full: self.is_full }), Err)
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod config;
 mod engine;
+mod event;
 mod grammar;
 mod json;
 mod mutation;

@@ -28,7 +28,7 @@ const LEEWAY_S: i64 = 5;
 const BYTES_MAX: usize = 4096;
 
 /// Computes HMAC-SHA256. Source: RFC 2104.
-fn hmac(key: &[u8], message: &[u8]) -> Vec<u8> {
+pub fn hmac(key: &[u8], message: &[u8]) -> Vec<u8> {
     let mut block = [0; 64];
     block[..key.len()].copy_from_slice(key);
     let pad = |with: u8| block.map(|byte| byte ^ with);

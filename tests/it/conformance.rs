@@ -22,6 +22,7 @@ macro_rules! in_both_modes {
 }
 
 mod admin;
+mod books;
 mod broken_clients;
 mod connections;
 mod crowds;

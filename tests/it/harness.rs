@@ -25,7 +25,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use seckill::app::{self, Role, Running};
 use seckill::clock::Clock;
 use seckill::config::{Config, Mode};
-use seckill::domain::{ApiKey, OrderId};
+use seckill::domain::{ApiKey, OrderId, PaymentId};
 use seckill::http::auth::api_key_hash;
 use seckill::ports::Ports;
 use serde_json::{Value, json};
@@ -44,6 +44,8 @@ pub const READ_ONLY_KEY: &str = "sk_a-key-that-may-only-read";
 
 /// How long a test waits for something that happens by itself. This is far above what it takes: a test that waits so
 /// long has failed.
+/// Tables whose keys are promises.
+pub const KEYED: [&str; 6] = ["orders", "claims", "order_moves", "payments", "refunds", "payment_events"];
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub struct TestShop {
@@ -138,10 +140,13 @@ pub trait Stage {
     /// Reads the sale as its last change left it, as JSON.
     async fn audited_sale(&self, sale: &str) -> Value;
 
+    /// Changes the row of a payment in `payments` or `refunds`, as no program of ours would.
+    async fn damage(&self, table: &str, payment: PaymentId, set: &str);
+
     /// Reads everything that a purchase could change, by place.
     async fn contents(&self) -> BTreeMap<String, String>;
 
-    /// Names those of `orders`, `claims` and `order_moves` in which a key refuses a second copy of every row.
+    /// Names those of [`KEYED`] in which a key refuses a second copy of every row. An empty table refuses nothing.
     async fn refused_copies(&self) -> Vec<&'static str>;
 }
 

@@ -67,7 +67,13 @@ fn request() -> PaymentRequest {
 async fn stripe_takes_every_request_of_the_client() {
     let mock = mock().await;
     let page = PaymentPage { reference: "cs_test_1".to_owned(), url: "https://pay.example".to_owned() };
-    let payment = Payment { state: PaymentState::Open, request: request(), page: Some(page), refund: None };
+    let payment = Payment {
+        state: PaymentState::Open,
+        request: request(),
+        page: Some(page),
+        refund: None,
+        notices: Vec::new(),
+    };
     // The mock answers the same objects to everybody, so what they say is not looked at.
     let opened = mock.stripe.open(&payment.request).await;
     assert!(opened.is_ok() || is_about_the_answer(&opened), "{opened:?}");

@@ -4,14 +4,16 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use sqlx::mysql::MySqlRow;
 use sqlx::{AssertSqlSafe, Row};
 
 use super::mysql::{Mysql, failed};
 use super::mysql_order_moves::{MysqlOrderMoves, Restock, Tx};
 use super::mysql_text::NOW_MS;
 use super::{mysql_payments, mysql_refunds};
+use crate::backend::readable::readable;
 use crate::domain::order_life::{OrderEvent, Step};
-use crate::domain::payment::RefundReason;
+use crate::domain::payment::{RefundReason, RefundState};
 use crate::domain::{Capture, Money, Order, PaymentId, PaymentRequest, Refund};
 use crate::ports::{Captures, Orphan, StoreError, StoreResult, Taken};
 
@@ -188,19 +190,20 @@ impl MysqlCaptures {
             if !self.postpone(&reference, next_ms, again_ms).await? {
                 continue;
             }
-            let payment: Vec<u8> = row.try_get(1).map_err(fault)?;
-            let currency: String = row.try_get(3).map_err(fault)?;
-            let amount = Money::new(row.try_get(2).map_err(fault)?, &currency);
-            due.push(Orphan {
-                capture: Capture {
-                    payment: String::from_utf8_lossy(&payment).into_owned(),
-                    amount: amount.map_err(|error| StoreError::broken(ORPHANS, error.to_string()))?,
-                    reference: String::from_utf8_lossy(&reference).into_owned(),
-                },
-                age_ms: row.try_get(4).map_err(fault)?,
-            });
+            due.extend(readable("orphan_captures", orphan(&row)));
         }
         Ok(due)
+    }
+
+    async fn owe(&self, capture: &Capture) -> StoreResult<()> {
+        let text = format!(
+            "UPDATE {{directory}}.orphan_captures SET state = '{}', next_ms = {NOW_MS} \
+             WHERE capture = ? AND state = 'waiting'",
+            RefundState::Owed.as_str()
+        );
+        let query = sqlx::query(self.mysql.directory_sql(&text)).bind(capture.reference.as_bytes());
+        let owed = query.execute(self.mysql.directory_pool()).await;
+        owed.map(drop).map_err(|error| failed(ORPHANS, error))
     }
 
     /// Makes an orphan due later. Answers `false` when another process was quicker.
@@ -222,6 +225,22 @@ impl MysqlCaptures {
     }
 }
 
+fn orphan(row: &MySqlRow) -> StoreResult<Orphan> {
+    let fault = |error| failed(ORPHANS, error);
+    let (reference, payment): (Vec<u8>, Vec<u8>) =
+        (row.try_get(0).map_err(fault)?, row.try_get(1).map_err(fault)?);
+    let currency: String = row.try_get(3).map_err(fault)?;
+    let amount = Money::new(row.try_get(2).map_err(fault)?, &currency);
+    Ok(Orphan {
+        capture: Capture {
+            payment: String::from_utf8_lossy(&payment).into_owned(),
+            amount: amount.map_err(|error| StoreError::broken(ORPHANS, error.to_string()))?,
+            reference: String::from_utf8_lossy(&reference).into_owned(),
+        },
+        age_ms: row.try_get(4).map_err(fault)?,
+    })
+}
+
 #[async_trait]
 impl Captures for MysqlCaptures {
     async fn take(&self, event: Option<&str>, payment: PaymentId, capture: &Capture) -> StoreResult<Taken> {
@@ -238,6 +257,10 @@ impl Captures for MysqlCaptures {
 
     async fn orphans_due(&self, limit: usize) -> StoreResult<Vec<Orphan>> {
         self.mysql.change(Mysql::DIRECTORY, ORPHANS, self.take_orphans(limit)).await
+    }
+
+    async fn owe_orphan(&self, capture: &Capture) -> StoreResult<()> {
+        self.mysql.change(Mysql::DIRECTORY, ORPHANS, self.owe(capture)).await
     }
 
     async fn forget_orphan(&self, capture: &Capture) -> StoreResult<()> {

@@ -41,6 +41,9 @@ impl MysqlOrderChanges {
             Step::Repeated => return Ok(Moved::Repeated(Box::new(found))),
             Step::Conflict => return Ok(Moved::Refused(Box::new(found))),
         };
+        if event == OrderEvent::Pay && !found.is_payable(mysql_payments::now_ms(&mut tx).await?) {
+            return Ok(Moved::Refused(Box::new(found)));
+        }
         if event == OrderEvent::Cancel
             && !self.unsettled(std::slice::from_ref(&found), &mut tx).await?.is_empty()
         {
@@ -134,10 +137,13 @@ impl MysqlOrderChanges {
             format!(
                 "(SELECT order_id FROM {shard}.orders_{} o WHERE state = '{}' AND expires_ms < {NOW_MS} - {ms} \
                  AND NOT EXISTS (SELECT 1 FROM {shard}.payments p WHERE p.order_id = o.order_id \
-                 AND p.state = '{}' AND p.closing_ms >= {NOW_MS} - {closing_ms}) LIMIT {limit})",
+                 AND p.state = '{}' AND (p.closing_ms >= {NOW_MS} - {closing_ms} \
+                 OR p.asks < {} AND p.closing_ms >= {NOW_MS} - {})) LIMIT {limit})",
                 month.yyyymm(),
                 OrderState::AwaitingPayment.as_str(),
                 PaymentState::Closing.as_str(),
+                PaymentState::ASKS_LEAST,
+                orders.grace.unasked_ms(),
             )
         });
         let text = format!("{} LIMIT {limit}", each.collect::<Vec<_>>().join(" UNION ALL "));
@@ -184,13 +190,13 @@ impl MysqlOrderChanges {
         tx: &mut Tx,
     ) -> StoreResult<usize> {
         let mut waiting = BTreeSet::new();
-        for Unsettled { payment, state, closing_for_ms } in self.unsettled(&orders, tx).await? {
+        for Unsettled { payment, state, closing_for_ms, asks } in self.unsettled(&orders, tx).await? {
             if state != PaymentState::Closing {
                 let close = mysql_payments::closing(&self.mysql, payment.order.shard());
                 let begun = sqlx::query(close).bind(payment.order.bytes().as_slice()).bind(payment.attempt);
                 begun.execute(&mut **tx).await.map_err(|error| failed(CONTEXT, error))?;
             }
-            if closing_for_ms.is_none_or(|ms| ms < grace.closing_ms) {
+            if closing_for_ms.is_none_or(|ms| grace.keeps(ms, asks)) {
                 waiting.insert(payment.order);
             }
         }
@@ -210,7 +216,7 @@ impl MysqlOrderChanges {
         for ((shard, _), orders) in by_table(orders.iter(), |order| order.id) {
             let ids = list(orders.iter().map(|order| order.id.bytes().as_slice()));
             let text = format!(
-                "SELECT order_id, attempt, state, {NOW_MS} - closing_ms FROM {}.payments \
+                "SELECT order_id, attempt, state, {NOW_MS} - closing_ms, asks FROM {}.payments \
                  WHERE order_id IN {ids} AND state NOT IN ('{}','{}') ORDER BY order_id, attempt",
                 self.mysql.shard(shard),
                 PaymentState::Closed.as_str(),
@@ -220,7 +226,8 @@ impl MysqlOrderChanges {
             for row in rows.map_err(|error| failed(CONTEXT, error))? {
                 let fault = |error| failed(CONTEXT, error);
                 let state: String = row.try_get(2).map_err(fault)?;
-                let closing_for_ms: Option<i64> = row.try_get(3).map_err(fault)?;
+                let (closing_for_ms, asks): (Option<i64>, i32) =
+                    (row.try_get(3).map_err(fault)?, row.try_get(4).map_err(fault)?);
                 found.push(Unsettled {
                     payment: mysql_refunds::payment_id(
                         row.try_get(0).map_err(fault)?,
@@ -228,6 +235,7 @@ impl MysqlOrderChanges {
                     )?,
                     state: PaymentState::parse(&state).ok_or_else(|| StoreError::broken(CONTEXT, state))?,
                     closing_for_ms: closing_for_ms.map(|ms| u64::try_from(ms).unwrap_or(0)),
+                    asks: u32::try_from(asks).unwrap_or(0),
                 });
             }
         }
@@ -241,6 +249,8 @@ struct Unsettled {
     state: PaymentState,
     /// For how long it is being closed, in ms; `None` when it is not.
     closing_for_ms: Option<u64>,
+    /// How often the provider was asked to close it.
+    asks: u32,
 }
 
 #[async_trait]

@@ -8,10 +8,11 @@ use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, MySql, MySqlConnection, Row};
 
 use super::mysql::{Mysql, failed};
-use super::mysql_order_moves::MysqlOrderMoves;
+use super::mysql_order_moves::{MysqlOrderMoves, Tx};
 use super::mysql_refunds;
 use super::mysql_text::NOW_MS;
-use crate::domain::payment::{PaymentPage, PaymentState};
+use crate::backend::readable::readable;
+use crate::domain::payment::{Notice, PaymentPage, PaymentState};
 use crate::domain::{Instance, OrderId, OrderState, Payment, PaymentId, PaymentRequest, PaymentTerms, Shard};
 use crate::ports::{Opened, PaymentStep, Payments, StoreError, StoreResult};
 
@@ -38,7 +39,9 @@ impl MysqlPayments {
     async fn read_of(&self, order: OrderId) -> StoreResult<Vec<Payment>> {
         let readers = self.mysql.readers(self.mysql.map.instance_of(order.shard()));
         let mut connection = readers.acquire().await.map_err(|error| failed(READ, error))?;
-        let mut payments = read_all(&self.mysql, order, &mut connection).await?;
+        let rows = rows_of(&self.mysql, order, &mut connection).await?;
+        let mut payments: Vec<Payment> =
+            rows.iter().filter_map(|row| readable("payments", read(row))).collect();
         if !payments.is_empty() {
             for refund in mysql_refunds::read_of(&self.mysql, order, &mut connection).await? {
                 let of = payments.iter_mut().find(|payment| refund.key.is_of(payment.request.id));
@@ -46,17 +49,41 @@ impl MysqlPayments {
                     payment.refund = Some(refund);
                 }
             }
+            self.read_notices(order, &mut payments, &mut connection).await?;
         }
         Ok(payments)
+    }
+
+    /// Reads the words with a dot: the others are outcomes of our own.
+    async fn read_notices(
+        &self,
+        order: OrderId,
+        payments: &mut [Payment],
+        connection: &mut MySqlConnection,
+    ) -> StoreResult<()> {
+        let fault = |error| failed(READ, error);
+        let text = format!(
+            "SELECT attempt, outcome, at_ms FROM {}.payment_events WHERE order_id = ? AND outcome LIKE '%.%' \
+             ORDER BY at_ms, event_id",
+            self.mysql.shard(order.shard())
+        );
+        let query = sqlx::query(AssertSqlSafe(text)).bind(order.bytes().as_slice());
+        for row in query.fetch_all(connection).await.map_err(fault)? {
+            let attempt: i32 = row.try_get("attempt").map_err(fault)?;
+            let of = payments.iter_mut().find(|payment| i32::from(payment.request.id.attempt) == attempt);
+            if let Some(payment) = of {
+                let (kind, at_ms) =
+                    (row.try_get("outcome").map_err(fault)?, row.try_get("at_ms").map_err(fault)?);
+                payment.notices.push(Notice { kind, at_ms });
+            }
+        }
+        Ok(())
     }
 
     async fn open_next(&self, id: OrderId, terms: &PaymentTerms) -> StoreResult<Opened> {
         let mut tx = self.mysql.begin(self.mysql.map.instance_of(id.shard()), CONTEXT).await?;
         let Some(order) = self.moves.lock(id, &mut tx).await? else { return Ok(Opened::Absent) };
-        let now_ms: i64 = sqlx::query_scalar(AssertSqlSafe(format!("SELECT {NOW_MS}")))
-            .fetch_one(&mut *tx)
-            .await
-            .map_err(|error| failed(CONTEXT, error))?;
+        let now_ms = now_ms(&mut tx).await?;
         if !order.is_payable(now_ms) {
             return Ok(Opened::NotPayable(Box::new(order)));
         }
@@ -73,7 +100,8 @@ impl MysqlPayments {
              VALUES (?, ?, ?, ?, ?, ?)",
             self.mysql.shard(id.shard())
         );
-        let payment = Payment { state: PaymentState::Opening, request, page: None, refund: None };
+        let payment =
+            Payment { state: PaymentState::Opening, request, page: None, refund: None, notices: Vec::new() };
         sqlx::query(AssertSqlSafe(text))
             .bind(id.bytes().as_slice())
             .bind(payment.request.id.attempt)
@@ -106,6 +134,16 @@ impl MysqlPayments {
                 let from = "'opening','open','closing'";
                 let text = step_sql(mysql, shard, ("state = 'closed', ask_ms = NULL", "="), from);
                 of_payment(sqlx::query(text), &payment).execute(pool).await
+            }
+            PaymentStep::Noticed { event, kind } => {
+                let table = mysql.shard(shard);
+                let text = format!(
+                    "INSERT INTO {table}.payment_events (event_id, order_id, attempt, outcome, at_ms) \
+                     SELECT ?, order_id, attempt, ?, {NOW_MS} FROM {table}.payments \
+                     WHERE order_id = ? AND attempt = ? ON DUPLICATE KEY UPDATE event_id = VALUES(event_id)"
+                );
+                let query = sqlx::query(AssertSqlSafe(text)).bind(event.as_bytes()).bind(kind);
+                of_payment(query, &payment).execute(pool).await
             }
             PaymentStep::Reopened => return self.reopen(payment).await,
         };
@@ -142,21 +180,26 @@ impl MysqlPayments {
                 self.mysql.shard(shard)
             )
         });
-        let text = format!("{} LIMIT {limit}", each.collect::<Vec<_>>().join(" UNION ALL "));
+        let text = format!("{} ORDER BY ask_ms LIMIT {limit}", each.collect::<Vec<_>>().join(" UNION ALL "));
         let rows = sqlx::raw_sql(AssertSqlSafe(text)).fetch_all(self.mysql.pool(at)).await;
         let mut due = Vec::new();
         for row in rows.map_err(|error| failed(READ, error))? {
-            let payment = read(&row)?;
-            let ask_ms: i64 = row.try_get("ask_ms").map_err(|error| failed(READ, error))?;
-            let asks: i32 = row.try_get("asks").map_err(|error| failed(READ, error))?;
-            let id = payment.request.id;
+            let fault = |error| failed(READ, error);
+            let (ask_ms, asks): (i64, i32) =
+                (row.try_get("ask_ms").map_err(fault)?, row.try_get("asks").map_err(fault)?);
+            let id = mysql_refunds::payment_id(
+                row.try_get("order_id").map_err(fault)?,
+                row.try_get("attempt").map_err(fault)?,
+            )?;
+            let payment = readable("payments", read(&row));
+            let state = payment.as_ref().map_or(PaymentState::Open, |payment| payment.state);
             let text = format!(
                 "UPDATE {}.payments SET ask_ms = {NOW_MS} + ?, asks = asks + 1 \
                  WHERE order_id = ? AND attempt = ? AND ask_ms = ?",
                 self.mysql.shard(id.order.shard())
             );
             let taken = sqlx::query(AssertSqlSafe(text))
-                .bind(payment.state.asked_again_ms(u32::try_from(asks).unwrap_or(0)))
+                .bind(state.asked_again_ms(u32::try_from(asks).unwrap_or(0)))
                 .bind(id.order.bytes().as_slice())
                 .bind(id.attempt)
                 .bind(ask_ms)
@@ -164,7 +207,7 @@ impl MysqlPayments {
                 .await
                 .map_err(|error| failed(CONTEXT, error))?;
             if taken.rows_affected() == 1 {
-                due.push(payment);
+                due.extend(payment);
             }
         }
         Ok(due)
@@ -202,6 +245,15 @@ impl Payments for MysqlPayments {
     }
 }
 
+/// Reads the database's clock, in ms since 1970.
+///
+/// # Errors
+/// When it does not answer.
+pub async fn now_ms(tx: &mut Tx) -> StoreResult<i64> {
+    let read = sqlx::query_scalar(AssertSqlSafe(format!("SELECT {NOW_MS}"))).fetch_one(&mut **tx).await;
+    read.map_err(|error| failed(CONTEXT, error))
+}
+
 /// Answers the statement with which a payment begins to be closed. It takes the order's id and the attempt.
 pub fn closing(mysql: &Mysql, shard: Shard) -> AssertSqlSafe<String> {
     step_sql(mysql, shard, (&to_closing(), "="), "'opening','open'")
@@ -233,19 +285,27 @@ fn stored(request: &PaymentRequest) -> StoreResult<String> {
     serde_json::to_string(request).map_err(|error| StoreError::broken(CONTEXT, error.to_string()))
 }
 
-/// Reads the payments of an order, ascending by attempt, without their refunds.
+/// Reads the payments of an order, ascending by attempt, without their refunds. The caller decides by them, so all have
+/// to be read.
 async fn read_all(
     mysql: &Mysql,
     order: OrderId,
     connection: &mut MySqlConnection,
 ) -> StoreResult<Vec<Payment>> {
+    rows_of(mysql, order, connection).await?.iter().map(read).collect()
+}
+
+async fn rows_of(
+    mysql: &Mysql,
+    order: OrderId,
+    connection: &mut MySqlConnection,
+) -> StoreResult<Vec<MySqlRow>> {
     let text = format!(
         "SELECT {COLUMNS} FROM {}.payments WHERE order_id = ? ORDER BY attempt",
         mysql.shard(order.shard())
     );
     let query = sqlx::query(AssertSqlSafe(text)).bind(order.bytes().as_slice());
-    let rows = query.fetch_all(connection).await.map_err(|error| failed(READ, error))?;
-    rows.iter().map(read).collect()
+    query.fetch_all(connection).await.map_err(|error| failed(READ, error))
 }
 
 fn read(row: &MySqlRow) -> StoreResult<Payment> {
@@ -261,5 +321,6 @@ fn read(row: &MySqlRow) -> StoreResult<Payment> {
         request: serde_json::from_str(&request).map_err(|error| broken(error.to_string()))?,
         page: reference.zip(url).map(|(reference, url)| PaymentPage { reference, url }),
         refund: None,
+        notices: Vec::new(),
     })
 }

@@ -1,7 +1,6 @@
 //! Keeps the refunds of captures: those of payments in the shards of their orders, those of orphans in the directory.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::mysql::MySqlRow;
@@ -9,11 +8,12 @@ use sqlx::{AssertSqlSafe, MySqlConnection, Row};
 
 use super::mysql::{Mysql, failed};
 use super::mysql_order_moves::{MysqlOrderMoves, Restock, Tx};
-use super::mysql_text::NOW_MS;
+use super::mysql_text::{NOW_MS, push_bytes};
+use crate::backend::readable::readable;
 use crate::domain::order_life::{OrderEvent, Step};
 use crate::domain::payment::{RefundKey, RefundReason, RefundState};
 use crate::domain::{Capture, Instance, Money, OrderId, PaymentId, PaymentRequest, Refund};
-use crate::ports::{Moved, Refunds, StoreError, StoreResult};
+use crate::ports::{Moved, RefundStep, Refunds, StoreError, StoreResult};
 
 const CONTEXT: &str = "change refund";
 const READ: &str = "read refunds";
@@ -79,51 +79,78 @@ impl MysqlRefunds {
     }
 
     async fn take_due(&self, at: Instance, limit: usize) -> StoreResult<Vec<Refund>> {
+        let fault = |error| failed(READ, error);
         let each = self.mysql.map.shards_of(at).map(|shard| {
             format!(
                 "(SELECT {COLUMNS} FROM {}.refunds WHERE next_ms <= {NOW_MS} ORDER BY next_ms LIMIT {limit})",
                 self.mysql.shard(shard)
             )
         });
-        let text = format!("{} LIMIT {limit}", each.collect::<Vec<_>>().join(" UNION ALL "));
+        let text = format!("{} ORDER BY next_ms LIMIT {limit}", each.collect::<Vec<_>>().join(" UNION ALL "));
         let rows = sqlx::raw_sql(AssertSqlSafe(text)).fetch_all(self.mysql.pool(at)).await;
-        let mut found: Vec<(Refund, i64)> = Vec::new();
-        for row in rows.map_err(|error| failed(READ, error))? {
-            found.push((read(&row)?, row.try_get("next_ms").map_err(|error| failed(READ, error))?));
+        let mut due = Vec::new();
+        for row in rows.map_err(fault)? {
+            self.take_one(key_of(&row)?, &row, ("refunds", &mut due)).await?;
         }
         if at == Mysql::DIRECTORY {
-            found.extend(self.orphans(limit).await?);
-        }
-        let mut due = Vec::new();
-        for (refund, next_ms) in found {
-            if self.postpone(&refund, next_ms).await? {
-                due.push(refund);
+            for row in self.orphans(limit).await? {
+                let reference: Vec<u8> = row.try_get("capture").map_err(fault)?;
+                let key = RefundKey::Orphan(String::from_utf8_lossy(&reference).into_owned());
+                self.take_one(key, &row, ("orphan_captures", &mut due)).await?;
             }
         }
         Ok(due)
     }
 
-    async fn orphans(&self, limit: usize) -> StoreResult<Vec<(Refund, i64)>> {
+    /// Takes a row, unless another process was quicker. One that cannot be read is passed over.
+    async fn take_one(
+        &self,
+        key: RefundKey,
+        row: &MySqlRow,
+        (table, due): (&'static str, &mut Vec<Refund>),
+    ) -> StoreResult<()> {
         let fault = |error| failed(READ, error);
+        let tries: i32 = row.try_get("tries").map_err(fault)?;
+        let again_ms = Refund::asked_again_ms(u32::try_from(tries).unwrap_or(0));
+        let next_ms: i64 = row.try_get("next_ms").map_err(fault)?;
+        let set = format!("next_ms = {NOW_MS} + {again_ms}, tries = tries + 1");
+        if self.update(&key, &set, &format!("AND next_ms = {next_ms}")).await? {
+            due.extend(readable(table, read(row, key)));
+        }
+        Ok(())
+    }
+
+    async fn orphans(&self, limit: usize) -> StoreResult<Vec<MySqlRow>> {
         let text = format!(
-            "SELECT capture, amount, currency, state, tries, next_ms FROM {{directory}}.orphan_captures \
+            "SELECT capture, amount, currency, 'unknown_order' AS reason, state, tries, next_ms \
+             FROM {{directory}}.orphan_captures \
              WHERE state <> 'waiting' AND next_ms <= {NOW_MS} ORDER BY next_ms LIMIT {limit}"
         );
         let rows = sqlx::query(self.mysql.directory_sql(&text)).fetch_all(self.mysql.directory_pool()).await;
-        let orphan = |row: &MySqlRow| -> StoreResult<(Refund, i64)> {
-            let reference: Vec<u8> = row.try_get("capture").map_err(fault)?;
-            let reference = String::from_utf8_lossy(&reference).into_owned();
-            let key = RefundKey::Orphan(reference.clone());
-            let refund = refund(row, key, reference, RefundReason::UnknownOrder)?;
-            Ok((refund, row.try_get("next_ms").map_err(fault)?))
-        };
-        rows.map_err(fault)?.iter().map(orphan).collect()
+        rows.map_err(|error| failed(READ, error))
     }
 
-    /// Makes a refund due later. Answers `false` when another process was quicker.
-    async fn postpone(&self, refund: &Refund, next_ms: i64) -> StoreResult<bool> {
-        let set = format!("next_ms = {NOW_MS} + {}, tries = tries + 1", Refund::asked_again_ms(refund.tries));
-        self.update(&refund.key, &set, &format!("AND next_ms = {next_ms}")).await
+    async fn count_stuck(&self, at: Instance) -> StoreResult<u64> {
+        // Each of the two goes through an index: of the states, and of what the provider is asked about.
+        let count = |table: String| {
+            format!(
+                "(SELECT COUNT(*) FROM {table} WHERE state = 'failed') + (SELECT COUNT(*) FROM {table} \
+                 WHERE next_ms IS NOT NULL AND state <> 'waiting' AND created_ms < {NOW_MS} - {})",
+                Refund::OVERDUE_MS
+            )
+        };
+        let shards =
+            self.mysql.map.shards_of(at).map(|shard| count(format!("{}.refunds", self.mysql.shard(shard))));
+        let mut counts: Vec<String> = shards.collect();
+        if at == Mysql::DIRECTORY {
+            counts.push(count(format!("{}.orphan_captures", self.mysql.directory())));
+        }
+        let text = format!("SELECT {}", counts.join(" + "));
+        let stuck: i64 = sqlx::query_scalar(AssertSqlSafe(text))
+            .fetch_one(self.mysql.readers(at))
+            .await
+            .map_err(|error| failed(READ, error))?;
+        Ok(stuck.unsigned_abs())
     }
 
     /// Updates the row of a refund. Answers whether there was one that fits.
@@ -168,10 +195,21 @@ impl Refunds for MysqlRefunds {
         self.mysql.change(at, CONTEXT, self.take_due(at, limit)).await
     }
 
-    async fn set(&self, key: &RefundKey, state: RefundState, again_in: Option<Duration>) -> StoreResult<()> {
-        let next = again_in.map_or("NULL".to_owned(), |wait| format!("{NOW_MS} + {}", wait.as_millis()));
-        let set = format!("state = '{}', next_ms = {next}", state.as_str());
-        self.mysql.change(self.instance_of(key), CONTEXT, self.update(key, &set, "")).await.map(drop)
+    async fn advance(&self, step: &RefundStep<'_>) -> StoreResult<bool> {
+        let next = step.again_in.map_or("NULL".to_owned(), |wait| format!("{NOW_MS} + {}", wait.as_millis()));
+        let set = format!("state = '{}', next_ms = {next}", step.to.as_str());
+        let from: Vec<String> = step.from.iter().map(|state| format!("'{}'", state.as_str())).collect();
+        let mut condition = format!("AND state IN ({})", from.join(","));
+        if let Some(capture) = step.capture {
+            condition.push_str(" AND capture = ");
+            push_bytes(&mut condition, capture.as_bytes());
+        }
+        let update = self.update(step.key, &set, &condition);
+        self.mysql.change(self.instance_of(step.key), CONTEXT, update).await
+    }
+
+    async fn stuck(&self, at: Instance) -> StoreResult<u64> {
+        self.mysql.read(READ, self.count_stuck(at)).await
     }
 }
 
@@ -205,10 +243,10 @@ pub async fn owe(
     owed.map(drop).map_err(|error| failed(CONTEXT, error))
 }
 
-/// Reads the refunds of an order's payments.
+/// Reads the refunds of an order's payments. One that this version cannot read is passed over.
 ///
 /// # Errors
-/// When they cannot be read.
+/// When the database does not answer.
 pub async fn read_of(
     mysql: &Mysql,
     order: OrderId,
@@ -217,7 +255,14 @@ pub async fn read_of(
     let text = format!("SELECT {COLUMNS} FROM {}.refunds WHERE order_id = ?", mysql.shard(order.shard()));
     let query = sqlx::query(AssertSqlSafe(text)).bind(order.bytes().as_slice());
     let rows = query.fetch_all(connection).await.map_err(|error| failed(READ, error))?;
-    rows.iter().map(read).collect()
+    let all = rows.iter().filter_map(|row| readable("refunds", key_of(row).and_then(|key| read(row, key))));
+    Ok(all.collect())
+}
+
+fn key_of(row: &MySqlRow) -> StoreResult<RefundKey> {
+    let fault = |error| failed(READ, error);
+    payment_id(row.try_get("order_id").map_err(fault)?, row.try_get("attempt").map_err(fault)?)
+        .map(RefundKey::Payment)
 }
 
 /// Makes a payment's id from its columns.
@@ -230,28 +275,19 @@ pub fn payment_id(order: Vec<u8>, attempt: i32) -> StoreResult<PaymentId> {
     Ok(PaymentId { order, attempt })
 }
 
-fn read(row: &MySqlRow) -> StoreResult<Refund> {
-    let fault = |error| failed(READ, error);
-    let payment =
-        payment_id(row.try_get("order_id").map_err(fault)?, row.try_get("attempt").map_err(fault)?)?;
-    let (capture, reason): (Vec<u8>, String) =
-        (row.try_get("capture").map_err(fault)?, row.try_get("reason").map_err(fault)?);
-    let reason = RefundReason::parse(&reason).ok_or_else(|| StoreError::broken(READ, reason))?;
-    refund(row, RefundKey::Payment(payment), String::from_utf8_lossy(&capture).into_owned(), reason)
-}
-
-fn refund(row: &MySqlRow, key: RefundKey, capture: String, reason: RefundReason) -> StoreResult<Refund> {
+fn read(row: &MySqlRow, key: RefundKey) -> StoreResult<Refund> {
     let fault = |error| failed(READ, error);
     let broken = |detail: String| StoreError::broken(READ, detail);
-    let (currency, state): (String, String) =
-        (row.try_get("currency").map_err(fault)?, row.try_get("state").map_err(fault)?);
+    let capture: Vec<u8> = row.try_get("capture").map_err(fault)?;
+    let text = |column: &str| row.try_get::<String, _>(column).map_err(fault);
+    let (currency, reason, state) = (text("currency")?, text("reason")?, text("state")?);
     let tries: i32 = row.try_get("tries").map_err(fault)?;
     Ok(Refund {
         key,
         amount: Money::new(row.try_get("amount").map_err(fault)?, &currency)
             .map_err(|error| broken(error.to_string()))?,
-        capture,
-        reason,
+        capture: String::from_utf8_lossy(&capture).into_owned(),
+        reason: RefundReason::parse(&reason).ok_or_else(|| broken(reason))?,
         state: RefundState::parse(&state).ok_or_else(|| broken(state))?,
         tries: u32::try_from(tries).unwrap_or(0),
     })

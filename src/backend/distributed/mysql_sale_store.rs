@@ -88,9 +88,11 @@ impl MysqlSaleStore {
             .map_err(|error| StoreError::broken("write audit row", error.to_string()))?;
         let (sale_id, sale_after, details) = match subject {
             Subject::Sale(sale) => (Some(sale.id.as_str().as_bytes()), Some(json), None),
-            Subject::Key(_) | Subject::Order { .. } | Subject::Books { .. } | Subject::Position { .. } => {
-                (None, None, Some(json))
-            }
+            Subject::Key(_)
+            | Subject::Order { .. }
+            | Subject::Refund { .. }
+            | Subject::Books { .. }
+            | Subject::Position { .. } => (None, None, Some(json)),
         };
         sqlx::query(self.mysql.directory_sql(text))
             .bind(&change.actor)

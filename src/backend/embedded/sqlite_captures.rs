@@ -11,8 +11,9 @@ use super::sqlite_order_moves::{change_one, find, follow};
 use super::sqlite_payments::{begin_closing, read_all};
 use super::sqlite_refunds::{money, owe};
 use super::sqlite_rows::{column, failed, number};
+use crate::backend::readable::readable;
 use crate::domain::order_life::{OrderEvent, Step};
-use crate::domain::payment::RefundReason;
+use crate::domain::payment::{RefundReason, RefundState};
 use crate::domain::{Capture, Order, PaymentId, PaymentRequest, Refund};
 use crate::ports::{Captures, Moved, Orphan, StoreResult, Taken};
 
@@ -25,9 +26,12 @@ const NOTE: &str = "INSERT INTO payment_events (event_id, order_id, attempt, out
      VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET event_id = excluded.event_id";
 const KEEP: &str = "INSERT INTO orphan_captures (capture, payment, amount, currency, state, created_ms, next_ms) \
      VALUES (?1, ?2, ?3, ?4, 'waiting', ?5, ?5) ON CONFLICT DO NOTHING";
-const DUE: &str = "SELECT capture, payment, amount, currency, created_ms, tries FROM orphan_captures \
+const DUE: &str = "SELECT capture, payment, amount, currency, created_ms, tries, next_ms FROM orphan_captures \
      WHERE state = 'waiting' AND next_ms <= ? ORDER BY next_ms LIMIT ?";
-const TRIED: &str = "UPDATE orphan_captures SET next_ms = ?, tries = tries + 1 WHERE capture = ?";
+const TRIED: &str =
+    "UPDATE orphan_captures SET next_ms = ?, tries = tries + 1 WHERE capture = ? AND next_ms = ?";
+const OWED: &str =
+    "UPDATE orphan_captures SET state = ?, next_ms = ? WHERE capture = ? AND state = 'waiting'";
 
 /// Takes captures in the database.
 pub struct SqliteCaptures {
@@ -86,31 +90,43 @@ impl Captures for SqliteCaptures {
         let now_ms = self.sqlite.time.now_ms();
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let rows = sqlx::query(DUE).bind(now_ms).bind(limit).fetch_all(self.sqlite.readers()).await;
-        let orphan = |row: &SqliteRow| -> StoreResult<(Orphan, u32)> {
+        let orphan = |row: &SqliteRow| -> StoreResult<Orphan> {
             let capture = Capture {
                 payment: column(row, "payment")?,
                 amount: money(row)?,
                 reference: column(row, "capture")?,
             };
-            let age_ms = now_ms.saturating_sub(column(row, "created_ms")?);
-            Ok((Orphan { capture, age_ms }, number(row, "tries")?))
+            Ok(Orphan { capture, age_ms: now_ms.saturating_sub(column(row, "created_ms")?) })
         };
-        let rows = rows.map_err(|error| failed(ORPHANS, error))?;
-        let due: Vec<(Orphan, u32)> = rows.iter().map(orphan).collect::<StoreResult<_>>()?;
+        let mut due = Vec::new();
+        for row in rows.map_err(|error| failed(ORPHANS, error))? {
+            let again_ms = now_ms.saturating_add(Refund::asked_again_ms(number(&row, "tries")?));
+            let (reference, next_ms): (String, i64) = (column(&row, "capture")?, column(&row, "next_ms")?);
+            due.push((reference, next_ms, again_ms, readable("orphan_captures", orphan(&row))));
+        }
         if due.is_empty() {
             return Ok(Vec::new());
         }
-        let tried = due.clone();
         let work = async move |connection: &mut SqliteConnection| {
-            for (orphan, tries) in &tried {
-                let next_ms = now_ms.saturating_add(Refund::asked_again_ms(*tries));
-                let query = sqlx::query(TRIED).bind(next_ms).bind(&orphan.capture.reference);
-                query.execute(&mut *connection).await.map_err(|error| failed(ORPHANS, error))?;
+            let mut taken = Vec::new();
+            for (reference, next_ms, again_ms, orphan) in &due {
+                let query = sqlx::query(TRIED).bind(again_ms).bind(reference).bind(next_ms);
+                let tried = query.execute(&mut *connection).await.map_err(|error| failed(ORPHANS, error))?;
+                taken.extend(orphan.clone().filter(|_| tried.rows_affected() == 1));
             }
-            Ok(())
+            Ok(taken)
         };
-        self.sqlite.writer.write(ORPHANS, work).await?;
-        Ok(due.into_iter().map(|(orphan, _)| orphan).collect())
+        self.sqlite.writer.write(ORPHANS, work).await
+    }
+
+    async fn owe_orphan(&self, capture: &Capture) -> StoreResult<()> {
+        let (reference, time) = (capture.reference.clone(), self.sqlite.time.clone());
+        let work = async move |connection: &mut SqliteConnection| {
+            let query =
+                sqlx::query(OWED).bind(RefundState::Owed.as_str()).bind(time.now_ms()).bind(&reference);
+            query.execute(connection).await.map(drop).map_err(|error| failed(ORPHANS, error))
+        };
+        self.sqlite.writer.write(ORPHANS, work).await
     }
 
     async fn forget_orphan(&self, capture: &Capture) -> StoreResult<()> {

@@ -12,7 +12,7 @@ use super::sqlite::Sqlite;
 use super::sqlite_order_moves::{find, follow, give_back, note_move};
 use super::sqlite_order_store::{COLUMNS, read};
 use super::sqlite_payments::{self, begin_closing};
-use super::sqlite_rows::{failed, parsed};
+use super::sqlite_rows::{column, failed, number, parsed};
 use crate::domain::order_life::{OrderEvent, Step};
 use crate::domain::payment::PaymentState;
 use crate::domain::{Instance, OrderId, OrderRecord, OrderState};
@@ -38,9 +38,13 @@ impl OrderChanges for SqliteOrderChanges {
             let Some(found) = find(connection, order).await? else { return Ok(Moved::Absent) };
             let is_open = event == OrderEvent::Cancel
                 && sqlite_payments::read_all(connection, order).await?.iter().any(|p| !p.state.is_final());
+            let now_ms = time.now_ms();
             match found.state.on(event) {
+                Step::Follows(_) if event == OrderEvent::Pay && !found.is_payable(now_ms) => {
+                    Ok(Moved::Refused(Box::new(found)))
+                }
                 Step::Follows(_) if is_open => Ok(Moved::PaymentOpen(Box::new(found))),
-                Step::Follows(arrow) => follow(connection, (arrow, true), found, time.now_ms()).await,
+                Step::Follows(arrow) => follow(connection, (arrow, true), found, now_ms).await,
                 Step::Repeated => Ok(Moved::Repeated(Box::new(found))),
                 Step::Conflict => Ok(Moved::Refused(Box::new(found))),
             }
@@ -91,13 +95,16 @@ impl OrderChanges for SqliteOrderChanges {
 
     async fn overdue(&self, orders: Overdue<'_>, limit: usize) -> StoreResult<Vec<OrderId>> {
         const OVERDUE: &str = "SELECT order_id FROM orders o WHERE state = ? AND expires_ms < ? AND NOT EXISTS \
-             (SELECT 1 FROM payments p WHERE p.order_id = o.order_id AND p.state = ? AND p.closing_ms >= ?) LIMIT ?";
+             (SELECT 1 FROM payments p WHERE p.order_id = o.order_id AND p.state = ? \
+             AND (p.closing_ms >= ? OR p.asks < ? AND p.closing_ms >= ?)) LIMIT ?";
         let (now_ms, grace) = (self.sqlite.time.now_ms(), orders.grace);
         let rows = sqlx::query(OVERDUE)
             .bind(OrderState::AwaitingPayment.as_str())
             .bind(before(now_ms, grace.ms))
             .bind(PaymentState::Closing.as_str())
             .bind(before(now_ms, grace.closing_ms))
+            .bind(PaymentState::ASKS_LEAST)
+            .bind(before(now_ms, grace.unasked_ms()))
             .bind(i64::try_from(limit).unwrap_or(i64::MAX))
             .fetch_all(self.sqlite.readers())
             .await
@@ -148,8 +155,13 @@ async fn must_wait(
     for payment in sqlite_payments::read_all(connection, order).await? {
         begin_closing(connection, payment.request.id, now_ms).await?;
     }
-    let text = "SELECT EXISTS(SELECT 1 FROM payments WHERE order_id = ? AND state = ? AND closing_ms > ?)";
-    let query = sqlx::query_scalar(text).bind(order.to_string()).bind(PaymentState::Closing.as_str());
-    let query = query.bind(before(now_ms, grace.closing_ms));
-    query.fetch_one(connection).await.map_err(|error| failed(CONTEXT, error))
+    let text = "SELECT closing_ms, asks FROM payments WHERE order_id = ? AND state = ?";
+    let query = sqlx::query(text).bind(order.to_string()).bind(PaymentState::Closing.as_str());
+    for row in query.fetch_all(connection).await.map_err(|error| failed(CONTEXT, error))? {
+        let closing_for_ms = now_ms.saturating_sub(column(&row, "closing_ms")?);
+        if grace.keeps(u64::try_from(closing_for_ms).unwrap_or(0), number(&row, "asks")?) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }

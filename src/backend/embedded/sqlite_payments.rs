@@ -11,7 +11,8 @@ use super::sqlite::Sqlite;
 use super::sqlite_order_moves::find;
 use super::sqlite_refunds;
 use super::sqlite_rows::{column, failed, number};
-use crate::domain::payment::{PaymentPage, PaymentState};
+use crate::backend::readable::readable;
+use crate::domain::payment::{Notice, PaymentPage, PaymentState};
 use crate::domain::{Instance, OrderId, OrderState, Payment, PaymentId, PaymentRequest, PaymentTerms};
 use crate::ports::{Opened, PaymentStep, Payments, StoreResult};
 
@@ -31,9 +32,16 @@ const REOPENED: &str = "UPDATE payments SET state = iif(url IS NULL, 'opening', 
      WHERE order_id = ? AND attempt = ? AND state = 'closing'";
 const CLOSED: &str = "UPDATE payments SET state = 'closed', ask_ms = NULL \
      WHERE order_id = ? AND attempt = ? AND state IN ('opening', 'open', 'closing')";
-const DUE: &str = "SELECT state, request, reference, url, asks FROM payments WHERE ask_ms <= ? \
+const DUE: &str = "SELECT order_id, attempt, state, request, reference, url, asks, ask_ms FROM payments WHERE ask_ms <= ? \
      ORDER BY ask_ms LIMIT ?";
-const ASKED: &str = "UPDATE payments SET ask_ms = ?, asks = asks + 1 WHERE order_id = ? AND attempt = ?";
+/// Words with a dot: the others are outcomes of our own.
+const NOTICES: &str = "SELECT attempt, outcome, at_ms FROM payment_events WHERE order_id = ? AND outcome LIKE '%.%' \
+     ORDER BY at_ms, event_id";
+const NOTICED: &str = "INSERT INTO payment_events (event_id, order_id, attempt, outcome, at_ms) \
+     SELECT ?1, order_id, attempt, ?2, ?3 FROM payments WHERE order_id = ?4 AND attempt = ?5 \
+     ON CONFLICT DO UPDATE SET event_id = excluded.event_id";
+const ASKED: &str =
+    "UPDATE payments SET ask_ms = ?, asks = asks + 1 WHERE order_id = ? AND attempt = ? AND ask_ms = ?";
 
 /// Serves payments from the database.
 pub struct SqlitePayments {
@@ -49,13 +57,22 @@ impl Payments for SqlitePayments {
 
     async fn of(&self, order: OrderId) -> StoreResult<Vec<Payment>> {
         let rows = sqlx::query(OF_ORDER).bind(order.to_string()).fetch_all(self.sqlite.readers()).await;
+        let rows = rows.map_err(|error| failed(READ, error))?;
         let mut payments: Vec<Payment> =
-            rows.map_err(|error| failed(READ, error))?.iter().map(read).collect::<StoreResult<_>>()?;
+            rows.iter().filter_map(|row| readable("payments", read(row))).collect();
         if !payments.is_empty() {
             for refund in sqlite_refunds::read_of(&self.sqlite, order).await? {
                 let of = payments.iter_mut().find(|payment| refund.key.is_of(payment.request.id));
                 if let Some(payment) = of {
                     payment.refund = Some(refund);
+                }
+            }
+            let rows = sqlx::query(NOTICES).bind(order.to_string()).fetch_all(self.sqlite.readers()).await;
+            for row in rows.map_err(|error| failed(READ, error))? {
+                let attempt: u8 = number(&row, "attempt")?;
+                if let Some(payment) = payments.iter_mut().find(|it| it.request.id.attempt == attempt) {
+                    let notice = Notice { kind: column(&row, "outcome")?, at_ms: number(&row, "at_ms")? };
+                    payment.notices.push(notice);
                 }
             }
         }
@@ -78,7 +95,13 @@ impl Payments for SqlitePayments {
             let Some(request) = PaymentRequest::next(&order, last, now_ms, &terms) else {
                 return Ok(Opened::NotPayable(Box::new(order)));
             };
-            let payment = Payment { state: PaymentState::Opening, request, page: None, refund: None };
+            let payment = Payment {
+                state: PaymentState::Opening,
+                request,
+                page: None,
+                refund: None,
+                notices: Vec::new(),
+            };
             let stored = serde_json::to_string(&payment.request);
             sqlx::query(INSERT)
                 .bind(id.to_string())
@@ -110,6 +133,9 @@ impl Payments for SqlitePayments {
                     sqlx::query(REOPENED).bind(time.now_ms().saturating_add(PaymentState::FIRST_ASKED_MS))
                 }
                 PaymentStep::Closed => sqlx::query(CLOSED),
+                PaymentStep::Noticed { event, kind } => {
+                    sqlx::query(NOTICED).bind(event).bind(kind).bind(time.now_ms())
+                }
             };
             let query = query.bind(payment.order.to_string()).bind(payment.attempt);
             let changed = query.execute(connection).await.map_err(|error| failed(CONTEXT, error))?;
@@ -122,26 +148,42 @@ impl Payments for SqlitePayments {
         let now_ms = self.sqlite.time.now_ms();
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let rows = sqlx::query(DUE).bind(now_ms).bind(limit).fetch_all(self.sqlite.readers()).await;
-        let rows = rows.map_err(|error| failed(READ, error))?;
-        let due = rows.iter().map(|row| Ok((read(row)?, number::<u32>(row, "asks")?)));
-        let due: Vec<(Payment, u32)> = due.collect::<StoreResult<_>>()?;
+        let mut due = Vec::new();
+        for row in rows.map_err(|error| failed(READ, error))? {
+            let payment = readable("payments", read(&row));
+            let state = payment.as_ref().map_or(PaymentState::Open, |payment| payment.state);
+            due.push(Due {
+                key: (column(&row, "order_id")?, number(&row, "attempt")?),
+                ask_ms: column(&row, "ask_ms")?,
+                again_ms: now_ms.saturating_add(state.asked_again_ms(number(&row, "asks")?)),
+                payment,
+            });
+        }
         if due.is_empty() {
             return Ok(Vec::new());
         }
-        // One process has the folder, so nobody else takes them.
-        let asked = due.clone();
         let work = async move |connection: &mut SqliteConnection| {
-            for (payment, asks) in &asked {
-                let id = payment.request.id;
-                let again_ms = now_ms.saturating_add(payment.state.asked_again_ms(*asks));
-                let query = sqlx::query(ASKED).bind(again_ms).bind(id.order.to_string()).bind(id.attempt);
-                query.execute(&mut *connection).await.map_err(|error| failed(CONTEXT, error))?;
+            let mut taken = Vec::new();
+            for due in &due {
+                let (order, attempt) = &due.key;
+                let query = sqlx::query(ASKED).bind(due.again_ms).bind(order).bind(attempt).bind(due.ask_ms);
+                let asked = query.execute(&mut *connection).await.map_err(|error| failed(CONTEXT, error))?;
+                // Who finds another time in the row has come after somebody who knows more.
+                taken.extend(due.payment.clone().filter(|_| asked.rows_affected() == 1));
             }
-            Ok(())
+            Ok(taken)
         };
-        self.sqlite.writer.write(CONTEXT, work).await?;
-        Ok(due.into_iter().map(|(payment, _)| payment).collect())
+        self.sqlite.writer.write(CONTEXT, work).await
     }
+}
+
+/// A payment that is due, as it was read.
+struct Due {
+    key: (String, u8),
+    ask_ms: i64,
+    again_ms: i64,
+    /// `None` when this version cannot read it.
+    payment: Option<Payment>,
 }
 
 /// Begins to close a payment, unless its state is another one. Answers whether it did.
@@ -175,5 +217,6 @@ fn read(row: &SqliteRow) -> StoreResult<Payment> {
         request: serde_json::from_str(request).map_err(|error| broken(READ, error.to_string()))?,
         page: reference.zip(url).map(|(reference, url)| PaymentPage { reference, url }),
         refund: None,
+        notices: Vec::new(),
     })
 }

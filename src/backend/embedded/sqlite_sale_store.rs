@@ -145,9 +145,11 @@ impl AuditLog for SqliteSaleStore {
         let json = serde_json::to_string(subject).map_err(|error| broken(AUDIT, error.to_string()))?;
         let row = match subject {
             Subject::Sale(sale) => (Some(sale.id.to_string()), Some(json), None),
-            Subject::Key(_) | Subject::Order { .. } | Subject::Books { .. } | Subject::Position { .. } => {
-                (None, None, Some(json))
-            }
+            Subject::Key(_)
+            | Subject::Order { .. }
+            | Subject::Refund { .. }
+            | Subject::Books { .. }
+            | Subject::Position { .. } => (None, None, Some(json)),
         };
         let work = async move |connection: &mut SqliteConnection| {
             let (sale_id, sale_after, details) = &row;

@@ -3,10 +3,11 @@
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
 
-use super::sales::{checked_reason, read_body};
+use super::sales::{ReasonBody, checked_reason, read_body};
 use super::{Scope, change, operator};
+use crate::domain::payment::{REFERENCE_MAX, RefundKey, RefundState};
 use crate::http::Context;
-use crate::http::problem::Problem;
+use crate::http::problem::{Code, Problem};
 use crate::shop::payment_rounds::Reconciled;
 
 /// How many days back the books are compared at most.
@@ -27,6 +28,35 @@ struct ReconciledView {
     captures: usize,
     found: usize,
     unknown: usize,
+}
+
+/// A refund that was settled.
+#[derive(Serialize)]
+struct SettledView {
+    refund: String,
+    status: &'static str,
+}
+
+/// Answers `POST /refunds/{refund}/settle`: ends a refund that has failed, because its buyer has the money in another
+/// way. `refund` is the id of its payment, or the provider's id of a capture that no payment explains.
+///
+/// # Errors
+/// `refund_not_found`.
+pub async fn settle(
+    request: HttpRequest,
+    path: web::Path<String>,
+    payload: web::Payload,
+    context: web::Data<Context>,
+) -> Result<HttpResponse, Problem> {
+    let operator = operator(&request, &context, Scope::OrdersWrite).await?;
+    let reason = read_body::<ReasonBody>(&request, payload, &context).await?.reason()?;
+    let change = change(&request, &operator, "refund_settle", &reason);
+    let key = RefundKey::parse(&path);
+    if path.len() > REFERENCE_MAX || !context.shop.settle_refund(&key, &change).await? {
+        return Err(Problem::new(Code::RefundNotFound));
+    }
+    let view = SettledView { refund: key.to_string(), status: RefundState::Done.as_str() };
+    Ok(HttpResponse::Ok().json(view))
 }
 
 /// Answers `POST /payments/reconcile`: compares the provider's captures with ours, and takes those that were missed.

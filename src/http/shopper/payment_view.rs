@@ -18,6 +18,15 @@ pub struct PaymentView<'a> {
     expires_at: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     refund: Option<RefundView<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    notices: Vec<NoticeView<'a>>,
+}
+
+/// What somebody did at the provider itself.
+#[derive(Serialize)]
+struct NoticeView<'a> {
+    kind: &'a str,
+    at: String,
 }
 
 /// A refund as its buyer sees it.
@@ -43,5 +52,10 @@ pub fn payment_view(payment: &Payment) -> PaymentView<'_> {
             status: refund.state.as_str(),
             reason: refund.reason.as_str(),
         }),
+        notices: payment
+            .notices
+            .iter()
+            .map(|notice| NoticeView { kind: &notice.kind, at: rfc3339(notice.at_ms) })
+            .collect(),
     }
 }

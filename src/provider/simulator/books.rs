@@ -64,6 +64,8 @@ struct State {
     /// Events that wait to be sent.
     events: VecDeque<Value>,
     made: u64,
+    /// Whether the next change under a key fails.
+    fails_once: bool,
     journal: Option<File>,
 }
 
@@ -112,6 +114,11 @@ impl Books {
         self.clock.now_ms() / 1000
     }
 
+    /// Fails at the next change under a key, and keeps that answer under it, as Stripe keeps its own failures.
+    pub fn fail_once(&self) {
+        self.state().fails_once = true;
+    }
+
     /// Answers a change. `path` is below `/v1/`, and `key` the idempotency key.
     pub fn post(&self, path: &str, form: &[(String, String)], key: Option<&str>) -> Answer {
         let mut state = self.state();
@@ -123,6 +130,9 @@ impl Books {
         let steps: Vec<&str> = path.split('/').collect();
         let mut change = Change::default();
         let answer = match steps[..] {
+            _ if key.is_some() && std::mem::take(&mut state.fails_once) => {
+                refusal(500, "api_error", "An unknown error occurred.")
+            }
             ["checkout", "sessions"] => self.make_session(&mut state, form, &mut change),
             ["checkout", "sessions", id, "expire"] => self.expire(&state, id, &mut change),
             ["refunds"] => self.refund(&mut state, form, &mut change),

@@ -1,10 +1,10 @@
-//! The amounts that Stripe takes. Source: "Supported currencies" of Stripe's documentation, with its lists of presentment
-//! currencies, of least amounts, and of currencies with special cases.
+//! The amounts that Stripe takes. Source: "Supported currencies" of Stripe's documentation, with its lists of
+//! presentment currencies, of least amounts, and of currencies with special cases.
 
 use crate::domain::Money;
 
-/// Currencies that buyers can be asked for, without ISK, MGA and UGX, whose amounts Stripe counts in other units than ISO
-/// 4217 does.
+/// Currencies that buyers can be asked for, without ISK, MGA and UGX, whose amounts Stripe counts in other units than
+/// ISO 4217 does.
 const CURRENCIES: [&str; 136] = [
     "AED", "AFN", "ALL", "AMD", "ANG", "AOA", "ARS", "AUD", "AWG", "AZN", "BAM", "BBD", "BDT", "BGN", "BHD",
     "BIF", "BMD", "BND", "BOB", "BRL", "BSD", "BWP", "BYN", "BZD", "CAD", "CDF", "CHF", "CLP", "CNY", "COP",

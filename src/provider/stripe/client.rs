@@ -26,13 +26,16 @@ pub enum Reply {
         /// Stripe's words.
         message: String,
     },
+    /// The API has failed, with an HTTP status of 500 or more. It keeps such an answer, and gives it again under the
+    /// same idempotency key.
+    Faulted(StoreError),
 }
 
 impl Reply {
     /// Answers the object.
     ///
     /// # Errors
-    /// When the request was refused.
+    /// When the request was refused, or the API has failed.
     pub fn object(self, context: &'static str) -> StoreResult<Value> {
         match self {
             Self::Object(object) => Ok(object),
@@ -40,6 +43,7 @@ impl Reply {
                 let error = StoreError::broken(context, format!("{status} {code}: {message}"));
                 Err(StoreError { effect: Effect::NotApplied, ..error })
             }
+            Self::Faulted(error) => Err(error),
         }
     }
 }
@@ -68,12 +72,15 @@ impl Client {
         Ok(Self { http, url: url.trim_end_matches('/').to_owned(), api_key: api_key.clone() })
     }
 
-    /// Sends a change under an idempotency key.
+    /// Sends a change, under an idempotency key unless a repetition changes nothing.
     ///
     /// # Errors
     /// When there is no answer, or it says that the API cannot do its part now.
-    pub async fn post(&self, path: &str, form: &[(String, String)], key: &str) -> StoreResult<Reply> {
-        let request = self.http.post(format!("{}{path}", self.url)).header("Idempotency-Key", key).form(form);
+    pub async fn post(&self, path: &str, form: &[(String, String)], key: Option<&str>) -> StoreResult<Reply> {
+        let mut request = self.http.post(format!("{}{path}", self.url)).form(form);
+        if let Some(key) = key {
+            request = request.header("Idempotency-Key", key);
+        }
         self.send("change at the payment provider", request).await
     }
 
@@ -113,19 +120,24 @@ impl Client {
         }
         let word = |member: &str| object["error"][member].as_str().unwrap_or_default().to_owned();
         let (code, message) = (word("code"), word("message"));
-        let cannot = |kind, effect| {
+        let error = |kind, effect| {
             let source = format!("{status} {code}: {message}").into();
-            Err(StoreError { kind, effect, context, source })
+            StoreError { kind, effect, context, source }
         };
         match status {
             // Another request is at work under the same key.
-            StatusCode::CONFLICT => cannot(ErrorKind::Conflict, Effect::NotApplied),
-            StatusCode::TOO_MANY_REQUESTS => cannot(ErrorKind::Unavailable, Effect::NotApplied),
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => cannot(ErrorKind::Broken, Effect::NotApplied),
+            StatusCode::CONFLICT => Err(error(ErrorKind::Conflict, Effect::NotApplied)),
+            StatusCode::TOO_MANY_REQUESTS => Err(error(ErrorKind::Unavailable, Effect::NotApplied)),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                Err(error(ErrorKind::Broken, Effect::NotApplied))
+            }
             status if status.is_client_error() => {
                 Ok(Reply::Refused { status: status.as_u16(), code, message })
             }
-            _ => cannot(ErrorKind::Unavailable, Effect::Unknown),
+            status if status.is_server_error() => {
+                Ok(Reply::Faulted(error(ErrorKind::Unavailable, Effect::Unknown)))
+            }
+            _ => Err(error(ErrorKind::Unavailable, Effect::Unknown)),
         }
     }
 }

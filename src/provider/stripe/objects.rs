@@ -10,6 +10,8 @@ use crate::ports::{Booked, News, ProviderEvent, Standing, StoreError, StoreResul
 pub const PAYMENT: &str = "seckill_payment";
 /// The name under which an object carries our deployment's name.
 pub const DEPLOYMENT: &str = "seckill_deployment";
+/// Most bytes of the words for what somebody did at the provider.
+const KIND_MAX: usize = 32;
 const CONTEXT: &str = "read the payment provider's answer";
 
 /// Reads a member that is a text.
@@ -25,6 +27,10 @@ fn money(object: &Value, amount: &str) -> StoreResult<Money> {
     let currency = text(object, "currency").unwrap_or_default().to_ascii_uppercase();
     let amount = object[amount].as_i64().ok_or_else(|| broken("an object without an amount"))?;
     Money::new(amount, &currency).map_err(|error| StoreError::broken(CONTEXT, error.to_string()))
+}
+
+fn is_reference(id: &str) -> bool {
+    (1..=REFERENCE_MAX).contains(&id.len())
 }
 
 fn named<'a>(object: &'a Value, name: &str) -> Option<&'a str> {
@@ -53,7 +59,7 @@ pub fn standing(session: &Value) -> StoreResult<Standing> {
 fn capture(session: &Value) -> StoreResult<Capture> {
     let intent = &session["payment_intent"];
     // It is an object when it was expanded.
-    let reference = intent.as_str().or_else(|| intent["id"].as_str()).filter(|id| id.len() <= REFERENCE_MAX);
+    let reference = intent.as_str().or_else(|| intent["id"].as_str()).filter(|id| is_reference(id));
     Ok(Capture {
         payment: named(session, PAYMENT).unwrap_or_default().to_owned(),
         amount: money(session, "amount_total")?,
@@ -79,7 +85,7 @@ pub fn refund_state(refund: &Value) -> StoreResult<RefundState> {
 /// # Errors
 /// When it does not say what was captured.
 pub fn booked(intent: &Value) -> StoreResult<Booked> {
-    let reference = text(intent, "id").filter(|id| id.len() <= REFERENCE_MAX);
+    let reference = text(intent, "id").filter(|id| is_reference(id));
     Ok(Booked {
         capture: Capture {
             payment: named(intent, PAYMENT).unwrap_or_default().to_owned(),
@@ -93,7 +99,7 @@ pub fn booked(intent: &Value) -> StoreResult<Booked> {
 
 /// Reads an event; `None` for an object that is none.
 pub fn event(event: &Value) -> Option<ProviderEvent> {
-    let id = text(event, "id").filter(|id| !id.is_empty() && id.len() <= REFERENCE_MAX)?;
+    let id = text(event, "id").filter(|id| is_reference(id))?;
     let (kind, object) = (text(event, "type")?, &event["data"]["object"]);
     let news = match kind {
         "checkout.session.completed" | "checkout.session.async_payment_succeeded" => {
@@ -107,11 +113,15 @@ pub fn event(event: &Value) -> Option<ProviderEvent> {
         }
         "refund.created" | "refund.updated" | "refund.failed" | "charge.refund.updated" => {
             match named(object, PAYMENT) {
-                Some(key) => News::Refund(key.to_owned(), refund_state(object).ok()?),
-                None => News::Attention(kind.to_owned()),
+                Some(key) => {
+                    News::Refund { key: key.to_owned(), kind: word(kind), capture: capture_of(object) }
+                }
+                None => News::Attention { kind: word(kind), capture: capture_of(object) },
             }
         }
-        kind if kind.starts_with("charge.dispute.") => News::Attention(kind.to_owned()),
+        kind if kind.starts_with("charge.dispute.") => {
+            News::Attention { kind: word(kind), capture: capture_of(object) }
+        }
         _ => News::Other,
     };
     Some(ProviderEvent {
@@ -120,6 +130,17 @@ pub fn event(event: &Value) -> Option<ProviderEvent> {
         deployment: deployment_of(object),
         news,
     })
+}
+
+/// Answers the words for what was done, cut to what a row can hold.
+fn word(kind: &str) -> String {
+    kind.chars().filter(char::is_ascii).take(KIND_MAX).collect()
+}
+
+/// Answers the capture that an object is about. It goes into an address, so it is only what an id is made of.
+fn capture_of(object: &Value) -> Option<String> {
+    let is_id = |id: &&str| is_reference(id) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    text(object, "payment_intent").filter(is_id).map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -160,12 +181,16 @@ mod tests {
             News::Closed("pay_x_1".to_owned())
         );
         let refund = |status: &str| json!({ "status": status, "metadata": { PAYMENT: "pay_x_1" } });
-        assert_eq!(
-            news("refund.failed", refund("failed")),
-            News::Refund("pay_x_1".to_owned(), RefundState::Failed)
-        );
-        let by_hand = json!({ "status": "succeeded", "metadata": {} });
-        assert_eq!(news("refund.created", by_hand), News::Attention("refund.created".to_owned()));
+        let (key, kind) = ("pay_x_1".to_owned(), "refund.failed".to_owned());
+        assert_eq!(news("refund.failed", refund("failed")), News::Refund { key, kind, capture: None });
+        let by_hand = json!({ "status": "succeeded", "metadata": {}, "payment_intent": "pi_1" });
+        let attention = |kind: &str, capture: Option<&str>| News::Attention {
+            kind: kind.to_owned(),
+            capture: capture.map(str::to_owned),
+        };
+        assert_eq!(news("refund.created", by_hand), attention("refund.created", Some("pi_1")));
+        let dispute = json!({ "payment_intent": "../../v1/accounts" });
+        assert_eq!(news("charge.dispute.created", dispute), attention("charge.dispute.created", None));
         assert_eq!(news("invoice.paid", json!({})), News::Other);
         assert_eq!(of("checkout.session.completed", json!({})), None, "a session that says nothing");
         assert_eq!(event(&json!({ "id": "evt_1" })), None);

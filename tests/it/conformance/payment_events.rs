@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 
 use crate::client::{Answer, call};
 use crate::harness::{Books, TestShop, eventually};
-use crate::provider::{Event, PREVIOUS_SECRET, WEBHOOK, WEBHOOK_SECRET, paying_shop, send_event, tell};
+use crate::provider::{
+    DEPLOYMENT, Event, PREVIOUS_SECRET, WEBHOOK, WEBHOOK_SECRET, paying_shop, send_event, tell,
+};
 
 in_both_modes!(
     nobody_without_a_secret_of_the_shop_is_heard,
@@ -22,7 +24,7 @@ in_both_modes!(
     money_for_no_order_is_kept_and_goes_back,
     an_event_before_its_payment_is_known_pays_later,
     events_that_are_lost_late_repeated_and_forged_lose_no_money,
-    a_refund_that_fails_later_is_open_again,
+    what_is_done_at_the_provider_stands_with_its_payment,
     a_shop_without_a_provider_hears_nothing,
 );
 
@@ -311,33 +313,56 @@ async fn events_that_are_lost_late_repeated_and_forged_lose_no_money(mode: Mode)
     shop.finish_with(Books::Audited).await;
 }
 
-async fn a_refund_that_fails_later_is_open_again(mode: Mode) {
+async fn what_is_done_at_the_provider_stands_with_its_payment(mode: Mode) {
     let (shop, provider) = paying_shop(mode, &[]).await;
     shop.open_sale("drop", 1, &[("phone", 1)]).await;
     let order = shop.unpaid("ada", "k").await;
     let (payment, page) = shop.payment("ada", &order).await;
     provider.press(&page, "pay").await;
-    provider.events.run_once().await;
-    let refund = json!({ "reason": "a test" });
-    let refunded = shop.operate("POST", &format!("/orders/{order}/refund"), refund.clone()).await;
-    assert_eq!(refunded.status, 200, "{refunded:?}");
-    let state = async || {
-        let read = shop.get("ada", &format!("/api/v1/orders/{order}")).await.json();
-        read["payments"][0]["refund"]["status"].clone()
+    let paid = provider.simulator.books().take_events().remove(0);
+    heard(&shop, &paid).await;
+    let capture = paid["data"]["object"]["payment_intent"].clone();
+    let by_hand = |id: &str, kind: &str, capture: &Value| {
+        let object = json!({ "id": "x_1", "status": "succeeded", "payment_intent": capture, "metadata": {} });
+        json!({ "id": id, "type": kind, "livemode": false, "data": { "object": object } })
     };
-    eventually("it is paid back", async || state().await == "done").await;
-    // The bank sends it back.
-    let (_, refunds) = provider.simulator.books().get("refunds", &[]);
-    let id = refunds["data"][0]["id"].as_str().expect("an id").to_owned();
-    provider.simulator.books().fail_refund(&id).expect("books");
-    provider.events.run_once().await;
-    eventually("it has failed", async || state().await == "failed").await;
-    assert_eq!(provider.books(), [(payment.clone(), 19_900, 0)]);
-    shop.operate("POST", &format!("/orders/{order}/refund"), refund).await;
-    eventually("it is paid back again", async || provider.books() == [(payment.clone(), 19_900, 19_900)])
-        .await;
-    eventually("it is told", async || state().await == "done").await;
-    shop.finish_with(Books::Audited).await;
+    let before = traces(&shop).await;
+    for (n, reference) in ["pi_unknown", "../accounts", ""].into_iter().enumerate() {
+        heard(&shop, &by_hand(&format!("evt_other_{n}"), "charge.dispute.created", &json!(reference))).await;
+    }
+    assert_eq!(traces(&shop).await, before, "what is about no capture of ours");
+    heard(&shop, &by_hand("evt_dispute", "charge.dispute.created", &capture)).await;
+    heard(&shop, &by_hand("evt_dispute", "charge.dispute.created", &capture)).await;
+    heard(&shop, &by_hand("evt_refund", "refund.created", &capture)).await;
+    let mut of_nobody = by_hand("evt_of_nobody", "refund.updated", &capture);
+    of_nobody["data"]["object"]["metadata"] =
+        json!({ "seckill_payment": format!("{payment}9"), "seckill_deployment": DEPLOYMENT });
+    heard(&shop, &of_nobody).await;
+    let read = shop.get("ada", &format!("/api/v1/orders/{order}")).await.json();
+    let notices = read["payments"][0]["notices"].as_array().expect("notices").clone();
+    let mut kinds: Vec<&str> = notices.iter().filter_map(|notice| notice["kind"].as_str()).collect();
+    kinds.sort_unstable();
+    assert_eq!(kinds, ["charge.dispute.created", "refund.created", "refund.updated"], "{read}");
+    assert!(notices.iter().all(|notice| notice["at"].is_string()), "{read}");
+    assert_eq!((&read["status"], &read["payments"][0]["id"]), (&json!("paid"), &json!(&payment)));
+    // The same account serves another deployment, too.
+    let staging = [
+        ("expires_at", (now_s() + 3_600).to_string()),
+        ("success_url", "https://staging.example".to_owned()),
+        ("line_items[0][price_data][unit_amount]", "100".to_owned()),
+        ("line_items[0][price_data][currency]", "cny".to_owned()),
+        ("line_items[0][price_data][product_data][name]", "a phone".to_owned()),
+        ("payment_intent_data[metadata][seckill_payment]", payment),
+        ("payment_intent_data[metadata][seckill_deployment]", "staging".to_owned()),
+    ];
+    let staging = staging.map(|(name, value)| (name.to_owned(), value));
+    let (_, session) = provider.simulator.books().post("checkout/sessions", &staging, None);
+    provider.press(session["url"].as_str().expect("a page"), "pay").await;
+    let capture = provider.simulator.books().take_events()[0]["data"]["object"]["payment_intent"].clone();
+    let before = traces(&shop).await;
+    heard(&shop, &by_hand("evt_staging", "charge.dispute.created", &capture)).await;
+    assert_eq!(traces(&shop).await, before, "a dispute of another deployment");
+    shop.finish().await;
 }
 
 async fn a_shop_without_a_provider_hears_nothing(mode: Mode) {

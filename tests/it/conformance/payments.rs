@@ -1,9 +1,11 @@
 //! Tests of orders that are paid: on the provider's page, late, twice, or not at all.
 
-use seckill::config::Mode;
+use seckill::app::Role;
+use seckill::config::{Mode, ProviderKind};
+use seckill::domain::PaymentId;
 use serde_json::{Value, json};
 
-use crate::harness::{Books, eventually, open_sale, sale_body};
+use crate::harness::{Books, TestShop, eventually, open, open_sale, sale_body};
 use crate::provider::{paying_shop, tell};
 
 in_both_modes!(
@@ -22,6 +24,10 @@ in_both_modes!(
     an_order_whose_provider_is_silent_expires_and_late_money_goes_back,
     after_a_closed_payment_another_one_can_be_opened,
     what_is_sold_out_may_return_until_all_of_it_is_paid,
+    a_price_that_the_provider_does_not_take_is_refused_before_it_is_sold,
+    a_sale_of_before_the_provider_is_not_put_in_place_when_it_cannot_be_paid,
+    an_order_that_costs_nothing_cannot_be_paid_after_its_time,
+    a_failure_that_the_provider_repeats_ends_with_the_next_attempt,
 );
 
 async fn a_buyer_pays_on_the_page_and_the_order_is_paid(mode: Mode) {
@@ -298,5 +304,101 @@ async fn what_is_sold_out_may_return_until_all_of_it_is_paid(mode: Mode) {
     let refund = json!({ "reason": "a test", "restock": false });
     assert_eq!(shop.operate("POST", &format!("/orders/{first}/refund"), refund).await.status, 200);
     assert!(told(false).await, "a withheld unit is gone, too");
+    shop.finish_with(Books::Audited).await;
+}
+
+async fn a_price_that_the_provider_does_not_take_is_refused_before_it_is_sold(mode: Mode) {
+    let (shop, _provider) = paying_shop(mode, &[]).await;
+    let sale = |id: &str, limit: u32, amount: i64, currency: &str| {
+        let mut body = sale_body(id, limit, &[("zebra", 5), ("ant", 5)]);
+        body["items"][0]["price"] = json!({ "amount": amount, "currency": currency });
+        body
+    };
+    for (id, limit, amount, currency) in [
+        ("too-little", 1, 49, "USD"),
+        ("too-much", 1, 100_000_000, "EUR"),
+        ("too-much-together", 99, 2_000_000, "EUR"),
+        ("unknown", 1, 19_900, "XTS"),
+    ] {
+        let refused = shop.operate("POST", "/sales", sale(id, limit, amount, currency)).await;
+        assert_eq!(refused.problem(), (400, "validation_failed".to_owned()), "{id}: {refused:?}");
+        let error = refused.json()["errors"][0].clone();
+        assert_eq!(error["pointer"], "/items/0/price", "as the operator gave them: {error}");
+        assert!(error["detail"].as_str().is_some_and(|text| text.contains("payment provider")), "{error}");
+        assert_eq!(shop.operate("GET", &format!("/sales/{id}"), Value::Null).await.status, 404);
+    }
+    for (id, amount) in [("free", 0), ("cheap", 50)] {
+        let created = shop.operate("POST", "/sales", sale(id, 1, amount, "USD")).await;
+        assert_eq!(created.status, 201, "{created:?}");
+    }
+    let patch = json!({ "items": sale("x", 1, 49, "USD")["items"], "reason": "a test" });
+    let refused = shop.operate("PATCH", "/sales/cheap", patch).await;
+    assert_eq!(refused.problem(), (400, "validation_failed".to_owned()), "{refused:?}");
+    let kept = shop.operate("GET", "/sales/cheap", Value::Null).await.json();
+    let prices = kept["items"].as_array().expect("items").iter().map(|item| item["price"]["amount"].clone());
+    assert!(prices.into_iter().any(|amount| amount == 50), "{kept}");
+    shop.finish().await;
+}
+
+async fn a_sale_of_before_the_provider_is_not_put_in_place_when_it_cannot_be_paid(mode: Mode) {
+    let (mut shop, provider) = paying_shop(mode, &[]).await;
+    shop.stop().await;
+    let mut without = shop.config.clone();
+    without.payment.provider = ProviderKind::None;
+    let mut before = TestShop::start_on(without.clone(), open(&without).await, Role::All).await;
+    let mut body = sale_body("drop", 1, &[("phone", 1)]);
+    body["items"][0]["price"] = json!({ "amount": 100, "currency": "XTS" });
+    assert_eq!(before.operate("POST", "/sales", body).await.status, 201);
+    let reason = json!({ "reason": "a test" });
+    assert_eq!(before.operate("POST", "/sales/drop/publish", reason.clone()).await.status, 200);
+    before.stop().await;
+    let shop = TestShop::start_on(shop.config.clone(), open(&shop.config).await, Role::All).await;
+    let refused = shop.operate("POST", "/sales/drop/preheat", reason).await;
+    assert_eq!(refused.problem(), (400, "validation_failed".to_owned()), "{refused:?}");
+    assert_eq!(shop.operate("GET", "/sales/drop", Value::Null).await.json()["state"], "published");
+    drop(provider);
+    shop.finish().await;
+}
+
+async fn an_order_that_costs_nothing_cannot_be_paid_after_its_time(mode: Mode) {
+    let (shop, _provider) = paying_shop(mode, &[]).await;
+    let mut body = sale_body("drop", 1, &[("phone", 1)]);
+    body["items"][0]["price"]["amount"] = json!(0);
+    open_sale(shop.admin, body).await;
+    let order = shop.unpaid("ada", "k").await;
+    shop.stage().make_due(-1_000).await;
+    let late = shop.act("ada", &order, "pay").await;
+    assert_eq!(late.problem(), (409, "order_not_payable".to_owned()), "{late:?}");
+    assert_eq!(shop.status("ada", &order).await, "awaiting_payment");
+    shop.finish().await;
+}
+
+/// A provider keeps its own failures under the key of the request for a day.
+async fn a_failure_that_the_provider_repeats_ends_with_the_next_attempt(mode: Mode) {
+    let (shop, provider) = paying_shop(mode, &[]).await;
+    shop.open_sale("drop", 1, &[("phone", 1)]).await;
+    let order = shop.unpaid("ada", "k").await;
+    provider.simulator.books().fail_once();
+    for _ in 0..2 {
+        let failed = shop.act("ada", &order, "pay").await;
+        assert!(failed.status >= 500, "{failed:?}");
+    }
+    let id = shop.get("ada", &format!("/api/v1/orders/{order}")).await.json()["payments"][0]["id"].clone();
+    let id = PaymentId::parse(id.as_str().expect("an id")).expect("ours");
+    // Two minutes later.
+    let created = "request = JSON_SET(request, '$.created_ms', \
+                   CAST(JSON_EXTRACT(request, '$.created_ms') AS SIGNED) - 120000)";
+    shop.stage().damage("payments", id, created).await;
+    shop.stage().ask_now().await;
+    eventually("the attempt is over", async || {
+        let read = shop.get("ada", &format!("/api/v1/orders/{order}")).await.json();
+        read["payments"][0]["status"] == "closed"
+    })
+    .await;
+    let (second, page) = shop.payment("ada", &order).await;
+    assert_ne!(second, id.to_string());
+    assert_eq!(provider.press(&page, "pay").await.status, 303);
+    provider.events.run_once().await;
+    assert_eq!(shop.status("ada", &order).await, "paid");
     shop.finish_with(Books::Audited).await;
 }

@@ -46,6 +46,8 @@ async fn an_order_is_paid_back_and_its_units_are_withheld(mode: Mode) {
     );
     refund(&shop, &order, true).await;
     eventually("the money is back", async || provider.books() == [(payment.clone(), 19_900, 19_900)]).await;
+    let keyed = ["orders", "order_moves", "payments", "refunds", "payment_events"];
+    assert_eq!(shop.stage().refused_copies().await, keyed, "nothing has a second row");
     assert_eq!(phones(&shop).await, [1, 0, 0, 1], "repeating it brings nothing back");
     // The unit cannot be sold, and its buyer may buy again.
     shop.unpaid("ada", "k2").await;

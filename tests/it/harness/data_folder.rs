@@ -9,13 +9,13 @@ use seckill::app;
 use seckill::backend::embedded::{self, InUse};
 use seckill::clock::Clock;
 use seckill::config::Config;
-use seckill::domain::OrderId;
+use seckill::domain::{OrderId, PaymentId};
 use seckill::ports::Ports;
 use serde_json::Value;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Row};
 
-use super::{PATIENCE, Stage};
+use super::{KEYED, PATIENCE, Stage};
 
 /// The folder of one configuration.
 pub struct DataFolder {
@@ -165,9 +165,14 @@ impl Stage for DataFolder {
         contents
     }
 
+    async fn damage(&self, table: &str, PaymentId { order, attempt }: PaymentId, set: &str) {
+        let text = format!("UPDATE {table} SET {set} WHERE order_id = '{order}' AND attempt = {attempt}");
+        self.try_execute(&text).await.expect("changed");
+    }
+
     async fn refused_copies(&self) -> Vec<&'static str> {
         let mut refused = Vec::new();
-        for table in ["orders", "claims", "order_moves"] {
+        for table in KEYED {
             let copied = self.try_execute(&format!("INSERT INTO {table} SELECT * FROM {table}")).await;
             let error = copied.err().and_then(sqlx::Error::into_database_error);
             if error.is_some_and(|error| error.is_unique_violation()) {

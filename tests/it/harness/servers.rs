@@ -5,18 +5,20 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use seckill::app;
 use seckill::backend::distributed;
 use seckill::clock::Clock;
 use seckill::config::Config;
-use seckill::domain::{Month, OrderId};
+use seckill::domain::{Month, OrderId, PaymentId};
 use seckill::ports::Ports;
 use serde_json::Value;
 use sqlx::mysql::MySqlPoolOptions;
 use sqlx::{AssertSqlSafe, MySqlPool, Row};
 
-use super::Stage;
+use super::{KEYED, Stage};
 
 /// Returns this month and the next, so that a test that runs at a month's end passes too.
 pub fn months() -> Vec<Month> {
@@ -127,7 +129,7 @@ impl Stage for Servers {
         distributed::open(&settings, Clock::System).await.expect("an open backend")
     }
 
-    /// Removes databases and keys. The topic is left to the stack's retention.
+    /// Removes databases, keys and the topic. A broker with thousands of topics takes minutes to start.
     async fn remove(&self) {
         let mut names = self.controls();
         names.extend(self.shards());
@@ -140,6 +142,11 @@ impl Stage for Servers {
         if !keys.is_empty() {
             let _: i64 = redis::cmd("DEL").arg(keys).query_async(&mut connection).await.expect("deleted");
         }
+        let mut client = ClientConfig::new();
+        client.set("bootstrap.servers", &self.config.kafka.brokers);
+        let admin: AdminClient<DefaultClientContext> = client.create().expect("a client");
+        // A test may have removed it before.
+        drop(admin.delete_topics(&[&self.config.kafka.topic], &AdminOptions::new()).await.expect("answered"));
     }
 
     async fn append(&self, order: OrderId, payloads: Vec<Vec<u8>>) {
@@ -264,9 +271,17 @@ impl Stage for Servers {
         contents
     }
 
+    async fn damage(&self, table: &str, PaymentId { order, attempt }: PaymentId, set: &str) {
+        let order: String = order.bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+        for (instance, shard) in self.shards() {
+            let of = format!("order_id = x'{order}' AND attempt = {attempt}");
+            self.execute(instance, &format!("UPDATE {shard}.{table} SET {set} WHERE {of}")).await;
+        }
+    }
+
     async fn refused_copies(&self) -> Vec<&'static str> {
         let mut refused = Vec::new();
-        for kind in ["orders", "claims", "order_moves"] {
+        for kind in KEYED {
             let mut tables = vec![kind.to_owned()];
             if kind == "orders" {
                 tables = months().iter().map(|month| format!("orders_{}", month.yyyymm())).collect();
