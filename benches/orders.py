@@ -8,6 +8,7 @@ import contextlib
 import http.client
 import itertools
 import json
+import random
 import secrets
 import subprocess
 import threading
@@ -23,6 +24,7 @@ UNITS_MOST = 5000  # of a slice: Python's buyers are slow, and a crowd must be t
 ROUNDS = 100  # of units that come back; each has a sample of each front
 WINDOW_S, GRACE_S = 10, 1  # of the orders that expire: the least, and a short one
 CLICK_S = 0.005  # between two clicks on a front
+FLAG_S = 0.25  # how long a front trusts that a SKU is sold out, by default
 PAY = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
@@ -189,16 +191,18 @@ def may_return(told):
 
 
 def returning(place, rounds):
-    """Seconds from sending two cancellations until each front has sold one of the two units again."""
-    sale, seconds = place.open_sale(2), []
+    """Seconds from sending two cancellations until each front has sold one of the two units again. The cancellations come
+    at any time since the fronts have last asked Redis."""
+    sale, seconds, chance = place.open_sale(2), [], random.Random(1)
     with concurrent.futures.ThreadPoolExecutor(4) as both:
         held = [place.click_until(front, sale, is_sold)[1] for front in place.fronts]
         for _ in range(rounds):
             for answer, bearer in held:
                 place.wait_decided(answer["id"], bearer)
             list(both.map(lambda front: place.click_until(front, sale, is_sold_out), place.fronts))
-            began = time.monotonic()
             clicks = [both.submit(place.click_until, front, sale, is_sold) for front in place.fronts]
+            time.sleep(chance.uniform(0, FLAG_S))
+            began = time.monotonic()
             cancels = [both.submit(place.change, front, answer["id"], bearer, "cancel")
                        for front, (answer, bearer) in zip(place.fronts, held)]
             [cancel.result() for cancel in cancels]

@@ -75,7 +75,7 @@ metrics_table! {
     REFUNDS_OWED Counter "seckill_refunds_owed_total" ["reason"]
         "Captures that are paid back, because their order does not get them";
     REFUNDS Counter "seckill_refunds_total" ["state"]
-        "Refunds by where they came to be: sent, done, failed";
+        "Refunds by where they came to be: sent, done, failed, settled";
     REFUNDS_STUCK Gauge "seckill_refunds_stuck" ["database"]
         "Refunds that have failed, or have come to no end within an hour, per MySQL instance";
     ROWS_UNREADABLE Counter "seckill_rows_unreadable_total" ["table"]
@@ -240,6 +240,9 @@ fn register() {
     }
     for state in RefundState::ALL {
         counter!(REFUNDS, "state" => state.as_str()).increment(0);
+    }
+    for table in ["payments", "refunds", "orphan_captures"] {
+        counter!(ROWS_UNREADABLE, "table" => table).increment(0);
     }
     for status in ["awaiting_payment", "paid", "rejected", "cancelled", "expired", "refunded"] {
         counter!(ORDERS, "status" => status).increment(0);

@@ -178,14 +178,11 @@ pub async fn import(
 async fn has_no_open_money(ports: &Ports, order: OrderId) -> anyhow::Result<()> {
     for payment in ports.payments.of(order).await? {
         let is_over = match &payment.refund {
-            Some(refund) => refund.state == RefundState::Done,
+            Some(refund) => matches!(refund.state, RefundState::Done | RefundState::Settled),
             None => payment.state == PaymentState::Closed,
         };
-        ensure!(
-            is_over,
-            "{order} has the open payment {}: wait for the provider's answer",
-            payment.request.id
-        );
+        let id = payment.request.id;
+        ensure!(is_over, "{order} has the payment {id}, which has not come to its end at the provider");
     }
     Ok(())
 }

@@ -20,6 +20,14 @@ pub struct PaymentsCommand {
 
 #[derive(Debug, Subcommand)]
 enum PaymentsAction {
+    /// Try a refund again that has failed.
+    Retry {
+        /// The id of its payment; of a capture that no payment explains, the provider's id.
+        refund: String,
+        /// Kept in the audit log.
+        #[arg(long)]
+        reason: String,
+    },
     /// End a refund that has failed, because its buyer has the money in another way.
     Settle {
         /// The id of its payment; of a capture that no payment explains, the provider's id.
@@ -47,6 +55,10 @@ impl PaymentsCommand {
     pub async fn run(self, format: Format) -> anyhow::Result<()> {
         let client = AdminClient { address: self.admin, key: self.api_key };
         let (path, body, names) = match self.action {
+            PaymentsAction::Retry { refund, reason } => {
+                let path = format!("/refunds/{}/retry", checked(&refund)?);
+                (path, json!({ "reason": reason }), &["refund", "status"][..])
+            }
             PaymentsAction::Settle { refund, reason } => {
                 let path = format!("/refunds/{}/settle", checked(&refund)?);
                 (path, json!({ "reason": reason }), &["refund", "status"][..])

@@ -106,8 +106,8 @@ impl PaymentState {
     /// When the provider is asked for the first time what became of a payment, in ms after its row was made.
     pub const FIRST_ASKED_MS: i64 = 60_000;
 
-    /// How often the provider was asked to close a payment before its order expires without an answer. Time alone does
-    /// not count: the shop may have stood still, or have had too much to ask.
+    /// How often a payment was taken to ask the provider to close it before its order expires without an answer. Time
+    /// alone does not count: the shop may have stood still, or have had too much to ask.
     pub const ASKS_LEAST: u32 = 3;
 
     /// Answers how long after a question the provider is asked again, in ms, when it was asked `asks` times before. The
@@ -213,7 +213,7 @@ pub struct Payment {
 /// Something that somebody did at the provider itself: a dispute, or a refund that the shop did not ask for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Notice {
-    /// What was done, in the provider's words.
+    /// What was done: the provider's words, or `refund.unasked` for what only its books show.
     pub kind: String,
     /// When the shop heard of it, ms since 1970.
     pub at_ms: i64,
@@ -268,7 +268,8 @@ impl RefundReason {
     }
 }
 
-/// Where a refund is: owed → sent → done, and failed. A refund that was done may fail later.
+/// Where a refund is: owed → sent → done, and failed. A refund that was done may fail later, and one that has failed
+/// may be settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RefundState {
@@ -280,11 +281,14 @@ pub enum RefundState {
     Done,
     /// The provider could not pay it back. A person has to act.
     Failed,
+    /// It had failed, and the buyer has the money in another way, as an operator says. The provider's books do not show
+    /// it.
+    Settled,
 }
 
 impl RefundState {
     /// All states.
-    pub const ALL: [Self; 4] = [Self::Owed, Self::Sent, Self::Done, Self::Failed];
+    pub const ALL: [Self; 5] = [Self::Owed, Self::Sent, Self::Done, Self::Failed, Self::Settled];
 
     /// Answers the state's word in rows, JSON and metrics.
     pub fn as_str(self) -> &'static str {
@@ -293,6 +297,7 @@ impl RefundState {
             Self::Sent => "sent",
             Self::Done => "done",
             Self::Failed => "failed",
+            Self::Settled => "settled",
         }
     }
 

@@ -49,6 +49,7 @@ pub fn admin_routes(app: &mut ServiceConfig) {
                 .service(at("/orders/{order}", "GET, HEAD", [read().to(admin::orders::read)]))
                 .service(at("/orders/{order}/cancel", "POST", [post().to(admin::orders::cancel)]))
                 .service(at("/orders/{order}/refund", "POST", [post().to(admin::orders::refund)]))
+                .service(at("/refunds/{refund}/retry", "POST", [post().to(admin::payments::retry)]))
                 .service(at("/refunds/{refund}/settle", "POST", [post().to(admin::payments::settle)]))
                 .service(at("/payments/reconcile", "POST", [post().to(admin::payments::reconcile)])),
         )

@@ -47,7 +47,7 @@ pub trait Captures: Send + Sync {
     /// version cannot read is passed over, and due again later, too.
     async fn orphans_due(&self, limit: usize) -> StoreResult<Vec<Orphan>>;
 
-    /// Owes an orphan back that nobody explains. Idempotent.
+    /// Owes an orphan back that nobody explains, from now on. Idempotent.
     async fn owe_orphan(&self, capture: &Capture) -> StoreResult<()>;
 
     /// Forgets an orphan whose payment was found.

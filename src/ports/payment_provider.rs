@@ -68,6 +68,13 @@ pub struct Booked {
     pub refunded: i64,
 }
 
+impl Booked {
+    /// Answers whether all of it was paid back, or is on its way back.
+    pub fn is_refunded(&self) -> bool {
+        self.refunded >= self.capture.amount.amount()
+    }
+}
+
 /// What is known of a provider without asking it. It costs no I/O.
 pub trait ProviderRules: Send + Sync {
     /// Says why no payment of an amount above 0 can be made, in a short sentence; `None` when it can, or when only the

@@ -159,7 +159,7 @@ impl Stripe {
             match state {
                 RefundState::Done => done += amount,
                 RefundState::Sent => sent += amount,
-                RefundState::Owed | RefundState::Failed => {}
+                RefundState::Owed | RefundState::Failed | RefundState::Settled => {}
             }
             if listed["metadata"][PAYMENT] == refund.key.to_string() {
                 // The newest comes first.

@@ -9,8 +9,8 @@ use super::{Failure, Shop};
 use crate::domain::operator::Subject;
 use crate::domain::order_life::OrderEvent;
 use crate::domain::payment::{PaymentState, RefundKey, RefundState};
-use crate::domain::{Change, Order, OrderId, Payment, PaymentId, UserId};
-use crate::metrics::ORDERS;
+use crate::domain::{Change, Order, OrderId, Payment, UserId};
+use crate::metrics::{ORDERS, REFUNDS};
 use crate::ports::{Effect, Moved, Opened, PaymentStep, RefundStep, Standing};
 
 /// The answer to who wants to pay an order.
@@ -154,9 +154,8 @@ impl Shop {
     }
 
     /// Pays an order back, as an operator wants it. Its units go back on sale when `restock` says so and the sale has
-    /// not ended; otherwise they are withheld. When a refund of the order has failed, that one is tried again and
-    /// nothing else is done: it may be of another capture than the one that pays the order. Idempotent; every call is
-    /// noted in the audit log.
+    /// not ended; otherwise they are withheld. When the order is refunded already, its refunds that have failed are
+    /// tried again. Idempotent; every call is noted in the audit log.
     ///
     /// # Errors
     /// When a component failed. After an unknown outcome the order may be refunded.
@@ -168,9 +167,6 @@ impl Shop {
     ) -> Result<Refunding, Failure> {
         let Some(order) = self.any_order(id).await? else { return Ok(Refunding::Unknown) };
         self.ports.audit_log.note(change, &Subject::Order { order_id: id }).await?;
-        if self.retry_refunds(id).await? {
-            return Ok(Refunding::Done(Box::new(order)));
-        }
         let restock = restock && self.is_on_sale(&order);
         match self.ports.refunds.refund_order(id, restock).await? {
             Moved::Done { order, decision } => {
@@ -178,42 +174,51 @@ impl Shop {
                 self.mark(&order, decision).await;
                 Ok(Refunding::Done(order))
             }
-            Moved::Repeated(order) => Ok(Refunding::Done(order)),
+            Moved::Repeated(order) => {
+                for refund in
+                    self.ports.payments.of(id).await?.into_iter().filter_map(|payment| payment.refund)
+                {
+                    self.after_failure(&refund.key, RefundState::Owed).await?;
+                }
+                Ok(Refunding::Done(order))
+            }
             Moved::Refused(order) | Moved::PaymentOpen(order) => Ok(Refunding::NotRefundable(order)),
             Moved::Absent => Ok(Refunding::NotRefundable(Box::new(order))),
         }
     }
 
-    /// Tries the refunds of an order again that have failed. Answers whether there was one.
-    async fn retry_refunds(&self, id: OrderId) -> Result<bool, Failure> {
-        let mut is_any = false;
-        for refund in self.ports.payments.of(id).await?.into_iter().filter_map(|payment| payment.refund) {
-            let again = RefundStep {
-                key: &refund.key,
-                capture: None,
-                from: &[RefundState::Failed],
-                to: RefundState::Owed,
-                again_in: Some(Duration::ZERO),
-            };
-            is_any |= refund.state == RefundState::Failed && self.ports.refunds.advance(&again).await?;
-        }
-        Ok(is_any)
+    /// Tries a refund again that has failed, as an operator wants it. Answers `false` when no refund of this key has.
+    /// Every call is noted in the audit log.
+    ///
+    /// # Errors
+    /// When a component failed.
+    pub async fn retry_refund(&self, key: &RefundKey, change: &Change) -> Result<bool, Failure> {
+        self.ports.audit_log.note(change, &Subject::Refund { refund: key.to_string() }).await?;
+        self.after_failure(key, RefundState::Owed).await
     }
 
-    /// Ends a refund that has failed, because the buyer has the money in another way, as an operator says. Answers
-    /// `false` when no refund of this key has failed. Every call is noted in the audit log.
+    /// Ends a refund that has failed, because the buyer has the money in another way, as an operator says. Otherwise as
+    /// [`Self::retry_refund`].
     ///
     /// # Errors
     /// When a component failed.
     pub async fn settle_refund(&self, key: &RefundKey, change: &Change) -> Result<bool, Failure> {
         self.ports.audit_log.note(change, &Subject::Refund { refund: key.to_string() }).await?;
-        let is_elsewhere = |id: &PaymentId| !self.map.holds(id.order.shard());
-        if matches!(key, RefundKey::Payment(id) if is_elsewhere(id)) {
+        self.after_failure(key, RefundState::Settled).await
+    }
+
+    /// Takes a refund that has failed to another state. Answers whether it had failed.
+    async fn after_failure(&self, key: &RefundKey, to: RefundState) -> Result<bool, Failure> {
+        if matches!(key, RefundKey::Payment(id) if !self.map.holds(id.order.shard())) {
             return Ok(false);
         }
-        let (from, to) = (&[RefundState::Failed][..], RefundState::Done);
-        let settled = RefundStep { key, capture: None, from, to, again_in: None };
-        Ok(self.ports.refunds.advance(&settled).await?)
+        let again_in = (to == RefundState::Owed).then_some(Duration::ZERO);
+        let step = RefundStep { key, capture: None, from: &[RefundState::Failed], to, again_in };
+        let is_taken = self.ports.refunds.advance(&step).await?;
+        if is_taken && to == RefundState::Settled {
+            counter!(REFUNDS, "state" => to.as_str()).increment(1);
+        }
+        Ok(is_taken)
     }
 
     /// Answers whether units of an order's sale can still be sold.

@@ -10,7 +10,7 @@ use super::{Failure, Shop};
 use crate::domain::payment::{RefundKey, RefundState};
 use crate::domain::{Capture, Payment, PaymentId};
 use crate::metrics::{ORDERS, PAYMENT_EVENTS, REFUNDS_OWED};
-use crate::ports::{News, PaymentStep, ProviderEvent, RefundStep, Standing, Taken};
+use crate::ports::{Booked, News, PaymentStep, ProviderEvent, RefundStep, Standing, StoreResult, Taken};
 
 /// Why an event of the payment provider is not heard. Nothing was changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,14 +75,20 @@ impl Shop {
     }
 
     /// Asks the provider about a refund of which it tells: events may come in another order than they happened in. One
-    /// that is owed stays owed, because the event may be of a try before. Answers whether there is such a refund.
+    /// that is owed stays owed, because the event may be of a try before, and one that was settled is over. Answers
+    /// whether there is such a refund.
     async fn hear_of_refund(&self, key: &RefundKey) -> Result<bool, Failure> {
         if matches!(key, RefundKey::Payment(id) if !self.map.holds(id.order.shard())) {
             return Ok(false);
         }
         let told = [RefundState::Sent, RefundState::Done, RefundState::Failed];
-        for (from, to) in [(&told[..], RefundState::Sent), (&[RefundState::Owed], RefundState::Owed)] {
-            let step = RefundStep { key, capture: None, from, to, again_in: Some(Duration::ZERO) };
+        let now = Some(Duration::ZERO);
+        for (from, to, again_in) in [
+            (&told[..], RefundState::Sent, now),
+            (&[RefundState::Owed], RefundState::Owed, now),
+            (&[RefundState::Settled], RefundState::Settled, None),
+        ] {
+            let step = RefundStep { key, capture: None, from, to, again_in };
             if self.ports.refunds.advance(&step).await? {
                 return Ok(true);
             }
@@ -103,20 +109,45 @@ impl Shop {
             Some(capture) => till.provider.booked(capture).await?,
             None => None,
         };
-        let deployment = booked.as_ref().and_then(|booked| booked.deployment.as_ref());
-        if booked.is_some() && deployment != Some(&till.terms.deployment) {
+        let Some(booked) = booked else {
+            tracing::error!(event, kind, "somebody has acted at the payment provider: look there");
+            return Ok("attention");
+        };
+        if booked.deployment.as_ref() != Some(&till.terms.deployment) {
             return Ok("other_deployment");
         }
-        let payment = booked.map(|booked| booked.capture.payment).unwrap_or_default();
-        tracing::error!(event, kind, payment, "somebody has acted at the payment provider: look there");
-        match PaymentId::parse(&payment) {
-            Ok(id) if self.map.holds(id.order.shard()) => {
-                let step = PaymentStep::Noticed { event: event.to_owned(), kind };
-                self.ports.payments.advance(id, &step).await?;
+        self.compare_refunds(&booked).await?;
+        let payment = &booked.capture.payment;
+        if let Some(id) = self.payment_of(&booked) {
+            let step = PaymentStep::Noticed { event: event.to_owned(), kind: kind.clone() };
+            if !self.ports.payments.advance(id, &step).await? {
+                let payments = self.ports.payments.of(id.order).await?;
+                if payments.iter().any(|payment| payment.request.id == id) {
+                    return Ok("repeated");
+                }
             }
-            _ => {}
         }
+        tracing::error!(event, kind, payment, "somebody has acted at the payment provider: look there");
         Ok("attention")
+    }
+
+    /// Answers the payment of ours that an entry of the books names.
+    pub(super) fn payment_of(&self, booked: &Booked) -> Option<PaymentId> {
+        PaymentId::parse(&booked.capture.payment).ok().filter(|id| self.map.holds(id.order.shard()))
+    }
+
+    /// Lets the provider be asked about refunds that its books contradict: one that has failed may have been made by a
+    /// person meanwhile, and one that was done may have failed.
+    pub(super) async fn compare_refunds(&self, booked: &Booked) -> StoreResult<()> {
+        let reference = &booked.capture.reference;
+        let from = if booked.is_refunded() { [RefundState::Failed] } else { [RefundState::Done] };
+        let of_payment = self.payment_of(booked).map(RefundKey::Payment);
+        for key in of_payment.into_iter().chain([RefundKey::Orphan(reference.clone())]) {
+            let (capture, to) = (Some(reference.as_str()), RefundState::Sent);
+            let again_in = Some(Duration::ZERO);
+            self.ports.refunds.advance(&RefundStep { key: &key, capture, from: &from, to, again_in }).await?;
+        }
+        Ok(())
     }
 
     /// Takes a capture: it pays its order, or it is owed back, or it is kept until its payment is found. Answers what
@@ -126,6 +157,21 @@ impl Shop {
         event: Option<&str>,
         capture: &Capture,
     ) -> Result<&'static str, Failure> {
+        match self.take_known(event, capture).await? {
+            Some(word) => Ok(word),
+            None => {
+                self.ports.captures.keep_orphan(capture).await?;
+                Ok("unknown")
+            }
+        }
+    }
+
+    /// As [`Self::take_capture`], and answers `None` for a capture that no payment explains: nothing was changed.
+    pub(super) async fn take_known(
+        &self,
+        event: Option<&str>,
+        capture: &Capture,
+    ) -> Result<Option<&'static str>, Failure> {
         let taken = match PaymentId::parse(&capture.payment) {
             Ok(payment) => self.ports.captures.take(event, payment, capture).await?,
             Err(_) => Taken::Unknown,
@@ -134,19 +180,16 @@ impl Shop {
             Taken::Paid { order, decision } => {
                 counter!(ORDERS, "status" => order.state.as_str()).increment(1);
                 self.mark(&order, decision).await;
-                Ok("paid")
+                Ok(Some("paid"))
             }
-            Taken::Repeated => Ok("repeated"),
+            Taken::Repeated => Ok(Some("repeated")),
             Taken::Owed(reason) => {
                 counter!(REFUNDS_OWED, "reason" => reason.as_str()).increment(1);
                 let (payment, amount) = (&capture.payment, capture.amount.amount());
                 tracing::error!(payment, amount, reason = reason.as_str(), "a capture is paid back");
-                Ok("refund_owed")
+                Ok(Some("refund_owed"))
             }
-            Taken::Unknown => {
-                self.ports.captures.keep_orphan(capture).await?;
-                Ok("unknown")
-            }
+            Taken::Unknown => Ok(None),
         }
     }
 

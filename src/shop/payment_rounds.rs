@@ -10,9 +10,9 @@ use metrics::{counter, gauge};
 use super::till::Till;
 use super::{Failure, Shop};
 use crate::domain::operator::Subject;
-use crate::domain::payment::{PaymentState, RefundKey, RefundReason, RefundState};
+use crate::domain::payment::{PaymentState, RefundReason, RefundState};
 use crate::domain::{Change, Instance, Payment, PaymentId, Refund};
-use crate::metrics::{REFUNDS, REFUNDS_OWED, REFUNDS_STUCK};
+use crate::metrics::{PAYMENT_EVENTS, REFUNDS, REFUNDS_OWED, REFUNDS_STUCK};
 use crate::ports::{Booked, Effect, ErrorKind, Orphan, RefundStep, StoreError, StoreResult};
 
 /// Most payments, refunds or orphans of an instance that one round takes.
@@ -192,27 +192,21 @@ impl Shop {
             return Ok(());
         }
         done.captures += 1;
-        let is_refunded = booked.refunded >= booked.capture.amount.amount();
-        let taken = self.take_capture(None, &booked.capture).await.map_err(unsettled)?;
+        let taken = if booked.is_refunded() {
+            // Nothing is left to be owed back when no payment explains it.
+            self.take_known(None, &booked.capture).await.map_err(unsettled)?
+        } else {
+            self.take_capture(None, &booked.capture).await.map(Some).map_err(unsettled)?
+        };
         match taken {
-            "repeated" => {}
-            "unknown" => done.unknown += usize::from(!is_refunded),
-            _ => done.found += 1,
+            None | Some("repeated") => {}
+            Some("unknown") => done.unknown += 1,
+            Some(_) => done.found += 1,
         }
-        let reference = &booked.capture.reference;
-        let of_payment = PaymentId::parse(&booked.capture.payment).ok();
-        let of_payment = of_payment.filter(|id| self.map.holds(id.order.shard()));
-        // A refund that has failed may have been made by a person meanwhile, and one that was done may have failed.
-        let from = if is_refunded { [RefundState::Failed] } else { [RefundState::Done] };
-        let keys = of_payment.map(RefundKey::Payment).into_iter();
-        for key in keys.chain([RefundKey::Orphan(reference.clone())]) {
-            let again_in = Some(Duration::ZERO);
-            let (capture, to) = (Some(reference.as_str()), RefundState::Sent);
-            self.ports.refunds.advance(&RefundStep { key: &key, capture, from: &from, to, again_in }).await?;
-        }
-        match of_payment {
-            Some(id) if booked.refunded > 0 && taken != "unknown" => {
-                self.note_unasked(till, id, reference).await
+        self.compare_refunds(&booked).await?;
+        match self.payment_of(&booked) {
+            Some(id) if booked.refunded > 0 && !matches!(taken, None | Some("unknown")) => {
+                self.note_unasked(till, id, &booked.capture.reference).await
             }
             _ => Ok(()),
         }
@@ -223,7 +217,8 @@ impl Shop {
         let payments = self.ports.payments.of(id.order).await?;
         if payments.iter().any(|payment| payment.request.id == id && payment.refund.is_none()) {
             let (event, kind) = (format!("books_{capture}"), "refund.unasked".to_owned());
-            self.take_notice(till, &event, kind, Some(capture)).await.map_err(unsettled)?;
+            let outcome = self.take_notice(till, &event, kind, Some(capture)).await.map_err(unsettled)?;
+            counter!(PAYMENT_EVENTS, "outcome" => outcome).increment(1);
         }
         Ok(())
     }

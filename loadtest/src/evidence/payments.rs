@@ -55,11 +55,13 @@ pub enum RefundState {
     Done,
     /// The provider could not pay it back.
     Failed,
+    /// It had failed, and its buyer has the money in another way, which the provider's books do not show.
+    Settled,
 }
 
 impl RefundState {
     /// All states, in the order of a refund's life.
-    pub const ALL: [Self; 4] = [Self::Owed, Self::Sent, Self::Done, Self::Failed];
+    pub const ALL: [Self; 5] = [Self::Owed, Self::Sent, Self::Done, Self::Failed, Self::Settled];
 
     /// Returns the state's word in rows.
     pub fn as_str(self) -> &'static str {
@@ -68,6 +70,7 @@ impl RefundState {
             Self::Sent => "sent",
             Self::Done => "done",
             Self::Failed => "failed",
+            Self::Settled => "settled",
         }
     }
 

@@ -15,7 +15,7 @@ const OUTCOMES: [&str; 6] = ["paid", "cancelled", "abandoned", "too_late", "expi
 /// The states of payments, in the order of their life.
 const PAYMENTS: [&str; 5] = ["opening", "open", "closing", "closed", "captured"];
 /// The states of refunds, in the order of their life.
-const REFUNDS: [&str; 4] = ["owed", "sent", "done", "failed"];
+const REFUNDS: [&str; 5] = ["owed", "sent", "done", "failed", "settled"];
 
 /// Renders the whole report. `colour` marks the verdict and nothing else.
 pub fn render(summary: &Summary, colour: bool) -> String {

@@ -164,9 +164,9 @@ impl Member {
             .set("enable.auto.offset.store", "false")
             .set("auto.offset.reset", "error")
             // A request costs the broker as much as many records do, so records come together: 256 KiB are about
-            // 700 orders. A lone record waits at most 100 ms for that, and so does a partition that was sought.
+            // 700 orders. A lone record waits at most 200 ms for that, and so does a partition that was sought.
             .set("fetch.min.bytes", "262144")
-            .set("fetch.wait.max.ms", "100")
+            .set("fetch.wait.max.ms", "200")
             .set("queued.max.messages.kbytes", "16384");
         match config.group_protocol {
             GroupProtocol::Classic => client

@@ -197,7 +197,7 @@ impl MysqlCaptures {
 
     async fn owe(&self, capture: &Capture) -> StoreResult<()> {
         let text = format!(
-            "UPDATE {{directory}}.orphan_captures SET state = '{}', next_ms = {NOW_MS} \
+            "UPDATE {{directory}}.orphan_captures SET state = '{}', created_ms = {NOW_MS}, next_ms = {NOW_MS}, tries = 0 \
              WHERE capture = ? AND state = 'waiting'",
             RefundState::Owed.as_str()
         );

@@ -140,10 +140,12 @@ impl MysqlPayments {
                 let text = format!(
                     "INSERT INTO {table}.payment_events (event_id, order_id, attempt, outcome, at_ms) \
                      SELECT ?, order_id, attempt, ?, {NOW_MS} FROM {table}.payments \
-                     WHERE order_id = ? AND attempt = ? ON DUPLICATE KEY UPDATE event_id = VALUES(event_id)"
+                     WHERE order_id = ? AND attempt = ? \
+                     AND NOT EXISTS (SELECT 1 FROM {table}.payment_events WHERE event_id = ?) \
+                     ON DUPLICATE KEY UPDATE event_id = VALUES(event_id)"
                 );
                 let query = sqlx::query(AssertSqlSafe(text)).bind(event.as_bytes()).bind(kind);
-                of_payment(query, &payment).execute(pool).await
+                of_payment(query, &payment).bind(event.as_bytes()).execute(pool).await
             }
             PaymentStep::Reopened => return self.reopen(payment).await,
         };

@@ -131,7 +131,7 @@ impl MysqlRefunds {
     }
 
     async fn count_stuck(&self, at: Instance) -> StoreResult<u64> {
-        // Each of the two goes through an index: of the states, and of what the provider is asked about.
+        // The two go through the indexes of `refunds`: of the states, and of what the provider is asked about.
         let count = |table: String| {
             format!(
                 "(SELECT COUNT(*) FROM {table} WHERE state = 'failed') + (SELECT COUNT(*) FROM {table} \

@@ -30,8 +30,8 @@ const DUE: &str = "SELECT capture, payment, amount, currency, created_ms, tries,
      WHERE state = 'waiting' AND next_ms <= ? ORDER BY next_ms LIMIT ?";
 const TRIED: &str =
     "UPDATE orphan_captures SET next_ms = ?, tries = tries + 1 WHERE capture = ? AND next_ms = ?";
-const OWED: &str =
-    "UPDATE orphan_captures SET state = ?, next_ms = ? WHERE capture = ? AND state = 'waiting'";
+const OWED: &str = "UPDATE orphan_captures SET state = ?1, created_ms = ?2, next_ms = ?2, tries = 0 \
+     WHERE capture = ?3 AND state = 'waiting'";
 
 /// Takes captures in the database.
 pub struct SqliteCaptures {

@@ -39,7 +39,7 @@ const NOTICES: &str = "SELECT attempt, outcome, at_ms FROM payment_events WHERE 
      ORDER BY at_ms, event_id";
 const NOTICED: &str = "INSERT INTO payment_events (event_id, order_id, attempt, outcome, at_ms) \
      SELECT ?1, order_id, attempt, ?2, ?3 FROM payments WHERE order_id = ?4 AND attempt = ?5 \
-     ON CONFLICT DO UPDATE SET event_id = excluded.event_id";
+     ON CONFLICT DO NOTHING";
 const ASKED: &str =
     "UPDATE payments SET ask_ms = ?, asks = asks + 1 WHERE order_id = ? AND attempt = ? AND ask_ms = ?";
 

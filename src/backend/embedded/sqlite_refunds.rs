@@ -27,7 +27,7 @@ const DUE: &str = "SELECT order_id, attempt, amount, currency, capture, reason, 
      WHERE next_ms <= ?1 UNION ALL \
      SELECT NULL, NULL, amount, currency, capture, 'unknown_order', state, tries, next_ms FROM orphan_captures \
      WHERE state <> 'waiting' AND next_ms <= ?1 ORDER BY next_ms LIMIT ?2";
-/// Each part goes through an index: of what has failed, and of what the provider is asked about.
+/// The first two go through the indexes of `refunds`: of what has failed, and of what the provider is asked about.
 const STUCK: &str = "SELECT (SELECT COUNT(*) FROM refunds WHERE state = 'failed') \
      + (SELECT COUNT(*) FROM refunds WHERE next_ms IS NOT NULL AND created_ms < ?1) \
      + (SELECT COUNT(*) FROM orphan_captures WHERE state = 'failed' \

@@ -30,15 +30,32 @@ struct ReconciledView {
     unknown: usize,
 }
 
-/// A refund that was settled.
+/// A refund, as an operator has left it.
 #[derive(Serialize)]
-struct SettledView {
+struct RefundView {
     refund: String,
     status: &'static str,
 }
 
+/// Answers `POST /refunds/{refund}/retry`: tries a refund again that has failed. `refund` is the id of its payment, or
+/// the provider's id of a capture that no payment explains.
+///
+/// # Errors
+/// `refund_not_found`.
+pub async fn retry(
+    request: HttpRequest,
+    path: web::Path<String>,
+    payload: web::Payload,
+    context: web::Data<Context>,
+) -> Result<HttpResponse, Problem> {
+    let operator = operator(&request, &context, Scope::OrdersWrite).await?;
+    let reason = read_body::<ReasonBody>(&request, payload, &context).await?.reason()?;
+    let (key, change) = (key_of(&path)?, change(&request, &operator, "refund_retry", &reason));
+    answered(key.to_string(), RefundState::Owed, context.shop.retry_refund(&key, &change).await?)
+}
+
 /// Answers `POST /refunds/{refund}/settle`: ends a refund that has failed, because its buyer has the money in another
-/// way. `refund` is the id of its payment, or the provider's id of a capture that no payment explains.
+/// way. `refund` is as in [`retry`].
 ///
 /// # Errors
 /// `refund_not_found`.
@@ -50,13 +67,23 @@ pub async fn settle(
 ) -> Result<HttpResponse, Problem> {
     let operator = operator(&request, &context, Scope::OrdersWrite).await?;
     let reason = read_body::<ReasonBody>(&request, payload, &context).await?.reason()?;
-    let change = change(&request, &operator, "refund_settle", &reason);
-    let key = RefundKey::parse(&path);
-    if path.len() > REFERENCE_MAX || !context.shop.settle_refund(&key, &change).await? {
+    let (key, change) = (key_of(&path)?, change(&request, &operator, "refund_settle", &reason));
+    answered(key.to_string(), RefundState::Settled, context.shop.settle_refund(&key, &change).await?)
+}
+
+fn key_of(text: &str) -> Result<RefundKey, Problem> {
+    if text.len() > REFERENCE_MAX {
+        Err(Problem::new(Code::RefundNotFound))
+    } else {
+        Ok(RefundKey::parse(text))
+    }
+}
+
+fn answered(refund: String, state: RefundState, is_found: bool) -> Result<HttpResponse, Problem> {
+    if !is_found {
         return Err(Problem::new(Code::RefundNotFound));
     }
-    let view = SettledView { refund: key.to_string(), status: RefundState::Done.as_str() };
-    Ok(HttpResponse::Ok().json(view))
+    Ok(HttpResponse::Ok().json(RefundView { refund, status: state.as_str() }))
 }
 
 /// Answers `POST /payments/reconcile`: compares the provider's captures with ours, and takes those that were missed.

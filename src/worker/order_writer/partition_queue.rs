@@ -10,6 +10,9 @@ use crate::domain::{LogId, Part};
 
 /// What part of the wait records get after a batch of a single one, and when somebody waits for one of them.
 const SHORT: u32 = 20;
+/// How many records are enough for a batch, so that it waits no longer. In a larger one a row costs hardly less, and
+/// its rows keep the cores busy for so long that purchases have to wait for one.
+const ENOUGH: usize = 128;
 
 /// The records of a partition that were read and are not written yet, and where the partition is.
 pub struct PartitionQueue {
@@ -134,8 +137,8 @@ impl PartitionQueue {
         self.succeeded();
     }
 
-    /// Hands out the next batch, when one is full or its first record has waited long enough; `None` while a batch is
-    /// in flight.
+    /// Hands out the next batch, when there are enough records or the first one has waited long enough; `None` while a
+    /// batch is in flight.
     pub fn next_batch(
         &mut self,
         part: Part,
@@ -148,7 +151,7 @@ impl PartitionQueue {
             return None;
         }
         let waited = self.waiting_since.is_none_or(|since| now.since(since) >= self.wait(wait));
-        if self.buffer.len() < records_max && !waited {
+        if self.buffer.len() < records_max.min(ENOUGH) && !waited {
             return None;
         }
         let size = self.buffer.len().min(records_max);
@@ -317,6 +320,21 @@ mod tests {
         assert_eq!(queue.due(now, wait), Some(now + wait), "two came together");
         assert!(queue.next_batch(Part::new(0), soon, 9, wait).is_none());
         assert!(queue.next_batch(Part::new(0), now, 1, wait).is_some(), "a full batch waits for nothing");
+    }
+
+    #[test]
+    fn enough_records_wait_for_no_more_and_go_together_with_all_that_are_there() {
+        let (now, wait) = (now(), Duration::from_millis(100));
+        let mut queue = queue_at(0);
+        push(&mut queue, [0, 1]);
+        queue.next_batch(Part::new(0), now, 2, wait).expect("full");
+        queue.written(2);
+        let last = 1 + i64::try_from(ENOUGH).expect("small");
+        push(&mut queue, 2..last);
+        assert!(queue.next_batch(Part::new(0), now, 500, wait).is_none(), "one is missing");
+        push(&mut queue, last..last + 9);
+        let batch = queue.next_batch(Part::new(0), now, 500, wait).expect("enough");
+        assert_eq!(batch.records.len(), ENOUGH + 8);
     }
 
     #[test]
