@@ -241,6 +241,7 @@ fn register() {
     for state in RefundState::ALL {
         counter!(REFUNDS, "state" => state.as_str()).increment(0);
     }
+    gauge!(REFUNDS_STUCK, "database" => "0").set(0.0);
     for table in ["payments", "refunds", "orphan_captures"] {
         counter!(ROWS_UNREADABLE, "table" => table).increment(0);
     }
