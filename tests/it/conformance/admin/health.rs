@@ -55,12 +55,13 @@ async fn every_metric_is_on_the_page_before_anything_happened(mode: Mode) {
     shop.open_sale("nobody-comes", 1, &[("phone", 5)]).await;
     let labels_of = |outcome: &str| format!("{{sale=\"nobody-comes\",outcome=\"{outcome}\"}}");
     let mut page = see(&shop, "/metrics").await;
-    eventually("the sale has all its series", async || {
+    eventually("the sale and the partitions have all their series", async || {
         page = see(&shop, "/metrics").await;
         let admissions = series(&page.text, "seckill_admission_total");
-        ADMISSION_OUTCOMES
-            .iter()
-            .all(|outcome| admissions.iter().any(|(labels, _)| *labels == labels_of(outcome)))
+        !series(&page.text, "seckill_partition_halted").is_empty()
+            && ADMISSION_OUTCOMES
+                .iter()
+                .all(|outcome| admissions.iter().any(|(labels, _)| *labels == labels_of(outcome)))
     })
     .await;
     let mut findings = Findings::default();
