@@ -187,24 +187,20 @@ impl Shop {
         }
     }
 
-    /// Tries a refund again that has failed, as an operator wants it. Answers `false` when no refund of this key has.
-    /// Every call is noted in the audit log.
+    /// Takes a refund that has failed to another state, as an operator wants it: `owed`, so that it is tried again, or
+    /// `settled`, because its buyer has the money in another way. Answers `false` when no refund of this key has
+    /// failed. Every call is noted in the audit log.
     ///
     /// # Errors
     /// When a component failed.
-    pub async fn retry_refund(&self, key: &RefundKey, change: &Change) -> Result<bool, Failure> {
+    pub async fn take_refund_on(
+        &self,
+        key: &RefundKey,
+        to: RefundState,
+        change: &Change,
+    ) -> Result<bool, Failure> {
         self.ports.audit_log.note(change, &Subject::Refund { refund: key.to_string() }).await?;
-        self.after_failure(key, RefundState::Owed).await
-    }
-
-    /// Ends a refund that has failed, because the buyer has the money in another way, as an operator says. Otherwise as
-    /// [`Self::retry_refund`].
-    ///
-    /// # Errors
-    /// When a component failed.
-    pub async fn settle_refund(&self, key: &RefundKey, change: &Change) -> Result<bool, Failure> {
-        self.ports.audit_log.note(change, &Subject::Refund { refund: key.to_string() }).await?;
-        self.after_failure(key, RefundState::Settled).await
+        self.after_failure(key, to).await
     }
 
     /// Takes a refund that has failed to another state. Answers whether it had failed.

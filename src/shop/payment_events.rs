@@ -98,7 +98,7 @@ impl Shop {
 
     /// Keeps with its payment what somebody did at the provider itself, and calls a person. A dispute names neither our
     /// payment nor a deployment, so the provider is asked whose capture it is about.
-    pub(super) async fn take_notice(
+    async fn take_notice(
         &self,
         till: &Till,
         event: &str,
@@ -117,9 +117,20 @@ impl Shop {
             return Ok("other_deployment");
         }
         self.compare_refunds(&booked).await?;
+        self.keep_notice(&booked, event, &kind).await
+    }
+
+    /// Keeps with the payment of an entry of the books what somebody did at the provider itself, and calls a person
+    /// when that is new.
+    pub(super) async fn keep_notice(
+        &self,
+        booked: &Booked,
+        event: &str,
+        kind: &str,
+    ) -> Result<&'static str, Failure> {
         let payment = &booked.capture.payment;
-        if let Some(id) = self.payment_of(&booked) {
-            let step = PaymentStep::Noticed { event: event.to_owned(), kind: kind.clone() };
+        if let Some(id) = self.payment_of(booked) {
+            let step = PaymentStep::Noticed { event: event.to_owned(), kind: kind.to_owned() };
             if !self.ports.payments.advance(id, &step).await? {
                 let payments = self.ports.payments.of(id.order).await?;
                 if payments.iter().any(|payment| payment.request.id == id) {

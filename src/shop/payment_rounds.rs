@@ -206,18 +206,18 @@ impl Shop {
         self.compare_refunds(&booked).await?;
         match self.payment_of(&booked) {
             Some(id) if booked.refunded > 0 && !matches!(taken, None | Some("unknown")) => {
-                self.note_unasked(till, id, &booked.capture.reference).await
+                self.note_unasked(&booked, id).await
             }
             _ => Ok(()),
         }
     }
 
     /// Calls a person when money of a payment was paid back at the provider and we did not ask for it.
-    async fn note_unasked(&self, till: &Till, id: PaymentId, capture: &str) -> StoreResult<()> {
+    async fn note_unasked(&self, booked: &Booked, id: PaymentId) -> StoreResult<()> {
         let payments = self.ports.payments.of(id.order).await?;
         if payments.iter().any(|payment| payment.request.id == id && payment.refund.is_none()) {
-            let (event, kind) = (format!("books_{capture}"), "refund.unasked".to_owned());
-            let outcome = self.take_notice(till, &event, kind, Some(capture)).await.map_err(unsettled)?;
+            let event = format!("books_{}", booked.capture.reference);
+            let outcome = self.keep_notice(booked, &event, "refund.unasked").await.map_err(unsettled)?;
             counter!(PAYMENT_EVENTS, "outcome" => outcome).increment(1);
         }
         Ok(())

@@ -48,10 +48,7 @@ pub async fn retry(
     payload: web::Payload,
     context: web::Data<Context>,
 ) -> Result<HttpResponse, Problem> {
-    let operator = operator(&request, &context, Scope::OrdersWrite).await?;
-    let reason = read_body::<ReasonBody>(&request, payload, &context).await?.reason()?;
-    let (key, change) = (key_of(&path)?, change(&request, &operator, "refund_retry", &reason));
-    answered(key.to_string(), RefundState::Owed, context.shop.retry_refund(&key, &change).await?)
+    take_on((request, payload, context), &path, "refund_retry", RefundState::Owed).await
 }
 
 /// Answers `POST /refunds/{refund}/settle`: ends a refund that has failed, because its buyer has the money in another
@@ -65,25 +62,24 @@ pub async fn settle(
     payload: web::Payload,
     context: web::Data<Context>,
 ) -> Result<HttpResponse, Problem> {
+    take_on((request, payload, context), &path, "refund_settle", RefundState::Settled).await
+}
+
+/// Takes a refund that has failed to another state.
+async fn take_on(
+    (request, payload, context): (HttpRequest, web::Payload, web::Data<Context>),
+    refund: &str,
+    action: &'static str,
+    to: RefundState,
+) -> Result<HttpResponse, Problem> {
     let operator = operator(&request, &context, Scope::OrdersWrite).await?;
     let reason = read_body::<ReasonBody>(&request, payload, &context).await?.reason()?;
-    let (key, change) = (key_of(&path)?, change(&request, &operator, "refund_settle", &reason));
-    answered(key.to_string(), RefundState::Settled, context.shop.settle_refund(&key, &change).await?)
-}
-
-fn key_of(text: &str) -> Result<RefundKey, Problem> {
-    if text.len() > REFERENCE_MAX {
-        Err(Problem::new(Code::RefundNotFound))
-    } else {
-        Ok(RefundKey::parse(text))
-    }
-}
-
-fn answered(refund: String, state: RefundState, is_found: bool) -> Result<HttpResponse, Problem> {
-    if !is_found {
+    let change = change(&request, &operator, action, &reason);
+    let key = RefundKey::parse(refund);
+    if refund.len() > REFERENCE_MAX || !context.shop.take_refund_on(&key, to, &change).await? {
         return Err(Problem::new(Code::RefundNotFound));
     }
-    Ok(HttpResponse::Ok().json(RefundView { refund, status: state.as_str() }))
+    Ok(HttpResponse::Ok().json(RefundView { refund: key.to_string(), status: to.as_str() }))
 }
 
 /// Answers `POST /payments/reconcile`: compares the provider's captures with ours, and takes those that were missed.
