@@ -15,9 +15,11 @@
 local gate, stock, buyers, orders, unpaid = unpack(KEYS)
 local REACHES = {r = 'cefx', q = 'cefx', a = 'cef', p = 'f', c = 'c', e = 'e', f = 'f', x = 'x'}
 
-local found = redis.call('HMGET', gate, 'epoch', 'lost')
+local found = redis.call('HMGET', gate, 'epoch', 'lost', 'sold')
 if not found[1] then return 'gate_shut' end
-if found[2] or redis.call('EXISTS', stock, buyers, orders) < 3 then return 'keys_lost' end
+-- A bucket that has sold nothing has no buyers and no orders yet.
+local needed = found[3] and {stock, buyers, orders} or {stock}
+if found[2] or redis.call('EXISTS', unpack(needed)) < #needed then return 'keys_lost' end
 
 local function release(id, state, keeps, restock)
   local hold = redis.call('HGET', orders, id)

@@ -19,11 +19,13 @@ use actix_web::dev::ServerHandle;
 use actix_web::web;
 use metrics_exporter_prometheus::PrometheusHandle;
 
+use crate::chance;
 use crate::clock::Clock;
 use crate::config::{Config, Mode};
 use crate::http::Context;
 use crate::memory::Memory;
-use crate::ports::{OrderLog, Ports};
+use crate::outbound::HttpOutbound;
+use crate::ports::{OrderLog, Outbound, Ports};
 use crate::shop::{Settings, Shop};
 use crate::shutdown::Tasks;
 use crate::worker::driver::{Driver, Signal};
@@ -90,9 +92,11 @@ pub async fn start_on(
     let published = servers::published_keys(config, role, &tokens, &clock, &back).await?;
     backend.probes.extend(published.iter().map(|published| published.probe.clone()));
     let memory = Memory::new(map);
-    let ports = (backend.clone(), till::till(&config.payment, &clock)?);
+    let outbound: Arc<dyn Outbound> = Arc::new(HttpOutbound::new(&config.events)?);
+    let ports = (backend.clone(), till::till(&config.payment, &clock)?, outbound.clone());
     let shop = Shop::new(ports, memory.clone(), settings(config), map, clock.clone(), front.clone());
-    let workers = Workers { ports: &backend, memory: &memory, config, clock: &clock, tasks: &back };
+    let (ports, holder) = (&backend, chance::bytes());
+    let workers = Workers { ports, memory: &memory, config, clock: &clock, tasks: &back, outbound, holder };
     workers.warm().await;
     let driver = workers.start(role, &shop, metrics.clone())?;
     if let Some(published) = &published {

@@ -3,6 +3,7 @@
 mod admin_client;
 mod config_command;
 mod configured;
+mod dead_letters_command;
 #[cfg(feature = "embedded")]
 mod demo_command;
 mod failure;
@@ -15,6 +16,7 @@ mod runtime;
 mod sale_command;
 mod token_command;
 mod transfer_command;
+mod views_command;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -93,6 +95,11 @@ enum Command {
     Position(position_command::PositionCommand),
     /// Run the simulated payment provider, which moves no money.
     Provider(provider_command::ProviderCommand),
+    /// Records that could not become orders, through the admin API.
+    DeadLetters(dead_letters_command::DeadLettersCommand),
+    /// The views of sales: orders, units and revenue, built of events.
+    #[command(subcommand)]
+    Views(views_command::ViewsCommand),
     /// Payments, through the admin API.
     Payments(payments_command::PaymentsCommand),
     /// API keys of operators, written straight into the directory database.
@@ -170,6 +177,12 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let config = load(&[])?.config;
             telemetry::install(&config.log, Clock::System).context("log.filter is not a filter")?;
             block_on(command.run(&config))?;
+        }
+        Command::DeadLetters(command) => block_on(command.run(format))?,
+        Command::Views(views_command::ViewsCommand::Show(show)) => block_on(show.run(format))?,
+        Command::Views(views_command::ViewsCommand::Rebuild(rebuild)) => {
+            let config = load(&[])?.config;
+            block_on(rebuild.run(&config, format))?;
         }
         Command::Payments(command) => block_on(command.run(format))?,
         Command::Key(command) => {

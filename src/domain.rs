@@ -5,8 +5,11 @@
 //! checked by `Sale::validate`.
 
 pub mod batch_plan;
+pub mod calendar;
+pub mod dead_letter;
 pub mod ids;
 pub mod inventory_model;
+pub mod journal;
 pub mod log_position;
 pub mod money;
 pub mod object;
@@ -19,8 +22,13 @@ pub mod record;
 pub mod reservation;
 pub mod sale;
 pub mod shard;
+pub mod signature;
+pub mod subscription;
+pub mod view;
 
+pub use dead_letter::{DeadLetter, DeadLetterId, LetterQuery, LetterState};
 pub use ids::{IdempotencyKey, SaleId, SkuId, UserId};
+pub use journal::{EventNumbers, Mover, OrderMove, StoredEvent};
 pub use log_position::{Halt, LogId, Position};
 pub use money::{Money, Quantity};
 pub use object::Object;

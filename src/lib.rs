@@ -10,6 +10,7 @@ pub mod domain;
 pub mod http;
 pub mod memory;
 pub mod metrics;
+pub mod outbound;
 pub mod ports;
 pub mod provider;
 pub mod shop;

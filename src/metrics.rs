@@ -79,7 +79,7 @@ metrics_table! {
     REFUNDS_STUCK Gauge "seckill_refunds_stuck" ["database"]
         "Refunds that have failed, or have come to no end within an hour, per MySQL instance";
     ROWS_UNREADABLE Counter "seckill_rows_unreadable_total" ["table"]
-        "Rows of payments, refunds and captures that this version cannot read, each time one is passed over";
+        "Rows that this version cannot read, each time one is passed over";
     ORDER_PERSIST Histogram "seckill_order_persist_seconds" []
         "Time from acceptance by the front to the commit of the order's row";
     ORDERS_PENDING Gauge "seckill_orders_pending" []
@@ -106,6 +106,14 @@ metrics_table! {
         "Batches taken again: conflict, unavailable, broken, position_moved; records read again: gap";
     RECORDS_SKIPPED Counter "seckill_records_skipped_total" []
         "Order records whose order was there already";
+    EVENTS_PUBLISHED Counter "seckill_events_published_total" []
+        "Events of orders that were passed on to the topic, each time one was";
+    EVENTS_UNREAD Gauge "seckill_events_unread" ["reader", "database"]
+        "Events that a reader has not had, per MySQL instance, in the process whose turn it is";
+    WEBHOOKS_SENT Counter "seckill_webhooks_sent_total" ["result"]
+        "Events that were sent to subscriptions: taken, failed";
+    WEBHOOK_SUBSCRIPTIONS Gauge "seckill_webhook_subscriptions" ["state"]
+        "Subscriptions by state: active, paused; failing are those of them whose receivers take nothing";
     DEAD_LETTERS Counter "seckill_dead_letters_total" ["reason"]
         "Records that can never become an order";
     PARTITION_HALTED Gauge "seckill_partition_halted" ["part", "reason"]
@@ -242,7 +250,17 @@ fn register() {
         counter!(REFUNDS, "state" => state.as_str()).increment(0);
     }
     gauge!(REFUNDS_STUCK, "database" => "0").set(0.0);
-    for table in ["payments", "refunds", "orphan_captures"] {
+    for table in [
+        "payments",
+        "refunds",
+        "orphan_captures",
+        "order_events",
+        "orders",
+        "sales",
+        "items",
+        "dead_letters",
+        "view_counts",
+    ] {
         counter!(ROWS_UNREADABLE, "table" => table).increment(0);
     }
     for status in ["awaiting_payment", "paid", "rejected", "cancelled", "expired", "refunded"] {
@@ -250,6 +268,12 @@ fn register() {
     }
     for poison in crate::domain::record::Poison::ALL {
         counter!(DEAD_LETTERS, "reason" => poison.as_str()).increment(0);
+    }
+    for result in ["taken", "failed"] {
+        counter!(WEBHOOKS_SENT, "result" => result).increment(0);
+    }
+    for state in ["active", "paused", "failing"] {
+        gauge!(WEBHOOK_SUBSCRIPTIONS, "state" => state).set(0.0);
     }
     for result in ["read", "failed"] {
         counter!(TOKEN_KEY_READS, "result" => result).increment(0);

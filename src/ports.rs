@@ -7,11 +7,13 @@
 mod archive;
 mod audit_log;
 mod captures;
+mod dead_letters;
 mod gates;
 mod inventory;
 mod keys;
 mod ledger;
 mod order_changes;
+mod order_events;
 mod order_log;
 mod order_writes;
 mod orders;
@@ -24,17 +26,21 @@ mod refunds;
 mod releases;
 mod sale_store;
 mod store_error;
+mod subscriptions;
+mod views;
 
 use std::sync::Arc;
 
 pub use archive::Archive;
 pub use audit_log::AuditLog;
 pub use captures::{Captures, Orphan, Taken};
+pub use dead_letters::{DeadLetters, Redecided};
 pub use gates::{BucketState, Gates, UnitMove};
 pub use inventory::Inventory;
 pub use keys::Keys;
 pub use ledger::Ledger;
-pub use order_changes::{Grace, Moved, OrderChanges, Overdue};
+pub use order_changes::{Ending, Grace, Moved, OrderChanges, Overdue};
+pub use order_events::{Backlog, EventPage, EventTopic, OrderEvents, Turn};
 pub use order_log::{IMPORT_RECORDS_MAX, LogEvent, LogIdentity, Offsets, OrderLog, OrderLogReader, Wake};
 pub use order_writes::{BatchOutcome, OrderWrites, Written};
 pub use orders::Orders;
@@ -47,6 +53,8 @@ pub use refunds::{RefundStep, Refunds};
 pub use releases::{Owed, Releases};
 pub use sale_store::SaleStore;
 pub use store_error::{Effect, ErrorKind, StoreError, StoreResult};
+pub use subscriptions::{Message, Outbound, Subscriptions};
+pub use views::{VIEWS, Views};
 
 /// One opened backend. Cheap to clone.
 #[derive(Clone)]
@@ -63,12 +71,22 @@ pub struct Ports {
     pub order_writes: Arc<dyn OrderWrites>,
     /// Changes orders after they were accepted.
     pub order_changes: Arc<dyn OrderChanges>,
+    /// Knows what happened to orders, in the order in which it happened.
+    pub events: Arc<dyn OrderEvents>,
+    /// Sums up what happened.
+    pub views: Arc<dyn Views>,
+    /// Knows where events are sent.
+    pub subscriptions: Arc<dyn Subscriptions>,
+    /// Where events are passed on to; `None` for nowhere.
+    pub event_topic: Option<Arc<dyn EventTopic>>,
     /// Knows the payments of orders.
     pub payments: Arc<dyn Payments>,
     /// Takes what was captured.
     pub captures: Arc<dyn Captures>,
     /// Knows what is paid back.
     pub refunds: Arc<dyn Refunds>,
+    /// Knows the records that could not become orders.
+    pub dead_letters: Arc<dyn DeadLetters>,
     /// Knows, halts and moves the writers' positions.
     pub positions: Arc<dyn Positions>,
     /// Reads orders.

@@ -8,6 +8,8 @@ pub mod admission;
 pub mod batching;
 pub mod bucket_queues;
 pub mod cancel;
+pub mod dead_letters;
+pub mod events;
 pub mod failure;
 mod gather;
 pub mod health;
@@ -17,11 +19,12 @@ pub mod payment_events;
 pub mod payment_rounds;
 pub mod purchase;
 pub mod settings;
-pub mod signature;
 pub mod sold_out;
 pub mod status;
 pub mod submit;
+pub mod subscriptions;
 pub mod till;
+pub mod views;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,7 +34,7 @@ use crate::domain::{BucketId, Order, Sale, SaleId, Shard, ShardMap, SkuId};
 use crate::memory::Memory;
 use crate::memory::catalog::Snapshot;
 use crate::memory::pace::DELAYED_MS;
-use crate::ports::Ports;
+use crate::ports::{Outbound, Ports};
 use crate::shutdown::Tasks;
 
 use admission::Admission;
@@ -50,6 +53,8 @@ pub struct Shop {
     memory: Memory,
     /// How it takes money; `None` where it takes none.
     till: Option<Till>,
+    /// How it sends events to addresses that operators gave.
+    outbound: Arc<dyn Outbound>,
     admission: Admission,
     queues: BucketQueues,
     waiters: tokio::sync::Semaphore,
@@ -57,10 +62,10 @@ pub struct Shop {
 }
 
 impl Shop {
-    /// Makes a shop over an opened backend. Workers keep `memory` fresh, `till` takes its money, if it takes any, and
-    /// `tasks` own what purchases and payments spawn.
+    /// Makes a shop over an opened backend. Workers keep `memory` fresh, `till` takes its money, if it takes any,
+    /// `outbound` sends its events to others, and `tasks` own what purchases and payments spawn.
     pub fn new(
-        (ports, till): (Ports, Option<Till>),
+        (ports, till, outbound): (Ports, Option<Till>, Arc<dyn Outbound>),
         memory: Memory,
         settings: Settings,
         map: ShardMap,
@@ -74,6 +79,7 @@ impl Shop {
             leaving: AtomicBool::new(false),
             memory,
             till,
+            outbound,
             ports,
             settings,
             map,

@@ -4,6 +4,8 @@
 pub mod catalog_refresh;
 pub mod clock_watch;
 pub mod driver;
+pub mod event_publisher;
+pub mod event_reader;
 pub mod expiry;
 pub mod gate_repair;
 pub mod health_watch;
@@ -14,6 +16,8 @@ pub mod pace;
 pub mod position_watch;
 pub mod release_relay;
 pub mod stock_watch;
+pub mod view_builder;
+pub mod webhook_sender;
 
 #[cfg(test)]
 mod stepped;

@@ -22,6 +22,8 @@ use seckill::http::client_address::{ClientAddresses, ForwardedHeader};
 use seckill::http::{Context, middleware, router};
 use seckill::memory::Memory;
 use seckill::metrics::STAGE_DURATION;
+use seckill::outbound::HttpOutbound;
+use seckill::ports::Outbound;
 use seckill::shop::{Settings, Shop};
 use seckill::shutdown::Tasks;
 use serde_json::json;
@@ -135,7 +137,9 @@ impl Front {
             let map = config.shard_map()?;
             let memory = Memory::new(map);
             memory.catalog.put(sale.clone());
-            let shop = Shop::new((ports, None), memory, settings(config), map, Clock::System, tasks);
+            let outbound: Arc<dyn Outbound> = Arc::new(HttpOutbound::new(&config.events)?);
+            let shop =
+                Shop::new((ports, None, outbound), memory, settings(config), map, Clock::System, tasks);
             let key = DecodingKey::from_secret(secret.as_bytes());
             let key = TokenKey { kid: None, algorithm: Algorithm::HS256, key };
             let rules = TokenRules {

@@ -5,6 +5,7 @@
 //! outbox, the audit passes these rules over, and it reports that something waits.
 
 mod claims;
+mod events;
 mod holds;
 mod index;
 mod log;
@@ -122,6 +123,17 @@ rules! {
     ExpiredEarly "expired_early" "content" "no order expires before its payment was due";
     MovesDiffer "moves_differ" "content" "a row's moves are those of its state";
     MoveWithoutRow "move_without_row" "content" "every move belongs to a row";
+    MoveStatesDiffer "move_states_differ" "content" "a move goes from its state to its state along an arrow";
+    MoveUntold "move_untold" "events" "every move is told by an event";
+    MoveToldTwice "move_told_twice" "events" "a move is told once";
+    EventWithoutMove "event_without_move" "events" "every event tells a move";
+    EventDiffers "event_differs" "events" "an event says what its move and its row say";
+    EventsDoNotFollow "events_do_not_follow" "events" "an order's events lead from one to the next, and to its row's state";
+    EventMisplaced "event_misplaced" "events" "an event is in the partition of its order";
+    EventNumbersDiffer "event_numbers_differ" "events" "the events of a partition are numbered without gaps";
+    EventDamaged "event_damaged" "events" "every event can be read";
+    ReaderAhead "reader_ahead" "events" "no reader is beyond the last event";
+    ViewDiffers "view_differs" "events" "a view is the sum of the events that its reader has had";
     RowWithoutRecord "row_without_record" "content" "every row has a record in the order log";
     RowDiffersFromRecord "row_differs_from_record" "content" "a row says the same as its record";
     RefusedThoughLeft "refused_though_left" "honesty" "nobody hears that units are gone which are left";
@@ -197,6 +209,7 @@ pub fn audit(evidence: &Evidence) -> Vec<Violation> {
     let mut found = Findings::default();
     stock::check(&index, &mut found);
     rows::check(&index, &mut found);
+    events::check(&index, &mut found);
     claims::check(&index, &mut found);
     log::check(&index, &mut found);
     holds::check(&index, &mut found);

@@ -1,11 +1,14 @@
 //! Reads the stores. Each store has a collector. Together the collectors make the evidence, and none of them judges.
 
+mod event;
 pub mod http;
 #[cfg(feature = "distributed")]
 mod kafka;
 mod look;
 #[cfg(feature = "distributed")]
 mod mysql;
+#[cfg(feature = "distributed")]
+mod mysql_events;
 #[cfg(feature = "distributed")]
 mod mysql_fields;
 #[cfg(feature = "distributed")]
@@ -22,6 +25,8 @@ mod services;
 pub mod settle;
 #[cfg(feature = "embedded")]
 mod sqlite;
+#[cfg(feature = "embedded")]
+mod sqlite_events;
 #[cfg(feature = "embedded")]
 mod sqlite_fields;
 #[cfg(feature = "embedded")]

@@ -1,10 +1,12 @@
 //! The evidence: what the stores say about one sale, as it was read and before it is judged.
 
+mod events;
 mod payments;
 mod place;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+pub use events::{EventFacts, EventLog, EventRow, SumKey};
 pub use payments::{Booked, OrphanRow, PaymentRow, PaymentState, RefundRow, RefundState};
 pub use place::Place;
 
@@ -30,6 +32,8 @@ pub struct Evidence {
     pub claims: Vec<Claim>,
     /// Moves of the sale's orders, and those that belong to no order of any sale.
     pub moves: Vec<Move>,
+    /// What the events of the sale say, and what is built of them.
+    pub events: EventFacts,
     /// Payments of the sale's orders, and those that belong to no order of any sale.
     pub payments: Vec<PaymentRow>,
     /// Refunds of the sale's orders, and those that belong to no order of any sale.
@@ -211,6 +215,10 @@ pub struct Move {
     pub order: OrderId,
     /// What happened to the order.
     pub kind: String,
+    /// The word of the state before.
+    pub from: String,
+    /// The word of the state after.
+    pub to: String,
     /// When it happened, ms since 1970.
     pub at_ms: i64,
 }

@@ -57,6 +57,12 @@ pub fn leads(from: &str, to: &str) -> bool {
     from == to || arrows.into_iter().any(|arrow| leads(&arrow.to, to))
 }
 
+/// Returns whether an arrow whose move has this kind leads from one state to another.
+pub fn goes(from: &str, kind: &str, to: &str) -> bool {
+    let is_it = |arrow: &&Arrow| arrow.r#move.as_deref() == Some(kind) && arrow.to == to;
+    TABLE.arrows.iter().filter(is_it).any(|arrow| arrow.from.iter().any(|state| state == from))
+}
+
 /// Lists the sets of moves that an order may have on its way to a state, one set for each way.
 pub fn moves_to(state: &str) -> Vec<BTreeSet<&'static str>> {
     let mut ways = Vec::new();

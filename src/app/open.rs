@@ -9,7 +9,7 @@ use crate::backend::embedded;
 use crate::clock::Clock;
 use crate::config::{Config, Mode};
 use crate::domain::Month;
-use crate::ports::{AuditLog, Keys, OrderLog, Ports, Positions};
+use crate::ports::{AuditLog, Keys, OrderEvents, OrderLog, Ports, Positions, Views};
 
 /// Picks the settings of the distributed backend from a configuration.
 ///
@@ -80,6 +80,33 @@ pub async fn open_positions(config: &Config) -> anyhow::Result<PositionPorts> {
             require_shop(config)?;
             let Ports { positions, order_log, audit_log, .. } = open_backend(config).await?;
             Ok(PositionPorts { positions, order_log: Some(order_log), audit_log })
+        }
+    }
+}
+
+/// The events and what is built of them.
+pub struct EventPorts {
+    /// The events.
+    pub events: Arc<dyn OrderEvents>,
+    /// The views.
+    pub views: Arc<dyn Views>,
+}
+
+/// Opens what views are made anew in.
+///
+/// # Errors
+/// As [`open_backend`], but of MySQL alone.
+pub async fn open_events(config: &Config) -> anyhow::Result<EventPorts> {
+    match config.backend.mode {
+        #[cfg(feature = "distributed")]
+        Mode::Distributed => {
+            let (events, views) = distributed::open_events(&backend_settings(config)?, Clock::System).await?;
+            Ok(EventPorts { events, views })
+        }
+        _ => {
+            require_shop(config)?;
+            let Ports { events, views, .. } = open_backend(config).await?;
+            Ok(EventPorts { events, views })
         }
     }
 }

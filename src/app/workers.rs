@@ -9,16 +9,19 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use super::auto_preheat::AutoPreheat;
 use super::payment_tasks::payment_tasks;
 use super::role::Role;
+use crate::chance::Chance;
 use crate::clock::Clock;
 use crate::config::{Config, Expiry, ProviderKind};
 use crate::domain::Part;
 use crate::memory::Memory;
-use crate::ports::{Grace, Ports, Releases, StoreResult};
+use crate::ports::{Grace, Outbound, Ports, Releases, StoreResult, VIEWS};
 use crate::shop::Shop;
 use crate::shutdown::Tasks;
 use crate::worker::catalog_refresh::CatalogRefresh;
 use crate::worker::clock_watch::ClockWatch;
 use crate::worker::driver::{Driver, Progress, Signal, Task};
+use crate::worker::event_publisher::EventPublisher;
+use crate::worker::event_reader::EventReader;
 use crate::worker::expiry::ExpirySweeper;
 use crate::worker::gate_repair::GateRepair;
 use crate::worker::health_watch::HealthWatch;
@@ -29,6 +32,8 @@ use crate::worker::pace::PaceMeter;
 use crate::worker::position_watch::PositionWatch;
 use crate::worker::release_relay::ReleaseRelay;
 use crate::worker::stock_watch::StockWatch;
+use crate::worker::view_builder::ViewBuilder;
+use crate::worker::webhook_sender::WebhookSender;
 
 /// How often lag and drain rate are measured.
 const PACE_INTERVAL: Duration = Duration::from_millis(500);
@@ -45,6 +50,9 @@ const POSITION_INTERVAL: Duration = Duration::from_secs(1);
 /// How often overdue orders are looked for.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How long other processes leave the topic and the views to the process that has its turn.
+const EVENTS_LEASE: Duration = Duration::from_secs(10);
+
 /// What the background tasks of a process share.
 pub struct Workers<'a> {
     /// The backend.
@@ -57,6 +65,10 @@ pub struct Workers<'a> {
     pub clock: &'a Clock,
     /// The owner of the tasks.
     pub tasks: &'a Tasks,
+    /// The way out for events.
+    pub outbound: Arc<dyn Outbound>,
+    /// The number of this process.
+    pub holder: [u8; 16],
 }
 
 impl Workers<'_> {
@@ -161,6 +173,19 @@ impl Workers<'_> {
             if self.config.payment.provider != ProviderKind::None {
                 payment_tasks(shop, self.clock).into_iter().for_each(start);
             }
+            if let Some(topic) = &self.ports.event_topic {
+                start(Arc::new(EventPublisher {
+                    reader: self.event_reader(EventPublisher::READER),
+                    topic: topic.clone(),
+                    period: Duration::from_millis(self.config.events.interval_ms),
+                }));
+            }
+            start(Arc::new(self.webhook_sender()));
+            start(Arc::new(ViewBuilder {
+                reader: self.event_reader(VIEWS),
+                views: self.ports.views.clone(),
+                period: Duration::from_millis(self.config.events.views_interval_ms),
+            }));
             if let Some(releases) = &self.ports.releases {
                 start(Arc::new(self.release_relay(releases.clone())?));
             }
@@ -202,6 +227,25 @@ impl Workers<'_> {
             batch_rows_max: self.config.relay.batch_orders_max,
             read_up_to: Mutex::default(),
         })
+    }
+
+    fn event_reader(&self, name: &str) -> EventReader {
+        let (events, holder) = (self.ports.events.clone(), self.holder);
+        EventReader { events, name: name.to_owned(), holder, lease: EVENTS_LEASE }
+    }
+
+    fn webhook_sender(&self) -> WebhookSender {
+        WebhookSender {
+            subscriptions: self.ports.subscriptions.clone(),
+            events: self.ports.events.clone(),
+            outbound: self.outbound.clone(),
+            clock: self.clock.clone(),
+            chance: Chance::System,
+            holder: self.holder,
+            period: Duration::from_millis(self.config.events.interval_ms),
+            pause_after: Duration::from_millis(self.config.events.webhook_pause_after_ms),
+            pauses: Mutex::default(),
+        }
     }
 
     fn expiry_sweeper(&self) -> ExpirySweeper {

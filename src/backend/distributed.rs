@@ -2,6 +2,7 @@
 
 mod kafka_client;
 mod kafka_event_queue;
+mod kafka_event_topic;
 mod kafka_identity;
 mod kafka_member;
 mod kafka_order_log;
@@ -12,7 +13,10 @@ mod mysql;
 mod mysql_batch;
 mod mysql_batch_rows;
 mod mysql_captures;
+mod mysql_dead_letters;
+mod mysql_events;
 mod mysql_grants;
+mod mysql_journal;
 mod mysql_ledger;
 mod mysql_order_changes;
 mod mysql_order_moves;
@@ -22,7 +26,9 @@ mod mysql_positions;
 mod mysql_refunds;
 mod mysql_releases;
 mod mysql_sale_store;
+mod mysql_subscriptions;
 mod mysql_text;
+mod mysql_views;
 pub mod reach;
 mod redis_gates;
 mod redis_inventory;
@@ -35,12 +41,16 @@ use std::sync::Arc;
 use crate::clock::Clock;
 use crate::config::RedisConfig;
 use crate::ports::{
-    AuditLog, Gates, Inventory, Keys, OrderLog, Outbox, Ports, Positions, Probe, StoreResult,
+    AuditLog, EventTopic, Gates, Inventory, Keys, OrderEvents, OrderLog, Outbox, Ports, Positions, Probe,
+    StoreResult, Views,
 };
 
+use kafka_event_topic::KafkaEventTopic;
 use kafka_order_log::KafkaOrderLog;
 use mysql::Mysql;
 use mysql_captures::MysqlCaptures;
+use mysql_dead_letters::MysqlDeadLetters;
+use mysql_events::MysqlEvents;
 use mysql_ledger::MysqlLedger;
 use mysql_order_changes::MysqlOrderChanges;
 use mysql_order_store::MysqlOrderStore;
@@ -49,6 +59,8 @@ use mysql_positions::MysqlPositions;
 use mysql_refunds::MysqlRefunds;
 use mysql_releases::MysqlReleases;
 use mysql_sale_store::MysqlSaleStore;
+use mysql_subscriptions::MysqlSubscriptions;
+use mysql_views::MysqlViews;
 use redis_gates::RedisGates;
 use redis_inventory::RedisInventory;
 use redis_link::RedisLink;
@@ -65,6 +77,7 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Ports> {
     let mysql = open_mysql(settings, clock.clone()).await?;
     let redis = open_redis(&settings.redis, clock.clone())?;
     redis.link.refuse_eviction().await?;
+    let event_topic = open_event_topic(settings, clock.clone())?;
     let log = Arc::new(KafkaOrderLog::open(&settings.kafka, settings.map, clock)?);
     let mut probes: Vec<Arc<dyn Probe>> = vec![redis.probe, log.clone()];
     probes.extend(mysql.probes());
@@ -77,6 +90,11 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Ports> {
         order_log: log,
         order_writes: orders.clone(),
         order_changes: Arc::new(MysqlOrderChanges::new(mysql.clone())),
+        dead_letters: Arc::new(MysqlDeadLetters::new(mysql.clone())),
+        events: Arc::new(MysqlEvents::new(mysql.clone())),
+        views: Arc::new(MysqlViews::new(mysql.clone())),
+        subscriptions: Arc::new(MysqlSubscriptions::new(mysql.clone())),
+        event_topic,
         payments: Arc::new(MysqlPayments::new(mysql.clone())),
         captures: Arc::new(MysqlCaptures::new(mysql.clone())),
         refunds: Arc::new(MysqlRefunds::new(mysql.clone())),
@@ -90,6 +108,13 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Ports> {
         audit_log: directory,
         probes,
     })
+}
+
+fn open_event_topic(settings: &Settings, clock: Clock) -> StoreResult<Option<Arc<dyn EventTopic>>> {
+    if settings.kafka.events_topic.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(Arc::new(KafkaEventTopic::open(&settings.kafka, settings.map, clock)?)))
 }
 
 /// Holds the ports that Redis alone serves.
@@ -127,6 +152,18 @@ pub fn open_redis(config: &RedisConfig, clock: Clock) -> StoreResult<RedisPorts>
 pub async fn open_keys(settings: &Settings, clock: Clock) -> StoreResult<(Arc<dyn Keys>, Arc<dyn AuditLog>)> {
     let directory = Arc::new(MysqlSaleStore::new(open_mysql(settings, clock).await?));
     Ok((directory.clone(), directory))
+}
+
+/// Opens the events and the views.
+///
+/// # Errors
+/// As [`open`], but of MySQL alone.
+pub async fn open_events(
+    settings: &Settings,
+    clock: Clock,
+) -> StoreResult<(Arc<dyn OrderEvents>, Arc<dyn Views>)> {
+    let mysql = open_mysql(settings, clock).await?;
+    Ok((Arc::new(MysqlEvents::new(mysql.clone())), Arc::new(MysqlViews::new(mysql))))
 }
 
 /// Opens the positions, the audit log, and the order log when its topic is there.

@@ -9,8 +9,11 @@ mod folder;
 mod sqlite;
 mod sqlite_batch;
 mod sqlite_captures;
+mod sqlite_dead_letters;
+mod sqlite_events;
 mod sqlite_gates;
 mod sqlite_inventory;
+mod sqlite_journal;
 mod sqlite_ledger;
 mod sqlite_order_changes;
 mod sqlite_order_log;
@@ -18,8 +21,11 @@ mod sqlite_order_moves;
 mod sqlite_order_store;
 mod sqlite_payments;
 mod sqlite_refunds;
+mod sqlite_retell;
 mod sqlite_rows;
 mod sqlite_sale_store;
+mod sqlite_subscriptions;
+mod sqlite_views;
 mod writer;
 
 use std::sync::{Arc, Mutex};
@@ -37,6 +43,8 @@ use folder::Folder;
 pub use folder::{InUse, holds_shop};
 use sqlite::Sqlite;
 use sqlite_captures::SqliteCaptures;
+use sqlite_dead_letters::SqliteDeadLetters;
+use sqlite_events::SqliteEvents;
 use sqlite_gates::SqliteGates;
 use sqlite_inventory::SqliteInventory;
 use sqlite_ledger::SqliteLedger;
@@ -47,6 +55,8 @@ use sqlite_payments::SqlitePayments;
 use sqlite_refunds::SqliteRefunds;
 use sqlite_rows::{column, failed};
 use sqlite_sale_store::SqliteSaleStore;
+use sqlite_subscriptions::SqliteSubscriptions;
+use sqlite_views::SqliteViews;
 
 /// Holds the settings of this backend.
 #[derive(Debug, Clone)]
@@ -83,6 +93,7 @@ pub struct Found {
 pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Opened> {
     let folder = Folder::lock(&settings.embedded.folder)?;
     let sqlite = Arc::new(Sqlite::open(folder, &settings.embedded, settings.map, clock.clone()).await?);
+    sqlite_retell::tell_all(&sqlite).await?;
     let ends = Arc::new(Ends::read(&sqlite).await?);
     let found = found(&sqlite, &ends).await?;
     let orders = Arc::new(SqliteOrderStore { sqlite: sqlite.clone() });
@@ -94,9 +105,14 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Opened> {
         order_log: Arc::new(SqliteOrderLog { sqlite: sqlite.clone(), ends }),
         order_writes: orders.clone(),
         order_changes: Arc::new(SqliteOrderChanges { sqlite: sqlite.clone() }),
+        events: Arc::new(SqliteEvents { sqlite: sqlite.clone() }),
+        views: Arc::new(SqliteViews { sqlite: sqlite.clone() }),
+        subscriptions: Arc::new(SqliteSubscriptions { sqlite: sqlite.clone() }),
+        event_topic: None,
         payments: Arc::new(SqlitePayments { sqlite: sqlite.clone() }),
         captures: Arc::new(SqliteCaptures { sqlite: sqlite.clone() }),
         refunds: Arc::new(SqliteRefunds { sqlite: sqlite.clone() }),
+        dead_letters: Arc::new(SqliteDeadLetters { sqlite: sqlite.clone() }),
         positions: orders.clone(),
         orders: orders.clone(),
         archive: orders,

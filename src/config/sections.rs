@@ -57,6 +57,8 @@ section!(
         sale: SaleConfig,
         /// `[payment]`
         payment: PaymentConfig,
+        /// `[events]`
+        events: EventsConfig,
         /// `[start]`
         start: StartConfig,
         /// `[readiness]`
@@ -278,6 +280,10 @@ section!(
         min_insync_replicas: u16,
         /// How long the topic keeps a record; -1 means for ever.
         retention_ms: i64,
+        /// The topic of the events; empty for none.
+        events_topic: String,
+        /// How long it keeps a record; -1 means for ever.
+        events_retention_ms: i64,
         /// The consumer group of the order writers.
         group: String,
         /// How long the producer collects records for one request.
@@ -385,6 +391,22 @@ section!(
     SaleConfig {
         /// How long before its start a published sale is put in place; 0 leaves that to operators.
         preheat_before_ms: i64
+    }
+);
+section!(
+    /// The readers of the events of orders.
+    EventsConfig {
+        /// Time between two looks for events that are to be passed on.
+        interval_ms: u64,
+        /// Time between two looks for events that are to be added to the views.
+        views_interval_ms: u64,
+        /// Networks that are not public, to which events may be sent all the same.
+        #[serde(deserialize_with = "networks")]
+        webhook_networks: Vec<IpNet>,
+        /// How long a receiver may take to answer.
+        webhook_timeout_ms: u64,
+        /// After how long without anything taken a subscription is paused.
+        webhook_pause_after_ms: u64
     }
 );
 section!(

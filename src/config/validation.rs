@@ -30,6 +30,9 @@ impl Config {
                 "is more than kafka.replication_factor: the topic would take no record",
             ));
         }
+        if self.kafka.events_topic == self.kafka.topic {
+            return Err(ConfigError::invalid("kafka.events_topic", "must be another topic than kafka.topic"));
+        }
         if self.kafka.heartbeat_interval_ms >= self.kafka.session_timeout_ms {
             return Err(ConfigError::invalid(
                 "kafka.heartbeat_interval_ms",

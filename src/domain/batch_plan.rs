@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::ids::{SaleId, SkuId, UserId};
+use super::journal::{Mover, OrderMove};
 use super::log_position::LogId;
 use super::order::{Decision, RejectReason};
 use super::order_id::OrderId;
@@ -47,6 +48,21 @@ impl LogBatch {
     }
 }
 
+impl LogBatch {
+    /// Makes a batch of one record that is decided apart from the order log, in the partition where its order belongs.
+    pub fn apart(record: &OrderRecord, map: &ShardMap) -> Self {
+        let order = LogRecord { offset: 0, payload: Vec::new(), order: Ok(record.clone()) };
+        let part = map.part_of(record.order_id.shard());
+        Self { part, log: LogId::APART, start_offset: 0, records: vec![order] }
+    }
+
+    /// Answers why none of the batch's records can become an order; `None` when one can.
+    pub fn poison(&self, map: &ShardMap, sales: &Sales) -> Option<Poison> {
+        let each = self.records.iter().map(|record| validate(record, self.part, map, sales).err());
+        each.collect::<Option<Vec<_>>>()?.first().copied()
+    }
+}
+
 /// A SKU of a sale: the key of ledger and pool. Transactions lock rows in its order.
 pub type Scarce = (SaleId, SkuId);
 /// A buyer in a sale. A claim's key adds the unit number.
@@ -56,8 +72,8 @@ pub type Buyer = (SaleId, UserId);
 /// known orders (step 9).
 #[derive(Debug, Default)]
 pub struct Known {
-    /// The states of the batch's orders that have a row.
-    pub orders: HashMap<OrderId, OrderState>,
+    /// The states of the batch's orders that have a row; `None` for a state that this version does not know.
+    pub orders: HashMap<OrderId, Option<OrderState>>,
     /// The unit numbers, counted from 0, that live orders of each buyer hold.
     pub claims: HashMap<Buyer, BTreeSet<u32>>,
 }
@@ -87,6 +103,14 @@ impl PlannedOrder {
     pub fn decision(&self) -> Decision {
         let (order, state) = (self.record.order_id, self.arrow().to);
         Decision { order, state, buyer_keeps: self.claims.is_err().then_some(self.buyer_holds) }
+    }
+
+    /// Answers the order's first step, with which it gets its row. An imported order keeps its time.
+    pub fn first_move(&self) -> OrderMove<'_> {
+        let reason = self.claims.as_ref().err().map(|reason| reason.as_str());
+        let mover = if self.record.decided.is_some() { Mover::IMPORT } else { Mover::ORDER_WRITER };
+        let at_ms = self.record.decided.map(|decided| decided.created_ms);
+        OrderMove { at_ms, ..OrderMove::first(&self.record, self.arrow(), reason, &mover) }
     }
 
     /// Answers when the row was made and when its payment is due, in ms since 1970. An imported order keeps its times.
@@ -163,7 +187,7 @@ pub fn plan(
         let before = known.orders.get(&record.order_id).copied();
         if before.is_some() || !seen.insert(record.order_id) {
             plan.skipped += 1;
-            if let Some(state) = before.filter(|state| state.holds_nothing()) {
+            if let Some(state) = before.flatten().filter(|state| state.holds_nothing()) {
                 let buyer = (record.sale_id.clone(), record.user_id.clone());
                 let keeps = known.claims.get(&buyer).map_or(0, BTreeSet::len);
                 let buyer_keeps = Some(u32::try_from(keeps).unwrap_or(u32::MAX));

@@ -396,9 +396,7 @@ impl Bucket {
         if self.gate.is_none() {
             return Released::GateShut;
         }
-        // A release comes after an order, so a bucket that has none has lost it.
-        let is_missing = self.stock.is_empty() || self.buyers.is_empty() || self.orders.is_empty();
-        if is_missing || self.has_lost_keys() {
+        if self.has_lost_keys() {
             return Released::KeysLost;
         }
         Released::Each(orders.iter().map(|request| self.release_one(*request)).collect())

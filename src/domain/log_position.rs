@@ -11,6 +11,9 @@ use serde::{Serialize, Serializer};
 pub struct LogId([u8; 16]);
 
 impl LogId {
+    /// Stands where a record is decided apart from every log.
+    pub const APART: Self = Self([u8::MAX; 16]);
+
     /// Makes the identity of 16 bytes. 16 zeros stand for no log.
     pub fn new(bytes: [u8; 16]) -> Option<Self> {
         (bytes != [0; 16]).then_some(Self(bytes))

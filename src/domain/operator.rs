@@ -2,10 +2,12 @@
 
 use serde::Serialize;
 
+use super::dead_letter::DeadLetterId;
 use super::log_position::Position;
 use super::order_id::OrderId;
 use super::sale::Sale;
 use super::shard::Part;
+use super::subscription::SubscriptionId;
 
 /// Who changes something and why; becomes one row of the audit log.
 #[derive(Debug, Clone)]
@@ -41,6 +43,19 @@ pub enum Subject {
     Order {
         /// The order.
         order_id: OrderId,
+    },
+    /// A record that could not become an order.
+    DeadLetter {
+        /// Its id.
+        dead_letter: DeadLetterId,
+    },
+    /// A subscription. Its secret is in no log.
+    Subscription {
+        /// Its id.
+        subscription: SubscriptionId,
+        /// Its address, when it is made.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        url: Option<String>,
     },
     /// A refund.
     Refund {

@@ -16,17 +16,20 @@ pub enum RejectReason {
     Limit,
     /// The ledger has no unit left (I1).
     SoldOut,
+    /// Its record was a dead letter, and an operator gave its units back.
+    GivenUp,
 }
 
 impl RejectReason {
     /// All reasons.
-    pub const ALL: [Self; 2] = [Self::Limit, Self::SoldOut];
+    pub const ALL: [Self; 3] = [Self::Limit, Self::SoldOut, Self::GivenUp];
 
     /// Answers the reason's word in rows and JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Limit => "limit",
             Self::SoldOut => "sold_out",
+            Self::GivenUp => "given_up",
         }
     }
 

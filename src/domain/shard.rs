@@ -15,7 +15,7 @@ macro_rules! number {
 
         impl $name {
             /// Wraps a number without a check.
-            pub fn new(number: u16) -> Self {
+            pub const fn new(number: u16) -> Self {
                 Self(number)
             }
 

@@ -1,4 +1,5 @@
-//! Checks the signatures of a payment provider's events. Source: Stripe, "Verify webhook signatures manually".
+//! Signs what is sent to others, and checks the signatures of a payment provider's events. Both have the same form.
+//! Source: Stripe, "Verify webhook signatures manually".
 
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
@@ -20,16 +21,28 @@ pub fn is_signed(header: &str, body: &[u8], secrets: &[&[u8]], now_s: i64) -> bo
     let in_time = at.parse::<i64>().is_ok_and(|at_s| now_s.abs_diff(at_s) <= TOLERANCE_S.unsigned_abs());
     let mut found = Choice::from(0);
     for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
-        let mut mac = Hmac::<Sha256>::new_from_slice(secret).expect("a key of any length");
-        mac.update(at.as_bytes());
-        mac.update(b".");
-        mac.update(body);
-        let expected = hex(&mac.finalize().into_bytes());
+        let expected = digest(secret, at, body);
         for signature in of("v1").take(SIGNATURES_MAX) {
             found |= expected.as_bytes().ct_eq(signature.as_bytes());
         }
     }
     in_time && bool::from(found)
+}
+
+/// Signs a body with every secret: `t=SECONDS,v1=HEX`, with a `v1` for each of them.
+pub fn sign<'a>(secrets: impl Iterator<Item = &'a str>, body: &[u8], now_s: i64) -> String {
+    let at = now_s.to_string();
+    secrets.fold(format!("t={at}"), |header, secret| {
+        format!("{header},v1={}", digest(secret.as_bytes(), &at, body))
+    })
+}
+
+fn digest(secret: &[u8], at: &str, body: &[u8]) -> String {
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret).expect("a key of any length");
+    mac.update(at.as_bytes());
+    mac.update(b".");
+    mac.update(body);
+    hex(&mac.finalize().into_bytes())
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -48,6 +61,16 @@ mod tests {
         mac.update(format!("{at_s}.").as_bytes());
         mac.update(body);
         hex(&mac.finalize().into_bytes())
+    }
+
+    #[test]
+    fn what_is_signed_is_what_is_checked() {
+        let header = sign(["whsec_new", "whsec_old"].into_iter(), BODY, NOW_S);
+        for secret in [&b"whsec_new"[..], b"whsec_old"] {
+            assert!(is_signed(&header, BODY, &[secret], NOW_S));
+            assert!(!is_signed(&header, b"{}", &[secret], NOW_S));
+        }
+        assert!(!is_signed(&header, BODY, &[b"whsec_other"], NOW_S));
     }
 
     #[test]

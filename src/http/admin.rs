@@ -1,9 +1,13 @@
 //! The handlers of the operators' listener.
 
+pub mod dead_letters;
+pub mod events;
 pub mod health;
 pub mod orders;
 pub mod payments;
 pub mod sales;
+pub mod views;
+pub mod webhooks;
 
 use actix_web::HttpRequest;
 
@@ -24,11 +28,14 @@ pub enum Scope {
     OrdersRead,
     /// Cancelling anybody's order.
     OrdersWrite,
+    /// Saying where events are sent, which leave the shop with all that they tell of buyers.
+    WebhooksWrite,
 }
 
 impl Scope {
     /// All scopes.
-    pub const ALL: [Self; 4] = [Self::SalesRead, Self::SalesWrite, Self::OrdersRead, Self::OrdersWrite];
+    pub const ALL: [Self; 5] =
+        [Self::SalesRead, Self::SalesWrite, Self::OrdersRead, Self::OrdersWrite, Self::WebhooksWrite];
 
     /// Returns the scope's word, as it is stored with an API key.
     pub fn as_str(self) -> &'static str {
@@ -37,6 +44,7 @@ impl Scope {
             Self::SalesWrite => "sales:write",
             Self::OrdersRead => "orders:read",
             Self::OrdersWrite => "orders:write",
+            Self::WebhooksWrite => "webhooks:write",
         }
     }
 }

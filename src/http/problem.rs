@@ -72,6 +72,10 @@ codes! {
     OrderNotDecided "order_not_decided" 409 true "The order is not decided yet; ask again.";
     OrderNotPayable "order_not_payable" 409 false "The order does not wait for a payment.";
     RefundNotFound "refund_not_found" 404 false "No refund of this id has failed.";
+    WebhookNotFound "webhook_not_found" 404 false "There is no such webhook.";
+    TooManyWebhooks "too_many_webhooks" 409 false "There are as many webhooks as there may be.";
+    DeadLetterNotFound "dead_letter_not_found" 404 false "There is no such dead letter.";
+    DeadLetterConflict "dead_letter_conflict" 409 false "The dead letter cannot be treated like that.";
     OrderNotRefundable "order_not_refundable" 409 false "The order was not paid.";
     OrderNotCancellable "order_not_cancellable" 409 false "The order cannot be cancelled any more.";
     SaleExists "sale_exists" 409 false "A sale with this id exists.";

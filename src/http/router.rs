@@ -1,7 +1,7 @@
 //! The routes of both listeners, all on this page.
 
 use actix_web::guard::{Any, Get, Head};
-use actix_web::web::{self, QueryConfig, ServiceConfig, patch, post, resource, scope};
+use actix_web::web::{self, QueryConfig, ServiceConfig, delete, patch, post, resource, scope};
 use actix_web::{HttpResponse, Resource, Route};
 
 use super::extract::{ADMIN_BODY_BYTES_MAX, SHOPPER_BODY_BYTES_MAX};
@@ -38,6 +38,7 @@ pub fn shopper_routes(app: &mut ServiceConfig) {
 pub fn admin_routes(app: &mut ServiceConfig) {
     let sales = [read().to(admin::sales::list), post().to(admin::sales::create)];
     let sale = [read().to(admin::sales::read), patch().to(admin::sales::change)];
+    let webhooks = [read().to(admin::webhooks::list), post().to(admin::webhooks::create)];
     app.app_data(query_config())
         .app_data(BodyMax(ADMIN_BODY_BYTES_MAX))
         .service(
@@ -45,10 +46,32 @@ pub fn admin_routes(app: &mut ServiceConfig) {
                 .service(at("/sales", "GET, HEAD, POST", sales))
                 .service(at("/sales/{sale}", "GET, HEAD, PATCH", sale))
                 .service(at("/sales/{sale}/stock", "GET, HEAD", [read().to(admin::sales::stock)]))
+                .service(at("/sales/{sale}/view", "GET, HEAD", [read().to(admin::views::read)]))
                 .service(at("/sales/{sale}/{action}", "POST", [post().to(admin::sales::advance)]))
                 .service(at("/orders/{order}", "GET, HEAD", [read().to(admin::orders::read)]))
                 .service(at("/orders/{order}/cancel", "POST", [post().to(admin::orders::cancel)]))
                 .service(at("/orders/{order}/refund", "POST", [post().to(admin::orders::refund)]))
+                .service(at("/webhooks", "GET, HEAD, POST", webhooks))
+                .service(at("/webhooks/{webhook}", "DELETE", [delete().to(admin::webhooks::remove)]))
+                .service(at("/webhooks/{webhook}/pause", "POST", [post().to(admin::webhooks::pause)]))
+                .service(at("/webhooks/{webhook}/resume", "POST", [post().to(admin::webhooks::resume)]))
+                .service(at("/webhooks/{webhook}/rotate", "POST", [post().to(admin::webhooks::rotate)]))
+                .service(at("/webhooks/{webhook}/replay", "POST", [post().to(admin::webhooks::replay)]))
+                .service(at("/events", "GET, HEAD", [read().to(admin::events::list)]))
+                .service(at("/dead-letters", "GET, HEAD", [read().to(admin::dead_letters::list)]))
+                .service(at("/dead-letters/retry", "POST", [post().to(admin::dead_letters::retry_all)]))
+                .service(at(
+                    "/dead-letters/give-back",
+                    "POST",
+                    [post().to(admin::dead_letters::give_back_all)],
+                ))
+                .service(at("/dead-letters/{letter}", "GET, HEAD", [read().to(admin::dead_letters::read)]))
+                .service(at("/dead-letters/{letter}/retry", "POST", [post().to(admin::dead_letters::retry)]))
+                .service(at(
+                    "/dead-letters/{letter}/give-back",
+                    "POST",
+                    [post().to(admin::dead_letters::give_back)],
+                ))
                 .service(at("/refunds/{refund}/retry", "POST", [post().to(admin::payments::retry)]))
                 .service(at("/refunds/{refund}/settle", "POST", [post().to(admin::payments::settle)]))
                 .service(at("/payments/reconcile", "POST", [post().to(admin::payments::reconcile)])),

@@ -7,20 +7,10 @@ pub mod problems;
 pub mod sales;
 
 use time::OffsetDateTime;
-use time::format_description::well_known::iso8601::{Config, EncodedConfig, TimePrecision};
-use time::format_description::well_known::{Iso8601, Rfc3339};
+use time::format_description::well_known::Rfc3339;
 
 use super::problem::Problem;
-
-const MILLISECONDS: EncodedConfig = Config::DEFAULT
-    .set_time_precision(TimePrecision::Second { decimal_digits: std::num::NonZeroU8::new(3) })
-    .encode();
-
-/// Writes a time as RFC 3339, in UTC and with milliseconds. A time that RFC 3339 cannot write is an empty text.
-pub fn rfc3339(at_ms: i64) -> String {
-    let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(at_ms) * 1_000_000);
-    at.ok().and_then(|at| at.format(&Iso8601::<MILLISECONDS>).ok()).unwrap_or_default()
-}
+pub use crate::domain::calendar::rfc3339;
 
 /// Reads a time as RFC 3339, with any offset, into milliseconds since 1970.
 pub(super) fn parse_rfc3339(pointer: &str, text: &str) -> Result<i64, Problem> {
@@ -38,7 +28,6 @@ mod tests {
 
     #[test]
     fn times_are_utc_with_milliseconds_both_ways() {
-        assert_eq!(rfc3339(1_767_225_600_007), "2026-01-01T00:00:00.007000000Z".replace("007000000", "007"));
         assert_eq!(parse_rfc3339("/x", "2026-01-01T08:00:00.007+08:00").expect("valid"), 1_767_225_600_007);
         assert!(parse_rfc3339("/x", "tomorrow").is_err());
     }

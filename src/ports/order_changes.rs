@@ -3,9 +3,10 @@
 use async_trait::async_trait;
 
 use super::store_error::StoreResult;
+use crate::domain::order::RejectReason;
 use crate::domain::order_life::OrderEvent;
 use crate::domain::payment::PaymentState;
-use crate::domain::{Decision, Instance, Month, Order, OrderId, OrderRecord};
+use crate::domain::{Decision, Instance, Month, Mover, Order, OrderId, OrderRecord};
 
 /// What an event did to an order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +26,27 @@ pub enum Moved {
     PaymentOpen(Box<Order>),
     /// The order has no row: nothing was changed.
     Absent,
+}
+
+/// How an order ends that no order writer has written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ending {
+    /// Whether it is rejected, as a dead letter that is given back; it is cancelled otherwise.
+    pub is_given_up: bool,
+    /// How long it would have waited for its payment, in ms.
+    pub payment_window_ms: i64,
+}
+
+impl Ending {
+    /// Answers what happens to the order.
+    pub fn event(self) -> OrderEvent {
+        if self.is_given_up { OrderEvent::Reject } else { OrderEvent::Cancel }
+    }
+
+    /// Answers why it is rejected, if it is.
+    pub fn reason(self) -> Option<RejectReason> {
+        self.is_given_up.then_some(RejectReason::GivenUp)
+    }
 }
 
 /// Which orders of an instance are overdue.
@@ -70,11 +92,16 @@ pub trait OrderChanges: Send + Sync {
     fn instances(&self) -> Vec<Instance>;
 
     /// Lets an event happen to an order that has a row. An order with an open payment is not cancelled. Idempotent.
-    async fn change(&self, order: OrderId, event: OrderEvent) -> StoreResult<Moved>;
+    async fn change(&self, order: OrderId, event: OrderEvent, mover: &Mover<'_>) -> StoreResult<Moved>;
 
-    /// Cancels an order whose record no order writer has written: it gets its row here, and the writer finds it. An
-    /// order that has a row by now is cancelled as by [`Self::change`]. Idempotent.
-    async fn cancel_unwritten(&self, record: &OrderRecord, payment_window_ms: i64) -> StoreResult<Moved>;
+    /// Ends an order whose record no order writer has written: it gets its row here, and the writer finds it. To an
+    /// order that has a row by now the event happens as by [`Self::change`]. Idempotent.
+    async fn end_unwritten(
+        &self,
+        record: &OrderRecord,
+        ending: Ending,
+        mover: &Mover<'_>,
+    ) -> StoreResult<Moved>;
 
     /// Reads at most `limit` orders that are overdue and not paid, in no order. Those whose payments are being closed
     /// are not among them, but for those that are kept for too long.

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use super::order_changes::Moved;
 use super::store_error::StoreResult;
 use crate::domain::payment::{RefundKey, RefundState};
-use crate::domain::{Instance, OrderId, Refund};
+use crate::domain::{Instance, Mover, OrderId, Refund};
 
 /// A change of a refund's state. It finds the refund only in one of some states, so that who is late changes nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub struct RefundStep<'a> {
 pub trait Refunds: Send + Sync {
     /// Pays a paid order back: it is `refunded`, and its capture has a refund, in one transaction. Its units go back on
     /// sale, or else are withheld. Idempotent.
-    async fn refund_order(&self, order: OrderId, restock: bool) -> StoreResult<Moved>;
+    async fn refund_order(&self, order: OrderId, restock: bool, mover: &Mover<'_>) -> StoreResult<Moved>;
 
     /// Takes at most `limit` refunds of an instance about which the provider is to be asked now. Each of them is due
     /// again later. Orphans are those of the first instance. A row that this version cannot read is passed over, and

@@ -5,9 +5,9 @@ use metrics::counter;
 use super::{Failure, Shop};
 use crate::domain::operator::Subject;
 use crate::domain::order_life::OrderEvent;
-use crate::domain::{Change, Order, OrderId, UserId};
+use crate::domain::{Change, Mover, Order, OrderId, UserId};
 use crate::metrics::ORDERS;
-use crate::ports::Moved;
+use crate::ports::{Ending, Moved};
 
 /// How often an order is tried to be given up whose buyer opens one payment after the other.
 const PAYMENTS_CLOSED_MAX: usize = 3;
@@ -32,7 +32,7 @@ impl Shop {
     /// When a component failed. After an unknown outcome the order may be cancelled.
     pub async fn cancel(&self, user: &UserId, id: OrderId) -> Result<Cancelled, Failure> {
         match self.order(user, id).await? {
-            Some(_) => self.give_up(id).await,
+            Some(_) => self.give_up(id, &Mover::BUYER).await,
             None => Ok(Cancelled::Unknown),
         }
     }
@@ -46,24 +46,27 @@ impl Shop {
             return Ok(Cancelled::Unknown);
         }
         self.ports.audit_log.note(change, &Subject::Order { order_id: id }).await?;
-        self.give_up(id).await
+        self.give_up(id, &Mover::operator(change)).await
     }
 
-    async fn give_up(&self, id: OrderId) -> Result<Cancelled, Failure> {
+    async fn give_up(&self, id: OrderId, mover: &Mover<'_>) -> Result<Cancelled, Failure> {
         let changes = &self.ports.order_changes;
-        let mut moved = changes.change(id, OrderEvent::Cancel).await?;
+        let mut moved = changes.change(id, OrderEvent::Cancel, mover).await?;
         for _ in 0..PAYMENTS_CLOSED_MAX {
             if !matches!(moved, Moved::PaymentOpen(_)) {
                 break;
             }
             // Perhaps the buyer has paid just now, and nobody has told us.
             self.close_payment(id).await?;
-            moved = changes.change(id, OrderEvent::Cancel).await?;
+            moved = changes.change(id, OrderEvent::Cancel, mover).await?;
         }
         let moved = match moved {
             // No order writer has decided it. What its row must say stands in its hold alone.
             Moved::Absent => match self.unwritten(id).await? {
-                Some((record, window_ms)) => changes.cancel_unwritten(&record, window_ms).await?,
+                Some((record, payment_window_ms)) => {
+                    let ending = Ending { is_given_up: false, payment_window_ms };
+                    changes.end_unwritten(&record, ending, mover).await?
+                }
                 None => return Ok(Cancelled::NotDecided),
             },
             moved => moved,

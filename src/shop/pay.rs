@@ -9,7 +9,7 @@ use super::{Failure, Shop};
 use crate::domain::operator::Subject;
 use crate::domain::order_life::OrderEvent;
 use crate::domain::payment::{PaymentState, RefundKey, RefundState};
-use crate::domain::{Change, Order, OrderId, Payment, UserId};
+use crate::domain::{Change, Mover, Order, OrderId, Payment, UserId};
 use crate::metrics::{ORDERS, REFUNDS};
 use crate::ports::{Effect, Moved, Opened, PaymentStep, RefundStep, Standing};
 
@@ -69,7 +69,7 @@ impl Shop {
     }
 
     async fn pay_nothing(&self, id: OrderId) -> Result<Paying, Failure> {
-        match self.ports.order_changes.change(id, OrderEvent::Pay).await? {
+        match self.ports.order_changes.change(id, OrderEvent::Pay, &Mover::BUYER).await? {
             Moved::Done { order, decision } => {
                 counter!(ORDERS, "status" => order.state.as_str()).increment(1);
                 self.mark(&order, decision).await;
@@ -168,7 +168,7 @@ impl Shop {
         let Some(order) = self.any_order(id).await? else { return Ok(Refunding::Unknown) };
         self.ports.audit_log.note(change, &Subject::Order { order_id: id }).await?;
         let restock = restock && self.is_on_sale(&order);
-        match self.ports.refunds.refund_order(id, restock).await? {
+        match self.ports.refunds.refund_order(id, restock, &Mover::operator(change)).await? {
             Moved::Done { order, decision } => {
                 counter!(ORDERS, "status" => order.state.as_str()).increment(1);
                 self.mark(&order, decision).await;

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use metrics::counter;
 
-use super::signature::is_signed;
 use super::till::Till;
 use super::{Failure, Shop};
 use crate::domain::payment::{RefundKey, RefundState};
+use crate::domain::signature::is_signed;
 use crate::domain::{Capture, Payment, PaymentId};
 use crate::metrics::{ORDERS, PAYMENT_EVENTS, REFUNDS_OWED};
 use crate::ports::{Booked, News, PaymentStep, ProviderEvent, RefundStep, Standing, StoreResult, Taken};

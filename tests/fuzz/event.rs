@@ -11,9 +11,9 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use seckill::clock::Clock;
 use seckill::config::Secret;
+use seckill::domain::signature::is_signed;
 use seckill::ports::{News, ProviderEvent, ProviderRules};
 use seckill::provider::stripe::Stripe;
-use seckill::shop::signature::is_signed;
 
 use crate::engine::{Target, run};
 use crate::grammar::{INTEGERS, Node, one_of, text_of};

@@ -73,6 +73,7 @@ pub fn config(mode: Mode, flags: &[(&str, &str)]) -> Config {
         ("redis.key_prefix", format!("{name}:")),
         ("mysql.database_prefix", format!("{name}_")),
         ("kafka.topic", format!("{name}.orders")),
+        ("kafka.events_topic", format!("{name}.events")),
         ("kafka.group", name.clone()),
         ("kafka.session_timeout_ms", "2000".to_owned()),
         ("kafka.heartbeat_interval_ms", "300".to_owned()),
@@ -83,6 +84,8 @@ pub fn config(mode: Mode, flags: &[(&str, &str)]) -> Config {
         ("limits.address_per_s", "0".to_owned()),
         ("catalog.refresh_ms", "100".to_owned()),
         ("sale.preheat_before_ms", "0".to_owned()),
+        ("events.interval_ms", "50".to_owned()),
+        ("events.views_interval_ms", "50".to_owned()),
         // A starved machine is no fault. Tests of a Redis that hangs set the default again.
         ("redis.response_timeout_ms", "2000".to_owned()),
         ("log.filter", "off".to_owned()),
@@ -127,6 +130,13 @@ pub trait Stage {
 
     /// Reads reason and details of the changes of a kind that are no sale's, in order.
     async fn notes(&self, action: &str) -> Vec<(String, Value)>;
+
+    /// Reads the moves of an order by their word: state before, state after, who and why.
+    async fn moves(&self, order: &str) -> BTreeMap<String, [String; 4]>;
+
+    /// Executes a statement on every control database, as nobody but a person with a shell does. It names tables
+    /// without their database.
+    async fn execute_control(&self, statement: &str);
 
     /// Removes the ledger of a sale, as nobody but a person with a shell does.
     async fn drop_ledger(&self, sale: &str);

@@ -108,7 +108,7 @@ async fn months_that_exist_are_brought_to_the_newest_shape_without_losing_a_row(
             );
             assert_eq!(database.number(instance, &longest).await, 255, "{place}");
             let named = format!(
-                "SELECT COUNT(*) FROM information_schema.tables WHERE {place} AND table_comment = 'shape 3'"
+                "SELECT COUNT(*) FROM information_schema.tables WHERE {place} AND table_comment = 'shape 4'"
             );
             assert_eq!(database.number(instance, &named).await, 1, "{place}");
             let rows = format!("SELECT COUNT(*) FROM `{shard}`.orders_{yyyymm} WHERE user_id = 'alice'");

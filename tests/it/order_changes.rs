@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use seckill::config::Mode;
 use seckill::domain::order_life::OrderEvent;
-use seckill::domain::{Capture, Instance, Month, OrderId, OrderRecord, PaymentTerms};
-use seckill::ports::{BatchOutcome, Grace, Moved, Opened, Overdue, Ports, Taken};
+use seckill::domain::{Capture, Instance, Month, Mover, OrderId, OrderRecord, PaymentTerms};
+use seckill::ports::{BatchOutcome, Ending, Grace, Moved, Opened, Overdue, Ports, Taken};
 
 use crate::conformance::writer::Bench;
 use crate::harness::{Servers, config};
@@ -100,12 +100,15 @@ impl Hammer {
         while self.is_written_to() {
             let unwritten = self.to_come.lock().expect("sound").pop();
             if let Some(record) = unwritten {
-                let moved = self.bench.backend.order_changes.cancel_unwritten(&record, WINDOW_MS).await;
+                let ending = Ending { is_given_up: false, payment_window_ms: WINDOW_MS };
+                let moved =
+                    self.bench.backend.order_changes.end_unwritten(&record, ending, &Mover::BUYER).await;
                 cancelled += usize::from(matches!(moved.expect("no deadlock"), Moved::Done { .. }));
             }
             let newest = self.written.lock().expect("sound").pop_back();
             if let Some(order) = newest {
-                let moved = self.bench.backend.order_changes.change(order, OrderEvent::Cancel).await;
+                let moved =
+                    self.bench.backend.order_changes.change(order, OrderEvent::Cancel, &Mover::BUYER).await;
                 cancelled += usize::from(matches!(moved.expect("no deadlock"), Moved::Done { .. }));
             }
             tokio::task::yield_now().await;
@@ -148,7 +151,8 @@ impl Hammer {
             let taken = captures.take(Some(&format!("evt_{id}")), id, &capture).await.expect("no deadlock");
             paid += usize::from(matches!(taken, Taken::Paid { .. }));
             if matches!(taken, Taken::Paid { .. }) && paid % 3 == 0 {
-                let moved = refunds.refund_order(order, paid % 2 == 0).await.expect("no deadlock");
+                let moved =
+                    refunds.refund_order(order, paid % 2 == 0, &Mover::UNKNOWN).await.expect("no deadlock");
                 refunded += usize::from(matches!(moved, Moved::Done { .. }));
             }
         }

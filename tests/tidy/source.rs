@@ -22,10 +22,14 @@ const DIRECTIONS: &[(&str, &str)] = &[
     ("memory", "domain ports clock"),
     ("shop", "domain ports memory clock metrics shutdown"),
     ("provider", "domain ports clock chance config"),
+    ("outbound", "ports config"),
     ("http", "domain shop memory clock chance metrics provider"),
     ("worker", "domain ports memory clock chance metrics shutdown"),
     ("backend", "domain ports clock chance metrics config"),
-    ("app", "backend chance clock config domain http memory metrics ports provider shop shutdown worker"),
+    (
+        "app",
+        "backend chance clock config domain http memory metrics outbound ports provider shop shutdown worker",
+    ),
     ("transfer", "domain ports clock"),
     (
         "cli",
@@ -48,9 +52,9 @@ const LIBRARIES: &[(&str, &str)] = &[
     ("redis", "backend"),
     ("deadpool_redis", "backend"),
     ("rdkafka", "backend"),
-    ("tokio", "clock shop worker backend app cli shutdown"),
-    ("async_trait", "ports worker backend provider app"),
-    ("reqwest", "provider app"),
+    ("tokio", "clock shop worker backend outbound app cli shutdown"),
+    ("async_trait", "ports worker backend provider outbound app"),
+    ("reqwest", "provider outbound app"),
     ("fastrand", "chance"),
     ("getrandom", "chance"),
     // `seckill demo --rush` takes its crowd from the load tool. A server that serves knows nothing of it.

@@ -3,6 +3,7 @@
 //! many hides the cause.
 
 mod buyers;
+mod events;
 mod log;
 mod payments;
 mod provider;
@@ -12,7 +13,7 @@ mod units;
 
 use std::collections::BTreeSet;
 
-use super::world::{PHONE, good, of_rows, row, with_dead_letter};
+use super::world::{PHONE, good, of_rows, row, tell, with_dead_letter};
 use super::{Rule, audit, notes};
 use crate::evidence::{BucketFacts, Evidence, HttpFacts, InstanceBooks, LogFacts, OrderRow, RowState};
 use crate::journal::Entry;
@@ -26,8 +27,20 @@ fn broken(expected: &[Rule], damage: impl FnOnce(&mut Evidence)) {
     broken_from(good(), expected, damage);
 }
 
-/// Breaks another good state and compares what is found.
+/// Breaks another good state and compares what is found. Its events tell the moves as they are then.
 fn broken_from(mut evidence: Evidence, expected: &[Rule], damage: impl FnOnce(&mut Evidence)) {
+    damage(&mut evidence);
+    tell(&mut evidence);
+    broken_told_from(evidence, expected, |_| ());
+}
+
+/// Breaks the good state after its moves were told, and compares what is found.
+fn broken_told(expected: &[Rule], damage: impl FnOnce(&mut Evidence)) {
+    broken_told_from(good(), expected, damage);
+}
+
+/// Breaks another good state after its moves were told, and compares what is found.
+fn broken_told_from(mut evidence: Evidence, expected: &[Rule], damage: impl FnOnce(&mut Evidence)) {
     damage(&mut evidence);
     let expected: BTreeSet<Rule> = expected.iter().copied().collect();
     assert_eq!(rules(&evidence), expected, "{:#?}", audit(&evidence));

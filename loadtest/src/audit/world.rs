@@ -1,14 +1,18 @@
 //! A small sale in which all stores agree. The tests damage this good state to make their bad states.
 
+mod events;
+
 use std::collections::{BTreeMap, BTreeSet};
+
+pub use events::tell;
 
 use super::holds::fingerprint;
 use crate::config::Mode;
 use crate::evidence::{
-    Action, Booked, BucketFacts, Claim, DeadLetter, Evidence, GrantRow, Hold, HttpFacts, InstanceBooks,
-    ItemFacts, LedgerRow, ListAnswer, LogFacts, LogRecord, Move, OrderAnswer, OrderRow, OwedRow,
-    PartitionFacts, PaymentRow, PaymentState, Place, PoolRow, RecordFacts, RefundRow, RefundState, RowState,
-    SaleFacts,
+    Action, Booked, BucketFacts, Claim, DeadLetter, EventFacts, Evidence, GrantRow, Hold, HttpFacts,
+    InstanceBooks, ItemFacts, LedgerRow, ListAnswer, LogFacts, LogRecord, Move, OrderAnswer, OrderRow,
+    OwedRow, PartitionFacts, PaymentRow, PaymentState, Place, PoolRow, RecordFacts, RefundRow, RefundState,
+    RowState, SaleFacts,
 };
 use crate::ids::{Layout, OrderId, month_of_ms, yyyymm};
 use crate::journal::{Class, Entry, Kind};
@@ -113,12 +117,13 @@ pub fn of_rows(rows: Vec<OrderRow>) -> Evidence {
     let (payments, refunds) = money(&rows);
     let back = |payment: &PaymentRow| refunds.iter().any(|refund| refund.order == payment.order);
     let booked = |payment: &PaymentRow| booked(payment, if back(payment) { payment.amount } else { 0 });
-    Evidence {
+    let mut evidence = Evidence {
         mode: Mode::Distributed,
         layout: layout(),
         servers: SERVERS.map(str::to_owned).to_vec(),
         claims: claims(&rows),
         moves: rows.iter().flat_map(moves).collect(),
+        events: EventFacts::default(),
         provider: Some(payments.iter().map(booked).collect()),
         payments,
         refunds,
@@ -132,7 +137,9 @@ pub fn of_rows(rows: Vec<OrderRow>) -> Evidence {
         before: BTreeSet::new(),
         sale,
         rows,
-    }
+    };
+    tell(&mut evidence);
+    evidence
 }
 
 /// Makes the journal's entry of a row's request.
@@ -187,10 +194,20 @@ fn moves(row: &OrderRow) -> Vec<Move> {
         "paid" | "cancelled" => row.created_ms + 60_000,
         _ => row.created_ms,
     };
+    let states = |kind: &str| match kind {
+        "persisted" => ("queued", "awaiting_payment"),
+        "rejected" => ("queued", "rejected"),
+        "paid" => ("awaiting_payment", "paid"),
+        "cancelled" => ("awaiting_payment", "cancelled"),
+        "expired" => ("awaiting_payment", "expired"),
+        _ => ("paid", "refunded"),
+    };
     let step = |kind: &&str| Move {
         place: row.place.clone(),
         order: row.id,
         kind: (*kind).to_owned(),
+        from: states(kind).0.to_owned(),
+        to: states(kind).1.to_owned(),
         at_ms: at_ms(kind),
     };
     kinds.iter().map(step).collect()

@@ -13,11 +13,11 @@ use sqlx::mysql::{MySqlConnectOptions, MySqlConnection};
 use sqlx::{ConnectOptions, Connection, Executor};
 
 use super::mysql_fields::{fetch, number, text};
-use super::{mysql_payments as money, mysql_rows as rows};
+use super::{mysql_events, mysql_payments as money, mysql_rows as rows};
 use crate::config::Config;
 use crate::evidence::{
-    Action, Claim, InstanceBooks, ItemFacts, Move, OrderRow, OrphanRow, PaymentRow, Place, RefundRow,
-    SaleFacts,
+    Action, Claim, EventFacts, InstanceBooks, ItemFacts, Move, OrderRow, OrphanRow, PaymentRow, Place,
+    RefundRow, SaleFacts,
 };
 use crate::ids::OrderId;
 
@@ -30,6 +30,8 @@ pub struct Instances {
     pub claims: Vec<Claim>,
     /// Moves of the orders.
     pub moves: Vec<Move>,
+    /// Events of the orders.
+    pub events: EventFacts,
     /// Payments of the orders.
     pub payments: Vec<PaymentRow>,
     /// Refunds of the orders.
@@ -122,6 +124,7 @@ pub async fn instances(config: &Config, sale: &str) -> anyhow::Result<Instances>
         all.rows.extend(reading.rows);
         all.claims.extend(reading.claims);
         all.moves.extend(reading.moves);
+        all.events.add(reading.events);
         all.payments.extend(reading.payments);
         all.refunds.extend(reading.refunds);
         all.orphans.extend(reading.orphans);
@@ -137,6 +140,7 @@ struct ServerReading {
     rows: Vec<OrderRow>,
     claims: Vec<Claim>,
     moves: Vec<Move>,
+    events: EventFacts,
     payments: Vec<PaymentRow>,
     refunds: Vec<RefundRow>,
     orphans: Vec<OrphanRow>,
@@ -164,6 +168,7 @@ async fn read_server(
         let control = format!("{}control_{instance:02}", config.database_prefix);
         let books = rows::books(&mut connection, &control, sale, &config.topic).await?;
         reading.books.insert(*instance, books);
+        mysql_events::read(&mut connection, &control, sale, &mut reading.events).await?;
     }
     if config.instances.first().is_some_and(|first| first == server) {
         let directory = format!("{}directory", config.database_prefix);

@@ -28,6 +28,7 @@ pub async fn stores(config: &Config, sale: &str) -> anyhow::Result<Option<Eviden
         rows: instances.rows,
         claims: instances.claims,
         moves: instances.moves,
+        events: instances.events,
         payments: instances.payments,
         refunds: instances.refunds,
         orphans: instances.orphans,

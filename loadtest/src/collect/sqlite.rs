@@ -11,7 +11,7 @@ use sqlx::{ConnectOptions, Connection, Executor};
 
 use super::look::{Look, behind};
 use super::sqlite_fields::{fetch, number, order_id, small, text};
-use super::{sqlite_payments as money, sqlite_rows as rows};
+use super::{sqlite_events, sqlite_payments as money, sqlite_rows as rows};
 use crate::config::{Config, Mode};
 use crate::evidence::{Action, Evidence, InstanceBooks, ItemFacts, PartitionFacts, Place, SaleFacts};
 use crate::ids::{Layout, OrderId};
@@ -146,6 +146,7 @@ pub async fn stores(config: &Config, sale: &str) -> anyhow::Result<Option<Eviden
     let orders = rows::orders(&mut connection, sale, place).await?;
     let claims = rows::claims(&mut connection, sale, |user| place(layout.shard_of(user))).await?;
     let moves = rows::moves(&mut connection, sale, place).await?;
+    let events = sqlite_events::read(&mut connection, sale).await?;
     let payments = money::payments(&mut connection, sale, place).await?;
     let refunds = money::refunds(&mut connection, sale, place).await?;
     let orphans = money::orphans(&mut connection).await?;
@@ -164,6 +165,7 @@ pub async fn stores(config: &Config, sale: &str) -> anyhow::Result<Option<Eviden
         rows: orders,
         claims,
         moves,
+        events,
         payments,
         refunds,
         orphans,

@@ -1,4 +1,4 @@
-//! Holds what the producer and the reader of the order log share: the client's settings and what its failures mean.
+//! Holds what the producers and the reader of the order log share: the client's settings and what its failures mean.
 
 use std::time::Duration;
 
@@ -24,5 +24,18 @@ pub fn settings(config: &KafkaConfig) -> ClientConfig {
         .set("client.id", "seckill")
         .set("reconnect.backoff.max.ms", "1000")
         .set("socket.keepalive.enable", "true");
+    settings
+}
+
+/// Makes the settings of a producer: idempotent, and safe with the acks of all in-sync replicas.
+pub fn producer_settings(config: &KafkaConfig) -> ClientConfig {
+    let mut settings = settings(config);
+    settings
+        .set("enable.idempotence", "true")
+        .set("acks", "all")
+        .set("linger.ms", config.linger_ms.to_string())
+        .set("message.timeout.ms", config.message_timeout_ms.to_string())
+        // The queues in front of the client have the bound.
+        .set("queue.buffering.max.messages", "0");
     settings
 }

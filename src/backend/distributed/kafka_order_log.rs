@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::kafka_client::{METADATA_TIMEOUT, failed, settings};
+use super::kafka_client::{METADATA_TIMEOUT, failed, producer_settings};
 use super::kafka_identity;
-use super::kafka_producer::KafkaProducer;
+use super::kafka_producer::{KafkaProducer, Message};
 use super::kafka_reader::KafkaReader;
 use crate::clock::Clock;
 use crate::config::KafkaConfig;
@@ -33,14 +33,7 @@ impl KafkaOrderLog {
     /// When no broker answers, or the topic is missing or has fewer partitions than the shard map.
     pub fn open(config: &KafkaConfig, map: ShardMap, clock: Clock) -> StoreResult<Self> {
         let open = |error| failed("open order log", Effect::NotApplied, error);
-        let mut settings = settings(config);
-        settings
-            .set("enable.idempotence", "true")
-            .set("acks", "all")
-            .set("linger.ms", config.linger_ms.to_string())
-            .set("message.timeout.ms", config.message_timeout_ms.to_string())
-            // Our queues in front of the client have the bound.
-            .set("queue.buffering.max.messages", "0");
+        let settings = producer_settings(config);
         let unanswered_max = usize::try_from(config.queue_messages_max).unwrap_or(usize::MAX);
         let producer = KafkaProducer::open(&settings, &config.topic, map, unanswered_max, clock.clone())?;
         let log = Self { producer, config: Arc::new(config.clone()), map, clock };
@@ -77,7 +70,7 @@ impl KafkaOrderLog {
 #[async_trait]
 impl OrderLog for KafkaOrderLog {
     async fn append(&self, order: OrderId, payload: Vec<u8>) -> StoreResult<()> {
-        self.producer.append(self.map.part_of(order.shard()), payload).await
+        self.producer.append(self.map.part_of(order.shard()), Message { key: None, payload }).await
     }
 
     async fn append_imported(&self, records: &[OrderRecord]) -> StoreResult<()> {

@@ -1,4 +1,4 @@
-//! Batches the records of the order log in front of librdkafka, and takes its answers on a thread.
+//! Batches the records of a topic in front of librdkafka, and takes its answers on a thread.
 //!
 //! Two properties of the client are the reason. The thread of its own `FutureProducer` spins through the last
 //! millisecond of every wait. And an idempotent producer spins while records queue behind five unanswered ones of their
@@ -32,7 +32,7 @@ const GROUP_RECORDS_MAX: usize = 500;
 const GATHER: Duration = Duration::from_millis(6);
 const COMPANY: usize = 3;
 
-/// Appends records to the order log's topic. Clones share one producer.
+/// Appends records to one topic. Clones share one producer.
 #[derive(Clone)]
 pub struct KafkaProducer {
     producer: Arc<BaseProducer<ProducerQueues>>,
@@ -57,9 +57,17 @@ struct ProducerQueue {
     /// Records that were handed over and have no answer yet.
     under_way: usize,
     /// Oldest first.
-    waiting: VecDeque<(Vec<u8>, ReplyTo)>,
+    waiting: VecDeque<(Message, ReplyTo)>,
     /// The moment before which nothing is handed over.
     gathers_until: Option<Moment>,
+}
+
+/// What a record says.
+pub struct Message {
+    /// The record's key; none in the order log.
+    pub key: Option<Vec<u8>>,
+    /// Its bytes.
+    pub payload: Vec<u8>,
 }
 
 /// Names the caller that waits for the answer about a record of a partition.
@@ -113,7 +121,7 @@ impl ProducerQueues {
     }
 
     /// Queues a record. Answers until when it waits for company, if it is the first that does.
-    fn add(&self, part: Part, record: (Vec<u8>, ReplyTo)) -> Option<Moment> {
+    fn add(&self, part: Part, record: (Message, ReplyTo)) -> Option<Moment> {
         let mut queue = self.queue(part);
         let is_first = queue.waiting.is_empty();
         queue.waiting.push_back(record);
@@ -160,10 +168,12 @@ impl ProducerQueues {
     }
 
     /// Hands librdkafka one record, and tells whether it took the record. It never calls back from here.
-    fn send(&self, producer: &BaseProducer<Self>, (payload, reply_to): (Vec<u8>, ReplyTo)) -> bool {
+    fn send(&self, producer: &BaseProducer<Self>, (message, reply_to): (Message, ReplyTo)) -> bool {
         let part = i32::from(reply_to.part.number());
-        let record = BaseRecord::<(), [u8], _>::with_opaque_to(&self.topic, Box::new(reply_to));
-        match producer.send(record.partition(part).payload(&payload)) {
+        let record = BaseRecord::<[u8], [u8], _>::with_opaque_to(&self.topic, Box::new(reply_to));
+        let mut record = record.partition(part).payload(&message.payload);
+        record.key = message.key.as_deref();
+        match producer.send(record) {
             Ok(()) => true,
             Err((error, record)) => {
                 self.answer(*record.delivery_opaque, Err(refused(error)));
@@ -227,14 +237,14 @@ impl KafkaProducer {
     ///
     /// # Errors
     /// `NotApplied` when the record surely did not leave this process, as in both cases above. Otherwise `Unknown`.
-    pub async fn append(&self, part: Part, payload: Vec<u8>) -> StoreResult<()> {
+    pub async fn append(&self, part: Part, message: Message) -> StoreResult<()> {
         let queues = self.producer.context();
         if queues.unanswered.fetch_add(1, Ordering::Relaxed) >= queues.unanswered_max {
             queues.unanswered.fetch_sub(1, Ordering::Relaxed);
             return Err(refused(KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)));
         }
         let (answer, answered) = oneshot::channel();
-        match queues.add(part, (payload, ReplyTo { part, answer })) {
+        match queues.add(part, (message, ReplyTo { part, answer })) {
             Some(until) => {
                 let gathering = Gathering { producer: &self.producer, part, until };
                 self.clock.sleep(until.since(self.clock.monotonic())).await;

@@ -4,31 +4,23 @@
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
-use rdkafka::client::DefaultClientContext;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::RDKafkaErrorCode;
 use sqlx::migrate::Migrator;
 use sqlx::{AssertSqlSafe, Connection, MySqlConnection, Row};
 
-use super::kafka_client::{METADATA_TIMEOUT, failed as kafka_failed, settings as kafka_settings};
 use super::mysql::{Mysql, failed};
 use super::settings::Settings;
-use super::{kafka_identity, mysql_positions};
 use crate::backend::migrations::{CONTROL, DIRECTORY, MONTH, SHARD, migrator};
 use crate::clock::Clock;
-use crate::config::KafkaConfig;
-use crate::domain::{Instance, Month, Position};
+use crate::domain::journal::FIRST_NUMBER;
+use crate::domain::{Instance, Month};
 use crate::ports::{Effect, StoreError, StoreResult};
+
+mod journal;
+mod topic;
 
 /// Longest time that a migration waits for another one of the same database.
 const LOCK_WAIT_S: u32 = 120;
-/// Longest time that the leader of a new partition may take to know that it leads.
-const LEADER_WAIT: Duration = Duration::from_secs(10);
-/// Time between two questions to a leader that refuses.
-const LEADER_PAUSE: Duration = Duration::from_millis(100);
 /// The name of the setting that says which schema the databases have.
 const SCHEMA: &str = "schema";
 
@@ -68,18 +60,24 @@ pub async fn run(
         progress(&format!("instance {} of {}", instance.number() + 1, mysql.map.instances()));
         migrate_database(&mysql, instance, &mysql.control(instance), &migrator(CONTROL)).await?;
         make_positions(&mysql, instance).await?;
+        make_event_logs(&mysql, instance).await?;
         report.databases += 1;
         for shard in mysql.map.shards_of(instance) {
             migrate_database(&mysql, instance, &mysql.shard(shard), &migrator(SHARD)).await?;
             make_months(&mysql, instance, &mysql.shard(shard), months).await?;
             report.databases += 1;
         }
+        tell_journal(&mysql, instance, &progress).await?;
     }
     record_schema(&mysql).await?;
     progress("order log topic");
-    (report.topic_created, report.foreign_parts) = make_topic(settings, &mysql, &clock).await?;
+    (report.topic_created, report.foreign_parts) = topic::make(settings, &mysql, &clock).await?;
+    if !settings.kafka.events_topic.is_empty() {
+        progress("events topic");
+        topic::make_of_events(settings).await?;
+    }
     progress("positions");
-    name_log_of_positions(settings, &mysql, &clock).await?;
+    topic::name_log_of_positions(settings, &mysql, &clock).await?;
     report.months = months.iter().map(|month| month.yyyymm()).collect();
     Ok(report)
 }
@@ -202,6 +200,27 @@ async fn shapes_of_months(
         shapes.insert(name.trim_start_matches("orders_").to_owned(), shape);
     }
     Ok(shapes)
+}
+
+/// Tells the steps that orders took before there were events, while no other migration does.
+async fn tell_journal(mysql: &Mysql, instance: Instance, progress: &impl Fn(&str)) -> StoreResult<()> {
+    let context = "lock database";
+    let options = mysql.pool(instance).connect_options().as_ref().clone();
+    let mut connection =
+        MySqlConnection::connect_with(&options).await.map_err(|error| failed(context, error))?;
+    lock(&mut connection, &mysql.control(instance)).await?;
+    journal::tell_all(mysql, instance, progress).await?;
+    connection.close().await.map_err(|error| failed(context, error))
+}
+
+/// Makes the numbers of events of the instance's partitions.
+async fn make_event_logs(mysql: &Mysql, instance: Instance) -> StoreResult<()> {
+    let text = "INSERT IGNORE INTO {control}.event_logs (part, next_number) VALUES (?, ?)";
+    for part in mysql.map.all_parts().filter(|part| mysql.map.instance_of_part(*part) == instance) {
+        let query = sqlx::query(mysql.control_sql(instance, text)).bind(part.number()).bind(FIRST_NUMBER);
+        query.execute(mysql.pool(instance)).await.map_err(|error| failed("make numbers of events", error))?;
+    }
+    Ok(())
 }
 
 async fn make_positions(mysql: &Mysql, instance: Instance) -> StoreResult<()> {
@@ -341,148 +360,4 @@ fn check_shard_map(recorded: &BTreeMap<String, String>, mysql: &Mysql) -> StoreR
         }
     }
     Ok(())
-}
-
-/// Creates the topic, or compares the one that is there. Answers whether it created the topic, and how many partitions
-/// it has beyond the shard map's.
-async fn make_topic(settings: &Settings, mysql: &Mysql, clock: &Clock) -> StoreResult<(bool, usize)> {
-    let kafka = &settings.kafka;
-    let fault = |error| kafka_failed("make topic", Effect::Unknown, error);
-    if kafka_identity::read(kafka, clock).await?.is_none() {
-        refuse_to_lose_a_log(mysql).await?;
-    }
-    let admin: AdminClient<DefaultClientContext> = kafka_settings(kafka).create().map_err(fault)?;
-    let wanted = wanted_topic_settings(kafka);
-    let replication = TopicReplication::Fixed(i32::from(kafka.replication_factor));
-    let mut topic = NewTopic::new(&kafka.topic, i32::from(settings.map.parts()), replication);
-    for (name, value) in &wanted {
-        topic = topic.set(name, value);
-    }
-    let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(10)));
-    let created = admin.create_topics(&[topic], &options).await.map_err(fault)?;
-    match created.into_iter().next() {
-        Some(Ok(_)) => Ok((true, 0)),
-        Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => {
-            check_topic(settings, &admin, &wanted).await.map(|foreign_parts| (false, foreign_parts))
-        }
-        Some(Err((_, code))) => Err(StoreError::broken(
-            "make topic",
-            format!("{}: {code} (replication factor {})", kafka.topic, kafka.replication_factor),
-        )),
-        None => Err(StoreError::broken("make topic", "the broker gave no answer")),
-    }
-}
-
-/// Refuses to make a topic anew from which orders were written. A new one would begin at offset 0, and the positions
-/// would pass over what is appended to it.
-async fn refuse_to_lose_a_log(mysql: &Mysql) -> StoreResult<()> {
-    let mut advanced = 0;
-    for instance in mysql.map.all_instances() {
-        let positions = mysql_positions::read_all(mysql, instance).await?;
-        advanced += positions.values().filter(|position| position.next_offset > 0).count();
-    }
-    if advanced == 0 {
-        return Ok(());
-    }
-    let detail = format!(
-        "topic {} is gone, and {advanced} stored positions are above 0: accepted orders may have been lost with it. \
-         Nothing was changed. `seckill position show` lists the positions. To begin with a new topic, move them with \
-         `seckill position move all --to 0 --reason …`, then migrate again",
-        mysql.topic
-    );
-    Err(StoreError { effect: Effect::NotApplied, ..StoreError::broken("make topic", detail) })
-}
-
-/// Names the log of the positions that have none yet, so that another log of the same name is recognised. A position
-/// that lies outside the log is left alone: its partition will be halted.
-async fn name_log_of_positions(settings: &Settings, mysql: &Mysql, clock: &Clock) -> StoreResult<()> {
-    let context = "name the log of positions";
-    let identity = async || {
-        let log = kafka_identity::read(&settings.kafka, clock).await?;
-        log.ok_or_else(|| StoreError::broken(context, "the topic is gone again"))
-    };
-    let log = of_new_topic(clock, identity).await?;
-    let consumer: BaseConsumer = kafka_settings(&settings.kafka)
-        .create()
-        .map_err(|error| kafka_failed(context, Effect::NotApplied, error))?;
-    for instance in mysql.map.all_instances() {
-        for (part, position) in mysql_positions::read_all(mysql, instance).await? {
-            if position.log.is_some() {
-                continue;
-            }
-            let number = i32::from(part.number());
-            let ends = async || consumer.fetch_watermarks(&mysql.topic, number, METADATA_TIMEOUT);
-            let ends = of_new_topic(clock, ends).await;
-            let (low, high) = ends.map_err(|error| kafka_failed(context, Effect::NotApplied, error))?;
-            let offsets = low..high;
-            if position.halt_in(log.id, &offsets).is_none() {
-                let named = Position { log: Some(log.id), ..position };
-                // A writer that was quicker has named the log itself.
-                mysql_positions::replace(mysql, part, &position, &named).await?;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Reads something of a topic that may have been made just now. For a while the brokers do not know of it, or of their
-/// duty to lead its partitions; so they are asked again.
-async fn of_new_topic<T, E>(clock: &Clock, ask: impl AsyncFn() -> Result<T, E>) -> Result<T, E> {
-    let deadline = clock.monotonic() + LEADER_WAIT;
-    loop {
-        let answer = ask().await;
-        if answer.is_ok() || clock.monotonic() >= deadline {
-            return answer;
-        }
-        clock.sleep(LEADER_PAUSE).await;
-    }
-}
-
-fn wanted_topic_settings(kafka: &KafkaConfig) -> [(&'static str, String); 4] {
-    [
-        ("min.insync.replicas", kafka.min_insync_replicas.to_string()),
-        ("unclean.leader.election.enable", "false".to_owned()),
-        ("retention.ms", kafka.retention_ms.to_string()),
-        ("cleanup.policy", "delete".to_owned()),
-    ]
-}
-
-async fn check_topic(
-    settings: &Settings,
-    admin: &AdminClient<DefaultClientContext>,
-    wanted: &[(&'static str, String)],
-) -> StoreResult<usize> {
-    let fault = |error| kafka_failed("check topic", Effect::NotApplied, error);
-    let name = &settings.kafka.topic;
-    let metadata = admin.inner().fetch_metadata(Some(name), METADATA_TIMEOUT).map_err(fault)?;
-    let found = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
-    let wanted_parts = usize::from(settings.map.parts());
-    if found < wanted_parts {
-        let detail = format!(
-            "topic {name} has {found} partitions and the configuration wants {wanted_parts}: partitions are frozen \
-             with the shard map; add the missing ones (kafka-topics --alter --topic {name} --partitions {wanted_parts})"
-        );
-        return Err(StoreError::broken("check topic", detail));
-    }
-    let answers = admin
-        .describe_configs(&[ResourceSpecifier::Topic(name)], &AdminOptions::new())
-        .await
-        .map_err(fault)?;
-    let entries = match answers.into_iter().next() {
-        Some(Ok(resource)) => resource.entries,
-        Some(Err(code)) => return Err(StoreError::broken("check topic", format!("{name}: {code}"))),
-        None => return Err(StoreError::broken("check topic", "the broker gave no answer")),
-    };
-    for (key, value) in wanted {
-        let found = entries.iter().find(|entry| entry.name == *key).and_then(|entry| entry.value.as_deref());
-        if found != Some(value.as_str()) {
-            let detail = format!(
-                "topic {name} has {key}={} and the configuration wants {value}: change one of them \
-                 (kafka-configs --alter --topic {name} --add-config {key}={value})",
-                found.unwrap_or("nothing")
-            );
-            return Err(StoreError::broken("check topic", detail));
-        }
-    }
-    Ok(found - wanted_parts)
 }

@@ -1,10 +1,10 @@
 //! Writes one batch of the order log as one transaction: steps 8 to 12 of docs/protocol/steps.md, section Write.
 //!
 //! The order inside the transaction is: compare and set the position → read what is known → decide → ledger → rows →
-//! commit. When nothing was read, the rows come before the ledger. Keys are taken in ascending order everywhere, and
-//! rows belong to one partition alone, so two batches of one instance never wait for each other in a circle. Changes of
-//! orders that have a row are in no such circle either (docs/adr/0020-orders-are-given-up.md). After any error the
-//! transaction is dropped, and the caller takes the batch again from its start.
+//! events → commit. When nothing was read, the rows come before the ledger. Keys are taken in ascending order
+//! everywhere, and rows belong to one partition alone, so two batches of one instance never wait for each other in a
+//! circle. Changes of orders that have a row are in no such circle either (docs/adr/0020-orders-are-given-up.md). After
+//! any error the transaction is dropped, and the caller takes the batch again from its start.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -12,10 +12,12 @@ use std::time::Duration;
 use sqlx::{MySql, Row, Transaction};
 
 use super::mysql::{Mysql, failed};
-use super::{mysql_batch_rows as rows, mysql_grants as grants, mysql_positions as positions};
-use crate::domain::batch_plan::{self, Known, LogBatch, LogRecord, Plan, Scarce};
-use crate::domain::{Instance, LogId, Position, Sales};
-use crate::ports::{BatchOutcome, Effect, ErrorKind, StoreError, StoreResult, Written};
+use super::{
+    mysql_batch_rows as rows, mysql_grants as grants, mysql_journal as journal, mysql_positions as positions,
+};
+use crate::domain::batch_plan::{self, Known, LogBatch, LogRecord, Plan, PlannedOrder, Scarce};
+use crate::domain::{Instance, LogId, OrderRecord, Position, Sales};
+use crate::ports::{BatchOutcome, Effect, ErrorKind, Redecided, StoreError, StoreResult, Written};
 
 /// Units per SKU.
 type Units = BTreeMap<Scarce, u32>;
@@ -35,6 +37,37 @@ const FIRST_WAIT: Duration = Duration::from_millis(20);
 /// # Errors
 /// As [`crate::ports::OrderWrites::write`].
 pub async fn write(mysql: &Mysql, batch: &LogBatch, sales: &Sales) -> StoreResult<BatchOutcome> {
+    decide(mysql, batch, sales, Place::Log).await
+}
+
+/// Decides one record apart from the order log.
+///
+/// # Errors
+/// As [`crate::ports::DeadLetters::write_apart`].
+pub async fn write_apart(mysql: &Mysql, record: &OrderRecord, sales: &Sales) -> StoreResult<Redecided> {
+    let batch = LogBatch::apart(record, &mysql.map);
+    if let Some(poison) = batch.poison(&mysql.map, sales) {
+        return Ok(Redecided::Poison(poison));
+    }
+    match decide(mysql, &batch, sales, Place::Apart).await? {
+        BatchOutcome::Written(written) => {
+            let order = written.orders.first();
+            Ok(order.map_or(Redecided::Known, |(_, decision)| Redecided::Written(*decision)))
+        }
+        BatchOutcome::PositionMoved { .. } => Err(StoreError::broken("write apart", "no position was asked")),
+    }
+}
+
+/// Where a batch stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// In the order log: its position moves with it.
+    Log,
+    /// Nowhere: an operator has its record decided again, and the keys alone keep its order from being written twice.
+    Apart,
+}
+
+async fn decide(mysql: &Mysql, batch: &LogBatch, sales: &Sales, place: Place) -> StoreResult<BatchOutcome> {
     let instance = mysql.map.instance_of_part(batch.part);
     // Nearly every buyer of a sale with a limit of one is new. The primary keys find those who are not.
     let is_new = |record: &LogRecord| match &record.order {
@@ -44,7 +77,7 @@ pub async fn write(mysql: &Mysql, batch: &LogBatch, sales: &Sales) -> StoreResul
     let mut view = View { reads_first: !batch.records.iter().all(is_new), exhausted: BTreeSet::new() };
     let mut fetches = 0;
     for attempts_left in (0..ATTEMPTS_MAX).rev() {
-        match attempt(mysql, batch, sales, &view).await? {
+        match attempt(mysql, batch, sales, (&view, place)).await? {
             Attempt::Done(outcome) => return Ok(outcome),
             // The wish may hold orders that exist. So the batch reads what exists, before it fetches what is missing.
             Attempt::Duplicate | Attempt::Short(_) if !view.reads_first => view.reads_first = true,
@@ -102,10 +135,15 @@ enum Attempt {
     Short(Units),
 }
 
-async fn attempt(mysql: &Mysql, batch: &LogBatch, sales: &Sales, view: &View) -> StoreResult<Attempt> {
+async fn attempt(
+    mysql: &Mysql,
+    batch: &LogBatch,
+    sales: &Sales,
+    (view, place): (&View, Place),
+) -> StoreResult<Attempt> {
     let instance = mysql.map.instance_of_part(batch.part);
     let mut tx = mysql.begin(instance, "begin batch").await?;
-    if !advance_position(mysql, instance, batch, &mut tx).await? {
+    if place == Place::Log && !advance_position(mysql, instance, batch, &mut tx).await? {
         drop(tx);
         let stored = positions::read(mysql, batch.part).await?;
         return Ok(Attempt::Done(BatchOutcome::PositionMoved { stored }));
@@ -135,7 +173,12 @@ async fn attempt(mysql: &Mysql, batch: &LogBatch, sales: &Sales, view: &View) ->
     if !inserts_first && !rows::insert(mysql, instance, batch, &plan, &mut tx).await? {
         return duplicate(tx).await;
     }
-    commit(mysql, batch, tx).await?;
+    let moves: Vec<_> = plan.orders.iter().map(PlannedOrder::first_move).collect();
+    journal::tell(mysql, batch.part, &moves, &mut tx).await?;
+    match place {
+        Place::Log => commit(mysql, batch, tx).await?,
+        Place::Apart => tx.commit().await.map_err(|error| failed("commit apart", error))?,
+    }
     Ok(Attempt::Done(BatchOutcome::Written(Written::of(batch, plan))))
 }
 

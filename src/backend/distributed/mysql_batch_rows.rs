@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use sqlx::{AssertSqlSafe, MySql, Row, Transaction};
 
 use super::mysql::{Mysql, failed, is_duplicate};
+use super::mysql_journal::{MOVE_COLUMNS, push_move};
 use super::mysql_releases::{self, Owing};
-use super::mysql_text::{NOW_MS, ROWS_MAX, insert_rows, list, push_all, push_bytes, push_insert};
+use super::mysql_text::{ROWS_MAX, insert_rows, list, push_all, push_bytes, push_insert, set_now};
 use crate::domain::batch_plan::{Debt, Known, LogBatch, Plan, PlannedOrder};
 use crate::domain::reservation::ReleaseRequest;
 use crate::domain::{Instance, LogId, Month, OrderId, OrderRecord, OrderState, SaleId, Sales, Shard, UserId};
@@ -74,8 +75,7 @@ async fn known_orders(
             let state: String = row.try_get(1).map_err(|error| failed(context, error))?;
             let id =
                 OrderId::from_bytes(&id).map_err(|error| StoreError::broken(context, error.to_string()))?;
-            let state = OrderState::parse(&state).ok_or_else(|| StoreError::broken(context, state))?;
-            known.orders.insert(id, state);
+            known.orders.insert(id, OrderState::parse(&state));
         }
     }
     Ok(())
@@ -126,19 +126,15 @@ pub async fn insert(
         let id = order.record.order_id;
         tables.entry((id.shard(), id.month())).or_default().push(order);
     }
-    let mut statements = vec![format!("SET @now_ms = {NOW_MS};")];
+    let mut statements = vec![set_now()];
     for ((shard, month), orders) in &mut tables {
         orders.sort_unstable_by_key(|order| order.record.order_id);
         let table = format!("{}.orders_{}", mysql.shard(*shard), month.yyyymm());
         let columns = format!("{table} ({ORDER_COLUMNS})");
         push_insert(&mut statements, &columns, orders, |text, order| push_order(text, order));
         push_claims(&mut statements, mysql, *shard, orders);
-        let moves = format!("{}.order_moves (order_id, kind, at_ms)", mysql.shard(*shard));
-        push_insert(&mut statements, &moves, orders, |text, order| {
-            push_bytes(text, order.record.order_id.bytes());
-            let word = order.arrow().move_word.unwrap_or_default();
-            push_all(text, format_args!(",'{word}',{}", times(order).0));
-        });
+        let moves = format!("{}.order_moves ({MOVE_COLUMNS})", mysql.shard(*shard));
+        push_insert(&mut statements, &moves, orders, |text, order| push_move(text, &order.first_move()));
     }
     if !execute_all(tx, &statements).await? {
         return Ok(false);

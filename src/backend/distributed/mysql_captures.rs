@@ -8,13 +8,13 @@ use sqlx::mysql::MySqlRow;
 use sqlx::{AssertSqlSafe, Row};
 
 use super::mysql::{Mysql, failed};
-use super::mysql_order_moves::{MysqlOrderMoves, Restock, Tx};
+use super::mysql_order_moves::{Along, MysqlOrderMoves, Tx};
 use super::mysql_text::NOW_MS;
 use super::{mysql_payments, mysql_refunds};
 use crate::backend::readable::readable;
 use crate::domain::order_life::{OrderEvent, Step};
 use crate::domain::payment::{RefundReason, RefundState};
-use crate::domain::{Capture, Money, Order, PaymentId, PaymentRequest, Refund};
+use crate::domain::{Capture, Money, Mover, Order, PaymentId, PaymentRequest, Refund};
 use crate::ports::{Captures, Orphan, StoreError, StoreResult, Taken};
 
 const CONTEXT: &str = "take capture";
@@ -77,7 +77,8 @@ impl MysqlCaptures {
             Step::Follows(arrow) => {
                 let at = self.mysql.map.instance_of(order.id.shard());
                 let one = std::slice::from_ref(&order);
-                let decided = self.moves.follow(at, (arrow, Restock(true)), one, tx).await?;
+                let along = Along { arrow, restock: true, mover: &Mover::PAYMENT_PROVIDER };
+                let decided = self.moves.follow(at, along, one, tx).await?;
                 let decision = *decided.first().ok_or_else(|| StoreError::broken(CONTEXT, "no decision"))?;
                 order.state = arrow.to;
                 return Ok(Taken::Paid { order: Box::new(order), decision });

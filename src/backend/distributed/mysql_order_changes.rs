@@ -8,14 +8,17 @@ use sqlx::mysql::MySqlRow;
 use sqlx::{AssertSqlSafe, Row};
 
 use super::mysql::{Mysql, failed, is_duplicate};
-use super::mysql_order_moves::{MysqlOrderMoves, Restock, Tx, by_table};
+use super::mysql_order_moves::{Along, MysqlOrderMoves, Tx, by_table};
 use super::mysql_order_store::{COLUMNS, is_missing_table, months_of_shard, read};
-use super::mysql_text::{NOW_MS, list};
-use super::{mysql_payments, mysql_refunds};
+use super::mysql_text::{NOW_MS, list, set_now};
+use super::{mysql_journal as journal, mysql_payments, mysql_refunds};
+use crate::domain::order::RejectReason;
 use crate::domain::order_life::{OrderEvent, Step};
 use crate::domain::payment::PaymentState;
-use crate::domain::{Instance, Month, Order, OrderId, OrderRecord, OrderState, PaymentId, Shard};
-use crate::ports::{Grace, Moved, OrderChanges, Overdue, StoreError, StoreResult};
+use crate::domain::{
+    Instance, Month, Mover, Order, OrderId, OrderMove, OrderRecord, OrderState, PaymentId, Shard,
+};
+use crate::ports::{Ending, Grace, Moved, OrderChanges, Overdue, StoreError, StoreResult};
 
 const CONTEXT: &str = "change order";
 const OVERDUE: &str = "read overdue orders";
@@ -32,7 +35,7 @@ impl MysqlOrderChanges {
         Self { moves: MysqlOrderMoves { mysql: mysql.clone() }, mysql }
     }
 
-    async fn change_row(&self, order: OrderId, event: OrderEvent) -> StoreResult<Moved> {
+    async fn change_row(&self, order: OrderId, event: OrderEvent, mover: &Mover<'_>) -> StoreResult<Moved> {
         let instance = self.mysql.map.instance_of(order.shard());
         let mut tx = self.mysql.begin(instance, CONTEXT).await?;
         let Some(mut found) = self.moves.lock(order, &mut tx).await? else { return Ok(Moved::Absent) };
@@ -50,7 +53,8 @@ impl MysqlOrderChanges {
             return Ok(Moved::PaymentOpen(Box::new(found)));
         }
         let one = std::slice::from_ref(&found);
-        let decided = self.moves.follow(instance, (arrow, Restock(true)), one, &mut tx).await?;
+        let along = Along { arrow, restock: true, mover };
+        let decided = self.moves.follow(instance, along, one, &mut tx).await?;
         let [decision] = decided[..] else {
             return Err(StoreError::broken(CONTEXT, "one order, one decision"));
         };
@@ -59,19 +63,24 @@ impl MysqlOrderChanges {
         Ok(Moved::Done { order: Box::new(found), decision })
     }
 
-    /// Writes the row of an order that no order writer has written. Answers `None` when it has a row.
-    async fn write_cancelled(
+    /// Writes the row of an order that no order writer has written, and that holds nothing. Answers `None` when it has
+    /// a row.
+    async fn write_ended(
         &self,
         record: &OrderRecord,
-        payment_window_ms: i64,
+        ending: Ending,
+        mover: &Mover<'_>,
     ) -> StoreResult<Option<Moved>> {
         let instance = self.mysql.map.instance_of(record.order_id.shard());
         let mut tx = self.mysql.begin(instance, CONTEXT).await?;
-        let arrow = OrderEvent::Cancel.arrow();
+        let (arrow, reason) = (ending.event().arrow(), ending.reason());
+        let now = sqlx::raw_sql(AssertSqlSafe(set_now())).execute(&mut *tx).await;
+        now.map_err(|error| failed(CONTEXT, error))?;
         let text = format!(
             "INSERT INTO {{shard}}.orders_{{yyyymm}} ({COLUMNS}, epoch, created_ms) \
-             VALUES (?, ?, ?, ?, ?, ?, ?, '{}', NULL, ?, {NOW_MS} + {payment_window_ms}, ?, {NOW_MS})",
-            arrow.to.as_str()
+             VALUES (?, ?, ?, ?, ?, ?, ?, '{}', ?, ?, @now_ms + {}, ?, @now_ms)",
+            arrow.to.as_str(),
+            ending.payment_window_ms
         );
         let (shard, month) = (record.order_id.shard(), record.order_id.month());
         let inserted = sqlx::query(self.mysql.shard_sql(shard, month, &text))
@@ -82,6 +91,7 @@ impl MysqlOrderChanges {
             .bind(record.quantity.units())
             .bind(record.unit_price.amount())
             .bind(record.unit_price.currency())
+            .bind(reason.map(RejectReason::as_str))
             .bind(record.accepted_ms)
             .bind(record.epoch)
             .execute(&mut *tx)
@@ -91,12 +101,14 @@ impl MysqlOrderChanges {
             Err(error) if is_duplicate(&error) => return Ok(None),
             Err(error) => return Err(failed(CONTEXT, error)),
         }
-        self.moves.note_moves(shard, arrow, &[record.order_id], &mut tx).await?;
+        let moves = [OrderMove::first(record, arrow, reason.map(RejectReason::as_str), mover)];
+        journal::note_moves(&self.mysql, shard, &moves, &mut tx).await?;
         let Some(order) = self.moves.lock(record.order_id, &mut tx).await? else {
             return Err(StoreError::broken(CONTEXT, "a row that was written is not there"));
         };
         let one = std::slice::from_ref(&order);
-        let decided = self.moves.decide(instance, (arrow.to, Restock(true)), one, &mut tx).await?;
+        let decided = self.moves.decide(instance, (arrow.to, true), one, &mut tx).await?;
+        journal::tell(&self.mysql, self.mysql.map.part_of(shard), &moves, &mut tx).await?;
         tx.commit().await.map_err(|error| failed(CONTEXT, error))?;
         Ok(decided.first().map(|decision| Moved::Done { order: Box::new(order), decision: *decision }))
     }
@@ -204,7 +216,7 @@ impl MysqlOrderChanges {
         if orders.is_empty() {
             return Ok(0);
         }
-        let expire = (OrderEvent::Expire.arrow(), Restock(true));
+        let expire = Along { arrow: OrderEvent::Expire.arrow(), restock: true, mover: &Mover::EXPIRY };
         self.moves.follow(at, expire, &orders, tx).await?;
         Ok(orders.len())
     }
@@ -259,20 +271,25 @@ impl OrderChanges for MysqlOrderChanges {
         self.mysql.map.all_instances().collect()
     }
 
-    async fn change(&self, order: OrderId, event: OrderEvent) -> StoreResult<Moved> {
+    async fn change(&self, order: OrderId, event: OrderEvent, mover: &Mover<'_>) -> StoreResult<Moved> {
         if !self.mysql.map.holds(order.shard()) {
             return Ok(Moved::Absent);
         }
         let instance = self.mysql.map.instance_of(order.shard());
-        self.mysql.change(instance, CONTEXT, self.change_row(order, event)).await
+        self.mysql.change(instance, CONTEXT, self.change_row(order, event, mover)).await
     }
 
-    async fn cancel_unwritten(&self, record: &OrderRecord, payment_window_ms: i64) -> StoreResult<Moved> {
+    async fn end_unwritten(
+        &self,
+        record: &OrderRecord,
+        ending: Ending,
+        mover: &Mover<'_>,
+    ) -> StoreResult<Moved> {
         let instance = self.mysql.map.instance_of(record.order_id.shard());
-        match self.mysql.change(instance, CONTEXT, self.write_cancelled(record, payment_window_ms)).await? {
+        match self.mysql.change(instance, CONTEXT, self.write_ended(record, ending, mover)).await? {
             Some(moved) => Ok(moved),
             // The order writer was quicker.
-            None => self.change(record.order_id, OrderEvent::Cancel).await,
+            None => self.change(record.order_id, ending.event(), mover).await,
         }
     }
 

@@ -1,7 +1,8 @@
 //! Takes orders along the arrows of their life: each step writes all that follows in the caller's transaction.
 //!
-//! The order of locks is: the orders' rows, ascending → their payments → their claims → the ledger, ascending. No order
-//! writer can wait for a change in a circle; docs/adr/0020-orders-are-given-up.md goes through the pairs.
+//! The order of locks is: the orders' rows, ascending → their payments → their claims → the ledger, ascending → the
+//! numbers of events, ascending. No order writer can wait for a change in a circle;
+//! docs/adr/0020-orders-are-given-up.md goes through the pairs.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -9,13 +10,17 @@ use std::sync::Arc;
 use sqlx::{AssertSqlSafe, MySql, Row, Transaction};
 
 use super::mysql::{Mysql, failed};
+use super::mysql_journal as journal;
 use super::mysql_order_store::{COLUMNS, is_missing_table, read};
 use super::mysql_releases::{self, Owing};
-use super::mysql_text::{NOW_MS, list, push_bytes, push_insert};
+use super::mysql_text::{list, push_bytes, set_now};
 use crate::domain::batch_plan::Buyer;
 use crate::domain::order_life::{Arrow, LedgerColumn};
 use crate::domain::reservation::ReleaseRequest;
-use crate::domain::{Decision, Instance, Month, Order, OrderId, OrderState, SaleId, Shard, SkuId, UserId};
+use crate::domain::{
+    Decision, Instance, Month, Mover, Order, OrderId, OrderMove, OrderState, Part, SaleId, Shard, SkuId,
+    UserId,
+};
 use crate::ports::{StoreError, StoreResult};
 
 const CONTEXT: &str = "change order";
@@ -32,10 +37,16 @@ pub type Tx = Transaction<'static, MySql>;
 /// Orders by the table that has their rows. Locks are taken in its order.
 pub type ByTable<T> = BTreeMap<(Shard, Month), Vec<T>>;
 
-/// Whether the units of orders that hold nothing any more go back on sale. Those that do not are withheld when they
-/// were sold before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Restock(pub bool);
+/// How orders are moved.
+pub struct Along<'a> {
+    /// The arrow that they follow.
+    pub arrow: &'static Arrow,
+    /// Whether the units of orders that hold nothing any more go back on sale. Those that do not are withheld when they
+    /// were sold before.
+    pub restock: bool,
+    /// Who moves them.
+    pub mover: &'a Mover<'a>,
+}
 
 impl MysqlOrderMoves {
     /// Reads an order and locks its row; `None` when it has none.
@@ -56,33 +67,48 @@ impl MysqlOrderMoves {
     pub async fn follow(
         &self,
         instance: Instance,
-        (arrow, restock): (&Arrow, Restock),
+        along: Along<'_>,
         orders: &[Order],
         tx: &mut Tx,
     ) -> StoreResult<Vec<Decision>> {
-        for ((shard, month), orders) in by_table(orders.iter(), |order| order.id) {
-            self.set_state((shard, month), arrow, &orders, tx).await?;
+        let Along { arrow, restock, mover } = along;
+        for (nth, ((shard, month), orders)) in
+            by_table(orders.iter(), |order| order.id).into_iter().enumerate()
+        {
+            self.set_state((shard, month), (arrow, nth == 0), &orders, tx).await?;
             if arrow.to.facts().units.is_none() {
                 self.drop_claims(shard, &orders, tx).await?;
             }
-            let ids: Vec<OrderId> = orders.iter().map(|order| order.id).collect();
-            self.note_moves(shard, arrow, &ids, tx).await?;
+            let moves: Vec<OrderMove<'_>> =
+                orders.iter().map(|order| OrderMove::of(order, arrow, mover)).collect();
+            journal::note_moves(&self.mysql, shard, &moves, tx).await?;
         }
         self.count_units(instance, (arrow, restock), orders, tx).await?;
-        self.decide(instance, (arrow.to, restock), orders, tx).await
+        let decisions = self.decide(instance, (arrow.to, restock), orders, tx).await?;
+        let mut told: BTreeMap<Part, Vec<OrderMove<'_>>> = BTreeMap::new();
+        for order in orders {
+            let part = self.mysql.map.part_of(order.id.shard());
+            told.entry(part).or_default().push(OrderMove::of(order, arrow, mover));
+        }
+        for (part, moves) in told {
+            journal::tell(&self.mysql, part, &moves, tx).await?;
+        }
+        Ok(decisions)
     }
 
+    /// Sets the state of orders of one table. The first of several calls also sets the time of the change.
     async fn set_state(
         &self,
         (shard, month): (Shard, Month),
-        arrow: &Arrow,
+        (arrow, is_first): (&Arrow, bool),
         orders: &[&Order],
         tx: &mut Tx,
     ) -> StoreResult<()> {
         let ids = list(orders.iter().map(|order| order.id.bytes().as_slice()));
         let from: Vec<String> = arrow.from.iter().map(|state| format!("'{}'", state.as_str())).collect();
+        let set_now = if is_first { set_now() } else { String::new() };
         let text = format!(
-            "UPDATE {{shard}}.orders_{{yyyymm}} FORCE INDEX (PRIMARY) SET state = '{}' \
+            "{set_now}UPDATE {{shard}}.orders_{{yyyymm}} FORCE INDEX (PRIMARY) SET state = '{}' \
              WHERE order_id IN {ids} AND state IN ({})",
             arrow.to.as_str(),
             from.join(",")
@@ -130,33 +156,11 @@ impl MysqlOrderMoves {
         dropped.map(drop).map_err(|error| failed(CONTEXT, error))
     }
 
-    /// Writes the rows of an arrow in `order_moves`, for orders of one shard.
-    pub async fn note_moves(
-        &self,
-        shard: Shard,
-        arrow: &Arrow,
-        orders: &[OrderId],
-        tx: &mut Tx,
-    ) -> StoreResult<()> {
-        let Some(word) = arrow.move_word else { return Ok(()) };
-        let table = format!("{}.order_moves (order_id, kind, at_ms)", self.mysql.shard(shard));
-        let mut statements = Vec::new();
-        push_insert(&mut statements, &table, orders, |text, order| {
-            push_bytes(text, order.bytes());
-            text.push_str(&format!(",'{word}',{NOW_MS}"));
-        });
-        for statement in statements {
-            let noted = sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut **tx).await;
-            noted.map_err(|error| failed(CONTEXT, error))?;
-        }
-        Ok(())
-    }
-
     /// Moves the orders' units from the column of their state to that of the next one, SKU by SKU.
     async fn count_units(
         &self,
         instance: Instance,
-        (arrow, Restock(restock)): (&Arrow, Restock),
+        (arrow, restock): (&Arrow, bool),
         orders: &[Order],
         tx: &mut Tx,
     ) -> StoreResult<()> {
@@ -199,7 +203,7 @@ impl MysqlOrderMoves {
     pub async fn decide(
         &self,
         instance: Instance,
-        (state, Restock(restock)): (OrderState, Restock),
+        (state, restock): (OrderState, bool),
         orders: &[Order],
         tx: &mut Tx,
     ) -> StoreResult<Vec<Decision>> {

@@ -9,6 +9,7 @@ use sqlx::{AssertSqlSafe, Row};
 use super::mysql::{Mysql, failed};
 use super::{mysql_batch, mysql_grants, mysql_positions};
 use crate::backend::multi_row::placeholders;
+use crate::backend::readable::readable;
 use crate::domain::batch_plan::LogBatch;
 use crate::domain::{
     Money, Month, Order, OrderCursor, OrderId, OrderRecord, OrderState, Part, Position, Quantity,
@@ -44,7 +45,8 @@ impl MysqlOrderStore {
 
     async fn look_for_dead_letter(&self, order: OrderId) -> StoreResult<bool> {
         let instance = self.mysql.map.instance_of(order.shard());
-        let text = "SELECT EXISTS(SELECT 1 FROM {control}.dead_letters WHERE order_id = ? AND topic = ?)";
+        let text = "SELECT EXISTS(SELECT 1 FROM {control}.dead_letters WHERE order_id = ? AND topic = ? \
+                    AND state = 'open')";
         let context = "look for dead letter";
         sqlx::query_scalar(self.mysql.control_sql(instance, text))
             .bind(order.bytes().as_slice())
@@ -214,7 +216,8 @@ impl Orders for MysqlOrderStore {
 }
 
 fn rows_read(rows: sqlx::Result<Vec<MySqlRow>>) -> StoreResult<Vec<Order>> {
-    rows.map_err(|error| failed("read orders of a buyer", error))?.iter().map(read).collect()
+    let rows = rows.map_err(|error| failed("read orders of a buyer", error))?;
+    Ok(rows.iter().filter_map(|row| readable("orders", read(row))).collect())
 }
 
 /// Lists those of `months` for which a shard has an orders table.

@@ -7,12 +7,12 @@ use sqlx::mysql::MySqlRow;
 use sqlx::{AssertSqlSafe, MySqlConnection, Row};
 
 use super::mysql::{Mysql, failed};
-use super::mysql_order_moves::{MysqlOrderMoves, Restock, Tx};
+use super::mysql_order_moves::{Along, MysqlOrderMoves, Tx};
 use super::mysql_text::{NOW_MS, push_bytes};
 use crate::backend::readable::readable;
 use crate::domain::order_life::{OrderEvent, Step};
 use crate::domain::payment::{RefundKey, RefundReason, RefundState};
-use crate::domain::{Capture, Instance, Money, OrderId, PaymentId, PaymentRequest, Refund};
+use crate::domain::{Capture, Instance, Money, Mover, OrderId, PaymentId, PaymentRequest, Refund};
 use crate::ports::{Moved, RefundStep, Refunds, StoreError, StoreResult};
 
 const CONTEXT: &str = "change refund";
@@ -33,7 +33,7 @@ impl MysqlRefunds {
         Self { moves: MysqlOrderMoves { mysql: mysql.clone() }, mysql }
     }
 
-    async fn refund(&self, id: OrderId, restock: bool) -> StoreResult<Moved> {
+    async fn refund(&self, id: OrderId, restock: bool, mover: &Mover<'_>) -> StoreResult<Moved> {
         let at = self.mysql.map.instance_of(id.shard());
         let mut tx = self.mysql.begin(at, CONTEXT).await?;
         let Some(mut order) = self.moves.lock(id, &mut tx).await? else { return Ok(Moved::Absent) };
@@ -46,7 +46,8 @@ impl MysqlRefunds {
             owe(&self.mysql, payment, &capture, RefundReason::Operator, &mut tx).await?;
         }
         let one = std::slice::from_ref(&order);
-        let decided = self.moves.follow(at, (arrow, Restock(restock)), one, &mut tx).await?;
+        let along = Along { arrow, restock, mover };
+        let decided = self.moves.follow(at, along, one, &mut tx).await?;
         let decision = *decided.first().ok_or_else(|| StoreError::broken(CONTEXT, "no decision"))?;
         tx.commit().await.map_err(|error| failed(CONTEXT, error))?;
         order.state = arrow.to;
@@ -183,12 +184,12 @@ impl MysqlRefunds {
 
 #[async_trait]
 impl Refunds for MysqlRefunds {
-    async fn refund_order(&self, order: OrderId, restock: bool) -> StoreResult<Moved> {
+    async fn refund_order(&self, order: OrderId, restock: bool, mover: &Mover<'_>) -> StoreResult<Moved> {
         if !self.mysql.map.holds(order.shard()) {
             return Ok(Moved::Absent);
         }
         let at = self.mysql.map.instance_of(order.shard());
-        self.mysql.change(at, CONTEXT, self.refund(order, restock)).await
+        self.mysql.change(at, CONTEXT, self.refund(order, restock, mover)).await
     }
 
     async fn due(&self, at: Instance, limit: usize) -> StoreResult<Vec<Refund>> {

@@ -21,6 +21,11 @@ type Bound<'a> = Query<'a, MySql, MySqlArguments>;
 /// The expression of the time of the server's clock, in ms since 1970. The client has set the session's zone to UTC.
 pub const NOW_MS: &str = "CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)";
 
+/// Answers the statement that keeps the server's time as `@now_ms`, so that all rows of a transaction have one time.
+pub fn set_now() -> String {
+    format!("SET @now_ms = {NOW_MS};")
+}
+
 /// Appends bytes as a hexadecimal literal: whatever they are, they cannot be SQL.
 pub fn push_bytes(text: &mut String, bytes: &[u8]) {
     const HEX: &[u8; 16] = b"0123456789abcdef";

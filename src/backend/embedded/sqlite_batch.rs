@@ -10,13 +10,14 @@ use serde_json::json;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use super::failures::broken;
+use super::sqlite_journal::note_moves;
 use super::sqlite_rows::{Bound, column, failed, insert, number, parsed};
 use crate::domain::batch_plan::{self, Known, LogBatch, Plan, PlannedOrder, Scarce};
 use crate::domain::{
     Halt, OrderId, OrderRecord, OrderState, Part, Position, RejectReason, SaleId, Sales, ShardMap, SkuId,
     UserId,
 };
-use crate::ports::{BatchOutcome, StoreResult, Written};
+use crate::ports::{BatchOutcome, Redecided, StoreResult, Written};
 
 const ADVANCE: &str =
     "UPDATE consumer_positions SET next_offset = ? WHERE part = ? AND next_offset = ? AND halt = ''";
@@ -31,7 +32,6 @@ const HOLD: &str = "UPDATE ledger SET held = held + ?1 WHERE sale_id = ?2 AND sk
 const ORDERS: &str = "orders (order_id, month, sale_id, sku_id, user_id, quantity, unit_price, currency, state, \
      reason, epoch, accepted_ms, created_ms, expires_ms)";
 const CLAIMS: &str = "claims (sale_id, user_id, unit, order_id)";
-const MOVES: &str = "order_moves (order_id, kind, at_ms)";
 const INSERT_DEAD: &str = "INSERT INTO dead_letters (part, log_offset, order_id, reason, payload, at_ms) \
      VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING";
 /// Takes the units of a rejected order off its buyer, who keeps those of other orders. An imported order has no
@@ -71,6 +71,35 @@ pub async fn write(
     if moved.rows_affected() != 1 {
         return Ok(BatchOutcome::PositionMoved { stored: position(connection, batch.part).await? });
     }
+    decide(connection, batch, sales, map, now_ms).await.map(BatchOutcome::Written)
+}
+
+/// Decides one record apart from the order log. The caller commits.
+///
+/// # Errors
+/// As [`crate::ports::DeadLetters::write_apart`].
+pub async fn write_apart(
+    connection: &mut SqliteConnection,
+    record: &OrderRecord,
+    sales: &Sales,
+    map: ShardMap,
+    now_ms: i64,
+) -> StoreResult<Redecided> {
+    let batch = LogBatch::apart(record, &map);
+    if let Some(poison) = batch.poison(&map, sales) {
+        return Ok(Redecided::Poison(poison));
+    }
+    let written = decide(connection, &batch, sales, map, now_ms).await?;
+    Ok(written.orders.first().map_or(Redecided::Known, |(_, decision)| Redecided::Written(*decision)))
+}
+
+async fn decide(
+    connection: &mut SqliteConnection,
+    batch: &LogBatch,
+    sales: &Sales,
+    map: ShardMap,
+    now_ms: i64,
+) -> StoreResult<Written> {
     let known = known(connection, batch).await?;
     let free = free(connection, batch).await?;
     let free = |scarce: &Scarce| free.get(scarce).copied().unwrap_or(0);
@@ -83,7 +112,7 @@ pub async fn write(
         }
     }
     insert_plan(connection, batch.part, &plan, now_ms).await?;
-    Ok(BatchOutcome::Written(Written::of(batch, plan)))
+    Ok(Written::of(batch, plan))
 }
 
 /// Reads the stored position of a partition.
@@ -120,8 +149,7 @@ async fn known(connection: &mut SqliteConnection, batch: &LogBatch) -> StoreResu
     let rows = sqlx::query(KNOWN_ORDERS).bind(json!(ids).to_string()).fetch_all(&mut *connection).await;
     for row in rows.map_err(fault)? {
         let state: &str = column(&row, "state")?;
-        let state = OrderState::parse(state).ok_or_else(|| broken("read known orders", state))?;
-        known.orders.insert(parsed(&row, "order_id", OrderId::parse)?, state);
+        known.orders.insert(parsed(&row, "order_id", OrderId::parse)?, OrderState::parse(state));
     }
     let buyers: BTreeSet<_> = records(batch).map(|record| (&record.sale_id, &record.user_id)).collect();
     let rows = sqlx::query(KNOWN_CLAIMS).bind(json!(buyers).to_string()).fetch_all(connection).await;
@@ -161,11 +189,8 @@ async fn insert_plan(
         query.bind(*unit).bind(record.order_id.to_string())
     })
     .await?;
-    insert(connection, (MOVES, 3, ""), orders, |query, order| {
-        let query = query.bind(order.record.order_id.to_string()).bind(order.arrow().move_word);
-        query.bind(order.times(now_ms).0)
-    })
-    .await?;
+    let moves: Vec<_> = orders.iter().map(PlannedOrder::first_move).collect();
+    note_moves(connection, &moves, now_ms).await?;
     for decision in orders.iter().map(PlannedOrder::decision) {
         let Some(keeps) = decision.buyer_keeps else { continue };
         free_buyer(connection, decision.order, keeps).await?;

@@ -7,14 +7,14 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use super::failures::broken;
 use super::sqlite::Sqlite;
-use super::sqlite_order_moves::{change_one, find, follow};
+use super::sqlite_order_moves::{find, follow};
 use super::sqlite_payments::{begin_closing, read_all};
 use super::sqlite_refunds::{money, owe};
-use super::sqlite_rows::{column, failed, number};
+use super::sqlite_rows::{change_one, column, failed, number};
 use crate::backend::readable::readable;
 use crate::domain::order_life::{OrderEvent, Step};
 use crate::domain::payment::{RefundReason, RefundState};
-use crate::domain::{Capture, Order, PaymentId, PaymentRequest, Refund};
+use crate::domain::{Capture, Mover, Order, PaymentId, PaymentRequest, Refund};
 use crate::ports::{Captures, Moved, Orphan, StoreResult, Taken};
 
 const CONTEXT: &str = "take capture";
@@ -166,7 +166,8 @@ async fn decide(
             for other in read_all(connection, order.id).await? {
                 begin_closing(connection, other.request.id, now_ms).await?;
             }
-            return match follow(connection, (arrow, true), order, now_ms).await? {
+            let pay = (arrow, true, &Mover::PAYMENT_PROVIDER);
+            return match follow(connection, pay, order, now_ms).await? {
                 Moved::Done { order, decision } => Ok(Taken::Paid { order, decision }),
                 _ => Err(broken(CONTEXT, "an order that could be paid was not")),
             };

@@ -9,14 +9,16 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use super::failures::broken;
 use super::sqlite::Sqlite;
-use super::sqlite_order_moves::{find, follow, give_back, note_move};
+use super::sqlite_journal::note_moves;
+use super::sqlite_order_moves::{find, follow, give_back};
 use super::sqlite_order_store::{COLUMNS, read};
 use super::sqlite_payments::{self, begin_closing};
 use super::sqlite_rows::{column, failed, number, parsed};
+use crate::domain::order::RejectReason;
 use crate::domain::order_life::{OrderEvent, Step};
 use crate::domain::payment::PaymentState;
-use crate::domain::{Instance, OrderId, OrderRecord, OrderState};
-use crate::ports::{Grace, Moved, OrderChanges, Overdue, StoreResult};
+use crate::domain::{Instance, Mover, OrderId, OrderMove, OrderRecord, OrderState};
+use crate::ports::{Ending, Grace, Moved, OrderChanges, Overdue, StoreResult};
 
 const CONTEXT: &str = "change order";
 
@@ -32,8 +34,8 @@ impl OrderChanges for SqliteOrderChanges {
         vec![Instance::FIRST]
     }
 
-    async fn change(&self, order: OrderId, event: OrderEvent) -> StoreResult<Moved> {
-        let time = self.sqlite.time.clone();
+    async fn change(&self, order: OrderId, event: OrderEvent, mover: &Mover<'_>) -> StoreResult<Moved> {
+        let (time, mover) = (self.sqlite.time.clone(), mover.clone().into_owned());
         let work = async move |connection: &mut SqliteConnection| {
             let Some(found) = find(connection, order).await? else { return Ok(Moved::Absent) };
             let is_open = event == OrderEvent::Cancel
@@ -44,7 +46,7 @@ impl OrderChanges for SqliteOrderChanges {
                     Ok(Moved::Refused(Box::new(found)))
                 }
                 Step::Follows(_) if is_open => Ok(Moved::PaymentOpen(Box::new(found))),
-                Step::Follows(arrow) => follow(connection, (arrow, true), found, now_ms).await,
+                Step::Follows(arrow) => follow(connection, (arrow, true, &mover), found, now_ms).await,
                 Step::Repeated => Ok(Moved::Repeated(Box::new(found))),
                 Step::Conflict => Ok(Moved::Refused(Box::new(found))),
             }
@@ -52,14 +54,21 @@ impl OrderChanges for SqliteOrderChanges {
         self.sqlite.writer.write(CONTEXT, work).await
     }
 
-    async fn cancel_unwritten(&self, record: &OrderRecord, payment_window_ms: i64) -> StoreResult<Moved> {
+    async fn end_unwritten(
+        &self,
+        record: &OrderRecord,
+        ending: Ending,
+        mover: &Mover<'_>,
+    ) -> StoreResult<Moved> {
         const INSERT: &str = "INSERT INTO orders (order_id, month, sale_id, sku_id, user_id, quantity, unit_price, \
              currency, state, reason, epoch, accepted_ms, created_ms, expires_ms) \
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, ?, ?, ?, ?) ON CONFLICT DO NOTHING";
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING";
         let (record, time) = (record.clone(), self.sqlite.time.clone());
+        let own = mover.clone().into_owned();
+        let reason = ending.reason().map(RejectReason::as_str);
         let order = record.order_id;
         let work = async move |connection: &mut SqliteConnection| {
-            let (arrow, now_ms) = (OrderEvent::Cancel.arrow(), time.now_ms());
+            let (arrow, now_ms) = (ending.event().arrow(), time.now_ms());
             let inserted = sqlx::query(INSERT)
                 .bind(record.order_id.to_string())
                 .bind(record.order_id.month().number())
@@ -70,17 +79,18 @@ impl OrderChanges for SqliteOrderChanges {
                 .bind(record.unit_price.amount())
                 .bind(record.unit_price.currency())
                 .bind(arrow.to.as_str())
+                .bind(reason)
                 .bind(record.epoch)
                 .bind(record.accepted_ms)
                 .bind(now_ms)
-                .bind(now_ms.saturating_add(payment_window_ms))
+                .bind(now_ms.saturating_add(ending.payment_window_ms))
                 .execute(&mut *connection)
                 .await
                 .map_err(|error| failed(CONTEXT, error))?;
             if inserted.rows_affected() == 0 {
                 return Ok(None);
             }
-            note_move(connection, arrow, order, now_ms).await?;
+            note_moves(connection, &[OrderMove::first(&record, arrow, reason, &own)], now_ms).await?;
             let found = find(connection, order).await?;
             let found = found.ok_or_else(|| broken(CONTEXT, "a row that was written is not there"))?;
             let decision = give_back(connection, &found, true).await?;
@@ -89,7 +99,7 @@ impl OrderChanges for SqliteOrderChanges {
         match self.sqlite.writer.write(CONTEXT, work).await? {
             Some(moved) => Ok(moved),
             // The order writer was quicker.
-            None => self.change(order, OrderEvent::Cancel).await,
+            None => self.change(order, ending.event(), mover).await,
         }
     }
 
@@ -131,7 +141,8 @@ impl OrderChanges for SqliteOrderChanges {
             for row in &rows {
                 let order = read(row)?;
                 if !must_wait(connection, order.id, now_ms, grace).await? {
-                    follow(connection, (OrderEvent::Expire.arrow(), true), order, now_ms).await?;
+                    let expire = (OrderEvent::Expire.arrow(), true, &Mover::EXPIRY);
+                    follow(connection, expire, order, now_ms).await?;
                     expired += 1;
                 }
             }

@@ -2,12 +2,12 @@
 
 use sqlx::sqlite::SqliteConnection;
 
-use super::failures::broken;
 use super::sqlite_batch::{count_unpaid, free_buyer, return_units};
+use super::sqlite_journal::note_moves;
 use super::sqlite_order_store::{COLUMNS, read};
-use super::sqlite_rows::{Bound, failed};
+use super::sqlite_rows::{change_one, failed};
 use crate::domain::order_life::{Arrow, LedgerColumn};
-use crate::domain::{Decision, Order, OrderId, OrderState};
+use crate::domain::{Decision, Mover, Order, OrderId, OrderMove, OrderState};
 use crate::ports::{Moved, StoreResult};
 
 const CONTEXT: &str = "change order";
@@ -30,7 +30,7 @@ pub async fn find(connection: &mut SqliteConnection, order: OrderId) -> StoreRes
 /// When a statement fails, or changes another number of rows than one.
 pub async fn follow(
     connection: &mut SqliteConnection,
-    (arrow, restock): (&Arrow, bool),
+    (arrow, restock, mover): (&Arrow, bool, &Mover<'_>),
     mut order: Order,
     now_ms: i64,
 ) -> StoreResult<Moved> {
@@ -38,7 +38,7 @@ pub async fn follow(
     let query =
         sqlx::query(set).bind(arrow.to.as_str()).bind(order.id.to_string()).bind(order.state.as_str());
     change_one(connection, query).await?;
-    note_move(connection, arrow, order.id, now_ms).await?;
+    note_moves(connection, &[OrderMove::of(&order, arrow, mover)], now_ms).await?;
     let units = |column| {
         let of = |state: OrderState| i64::from(state.facts().units == Some(column));
         (of(arrow.to) - of(order.state)) * i64::from(order.quantity.units())
@@ -84,27 +84,4 @@ pub async fn give_back(
         return_units(connection, order.id).await?;
     }
     Ok(Decision { order: order.id, state: order.state, buyer_keeps: Some(keeps) })
-}
-
-/// Writes the row of an arrow in `order_moves`.
-///
-/// # Errors
-/// When the statement fails.
-pub async fn note_move(
-    connection: &mut SqliteConnection,
-    arrow: &Arrow,
-    order: OrderId,
-    now_ms: i64,
-) -> StoreResult<()> {
-    let note = "INSERT INTO order_moves (order_id, kind, at_ms) VALUES (?, ?, ?)";
-    change_one(connection, sqlx::query(note).bind(order.to_string()).bind(arrow.move_word).bind(now_ms)).await
-}
-
-/// Executes a statement that has to change one row.
-///
-/// # Errors
-/// When it fails, or changes another number of rows.
-pub async fn change_one(connection: &mut SqliteConnection, query: Bound<'_>) -> StoreResult<()> {
-    let changed = query.execute(connection).await.map_err(|error| failed(CONTEXT, error))?.rows_affected();
-    if changed == 1 { Ok(()) } else { Err(broken(CONTEXT, format!("{changed} rows changed and not one"))) }
 }

@@ -136,7 +136,7 @@ impl Orders for SqliteOrderStore {
     }
 
     async fn is_dead_letter(&self, order: OrderId) -> StoreResult<bool> {
-        sqlx::query_scalar("SELECT EXISTS(SELECT 1 FROM dead_letters WHERE order_id = ?)")
+        sqlx::query_scalar("SELECT EXISTS(SELECT 1 FROM dead_letters WHERE order_id = ? AND state = 'open')")
             .bind(order.to_string())
             .fetch_one(self.sqlite.readers())
             .await

@@ -7,12 +7,12 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use super::failures::broken;
 use super::sqlite::Sqlite;
-use super::sqlite_order_moves::{change_one, find, follow};
-use super::sqlite_rows::{column, failed, number, parsed};
+use super::sqlite_order_moves::{find, follow};
+use super::sqlite_rows::{change_one, column, failed, number, parsed};
 use crate::backend::readable::readable;
 use crate::domain::order_life::{OrderEvent, Step};
 use crate::domain::payment::{RefundKey, RefundReason, RefundState};
-use crate::domain::{Capture, Instance, Money, OrderId, PaymentId, PaymentRequest, Refund};
+use crate::domain::{Capture, Instance, Money, Mover, OrderId, PaymentId, PaymentRequest, Refund};
 use crate::ports::{Moved, RefundStep, Refunds, StoreResult};
 
 const CONTEXT: &str = "change refund";
@@ -44,8 +44,8 @@ pub struct SqliteRefunds {
 
 #[async_trait]
 impl Refunds for SqliteRefunds {
-    async fn refund_order(&self, id: OrderId, restock: bool) -> StoreResult<Moved> {
-        let time = self.sqlite.time.clone();
+    async fn refund_order(&self, id: OrderId, restock: bool, mover: &Mover<'_>) -> StoreResult<Moved> {
+        let (time, mover) = (self.sqlite.time.clone(), mover.clone().into_owned());
         let work = async move |connection: &mut SqliteConnection| {
             let now_ms = time.now_ms();
             let Some(order) = find(connection, id).await? else { return Ok(Moved::Absent) };
@@ -57,7 +57,7 @@ impl Refunds for SqliteRefunds {
             if let Some((payment, capture)) = paid_by(connection, id).await? {
                 owe(connection, payment, &capture, RefundReason::Operator, now_ms).await?;
             }
-            follow(connection, (arrow, restock), order, now_ms).await
+            follow(connection, (arrow, restock, &mover), order, now_ms).await
         };
         self.sqlite.writer.write(CONTEXT, work).await
     }

@@ -73,6 +73,20 @@ pub async fn insert<'a, T>(
     Ok(())
 }
 
+/// Executes a statement that has to change one row.
+///
+/// # Errors
+/// When it fails, or changes another number of rows.
+pub async fn change_one(connection: &mut SqliteConnection, query: Bound<'_>) -> StoreResult<()> {
+    let changed =
+        query.execute(connection).await.map_err(|error| failed("change a row", error))?.rows_affected();
+    if changed == 1 {
+        Ok(())
+    } else {
+        Err(broken("change a row", format!("{changed} rows changed and not one")))
+    }
+}
+
 /// Reads a column's value.
 ///
 /// # Errors

@@ -149,6 +149,8 @@ impl AuditLog for SqliteSaleStore {
             | Subject::Order { .. }
             | Subject::Refund { .. }
             | Subject::Books { .. }
+            | Subject::DeadLetter { .. }
+            | Subject::Subscription { .. }
             | Subject::Position { .. } => (None, None, Some(json)),
         };
         let work = async move |connection: &mut SqliteConnection| {

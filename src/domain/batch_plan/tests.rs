@@ -95,7 +95,7 @@ proptest! {
         known.claims.insert((sale.id.clone(), regular.clone()), (0..held_before).collect());
         if let Some(Ok(first)) = batch.records.first().map(|record| record.order.as_ref()) {
             let state = if released { OrderState::Cancelled } else { OrderState::AwaitingPayment };
-            known.orders.insert(first.order_id, state);
+            known.orders.insert(first.order_id, Some(state));
         }
         let free = |scarce: &Scarce| if scarce.1.as_str() == "pad" { free_pad } else { free_phone };
         let plan = plan(&batch, &map(), &sales, &known, free);

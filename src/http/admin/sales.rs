@@ -181,7 +181,11 @@ pub async fn read_body<T: DeserializeOwned>(
     extract::json(request, &extract::body(request, payload, ADMIN_BODY_BYTES_MAX, context).await?)
 }
 
-fn sale_id(path: &str) -> Result<SaleId, Problem> {
+/// Reads the id of a sale from a path.
+///
+/// # Errors
+/// `sale_not_found` for a text that can be none.
+pub fn sale_id(path: &str) -> Result<SaleId, Problem> {
     SaleId::parse(path).map_err(|_| Problem::new(Code::SaleNotFound))
 }
 

@@ -108,7 +108,7 @@ impl Database {
         }
         let claims = truth.claims.iter();
         let known = Known {
-            orders: truth.rows.iter().map(|(order, state)| (*order, *state)).collect(),
+            orders: truth.rows.iter().map(|(order, state)| (*order, Some(*state))).collect(),
             claims: claims
                 .map(|(user, units)| ((self.sale.id.clone(), user.clone()), units.clone()))
                 .collect(),

@@ -123,6 +123,18 @@ impl Stage for DataFolder {
         rows.iter().map(|row| (row.get(0), serde_json::from_str(row.get(1)).expect("JSON"))).collect()
     }
 
+    async fn moves(&self, order: &str) -> BTreeMap<String, [String; 4]> {
+        let text =
+            "SELECT kind, from_state, to_state, mover, COALESCE(why, '') FROM order_moves WHERE order_id = ?";
+        let rows =
+            sqlx::query(text).bind(order).fetch_all(&mut self.connect(true).await).await.expect("rows");
+        rows.iter().map(|row| (row.get(0), [1, 2, 3, 4].map(|column| row.get(column)))).collect()
+    }
+
+    async fn execute_control(&self, statement: &str) {
+        self.try_execute(statement).await.expect("done");
+    }
+
     async fn drop_ledger(&self, sale: &str) {
         self.try_execute(&format!("DELETE FROM ledger WHERE sale_id = '{sale}'")).await.expect("done");
     }

@@ -129,7 +129,7 @@ impl Stage for Servers {
         distributed::open(&settings, Clock::System).await.expect("an open backend")
     }
 
-    /// Removes databases, keys and the topic. A broker with thousands of topics takes minutes to start.
+    /// Removes databases, keys and the topics. A broker with thousands of topics takes minutes to start.
     async fn remove(&self) {
         let mut names = self.controls();
         names.extend(self.shards());
@@ -145,8 +145,9 @@ impl Stage for Servers {
         let mut client = ClientConfig::new();
         client.set("bootstrap.servers", &self.config.kafka.brokers);
         let admin: AdminClient<DefaultClientContext> = client.create().expect("a client");
-        // A test may have removed it before.
-        drop(admin.delete_topics(&[&self.config.kafka.topic], &AdminOptions::new()).await.expect("answered"));
+        // A test may have removed one before.
+        let topics = [self.config.kafka.topic.as_str(), &self.config.kafka.events_topic];
+        drop(admin.delete_topics(&topics, &AdminOptions::new()).await.expect("answered"));
     }
 
     async fn append(&self, order: OrderId, payloads: Vec<Vec<u8>>) {
@@ -200,6 +201,31 @@ impl Stage for Servers {
         );
         let rows = sqlx::query(AssertSqlSafe(text)).bind(action).fetch_all(self.pool(0)).await.expect("rows");
         rows.iter().map(|row| (row.get(0), serde_json::from_str(row.get(1)).expect("JSON"))).collect()
+    }
+
+    async fn moves(&self, order: &str) -> BTreeMap<String, [String; 4]> {
+        let order = OrderId::parse(order).expect("an order id").bytes().to_vec();
+        let mut moves = BTreeMap::new();
+        for (instance, shard) in self.shards() {
+            let text = format!(
+                "SELECT kind, from_state, to_state, mover, COALESCE(why, '') FROM {shard}.order_moves \
+                 WHERE order_id = ?"
+            );
+            let rows = sqlx::query(AssertSqlSafe(text)).bind(&order).fetch_all(self.pool(instance)).await;
+            let rows = rows.expect("rows");
+            moves.extend(rows.iter().map(|row| (row.get(0), [1, 2, 3, 4].map(|column| row.get(column)))));
+        }
+        moves
+    }
+
+    async fn execute_control(&self, statement: &str) {
+        for (instance, control) in self.controls() {
+            let mut connection = self.pool(instance).acquire().await.expect("a connection");
+            for text in [format!("USE {control}"), statement.to_owned()] {
+                sqlx::raw_sql(AssertSqlSafe(text)).execute(&mut *connection).await.expect("done");
+            }
+            connection.close().await.expect("closed");
+        }
     }
 
     async fn drop_ledger(&self, sale: &str) {

@@ -132,9 +132,10 @@ fn an_order_that_expired_before_its_payment_was_due() {
 #[test]
 fn moves_that_do_not_lead_to_the_state() {
     broken(&[Rule::MovesDiffer], |evidence| drop(evidence.moves.remove(0)));
-    broken(&[Rule::MovesDiffer], |evidence| {
+    broken(&[Rule::MovesDiffer, Rule::EventsDoNotFollow], |evidence| {
         let at_ms = evidence.rows[0].expires_ms;
-        let step = Move { kind: "expired".to_owned(), at_ms, ..evidence.moves[0].clone() };
+        let (from, to) = ("awaiting_payment".to_owned(), "expired".to_owned());
+        let step = Move { kind: to.clone(), at_ms, from, to, ..evidence.moves[0].clone() };
         evidence.moves.push(step);
     });
     broken(&[Rule::MoveWithoutRow], |evidence| {

@@ -11,12 +11,15 @@ use crate::collect;
 use crate::config::TokenConfig;
 use crate::ids::month_of_ms;
 
-const SCHEMA: [&str; 5] = [
+const SCHEMA: [&str; 8] = [
     include_str!("../../../../migrations/embedded/0001_shop.sql"),
     include_str!("../../../../migrations/embedded/0002_halts_audit_and_places.sql"),
     include_str!("../../../../migrations/embedded/0003_user_ids.sql"),
     include_str!("../../../../migrations/embedded/0004_units_return.sql"),
     include_str!("../../../../migrations/embedded/0005_payments.sql"),
+    include_str!("../../../../migrations/embedded/0006_unpaid_max.sql"),
+    include_str!("../../../../migrations/embedded/0007_notices_and_failed_refunds.sql"),
+    include_str!("../../../../migrations/embedded/0008_journal_and_events.sql"),
 ];
 const SALE: &str = "friday";
 /// 15 May 2026.
@@ -65,7 +68,7 @@ impl Folder {
                 "PRAGMA journal_mode = WAL;
                  INSERT INTO settings VALUES ('shard_map', '8 shards, 4 partitions');
                  INSERT INTO sales VALUES ('friday', {STARTS_MS}, 3, '{definition}');
-                 INSERT INTO gates VALUES ('friday', 0, 1, 'open', NULL, {STARTS_MS}, {ends_ms}, 1, 4);
+                 INSERT INTO gates VALUES ('friday', 0, 1, 'open', NULL, {STARTS_MS}, {ends_ms}, 1, 4, 3);
                  INSERT INTO stock VALUES ('friday', 0, 'phone', 6);
                  INSERT INTO ledger VALUES ('friday', 'phone', 10, 4, 0, 0);
                  INSERT INTO consumer_positions (part, next_offset) VALUES (0, 0), (1, 0), (2, 0), (3, 0);"
@@ -90,14 +93,30 @@ impl Folder {
         });
         self.damage(&format!(
             "INSERT INTO reservations VALUES ('{id}', 'friday', 0, 'phone', '{user}', 1, '{print}', {accepted_ms});
-             INSERT INTO buyers VALUES ('friday', 0, '{user}', 1);
+             INSERT INTO buyers VALUES ('friday', 0, '{user}', 1, 0);
              INSERT INTO order_log SELECT {part}, next_offset, CAST('{record}' AS BLOB)
                FROM consumer_positions WHERE part = {part};
              UPDATE consumer_positions SET next_offset = next_offset + 1 WHERE part = {part};
              INSERT INTO orders VALUES ('{id}', {month}, 'friday', 'phone', '{user}', 1, 100, 'CNY',
                'awaiting_payment', NULL, 1, {accepted_ms}, {accepted_ms}, {accepted_ms} + 900000);
-             INSERT INTO claims VALUES ('friday', '{user}', 0, '{id}');
-             INSERT INTO order_moves VALUES ('{id}', 'persisted', {accepted_ms});"
+             INSERT INTO claims VALUES ('friday', '{user}', 0, '{id}');"
+        ))
+        .await;
+        self.tell(user, accepted_ms, ("persisted", "queued", "awaiting_payment")).await;
+    }
+
+    /// Tells a step of an order.
+    async fn tell(&self, user: &str, at_ms: i64, (kind, from, to): (&str, &str, &str)) {
+        let step = serde_json::json!([{
+            "order_id": id(user), "sale_id": SALE, "sku_id": "phone", "user_id": user, "quantity": 1,
+            "unit_price": { "amount": 100, "currency": "CNY" }, "kind": kind, "from": from, "to": to,
+            "by": "order_writer", "accepted_ms": STARTS_MS + 5,
+        }]);
+        self.damage(&format!(
+            "INSERT INTO order_moves VALUES ('{}', '{kind}', {at_ms}, '{from}', '{to}', 'order_writer', NULL);
+             INSERT INTO order_events SELECT next_number, 1, {at_ms}, CAST('{step}' AS BLOB) FROM event_logs;
+             UPDATE event_logs SET next_number = next_number + 1;",
+            id(user)
         ))
         .await;
     }
@@ -111,11 +130,11 @@ impl Folder {
         self.damage(&format!(
             "UPDATE orders SET state = 'paid' WHERE order_id = '{id}';
              UPDATE ledger SET held = held - 1, sold = sold + 1;
-             INSERT INTO order_moves VALUES ('{id}', 'paid', {paid_ms});
              INSERT INTO payments (order_id, attempt, state, request, reference, capture, created_ms)
                VALUES ('{id}', 1, 'captured', '{request}', 'cs_1', 'pi_1', {paid_ms});"
         ))
         .await;
+        self.tell(user, paid_ms, ("paid", "awaiting_payment", "paid")).await;
     }
 
     async fn damage(&self, statements: &str) {
@@ -147,7 +166,7 @@ async fn a_good_folder_is_good_and_says_what_is_not_judged() {
 #[tokio::test]
 async fn what_is_broken_in_a_table_is_found() {
     let (first, month) = (id("u-0"), id("u-0").month() + 1);
-    let cases: [(&str, &[Rule]); 10] = [
+    let cases: [(&str, &[Rule]); 12] = [
         (
             "PRAGMA ignore_check_constraints = 1; UPDATE ledger SET stock = 3 WHERE sku_id = 'phone'",
             &[Rule::PoolDiffers, Rule::LedgerOverAllotment],
@@ -163,7 +182,12 @@ async fn what_is_broken_in_a_table_is_found() {
         ),
         (
             "UPDATE orders SET unit_price = 1 WHERE user_id = 'u-1'",
-            &[Rule::PriceDiffers, Rule::RowDiffersFromRecord],
+            &[Rule::PriceDiffers, Rule::RowDiffersFromRecord, Rule::EventDiffers],
+        ),
+        ("DELETE FROM order_events WHERE first_number = 2", &[Rule::MoveUntold, Rule::EventNumbersDiffer]),
+        (
+            "INSERT INTO view_counts VALUES ('friday', 0, 'phone', 1, 'paid', 'a', 'b', '', 'CNY', 1, 1, 1)",
+            &[Rule::ViewDiffers],
         ),
         (
             "UPDATE order_log SET payload = CAST('garbage' AS BLOB) WHERE log_offset = 0 AND part = (SELECT MIN(part) FROM order_log)",
@@ -244,11 +268,12 @@ async fn an_accepted_order_that_is_never_written_is_found() {
         Rule::RedisBuyersDiffer,
         Rule::HoldWithoutRow,
         Rule::RecordWithoutRow,
+        Rule::EventWithoutMove,
     ]);
     assert_eq!(folder.broken().await, lost);
     let waiting = format!("UPDATE consumer_positions SET next_offset = 0 WHERE part = {part}");
     folder.damage(&waiting).await;
-    assert_eq!(folder.broken().await, [Rule::RecordsUnread].into());
+    assert_eq!(folder.broken().await, [Rule::RecordsUnread, Rule::EventWithoutMove].into());
     let facts = collect::sale(&folder.config, SALE).await.expect("readable").expect("a sale");
     let limit = std::time::Duration::from_millis(1);
     let settled = collect::settle::settle(&folder.config, &facts, limit).await.expect("readable");

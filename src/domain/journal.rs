@@ -1,0 +1,344 @@
+//! The journal: what each step of an order's life says of itself, as a row of `order_moves` and as an event.
+//!
+//! The events of one transaction and one partition are one row of `order_events`, whose payload is a JSON array of
+//! [`OrderMove`]. The events of a partition are numbered without gaps, in the order in which they were committed. A
+//! reader that has one event of a partition has had all before it, so a number is a cursor.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::calendar::rfc3339;
+use super::ids::{SaleId, SkuId, UserId};
+use super::money::{Money, Quantity};
+use super::operator::Change;
+use super::order::Order;
+use super::order_id::OrderId;
+use super::order_life::{ARROWS, Arrow, OrderState};
+use super::record::OrderRecord;
+use super::shard::Part;
+
+/// Who moves an order, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mover<'a> {
+    /// One of the words below, or `operator:` and the name of an API key. At most [`Mover::BYTES_MAX`] bytes.
+    pub by: Cow<'a, str>,
+    /// Why, in an operator's words, at most 200 characters; `None` when the step says it itself.
+    pub why: Option<Cow<'a, str>>,
+}
+
+impl<'a> Mover<'a> {
+    /// Most bytes of who moves an order.
+    pub const BYTES_MAX: usize = 80;
+    /// The order writer decides an order.
+    pub const ORDER_WRITER: Self = Self::word("order_writer");
+    /// The buyer gives an order up, or pays one that costs nothing.
+    pub const BUYER: Self = Self::word("buyer");
+    /// The payment provider has captured an order's amount.
+    pub const PAYMENT_PROVIDER: Self = Self::word("payment_provider");
+    /// Nobody has paid an order in time.
+    pub const EXPIRY: Self = Self::word("expiry");
+    /// Somebody moved an order before the journal said who.
+    pub const UNKNOWN: Self = Self::word("unknown");
+    /// An order came from another backend.
+    pub const IMPORT: Self = Self::word("import");
+
+    const fn word(word: &'static str) -> Self {
+        Self { by: Cow::Borrowed(word), why: None }
+    }
+
+    /// Answers the same mover without borrowed texts.
+    pub fn into_owned(self) -> Mover<'static> {
+        Mover { by: Cow::Owned(self.by.into_owned()), why: self.why.map(|why| Cow::Owned(why.into_owned())) }
+    }
+
+    /// Names the operator of a change, and gives the operator's reason.
+    pub fn operator(change: &'a Change) -> Self {
+        let mut by = format!("operator:{}", change.actor);
+        by.truncate(by.floor_char_boundary(Self::BYTES_MAX));
+        Self { by: Cow::Owned(by), why: Some(Cow::Borrowed(&change.reason)) }
+    }
+}
+
+/// One step that an order took. A reader ignores fields that it does not know, and takes words that it does not know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderMove<'a> {
+    /// The order.
+    pub order_id: OrderId,
+    /// Its sale.
+    pub sale_id: Cow<'a, SaleId>,
+    /// What was bought.
+    pub sku_id: Cow<'a, SkuId>,
+    /// The buyer.
+    pub user_id: Cow<'a, UserId>,
+    /// How many units were bought.
+    pub quantity: Quantity,
+    /// The price of one unit.
+    pub unit_price: Cow<'a, Money>,
+    /// The word of the step, which an order takes once at most: [`Arrow::move_word`].
+    pub kind: Cow<'a, str>,
+    /// The word of the state before.
+    pub from: Cow<'a, str>,
+    /// The word of the state after.
+    pub to: Cow<'a, str>,
+    /// Why it was rejected; `None` in every other state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Cow<'a, str>>,
+    /// Who moved it, as [`Mover::by`].
+    pub by: Cow<'a, str>,
+    /// Why, as [`Mover::why`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<Cow<'a, str>>,
+    /// When the order was accepted, ms since 1970.
+    pub accepted_ms: i64,
+    /// When the step was taken, ms since 1970, if that is not the time of its row: the time of an imported order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_ms: Option<i64>,
+}
+
+impl<'a> OrderMove<'a> {
+    /// Makes the step of an order with a row along an arrow. `order` is as it was before.
+    pub fn of(order: &'a Order, arrow: &Arrow, mover: &Mover<'a>) -> Self {
+        Self {
+            order_id: order.id,
+            sale_id: Cow::Borrowed(&order.sale),
+            sku_id: Cow::Borrowed(&order.sku),
+            user_id: Cow::Borrowed(&order.user),
+            quantity: order.quantity,
+            unit_price: Cow::Borrowed(&order.unit_price),
+            kind: Cow::Borrowed(arrow.move_word.unwrap_or_default()),
+            from: Cow::Borrowed(order.state.as_str()),
+            to: Cow::Borrowed(arrow.to.as_str()),
+            reason: None,
+            by: mover.by.clone(),
+            why: mover.why.clone(),
+            accepted_ms: order.accepted_ms,
+            at_ms: None,
+        }
+    }
+
+    /// Makes the first step of an order that gets its row along an arrow, with the reason of a rejection. The order log
+    /// has its record, so it was queued.
+    pub fn first(
+        record: &'a OrderRecord,
+        arrow: &Arrow,
+        reason: Option<&'static str>,
+        mover: &Mover<'a>,
+    ) -> Self {
+        Self {
+            order_id: record.order_id,
+            sale_id: Cow::Borrowed(&record.sale_id),
+            sku_id: Cow::Borrowed(&record.sku_id),
+            user_id: Cow::Borrowed(&record.user_id),
+            quantity: record.quantity,
+            unit_price: Cow::Borrowed(&record.unit_price),
+            kind: Cow::Borrowed(arrow.move_word.unwrap_or_default()),
+            from: Cow::Borrowed(OrderState::Queued.as_str()),
+            to: Cow::Borrowed(arrow.to.as_str()),
+            reason: reason.map(Cow::Borrowed),
+            by: mover.by.clone(),
+            why: mover.why.clone(),
+            accepted_ms: record.accepted_ms,
+            at_ms: None,
+        }
+    }
+
+    /// Makes the steps of an order from before its journal told more than their words. `noted` are those words, each
+    /// with its time, in any order. A word that this version does not know is left out.
+    pub fn retold(order: &'a Order, noted: &[(String, i64)]) -> Vec<Self> {
+        let known = |(word, at_ms): &(String, i64)| {
+            let place = ARROWS.iter().position(|arrow| arrow.move_word == Some(word.as_str()))?;
+            Some((*at_ms, place))
+        };
+        let mut steps: Vec<(i64, usize)> = noted.iter().filter_map(known).collect();
+        steps.sort_unstable();
+        let mut before = OrderState::Queued;
+        let step = |(at_ms, place): (i64, usize)| {
+            let arrow = &ARROWS[place];
+            let was = std::mem::replace(&mut before, arrow.to);
+            let told = Self::of(order, arrow, &Mover::UNKNOWN);
+            let reason = order.reason.filter(|_| arrow.to == OrderState::Rejected);
+            Self {
+                from: Cow::Borrowed(was.as_str()),
+                reason: reason.map(|reason| Cow::Borrowed(reason.as_str())),
+                at_ms: Some(at_ms),
+                ..told
+            }
+        };
+        steps.into_iter().map(step).collect()
+    }
+
+    /// Answers what the order costs in all, in minor units of its currency.
+    pub fn amount(&self) -> i64 {
+        self.unit_price.amount().saturating_mul(i64::from(self.quantity.units()))
+    }
+}
+
+/// Encodes the payload of a row of `order_events`.
+pub fn encode(moves: &[OrderMove<'_>]) -> Vec<u8> {
+    serde_json::to_vec(moves).expect("steps of strings and integers always serialise")
+}
+
+/// The number of the next event that a reader wants of each partition. A partition that is not named begins at
+/// [`FIRST_NUMBER`].
+pub type EventNumbers = BTreeMap<Part, i64>;
+
+/// The number of the first event of a partition.
+pub const FIRST_NUMBER: i64 = 1;
+
+/// One event, as a reader gets it.
+#[derive(Debug, Clone)]
+pub struct StoredEvent {
+    /// Its partition: that of its order in the order log.
+    pub part: Part,
+    /// Its number in the partition.
+    pub number: i64,
+    /// When the step was taken, ms since 1970.
+    pub at_ms: i64,
+    /// The order.
+    pub order: OrderId,
+    /// The word of the step.
+    pub kind: String,
+    /// The step, as it was written: an [`OrderMove`], perhaps of a newer version with more fields.
+    pub data: Box<RawValue>,
+}
+
+/// What a reader that passes events on needs to know of them.
+#[derive(Deserialize)]
+struct Head {
+    order_id: OrderId,
+    kind: String,
+    at_ms: Option<i64>,
+}
+
+/// An event in the shape of CloudEvents 1.0, structured mode. Source: github.com/cloudevents/spec, "spec.md" and the
+/// extensions "sequence" and "partitioning".
+#[derive(Serialize)]
+struct CloudEvent<'a> {
+    specversion: &'static str,
+    id: &'a str,
+    source: String,
+    r#type: String,
+    subject: OrderId,
+    time: String,
+    datacontenttype: &'static str,
+    partitionkey: OrderId,
+    sequence: String,
+    data: &'a RawValue,
+}
+
+impl StoredEvent {
+    /// Reads the events of a row of `order_events`.
+    ///
+    /// # Errors
+    /// Why the payload is not `events` steps.
+    pub fn of_row(
+        part: Part,
+        (first_number, events): (i64, i64),
+        at_ms: i64,
+        payload: &[u8],
+    ) -> Result<Vec<Self>, String> {
+        let found: Vec<&RawValue> = serde_json::from_slice(payload).map_err(|error| error.to_string())?;
+        if i64::try_from(found.len()) != Ok(events) {
+            return Err(format!("{} events stand where {events} should", found.len()));
+        }
+        let read = |(number, data): (i64, &RawValue)| {
+            let head: Head = serde_json::from_str(data.get()).map_err(|error| error.to_string())?;
+            let at_ms = head.at_ms.unwrap_or(at_ms);
+            Ok(Self { part, number, at_ms, order: head.order_id, kind: head.kind, data: data.to_owned() })
+        };
+        (first_number..).zip(found).map(read).collect()
+    }
+
+    /// Answers the event's id, the same however often the event is passed on: an order takes a step once at most.
+    pub fn id(&self) -> String {
+        format!("{}.{}", self.order, self.kind)
+    }
+
+    /// Reads the step itself.
+    ///
+    /// # Errors
+    /// Why it cannot be read.
+    pub fn order_move(&self) -> Result<OrderMove<'static>, String> {
+        serde_json::from_str(self.data.get()).map_err(|error| error.to_string())
+    }
+
+    /// Encodes the event for those who are told: CloudEvents 1.0 as JSON. Of one `source`, `sequence` ascends as texts
+    /// do.
+    pub fn encode(&self) -> Vec<u8> {
+        let event = CloudEvent {
+            specversion: "1.0",
+            id: &self.id(),
+            source: format!("/seckill/parts/{}", self.part.number()),
+            r#type: format!("seckill.order.{}", self.kind),
+            subject: self.order,
+            time: rfc3339(self.at_ms),
+            datacontenttype: "application/json",
+            partitionkey: self.order,
+            sequence: format!("{:020}", self.number),
+            data: &self.data,
+        };
+        serde_json::to_vec(&event).expect("an event of strings always serialises")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn row() -> Vec<u8> {
+        let step = |id: &str, more: Value| {
+            let mut step = json!({
+                "order_id": id, "sale_id": "drop", "sku_id": "phone", "user_id": "u1", "quantity": 2,
+                "unit_price": {"amount": 19900, "currency": "CNY"}, "kind": "persisted", "from": "queued",
+                "to": "awaiting_payment", "by": "order_writer", "accepted_ms": 1_700_000_000_000_i64,
+            });
+            step.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+            step
+        };
+        let id = "ord_00000000000000000000000000";
+        serde_json::to_vec(&[step(id, json!({})), step(id, json!({"at_ms": 7, "kind": "melted", "heat": 9}))])
+            .expect("JSON")
+    }
+
+    #[test]
+    fn an_event_is_numbered_by_its_row_and_keeps_what_this_version_does_not_know() {
+        let events =
+            StoredEvent::of_row(Part::new(3), (41, 2), 1_700_000_000_123, &row()).expect("two steps");
+        let told: Vec<Value> =
+            events.iter().map(|event| serde_json::from_slice(&event.encode()).expect("JSON")).collect();
+        assert_eq!(told[0]["sequence"], "00000000000000000041");
+        assert_eq!(told[0]["source"], "/seckill/parts/3");
+        assert_eq!(told[0]["time"], "2023-11-14T22:13:20.123Z");
+        assert_eq!(told[0]["type"], "seckill.order.persisted");
+        assert_eq!(told[0]["id"], format!("{}.persisted", events[0].order));
+        assert_eq!(told[1]["data"]["heat"], 9);
+        assert_eq!((told[1]["time"].as_str(), events[1].number), (Some("1970-01-01T00:00:00.007Z"), 42));
+        let step = events[1].order_move().expect("a step");
+        assert_eq!((step.kind.as_ref(), step.amount()), ("melted", 39800));
+    }
+
+    #[test]
+    fn a_row_that_says_another_number_of_events_is_refused() {
+        assert!(StoredEvent::of_row(Part::new(3), (41, 3), 0, &row()).is_err());
+        assert!(StoredEvent::of_row(Part::new(3), (41, 1), 0, b"{}").is_err());
+        assert!(StoredEvent::of_row(Part::new(3), (41, 1), 0, b"[{}]").is_err());
+    }
+
+    #[test]
+    fn an_operators_name_is_cut_at_a_character() {
+        let change = Change {
+            actor: "ö".repeat(64),
+            action: "order_cancel",
+            reason: "wished".to_owned(),
+            request_id: "-".to_owned(),
+        };
+        let mover = Mover::operator(&change);
+        assert_eq!(mover.by.len(), 79);
+        assert_eq!(mover.why.as_deref(), Some("wished"));
+    }
+}

@@ -1,0 +1,88 @@
+//! The admin routes of views and events. The paths below stand under `/api/v1/admin`.
+
+use std::collections::BTreeMap;
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Serialize;
+
+use super::sales::sale_id;
+use super::{Scope, operator};
+use crate::domain::view::{InState, Totals};
+use crate::domain::{SaleId, SkuId};
+use crate::http::Context;
+use crate::http::problem::{Code, Problem};
+use crate::http::shopper::rfc3339;
+
+/// What was taken in one currency, in its minor units.
+#[derive(Serialize)]
+struct RevenueView {
+    paid: i64,
+    refunded: i64,
+    net: i64,
+}
+
+/// What there is of a sale or of one of its SKUs.
+#[derive(Serialize)]
+struct TotalsView<'a> {
+    states: &'a BTreeMap<String, InState>,
+    rejected: &'a BTreeMap<String, i64>,
+    revenue: BTreeMap<&'a str, RevenueView>,
+}
+
+/// The steps of one minute.
+#[derive(Serialize)]
+struct MinuteView<'a> {
+    at: String,
+    steps: &'a BTreeMap<String, i64>,
+}
+
+/// The view of a sale.
+#[derive(Serialize)]
+struct View<'a> {
+    sale_id: &'a SaleId,
+    /// What happened before this time is in the view.
+    as_of: String,
+    /// The number of events that it is built of.
+    events: i64,
+    /// SHA-256 of the view's text: two views of the same events have the same one.
+    hash: String,
+    #[serde(flatten)]
+    totals: TotalsView<'a>,
+    items: BTreeMap<&'a SkuId, TotalsView<'a>>,
+    minutes: Vec<MinuteView<'a>>,
+}
+
+impl<'a> TotalsView<'a> {
+    fn of(totals: &'a Totals) -> Self {
+        let revenue = totals.revenue.iter().map(|(currency, revenue)| {
+            let net = revenue.paid - revenue.refunded;
+            (currency.as_str(), RevenueView { paid: revenue.paid, refunded: revenue.refunded, net })
+        });
+        Self { states: &totals.states, rejected: &totals.rejected, revenue: revenue.collect() }
+    }
+}
+
+/// Answers `GET /sales/{sale}/view`: orders, units and revenue by state, and the steps of every minute.
+///
+/// # Errors
+/// `sale_not_found`.
+pub async fn read(
+    request: HttpRequest,
+    path: web::Path<String>,
+    context: web::Data<Context>,
+) -> Result<HttpResponse, Problem> {
+    operator(&request, &context, Scope::SalesRead).await?;
+    let now = context.shop.view(&sale_id(&path)?).await?;
+    let now = now.ok_or_else(|| Problem::new(Code::SaleNotFound))?;
+    let view = &now.view;
+    let minute = |minute: i64| rfc3339(minute.saturating_mul(60_000));
+    Ok(HttpResponse::Ok().json(View {
+        sale_id: &view.sale_id,
+        as_of: rfc3339(now.as_of_ms),
+        events: view.events,
+        hash: view.hash(),
+        totals: TotalsView::of(&view.totals),
+        items: view.items.iter().map(|(sku, totals)| (sku, TotalsView::of(totals))).collect(),
+        minutes: view.minutes.iter().map(|m| MinuteView { at: minute(m.minute), steps: &m.steps }).collect(),
+    }))
+}

@@ -1,0 +1,57 @@
+//! Builds the views of sales of their events.
+//!
+//! Invariant: what events say is added in the transaction that moves the reader behind them. So every event counts
+//! once, however often a process dies.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::driver::{Progress, Task};
+use super::event_reader::EventReader;
+use crate::domain::{Instance, view};
+use crate::ports::{StoreResult, Views};
+
+/// The builder of a process. Any number of processes may have one.
+pub struct ViewBuilder {
+    /// The reader [`crate::ports::VIEWS`].
+    pub reader: EventReader,
+    /// The views.
+    pub views: Arc<dyn Views>,
+    /// Time between two rounds.
+    pub period: Duration,
+}
+
+impl ViewBuilder {
+    /// Adds what the next events of an instance say. Answers how many these are, and whether there are more.
+    async fn build(&self, at: Instance) -> StoreResult<(usize, bool)> {
+        let Some(unread) = self.reader.unread(at).await? else { return Ok((0, false)) };
+        let (sales, unreadable) = view::count(&unread.page.events);
+        if unreadable > 0 {
+            tracing::error!(unreadable, "events that this version cannot read are in no view");
+        }
+        // Another process or a rebuild has moved the reader: the next run begins where it is.
+        let is_added = self.views.add(at, (unread.from(), &unread.page.next), &sales).await?;
+        Ok((if is_added { unread.page.events.len() } else { 0 }, unread.has_more || !is_added))
+    }
+}
+
+#[async_trait]
+impl Task for ViewBuilder {
+    fn name(&self) -> &'static str {
+        "view_builder"
+    }
+
+    fn period(&self) -> Duration {
+        self.period
+    }
+
+    /// Adds what the next events of every instance say.
+    ///
+    /// # Errors
+    /// The first failure of an instance. The others were tried all the same.
+    async fn run_once(&self) -> StoreResult<Progress> {
+        self.reader.round(|at| self.build(at)).await
+    }
+}
