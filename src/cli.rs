@@ -17,6 +17,7 @@ mod sale_command;
 mod token_command;
 mod transfer_command;
 mod views_command;
+mod webhooks_command;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -100,6 +101,8 @@ enum Command {
     /// The views of sales: orders, units and revenue, built of events.
     #[command(subcommand)]
     Views(views_command::ViewsCommand),
+    /// Where events are sent, through the admin API.
+    Webhooks(webhooks_command::WebhooksCommand),
     /// Payments, through the admin API.
     Payments(payments_command::PaymentsCommand),
     /// API keys of operators, written straight into the directory database.
@@ -184,6 +187,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let config = load(&[])?.config;
             block_on(rebuild.run(&config, format))?;
         }
+        Command::Webhooks(command) => block_on(command.run(format))?,
         Command::Payments(command) => block_on(command.run(format))?,
         Command::Key(command) => {
             let config = load(&[])?.config;

@@ -37,4 +37,5 @@ mod payments;
 mod poison;
 mod purchases;
 mod refunds;
+mod webhooks;
 pub mod writer;

@@ -201,9 +201,10 @@ impl TestShop {
 
     /// Starts a shop over a backend into which the test has put faults. The databases must be migrated.
     pub async fn start_on(config: Config, backend: Ports, role: Role) -> Self {
-        for (key, scopes) in
-            [(API_KEY, "sales:read sales:write orders:read orders:write"), (READ_ONLY_KEY, "sales:read")]
-        {
+        for (key, scopes) in [
+            (API_KEY, "sales:read sales:write orders:read orders:write webhooks:write"),
+            (READ_ONLY_KEY, "sales:read"),
+        ] {
             let scopes = scopes.split(' ').map(str::to_owned).collect();
             let key_row = ApiKey { name: "tester".to_owned(), scopes };
             // A second shop over the same databases finds the key there already.

@@ -8,6 +8,7 @@ mod conformance;
 mod clocks;
 mod harness;
 mod provider;
+mod receiver;
 mod stripe;
 mod wishes;
 
