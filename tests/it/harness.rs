@@ -7,10 +7,13 @@ mod data_folder;
 #[path = "harness/ports.rs"]
 pub mod ports;
 #[path = "harness/promises.rs"]
-mod promises;
+pub mod promises;
 #[cfg(feature = "distributed")]
 #[path = "harness/servers.rs"]
 mod servers;
+#[cfg(feature = "distributed")]
+#[path = "harness/topic.rs"]
+pub mod topic;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;

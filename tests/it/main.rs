@@ -17,6 +17,8 @@ mod dead_letters;
 #[cfg(feature = "embedded")]
 mod demo;
 #[cfg(feature = "distributed")]
+mod events;
+#[cfg(feature = "distributed")]
 mod grants;
 #[cfg(feature = "distributed")]
 mod lost_keys;

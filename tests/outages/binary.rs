@@ -36,6 +36,7 @@ pub fn command(config: &Config) -> Command {
         .env("SECKILL__REDIS__KEY_PREFIX", &config.redis.key_prefix)
         .env("SECKILL__MYSQL__DATABASE_PREFIX", &config.mysql.database_prefix)
         .env("SECKILL__KAFKA__TOPIC", &config.kafka.topic)
+        .env("SECKILL__KAFKA__EVENTS_TOPIC", &config.kafka.events_topic)
         .env("SECKILL__KAFKA__GROUP", &config.kafka.group)
         .env("SECKILL__KAFKA__BROKERS", &config.kafka.brokers)
         .env("SECKILL__KAFKA__SESSION_TIMEOUT_MS", config.kafka.session_timeout_ms.to_string())

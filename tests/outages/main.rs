@@ -11,6 +11,7 @@ mod command_line;
 #[expect(dead_code, reason = "the other test binary uses the rest")]
 mod harness;
 
+mod events;
 mod kafka;
 mod mysql;
 mod processes;

@@ -1,0 +1,159 @@
+//! Tests of the readers of events: they die at any point, and two of them read at once.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use seckill::app::Role;
+use seckill::chance;
+use seckill::config::Mode;
+use seckill::domain::SaleId;
+use seckill::domain::view::SaleView;
+use seckill::ports::{Ports, VIEWS};
+use seckill::worker::driver::Task;
+use seckill::worker::event_publisher::EventPublisher;
+use seckill::worker::event_reader::EventReader;
+use seckill::worker::view_builder::ViewBuilder;
+
+use crate::harness::topic::{Told, told};
+use crate::harness::{TestShop, config, eventually, migrated, open, remove};
+
+/// How often a run goes on before its process dies, from at once to never.
+const POLLS: usize = 40;
+
+/// Makes a reader of a process of its own. Its lease is over at once, so that the next process need not wait.
+fn reader(ports: &Ports, name: &str) -> EventReader {
+    let (events, holder) = (ports.events.clone(), chance::bytes());
+    EventReader { events, name: name.to_owned(), holder, lease: Duration::ZERO }
+}
+
+fn publisher(ports: &Ports) -> EventPublisher {
+    let topic = ports.event_topic.clone().expect("a topic");
+    EventPublisher { reader: reader(ports, EventPublisher::READER), topic, period: Duration::ZERO }
+}
+
+fn builder(ports: &Ports) -> ViewBuilder {
+    ViewBuilder { reader: reader(ports, VIEWS), views: ports.views.clone(), period: Duration::ZERO }
+}
+
+/// Runs a task until it has gone on so often, and drops it then, as the end of its process does. Answers whether it
+/// came to its end before.
+async fn dies_after(polls: usize, task: &dyn Task) -> bool {
+    let mut run = pin!(task.run_once());
+    let mut left = polls;
+    poll_fn(|context| {
+        if left == 0 {
+            return Poll::Ready(false);
+        }
+        left -= 1;
+        run.as_mut().poll(context).map(|outcome| outcome.is_ok())
+    })
+    .await
+}
+
+/// A shop whose orders nobody has read of: it runs as a front, and a writer beside it.
+async fn shop_of_orders(orders: usize) -> (TestShop, Ports) {
+    let flags = [("events.interval_ms", "60000"), ("events.views_interval_ms", "60000")];
+    let config = config(Mode::Distributed, &flags);
+    migrated(&config).await;
+    let shop = TestShop::start_on(config.clone(), open(&config).await, Role::All).await;
+    shop.open_sale("drop", 1, &[("phone", 1000)]).await;
+    for buyer in 0..orders {
+        let order = shop.unpaid(&format!("u{buyer}"), "k").await;
+        if buyer % 2 == 0 {
+            assert_eq!(shop.act(&format!("u{buyer}"), &order, "cancel").await.status, 200);
+        }
+    }
+    let ports = open(&config).await;
+    (shop, ports)
+}
+
+async fn end(mut shop: TestShop) {
+    let config = shop.config.clone();
+    crate::harness::promises::assert_kept(&config, None, crate::harness::Books::LeftAlone).await;
+    shop.stop().await;
+    remove(&config).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publisher_that_dies_at_any_point_leaves_no_event_out() {
+    let (shop, ports) = shop_of_orders(30).await;
+    let mut ends = 0;
+    for polls in 0..POLLS {
+        ends += usize::from(dies_after(polls, &publisher(&ports)).await);
+    }
+    assert!((1..POLLS).contains(&ends), "some died and some did not: {ends}");
+    eventually("all are passed on", async || publisher(&ports).run_once().await.expect("Kafka").done == 0)
+        .await;
+    let Told { first, all } = told(&shop.config).await;
+    assert_eq!(first.len(), 45, "every event is there, and in its order");
+    println!("{all} records for 45 events");
+    assert!(all >= 45);
+    end(shop).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_view_builder_that_dies_at_any_point_counts_every_event_once() {
+    let (shop, ports) = shop_of_orders(30).await;
+    let mut ends = 0;
+    for polls in 0..POLLS {
+        ends += usize::from(dies_after(polls, &builder(&ports)).await);
+    }
+    assert!((1..POLLS).contains(&ends), "some died and some did not: {ends}");
+    eventually("all are added", async || {
+        builder(&ports)
+            .run_once()
+            .await
+            .is_ok_and(|progress| progress.done == 0 && progress.again_in.is_none())
+    })
+    .await;
+    let sale = SaleId::parse("drop").expect("a slug");
+    let view = SaleView::of(&sale, &ports.views.counts(&sale).await.expect("MySQL"));
+    let of = |state: &str| view.totals.states[state].orders;
+    assert_eq!((view.events, of("awaiting_payment"), of("cancelled")), (45, 15, 15));
+    end(shop).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_builders_at_once_count_every_event_once() {
+    let (shop, ports) = shop_of_orders(30).await;
+    let builders: Vec<Arc<ViewBuilder>> = (0..6).map(|_| Arc::new(builder(&ports))).collect();
+    for _ in 0..5 {
+        futures::future::join_all(builders.iter().map(|builder| builder.run_once())).await;
+    }
+    eventually("all are added", async || {
+        builder(&ports)
+            .run_once()
+            .await
+            .is_ok_and(|progress| progress.done == 0 && progress.again_in.is_none())
+    })
+    .await;
+    let sale = SaleId::parse("drop").expect("a slug");
+    assert_eq!(SaleView::of(&sale, &ports.views.counts(&sale).await.expect("MySQL")).events, 45);
+    end(shop).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_process_at_a_time_reads_for_a_reader() {
+    let (shop, ports) = shop_of_orders(4).await;
+    let lease = Duration::from_secs(60);
+    let first = EventReader { lease, ..reader(&ports, "one") };
+    let second = EventReader { lease, ..reader(&ports, "one") };
+    let mut read = 0;
+    for at in ports.events.instances() {
+        let unread = first.unread(at).await.expect("MySQL");
+        assert!(second.unread(at).await.expect("MySQL").is_none(), "the first one has the turn");
+        assert!(first.unread(at).await.expect("MySQL").is_some(), "and keeps it");
+        let unread = unread.expect("events");
+        read += unread.page.events.len();
+        first.done(at, &unread).await.expect("MySQL");
+        assert!(first.unread(at).await.expect("MySQL").is_none());
+        // Whoever is late moves nothing back.
+        second.done(at, &unread).await.expect("MySQL");
+        assert!(ports.events.backlog(at, "one").await.expect("MySQL").is_empty());
+    }
+    assert_eq!(read, 6);
+    end(shop).await;
+}
