@@ -1,6 +1,7 @@
 //! The composition root. It turns a configuration into a running process, and it takes the process down in order.
 
 mod auto_preheat;
+mod auto_settle;
 mod open;
 mod payment_tasks;
 #[cfg(feature = "public-keys")]

@@ -116,6 +116,10 @@ metrics_table! {
         "Subscriptions by state: active, paused; failing are those of them whose receivers take nothing";
     DEAD_LETTERS Counter "seckill_dead_letters_total" ["reason"]
         "Records that can never become an order";
+    DEAD_LETTERS_OPEN Gauge "seckill_dead_letters_open" []
+        "Dead letters that wait for an operator";
+    SALES_UNSETTLED Gauge "seckill_sales_unsettled" []
+        "Sales that should be settled by themselves and cannot, because their counts differ or a component fails";
     PARTITION_HALTED Gauge "seckill_partition_halted" ["part", "reason"]
         "1 while a partition stands still because its position is not one of the order log: other_log, out_of_range";
     FOREIGN_PARTITIONS Gauge "seckill_order_log_foreign_partitions" []

@@ -25,6 +25,7 @@ mod probe;
 mod refunds;
 mod releases;
 mod sale_store;
+mod settling;
 mod store_error;
 mod subscriptions;
 mod views;
@@ -52,6 +53,7 @@ pub use probe::{Duty, Fault, Probe};
 pub use refunds::{RefundStep, Refunds};
 pub use releases::{Owed, Releases};
 pub use sale_store::SaleStore;
+pub use settling::{Seal, Settling};
 pub use store_error::{Effect, ErrorKind, StoreError, StoreResult};
 pub use subscriptions::{Message, Outbound, Subscriptions};
 pub use views::{VIEWS, Views};
@@ -99,6 +101,8 @@ pub struct Ports {
     pub releases: Option<Arc<dyn Releases>>,
     /// Knows the sales.
     pub sales: Arc<dyn SaleStore>,
+    /// Settles sales.
+    pub settling: Arc<dyn Settling>,
     /// Knows the operators' keys.
     pub keys: Arc<dyn Keys>,
     /// Notes who changed what and why.

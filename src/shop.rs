@@ -19,6 +19,7 @@ pub mod payment_events;
 pub mod payment_rounds;
 pub mod purchase;
 pub mod settings;
+pub mod settle;
 pub mod sold_out;
 pub mod status;
 pub mod submit;

@@ -86,11 +86,16 @@ fn remedy(sale: &Sale) -> String {
     format!("end it first (seckill sale end {}), then export again", sale.id)
 }
 
-/// Returns a sale as another backend can take it. A sale that is preheated and has sold nothing goes back to
-/// published, because its stock has to be put in place anew.
+/// Returns a sale as another backend can take it. One that was settled goes back to ended, and neither stands in the
+/// inventory there: it is settled anew from the events that tell its orders there. A sale that is preheated and has
+/// sold nothing goes back to published, because its stock has to be put in place anew.
 async fn at_rest(ports: &Ports, sale: Sale, now_ms: i64) -> anyhow::Result<Sale> {
-    if sale.state.is_editable() || sale.state == SaleState::Ended {
-        return Ok(sale);
+    match sale.state {
+        SaleState::Draft | SaleState::Published => return Ok(sale),
+        SaleState::Ended | SaleState::Settled => {
+            return Ok(Sale { state: SaleState::Ended, in_place: false, ..sale });
+        }
+        SaleState::Preheated | SaleState::Paused => {}
     }
     ensure!(now_ms + OPENS_SOON_MS < sale.starts_ms, "sale {} is on, or nearly: {}", sale.id, remedy(&sale));
     let holdings = ports.ledger.holdings(&sale).await?;

@@ -10,6 +10,7 @@ pub mod expiry;
 pub mod gate_repair;
 pub mod health_watch;
 pub mod holdings_watch;
+pub mod letter_watch;
 pub mod order_writer;
 pub mod outbox_relay;
 pub mod pace;

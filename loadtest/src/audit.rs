@@ -107,6 +107,7 @@ rules! {
     RefundNotBooked "refund_not_booked" "I7" "what is refunded is paid back in the provider's books, in full";
     RefundUnasked "refund_unasked" "I7" "nothing is paid back in the provider's books that is not owed";
     LiveOrderReleased "live_order_released" "I8" "no units of a live order are on sale again or wait for it";
+    LeftAfterSettle "left_after_settle" "I2" "the inventory has nothing of a settled sale";
     OutboxNotEmpty "outbox_not_empty" "I9" "the outbox is empty, when quiet";
     OutboxCountDiffers "outbox_count_differs" "I9" "an empty outbox counts no orders, when quiet";
     RecordsUnread "records_unread" "I9" "the order writers have read the log to its end, when quiet";
@@ -123,10 +124,10 @@ rules! {
     ExpiredEarly "expired_early" "content" "no order expires before its payment was due";
     MovesDiffer "moves_differ" "content" "a row's moves are those of its state";
     MoveWithoutRow "move_without_row" "content" "every move belongs to a row";
-    MoveStatesDiffer "move_states_differ" "content" "a move goes from its state to its state along an arrow";
     MoveUntold "move_untold" "events" "every move is told by an event";
     MoveToldTwice "move_told_twice" "events" "a move is told once";
     EventWithoutMove "event_without_move" "events" "every event tells a move";
+    EventStatesDiffer "event_states_differ" "events" "an event goes from its state to its state along an arrow";
     EventDiffers "event_differs" "events" "an event says what its move and its row say";
     EventsDoNotFollow "events_do_not_follow" "events" "an order's events lead from one to the next, and to its row's state";
     EventMisplaced "event_misplaced" "events" "an event is in the partition of its order";

@@ -88,9 +88,14 @@ pub struct SaleFacts {
 }
 
 impl SaleFacts {
-    /// Returns whether the sale was paused or ended by operators when it was read.
+    /// Returns whether the sale was paused, ended or settled by operators when it was read.
     pub fn is_shut(&self) -> bool {
-        matches!(self.state.as_str(), "paused" | "ended")
+        matches!(self.state.as_str(), "paused" | "ended") || self.is_settled()
+    }
+
+    /// Returns whether the sale was settled: the inventory has nothing of it any more.
+    pub fn is_settled(&self) -> bool {
+        self.state == "settled"
     }
 }
 
@@ -215,10 +220,6 @@ pub struct Move {
     pub order: OrderId,
     /// What happened to the order.
     pub kind: String,
-    /// The word of the state before.
-    pub from: String,
-    /// The word of the state after.
-    pub to: String,
     /// When it happened, ms since 1970.
     pub at_ms: i64,
 }

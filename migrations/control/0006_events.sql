@@ -1,13 +1,17 @@
--- How many events each partition of the order log has told. `is_whole` says that every step of its orders is told,
--- those from before there were events, too.
+-- How many events each partition of the order log has told.
 CREATE TABLE event_logs (
   part        INT NOT NULL PRIMARY KEY,
-  next_number BIGINT NOT NULL,
-  is_whole    BOOLEAN NOT NULL DEFAULT FALSE
+  next_number BIGINT NOT NULL
 ) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 
--- What every step of an order tells, one row for each transaction and partition: `events` steps as a JSON array, the
--- first of which has the number `first_number`. Numbers have no gaps, and are committed in their order.
+-- Up to which order of each shard the steps from before there were events are told; NULL once all are.
+CREATE TABLE retold_shards (
+  shard INT NOT NULL PRIMARY KEY,
+  upto  VARBINARY(16) NULL
+) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
+
+-- What every step of an order tells, one row for each transaction and partition: `events` steps as JSON, the first of
+-- which has the number `first_number`. Numbers have no gaps, and are committed in their order.
 CREATE TABLE order_events (
   part         INT NOT NULL,
   first_number BIGINT NOT NULL,

@@ -1,14 +1,17 @@
 -- The words of states are known to programs alone, so that new ones need no new table.
-ALTER TABLE sales MODIFY state VARCHAR(24) NOT NULL;
+ALTER TABLE sales MODIFY state VARCHAR(24) NOT NULL, ADD KEY sales_state (state, starts_ms);
 
--- The view of a sale as it was when it was settled, before any of its events go: its JSON, the SHA-256 of that, and the
--- last event of each partition that it is built of.
+-- The report of a sale as it was when it was settled, before any of its events go, with its view: its JSON, the SHA-256
+-- of the view, and the last event of each partition that the view is built of. `cleared` says that nothing of the sale
+-- is left in Redis.
 CREATE TABLE sale_seals (
   sale_id   VARBINARY(32) NOT NULL PRIMARY KEY,
   sealed_ms BIGINT NOT NULL,
-  hash      BINARY(32) NOT NULL,
+  hash      CHAR(64) NOT NULL,
   numbers   TEXT NOT NULL,
-  view      MEDIUMTEXT NOT NULL
+  report    MEDIUMTEXT NOT NULL,
+  cleared   BOOLEAN NOT NULL DEFAULT FALSE,
+  KEY sale_seals_cleared (cleared)
 ) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 
 -- The addresses to which events are sent. What is sent is signed with both secrets, so they are kept as they are.

@@ -1,19 +1,20 @@
--- The journal says from which state to which, who moved the order and why. A step without states is from before; the
--- program adds them when it opens the folder, and tells the step.
-ALTER TABLE order_moves ADD COLUMN from_state TEXT NOT NULL DEFAULT '';
-ALTER TABLE order_moves ADD COLUMN to_state TEXT NOT NULL DEFAULT '';
-ALTER TABLE order_moves ADD COLUMN mover TEXT NOT NULL DEFAULT '';
+-- The journal says who moved an order and why. NULL is the order writer, who says nothing.
+ALTER TABLE order_moves ADD COLUMN mover TEXT;
 ALTER TABLE order_moves ADD COLUMN why TEXT;
 
--- How many events there were. `is_whole` says that every step is told, those from before there were events, too.
+-- How many events there were.
 CREATE TABLE event_logs (
   part        INTEGER NOT NULL PRIMARY KEY CHECK (part = 0),
-  next_number INTEGER NOT NULL,
-  is_whole    INTEGER NOT NULL DEFAULT 0
+  next_number INTEGER NOT NULL
 ) STRICT;
 INSERT INTO event_logs (part, next_number) VALUES (0, 1);
 
--- What every step of an order tells, one row for each batch: `events` steps as a JSON array, the first of which has the
+-- Up to which order the steps from before there were events are told; NULL once all are. The program tells them when it
+-- opens the folder.
+CREATE TABLE retold_orders (upto TEXT) STRICT;
+INSERT INTO retold_orders (upto) VALUES ('');
+
+-- What every step of an order tells, one row for each batch: `events` steps as JSON, the first of which has the
 -- number `first_number`. Numbers have no gaps.
 CREATE TABLE order_events (
   first_number INTEGER NOT NULL PRIMARY KEY,
@@ -62,15 +63,18 @@ CREATE TABLE view_marks (
   PRIMARY KEY (part, sale_id)
 ) STRICT, WITHOUT ROWID;
 
--- The view of a sale as it was when it was settled, before any of its events go: its JSON, the SHA-256 of that, and the
--- last event that it is built of.
+-- The report of a sale as it was when it was settled, before any of its events go, with its view: its JSON, the SHA-256
+-- of the view, and the last event that the view is built of. `cleared` says that nothing of the sale is left in the
+-- inventory.
 CREATE TABLE sale_seals (
   sale_id   TEXT    NOT NULL PRIMARY KEY,
   sealed_ms INTEGER NOT NULL,
-  hash      BLOB    NOT NULL,
+  hash      TEXT    NOT NULL,
   numbers   TEXT    NOT NULL,
-  view      TEXT    NOT NULL
+  report    TEXT    NOT NULL,
+  cleared   INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX sale_seals_cleared ON sale_seals (cleared) WHERE cleared = 0;
 
 -- The addresses to which events are sent. What is sent is signed with both secrets, so they are kept as they are.
 CREATE TABLE subscriptions (

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use super::auto_preheat::AutoPreheat;
+use super::auto_settle::AutoSettle;
 use super::payment_tasks::payment_tasks;
 use super::role::Role;
 use crate::chance::Chance;
@@ -26,6 +27,7 @@ use crate::worker::expiry::ExpirySweeper;
 use crate::worker::gate_repair::GateRepair;
 use crate::worker::health_watch::HealthWatch;
 use crate::worker::holdings_watch::HoldingsWatch;
+use crate::worker::letter_watch::LetterWatch;
 use crate::worker::order_writer::{self, OrderWriter};
 use crate::worker::outbox_relay::{self, OutboxRelay};
 use crate::worker::pace::PaceMeter;
@@ -46,6 +48,11 @@ const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How often the positions are compared with the order log.
 const POSITION_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Time between two counts of the dead letters.
+const LETTER_INTERVAL: Duration = Duration::from_secs(10);
+/// How often sales are looked for that have been over for long.
+const SETTLE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How often overdue orders are looked for.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(1);
@@ -79,6 +86,7 @@ impl Workers<'_> {
     fn catalog_refresh(&self) -> CatalogRefresh {
         CatalogRefresh {
             sales: self.ports.sales.clone(),
+            settling: self.ports.settling.clone(),
             catalog: self.memory.catalog.clone(),
             period: self.refresh_interval(),
         }
@@ -157,48 +165,63 @@ impl Workers<'_> {
         )));
         start(Arc::new(Upkeep { shop: shop.clone(), metrics, period: self.refresh_interval() }));
         if role != Role::Api {
-            start(Arc::new(self.outbox_relay()));
-            if self.config.sale.preheat_before_ms > 0 {
-                start(Arc::new(AutoPreheat {
-                    shop: shop.clone(),
-                    clock: self.clock.clone(),
-                    before_ms: self.config.sale.preheat_before_ms,
-                    period: self.refresh_interval(),
-                    seen: Mutex::default(),
-                }));
-            }
-            if self.config.payment.expiry != Expiry::Off {
-                start(Arc::new(self.expiry_sweeper()));
-            }
-            if self.config.payment.provider != ProviderKind::None {
-                payment_tasks(shop, self.clock).into_iter().for_each(start);
-            }
-            if let Some(topic) = &self.ports.event_topic {
-                start(Arc::new(EventPublisher {
-                    reader: self.event_reader(EventPublisher::READER),
-                    topic: topic.clone(),
-                    period: Duration::from_millis(self.config.events.interval_ms),
-                }));
-            }
-            start(Arc::new(self.webhook_sender()));
-            start(Arc::new(ViewBuilder {
-                reader: self.event_reader(VIEWS),
-                views: self.ports.views.clone(),
-                period: Duration::from_millis(self.config.events.views_interval_ms),
-            }));
-            if let Some(releases) = &self.ports.releases {
-                start(Arc::new(self.release_relay(releases.clone())?));
-            }
-            start(Arc::new(PositionWatch {
-                order_log: self.ports.order_log.clone(),
-                positions: self.ports.positions.clone(),
-                parts: self.parts()?,
-                period: POSITION_INTERVAL,
-            }));
-            let signal = Signal::default();
-            driver.start(Arc::new(OrderWriter::new(self.order_writer()?, signal.clone())), signal);
+            self.start_worker(&driver, shop)?;
         }
         Ok(driver)
+    }
+
+    /// Starts the tasks that a front alone does not have.
+    fn start_worker(&self, driver: &Driver, shop: &Arc<Shop>) -> anyhow::Result<()> {
+        let start = |task: Arc<dyn Task>| driver.start(task, Signal::default());
+        start(Arc::new(self.outbox_relay()));
+        if self.config.sale.preheat_before_ms > 0 {
+            start(Arc::new(AutoPreheat {
+                shop: shop.clone(),
+                clock: self.clock.clone(),
+                before_ms: self.config.sale.preheat_before_ms,
+                period: self.refresh_interval(),
+                seen: Mutex::default(),
+            }));
+        }
+        if self.config.sale.settle_after_ms > 0 {
+            start(Arc::new(AutoSettle {
+                shop: shop.clone(),
+                after_ms: self.config.sale.settle_after_ms,
+                period: SETTLE_INTERVAL,
+            }));
+        }
+        if self.config.payment.expiry != Expiry::Off {
+            start(Arc::new(self.expiry_sweeper()));
+        }
+        if self.config.payment.provider != ProviderKind::None {
+            payment_tasks(shop, self.clock).into_iter().for_each(start);
+        }
+        if let Some(topic) = &self.ports.event_topic {
+            start(Arc::new(EventPublisher {
+                reader: self.event_reader(EventPublisher::READER),
+                topic: topic.clone(),
+                period: Duration::from_millis(self.config.events.interval_ms),
+            }));
+        }
+        start(Arc::new(self.webhook_sender()));
+        start(Arc::new(LetterWatch { letters: self.ports.dead_letters.clone(), period: LETTER_INTERVAL }));
+        start(Arc::new(ViewBuilder {
+            reader: self.event_reader(VIEWS),
+            views: self.ports.views.clone(),
+            period: Duration::from_millis(self.config.events.views_interval_ms),
+        }));
+        if let Some(releases) = &self.ports.releases {
+            start(Arc::new(self.release_relay(releases.clone())?));
+        }
+        start(Arc::new(PositionWatch {
+            order_log: self.ports.order_log.clone(),
+            positions: self.ports.positions.clone(),
+            parts: self.parts()?,
+            period: POSITION_INTERVAL,
+        }));
+        let signal = Signal::default();
+        driver.start(Arc::new(OrderWriter::new(self.order_writer()?, signal.clone())), signal);
+        Ok(())
     }
 
     fn outbox_relay(&self) -> OutboxRelay {

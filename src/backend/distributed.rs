@@ -35,6 +35,7 @@ mod redis_inventory;
 mod redis_link;
 mod redis_outbox;
 mod settings;
+mod settling;
 
 use std::sync::Arc;
 
@@ -66,6 +67,7 @@ use redis_inventory::RedisInventory;
 use redis_link::RedisLink;
 use redis_outbox::RedisOutbox;
 pub use settings::Settings;
+use settling::DistributedSettling;
 
 /// Opens a backend whose databases and topic `seckill migrate` has made. Redis and all MySQL instances but the first
 /// are reached at their first call.
@@ -81,6 +83,7 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Ports> {
     let log = Arc::new(KafkaOrderLog::open(&settings.kafka, settings.map, clock)?);
     let mut probes: Vec<Arc<dyn Probe>> = vec![redis.probe, log.clone()];
     probes.extend(mysql.probes());
+    let settling = Arc::new(DistributedSettling { mysql: mysql.clone(), redis: redis.link.clone() });
     let orders = Arc::new(MysqlOrderStore::new(mysql.clone()));
     let directory = Arc::new(MysqlSaleStore::new(mysql.clone()));
     Ok(Ports {
@@ -104,6 +107,7 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Ports> {
         releases: Some(Arc::new(MysqlReleases::new(mysql.clone()))),
         positions: Arc::new(MysqlPositions::new(mysql)),
         sales: directory.clone(),
+        settling,
         keys: directory.clone(),
         audit_log: directory,
         probes,

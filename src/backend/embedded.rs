@@ -24,6 +24,7 @@ mod sqlite_refunds;
 mod sqlite_retell;
 mod sqlite_rows;
 mod sqlite_sale_store;
+mod sqlite_settling;
 mod sqlite_subscriptions;
 mod sqlite_views;
 mod writer;
@@ -55,6 +56,7 @@ use sqlite_payments::SqlitePayments;
 use sqlite_refunds::SqliteRefunds;
 use sqlite_rows::{column, failed};
 use sqlite_sale_store::SqliteSaleStore;
+use sqlite_settling::SqliteSettling;
 use sqlite_subscriptions::SqliteSubscriptions;
 use sqlite_views::SqliteViews;
 
@@ -119,6 +121,7 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Opened> {
         ledger: Arc::new(SqliteLedger { sqlite: sqlite.clone() }),
         releases: None,
         sales: directory.clone(),
+        settling: Arc::new(SqliteSettling { sqlite: sqlite.clone() }),
         keys: directory.clone(),
         audit_log: directory,
         probes: vec![Arc::new(DataFolder { sqlite, written_at: Mutex::default() })],

@@ -30,7 +30,7 @@ pub const SHARD: &[File] = migrations!("shard": "0001_claims.sql", "0002_user_id
 /// the first one names itself in the table's comment, in the same statement that makes it.
 #[cfg(feature = "distributed")]
 pub const MONTH: &[File] =
-    migrations!("month": "0001_orders.sql", "0002_user_ids.sql", "0003_refunded.sql", "0004_words.sql");
+    migrations!("month": "0001_orders.sql", "0002_user_ids.sql", "0003_refunded.sql", "0004_given_up.sql");
 /// Migrations of the one database of the embedded mode.
 #[cfg(feature = "embedded")]
 pub const EMBEDDED: &[File] = migrations!("embedded": "0001_shop.sql", "0002_halts_audit_and_places.sql", "0003_user_ids.sql", "0004_units_return.sql", "0005_payments.sql", "0006_unpaid_max.sql", "0007_notices_and_failed_refunds.sql", "0008_journal_and_events.sql");

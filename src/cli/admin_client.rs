@@ -64,6 +64,11 @@ impl AdminClient {
         if answer["detail"].is_string() {
             words.push_str(&format!(" {}", text("detail")));
         }
+        for member in ["open", "differences"] {
+            if !answer[member].is_null() {
+                words.push_str(&format!(" ({member}: {})", answer[member]));
+            }
+        }
         if answer["allowed"].is_array() {
             words.push_str(&format!(" (state {}, allowed: {})", answer["state"], answer["allowed"]));
         }

@@ -46,6 +46,18 @@ enum SaleAction {
     Resume(Step),
     /// End it for good.
     End(Step),
+    /// Settle it: compare its counts, write its report, clear Redis of it. It must be ended, and nothing of it open.
+    Settle {
+        #[command(flatten)]
+        step: Step,
+        /// Pass over differences between Redis and the ledgers. The report keeps them.
+        #[arg(long)]
+        accept_differences: bool,
+    },
+    /// Show the report of a settled sale, as JSON.
+    Report {
+        sale: String,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -83,6 +95,15 @@ impl SaleCommand {
             SaleAction::Pause(step) => advance(format, &client, "pause", step).await?,
             SaleAction::Resume(step) => advance(format, &client, "resume", step).await?,
             SaleAction::End(step) => advance(format, &client, "end", step).await?,
+            SaleAction::Settle { step, accept_differences } => {
+                let body = json!({ "reason": step.reason, "accept_differences": accept_differences });
+                let path = format!("/sales/{}/settle", step.sale);
+                show(format, &client.call("POST", &path, Some(body)).await?);
+            }
+            SaleAction::Report { sale } => {
+                let report = client.call("GET", &format!("/sales/{sale}/report"), None).await?;
+                output::print(Format::Json, &report, &[], &[]);
+            }
         }
         Ok(())
     }

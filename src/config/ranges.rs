@@ -56,6 +56,7 @@ impl Config {
             ("relay.batch_orders_max", wide(relay.batch_orders_max), 1..=1000),
             ("relay.release_interval_ms", wide(relay.release_interval_ms), 10..=60_000),
             ("sale.preheat_before_ms", wide(self.sale.preheat_before_ms), 0..=604_800_000),
+            ("sale.settle_after_ms", wide(self.sale.settle_after_ms), 0..=31_536_000_000),
             ("payment.webhook_body_bytes_max", wide(payment.webhook_body_bytes_max), 1024..=4_194_304),
             ("payment.timeout_ms", wide(payment.timeout_ms), 100..=80_000),
             ("payment.closing_max_ms", wide(payment.closing_max_ms), 1_000..=604_800_000),

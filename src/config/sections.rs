@@ -390,7 +390,9 @@ section!(
     /// What happens to sales by itself.
     SaleConfig {
         /// How long before its start a published sale is put in place; 0 leaves that to operators.
-        preheat_before_ms: i64
+        preheat_before_ms: i64,
+        /// How long after its end a sale is settled of which nothing is open; 0 leaves that to operators.
+        settle_after_ms: i64
     }
 );
 section!(

@@ -1,7 +1,7 @@
 //! The journal: what each step of an order's life says of itself, as a row of `order_moves` and as an event.
 //!
-//! The events of one transaction and one partition are one row of `order_events`, whose payload is a JSON array of
-//! [`OrderMove`]. The events of a partition are numbered without gaps, in the order in which they were committed. A
+//! The events of one transaction and one partition are one row of `order_events`, whose payload is JSON of
+//! [`OrderMove`]s. The events of a partition are numbered without gaps, in the order in which they were committed. A
 //! reader that has one event of a partition has had all before it, so a number is a cursor.
 
 use std::borrow::Cow;
@@ -176,9 +176,86 @@ impl<'a> OrderMove<'a> {
     }
 }
 
+/// The payload of a row of `order_events`. What all of its steps have in common stands in it once: most orders of a
+/// batch are of one sale and SKU, and a row that is a third as long costs the database less.
+#[derive(Serialize)]
+struct Payload<'a> {
+    common: Common<'a>,
+    moves: Vec<Own<'a>>,
+}
+
+/// The fields of an [`OrderMove`] that many steps may have in common.
+#[derive(Serialize)]
+struct Common<'a> {
+    #[serde(flatten)]
+    goods: Option<Goods<'a>>,
+    #[serde(flatten)]
+    step: Option<Step<'a>>,
+}
+
+/// What was bought.
+#[derive(PartialEq, Serialize)]
+struct Goods<'a> {
+    sale_id: &'a SaleId,
+    sku_id: &'a SkuId,
+    quantity: Quantity,
+    unit_price: &'a Money,
+}
+
+/// What was done.
+#[derive(PartialEq, Serialize)]
+struct Step<'a> {
+    kind: &'a str,
+    from: &'a str,
+    to: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+    by: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<&'a str>,
+}
+
+/// The fields of an [`OrderMove`] that are its own, and those of [`Common`] that not all have in common.
+#[derive(Serialize)]
+struct Own<'a> {
+    order_id: OrderId,
+    user_id: &'a UserId,
+    accepted_ms: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    at_ms: Option<i64>,
+    #[serde(flatten)]
+    other: Common<'a>,
+}
+
+impl OrderMove<'_> {
+    fn goods(&self) -> Goods<'_> {
+        let Self { sale_id, sku_id, quantity, unit_price, .. } = self;
+        Goods { sale_id, sku_id, quantity: *quantity, unit_price }
+    }
+
+    fn step(&self) -> Step<'_> {
+        let Self { kind, from, to, by, .. } = self;
+        Step { kind, from, to, reason: self.reason.as_deref(), by, why: self.why.as_deref() }
+    }
+}
+
 /// Encodes the payload of a row of `order_events`.
-pub fn encode(moves: &[OrderMove<'_>]) -> Vec<u8> {
-    serde_json::to_vec(moves).expect("steps of strings and integers always serialise")
+pub fn encode<'a>(moves: &'a [OrderMove<'a>]) -> Vec<u8> {
+    let goods =
+        moves.first().map(OrderMove::goods).filter(|goods| moves.iter().all(|own| own.goods() == *goods));
+    let step = moves.first().map(OrderMove::step).filter(|step| moves.iter().all(|own| own.step() == *step));
+    let own = |own: &'a OrderMove<'_>| Own {
+        order_id: own.order_id,
+        user_id: &own.user_id,
+        accepted_ms: own.accepted_ms,
+        at_ms: own.at_ms,
+        other: Common {
+            goods: goods.is_none().then(|| own.goods()),
+            step: step.is_none().then(|| own.step()),
+        },
+    };
+    let payload = Payload { moves: moves.iter().map(own).collect(), common: Common { goods, step } };
+    serde_json::to_vec(&payload).expect("steps of strings and integers always serialise")
 }
 
 /// The number of the next event that a reader wants of each partition. A partition that is not named begins at
@@ -229,6 +306,16 @@ struct CloudEvent<'a> {
     data: &'a RawValue,
 }
 
+/// Joins two JSON objects without a common member into one.
+fn joined(own: &str, common: &str) -> Result<Box<RawValue>, String> {
+    let inner = |text: &'_ str| Some(text.strip_prefix('{')?.strip_suffix('}')?.trim().to_owned());
+    let (Some(own), Some(common)) = (inner(own), inner(common)) else {
+        return Err("a step is no object".to_owned());
+    };
+    let comma = if own.is_empty() || common.is_empty() { "" } else { "," };
+    RawValue::from_string(format!("{{{own}{comma}{common}}}")).map_err(|error| error.to_string())
+}
+
 impl StoredEvent {
     /// Reads the events of a row of `order_events`.
     ///
@@ -240,16 +327,24 @@ impl StoredEvent {
         at_ms: i64,
         payload: &[u8],
     ) -> Result<Vec<Self>, String> {
-        let found: Vec<&RawValue> = serde_json::from_slice(payload).map_err(|error| error.to_string())?;
-        if i64::try_from(found.len()) != Ok(events) {
-            return Err(format!("{} events stand where {events} should", found.len()));
+        #[derive(Deserialize)]
+        struct Stored<'a> {
+            #[serde(borrow)]
+            common: &'a RawValue,
+            #[serde(borrow)]
+            moves: Vec<&'a RawValue>,
         }
-        let read = |(number, data): (i64, &RawValue)| {
+        let stored: Stored<'_> = serde_json::from_slice(payload).map_err(|error| error.to_string())?;
+        if i64::try_from(stored.moves.len()) != Ok(events) {
+            return Err(format!("{} events stand where {events} should", stored.moves.len()));
+        }
+        let read = |(number, own): (i64, &RawValue)| {
+            let data = joined(own.get(), stored.common.get())?;
             let head: Head = serde_json::from_str(data.get()).map_err(|error| error.to_string())?;
             let at_ms = head.at_ms.unwrap_or(at_ms);
-            Ok(Self { part, number, at_ms, order: head.order_id, kind: head.kind, data: data.to_owned() })
+            Ok(Self { part, number, at_ms, order: head.order_id, kind: head.kind, data })
         };
-        (first_number..).zip(found).map(read).collect()
+        (first_number..).zip(stored.moves).map(read).collect()
     }
 
     /// Answers the event's id, the same however often the event is passed on: an order takes a step once at most.
@@ -301,8 +396,8 @@ mod tests {
             step
         };
         let id = "ord_00000000000000000000000000";
-        serde_json::to_vec(&[step(id, json!({})), step(id, json!({"at_ms": 7, "kind": "melted", "heat": 9}))])
-            .expect("JSON")
+        let moves = [step(id, json!({})), step(id, json!({"at_ms": 7, "kind": "melted", "heat": 9}))];
+        serde_json::to_vec(&json!({ "common": {}, "moves": moves })).expect("JSON")
     }
 
     #[test]
@@ -327,6 +422,37 @@ mod tests {
         assert!(StoredEvent::of_row(Part::new(3), (41, 3), 0, &row()).is_err());
         assert!(StoredEvent::of_row(Part::new(3), (41, 1), 0, b"{}").is_err());
         assert!(StoredEvent::of_row(Part::new(3), (41, 1), 0, b"[{}]").is_err());
+        assert!(StoredEvent::of_row(Part::new(3), (41, 1), 0, br#"{"common":{},"moves":[7]}"#).is_err());
+    }
+
+    #[test]
+    fn what_was_written_is_what_is_read_whatever_the_steps_have_in_common() {
+        let whole = StoredEvent::of_row(Part::new(3), (1, 2), 5, &row()).expect("two steps");
+        let (sale, sku) = (SaleId::parse("other").expect("a slug"), SkuId::parse("bag").expect("a slug"));
+        let step = whole[0].order_move().expect("a step");
+        let rejected = OrderMove {
+            reason: Some(Cow::Borrowed("limit")),
+            why: Some(Cow::Borrowed("a \"wish\" {}")),
+            to: Cow::Borrowed("rejected"),
+            at_ms: Some(9),
+            ..step.clone()
+        };
+        let another =
+            OrderMove { sale_id: Cow::Borrowed(&sale), sku_id: Cow::Borrowed(&sku), ..step.clone() };
+        let same = vec![step.clone(); 3];
+        for moves in [
+            vec![step.clone()],
+            same,
+            vec![step.clone(), another.clone()],
+            vec![rejected.clone(), step, another],
+        ] {
+            let events = i64::try_from(moves.len()).expect("few");
+            let read = StoredEvent::of_row(Part::new(3), (1, events), 5, &encode(&moves)).expect("readable");
+            let read: Vec<OrderMove<'_>> =
+                read.iter().map(|event| event.order_move().expect("a step")).collect();
+            assert_eq!(read, moves);
+        }
+        assert!(encode(&vec![rejected; 100]).len() < 100 * 110 + 400, "what is common stands there once");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! A sale, its items and its life: draft → published → preheated ⇄ paused → ended.
+//! A sale, its items and its life: draft → published → preheated ⇄ paused → ended → settled.
 
 use std::collections::BTreeMap;
 
@@ -68,8 +68,10 @@ pub enum SaleState {
     Preheated,
     /// It refuses purchases until it is resumed.
     Paused,
-    /// It refuses purchases for good; no other state follows.
+    /// It refuses purchases for good.
     Ended,
+    /// It is over, nothing of it is open, and the inventory has nothing of it any more; no other state follows.
+    Settled,
 }
 
 /// What an operator does to a sale to change its state.
@@ -86,6 +88,8 @@ pub enum SaleAction {
     Resume,
     /// Stops selling for good.
     End,
+    /// Compares its counts, writes its report and clears the inventory of it.
+    Settle,
 }
 
 /// What a shopper may do with a sale at one moment.
@@ -116,7 +120,8 @@ pub struct InvalidSale {
 
 impl SaleState {
     /// All states, in the order of a sale's life.
-    pub const ALL: [Self; 5] = [Self::Draft, Self::Published, Self::Preheated, Self::Paused, Self::Ended];
+    pub const ALL: [Self; 6] =
+        [Self::Draft, Self::Published, Self::Preheated, Self::Paused, Self::Ended, Self::Settled];
 
     /// Answers the state's word in rows and JSON.
     pub fn as_str(self) -> &'static str {
@@ -126,6 +131,7 @@ impl SaleState {
             Self::Preheated => "preheated",
             Self::Paused => "paused",
             Self::Ended => "ended",
+            Self::Settled => "settled",
         }
     }
 
@@ -144,11 +150,13 @@ impl SaleState {
             (Self::Preheated | Self::Paused, A::Pause) => Some(Self::Paused),
             (Self::Preheated | Self::Paused, A::Resume) => Some(Self::Preheated),
             (Self::Published | Self::Preheated | Self::Paused | Self::Ended, A::End) => Some(Self::Ended),
-            (Self::Draft, A::Preheat | A::Pause | A::Resume | A::End)
-            | (Self::Published, A::Pause | A::Resume)
-            | (Self::Preheated, A::Publish)
-            | (Self::Paused, A::Publish | A::Preheat)
-            | (Self::Ended, A::Publish | A::Preheat | A::Pause | A::Resume) => None,
+            (Self::Ended | Self::Settled, A::Settle) => Some(Self::Settled),
+            (Self::Draft, A::Preheat | A::Pause | A::Resume | A::End | A::Settle)
+            | (Self::Published, A::Pause | A::Resume | A::Settle)
+            | (Self::Preheated, A::Publish | A::Settle)
+            | (Self::Paused, A::Publish | A::Preheat | A::Settle)
+            | (Self::Ended, A::Publish | A::Preheat | A::Pause | A::Resume)
+            | (Self::Settled, A::Publish | A::Preheat | A::Pause | A::Resume | A::End) => None,
         }
     }
 
@@ -160,7 +168,7 @@ impl SaleState {
     /// Answers the word of the gates of a sale in this state; `None` while it has no gates.
     pub fn gate(self) -> Option<&'static str> {
         match self {
-            Self::Draft | Self::Published => None,
+            Self::Draft | Self::Published | Self::Settled => None,
             Self::Preheated => Some("open"),
             Self::Paused => Some("paused"),
             Self::Ended => Some("ended"),
@@ -176,7 +184,8 @@ impl SaleState {
 
 impl SaleAction {
     /// All actions.
-    pub const ALL: [Self; 5] = [Self::Publish, Self::Preheat, Self::Pause, Self::Resume, Self::End];
+    pub const ALL: [Self; 6] =
+        [Self::Publish, Self::Preheat, Self::Pause, Self::Resume, Self::End, Self::Settle];
 
     /// Answers the action's word in paths and in the audit log.
     pub fn as_str(self) -> &'static str {
@@ -186,6 +195,7 @@ impl SaleAction {
             Self::Pause => "pause",
             Self::Resume => "resume",
             Self::End => "end",
+            Self::Settle => "settle",
         }
     }
 
@@ -233,7 +243,7 @@ impl Sale {
     pub fn phase(&self, now_ms: i64) -> Option<Phase> {
         match self.state {
             SaleState::Draft => None,
-            SaleState::Ended => Some(Phase::Ended),
+            SaleState::Ended | SaleState::Settled => Some(Phase::Ended),
             _ if now_ms >= self.ends_ms => Some(Phase::Ended),
             SaleState::Paused => Some(Phase::Paused),
             SaleState::Published | SaleState::Preheated if now_ms < self.starts_ms => Some(Phase::Upcoming),
@@ -244,14 +254,14 @@ impl Sale {
 
     /// Answers whether nothing of the sale can be sold any more.
     pub fn is_over(&self, now_ms: i64) -> bool {
-        self.state == SaleState::Ended || now_ms >= self.ends_ms
+        matches!(self.state, SaleState::Ended | SaleState::Settled) || now_ms >= self.ends_ms
     }
 
     /// Answers whether the inventory may have work with the sale: when it is preheated, paused or ended, until ten
     /// minutes after `ends_ms`.
     pub fn is_selling(&self, now_ms: i64) -> bool {
         match self.state {
-            SaleState::Draft | SaleState::Published => false,
+            SaleState::Draft | SaleState::Published | SaleState::Settled => false,
             SaleState::Preheated | SaleState::Paused | SaleState::Ended => {
                 now_ms < self.ends_ms.saturating_add(Self::AFTERMATH_MS)
             }
@@ -348,8 +358,9 @@ mod tests {
     }
 
     #[test]
-    fn ended_is_final() {
-        assert_eq!(SaleState::Ended.allowed(), [SaleAction::End]);
+    fn settled_is_final() {
+        assert_eq!(SaleState::Ended.allowed(), [SaleAction::End, SaleAction::Settle]);
+        assert_eq!(SaleState::Settled.allowed(), [SaleAction::Settle]);
     }
 
     #[test]

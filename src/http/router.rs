@@ -47,6 +47,8 @@ pub fn admin_routes(app: &mut ServiceConfig) {
                 .service(at("/sales/{sale}", "GET, HEAD, PATCH", sale))
                 .service(at("/sales/{sale}/stock", "GET, HEAD", [read().to(admin::sales::stock)]))
                 .service(at("/sales/{sale}/view", "GET, HEAD", [read().to(admin::views::read)]))
+                .service(at("/sales/{sale}/report", "GET, HEAD", [read().to(admin::sales::report)]))
+                .service(at("/sales/{sale}/settle", "POST", [post().to(admin::sales::settle)]))
                 .service(at("/sales/{sale}/{action}", "POST", [post().to(admin::sales::advance)]))
                 .service(at("/orders/{order}", "GET, HEAD", [read().to(admin::orders::read)]))
                 .service(at("/orders/{order}/cancel", "POST", [post().to(admin::orders::cancel)]))

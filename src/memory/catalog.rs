@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, RwLock};
 
 use crate::domain::sale::Phase;
-use crate::domain::{Item, Sale, SaleId, Sales, SkuId};
-use crate::ports::{BucketState, SaleStore, StoreResult};
+use crate::domain::{Item, Month, Sale, SaleId, Sales, SkuId};
+use crate::ports::{BucketState, SaleStore, Settling, StoreResult};
 
 /// What a shopper is told about the stock: a band, never the number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -68,8 +68,12 @@ pub struct Snapshot {
     pub version: u64,
     /// Whether the directory was ever read. Before that, nobody knows which sales there are.
     pub is_read: bool,
-    /// Every sale of the directory, drafts included.
+    /// Every sale of the directory that is not settled, drafts included.
     pub sales: Arc<Sales>,
+    /// Every settled sale, with the month of its orders. The inventory has nothing of them.
+    pub settled: Arc<BTreeMap<SaleId, Month>>,
+    /// The sales that the directory named when it was read last.
+    named: Arc<BTreeSet<SaleId>>,
     /// The stock of the sales that sell, as it was read last.
     pub stock: Arc<Stock>,
     /// What was gone for good when the ledgers were read last.
@@ -106,15 +110,31 @@ impl Catalog {
         });
     }
 
+    /// Takes a sale that was settled out of the others, so that nobody has work with it any more.
+    pub fn settle(&self, sale: &Sale) {
+        self.change(|next| next.settle(std::iter::once(sale)));
+    }
+
     /// Reads the directory, and answers the snapshot that holds what it read. A sale that is known in a newer version
-    /// stays, and so does one that the directory did not name.
+    /// stays, and so does one that the directory has not named yet. One that it named before and does not name any more
+    /// was settled. The sales that were settled long ago are read once.
     ///
     /// # Errors
     /// When the directory cannot be read; the last snapshot stays.
-    pub async fn renew(&self, directory: &dyn SaleStore) -> StoreResult<Arc<Snapshot>> {
-        let read = directory.sales().await?;
+    pub async fn renew(
+        &self,
+        directory: &dyn SaleStore,
+        settling: &dyn Settling,
+    ) -> StoreResult<Arc<Snapshot>> {
+        // What is settled in between is read twice, and not left out.
+        let read = directory.unsettled().await?;
+        let settled = if self.snapshot().is_read { Vec::new() } else { settling.settled().await? };
         self.change(|next| {
             let mut sales: Sales = read.into_iter().map(|sale| (sale.id.clone(), sale)).collect();
+            let named: BTreeSet<SaleId> = sales.keys().cloned().collect();
+            let is_gone = |id: &SaleId| next.named.contains(id) && !named.contains(id);
+            let gone: Vec<Sale> =
+                next.sales.iter().filter(|(id, _)| is_gone(id)).map(|(_, sale)| sale.clone()).collect();
             // An operator may have changed a sale, or put it in place, while the directory was being read.
             let age = |sale: &Sale| (sale.version, sale.epoch, sale.in_place);
             for (id, known) in next.sales.iter() {
@@ -122,8 +142,14 @@ impl Catalog {
                     sales.insert(id.clone(), known.clone());
                 }
             }
-            next.sales = Arc::new(sales);
-            next.is_read = true;
+            sales.retain(|id, _| !next.settled.contains_key(id));
+            (next.sales, next.named, next.is_read) = (Arc::new(sales), Arc::new(named), true);
+            if !settled.is_empty() {
+                let mut all = BTreeMap::clone(&next.settled);
+                all.extend(settled);
+                next.settled = Arc::new(all);
+            }
+            next.settle(gone.iter());
         });
         Ok(self.snapshot())
     }
@@ -140,6 +166,18 @@ impl Catalog {
 }
 
 impl Snapshot {
+    fn settle<'a>(&mut self, sales: impl Iterator<Item = &'a Sale>) {
+        let (mut all, mut settled) = (Sales::clone(&self.sales), BTreeMap::clone(&self.settled));
+        let before = all.len();
+        for sale in sales {
+            all.remove(&sale.id);
+            settled.insert(sale.id.clone(), sale.month());
+        }
+        if settled.len() != self.settled.len() || all.len() != before {
+            (self.sales, self.settled) = (Arc::new(all), Arc::new(settled));
+        }
+    }
+
     /// Finds a sale that shoppers may see, with what they may do now; `None` for a draft and for an unknown sale.
     pub fn visible(&self, id: &SaleId, now_ms: i64) -> Option<(&Sale, Phase)> {
         let sale = self.sales.get(id)?;

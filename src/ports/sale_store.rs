@@ -11,6 +11,9 @@ pub trait SaleStore: Send + Sync {
     /// Reads all sales, ascending by start.
     async fn sales(&self) -> StoreResult<Vec<Sale>>;
 
+    /// Reads all sales that are not settled, ascending by start.
+    async fn unsettled(&self) -> StoreResult<Vec<Sale>>;
+
     /// Reads one sale; `None` when there is none of that id.
     async fn sale(&self, id: &SaleId) -> StoreResult<Option<Sale>>;
 

@@ -196,7 +196,8 @@ impl Shop {
         let Some(old) = self.sale(id).await? else {
             return Ok(Changed::Unknown);
         };
-        let Some(state) = old.state.after(action) else {
+        // A sale is settled in another way ([`Self::settle`]).
+        let Some(state) = old.state.after(action).filter(|state| *state != SaleState::Settled) else {
             return Ok(Changed::NotAllowed { state: old.state, allowed: old.state.allowed() });
         };
         let preheating = action == SaleAction::Preheat;

@@ -97,7 +97,7 @@ impl Shop {
             let page = till.provider.open(&payment.request).await.map_err(Failure::of_read)?;
             let opened = PaymentStep::Opened(page.clone());
             if !self.ports.payments.advance(payment.request.id, &opened).await? {
-                return self.opened_by_another(payment).await;
+                return self.opened_by_another(payment, is_new).await;
             }
             (payment.page, payment.state) = (Some(page), PaymentState::Open);
         }
@@ -105,13 +105,13 @@ impl Shop {
     }
 
     /// Answers with a payment that another call has opened meanwhile, or has begun to close.
-    async fn opened_by_another(&self, payment: Box<Payment>) -> Result<Paying, Failure> {
+    async fn opened_by_another(&self, payment: Box<Payment>, is_new: bool) -> Result<Paying, Failure> {
         let id = payment.request.id;
         let payments = self.ports.payments.of(id.order).await.map_err(Failure::of_read)?;
         let found = payments.into_iter().find(|payment| payment.request.id == id);
         let open = found.filter(|payment| payment.state == PaymentState::Open);
         open.map_or(Err(Failure::Unavailable), |payment| {
-            Ok(Paying::Open { payment: Box::new(payment), is_new: false })
+            Ok(Paying::Open { payment: Box::new(payment), is_new })
         })
     }
 

@@ -167,7 +167,8 @@ impl Shop {
     fn months(&self, after: Option<OrderCursor>) -> Vec<Month> {
         let snapshot = self.catalog();
         let sold = snapshot.sales.values().filter(|sale| !sale.state.is_editable());
-        let mut months: Vec<Month> = sold.map(Sale::month).collect();
+        let mut months: Vec<Month> =
+            sold.map(Sale::month).chain(snapshot.settled.values().copied()).collect();
         months.retain(|month| after.is_none_or(|cursor| *month <= cursor.month));
         months.sort_unstable_by(|a, b| b.cmp(a));
         months.dedup();

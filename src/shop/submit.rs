@@ -15,7 +15,7 @@ use super::purchase::{Accepted, Purchase, Refusal};
 use crate::clock::Moment;
 use crate::domain::reservation::{Denial, Fingerprint, OutboxEntryId, Reservation, ReserveRequest};
 use crate::domain::sale::Phase;
-use crate::domain::{BucketId, Order, OrderId, OrderRecord, OrderState, Sale, SkuId};
+use crate::domain::{BucketId, Order, OrderId, OrderRecord, OrderState, Quantity, Sale, SkuId};
 use crate::metrics::{RESERVE_BATCH, SHED};
 use crate::ports::{Effect, ErrorKind, StoreError, StoreResult};
 
@@ -61,6 +61,7 @@ impl Shop {
         let submitted = match self.decide(purchase) {
             // Only a panic ends the task without an answer, and the panic may have come after the reservation.
             Ok(answer) => answer.await.unwrap_or(Err(Refusal::OutcomeUnknown)),
+            Err(Refusal::UnknownSale) => self.submit_to_settled(purchase).await,
             Err(refusal) => Err(refusal),
         };
         let is_known = submitted != Err(Refusal::UnknownSale);
@@ -105,6 +106,30 @@ impl Shop {
         let reply_to = ReplyTo { answer, place };
         self.tasks.spawn_here(self.clone().reserve_and_queue(terms, bucket, request, reply_to));
         Ok(receiver)
+    }
+
+    /// Answers a purchase of a settled sale: with the order that the same key made, or that the sale is over.
+    async fn submit_to_settled(&self, purchase: &Purchase) -> Submitted {
+        let Some(month) = self.catalog().settled.get(&purchase.sale).copied() else {
+            return Err(Refusal::UnknownSale);
+        };
+        self.admission.check_rate(&purchase.user, purchase.address).map_err(Refusal::TooFast)?;
+        let _place = self.admission.enter().ok_or(Refusal::Overloaded)?;
+        let Purchase { user, sale, key, sku, quantity, .. } = purchase;
+        let order = OrderId::derive(self.map.shard_of(user), month, sale, user, key);
+        self.replay_of_row(order, (sku, *quantity)).await
+    }
+
+    /// Answers a purchase of a sale of which the inventory has nothing any more.
+    async fn replay_of_row(&self, order: OrderId, (sku, quantity): (&SkuId, Quantity)) -> Submitted {
+        match self.ports.orders.order(order).await {
+            Ok(Some(order)) if order.sku == *sku && order.quantity == quantity => {
+                Ok(Accepted { order, replayed: true })
+            }
+            Ok(Some(_)) => Err(Refusal::KeyReused),
+            Ok(None) => Err(Refusal::Ended),
+            Err(_) => Err(Refusal::Unavailable),
+        }
     }
 
     /// Checks the sale, the sold-out flag and the rate limits (step 1). A buyer's repeated request passes all of them
@@ -167,7 +192,13 @@ impl Shop {
                 if let Denial::SoldOut { available: 0, orders_seen } = denial {
                     self.note_sold_out(&bucket, &record.sku_id, orders_seen, asked);
                 }
-                Err(refusal(&denial, terms))
+                match refusal(&denial, terms) {
+                    // Another process may have settled the sale just now.
+                    Refusal::Ended if denial == Denial::GateShut => {
+                        self.replay_of_row(order, (&record.sku_id, record.quantity)).await
+                    }
+                    refusal => Err(refusal),
+                }
             }
             Err(error) if error.effect == Effect::NotApplied => Err(Refusal::Unavailable),
             Err(_) => Err(Refusal::OutcomeUnknown),

@@ -82,7 +82,9 @@ impl ReleaseRelay {
         // The next round begins anew at the oldest row: rows do not become visible in the order of their ids.
         let last = rows.last().filter(|_| is_full).map_or(0, |last| last.id);
         self.read_up_to.lock().expect("no code panics while holding it").insert(at, last);
-        let (mut settled, mut failure) = (Vec::new(), Ok(()));
+        // The inventory has nothing of a settled sale that could be on sale again.
+        let of_settled = rows.iter().filter(|owed| snapshot.settled.contains_key(&owed.sale));
+        let (mut settled, mut failure) = (of_settled.map(|owed| owed.id).collect::<Vec<_>>(), Ok(()));
         for (bucket, owed) in self.by_bucket(rows, snapshot) {
             let Some(sale) = snapshot.sales.get(&bucket.sale) else { continue };
             let released = self.release(sale, &bucket, &owed).await;

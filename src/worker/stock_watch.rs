@@ -137,7 +137,9 @@ fn delayed(before: &BTreeSet<SaleId>, snapshot: &Snapshot, now_ms: i64) -> BTree
 fn unplaced(snapshot: &Snapshot, now_ms: i64) -> BTreeSet<SaleId> {
     ids_of(snapshot, |sale| {
         let is_near = now_ms >= sale.starts_ms.saturating_sub(UNPLACED_BEFORE_MS) && now_ms < sale.ends_ms;
-        is_near && !sale.in_place && !matches!(sale.state, SaleState::Draft | SaleState::Ended)
+        is_near
+            && !sale.in_place
+            && !matches!(sale.state, SaleState::Draft | SaleState::Ended | SaleState::Settled)
     })
 }
 

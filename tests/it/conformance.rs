@@ -37,5 +37,6 @@ mod payments;
 mod poison;
 mod purchases;
 mod refunds;
+mod settling;
 mod webhooks;
 pub mod writer;

@@ -134,12 +134,15 @@ pub trait Stage {
     /// Reads reason and details of the changes of a kind that are no sale's, in order.
     async fn notes(&self, action: &str) -> Vec<(String, Value)>;
 
-    /// Reads the moves of an order by their word: state before, state after, who and why.
-    async fn moves(&self, order: &str) -> BTreeMap<String, [String; 4]>;
+    /// Reads the moves of an order by their word: who and why.
+    async fn moves(&self, order: &str) -> BTreeMap<String, [String; 2]>;
 
     /// Executes a statement on every control database, as nobody but a person with a shell does. It names tables
     /// without their database.
     async fn execute_control(&self, statement: &str);
+
+    /// Removes a unit of a SKU from the inventory, as nobody but a person with a shell does.
+    async fn take_away(&self, sale: &str, sku: &str);
 
     /// Removes the ledger of a sale, as nobody but a person with a shell does.
     async fn drop_ledger(&self, sale: &str);

@@ -69,7 +69,7 @@ impl Bench {
 
     async fn relay(&self, releases: Arc<dyn Releases>, batch_rows_max: usize) -> ReleaseRelay {
         let catalog = Arc::new(Catalog::default());
-        catalog.renew(self.ports.sales.as_ref()).await.expect("the sales");
+        catalog.renew(self.ports.sales.as_ref(), self.ports.settling.as_ref()).await.expect("the sales");
         ReleaseRelay {
             releases,
             inventory: self.ports.inventory.clone(),

@@ -55,8 +55,19 @@ async fn audited(config: &Config, sale: &str, persisted: usize) {
     assert_eq!(audit::audit(&evidence), []);
 }
 
-/// Makes a sale with orders of every kind that there is, another that was never touched, and a draft.
+/// Ends and settles the sale `past`.
+async fn settle(shop: &TestShop) {
+    for action in ["end", "settle"] {
+        let answer =
+            shop.operate("POST", &format!("/sales/past/{action}"), json!({ "reason": "it is over" })).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+}
+
+/// Makes a sale with orders of every kind that there is, a settled one, another that was never touched, and a draft.
 async fn fill(shop: &TestShop) -> Vec<(String, Value)> {
+    shop.open_sale("past", 1, &[("phone", 2)]).await;
+    settle(shop).await;
     shop.open_sale("drop", 2, &[("pad", 3), ("phone", 20)]).await;
     for n in 0..12 {
         let (user, sku) = (format!("u{n}"), if n % 4 == 0 { "pad" } else { "phone" });
@@ -122,6 +133,13 @@ async fn there_and_back(first: Mode, second: Mode) {
     assert_eq!(body(Path::new(&again)), body(Path::new(&there)));
     done(&seckill(&back, &["import", &again]));
     audited(&back, "drop", 13).await;
+    let mut shop = start(&back).await;
+    settle(&shop).await;
+    let report = shop.operate("GET", "/sales/past/report", Value::Null).await.json();
+    assert_eq!(report["report"]["items"][0]["configured"], 2, "{report}");
+    shop.stop().await;
+    drop(shop);
+    audited(&back, "past", 0).await;
     for config in [&from, &to, &back] {
         remove(config).await;
     }

@@ -12,6 +12,15 @@ use crate::order_life;
 
 /// Checks every bucket. The sums over all buckets are checked only when all is quiet and every bucket is in place.
 pub fn check(index: &Index<'_>, found: &mut Findings) {
+    if index.evidence.sale.is_settled() {
+        for (number, bucket) in index.buckets() {
+            found.add(
+                Rule::LeftAfterSettle,
+                format!("bucket {number} has a gate {:?} and {} holds", bucket.gate, bucket.holds.len()),
+            );
+        }
+        return;
+    }
     let outbox = index.outbox_len();
     found.check(outbox == 0, Rule::OutboxNotEmpty, || format!("{outbox} entries wait for the order log"));
     for (number, bucket) in index.buckets().filter(|_| index.is_quiet()) {

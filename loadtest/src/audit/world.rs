@@ -194,20 +194,10 @@ fn moves(row: &OrderRow) -> Vec<Move> {
         "paid" | "cancelled" => row.created_ms + 60_000,
         _ => row.created_ms,
     };
-    let states = |kind: &str| match kind {
-        "persisted" => ("queued", "awaiting_payment"),
-        "rejected" => ("queued", "rejected"),
-        "paid" => ("awaiting_payment", "paid"),
-        "cancelled" => ("awaiting_payment", "cancelled"),
-        "expired" => ("awaiting_payment", "expired"),
-        _ => ("paid", "refunded"),
-    };
     let step = |kind: &&str| Move {
         place: row.place.clone(),
         order: row.id,
         kind: (*kind).to_owned(),
-        from: states(kind).0.to_owned(),
-        to: states(kind).1.to_owned(),
         at_ms: at_ms(kind),
     };
     kinds.iter().map(step).collect()

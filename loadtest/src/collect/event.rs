@@ -1,10 +1,17 @@
-//! Reads the payload of a row of events.
+//! Reads the payload of a row of events: steps, and what all of them have in common.
 
 use anyhow::{Context, ensure};
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use crate::evidence::EventRow;
 use crate::ids::OrderId;
+
+#[derive(Deserialize)]
+struct Payload {
+    common: Map<String, Value>,
+    moves: Vec<Map<String, Value>>,
+}
 
 #[derive(Deserialize)]
 struct Step {
@@ -37,8 +44,13 @@ pub fn events(
     at_ms: i64,
     (payload, sale): (&[u8], &str),
 ) -> anyhow::Result<Vec<EventRow>> {
-    let steps: Vec<Step> =
-        serde_json::from_slice(payload).context("an event's row is not JSON of this form")?;
+    let form = "an event's row is not JSON of this form";
+    let payload: Payload = serde_json::from_slice(payload).context(form)?;
+    let step = |mut own: Map<String, Value>| {
+        own.extend(payload.common.clone());
+        serde_json::from_value(own.into()).context(form)
+    };
+    let steps: Vec<Step> = payload.moves.into_iter().map(step).collect::<anyhow::Result<_>>()?;
     ensure!(i64::try_from(steps.len()) == Ok(events), "{} events stand where {events} should", steps.len());
     let of_sale = (first_number..).zip(steps).filter(|(_, step)| step.sale_id == sale);
     of_sale

@@ -133,16 +133,12 @@ pub async fn moves(
     sale: &str,
 ) -> anyhow::Result<Vec<Move>> {
     let table = (database, "order_moves");
-    let found =
-        of_orders(connection, table, "t.order_id, t.kind, t.at_ms, t.from_state, t.to_state", months, sale)
-            .await?;
+    let found = of_orders(connection, table, "t.order_id, t.kind, t.at_ms", months, sale).await?;
     let step = |row: &MySqlRow| -> anyhow::Result<Move> {
         Ok(Move {
             place: place.clone(),
             order: order_id(row, 0)?,
             kind: text(row, 1)?,
-            from: text(row, 3)?,
-            to: text(row, 4)?,
             at_ms: number(row, 2)?,
         })
     };

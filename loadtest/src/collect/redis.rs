@@ -14,6 +14,19 @@ use crate::ids::OrderId;
 
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 const SCAN_COUNT: usize = 1000;
+/// The keys of a bucket.
+const PARTS: [&str; 10] = [
+    "gate",
+    "stock",
+    "buyers",
+    "orders",
+    "outbox",
+    "outbox_orders",
+    "set_aside",
+    "moves",
+    "received",
+    "unpaid",
+];
 
 /// Connects to Redis.
 ///
@@ -55,7 +68,7 @@ pub async fn outbox_len(
     Ok(sum)
 }
 
-/// Reads all buckets of a sale, by number. A bucket without a gate is `None`.
+/// Reads all buckets of a sale, by number. A bucket without a gate is `None`; of a settled sale, one without any key.
 ///
 /// # Errors
 /// When Redis cannot be read, or a hold is not what `reserve.lua` writes.
@@ -66,7 +79,14 @@ pub async fn read(config: &Config, sale: &SaleFacts) -> anyhow::Result<Vec<Optio
         let named = |part: &str| key(config, &sale.id, bucket, part);
         let gate: BTreeMap<String, String> =
             cmd("HGETALL").arg(named("gate")).query_async(&mut connection).await?;
-        if gate.is_empty() {
+        let is_absent = match sale.is_settled() {
+            true => {
+                let keys = PARTS.map(named);
+                cmd("EXISTS").arg(&keys).query_async::<i64>(&mut connection).await? == 0
+            }
+            false => gate.is_empty(),
+        };
+        if is_absent {
             buckets.push(None);
             continue;
         }

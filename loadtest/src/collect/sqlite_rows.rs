@@ -16,7 +16,7 @@ use crate::ids::{OrderId, yyyymm};
 const ORDERS: &str = "SELECT order_id, month, sku_id, user_id, quantity, unit_price, currency, state, reason, epoch, \
      accepted_ms, created_ms, expires_ms FROM orders WHERE sale_id = ?";
 /// Moves of the sale's orders, and moves that belong to no order of any sale.
-const MOVES: &str = "SELECT m.order_id, m.kind, m.at_ms, m.from_state, m.to_state FROM order_moves m \
+const MOVES: &str = "SELECT m.order_id, m.kind, m.at_ms FROM order_moves m \
      LEFT JOIN orders o ON o.order_id = m.order_id WHERE o.sale_id = ? OR o.order_id IS NULL";
 const GATES: &str =
     "SELECT bucket, epoch, state, opens_ms, closes_ms, buyer_limit FROM gates WHERE sale_id = ?";
@@ -79,8 +79,7 @@ pub async fn moves(
     let found = fetch(connection, MOVES, Some(sale)).await?;
     let step = |row: &SqliteRow| -> anyhow::Result<Move> {
         let order = order_id(row, 0)?;
-        let (from, to) = (text(row, 3)?, text(row, 4)?);
-        Ok(Move { place: place(order.shard()), order, kind: text(row, 1)?, from, to, at_ms: number(row, 2)? })
+        Ok(Move { place: place(order.shard()), order, kind: text(row, 1)?, at_ms: number(row, 2)? })
     };
     found.iter().map(step).collect()
 }

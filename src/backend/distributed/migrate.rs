@@ -220,6 +220,11 @@ async fn make_event_logs(mysql: &Mysql, instance: Instance) -> StoreResult<()> {
         let query = sqlx::query(mysql.control_sql(instance, text)).bind(part.number()).bind(FIRST_NUMBER);
         query.execute(mysql.pool(instance)).await.map_err(|error| failed("make numbers of events", error))?;
     }
+    let text = "INSERT IGNORE INTO {control}.retold_shards (shard, upto) VALUES (?, '')";
+    for shard in mysql.map.shards_of(instance) {
+        let query = sqlx::query(mysql.control_sql(instance, text)).bind(shard.number());
+        query.execute(mysql.pool(instance)).await.map_err(|error| failed("make numbers of events", error))?;
+    }
     Ok(())
 }
 

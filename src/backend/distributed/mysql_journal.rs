@@ -8,26 +8,29 @@ use sqlx::{AssertSqlSafe, MySql, Transaction};
 
 use super::mysql::{Mysql, failed};
 use super::mysql_text::{push_all, push_bytes, push_insert};
-use crate::domain::{OrderMove, Part, Shard, journal};
+use crate::domain::{Mover, OrderMove, Part, Shard, journal};
 use crate::ports::{StoreError, StoreResult};
 
 const TELL: &str = "write events";
+/// Most bytes of a payload that is written into the text of its statement.
+const LITERAL_BYTES_MAX: usize = 2048;
 
 /// The columns that [`push_move`] writes.
-pub const MOVE_COLUMNS: &str = "order_id, kind, from_state, to_state, mover, why, at_ms";
+pub const MOVE_COLUMNS: &str = "order_id, kind, mover, why, at_ms";
 
 /// Appends the row of a step in `order_moves`. Its time is `@now_ms`, unless the step has a time of its own.
 pub fn push_move(text: &mut String, step: &OrderMove<'_>) {
     push_bytes(text, step.order_id.bytes());
-    let OrderMove { kind, from, to, .. } = step;
-    push_all(text, format_args!(",'{kind}','{from}','{to}',"));
-    push_bytes(text, step.by.as_bytes());
-    match &step.why {
-        Some(why) => {
-            text.push(',');
-            push_bytes(text, why.as_bytes());
+    push_all(text, format_args!(",'{}'", step.kind));
+    let is_writer = step.by == Mover::ORDER_WRITER.by;
+    for words in [Some(&step.by).filter(|_| !is_writer), step.why.as_ref()] {
+        match words {
+            Some(words) => {
+                text.push(',');
+                push_bytes(text, words.as_bytes());
+            }
+            None => text.push_str(",NULL"),
         }
-        None => text.push_str(",NULL"),
     }
     match step.at_ms {
         Some(at_ms) => push_all(text, format_args!(",{at_ms}")),
@@ -71,15 +74,27 @@ pub async fn tell(
     }
     let control = mysql.control(mysql.map.instance_of_part(part));
     let (part, events) = (part.number(), moves.len());
-    let mut text = format!(
-        "UPDATE {control}.event_logs SET next_number = LAST_INSERT_ID(next_number) + {events} WHERE part = {part};\
-         INSERT INTO {control}.order_events (part, first_number, events, at_ms, payload) \
+    let payload = journal::encode(moves);
+    let mut number = format!(
+        "UPDATE {control}.event_logs SET next_number = LAST_INSERT_ID(next_number) + {events} WHERE part = {part};"
+    );
+    let insert = format!(
+        "INSERT INTO {control}.order_events (part, first_number, events, at_ms, payload) \
          VALUES ({part},LAST_INSERT_ID(),{events},@now_ms,"
     );
-    push_bytes(&mut text, &journal::encode(moves));
-    text.push(')');
-    let told = sqlx::raw_sql(AssertSqlSafe(text)).execute(&mut **tx).await;
-    match told.map_err(|error| failed(TELL, error))?.rows_affected() {
+    // A long payload as a literal costs more than a second round trip.
+    let told = if payload.len() < LITERAL_BYTES_MAX {
+        number.push_str(&insert);
+        push_bytes(&mut number, &payload);
+        number.push(')');
+        sqlx::raw_sql(AssertSqlSafe(number)).execute(&mut **tx).await.map(|told| told.rows_affected())
+    } else {
+        let numbered = sqlx::raw_sql(AssertSqlSafe(number)).execute(&mut **tx).await;
+        let numbered = numbered.map_err(|error| failed(TELL, error))?.rows_affected();
+        let inserted = sqlx::query(AssertSqlSafe(format!("{insert}?)"))).persistent(false).bind(payload);
+        inserted.execute(&mut **tx).await.map(|told| told.rows_affected() + numbered)
+    };
+    match told.map_err(|error| failed(TELL, error))? {
         2 => Ok(()),
         _ => Err(StoreError::broken(TELL, format!("partition {part} has no numbers: run `seckill migrate`"))),
     }

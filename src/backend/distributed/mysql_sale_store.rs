@@ -23,17 +23,31 @@ const SALES: &str = "SELECT s.sale_id, s.name, s.state, s.starts_ms, s.ends_ms, 
      FROM {directory}.sales s JOIN {directory}.epochs e ON e.sale_id = s.sale_id";
 const ITEMS: &str = "SELECT sale_id, sku_id, name, stock, unit_price, currency FROM {directory}.items";
 
+/// Which sales are read.
+#[derive(Clone, Copy)]
+enum Which<'a> {
+    All,
+    Unsettled,
+    One(&'a SaleId),
+}
+
 impl MysqlSaleStore {
     /// Makes the store. It calls nothing.
     pub fn new(mysql: Arc<Mysql>) -> Self {
         Self { mysql }
     }
 
-    async fn read(&self, id: Option<&SaleId>) -> StoreResult<Vec<Sale>> {
+    async fn read(&self, which: Which<'_>) -> StoreResult<Vec<Sale>> {
         let context = "read sales";
-        let filter = |table: &str| match id {
-            Some(_) => format!(" WHERE {table}sale_id = ?"),
-            None => String::new(),
+        let id = if let Which::One(id) = which { Some(id) } else { None };
+        let filter = |table: &str| match which {
+            Which::One(_) => format!(" WHERE {table}sale_id = ?"),
+            Which::Unsettled if table.is_empty() => format!(
+                " WHERE sale_id IN (SELECT sale_id FROM {{directory}}.sales WHERE state <> '{}')",
+                SaleState::Settled.as_str()
+            ),
+            Which::Unsettled => format!(" WHERE s.state <> '{}'", SaleState::Settled.as_str()),
+            Which::All => String::new(),
         };
         let sales = format!("{SALES}{} ORDER BY s.starts_ms, s.sale_id", filter("s."));
         let items = format!("{ITEMS}{} ORDER BY sale_id, sku_id", filter(""));
@@ -242,11 +256,15 @@ impl MysqlSaleStore {
 #[async_trait]
 impl SaleStore for MysqlSaleStore {
     async fn sales(&self) -> StoreResult<Vec<Sale>> {
-        self.mysql.read("read sales", self.read(None)).await
+        self.mysql.read("read sales", self.read(Which::All)).await
+    }
+
+    async fn unsettled(&self) -> StoreResult<Vec<Sale>> {
+        self.mysql.read("read sales", self.read(Which::Unsettled)).await
     }
 
     async fn sale(&self, id: &SaleId) -> StoreResult<Option<Sale>> {
-        Ok(self.mysql.read("read sale", self.read(Some(id))).await?.pop())
+        Ok(self.mysql.read("read sale", self.read(Which::One(id))).await?.pop())
     }
 
     async fn create(&self, sale: &Sale, change: &Change) -> StoreResult<bool> {

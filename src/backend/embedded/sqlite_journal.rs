@@ -6,7 +6,7 @@
 use sqlx::sqlite::SqliteConnection;
 
 use super::sqlite_rows::{change_one, failed, insert};
-use crate::domain::{OrderMove, Part, journal};
+use crate::domain::{Mover, OrderMove, Part, journal};
 use crate::ports::StoreResult;
 
 /// The partition of all events of a folder.
@@ -25,11 +25,11 @@ pub async fn note_moves(
     moves: &[OrderMove<'_>],
     now_ms: i64,
 ) -> StoreResult<()> {
-    const MOVES: &str = "order_moves (order_id, kind, from_state, to_state, mover, why, at_ms)";
-    insert(connection, (MOVES, 7, ""), moves, |query, step| {
+    const MOVES: &str = "order_moves (order_id, kind, mover, why, at_ms)";
+    insert(connection, (MOVES, 5, ""), moves, |query, step| {
         let query = query.bind(step.order_id.to_string()).bind(step.kind.as_ref());
-        let query = query.bind(step.from.as_ref()).bind(step.to.as_ref()).bind(step.by.as_ref());
-        query.bind(step.why.as_deref()).bind(step.at_ms.unwrap_or(now_ms))
+        let mover = Some(step.by.as_ref()).filter(|by| *by != Mover::ORDER_WRITER.by);
+        query.bind(mover).bind(step.why.as_deref()).bind(step.at_ms.unwrap_or(now_ms))
     })
     .await?;
     tell(connection, moves, now_ms).await

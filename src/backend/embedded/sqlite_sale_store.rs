@@ -9,7 +9,7 @@ use super::failures::broken;
 use super::sqlite::Sqlite;
 use super::sqlite_rows::{column, failed};
 use crate::domain::operator::Subject;
-use crate::domain::{ApiKey, Change, Sale, SaleId};
+use crate::domain::{ApiKey, Change, Sale, SaleId, SaleState};
 use crate::ports::{AuditLog, Keys, SaleStore, StoreResult};
 
 /// Serves sales and API keys from the database.
@@ -48,6 +48,13 @@ impl SaleStore for SqliteSaleStore {
             .await
             .map_err(|error| failed("read sales", error))?;
         rows.iter().map(read).collect()
+    }
+
+    async fn unsettled(&self) -> StoreResult<Vec<Sale>> {
+        let text =
+            "SELECT definition FROM sales WHERE definition ->> '$.state' <> ? ORDER BY starts_ms, sale_id";
+        let rows = sqlx::query(text).bind(SaleState::Settled.as_str()).fetch_all(self.sqlite.readers()).await;
+        rows.map_err(|error| failed("read sales", error))?.iter().map(read).collect()
     }
 
     async fn sale(&self, id: &SaleId) -> StoreResult<Option<Sale>> {

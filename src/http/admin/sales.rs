@@ -6,6 +6,7 @@ use actix_web::http::header::{ETAG, IF_MATCH, LOCATION};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, web};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use super::{Scope, change as audit, operator};
 use crate::domain::sale::SaleAction;
@@ -17,6 +18,7 @@ use crate::http::problem::{Code, Problem};
 use crate::http::shopper::{parse_rfc3339, rfc3339};
 use crate::http::{Context, extract};
 use crate::shop::operate::{Changed, Patch, StockView};
+use crate::shop::settle::Settled;
 
 /// Longest reason of a change, in characters.
 const REASON_MAX: usize = 200;
@@ -272,6 +274,81 @@ pub async fn advance(
     let change = audit(&request, &operator, action.as_str(), &reason);
     let sale = done(context.shop.advance_sale(&sale_id(&sale)?, action, &change).await?)?;
     Ok(respond(StatusCode::OK, &sale))
+}
+
+/// The body that settles a sale.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SettleBody {
+    reason: String,
+    /// Whether differences between inventory and ledgers are passed over. The report keeps them.
+    #[serde(default)]
+    accept_differences: bool,
+}
+
+/// Answers `POST /sales/{sale}/settle`: compares the counts of a sale that was ended, writes its report and clears the
+/// inventory of it.
+///
+/// # Errors
+/// `sale_not_found`; `state_conflict` with `open`, what is still open, with `differences`, or with the actions that are
+/// allowed instead.
+pub async fn settle(
+    request: HttpRequest,
+    path: web::Path<String>,
+    payload: web::Payload,
+    context: web::Data<Context>,
+) -> Result<HttpResponse, Problem> {
+    let operator = operator(&request, &context, Scope::SalesWrite).await?;
+    let SettleBody { reason, accept_differences } = read_body(&request, payload, &context).await?;
+    let change = audit(&request, &operator, SaleAction::Settle.as_str(), &checked_reason(&reason)?);
+    let conflict = || Problem::new(Code::StateConflict);
+    match context.shop.settle(&sale_id(&path)?, accept_differences, &change).await? {
+        Settled::Done(sale) => Ok(respond(StatusCode::OK, &sale)),
+        Settled::Unknown => Err(Problem::new(Code::SaleNotFound)),
+        Settled::NotAllowed { state, allowed } => done(Changed::NotAllowed { state, allowed })
+            .map_err(|problem| problem.detail("Only a sale that was ended can be settled."))
+            .map(|sale| respond(StatusCode::OK, &sale)),
+        Settled::Open(open) => {
+            Err(conflict().with("open", open).detail("Something of it is open: nothing was changed."))
+        }
+        Settled::Differs(units) => Err(conflict()
+            .with("differences", serde_json::to_value(&units).unwrap_or_default())
+            .detail("The inventory does not have the units that the ledgers say: nothing was changed. Look into it, \
+                     and settle with accept_differences")),
+    }
+}
+
+/// Answers `GET /sales/{sale}/report`: the report of a settled sale.
+///
+/// # Errors
+/// `sale_not_found`, also for a sale that is not settled.
+pub async fn report(
+    request: HttpRequest,
+    path: web::Path<String>,
+    context: web::Data<Context>,
+) -> Result<HttpResponse, Problem> {
+    operator(&request, &context, Scope::SalesRead).await?;
+    let seal = context.shop.report_of(&sale_id(&path)?).await?;
+    let seal = seal.ok_or_else(|| Problem::new(Code::SaleNotFound).detail("It is not settled."))?;
+    let report = RawValue::from_string(seal.report).map_err(|_| Problem::new(Code::Internal))?;
+    let numbers = RawValue::from_string(seal.numbers).map_err(|_| Problem::new(Code::Internal))?;
+    Ok(HttpResponse::Ok().json(ReportView {
+        settled_at: rfc3339(seal.sealed_ms),
+        hash: seal.hash,
+        last_events: numbers,
+        report,
+    }))
+}
+
+/// The report of a settled sale.
+#[derive(Serialize)]
+struct ReportView {
+    settled_at: String,
+    /// SHA-256 of the view's text.
+    hash: String,
+    /// The last event of each partition that the view is built of.
+    last_events: Box<RawValue>,
+    report: Box<RawValue>,
 }
 
 /// Answers `GET /sales/{sale}/stock`: the units of every SKU, as Redis and the ledgers have them.

@@ -137,6 +137,10 @@ pub async fn read(
     let not_found = || Problem::new(Code::SaleNotFound);
     let id = SaleId::parse(&path.into_inner()).map_err(|_| not_found())?;
     let snapshot = read_catalog(&context)?;
+    if snapshot.settled.contains_key(&id) {
+        let sale = context.shop.sale(&id).await?.ok_or_else(not_found)?;
+        return Ok(cacheable(&request, &SaleView::of(&sale, Phase::Ended, &snapshot)));
+    }
     let (sale, phase) = snapshot.visible(&id, context.shop.now_ms()).ok_or_else(not_found)?;
     Ok(cacheable(&request, &SaleView::of(sale, phase, &snapshot)))
 }

@@ -1,6 +1,6 @@
 //! Writes one batch, beside the runs of the writer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use metrics::{counter, histogram};
 use super::parts::Parts;
 use crate::clock::Clock;
 use crate::domain::batch_plan::LogBatch;
-use crate::domain::{BucketId, Decision, Sales, ShardMap};
+use crate::domain::{BucketId, Decision, SaleId, SaleState, Sales, ShardMap};
 use crate::memory::catalog::Catalog;
 use crate::metrics::{
     DEAD_LETTERS, ORDER_PERSIST, ORDERS, RECORDS_SKIPPED, WRITER_BATCH, WRITER_COMMIT, WRITER_RETRIES,
@@ -81,15 +81,24 @@ impl Writing {
         outcome
     }
 
-    /// Answers the sales that a batch is decided with. When the catalog lacks a sale, or has it from before its preheat
-    /// froze it, the directory is read first, because the sale's records would become dead letters.
+    /// Answers the sales that a batch is decided with. A sale that the catalog lacks, or has from before its preheat
+    /// froze it, is read from the directory first, because its records would become dead letters.
     async fn sales_of(&self, batch: &LogBatch) -> StoreResult<Arc<Sales>> {
-        let sales = self.catalog.snapshot().sales.clone();
-        let mut records = batch.records.iter().filter_map(|record| record.order.as_ref().ok());
-        if records.all(|record| sales.get(&record.sale_id).is_some_and(|sale| !sale.state.is_editable())) {
-            return Ok(sales);
+        let mut sales = self.catalog.snapshot().sales.clone();
+        let known = sales.clone();
+        let is_known = |id: &&SaleId| known.get(id).is_some_and(|sale| !sale.state.is_editable());
+        let records = batch.records.iter().filter_map(|record| record.order.as_ref().ok());
+        let unknown: BTreeSet<&SaleId> =
+            records.map(|record| &record.sale_id).filter(|id| !is_known(id)).collect();
+        for id in unknown {
+            let Some(sale) = self.sales.sale(id).await? else { continue };
+            // The catalog has no settled sales; here a record of one is being read again.
+            if sale.state != SaleState::Settled {
+                self.catalog.put(sale.clone());
+            }
+            Arc::make_mut(&mut sales).insert(id.clone(), sale);
         }
-        Ok(self.catalog.renew(self.sales.as_ref()).await?.sales.clone())
+        Ok(sales)
     }
 
     /// Counts what was written, and spawns the marking of the holds (step 13). That is best effort, because MySQL is

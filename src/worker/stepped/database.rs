@@ -230,6 +230,10 @@ impl SaleStore for Database {
         Ok(vec![self.sale.clone()])
     }
 
+    async fn unsettled(&self) -> StoreResult<Vec<Sale>> {
+        self.sales().await
+    }
+
     async fn sale(&self, id: &SaleId) -> StoreResult<Option<Sale>> {
         Ok(Some(self.sale.clone()).filter(|sale| sale.id == *id))
     }

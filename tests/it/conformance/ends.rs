@@ -177,7 +177,7 @@ async fn unswept(mode: Mode) -> (TestShop, Ports) {
 
 async fn sweeper(ports: &Ports, is_dry_run: bool) -> ExpirySweeper {
     let catalog = Arc::new(Catalog::default());
-    catalog.renew(ports.sales.as_ref()).await.expect("the sales");
+    catalog.renew(ports.sales.as_ref(), ports.settling.as_ref()).await.expect("the sales");
     let changes = ports.order_changes.clone();
     let grace = Grace { ms: 30_000, closing_ms: 300_000 };
     ExpirySweeper { changes, catalog, is_dry_run, grace, period: Duration::from_secs(1) }

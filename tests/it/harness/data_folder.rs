@@ -123,16 +123,22 @@ impl Stage for DataFolder {
         rows.iter().map(|row| (row.get(0), serde_json::from_str(row.get(1)).expect("JSON"))).collect()
     }
 
-    async fn moves(&self, order: &str) -> BTreeMap<String, [String; 4]> {
-        let text =
-            "SELECT kind, from_state, to_state, mover, COALESCE(why, '') FROM order_moves WHERE order_id = ?";
+    async fn moves(&self, order: &str) -> BTreeMap<String, [String; 2]> {
+        let text = "SELECT kind, COALESCE(mover, 'order_writer'), COALESCE(why, '') FROM order_moves WHERE order_id = ?";
         let rows =
             sqlx::query(text).bind(order).fetch_all(&mut self.connect(true).await).await.expect("rows");
-        rows.iter().map(|row| (row.get(0), [1, 2, 3, 4].map(|column| row.get(column)))).collect()
+        rows.iter().map(|row| (row.get(0), [1, 2].map(|column| row.get(column)))).collect()
     }
 
     async fn execute_control(&self, statement: &str) {
         self.try_execute(statement).await.expect("done");
+    }
+
+    async fn take_away(&self, sale: &str, sku: &str) {
+        let text = format!(
+            "UPDATE stock SET available = available - 1 WHERE sale_id = '{sale}' AND sku_id = '{sku}' AND bucket = 0"
+        );
+        self.try_execute(&text).await.expect("done");
     }
 
     async fn drop_ledger(&self, sale: &str) {

@@ -203,17 +203,17 @@ impl Stage for Servers {
         rows.iter().map(|row| (row.get(0), serde_json::from_str(row.get(1)).expect("JSON"))).collect()
     }
 
-    async fn moves(&self, order: &str) -> BTreeMap<String, [String; 4]> {
+    async fn moves(&self, order: &str) -> BTreeMap<String, [String; 2]> {
         let order = OrderId::parse(order).expect("an order id").bytes().to_vec();
         let mut moves = BTreeMap::new();
         for (instance, shard) in self.shards() {
             let text = format!(
-                "SELECT kind, from_state, to_state, mover, COALESCE(why, '') FROM {shard}.order_moves \
+                "SELECT kind, COALESCE(mover, 'order_writer'), COALESCE(why, '') FROM {shard}.order_moves \
                  WHERE order_id = ?"
             );
             let rows = sqlx::query(AssertSqlSafe(text)).bind(&order).fetch_all(self.pool(instance)).await;
             let rows = rows.expect("rows");
-            moves.extend(rows.iter().map(|row| (row.get(0), [1, 2, 3, 4].map(|column| row.get(column)))));
+            moves.extend(rows.iter().map(|row| (row.get(0), [1, 2].map(|column| row.get(column)))));
         }
         moves
     }
@@ -226,6 +226,13 @@ impl Stage for Servers {
             }
             connection.close().await.expect("closed");
         }
+    }
+
+    async fn take_away(&self, sale: &str, sku: &str) {
+        let key = format!("{}{{{sale}.0}}:stock", self.config.redis.key_prefix);
+        let mut connection = self.redis().await;
+        let taken = redis::cmd("HINCRBY").arg(key).arg(sku).arg(-1).query_async::<i64>(&mut connection).await;
+        taken.expect("a number");
     }
 
     async fn drop_ledger(&self, sale: &str) {

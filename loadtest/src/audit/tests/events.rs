@@ -2,7 +2,7 @@
 
 use super::super::Rule;
 use super::super::world::{PHONE, good, id_of, of_rows, row};
-use super::{broken, broken_from, broken_told, broken_told_from};
+use super::{broken_from, broken_told, broken_told_from};
 use crate::evidence::{EventRow, Evidence, RowState};
 
 /// Finds the event that tells the only step of `u-4`.
@@ -18,9 +18,11 @@ fn paid() -> Evidence {
 
 #[test]
 fn a_move_from_nowhere() {
-    broken(&[Rule::MoveStatesDiffer], |evidence| evidence.moves[0].from = "paid".to_owned());
-    broken(&[Rule::MoveStatesDiffer, Rule::EventsDoNotFollow], |evidence| {
-        evidence.moves[0].to = "refunded".to_owned();
+    broken_told(&[Rule::EventStatesDiffer, Rule::ViewDiffers], |evidence| {
+        event(evidence).from = "paid".to_owned();
+    });
+    broken_told(&[Rule::EventStatesDiffer, Rule::EventsDoNotFollow, Rule::ViewDiffers], |evidence| {
+        event(evidence).to = "refunded".to_owned();
     });
 }
 

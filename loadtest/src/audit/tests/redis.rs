@@ -88,6 +88,19 @@ fn a_gate_of_another_epoch_and_a_gate_that_is_gone() {
 }
 
 #[test]
+fn a_settled_sale_of_which_keys_are_left() {
+    let settle = |evidence: &mut Evidence| evidence.sale.state = "settled".to_owned();
+    broken(&[], |evidence| {
+        settle(evidence);
+        evidence.buckets.as_mut().expect("good has buckets").fill(None);
+    });
+    broken(&[Rule::LeftAfterSettle], |evidence| {
+        settle(evidence);
+        evidence.buckets.as_mut().expect("good has buckets")[0] = None;
+    });
+}
+
+#[test]
 fn a_hold_in_the_wrong_bucket() {
     broken(&[Rule::WrongBucket], |evidence| {
         let id = id_of("u-3", "k");

@@ -4,6 +4,18 @@ use std::collections::BTreeMap;
 
 use crate::evidence::{EventFacts, EventRow, Evidence};
 
+/// Answers from which state and to which a move of this word leads.
+fn states(kind: &str) -> (&'static str, &'static str) {
+    match kind {
+        "persisted" => ("queued", "awaiting_payment"),
+        "rejected" => ("queued", "rejected"),
+        "paid" => ("awaiting_payment", "paid"),
+        "cancelled" => ("awaiting_payment", "cancelled"),
+        "expired" => ("awaiting_payment", "expired"),
+        _ => ("paid", "refunded"),
+    }
+}
+
 /// Tells the moves of a state anew: events and view say what moves and rows say.
 pub fn tell(evidence: &mut Evidence) {
     let mut facts = EventFacts::default();
@@ -19,14 +31,15 @@ pub fn tell(evidence: &mut Evidence) {
         let number = log.next_number;
         log.rows.push((number, 1));
         log.next_number += 1;
+        let (from, to) = states(&step.kind);
         let event = EventRow {
             part,
             number,
             order: step.order,
             kind: step.kind.clone(),
-            from: step.from.clone(),
-            to: step.to.clone(),
-            reason: row.and_then(|row| row.reason.clone()).filter(|_| step.to == "rejected"),
+            from: from.to_owned(),
+            to: to.to_owned(),
+            reason: row.and_then(|row| row.reason.clone()).filter(|_| to == "rejected"),
             sku: row.map_or_else(|| "phone-x".to_owned(), |row| row.sku.clone()),
             user: row.map_or_else(|| "nobody".to_owned(), |row| row.user.clone()),
             quantity: row.map_or(1, |row| row.quantity),

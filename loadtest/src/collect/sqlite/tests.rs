@@ -107,13 +107,14 @@ impl Folder {
 
     /// Tells a step of an order.
     async fn tell(&self, user: &str, at_ms: i64, (kind, from, to): (&str, &str, &str)) {
-        let step = serde_json::json!([{
-            "order_id": id(user), "sale_id": SALE, "sku_id": "phone", "user_id": user, "quantity": 1,
-            "unit_price": { "amount": 100, "currency": "CNY" }, "kind": kind, "from": from, "to": to,
-            "by": "order_writer", "accepted_ms": STARTS_MS + 5,
-        }]);
+        let step = serde_json::json!({
+            "common": { "sale_id": SALE, "sku_id": "phone", "quantity": 1,
+                "unit_price": { "amount": 100, "currency": "CNY" } },
+            "moves": [{ "order_id": id(user), "user_id": user, "accepted_ms": STARTS_MS + 5,
+                "kind": kind, "from": from, "to": to, "by": "order_writer" }],
+        });
         self.damage(&format!(
-            "INSERT INTO order_moves VALUES ('{}', '{kind}', {at_ms}, '{from}', '{to}', 'order_writer', NULL);
+            "INSERT INTO order_moves VALUES ('{}', '{kind}', {at_ms}, NULL, NULL);
              INSERT INTO order_events SELECT next_number, 1, {at_ms}, CAST('{step}' AS BLOB) FROM event_logs;
              UPDATE event_logs SET next_number = next_number + 1;",
             id(user)

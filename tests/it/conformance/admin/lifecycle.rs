@@ -23,7 +23,7 @@ in_both_modes!(
     the_alarm_of_a_sale_that_is_not_in_place_ends_with_its_cause,
 );
 
-const ACTIONS: [&str; 5] = ["publish", "preheat", "pause", "resume", "end"];
+const ACTIONS: [&str; 6] = ["publish", "preheat", "pause", "resume", "end", "settle"];
 
 async fn advance(shop: &TestShop, action: &str) -> Answer {
     shop.operate("POST", &format!("/sales/drop/{action}"), reason("a test")).await
@@ -47,7 +47,8 @@ async fn a_sale_goes_through_its_life_and_no_other_way(mode: Mode) {
         (Some("preheat"), "preheated", &["preheat", "pause", "resume", "end"]),
         (Some("pause"), "paused", &["pause", "resume", "end"]),
         (Some("resume"), "preheated", &["preheat", "pause", "resume", "end"]),
-        (Some("end"), "ended", &["end"]),
+        (Some("end"), "ended", &["end", "settle"]),
+        (Some("settle"), "settled", &["settle"]),
     ] {
         if let Some(action) = action {
             let done = advance(&shop, action).await;
@@ -78,7 +79,7 @@ async fn a_sale_goes_through_its_life_and_no_other_way(mode: Mode) {
         let now = shop.operate("GET", "/sales/drop", Value::Null).await.json();
         findings.rule(state, now == sale, &format!("a refusal changed {sale} to {now}"));
     }
-    for unknown in ["settle", "clone", "PUBLISH", "stock", "%00"] {
+    for unknown in ["clone", "PUBLISH", "stock", "%00"] {
         let answer = advance(&shop, unknown).await;
         findings.rule(unknown, matches!(answer.status, 404 | 405), &format!("{answer:?}"));
     }
@@ -162,7 +163,7 @@ async fn the_audit_log_says_who_did_what_why_and_in_which_request(mode: Mode) {
     }
     assert_eq!(audit(&shop, "drop").await, expected);
     let last = shop.stage().audited_sale("drop").await;
-    assert_eq!(last["state"], "ended", "the sale as it was afterwards is kept");
+    assert_eq!(last["state"], "settled", "the sale as it was afterwards is kept");
     shop.finish().await;
 }
 

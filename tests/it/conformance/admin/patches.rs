@@ -143,7 +143,8 @@ async fn once_preheated_a_sale_cannot_be_patched(mode: Mode) {
         ("preheat", "preheated", json!(["preheat", "pause", "resume", "end"])),
         ("pause", "paused", json!(["pause", "resume", "end"])),
         ("resume", "preheated", json!(["preheat", "pause", "resume", "end"])),
-        ("end", "ended", json!(["end"])),
+        ("end", "ended", json!(["end", "settle"])),
+        ("settle", "settled", json!(["settle"])),
     ] {
         let advanced = shop.operate("POST", &format!("/sales/drop/{action}"), reason("a test")).await;
         assert_eq!(advanced.status, 200, "{advanced:?}");

@@ -1,0 +1,160 @@
+//! Settles sales: their reports stand in the directory, and their keys leave Redis.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use redis::cmd;
+use sqlx::Row;
+use sqlx::mysql::MySqlRow;
+
+use super::mysql::{Mysql, failed};
+use super::redis_link::{BucketKeys, RedisLink};
+use crate::domain::{Month, Sale, SaleId, SaleState};
+use crate::ports::{Seal, Settling, StoreError, StoreResult};
+
+const READ: &str = "read settled sales";
+const SEAL: &str = "seal a sale";
+
+/// Serves settled sales from MySQL and Redis.
+pub struct DistributedSettling {
+    /// The directory and the instances.
+    pub mysql: Arc<Mysql>,
+    /// The inventory.
+    pub redis: Arc<RedisLink>,
+}
+
+impl DistributedSettling {
+    async fn read_settled(&self) -> StoreResult<Vec<(SaleId, Month)>> {
+        let fault = |error| failed(READ, error);
+        let text = "SELECT sale_id, starts_ms FROM {directory}.sales WHERE state = ?";
+        let rows = sqlx::query(self.mysql.directory_sql(text))
+            .bind(SaleState::Settled.as_str())
+            .fetch_all(self.mysql.directory_pool())
+            .await
+            .map_err(fault)?;
+        let mut settled = Vec::with_capacity(rows.len());
+        for row in rows {
+            let id: Vec<u8> = row.try_get(0).map_err(fault)?;
+            let id = std::str::from_utf8(&id).ok().and_then(|id| SaleId::parse(id).ok());
+            let id = id.ok_or_else(|| StoreError::broken(READ, "a sale id that is not ours"))?;
+            settled.push((id, Month::of_ms(row.try_get(1).map_err(fault)?)));
+        }
+        Ok(settled)
+    }
+
+    async fn count_owed(&self, sale: &Sale) -> StoreResult<u64> {
+        let mut owed = 0;
+        for at in self.mysql.map.all_instances() {
+            let text = "SELECT COUNT(*) FROM {control}.release_outbox WHERE sale_id = ?";
+            let query =
+                sqlx::query_scalar(self.mysql.control_sql(at, text)).bind(sale.id.as_str().as_bytes());
+            let count: i64 =
+                query.fetch_one(self.mysql.pool(at)).await.map_err(|error| failed(READ, error))?;
+            owed += count.unsigned_abs();
+        }
+        Ok(owed)
+    }
+
+    async fn replace_seal(&self, sale: &SaleId, seal: &Seal) -> StoreResult<()> {
+        let text = "REPLACE INTO {directory}.sale_seals (sale_id, sealed_ms, hash, numbers, report) \
+                    VALUES (?, ?, ?, ?, ?)";
+        let sealed = sqlx::query(self.mysql.directory_sql(text))
+            .bind(sale.as_str().as_bytes())
+            .bind(seal.sealed_ms)
+            .bind(&seal.hash)
+            .bind(&seal.numbers)
+            .bind(&seal.report)
+            .execute(self.mysql.directory_pool())
+            .await;
+        sealed.map(drop).map_err(|error| failed(SEAL, error))
+    }
+
+    async fn read_uncleared(&self) -> StoreResult<Vec<SaleId>> {
+        let fault = |error| failed(READ, error);
+        let text = "SELECT sale_id FROM {directory}.sale_seals WHERE cleared = FALSE";
+        let rows = sqlx::query(self.mysql.directory_sql(text)).fetch_all(self.mysql.directory_pool()).await;
+        let read = |row: &MySqlRow| {
+            let id: Vec<u8> = row.try_get(0).map_err(fault)?;
+            let id = std::str::from_utf8(&id).ok().and_then(|id| SaleId::parse(id).ok());
+            id.ok_or_else(|| StoreError::broken(READ, "a sale id that is not ours"))
+        };
+        rows.map_err(fault)?.iter().map(read).collect()
+    }
+
+    async fn note_cleared(&self, sale: &SaleId) -> StoreResult<()> {
+        let text = "UPDATE {directory}.sale_seals SET cleared = TRUE WHERE sale_id = ?";
+        let query = sqlx::query(self.mysql.directory_sql(text)).bind(sale.as_str().as_bytes());
+        query.execute(self.mysql.directory_pool()).await.map(drop).map_err(|error| failed(SEAL, error))
+    }
+
+    async fn read_seal(&self, sale: &SaleId) -> StoreResult<Option<Seal>> {
+        let fault = |error| failed(READ, error);
+        let text = "SELECT sealed_ms, hash, numbers, report FROM {directory}.sale_seals WHERE sale_id = ?";
+        let query = sqlx::query(self.mysql.directory_sql(text)).bind(sale.as_str().as_bytes());
+        let row = query.fetch_optional(self.mysql.readers(Mysql::DIRECTORY)).await.map_err(fault)?;
+        let Some(row) = row else { return Ok(None) };
+        Ok(Some(Seal {
+            sealed_ms: row.try_get(0).map_err(fault)?,
+            hash: row.try_get(1).map_err(fault)?,
+            numbers: row.try_get(2).map_err(fault)?,
+            report: row.try_get(3).map_err(fault)?,
+        }))
+    }
+}
+
+#[async_trait]
+impl Settling for DistributedSettling {
+    async fn settled(&self) -> StoreResult<Vec<(SaleId, Month)>> {
+        self.mysql.read(READ, self.read_settled()).await
+    }
+
+    async fn owed(&self, sale: &Sale) -> StoreResult<u64> {
+        self.mysql.read(READ, self.count_owed(sale)).await
+    }
+
+    async fn seal(&self, sale: &SaleId, seal: &Seal) -> StoreResult<()> {
+        self.mysql.change(Mysql::DIRECTORY, SEAL, self.replace_seal(sale, seal)).await
+    }
+
+    async fn sealed(&self, sale: &SaleId) -> StoreResult<Option<Seal>> {
+        self.mysql.read(READ, self.read_seal(sale)).await
+    }
+
+    async fn uncleared(&self) -> StoreResult<Vec<SaleId>> {
+        self.mysql.read(READ, self.read_uncleared()).await
+    }
+
+    /// Large keys are freed on a thread of their own: nobody waits for Redis meanwhile.
+    async fn clear(&self, sale: &Sale) -> StoreResult<()> {
+        for bucket in sale.bucket_ids() {
+            let BucketKeys {
+                gate,
+                stock,
+                buyers,
+                orders,
+                outbox,
+                outbox_orders,
+                set_aside,
+                moves,
+                received,
+                unpaid,
+            } = self.redis.keys(&bucket);
+            let mut unlink = cmd("UNLINK");
+            // The gate goes with them: a bucket without a gate sells nothing.
+            unlink.arg(&[
+                gate,
+                stock,
+                buyers,
+                orders,
+                outbox,
+                outbox_orders,
+                set_aside,
+                moves,
+                received,
+                unpaid,
+            ]);
+            self.redis.command::<i64>("clear a sale", &unlink).await?;
+        }
+        self.mysql.change(Mysql::DIRECTORY, SEAL, self.note_cleared(&sale.id)).await
+    }
+}
