@@ -83,8 +83,12 @@ enum Command {
         #[arg(long, value_name = "ADDRESS:PORT")]
         admin_bind: Option<String>,
     },
-    /// Make or check databases, tables and the order log's topic. Idempotent.
-    Migrate,
+    /// Make or check databases, tables and topics. Idempotent.
+    Migrate {
+        /// Say what would be done, one line for each step, and change nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Write all sales and orders to a file, for `import` in another mode. Sales that are on have to be ended first.
     Export(transfer_command::TransferFile),
     /// Put the sales and orders of an export in place. A file that is not whole changes nothing; it can be repeated.
@@ -157,9 +161,9 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             telemetry::install(&config.log, Clock::System).context("log.filter is not a filter")?;
             block_on(serve(&config, role))?;
         }
-        Command::Migrate => {
+        Command::Migrate { dry_run } => {
             let config = load(&[])?.config;
-            block_on(migrate(&config))?;
+            block_on(async { if dry_run { say_plan(&config).await } else { migrate(&config).await } })?;
         }
         Command::Export(file) => {
             let config = load(&[])?.config;
@@ -226,6 +230,13 @@ async fn serve(config: &Config, role: Role) -> anyhow::Result<()> {
     output::talk("draining; a second signal ends at once");
     let deadline = Duration::from_millis(config.shutdown.deadline_ms);
     anyhow::ensure!(running.stop(deadline).await, "not everything ended within shutdown.deadline_ms");
+    Ok(())
+}
+
+async fn say_plan(config: &Config) -> anyhow::Result<()> {
+    let steps = app::migration_plan(config).await?;
+    steps.iter().for_each(|step| output::data(step));
+    output::talk(&format!("{} steps to do; nothing was changed", steps.len()));
     Ok(())
 }
 

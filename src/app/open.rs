@@ -199,6 +199,24 @@ pub fn months_ahead(config: &Config) -> Vec<Month> {
     months.take(config.shards.months_ahead.into()).collect()
 }
 
+/// Lists in words what `seckill migrate` would do, in its order. Changes nothing.
+///
+/// # Errors
+/// When the backend cannot be reached, or this program was built without it.
+pub async fn migration_plan(config: &Config) -> anyhow::Result<Vec<String>> {
+    match config.backend.mode {
+        #[cfg(feature = "distributed")]
+        Mode::Distributed => {
+            let (settings, months) = (backend_settings(config)?, months_ahead(config));
+            Ok(distributed::migrate::plan(&settings, &months, Clock::System).await?)
+        }
+        #[cfg(feature = "embedded")]
+        Mode::Embedded => Ok(embedded::plan(&config.embedded.folder).await?),
+        #[cfg(not(all(feature = "distributed", feature = "embedded")))]
+        absent => Err(built_without(absent)),
+    }
+}
+
 /// Makes what orders of these months need. In distributed mode it does all that `seckill migrate` does.
 ///
 /// # Errors

@@ -43,6 +43,7 @@ use crate::ports::{Duty, Fault, Ports, Probe, StoreResult};
 use folder::Folder;
 pub use folder::{InUse, holds_shop};
 use sqlite::Sqlite;
+pub use sqlite::plan;
 use sqlite_captures::SqliteCaptures;
 use sqlite_dead_letters::SqliteDeadLetters;
 use sqlite_events::SqliteEvents;

@@ -35,6 +35,13 @@ pub const MONTH: &[File] =
 #[cfg(feature = "embedded")]
 pub const EMBEDDED: &[File] = migrations!("embedded": "0001_shop.sql", "0002_halts_audit_and_places.sql", "0003_user_ids.sql", "0004_units_return.sql", "0005_payments.sql", "0006_unpaid_max.sql", "0007_notices_and_failed_refunds.sql", "0008_journal_and_events.sql");
 
+/// Lists the names of the files that are not among those applied, ascending.
+pub fn pending(files: &[File], applied: &[i64]) -> impl Iterator<Item = &'static str> {
+    let version = |name: &str| name.split_once('_').and_then(|(version, _)| version.parse().ok());
+    let is_pending = move |name: &&str| version(name).is_some_and(|version| !applied.contains(&version));
+    files.iter().map(|(name, _)| *name).filter(is_pending)
+}
+
 /// Makes the migrator that runs `files`. A migration has the version, description and checksum that `sqlx::migrate!`
 /// would record of it.
 ///

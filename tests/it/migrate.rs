@@ -132,3 +132,39 @@ async fn a_front_that_knows_longer_names_does_not_serve_the_older_schema() {
     distributed::open(&settings, Clock::System).await.expect("opened");
     remove(&config).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_says_what_is_to_be_done_and_does_nothing() {
+    let config = config(Mode::Distributed, &[]);
+    let database = Servers::of(&config);
+    let plan = async || app::migration_plan(&config).await.expect("a plan");
+    let steps = plan().await;
+    let databases = steps.iter().filter(|step| step.starts_with("make database")).count();
+    let topics = steps.iter().filter(|step| step.starts_with("make topic")).count();
+    assert_eq!((databases, topics, steps.len()), (1 + 2 + 4, 2, 9), "{steps:?}");
+    assert_eq!(plan().await, steps, "nothing was made");
+    migrated(&config).await;
+    assert_eq!(plan().await, [""; 0]);
+    old_month(&database, 202001).await;
+    database
+        .execute(0, &format!("DELETE FROM {}._sqlx_migrations WHERE version = 5", database.directory()))
+        .await;
+    let steps = plan().await;
+    let first = format!("apply 0005_words_seals_subscriptions.sql to {}", database.directory());
+    assert_eq!(steps[0], first);
+    let month = |step: &&String| step.ends_with("orders_202001 (0 orders) from shape 1 to shape 4");
+    assert_eq!((steps.iter().filter(month).count(), steps.len()), (4, 5), "{steps:?}");
+    remove(&config).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_on_a_folder_makes_nothing() {
+    let config = config(Mode::Embedded, &[]);
+    let folder = config.embedded.folder.display().to_string();
+    let plan = async || app::migration_plan(&config).await.expect("a plan");
+    assert_eq!(plan().await, [format!("make folder {folder}")]);
+    assert!(!config.embedded.folder.exists(), "nothing was made");
+    drop(crate::harness::open(&config).await);
+    assert_eq!(plan().await, [""; 0]);
+    remove(&config).await;
+}

@@ -17,7 +17,10 @@ use crate::domain::{Instance, Month};
 use crate::ports::{Effect, StoreError, StoreResult};
 
 mod journal;
+mod plan;
 mod topic;
+
+pub use plan::plan;
 
 /// Longest time that a migration waits for another one of the same database.
 const LOCK_WAIT_S: u32 = 120;

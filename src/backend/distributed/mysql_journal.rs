@@ -75,24 +75,30 @@ pub async fn tell(
     let control = mysql.control(mysql.map.instance_of_part(part));
     let (part, events) = (part.number(), moves.len());
     let payload = journal::encode(moves);
-    let mut number = format!(
+    let number = format!(
         "UPDATE {control}.event_logs SET next_number = LAST_INSERT_ID(next_number) + {events} WHERE part = {part};"
     );
-    let insert = format!(
-        "INSERT INTO {control}.order_events (part, first_number, events, at_ms, payload) \
-         VALUES ({part},LAST_INSERT_ID(),{events},@now_ms,"
-    );
-    // A long payload as a literal costs more than a second round trip.
+    // A long payload as a literal costs more than a second round trip with a prepared statement. A statement that is
+    // not kept would be closed in a packet that MySQL does not answer, and the next one would wait for its delayed
+    // acknowledgement.
     let told = if payload.len() < LITERAL_BYTES_MAX {
-        number.push_str(&insert);
-        push_bytes(&mut number, &payload);
-        number.push(')');
-        sqlx::raw_sql(AssertSqlSafe(number)).execute(&mut **tx).await.map(|told| told.rows_affected())
+        let mut text = format!(
+            "{number}INSERT INTO {control}.order_events (part, first_number, events, at_ms, payload) \
+             VALUES ({part},LAST_INSERT_ID(),{events},@now_ms,"
+        );
+        push_bytes(&mut text, &payload);
+        text.push(')');
+        sqlx::raw_sql(AssertSqlSafe(text)).execute(&mut **tx).await.map(|told| told.rows_affected())
     } else {
         let numbered = sqlx::raw_sql(AssertSqlSafe(number)).execute(&mut **tx).await;
         let numbered = numbered.map_err(|error| failed(TELL, error))?.rows_affected();
-        let inserted = sqlx::query(AssertSqlSafe(format!("{insert}?)"))).persistent(false).bind(payload);
-        inserted.execute(&mut **tx).await.map(|told| told.rows_affected() + numbered)
+        let insert = format!(
+            "INSERT INTO {control}.order_events (part, first_number, events, at_ms, payload) \
+             VALUES (?, LAST_INSERT_ID(), ?, @now_ms, ?)"
+        );
+        let events = i64::try_from(events).unwrap_or(i64::MAX);
+        let query = sqlx::query(AssertSqlSafe(insert)).bind(part).bind(events).bind(payload);
+        query.execute(&mut **tx).await.map(|told| told.rows_affected() + numbered)
     };
     match told.map_err(|error| failed(TELL, error))? {
         2 => Ok(()),

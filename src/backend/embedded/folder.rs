@@ -18,7 +18,8 @@ pub struct InUse {
     pub owner: String,
 }
 
-const DATABASE: &str = "seckill.db";
+/// The name of the database in its folder.
+pub const DATABASE: &str = "seckill.db";
 
 /// Tells whether somebody has made a shop in the folder at `path`.
 pub fn holds_shop(path: &Path) -> bool {

@@ -1,6 +1,6 @@
 //! Opens the database file. Several connections read it, and one thread writes it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -14,10 +14,10 @@ use sqlx::sqlite::{
 use sqlx::{ConnectOptions, Row};
 
 use super::failures::broken;
-use super::folder::Folder;
+use super::folder::{DATABASE, Folder, holds_shop};
 use super::sqlite_rows::failed;
 use super::writer::Writer;
-use crate::backend::migrations::{EMBEDDED, migrator};
+use crate::backend::migrations::{EMBEDDED, migrator, pending};
 use crate::clock::Clock;
 use crate::config::{EmbeddedConfig, Synchronous};
 use crate::domain::{OrderRecord, ShardMap};
@@ -139,6 +139,32 @@ impl Sqlite {
     pub fn readers(&self) -> &SqlitePool {
         &self.readers
     }
+}
+
+/// Lists in words what opening the folder at `path` would make or change. Changes nothing, and may be asked while the
+/// folder is served.
+///
+/// # Errors
+/// When the database cannot be read.
+pub async fn plan(path: &Path) -> StoreResult<Vec<String>> {
+    let context = "look at the folder";
+    let shown = path.display();
+    if !holds_shop(path) {
+        return Ok(vec![format!("make folder {shown}")]);
+    }
+    let options = SqliteConnectOptions::new().filename(path.join(DATABASE)).read_only(true);
+    let mut connection = options.connect().await.map_err(|error| failed(context, error))?;
+    let table = "SELECT COUNT(*) FROM sqlite_master WHERE name = '_sqlx_migrations'";
+    let migrated: i64 =
+        sqlx::query_scalar(table).fetch_one(&mut connection).await.map_err(|error| failed(context, error))?;
+    let applied = match migrated {
+        0 => Vec::new(),
+        _ => sqlx::query_scalar("SELECT version FROM _sqlx_migrations WHERE success")
+            .fetch_all(&mut connection)
+            .await
+            .map_err(|error| failed(context, error))?,
+    };
+    Ok(pending(EMBEDDED, &applied).map(|file| format!("apply {file} to folder {shown}")).collect())
 }
 
 async fn migrate(connection: &mut SqliteConnection) -> StoreResult<()> {
