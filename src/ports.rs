@@ -53,7 +53,7 @@ pub use probe::{Duty, Fault, Probe};
 pub use refunds::{RefundStep, Refunds};
 pub use releases::{Owed, Releases};
 pub use sale_store::SaleStore;
-pub use settling::{Seal, Settling};
+pub use settling::{Seal, Settling, Waiting};
 pub use store_error::{Effect, ErrorKind, StoreError, StoreResult};
 pub use subscriptions::{Message, Outbound, Subscriptions};
 pub use views::{VIEWS, Views};

@@ -61,8 +61,9 @@ impl Task for AutoSettle {
     }
 }
 
-/// Answers whether a sale that was put in place has been over for so long.
+/// Answers whether a sale that was put in place has been over for so long. One that was imported was put in place
+/// elsewhere, and its orders may still be coming: operators settle it.
 fn is_due(sale: &Sale, now_ms: i64, after_ms: i64) -> bool {
     let was_in_place = matches!(sale.state, SaleState::Preheated | SaleState::Paused | SaleState::Ended);
-    was_in_place && now_ms >= sale.ends_ms.saturating_add(after_ms)
+    was_in_place && sale.in_place && now_ms >= sale.ends_ms.saturating_add(after_ms)
 }

@@ -61,6 +61,9 @@ pub struct Stock {
 /// The SKUs of each sale of which nobody can buy a unit any more, because all are paid or withheld.
 pub type Gone = BTreeMap<SaleId, BTreeSet<SkuId>>;
 
+/// The settled sales are read with one of so many readings of the directory: about every ten minutes.
+const LOOKS_OF_SETTLED: u32 = 512;
+
 /// All sales at one moment.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
@@ -74,6 +77,8 @@ pub struct Snapshot {
     pub settled: Arc<BTreeMap<SaleId, Month>>,
     /// The sales that the directory named when it was read last.
     named: Arc<BTreeSet<SaleId>>,
+    /// How often the directory was read.
+    looks: u32,
     /// The stock of the sales that sell, as it was read last.
     pub stock: Arc<Stock>,
     /// What was gone for good when the ledgers were read last.
@@ -112,12 +117,12 @@ impl Catalog {
 
     /// Takes a sale that was settled out of the others, so that nobody has work with it any more.
     pub fn settle(&self, sale: &Sale) {
-        self.change(|next| next.settle(std::iter::once(sale)));
+        self.change(|next| next.settle(sale));
     }
 
     /// Reads the directory, and answers the snapshot that holds what it read. A sale that is known in a newer version
-    /// stays, and so does one that the directory has not named yet. One that it named before and does not name any more
-    /// was settled. The sales that were settled long ago are read once.
+    /// stays, and so does one that the directory does not name, unless it was settled. The settled sales are read once,
+    /// when one is missing, and now and then.
     ///
     /// # Errors
     /// When the directory cannot be read; the last snapshot stays.
@@ -126,15 +131,22 @@ impl Catalog {
         directory: &dyn SaleStore,
         settling: &dyn Settling,
     ) -> StoreResult<Arc<Snapshot>> {
+        let before = self.snapshot();
         // What is settled in between is read twice, and not left out.
         let read = directory.unsettled().await?;
-        let settled = if self.snapshot().is_read { Vec::new() } else { settling.settled().await? };
+        let mut sales: Sales = read.into_iter().map(|sale| (sale.id.clone(), sale)).collect();
+        let is_missing =
+            before.named.iter().any(|id| !sales.contains_key(id) && !before.settled.contains_key(id));
+        let is_due = before.looks.is_multiple_of(LOOKS_OF_SETTLED);
+        let settled = if is_missing || is_due { settling.settled().await? } else { Vec::new() };
         self.change(|next| {
-            let mut sales: Sales = read.into_iter().map(|sale| (sale.id.clone(), sale)).collect();
-            let named: BTreeSet<SaleId> = sales.keys().cloned().collect();
-            let is_gone = |id: &SaleId| next.named.contains(id) && !named.contains(id);
-            let gone: Vec<Sale> =
-                next.sales.iter().filter(|(id, _)| is_gone(id)).map(|(_, sale)| sale.clone()).collect();
+            next.looks = next.looks.wrapping_add(1);
+            if settled.iter().any(|(id, _)| !next.settled.contains_key(id)) {
+                let mut all = BTreeMap::clone(&next.settled);
+                all.extend(settled);
+                next.settled = Arc::new(all);
+            }
+            next.named = Arc::new(sales.keys().cloned().collect());
             // An operator may have changed a sale, or put it in place, while the directory was being read.
             let age = |sale: &Sale| (sale.version, sale.epoch, sale.in_place);
             for (id, known) in next.sales.iter() {
@@ -143,13 +155,7 @@ impl Catalog {
                 }
             }
             sales.retain(|id, _| !next.settled.contains_key(id));
-            (next.sales, next.named, next.is_read) = (Arc::new(sales), Arc::new(named), true);
-            if !settled.is_empty() {
-                let mut all = BTreeMap::clone(&next.settled);
-                all.extend(settled);
-                next.settled = Arc::new(all);
-            }
-            next.settle(gone.iter());
+            (next.sales, next.is_read) = (Arc::new(sales), true);
         });
         Ok(self.snapshot())
     }
@@ -166,16 +172,11 @@ impl Catalog {
 }
 
 impl Snapshot {
-    fn settle<'a>(&mut self, sales: impl Iterator<Item = &'a Sale>) {
+    fn settle(&mut self, sale: &Sale) {
         let (mut all, mut settled) = (Sales::clone(&self.sales), BTreeMap::clone(&self.settled));
-        let before = all.len();
-        for sale in sales {
-            all.remove(&sale.id);
-            settled.insert(sale.id.clone(), sale.month());
-        }
-        if settled.len() != self.settled.len() || all.len() != before {
-            (self.sales, self.settled) = (Arc::new(all), Arc::new(settled));
-        }
+        all.remove(&sale.id);
+        settled.insert(sale.id.clone(), sale.month());
+        (self.sales, self.settled) = (Arc::new(all), Arc::new(settled));
     }
 
     /// Finds a sale that shoppers may see, with what they may do now; `None` for a draft and for an unknown sale.

@@ -18,19 +18,28 @@ pub struct Seal {
     pub report: String,
 }
 
+/// What waits of a sale for something else than its orders' end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waiting {
+    /// Orders whose units wait to go back on sale.
+    pub releases: u64,
+    /// Outbox entries that were set aside for a person.
+    pub set_aside: u64,
+}
+
 /// Settled sales.
 #[async_trait]
 pub trait Settling: Send + Sync {
     /// Reads all settled sales, each with the month of its orders.
     async fn settled(&self) -> StoreResult<Vec<(SaleId, Month)>>;
 
-    /// Counts the orders of a sale whose units wait to go back on sale.
-    async fn owed(&self, sale: &Sale) -> StoreResult<u64>;
+    /// Counts what waits of a sale.
+    async fn waiting(&self, sale: &Sale) -> StoreResult<Waiting>;
 
-    /// Keeps the report of a sale. One that is there already is replaced.
+    /// Keeps the report of a sale that is not settled yet. One that is there already is replaced.
     async fn seal(&self, sale: &SaleId, seal: &Seal) -> StoreResult<()>;
 
-    /// Reads the report of a sale; `None` when it has none.
+    /// Reads the report of a sale; `None` when it is not settled.
     async fn sealed(&self, sale: &SaleId) -> StoreResult<Option<Seal>>;
 
     /// Reads the sales that have a report, and of which the inventory may still have something.

@@ -1,6 +1,8 @@
 //! Settling a sale: the last that is done with one that is over. Its counts are compared and its report is written;
 //! then nothing of it stays in the inventory or in the rounds of any process. What happened to its orders stays.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -12,15 +14,17 @@ use crate::domain::operator::Subject;
 use crate::domain::sale::SaleAction;
 use crate::domain::view::SaleView;
 use crate::domain::{
-    BucketId, Change, Item, LetterQuery, LetterState, OrderRecord, Part, Sale, SaleId, SaleState, SkuId,
+    BucketId, Change, DeadLetter, Item, LetterQuery, LetterState, OrderRecord, Part, Sale, SaleId, SaleState,
+    SkuId,
 };
+use crate::memory::catalog::StockBand;
 use crate::ports::{BucketState, Seal, VIEWS};
 
 /// How long the order writers and the view builder may need for what was there when somebody wants to settle.
 const CATCH_UP: Duration = Duration::from_secs(5);
 /// Time between two looks at them.
 const LOOK: Duration = Duration::from_millis(50);
-/// Most dead letters that are looked at.
+/// Most dead letters of one reading.
 const LETTERS_MAX: u32 = 1000;
 
 /// The answer to who wants a sale settled.
@@ -95,7 +99,11 @@ impl Shop {
         let units = self.compare(&sale).await?;
         // What was never put in place has nothing in the inventory.
         if sale.in_place && !accept_differences && !units.iter().all(UnitsReport::is_right) {
-            return Ok(Settled::Differs(units));
+            // Somebody else may have settled it meanwhile: then nothing is left in the inventory.
+            return Ok(match self.sale(id).await? {
+                Some(found) if found.state == SaleState::Settled => Settled::Done(found),
+                _ => Settled::Differs(units),
+            });
         }
         let seal = self.report(&sale, &units).await?;
         self.ports.settling.seal(id, &seal).await?;
@@ -110,6 +118,25 @@ impl Shop {
         }
         self.clear(&settled).await?;
         Ok(Settled::Done(settled))
+    }
+
+    /// Reads a settled sale, with the bands of its SKUs as they are for good; `None` when there is no such sale.
+    ///
+    /// # Errors
+    /// When it could not be read.
+    pub async fn settled_sale(
+        &self,
+        id: &SaleId,
+    ) -> Result<Option<(Sale, BTreeMap<SkuId, StockBand>)>, Failure> {
+        let Some(sale) = self.sale(id).await? else { return Ok(None) };
+        let holdings = self.ports.ledger.holdings(&sale).await.map_err(Failure::of_read)?;
+        let band = |item: &Item| {
+            let of = holdings.get(&item.sku_id).copied().unwrap_or_default();
+            let left = i64::from(item.stock) - of.held - of.sold - of.withheld;
+            (item.sku_id.clone(), StockBand::of(left, item.stock))
+        };
+        let bands = sale.items.iter().map(band).collect();
+        Ok(Some((sale, bands)))
     }
 
     /// Lists sales that are being settled, and of which the inventory may still have something.
@@ -139,13 +166,13 @@ impl Shop {
     /// Lists what is open of a sale, in words for operators.
     async fn open_of(&self, sale: &Sale) -> Result<Vec<String>, Failure> {
         let mut open = Vec::new();
-        let mut waiting = 0;
+        let mut outbox = 0;
         for bucket in 0..sale.buckets {
             let bucket = BucketId { sale: sale.id.clone(), bucket };
-            waiting += self.ports.outbox.len(&bucket).await.map_err(Failure::of_read)?;
+            outbox += self.ports.outbox.len(&bucket).await.map_err(Failure::of_read)?;
         }
-        if waiting > 0 {
-            open.push(format!("{waiting} outbox entries wait for the order log"));
+        if outbox > 0 {
+            open.push(format!("{outbox} outbox entries wait for the order log"));
         } else if !self.log_is_written().await? {
             open.push("the order writers have not read the order log to where it ended".to_owned());
         }
@@ -154,24 +181,37 @@ impl Shop {
         if held > 0 {
             open.push(format!("{held} units of orders that wait for their payment"));
         }
-        let owed = self.ports.settling.owed(sale).await.map_err(Failure::of_read)?;
-        if owed > 0 {
-            open.push(format!("{owed} orders whose units wait to go back on sale"));
+        let waiting = self.ports.settling.waiting(sale).await.map_err(Failure::of_read)?;
+        if waiting.releases > 0 {
+            open.push(format!("{} orders whose units wait to go back on sale", waiting.releases));
         }
-        let letters = self.letters_of(&sale.id).await?;
+        if waiting.set_aside > 0 {
+            open.push(format!("{} outbox entries that were set aside for a person", waiting.set_aside));
+        }
+        let letters = self.letters_of(sale).await?;
         if letters > 0 {
             open.push(format!("{letters} dead letters"));
         }
         Ok(open)
     }
 
-    /// Counts the open dead letters of a sale.
-    async fn letters_of(&self, sale: &SaleId) -> Result<usize, Failure> {
-        let query =
-            LetterQuery { state: Some(LetterState::Open), limit: LETTERS_MAX, ..LetterQuery::default() };
-        let letters = self.dead_letters(&query).await?;
-        let of_sale = letters.iter().filter_map(|letter| OrderRecord::decode(&letter.payload).ok());
-        Ok(of_sale.filter(|record| record.sale_id == *sale).count())
+    /// Counts the open dead letters that may be of a sale: one whose record cannot be read is of its month.
+    async fn letters_of(&self, sale: &Sale) -> Result<usize, Failure> {
+        let open = Some(LetterState::Open);
+        let mut query = LetterQuery { state: open, limit: LETTERS_MAX, ..LetterQuery::default() };
+        let mut count = 0;
+        loop {
+            let letters = self.dead_letters(&query).await?;
+            let is_of_sale = |letter: &&DeadLetter| match OrderRecord::decode(&letter.payload) {
+                Ok(record) => record.sale_id == sale.id,
+                Err(_) => letter.order.is_some_and(|order| order.month() == sale.month()),
+            };
+            count += letters.iter().filter(is_of_sale).count();
+            query.after = letters.last().map(|last| last.id);
+            if letters.is_empty() {
+                return Ok(count);
+            }
+        }
     }
 
     /// Answers whether every record is written that is in the order log now, and waits a while for that.
@@ -181,8 +221,10 @@ impl Shop {
         let deadline = self.clock.monotonic() + CATCH_UP;
         loop {
             let positions = self.ports.positions.positions().await;
-            let next = |part: &Part| positions.get(part).map(|position| position.next_offset);
-            if ends.iter().all(|(part, offsets)| next(part).is_some_and(|next| next >= offsets.end)) {
+            let is_written = |(part, offsets): (&Part, &Range<i64>)| {
+                positions.get(part).is_some_and(|position| position.behind(offsets) == 0)
+            };
+            if ends.iter().all(is_written) {
                 return Ok(true);
             }
             if !self.look_again(deadline).await {

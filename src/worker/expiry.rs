@@ -64,10 +64,10 @@ impl Task for ExpirySweeper {
 }
 
 impl ExpirySweeper {
-    /// Lists the months in which there may be orders.
+    /// Lists the months in which there may be orders. Those of a sale that was imported stand in no inventory.
     fn months(&self) -> Vec<Month> {
         let snapshot = self.catalog.snapshot();
-        let sold = snapshot.sales.values().filter(|sale| sale.in_place);
+        let sold = snapshot.sales.values().filter(|sale| !sale.state.is_editable());
         sold.map(Sale::month).collect::<BTreeSet<_>>().into_iter().collect()
     }
 

@@ -137,7 +137,8 @@ async fn a_front_that_knows_longer_names_does_not_serve_the_older_schema() {
 async fn a_dry_run_says_what_is_to_be_done_and_does_nothing() {
     let config = config(Mode::Distributed, &[]);
     let database = Servers::of(&config);
-    let plan = async || app::migration_plan(&config).await.expect("a plan");
+    let settings = app::backend_settings(&config).expect("settings");
+    let plan = async || migrate::plan(&settings, &months(), Clock::System).await.expect("a plan");
     let steps = plan().await;
     let databases = steps.iter().filter(|step| step.starts_with("make database")).count();
     let topics = steps.iter().filter(|step| step.starts_with("make topic")).count();

@@ -126,6 +126,7 @@ async fn there_and_back(first: Mode, second: Mode) {
     assert_eq!(orders(&moved).await, before);
     assert_eq!(moved.operate("GET", "/sales/later", Value::Null).await.json()["state"], "published");
     assert_eq!(moved.buy("u0", "drop", "pad", "k2").await.status, 409);
+    assert_eq!(moved.buy("u0", "drop", "pad", "k").await.status, 200, "its key made an order");
     moved.stop().await;
     drop(moved);
 

@@ -3,7 +3,7 @@
 //! made only where they are absent.
 
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use sqlx::migrate::Migrator;
 use sqlx::{AssertSqlSafe, Connection, MySqlConnection, Row};
@@ -16,10 +16,12 @@ use crate::domain::journal::FIRST_NUMBER;
 use crate::domain::{Instance, Month};
 use crate::ports::{Effect, StoreError, StoreResult};
 
+mod found;
 mod journal;
 mod plan;
 mod topic;
 
+use found::{check_order_of_instances, shapes_of_months, with_months_of_sales};
 pub use plan::plan;
 
 /// Longest time that a migration waits for another one of the same database.
@@ -85,36 +87,6 @@ pub async fn run(
     Ok(report)
 }
 
-/// Refuses `mysql.instances` in another order than the data was written in. A database that is missing here and present
-/// on another instance was not lost: it is being looked for in the wrong place.
-async fn check_order_of_instances(mysql: &Mysql) -> StoreResult<()> {
-    let context = "check the order of mysql.instances";
-    let mut found: Vec<BTreeSet<String>> = Vec::new();
-    for instance in mysql.map.all_instances() {
-        let rows = sqlx::query("SELECT CAST(schema_name AS CHAR) FROM information_schema.schemata")
-            .fetch_all(mysql.pool(instance))
-            .await
-            .map_err(|error| failed(context, error))?;
-        let names = rows.into_iter().map(|row| row.try_get(0).map_err(|error| failed(context, error)));
-        found.push(names.collect::<StoreResult<_>>()?);
-    }
-    let mut wanted: Vec<(Instance, String)> =
-        mysql.map.all_instances().map(|instance| (instance, mysql.control(instance))).collect();
-    wanted.push((Mysql::DIRECTORY, mysql.directory()));
-    for (instance, name) in wanted {
-        let here = found.get(usize::from(instance.number())).is_some_and(|names| names.contains(&name));
-        if let Some(elsewhere) = found.iter().position(|names| names.contains(&name)).filter(|_| !here) {
-            let detail = format!(
-                "{name} belongs to entry {} of mysql.instances and is on entry {elsewhere}: put the entries \
-                 back into the order of the first migration",
-                instance.number()
-            );
-            return Err(StoreError::broken(context, detail));
-        }
-    }
-    Ok(())
-}
-
 async fn migrate_database(
     mysql: &Mysql,
     instance: Instance,
@@ -151,20 +123,6 @@ async fn lock(connection: &mut MySqlConnection, database: &str) -> StoreResult<(
     }
 }
 
-/// Adds the months of all sales, because a sale may be planned further ahead than tables are made.
-async fn with_months_of_sales(mysql: &Mysql, months: &[Month]) -> StoreResult<Vec<Month>> {
-    let context = "read the months of sales";
-    let rows = sqlx::query(mysql.directory_sql("SELECT starts_ms FROM {directory}.sales"))
-        .fetch_all(mysql.directory_pool())
-        .await
-        .map_err(|error| failed(context, error))?;
-    let mut all: BTreeSet<Month> = months.iter().copied().collect();
-    for row in rows {
-        all.insert(Month::of_ms(row.try_get(0).map_err(|error| failed(context, error))?));
-    }
-    Ok(all.into_iter().collect())
-}
-
 /// Makes the orders tables of `months` that are absent, and brings those of all months to the newest shape.
 async fn make_months(mysql: &Mysql, instance: Instance, database: &str, months: &[Month]) -> StoreResult<()> {
     let context = "make monthly tables";
@@ -184,25 +142,6 @@ async fn make_months(mysql: &Mysql, instance: Instance, database: &str, months: 
         }
     }
     connection.close().await.map_err(|error| failed(context, error))
-}
-
-/// Reads the shape of every orders table that there is, by its month as `yyyymm`.
-async fn shapes_of_months(
-    connection: &mut MySqlConnection,
-    database: &str,
-) -> StoreResult<BTreeMap<String, usize>> {
-    let context = "read the shapes of monthly tables";
-    let text = "SELECT CAST(table_name AS CHAR), CAST(table_comment AS CHAR) FROM information_schema.tables \
-                WHERE table_schema = ? AND table_name REGEXP '^orders_[0-9]{6}$'";
-    let rows = sqlx::query(text).bind(database).fetch_all(connection).await;
-    let mut shapes = BTreeMap::new();
-    for row in rows.map_err(|error| failed(context, error))? {
-        let name: String = row.try_get(0).map_err(|error| failed(context, error))?;
-        let comment: String = row.try_get(1).map_err(|error| failed(context, error))?;
-        let shape = comment.strip_prefix("shape ").and_then(|number| number.parse().ok()).unwrap_or(1);
-        shapes.insert(name.trim_start_matches("orders_").to_owned(), shape);
-    }
-    Ok(shapes)
 }
 
 /// Tells the steps that orders took before there were events, while no other migration does.

@@ -78,6 +78,10 @@ impl MysqlSaleStore {
             let sale = if id.is_some() { Some(sale?) } else { readable("sales", sale) };
             let Some(mut sale) = sale else { continue };
             sale.items = items_of.remove(&sale.id).unwrap_or_default();
+            // It was settled, or made, between the two readings: every sale has items.
+            if sale.items.is_empty() && id.is_none() {
+                continue;
+            }
             sales.push(sale);
         }
         Ok(sales)

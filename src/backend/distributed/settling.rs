@@ -10,7 +10,7 @@ use sqlx::mysql::MySqlRow;
 use super::mysql::{Mysql, failed};
 use super::redis_link::{BucketKeys, RedisLink};
 use crate::domain::{Month, Sale, SaleId, SaleState};
-use crate::ports::{Seal, Settling, StoreError, StoreResult};
+use crate::ports::{Seal, Settling, StoreError, StoreResult, Waiting};
 
 const READ: &str = "read settled sales";
 const SEAL: &str = "seal a sale";
@@ -42,28 +42,36 @@ impl DistributedSettling {
         Ok(settled)
     }
 
-    async fn count_owed(&self, sale: &Sale) -> StoreResult<u64> {
-        let mut owed = 0;
+    async fn count_waiting(&self, sale: &Sale) -> StoreResult<Waiting> {
+        let mut waiting = Waiting { releases: 0, set_aside: 0 };
         for at in self.mysql.map.all_instances() {
             let text = "SELECT COUNT(*) FROM {control}.release_outbox WHERE sale_id = ?";
             let query =
                 sqlx::query_scalar(self.mysql.control_sql(at, text)).bind(sale.id.as_str().as_bytes());
             let count: i64 =
                 query.fetch_one(self.mysql.pool(at)).await.map_err(|error| failed(READ, error))?;
-            owed += count.unsigned_abs();
+            waiting.releases += count.unsigned_abs();
         }
-        Ok(owed)
+        for bucket in sale.bucket_ids() {
+            let mut len = cmd("XLEN");
+            len.arg(self.redis.keys(&bucket).set_aside);
+            waiting.set_aside += self.redis.command::<u64>("count what was set aside", &len).await?;
+        }
+        Ok(waiting)
     }
 
     async fn replace_seal(&self, sale: &SaleId, seal: &Seal) -> StoreResult<()> {
-        let text = "REPLACE INTO {directory}.sale_seals (sale_id, sealed_ms, hash, numbers, report) \
-                    VALUES (?, ?, ?, ?, ?)";
+        let text = "INSERT INTO {directory}.sale_seals (sale_id, sealed_ms, hash, numbers, report) \
+                    SELECT sale_id, ?, ?, ?, ? FROM {directory}.sales WHERE sale_id = ? AND state <> ? \
+                    ON DUPLICATE KEY UPDATE sealed_ms = VALUES(sealed_ms), hash = VALUES(hash), \
+                    numbers = VALUES(numbers), report = VALUES(report)";
         let sealed = sqlx::query(self.mysql.directory_sql(text))
-            .bind(sale.as_str().as_bytes())
             .bind(seal.sealed_ms)
             .bind(&seal.hash)
             .bind(&seal.numbers)
             .bind(&seal.report)
+            .bind(sale.as_str().as_bytes())
+            .bind(SaleState::Settled.as_str())
             .execute(self.mysql.directory_pool())
             .await;
         sealed.map(drop).map_err(|error| failed(SEAL, error))
@@ -89,8 +97,10 @@ impl DistributedSettling {
 
     async fn read_seal(&self, sale: &SaleId) -> StoreResult<Option<Seal>> {
         let fault = |error| failed(READ, error);
-        let text = "SELECT sealed_ms, hash, numbers, report FROM {directory}.sale_seals WHERE sale_id = ?";
+        let text = "SELECT e.sealed_ms, e.hash, e.numbers, e.report FROM {directory}.sale_seals e \
+                    JOIN {directory}.sales s ON s.sale_id = e.sale_id WHERE e.sale_id = ? AND s.state = ?";
         let query = sqlx::query(self.mysql.directory_sql(text)).bind(sale.as_str().as_bytes());
+        let query = query.bind(SaleState::Settled.as_str());
         let row = query.fetch_optional(self.mysql.readers(Mysql::DIRECTORY)).await.map_err(fault)?;
         let Some(row) = row else { return Ok(None) };
         Ok(Some(Seal {
@@ -108,8 +118,8 @@ impl Settling for DistributedSettling {
         self.mysql.read(READ, self.read_settled()).await
     }
 
-    async fn owed(&self, sale: &Sale) -> StoreResult<u64> {
-        self.mysql.read(READ, self.count_owed(sale)).await
+    async fn waiting(&self, sale: &Sale) -> StoreResult<Waiting> {
+        self.mysql.read(READ, self.count_waiting(sale)).await
     }
 
     async fn seal(&self, sale: &SaleId, seal: &Seal) -> StoreResult<()> {

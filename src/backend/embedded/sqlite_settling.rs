@@ -7,15 +7,17 @@ use sqlx::AssertSqlSafe;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use super::sqlite::Sqlite;
-use super::sqlite_rows::{change_one, column, failed, parsed};
+use super::sqlite_rows::{column, failed, parsed};
 use crate::domain::{Month, Sale, SaleId, SaleState};
-use crate::ports::{Seal, Settling, StoreResult};
+use crate::ports::{Seal, Settling, StoreResult, Waiting};
 
 const READ: &str = "read settled sales";
 const SETTLED: &str = "SELECT sale_id, starts_ms FROM sales WHERE definition ->> '$.state' = ?";
-const SEAL: &str = "INSERT INTO sale_seals (sale_id, sealed_ms, hash, numbers, report) VALUES (?1, ?2, ?3, ?4, ?5) \
+const SEAL: &str = "INSERT INTO sale_seals (sale_id, sealed_ms, hash, numbers, report) \
+     SELECT ?1, ?2, ?3, ?4, ?5 FROM sales WHERE sale_id = ?1 AND definition ->> '$.state' <> 'settled' \
      ON CONFLICT DO UPDATE SET sealed_ms = ?2, hash = ?3, numbers = ?4, report = ?5";
-const SEALED: &str = "SELECT sealed_ms, hash, numbers, report FROM sale_seals WHERE sale_id = ?";
+const SEALED: &str = "SELECT e.sealed_ms, e.hash, e.numbers, e.report FROM sale_seals e \
+     JOIN sales s ON s.sale_id = e.sale_id WHERE e.sale_id = ? AND s.definition ->> '$.state' = 'settled'";
 
 /// Serves settled sales from the database.
 pub struct SqliteSettling {
@@ -34,16 +36,17 @@ impl Settling for SqliteSettling {
         rows.map_err(|error| failed(READ, error))?.iter().map(read).collect()
     }
 
-    /// Answers 0: units go back with the decision that frees them.
-    async fn owed(&self, _: &Sale) -> StoreResult<u64> {
-        Ok(0)
+    /// Answers none: units go back with the decision that frees them, and there is no outbox.
+    async fn waiting(&self, _: &Sale) -> StoreResult<Waiting> {
+        Ok(Waiting { releases: 0, set_aside: 0 })
     }
 
     async fn seal(&self, sale: &SaleId, seal: &Seal) -> StoreResult<()> {
         let (sale, seal) = (sale.clone(), seal.clone());
         let work = async move |connection: &mut SqliteConnection| {
             let query = sqlx::query(SEAL).bind(sale.as_str()).bind(seal.sealed_ms).bind(&seal.hash);
-            change_one(connection, query.bind(&seal.numbers).bind(&seal.report)).await
+            let sealed = query.bind(&seal.numbers).bind(&seal.report).execute(connection).await;
+            sealed.map(drop).map_err(|error| failed("seal a sale", error))
         };
         self.sqlite.writer.write("seal a sale", work).await
     }

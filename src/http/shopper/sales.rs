@@ -68,11 +68,15 @@ struct ListView<'a> {
 
 impl<'a> SaleView<'a> {
     fn of(sale: &'a Sale, phase: Phase, snapshot: &Snapshot) -> Self {
+        Self::with(sale, phase, |sku| snapshot.band(&sale.id, sku))
+    }
+
+    fn with(sale: &'a Sale, phase: Phase, band: impl Fn(&SkuId) -> StockBand) -> Self {
         let item = |item: &'a Item| ItemView {
             sku_id: &item.sku_id,
             name: &item.name,
             price: &item.price,
-            stock: snapshot.band(&sale.id, &item.sku_id),
+            stock: band(&item.sku_id),
         };
         let Sale { buyer_limit, unpaid_max, payment_window_ms, .. } = *sale;
         Self {
@@ -138,8 +142,9 @@ pub async fn read(
     let id = SaleId::parse(&path.into_inner()).map_err(|_| not_found())?;
     let snapshot = read_catalog(&context)?;
     if snapshot.settled.contains_key(&id) {
-        let sale = context.shop.sale(&id).await?.ok_or_else(not_found)?;
-        return Ok(cacheable(&request, &SaleView::of(&sale, Phase::Ended, &snapshot)));
+        let (sale, bands) = context.shop.settled_sale(&id).await?.ok_or_else(not_found)?;
+        let band = |sku: &SkuId| bands.get(sku).copied().unwrap_or(StockBand::Plenty);
+        return Ok(cacheable(&request, &SaleView::with(&sale, Phase::Ended, band)));
     }
     let (sale, phase) = snapshot.visible(&id, context.shop.now_ms()).ok_or_else(not_found)?;
     Ok(cacheable(&request, &SaleView::of(sale, phase, &snapshot)))

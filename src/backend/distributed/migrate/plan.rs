@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use sqlx::{AssertSqlSafe, Connection, MySqlConnection};
 
-use super::{check_order_of_instances, shapes_of_months, with_months_of_sales};
+use super::found::{check_order_of_instances, shapes_of_months, with_months_of_sales};
 use crate::backend::distributed::kafka_identity;
 use crate::backend::distributed::mysql::{Mysql, failed};
 use crate::backend::distributed::settings::Settings;
@@ -16,7 +16,7 @@ use crate::ports::StoreResult;
 
 const CONTEXT: &str = "look at the databases";
 
-/// Lists in words what [`super::run`] would make or change, in its order. An empty answer says that nothing is to be
+/// Lists in words what a migration would make or change, in its order. An empty answer says that nothing is to be
 /// done. Settings that a migration would refuse are found by the migration alone.
 ///
 /// # Errors
