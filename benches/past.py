@@ -43,7 +43,7 @@ def copy(stack, prefix, sale, copies):
                             f"FROM information_schema.columns WHERE table_schema LIKE '{prefix}%' AND extra NOT LIKE "
                             "'%auto_increment%' GROUP BY table_schema, table_name")
         for table, columns in (line.split("=") for line in found):
-            columns, name = columns.split(","), table.rsplit(".", 1)[1]
+            columns, (database, name) = columns.split(","), table.split(".")
             if name in NOT_COPIED or ("sale_id" not in columns and name != "order_moves"):
                 continue
             # A journal has no sales: all of its rows are those of the one sale, until copies stand beside them.
@@ -52,13 +52,13 @@ def copy(stack, prefix, sale, copies):
                 source, where = f"{table}_of_one", "TRUE"
                 stack.mysql(part, f"CREATE TABLE {source} AS SELECT * FROM {table}")
             of = {"sale_id": "CONCAT('past-', n)", "order_id":
-                  "UNHEX(CONCAT(LEFT(HEX(t.order_id), 8), RIGHT(MD5(CONCAT(HEX(t.order_id), n)), 24)))"}
+                  "UNHEX(CONCAT(LEFT(HEX(t.order_id), 8), RIGHT(SHA2(CONCAT(HEX(t.order_id), n), 256), 24)))"}
             for first in range(1, copies + 1, COPIES_AT_ONCE):
                 last = min(first + COPIES_AT_ONCE - 1, copies)
-                stack.mysql(part, f"INSERT INTO {table} ({','.join(columns)}) WITH RECURSIVE numbers (n) AS (SELECT "
-                            f"{first} UNION ALL SELECT n + 1 FROM numbers WHERE n < {last}) SELECT "
-                            f"{','.join(of.get(column, f't.{column}') for column in columns)} "
-                            f"FROM {source} t JOIN numbers WHERE {where}")
+                values = ",".join(of.get(column, f"t.{column}") for column in columns)
+                stack.mysql(part, f"USE {database}; INSERT INTO {table} ({','.join(columns)}) WITH RECURSIVE numbers "
+                            f"(n) AS (SELECT {first} UNION ALL SELECT n + 1 FROM numbers WHERE n < {last}) "
+                            f"SELECT {values} FROM {source} t JOIN numbers WHERE {where}")
             if name == "order_moves":
                 stack.mysql(part, f"DROP TABLE {source}")
     talk(f"  {copies} copies of a sale of {ORDERS} orders")

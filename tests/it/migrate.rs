@@ -158,6 +158,7 @@ async fn a_dry_run_says_what_is_to_be_done_and_does_nothing() {
     remove(&config).await;
 }
 
+#[cfg(feature = "embedded")]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dry_run_on_a_folder_makes_nothing() {
     let config = config(Mode::Embedded, &[]);
