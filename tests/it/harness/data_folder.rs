@@ -98,7 +98,8 @@ impl Stage for DataFolder {
     }
 
     async fn sales_in_place(&self) -> Vec<String> {
-        self.texts("SELECT DISTINCT sale_id FROM gates ORDER BY sale_id").await
+        let text = "SELECT sale_id FROM sales WHERE definition ->> '$.state' NOT IN ('draft', 'published') ORDER BY sale_id";
+        self.texts(text).await
     }
 
     async fn orders(&self, state: &str) -> i64 {
