@@ -72,6 +72,16 @@ pub struct BucketKeys {
     pub unpaid: String,
 }
 
+impl BucketKeys {
+    /// Answers all names.
+    pub fn all(self) -> [String; 10] {
+        // Without `..`: a key that is added has to be named here.
+        let Self { gate, stock, buyers, orders, outbox, outbox_orders, set_aside, moves, received, unpaid } =
+            self;
+        [gate, stock, buyers, orders, outbox, outbox_orders, set_aside, moves, received, unpaid]
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 #[error("could not be reached a moment ago")]
 struct NotReached;

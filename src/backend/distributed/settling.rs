@@ -8,7 +8,7 @@ use sqlx::Row;
 use sqlx::mysql::MySqlRow;
 
 use super::mysql::{Mysql, failed};
-use super::redis_link::{BucketKeys, RedisLink};
+use super::redis_link::RedisLink;
 use crate::domain::{Month, Sale, SaleId, SaleState};
 use crate::ports::{Seal, Settling, StoreError, StoreResult, Waiting};
 
@@ -137,32 +137,9 @@ impl Settling for DistributedSettling {
     /// Large keys are freed on a thread of their own: nobody waits for Redis meanwhile.
     async fn clear(&self, sale: &Sale) -> StoreResult<()> {
         for bucket in sale.bucket_ids() {
-            let BucketKeys {
-                gate,
-                stock,
-                buyers,
-                orders,
-                outbox,
-                outbox_orders,
-                set_aside,
-                moves,
-                received,
-                unpaid,
-            } = self.redis.keys(&bucket);
             let mut unlink = cmd("UNLINK");
             // The gate goes with them: a bucket without a gate sells nothing.
-            unlink.arg(&[
-                gate,
-                stock,
-                buyers,
-                orders,
-                outbox,
-                outbox_orders,
-                set_aside,
-                moves,
-                received,
-                unpaid,
-            ]);
+            unlink.arg(&self.redis.keys(&bucket).all());
             self.redis.command::<i64>("clear a sale", &unlink).await?;
         }
         self.mysql.change(Mysql::DIRECTORY, SEAL, self.note_cleared(&sale.id)).await
