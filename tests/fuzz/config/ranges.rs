@@ -49,6 +49,7 @@ ranges! {
     "kafka.replication_factor" kafka.replication_factor 1..=32_767;
     "kafka.min_insync_replicas" kafka.min_insync_replicas 1..=32_767;
     "kafka.retention_ms" kafka.retention_ms -1..=9_223_372_036_854_775_807;
+    "kafka.events_retention_ms" kafka.events_retention_ms -1..=9_223_372_036_854_775_807;
     "kafka.linger_ms" kafka.linger_ms 0..=900_000;
     "kafka.message_timeout_ms" kafka.message_timeout_ms 1..=2_147_483_647;
     "kafka.queue_messages_max" kafka.queue_messages_max 1..=2_147_483_647;
@@ -69,6 +70,11 @@ ranges! {
     "relay.batch_orders_max" relay.batch_orders_max 1..=1000;
     "relay.release_interval_ms" relay.release_interval_ms 10..=60_000;
     "sale.preheat_before_ms" sale.preheat_before_ms 0..=604_800_000;
+    "sale.settle_after_ms" sale.settle_after_ms 0..=31_536_000_000;
+    "events.interval_ms" events.interval_ms 10..=60_000;
+    "events.views_interval_ms" events.views_interval_ms 10..=60_000;
+    "events.webhook_timeout_ms" events.webhook_timeout_ms 100..=15_000;
+    "events.webhook_pause_after_ms" events.webhook_pause_after_ms 1_000..=2_592_000_000;
     "payment.webhook_body_bytes_max" payment.webhook_body_bytes_max 1_024..=4_194_304;
     "payment.timeout_ms" payment.timeout_ms 100..=80_000;
     "payment.closing_max_ms" payment.closing_max_ms 1_000..=604_800_000;
