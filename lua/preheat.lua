@@ -1,12 +1,13 @@
 -- Puts a sale's bucket in place. The script is idempotent: a gate that exists is left as it is. The gate is `placing`,
 -- and nothing is sold, until gate.lua opens it, which happens when all buckets of the sale are in place.
 --
--- KEYS (one hash tag)  1 gate   2 stock   3 orders   4 unpaid
+-- KEYS (one hash tag)  1 gate   2 stock   3 orders   4 unpaid   5 references
 -- ARGV  1 epoch, 2 opens_ms, 3 closes_ms, 4 buyer_limit, 5 lease_ms, 6 unpaid_max, then per SKU: sku, units
 -- Result: 'created', or 'exists' when a gate of this epoch is there, or 'conflict' for another epoch
 --
 -- The script writes the gate last. Nothing can be reserved until the gate stands. Orders that are there already were
--- held before a gate was lost: then the keys of what was sold have to be there, as after a sale (reserve.lua).
+-- held before a gate was lost: then the keys of what was sold have to be there, as after a sale (reserve.lua). Without
+-- orders there is nothing that the references name.
 
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
 if epoch then
@@ -19,6 +20,10 @@ for i = 7, #ARGV, 2 do
 end
 redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'state', 'placing', 'opens_ms', ARGV[2], 'closes_ms', ARGV[3],
   'buyer_limit', ARGV[4], 'lease_ms', ARGV[5], 'unpaid_max', ARGV[6])
-if redis.call('EXISTS', KEYS[3]) == 1 then redis.call('HSET', KEYS[1], 'sold', '1') end
+if redis.call('EXISTS', KEYS[3]) == 1 then
+  redis.call('HSET', KEYS[1], 'sold', '1')
+else
+  redis.call('DEL', KEYS[5])
+end
 if redis.call('EXISTS', KEYS[4]) == 1 then redis.call('HSET', KEYS[1], 'given_up', '1') end
 return 'created'

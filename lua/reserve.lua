@@ -9,8 +9,10 @@
 --   5 outbox  stream  one entry per call: epoch, and the ids of all orders that it accepted, 16 bytes each
 --   6 outbox_orders    number of orders in all outbox entries
 --   7 unpaid  hash    user -> orders that expired or were given up
+--   8 references hash order id -> the shop's own name for the order, of those that have one
 -- ARGV, in columns: 1 epoch the caller believes in, then of n purchases
---   n order ids, n users, n times what is asked for: fingerprint (16 hex digits)|quantity|sku
+--   n order ids, n users, n times what is asked for: fingerprint (16 hex digits)|quantity|sku, and |reference if
+--   there is one
 -- Result: 'entry id|time in ms' of the outbox entry, or false when nothing was accepted; then per purchase, in
 -- order, a word or an array
 --   'reserved'      {'replayed', value of orders}      'key_reused'
@@ -28,7 +30,7 @@
 -- asks for is packed, and it is parsed once for all that ask for the same. No order record is written. Each of these
 -- was measured (docs/benchmarks.md).
 
-local gate, stock, buyers, orders, outbox, outbox_orders, unpaid = unpack(KEYS)
+local gate, stock, buyers, orders, outbox, outbox_orders, unpaid, references = unpack(KEYS)
 
 local clock = redis.call('TIME')
 local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -89,10 +91,10 @@ local available, asked = {}, {}
 for i = ASKED + 1, ASKED + count do
   local text = ARGV[i]
   if not shut and asked[text] == nil then
-    local fingerprint, quantity, sku = string.match(text, '^(%x+)|([1-9][0-9]?)|([^|]+)$')
+    local fingerprint, quantity, sku, reference = string.match(text, '^(%x+)|([1-9][0-9]?)|([^|]+)|?(.*)$')
     if fingerprint and #fingerprint == 16 then
       local hold = string.format('r|%s|%s|%.0f|%s|', fingerprint, quantity, now_ms, sku)
-      asked[text] = {units = tonumber(quantity), sku = sku, hold = hold}
+      asked[text] = {units = tonumber(quantity), sku = sku, hold = hold, reference = reference}
       if not available[sku] then available[sku] = tonumber(redis.call('HGET', stock, sku) or 'x') end
     else
       asked[text] = false
@@ -102,7 +104,7 @@ end
 
 -- The second pass decides. A purchase sees what the ones before it took in `made`, `live`, `available` and `seen`.
 local made, live = {}, {}
-local accepted, new_holds, new_live, units_of = {}, {}, {}, {}
+local accepted, new_holds, new_live, new_references, units_of = {}, {}, {}, {}, {}
 local function decide(i)
   local id, user = ARGV[IDS + i], ARGV[USERS + i]
   local order = made[id] or known[i]
@@ -127,6 +129,10 @@ local function decide(i)
   accepted[#accepted + 1] = id
   local n = #new_holds
   new_holds[n + 1], new_holds[n + 2] = id, made[id]
+  if wish.reference ~= '' then
+    local n = #new_references
+    new_references[n + 1], new_references[n + 2] = id, wish.reference
+  end
   -- A buyer who comes twice is written twice, with the sum last.
   new_live[n + 1], new_live[n + 2] = user, string.format('%d', live[user])
   return 'reserved'
@@ -142,6 +148,7 @@ if #accepted == 0 then return answers end
 redis.call('INCRBY', outbox_orders, #accepted)
 answers[1] = redis.call('XADD', outbox, '*', 'epoch', ARGV[1], 'orders', table.concat(accepted))
   .. string.format('|%.0f', now_ms)
+if #new_references > 0 then redis.call('HSET', references, unpack(new_references)) end
 redis.call('HSET', orders, unpack(new_holds))
 redis.call('HSET', buyers, unpack(new_live))
 for sku, units in pairs(units_of) do redis.call('HINCRBY', stock, sku, -units) end

@@ -3,7 +3,9 @@
 //! An export is a header, then each sale followed by its orders, then an end with the counts. The end shows whether a
 //! file was cut off. An import checks the whole file before it changes anything. Then it creates the sales and hands
 //! the orders to the order log of the target, so that the target's order writer puts them in place under all the
-//! conditions that hold for any order. Both can be repeated: an import passes over what stands already.
+//! conditions that hold for any order. An order keeps its state, its steps and its payments. Units that were withheld
+//! are unsold in the target, where their sale has ended, too. Both can be repeated: an import passes over what stands
+//! already.
 
 pub mod file;
 
@@ -17,9 +19,8 @@ use anyhow::{Context as _, bail, ensure};
 pub use file::{Contents, Line};
 
 use crate::clock::Clock;
-use crate::domain::payment::{PaymentState, RefundState};
 use crate::domain::{
-    BucketId, Change, Month, OrderId, OrderRecord, Part, Position, Sale, SaleState, Shard, ShardMap,
+    BucketId, Change, Exported, Month, OrderId, Part, Position, Sale, SaleState, Shard, ShardMap,
 };
 use crate::ports::{IMPORT_RECORDS_MAX, Offsets, Ports};
 
@@ -63,10 +64,10 @@ pub async fn export(
         file::write(out, &Line::Sale(sale.clone()))?;
         moved.sales += 1;
         let mut orders = Orders::of(sale, map);
-        while let Some(record) = orders.next(ports).await? {
+        while let Some(order) = orders.next(ports).await? {
             ensure!(sale.state == SaleState::Ended, "sale {} has orders: {}", sale.id, remedy(sale));
-            has_no_open_money(ports, record.order_id).await?;
-            file::write(out, &Line::Order(record))?;
+            has_no_open_money(&order)?;
+            file::write(out, &Line::Order(order))?;
             moved.orders += 1;
         }
     }
@@ -110,7 +111,7 @@ struct Orders<'a> {
     /// The shard that is being read, and those after it.
     shards: VecDeque<Shard>,
     after: Option<OrderId>,
-    page: VecDeque<OrderRecord>,
+    page: VecDeque<Exported>,
     is_last: bool,
 }
 
@@ -119,17 +120,17 @@ impl<'a> Orders<'a> {
         Self { sale, shards: map.all_shards().collect(), after: None, page: VecDeque::new(), is_last: false }
     }
 
-    async fn next(&mut self, ports: &Ports) -> anyhow::Result<Option<OrderRecord>> {
+    async fn next(&mut self, ports: &Ports) -> anyhow::Result<Option<Exported>> {
         while self.page.is_empty() {
             if self.is_last {
                 self.shards.pop_front();
                 (self.after, self.is_last) = (None, false);
             }
             let Some(shard) = self.shards.front().copied() else { return Ok(None) };
-            let records = ports.archive.orders(self.sale, shard, self.after).await?;
-            self.after = records.last().map(|last| last.order_id);
-            self.is_last = records.len() < IMPORT_RECORDS_MAX;
-            self.page = records.into();
+            let orders = ports.archive.orders(self.sale, shard, self.after).await?;
+            self.after = orders.last().map(|last| last.record.order_id);
+            self.is_last = orders.len() < IMPORT_RECORDS_MAX;
+            self.page = orders.into();
         }
         Ok(self.page.pop_front())
     }
@@ -162,34 +163,46 @@ pub async fn import(
     for sale in contents.sales.values() {
         create(ports, sale).await?;
     }
-    let mut records = Vec::with_capacity(IMPORT_RECORDS_MAX);
+    let mut page = Vec::with_capacity(IMPORT_RECORDS_MAX);
     for line in lines {
-        if let Line::Order(record) = line? {
-            records.push(record);
+        if let Line::Order(order) = line? {
+            page.push(order);
         }
-        if records.len() == IMPORT_RECORDS_MAX {
-            ports.order_log.append_imported(&records).await?;
-            records.clear();
+        if page.len() == IMPORT_RECORDS_MAX {
+            append(ports, std::mem::take(&mut page)).await?;
         }
     }
-    if !records.is_empty() {
-        ports.order_log.append_imported(&records).await?;
-    }
+    append(ports, page).await?;
     let sales: Vec<Sale> = contents.sales.values().cloned().collect();
     until_written(ports, map, &sales, clock, progress).await
 }
 
-/// Checks that the provider has nothing to do with an order any more: payments and refunds do not travel.
-async fn has_no_open_money(ports: &Ports, order: OrderId) -> anyhow::Result<()> {
-    for payment in ports.payments.of(order).await? {
-        let is_over = match &payment.refund {
-            Some(refund) => matches!(refund.state, RefundState::Done | RefundState::Settled),
-            None => payment.state == PaymentState::Closed,
-        };
-        let id = payment.request.id;
-        ensure!(is_over, "{order} has the payment {id}, which has not come to its end at the provider");
+/// Puts the payments of orders in place, and then hands the orders to the order log.
+async fn append(ports: &Ports, page: Vec<Exported>) -> anyhow::Result<()> {
+    let (mut records, mut payments) = (Vec::with_capacity(page.len()), Vec::new());
+    for Exported { record, payments: own } in page {
+        records.push(record);
+        payments.extend(own);
+    }
+    if !payments.is_empty() {
+        ports.archive.restore_payments(&payments).await?;
+    }
+    if !records.is_empty() {
+        ports.order_log.append_imported(&records).await?;
     }
     Ok(())
+}
+
+/// Checks that the provider has nothing to do with an order any more: it would not find the payment elsewhere.
+fn has_no_open_money(order: &Exported) -> anyhow::Result<()> {
+    let open = order.payments.iter().find(|payment| !payment.is_over());
+    match open.map(|payment| payment.request.id) {
+        Some(id) => {
+            let order = order.record.order_id;
+            bail!("{order} has the payment {id}, which has not come to its end at the provider")
+        }
+        None => Ok(()),
+    }
 }
 
 async fn check_sale(ports: &Ports, sale: &Sale) -> anyhow::Result<()> {
@@ -230,11 +243,11 @@ pub async fn compare(
     for line in lines {
         match line? {
             Line::Header { .. } => {}
-            Line::Order(record) => {
+            Line::Order(order) => {
                 let orders = standing.as_mut().context("an order stands before its sale")?;
-                let found = orders.next(ports).await?;
-                let is_same = found.as_ref() == Some(&record);
-                ensure!(is_same, "after the import {found:?} stands instead of {record:?}");
+                let found = orders.next(ports).await?.map(|found| found.as_told_by(&order));
+                let is_same = found.as_ref() == Some(&order);
+                ensure!(is_same, "after the import {found:?} stands instead of {order:?}");
             }
             Line::Sale(sale) => {
                 nothing_is_left(standing.take(), ports).await?;
@@ -249,7 +262,7 @@ pub async fn compare(
 async fn nothing_is_left(orders: Option<Orders<'_>>, ports: &Ports) -> anyhow::Result<()> {
     let Some(mut orders) = orders else { return Ok(()) };
     match orders.next(ports).await? {
-        Some(record) => bail!("order {} stands here and not in the file", record.order_id),
+        Some(order) => bail!("order {} stands here and not in the file", order.record.order_id),
         None => Ok(()),
     }
 }

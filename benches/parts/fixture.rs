@@ -58,6 +58,7 @@ pub fn record(sale: &Sale, map: &ShardMap, number: u64) -> anyhow::Result<OrderR
         unit_price: item.price.clone(),
         epoch: sale.epoch,
         accepted_ms: Clock::System.now_ms(),
+        reference: None,
         awaited: false,
         decided: None,
     })

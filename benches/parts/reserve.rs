@@ -84,7 +84,7 @@ async fn ask(desk: &Arc<Desk>, until: Instant) -> anyhow::Result<u64> {
     let mut reserved = 0;
     while Instant::now() < until {
         let record = fixture::record(&desk.sale, &desk.map, desk.next_buyer.fetch_add(1, Ordering::Relaxed))?;
-        let fingerprint = Fingerprint::of(&record.sku_id, record.quantity);
+        let fingerprint = Fingerprint::of(&record.sku_id, record.quantity, None);
         let caller = desk.clone();
         let answer = desk.batcher.ask(&desk.tasks, ReserveRequest { record, fingerprint }, move |batch| {
             let desk = caller.clone();

@@ -88,7 +88,7 @@ rules! {
     ClaimsDiffer "claims_differ" "I5" "a live order has as many claims as units, numbered below the limit";
     ClaimWithoutLiveOrder "claim_without_live_order" "I5" "a claim belongs to a live order of that buyer";
     RowWithoutRequest "row_without_request" "I6" "every row has a request of that buyer";
-    RowDiffersFromRequest "row_differs_from_request" "I6" "a row has the SKU and quantity that were asked for";
+    RowDiffersFromRequest "row_differs_from_request" "I6" "a row has the SKU, quantity and reference that were asked for";
     RefusedButPersisted "refused_but_persisted" "I3" "an order whose every answer was a refusal has no row";
     PaidWithoutCapture "paid_without_capture" "I7" "a paid order keeps a capture, a refunded one gave one back";
     PaidTwice "paid_twice" "I7" "an order has at most one capture without a refund";

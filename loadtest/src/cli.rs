@@ -120,6 +120,9 @@ pub struct RunArgs {
     /// Units per order
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=99))]
     pub quantity: u32,
+    /// The shop's own name for each order
+    #[arg(long, value_name = "TEXT")]
+    pub reference: Option<String>,
     /// Double clicks: extra clicks at once with the same key, in percent of arrivals
     #[arg(long, value_name = "PCT", default_value_t = 0.0, value_parser = percent)]
     pub repeat_same_key: f64,
@@ -276,6 +279,7 @@ impl RunArgs {
             duration: None,
             users: None,
             quantity: 1,
+            reference: None,
             repeat_same_key: 0.0,
             repeat_new_key: 0.0,
             wait_open: true,

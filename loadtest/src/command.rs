@@ -83,7 +83,12 @@ pub async fn run(config: &Config, args: &RunArgs) -> anyhow::Result<Summary> {
     let seed = args.seed.unwrap_or_else(|| u64::try_from(clock::now_ms()).unwrap_or(0) / 100 % 100_000_000);
     let schedule = Schedule::new(&args.wish(seed));
     let conduct = conduct(config, args, &client, (seed, schedule.users)).await?;
-    let basket = Basket { sale: common.sale.clone(), sku: args.sku.clone(), quantity: args.quantity };
+    let basket = Basket {
+        sale: common.sale.clone(),
+        sku: args.sku.clone(),
+        quantity: args.quantity,
+        reference: args.reference.clone(),
+    };
     let crowd = Arc::new(Crowd::gather(basket, schedule, seed, client.clone(), &mint, conduct)?);
     let opens = match args.wait_open {
         true => opening::instant_of(&client, sale.starts_ms()?).await?,

@@ -54,6 +54,8 @@ pub struct Basket {
     pub sku: String,
     /// Units per order.
     pub quantity: u32,
+    /// The shop's own name for each order.
+    pub reference: Option<String>,
 }
 
 /// What buyers do beside the clicks of the schedule.
@@ -164,7 +166,10 @@ impl Crowd {
         conduct: Conduct,
     ) -> anyhow::Result<Self> {
         let uri = format!("/api/v1/sales/{}/orders", basket.sale);
-        let body = serde_json::json!({ "sku_id": basket.sku, "quantity": basket.quantity });
+        let mut body = serde_json::json!({ "sku_id": basket.sku, "quantity": basket.quantity });
+        if let Some(reference) = &basket.reference {
+            body["reference"] = reference.as_str().into();
+        }
         let tokens = (0..schedule.users).map(|user| mint.bearer(&user_name(seed, user)));
         let keys =
             (0..schedule.keys).map(|key| HeaderValue::from_str(&key_name(seed, key)).map_err(Into::into));
@@ -431,6 +436,7 @@ impl Crowd {
             sale: self.basket.sale.clone(),
             sku: self.basket.sku.clone(),
             quantity: self.basket.quantity,
+            reference: self.basket.reference.clone(),
             key: key_name(self.seed, click.key),
             kind: click.kind,
             at_us: click.at_us,

@@ -184,6 +184,8 @@ pub struct OrderRow {
     pub unit_price: i64,
     /// The currency's code.
     pub currency: String,
+    /// The shop's own name for the order.
+    pub reference: Option<String>,
     /// The order's state.
     pub state: RowState,
     /// Why the order was rejected.
@@ -346,6 +348,8 @@ pub struct RecordFacts {
     pub unit_price: i64,
     /// The currency's code.
     pub currency: String,
+    /// The shop's own name for the order.
+    pub reference: Option<String>,
     /// The sale's epoch when the order was accepted.
     pub epoch: i64,
     /// When the front accepted the order, ms since 1970.

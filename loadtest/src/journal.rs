@@ -119,6 +119,9 @@ pub struct Entry {
     pub sku: String,
     /// The units that were asked for.
     pub quantity: u32,
+    /// The reference that was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
     /// The idempotency key.
     pub key: String,
     /// Why the click was made.

@@ -10,6 +10,7 @@ mod kafka_producer;
 mod kafka_reader;
 pub mod migrate;
 mod mysql;
+mod mysql_archive;
 mod mysql_batch;
 mod mysql_batch_rows;
 mod mysql_captures;
@@ -49,6 +50,7 @@ use crate::ports::{
 use kafka_event_topic::KafkaEventTopic;
 use kafka_order_log::KafkaOrderLog;
 use mysql::Mysql;
+use mysql_archive::MysqlArchive;
 use mysql_captures::MysqlCaptures;
 use mysql_dead_letters::MysqlDeadLetters;
 use mysql_events::MysqlEvents;
@@ -101,8 +103,8 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Ports> {
         payments: Arc::new(MysqlPayments::new(mysql.clone())),
         captures: Arc::new(MysqlCaptures::new(mysql.clone())),
         refunds: Arc::new(MysqlRefunds::new(mysql.clone())),
-        orders: orders.clone(),
-        archive: orders,
+        orders,
+        archive: Arc::new(MysqlArchive { mysql: mysql.clone() }),
         ledger: Arc::new(MysqlLedger::new(mysql.clone())),
         releases: Some(Arc::new(MysqlReleases::new(mysql.clone()))),
         positions: Arc::new(MysqlPositions::new(mysql)),

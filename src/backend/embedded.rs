@@ -7,6 +7,7 @@
 mod failures;
 mod folder;
 mod sqlite;
+mod sqlite_archive;
 mod sqlite_batch;
 mod sqlite_captures;
 mod sqlite_dead_letters;
@@ -44,6 +45,7 @@ use folder::Folder;
 pub use folder::{InUse, holds_shop};
 use sqlite::Sqlite;
 pub use sqlite::plan;
+use sqlite_archive::SqliteArchive;
 use sqlite_captures::SqliteCaptures;
 use sqlite_dead_letters::SqliteDeadLetters;
 use sqlite_events::SqliteEvents;
@@ -117,8 +119,8 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Opened> {
         refunds: Arc::new(SqliteRefunds { sqlite: sqlite.clone() }),
         dead_letters: Arc::new(SqliteDeadLetters { sqlite: sqlite.clone() }),
         positions: orders.clone(),
-        orders: orders.clone(),
-        archive: orders,
+        orders,
+        archive: Arc::new(SqliteArchive { sqlite: sqlite.clone() }),
         ledger: Arc::new(SqliteLedger { sqlite: sqlite.clone() }),
         releases: None,
         sales: directory.clone(),

@@ -29,11 +29,10 @@ pub const SHARD: &[File] = migrations!("shard": "0001_claims.sql", "0002_user_id
 /// Shapes of a month's orders table, each made from the one before it. `{yyyymm}` stands for the month. Every shape but
 /// the first one names itself in the table's comment, in the same statement that makes it.
 #[cfg(feature = "distributed")]
-pub const MONTH: &[File] =
-    migrations!("month": "0001_orders.sql", "0002_user_ids.sql", "0003_refunded.sql", "0004_given_up.sql");
+pub const MONTH: &[File] = migrations!("month": "0001_orders.sql", "0002_user_ids.sql", "0003_refunded.sql", "0004_given_up.sql", "0005_references.sql");
 /// Migrations of the one database of the embedded mode.
 #[cfg(feature = "embedded")]
-pub const EMBEDDED: &[File] = migrations!("embedded": "0001_shop.sql", "0002_halts_audit_and_places.sql", "0003_user_ids.sql", "0004_units_return.sql", "0005_payments.sql", "0006_unpaid_max.sql", "0007_notices_and_failed_refunds.sql", "0008_journal_and_events.sql");
+pub const EMBEDDED: &[File] = migrations!("embedded": "0001_shop.sql", "0002_halts_audit_and_places.sql", "0003_user_ids.sql", "0004_units_return.sql", "0005_payments.sql", "0006_unpaid_max.sql", "0007_notices_and_failed_refunds.sql", "0008_journal_and_events.sql", "0009_references.sql");
 
 /// Lists the names of the files that are not among those applied, ascending.
 pub fn pending(files: &[File], applied: &[i64]) -> impl Iterator<Item = &'static str> {

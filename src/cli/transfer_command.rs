@@ -14,7 +14,7 @@ use clap::Args;
 use super::output;
 use crate::app::{self, Role, Running};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Expiry};
 use crate::ports::Ports;
 use crate::transfer::{self, Contents};
 use crate::{metrics, transfer::file};
@@ -108,6 +108,8 @@ async fn with_writer<T>(
     let mut config = config.clone();
     // Nobody needs the operators' listener, so it takes a free port.
     config.admin.bind = (Ipv4Addr::LOCALHOST, 0).into();
+    // What stands is what the file says, until a server of the shop takes over.
+    config.payment.expiry = Expiry::Off;
     app::wait_for_servers(&config, app::Needed::Serving, output::talk).await?;
     let ports = app::open_backend(&config).await?;
     let running: Running = app::start_on(ports.clone(), &config, Role::Worker, metrics::install()?).await?;

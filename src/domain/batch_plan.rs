@@ -6,12 +6,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use super::decided::Decided;
 use super::ids::{SaleId, SkuId, UserId};
-use super::journal::{Mover, OrderMove};
+use super::journal::OrderMove;
 use super::log_position::LogId;
+use super::mover::Mover;
 use super::order::{Decision, RejectReason};
 use super::order_id::OrderId;
-use super::order_life::{Arrow, OrderEvent, OrderState};
+use super::order_life::{OrderEvent, OrderState};
 use super::record::{OrderRecord, Poison};
 use super::sale::{Sale, Sales};
 use super::shard::{Part, ShardMap};
@@ -85,37 +87,76 @@ pub struct PlannedOrder {
     pub record: OrderRecord,
     /// The record's offset in its partition.
     pub offset: i64,
-    /// The claimed unit numbers, as many as the quantity; `Err` for an order that is rejected.
-    pub claims: Result<Vec<u32>, RejectReason>,
+    /// What it becomes.
+    pub outcome: Outcome,
     /// Units that its buyer holds in orders that were decided before.
     pub buyer_holds: u32,
     /// How long the order may wait for its payment, in ms.
     pub payment_window_ms: i64,
 }
 
+/// What an order becomes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It gets its units, and claims these unit numbers of its buyer, as many as its quantity.
+    Live(Vec<u32>),
+    /// It gets nothing.
+    Rejected(RejectReason),
+    /// It had come to another end in the backend that it was exported from, and holds nothing.
+    Over(OrderState),
+}
+
 impl PlannedOrder {
-    /// Answers the arrow that the order takes with its row: persist, or reject when it holds nothing.
-    pub fn arrow(&self) -> &'static Arrow {
-        if self.claims.is_ok() { OrderEvent::Persist.arrow() } else { OrderEvent::Reject.arrow() }
+    /// Answers the state that its row gets.
+    pub fn state(&self) -> OrderState {
+        match &self.outcome {
+            Outcome::Live(_) if self.is_paid() => OrderState::Paid,
+            Outcome::Live(_) => OrderState::AwaitingPayment,
+            Outcome::Rejected(_) => OrderState::Rejected,
+            Outcome::Over(state) => *state,
+        }
+    }
+
+    /// Answers the claimed unit numbers; none for an order that holds nothing.
+    pub fn claims(&self) -> &[u32] {
+        if let Outcome::Live(claims) = &self.outcome { claims } else { &[] }
+    }
+
+    /// Answers why it was rejected; `None` in every other state.
+    pub fn reason(&self) -> Option<RejectReason> {
+        if let Outcome::Rejected(reason) = self.outcome { Some(reason) } else { None }
+    }
+
+    /// Answers whether it had been paid in the backend that it was exported from.
+    fn is_paid(&self) -> bool {
+        self.record.decided.as_ref().is_some_and(|decided| decided.state == OrderState::Paid)
     }
 
     /// Answers what was decided of the order.
     pub fn decision(&self) -> Decision {
-        let (order, state) = (self.record.order_id, self.arrow().to);
-        Decision { order, state, buyer_keeps: self.claims.is_err().then_some(self.buyer_holds) }
+        let (order, state) = (self.record.order_id, self.state());
+        Decision { order, state, buyer_keeps: state.holds_nothing().then_some(self.buyer_holds) }
     }
 
-    /// Answers the order's first step, with which it gets its row. An imported order keeps its time.
-    pub fn first_move(&self) -> OrderMove<'_> {
-        let reason = self.claims.as_ref().err().map(|reason| reason.as_str());
-        let mover = if self.record.decided.is_some() { Mover::IMPORT } else { Mover::ORDER_WRITER };
-        let at_ms = self.record.decided.map(|decided| decided.created_ms);
-        OrderMove { at_ms, ..OrderMove::first(&self.record, self.arrow(), reason, &mover) }
+    /// Answers the steps that the order has taken when it has its row: one, or those of an imported order, each with
+    /// its own time.
+    pub fn moves(&self) -> impl Iterator<Item = OrderMove<'_>> {
+        let decided = self.record.decided.as_deref();
+        let taken = decided.filter(|decided| decided.state == self.state() && !decided.steps.is_empty());
+        let first = || {
+            let event = if self.reason().is_some() { OrderEvent::Reject } else { OrderEvent::Persist };
+            let mover = if decided.is_some() { Mover::IMPORT } else { Mover::ORDER_WRITER };
+            let reason = self.reason().map(RejectReason::as_str);
+            let first = OrderMove::first(&self.record, event.arrow(), reason, &mover);
+            OrderMove { at_ms: decided.map(|decided| decided.created_ms), ..first }
+        };
+        let first = taken.is_none().then(first);
+        first.into_iter().chain(taken.into_iter().flat_map(|decided| OrderMove::taken(&self.record, decided)))
     }
 
     /// Answers when the row was made and when its payment is due, in ms since 1970. An imported order keeps its times.
     pub fn times(&self, now_ms: i64) -> (i64, i64) {
-        match self.record.decided {
+        match &self.record.decided {
             Some(decided) => (decided.created_ms, decided.expires_ms),
             None => (now_ms, now_ms.saturating_add(self.payment_window_ms)),
         }
@@ -141,6 +182,8 @@ pub struct Plan {
     pub orders: Vec<PlannedOrder>,
     /// Units to hold per SKU, in the order of the locks.
     pub held: BTreeMap<Scarce, u32>,
+    /// How many of those are of imported orders that were paid, so that they are sold.
+    pub sold: BTreeMap<Scarce, u32>,
     /// Records that can never become an order, in offset order, each with the reason.
     pub dead_letters: Vec<(LogRecord, Poison)>,
     /// What Redis is owed of known orders that hold nothing. It may have been owed before, and a release is idempotent
@@ -155,8 +198,7 @@ impl Plan {
     /// not among them, because no front reserved units for those.
     pub fn owed(&self) -> impl Iterator<Item = Debt> {
         let rejected = self.orders.iter().filter_map(|order| {
-            let reason = order.claims.as_ref().err()?;
-            let restock = *reason != RejectReason::SoldOut;
+            let restock = order.reason()? != RejectReason::SoldOut;
             Some(Debt { record: order.record.clone(), decision: order.decision(), restock })
         });
         rejected.chain(self.owed.iter().cloned()).filter(|debt| debt.record.decided.is_none())
@@ -203,20 +245,28 @@ pub fn plan(
         let live = live.entry(buyer).or_insert_with(|| u32::try_from(claimed.len()).unwrap_or(u32::MAX));
         let buyer_holds = *live;
         let scarce = (record.sale_id.clone(), record.sku_id.clone());
-        let claims = match record.decided.and_then(|decided| decided.rejected) {
-            Some(reason) => Err(reason),
-            None => decide(record, sale, claimed, &scarce, &mut plan.held, &free),
+        let outcome = match record.decided.as_deref() {
+            Some(Decided { rejected: Some(reason), .. }) => Outcome::Rejected(*reason),
+            Some(Decided { state, .. }) if state.holds_nothing() => Outcome::Over(*state),
+            _ => match decide(record, sale, claimed, &scarce, &mut plan.held, &free) {
+                Ok(claims) => Outcome::Live(claims),
+                Err(reason) => Outcome::Rejected(reason),
+            },
         };
-        if claims.is_ok() {
-            *live += record.quantity.units();
-        }
-        plan.orders.push(PlannedOrder {
+        let order = PlannedOrder {
             record: record.clone(),
             offset: log_record.offset,
-            claims,
+            outcome,
             buyer_holds,
             payment_window_ms: sale.payment_window_ms,
-        });
+        };
+        if order.decision().buyer_keeps.is_none() {
+            *live += record.quantity.units();
+        }
+        if order.state() == OrderState::Paid {
+            *plan.sold.entry(scarce).or_default() += record.quantity.units();
+        }
+        plan.orders.push(order);
     }
     plan
 }
@@ -264,6 +314,9 @@ fn validate<'a>(
     }
     if record.quantity.units() > sale.buyer_limit {
         return Err(Poison::OverLimit);
+    }
+    if record.decided.as_ref().is_some_and(|decided| !decided.is_possible()) {
+        return Err(Poison::Garbage);
     }
     let shard = map.shard_of(&record.user_id);
     let in_place = record.order_id.shard() == shard

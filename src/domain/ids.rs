@@ -18,14 +18,15 @@ pub struct InvalidId {
     pub(super) rule: &'static str,
 }
 
+/// Makes a checked text. `$measure` answers its length, and `$allowed` says which characters it may have.
 macro_rules! text_id {
-    ($(#[$doc:meta])* $name:ident, $what:literal, $max:literal, $allowed:expr, $rule:literal) => {
+    ($(#[$doc:meta])* $name:ident, $what:literal, $max:literal, $measure:expr, $allowed:expr, $rule:literal) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// Longest accepted length, in bytes.
+            /// Longest accepted length, in characters. Of all ids but [`Reference`] a character is a byte.
             pub const LEN_MAX: usize = $max;
 
             /// Checks a text and makes an id of it.
@@ -33,8 +34,9 @@ macro_rules! text_id {
             /// # Errors
             /// [`InvalidId`] when the text is empty, longer than [`Self::LEN_MAX`] or holds another character.
             pub fn parse(text: &str) -> Result<Self, InvalidId> {
-                let allowed: fn(u8) -> bool = $allowed;
-                if text.is_empty() || text.len() > Self::LEN_MAX || !text.bytes().all(allowed) {
+                let allowed: fn(char) -> bool = $allowed;
+                let measure: fn(&str) -> usize = $measure;
+                if text.is_empty() || measure(text) > Self::LEN_MAX || !text.chars().all(allowed) {
                     return Err(InvalidId { what: $what, rule: $rule });
                 }
                 Ok(Self(text.into()))
@@ -81,31 +83,45 @@ impl<T> Visitor<'_> for Text<T> {
     }
 }
 
-fn is_slug(byte: u8) -> bool {
-    byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-'
+fn is_slug(character: char) -> bool {
+    character.is_ascii_lowercase() || character.is_ascii_digit() || character == '-'
 }
 
 /// Allows visible ASCII characters. They stand in no key of Redis and are bytes in SQL, and JSON escapes them.
-fn is_visible(byte: u8) -> bool {
-    byte.is_ascii_graphic()
+fn is_visible(character: char) -> bool {
+    character.is_ascii_graphic()
+}
+
+/// Allows what people write in one line. The text stands in JSON, and elsewhere as bytes.
+fn is_written(character: char) -> bool {
+    !character.is_control()
+}
+
+fn in_characters(text: &str) -> usize {
+    text.chars().count()
 }
 
 text_id!(
     /// A sale's slug, chosen by the promoter.
-    SaleId, "sale id", 32, is_slug, "1 to 32 characters of a-z, 0-9 and -"
+    SaleId, "sale id", 32, str::len, is_slug, "1 to 32 characters of a-z, 0-9 and -"
 );
 text_id!(
     /// A SKU's slug, unique within its sale.
-    SkuId, "SKU id", 32, is_slug, "1 to 32 characters of a-z, 0-9 and -"
+    SkuId, "SKU id", 32, str::len, is_slug, "1 to 32 characters of a-z, 0-9 and -"
 );
 text_id!(
     /// A shopper, as the `sub` of the verified token names them. It is never taken from a body or a query (I6). Source
     /// of the length: OpenID Connect Core §2, `sub`.
-    UserId, "user id", 255, is_visible, "1 to 255 visible ASCII characters"
+    UserId, "user id", 255, str::len, is_visible, "1 to 255 visible ASCII characters"
 );
 text_id!(
     /// The client's idempotency key. It names one purchase of a user in a sale.
-    IdempotencyKey, "idempotency key", 255, is_visible, "1 to 255 visible ASCII characters"
+    IdempotencyKey, "idempotency key", 255, str::len, is_visible, "1 to 255 visible ASCII characters"
+);
+text_id!(
+    /// A shop's own name for an order, as a purchase gives it. It is carried along and means nothing here, and two
+    /// orders may have the same. It has at most 256 bytes.
+    Reference, "reference", 64, in_characters, is_written, "1 to 64 characters without control characters"
 );
 
 #[cfg(test)]
@@ -124,5 +140,10 @@ mod tests {
         assert!(UserId::parse(&"a".repeat(255)).is_ok());
         assert!(UserId::parse(&"a".repeat(256)).is_err());
         assert!(IdempotencyKey::parse("").is_err());
+        assert!(Reference::parse(&"ö".repeat(64)).is_ok());
+        assert!(Reference::parse(&"ö".repeat(65)).is_err());
+        assert!(Reference::parse("shop order 7|x").is_ok());
+        assert!(Reference::parse("a\nb").is_err());
+        assert!(Reference::parse("").is_err());
     }
 }

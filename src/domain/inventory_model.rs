@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 
-use super::ids::{SaleId, SkuId, UserId};
+use super::ids::{Reference, SaleId, SkuId, UserId};
 use super::money::Quantity;
 use super::order::Decision;
 use super::order_id::OrderId;
@@ -105,6 +105,8 @@ pub struct Hold {
     pub sku: SkuId,
     /// For whom it is held.
     pub user: UserId,
+    /// The shop's own name for the order.
+    pub reference: Option<Reference>,
     /// Whether it was settled: its units left its buyer, and went back on sale if they were to. It has a state without
     /// units then.
     pub is_released: bool,
@@ -138,8 +140,8 @@ impl Hold {
     /// Answers the hold of the order `id` in the form that the ports use.
     pub fn reservation(&self, sale: &SaleId, id: OrderId) -> Reservation {
         let Self { state, quantity, reserved_ms, .. } = *self;
-        let (sku, user) = (self.sku.clone(), self.user.clone());
-        Reservation { id, sale: sale.clone(), state, sku, user, quantity, reserved_ms }
+        let (sku, user, reference) = (self.sku.clone(), self.user.clone(), self.reference.clone());
+        Reservation { id, sale: sale.clone(), state, sku, user, quantity, reserved_ms, reference }
     }
 }
 
@@ -343,6 +345,7 @@ impl Bucket {
             reserved_ms: now_ms,
             sku: record.sku_id.clone(),
             user: record.user_id.clone(),
+            reference: record.reference.clone(),
             is_released: false,
         };
         self.orders.insert(record.order_id, hold);
@@ -447,12 +450,13 @@ mod tests {
             user_id,
             quantity,
             unit_price: Money::new(100, "CNY").expect("money"),
+            reference: None,
             epoch: 1,
             accepted_ms: 1,
             awaited: false,
             decided: None,
         };
-        ReserveRequest { fingerprint: Fingerprint::of(&record.sku_id, quantity), record }
+        ReserveRequest { fingerprint: Fingerprint::of(&record.sku_id, quantity, None), record }
     }
 
     proptest! {

@@ -11,56 +11,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::calendar::rfc3339;
-use super::ids::{SaleId, SkuId, UserId};
+use super::decided::Decided;
+use super::ids::{Reference, SaleId, SkuId, UserId};
 use super::money::{Money, Quantity};
-use super::operator::Change;
-use super::order::Order;
+use super::mover::Mover;
+use super::order::{Order, RejectReason};
 use super::order_id::OrderId;
 use super::order_life::{ARROWS, Arrow, OrderState};
 use super::record::OrderRecord;
 use super::shard::Part;
-
-/// Who moves an order, and why.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mover<'a> {
-    /// One of the words below, or `operator:` and the name of an API key. At most [`Mover::BYTES_MAX`] bytes.
-    pub by: Cow<'a, str>,
-    /// Why, in an operator's words, at most 200 characters; `None` when the step says it itself.
-    pub why: Option<Cow<'a, str>>,
-}
-
-impl<'a> Mover<'a> {
-    /// Most bytes of who moves an order.
-    pub const BYTES_MAX: usize = 80;
-    /// The order writer decides an order.
-    pub const ORDER_WRITER: Self = Self::word("order_writer");
-    /// The buyer gives an order up, or pays one that costs nothing.
-    pub const BUYER: Self = Self::word("buyer");
-    /// The payment provider has captured an order's amount.
-    pub const PAYMENT_PROVIDER: Self = Self::word("payment_provider");
-    /// Nobody has paid an order in time.
-    pub const EXPIRY: Self = Self::word("expiry");
-    /// Somebody moved an order before the journal said who.
-    pub const UNKNOWN: Self = Self::word("unknown");
-    /// An order came from another backend.
-    pub const IMPORT: Self = Self::word("import");
-
-    const fn word(word: &'static str) -> Self {
-        Self { by: Cow::Borrowed(word), why: None }
-    }
-
-    /// Answers the same mover without borrowed texts.
-    pub fn into_owned(self) -> Mover<'static> {
-        Mover { by: Cow::Owned(self.by.into_owned()), why: self.why.map(|why| Cow::Owned(why.into_owned())) }
-    }
-
-    /// Names the operator of a change, and gives the operator's reason.
-    pub fn operator(change: &'a Change) -> Self {
-        let mut by = format!("operator:{}", change.actor);
-        by.truncate(by.floor_char_boundary(Self::BYTES_MAX));
-        Self { by: Cow::Owned(by), why: Some(Cow::Borrowed(&change.reason)) }
-    }
-}
 
 /// One step that an order took. A reader ignores fields that it does not know, and takes words that it does not know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,6 +36,9 @@ pub struct OrderMove<'a> {
     pub quantity: Quantity,
     /// The price of one unit.
     pub unit_price: Cow<'a, Money>,
+    /// The shop's own name for the order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<Cow<'a, Reference>>,
     /// The word of the step, which an order takes once at most: [`Arrow::move_word`].
     pub kind: Cow<'a, str>,
     /// The word of the state before.
@@ -108,6 +70,7 @@ impl<'a> OrderMove<'a> {
             user_id: Cow::Borrowed(&order.user),
             quantity: order.quantity,
             unit_price: Cow::Borrowed(&order.unit_price),
+            reference: order.reference.as_ref().map(Cow::Borrowed),
             kind: Cow::Borrowed(arrow.move_word.unwrap_or_default()),
             from: Cow::Borrowed(order.state.as_str()),
             to: Cow::Borrowed(arrow.to.as_str()),
@@ -134,6 +97,7 @@ impl<'a> OrderMove<'a> {
             user_id: Cow::Borrowed(&record.user_id),
             quantity: record.quantity,
             unit_price: Cow::Borrowed(&record.unit_price),
+            reference: record.reference.as_ref().map(Cow::Borrowed),
             kind: Cow::Borrowed(arrow.move_word.unwrap_or_default()),
             from: Cow::Borrowed(OrderState::Queued.as_str()),
             to: Cow::Borrowed(arrow.to.as_str()),
@@ -143,6 +107,20 @@ impl<'a> OrderMove<'a> {
             accepted_ms: record.accepted_ms,
             at_ms: None,
         }
+    }
+
+    /// Makes the steps of an order that came from another backend, with their times. `decided` is its record's.
+    pub fn taken(record: &'a OrderRecord, decided: &'a Decided) -> impl Iterator<Item = Self> {
+        let mut before = OrderState::Queued;
+        decided.steps.iter().zip(decided.arrows()).filter_map(move |(step, arrow)| {
+            let arrow = arrow?;
+            let from = std::mem::replace(&mut before, arrow.to);
+            let by = step.by.as_deref().map_or(Mover::ORDER_WRITER.by, Cow::Borrowed);
+            let mover = Mover { by, why: step.why.as_deref().map(Cow::Borrowed) };
+            let reason = decided.rejected.filter(|_| arrow.to == OrderState::Rejected);
+            let told = Self::first(record, arrow, reason.map(RejectReason::as_str), &mover);
+            Some(Self { from: Cow::Borrowed(from.as_str()), at_ms: Some(step.at_ms), ..told })
+        })
     }
 
     /// Makes the steps of an order from before its journal told more than their words. `noted` are those words, each
@@ -220,6 +198,8 @@ struct Step<'a> {
 struct Own<'a> {
     order_id: OrderId,
     user_id: &'a UserId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reference: Option<&'a Reference>,
     accepted_ms: i64,
     #[serde(skip_serializing_if = "Option::is_none")]
     at_ms: Option<i64>,
@@ -247,6 +227,7 @@ pub fn encode<'a>(moves: &'a [OrderMove<'a>]) -> Vec<u8> {
     let own = |own: &'a OrderMove<'_>| Own {
         order_id: own.order_id,
         user_id: &own.user_id,
+        reference: own.reference.as_deref(),
         accepted_ms: own.accepted_ms,
         at_ms: own.at_ms,
         other: Common {
@@ -433,6 +414,7 @@ mod tests {
         let rejected = OrderMove {
             reason: Some(Cow::Borrowed("limit")),
             why: Some(Cow::Borrowed("a \"wish\" {}")),
+            reference: Some(Cow::Owned(Reference::parse("cart 7 \"ö\"").expect("a reference"))),
             to: Cow::Borrowed("rejected"),
             at_ms: Some(9),
             ..step.clone()
@@ -452,19 +434,7 @@ mod tests {
                 read.iter().map(|event| event.order_move().expect("a step")).collect();
             assert_eq!(read, moves);
         }
+        let rejected = OrderMove { reference: None, ..rejected };
         assert!(encode(&vec![rejected; 100]).len() < 100 * 110 + 400, "what is common stands there once");
-    }
-
-    #[test]
-    fn an_operators_name_is_cut_at_a_character() {
-        let change = Change {
-            actor: "ö".repeat(64),
-            action: "order_cancel",
-            reason: "wished".to_owned(),
-            request_id: "-".to_owned(),
-        };
-        let mover = Mover::operator(&change);
-        assert_eq!(mover.by.len(), 79);
-        assert_eq!(mover.why.as_deref(), Some("wished"));
     }
 }

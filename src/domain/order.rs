@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::ids::{SaleId, SkuId, UserId};
+use super::ids::{Reference, SaleId, SkuId, UserId};
 use super::money::{Money, Quantity};
 use super::order_id::OrderId;
 use super::order_life::OrderState;
@@ -66,6 +66,8 @@ pub struct Order {
     pub quantity: Quantity,
     /// The price of one unit.
     pub unit_price: Money,
+    /// The shop's own name for it.
+    pub reference: Option<Reference>,
     /// The order's state.
     pub state: OrderState,
     /// Why it was rejected; `None` in every other state, and before its row was read.

@@ -64,7 +64,8 @@ impl From<PaymentId> for String {
 }
 
 /// Where a payment is in its life: opening → open → closing → closed, and captured from each of the first three.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum PaymentState {
     /// It has a row, and the provider may not know it yet.
     Opening,
@@ -231,7 +232,7 @@ pub struct Capture {
 }
 
 /// Why a capture is paid back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RefundReason {
     /// The order had come to another end before.
@@ -270,7 +271,7 @@ impl RefundReason {
 
 /// Where a refund is: owed → sent → done, and failed. A refund that was done may fail later, and one that has failed
 /// may be settled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RefundState {
     /// The provider has not accepted it yet.

@@ -2,18 +2,17 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::ids::{SaleId, SkuId, UserId};
+use super::decided::Decided;
+use super::ids::{Reference, SaleId, SkuId, UserId};
 use super::money::{Money, Quantity};
 use super::object::Object;
-use super::order::{Order, RejectReason};
 use super::order_id::OrderId;
-use super::order_life::OrderState;
 
 /// One accepted order. A reader ignores fields that it does not know, so that a newer front may add some. A changed
 /// meaning needs a new version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OrderRecord {
-    /// The version of the record's form, [`Self::VERSION`].
+    /// The version of the record's form: [`Self::VERSION`], or [`Self::VERSION_DECIDED`] when it says what was decided.
     pub v: u32,
     /// The order's id, which names its shard and month.
     pub order_id: OrderId,
@@ -27,6 +26,9 @@ pub struct OrderRecord {
     pub quantity: Quantity,
     /// The price of one unit, as the sale had it.
     pub unit_price: Money,
+    /// The shop's own name for the order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<Reference>,
     /// The sale's epoch in which the order was accepted.
     pub epoch: u32,
     /// When the front accepted it, ms since 1970. A record that the relay made has the time of the reservation.
@@ -36,19 +38,7 @@ pub struct OrderRecord {
     pub awaited: bool,
     /// What another backend had decided; only in records of an import.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub decided: Option<Decided>,
-}
-
-/// What became of an order in the backend that it was exported from. The order writer keeps a rejection and the times.
-/// It holds units and claims under the same conditions as for any other record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Decided {
-    /// Why it was rejected; `None` for an order that waits for its payment.
-    pub rejected: Option<RejectReason>,
-    /// When its row was made, ms since 1970.
-    pub created_ms: i64,
-    /// When its payment is due, ms since 1970.
-    pub expires_ms: i64,
+    pub decided: Option<Box<Decided>>,
 }
 
 /// Why a record can never become an order. Each has a stable word for `dead_letters.reason`.
@@ -97,38 +87,17 @@ impl Poison {
 }
 
 impl OrderRecord {
-    /// The version that this build writes and reads.
+    /// The version of the records of fronts and relays.
     pub const VERSION: u32 = 1;
+    /// The version of the records of an import, whose orders may be in any state. An order writer that does not know
+    /// all states must not decide them.
+    pub const VERSION_DECIDED: u32 = 2;
     /// Most bytes of a record. A record that we write has some 330 bytes, so a larger one is not ours.
     pub const BYTES_MAX: usize = 4096;
     const NAMED_BYTES_MAX: usize = 4 * Self::BYTES_MAX;
 
-    /// Makes the record that makes the same order in another backend. `epoch` and `created_ms` are those of its row.
-    ///
-    /// # Errors
-    /// A text that says why, for an order in a state that no import can make.
-    pub fn exported(order: Order, epoch: u32, created_ms: i64) -> Result<Self, String> {
-        let rejected = match (order.state, order.reason) {
-            (OrderState::AwaitingPayment, None) => None,
-            (OrderState::Rejected, Some(reason)) => Some(reason),
-            (state, _) => {
-                return Err(format!("{} is {}: this version cannot export it", order.id, state.as_str()));
-            }
-        };
-        let expires_ms = order.expires_ms.unwrap_or(created_ms);
-        Ok(Self {
-            v: Self::VERSION,
-            order_id: order.id,
-            sale_id: order.sale,
-            sku_id: order.sku,
-            user_id: order.user,
-            quantity: order.quantity,
-            unit_price: order.unit_price,
-            epoch,
-            accepted_ms: order.accepted_ms,
-            awaited: false,
-            decided: Some(Decided { rejected, created_ms, expires_ms }),
-        })
+    fn is_known(&self) -> bool {
+        self.v == Self::VERSION || (self.v == Self::VERSION_DECIDED && self.decided.is_some())
     }
 
     /// Encodes the record as JSON, at most [`Self::BYTES_MAX`] bytes.
@@ -162,10 +131,12 @@ impl OrderRecord {
             return Err(Poison::TooLarge);
         }
         match serde_json::from_slice::<Object<Self>>(payload) {
-            Ok(Object(record)) if record.v == Self::VERSION => Ok(record),
+            Ok(Object(record)) if record.is_known() => Ok(record),
             Ok(_) => Err(Poison::UnknownVersion),
             Err(_) => match serde_json::from_slice::<Object<Version>>(payload) {
-                Ok(Object(version)) if version.v != Self::VERSION => Err(Poison::UnknownVersion),
+                Ok(Object(Version { v })) if v != Self::VERSION && v != Self::VERSION_DECIDED => {
+                    Err(Poison::UnknownVersion)
+                }
                 _ => Err(Poison::Garbage),
             },
         }
@@ -180,7 +151,7 @@ mod tests {
     fn what_is_not_a_record_is_poison_and_never_a_panic() {
         assert_eq!(OrderRecord::decode(b""), Err(Poison::Garbage));
         assert_eq!(OrderRecord::decode(&[0xff; 40]), Err(Poison::Garbage));
-        assert_eq!(OrderRecord::decode(br#"{"v":2,"anything":[]}"#), Err(Poison::UnknownVersion));
+        assert_eq!(OrderRecord::decode(br#"{"v":3,"anything":[]}"#), Err(Poison::UnknownVersion));
         assert_eq!(OrderRecord::decode(br#"{"v":1}"#), Err(Poison::Garbage));
         assert_eq!(OrderRecord::decode(b"[2]"), Err(Poison::Garbage));
         assert_eq!(OrderRecord::decode(&vec![b'['; 5000]), Err(Poison::TooLarge));

@@ -1,6 +1,6 @@
 //! What the inventory is asked and answers about a reservation, and what it keeps: holds and outbox entries.
 
-use super::ids::{SaleId, SkuId, UserId};
+use super::ids::{Reference, SaleId, SkuId, UserId};
 use super::money::Quantity;
 use super::order::Decision;
 use super::order_id::OrderId;
@@ -23,13 +23,15 @@ pub struct ReserveRequest {
 pub struct Fingerprint([u8; 16]);
 
 impl Fingerprint {
-    /// Makes the fingerprint: the first 8 bytes of SHA-256 over SKU, a zero byte and quantity (4 bytes, big-endian).
-    pub fn of(sku: &SkuId, quantity: Quantity) -> Self {
+    /// Makes the fingerprint: the first 8 bytes of SHA-256 over SKU, a zero byte, quantity (4 bytes, big-endian) and
+    /// the reference, if there is one.
+    pub fn of(sku: &SkuId, quantity: Quantity, reference: Option<&Reference>) -> Self {
         const HEX: &[u8; 16] = b"0123456789abcdef";
         let digest = Sha256::new()
             .chain_update(sku.as_str())
             .chain_update(b"\0")
             .chain_update(quantity.units().to_be_bytes())
+            .chain_update(reference.map_or("", Reference::as_str))
             .finalize();
         let mut text = [0; 16];
         for (pair, byte) in text.chunks_exact_mut(2).zip(digest.iter()) {
@@ -139,6 +141,8 @@ pub struct Reservation {
     pub quantity: Quantity,
     /// When it was reserved, by the inventory's clock, ms since 1970.
     pub reserved_ms: i64,
+    /// The shop's own name for the order.
+    pub reference: Option<Reference>,
 }
 
 impl Reservation {
@@ -153,6 +157,7 @@ impl Reservation {
             user_id: self.user.clone(),
             quantity: self.quantity,
             unit_price: sale.item(&self.sku)?.price.clone(),
+            reference: self.reference.clone(),
             epoch,
             accepted_ms: self.reserved_ms,
             awaited: false,

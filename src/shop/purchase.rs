@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::admission::TooFast;
-use crate::domain::{IdempotencyKey, Order, OrderState, Quantity, SaleId, SkuId, UserId};
+use crate::domain::{IdempotencyKey, Order, OrderState, Quantity, Reference, SaleId, SkuId, UserId};
 
 /// One purchase, as a shopper asks for it.
 #[derive(Debug, Clone)]
@@ -18,6 +18,8 @@ pub struct Purchase {
     pub sku: SkuId,
     /// How many units of it are wanted.
     pub quantity: Quantity,
+    /// The shop's own name for the order.
+    pub reference: Option<Reference>,
     /// The client's name for this purchase. The same key of the same buyer and sale is the same order.
     pub key: IdempotencyKey,
     /// Whether its client waits for its row.

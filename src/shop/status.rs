@@ -245,6 +245,7 @@ impl Shop {
             user: held.user.clone(),
             quantity: held.quantity,
             unit_price: item.price.clone(),
+            reference: held.reference.clone(),
             state: held.state,
             reason: None,
             accepted_ms: held.reserved_ms,

@@ -15,7 +15,7 @@ use super::purchase::{Accepted, Purchase, Refusal};
 use crate::clock::Moment;
 use crate::domain::reservation::{Denial, Fingerprint, OutboxEntryId, Reservation, ReserveRequest};
 use crate::domain::sale::Phase;
-use crate::domain::{BucketId, Order, OrderId, OrderRecord, OrderState, Quantity, Sale, SkuId};
+use crate::domain::{BucketId, Order, OrderId, OrderRecord, OrderState, Quantity, Reference, Sale, SkuId};
 use crate::metrics::{RESERVE_BATCH, SHED};
 use crate::ports::{Effect, ErrorKind, StoreError, StoreResult};
 
@@ -98,7 +98,7 @@ impl Shop {
         let Some(record) = record_of(purchase, sale, order, now_ms) else {
             return Err(Refusal::UnknownSku);
         };
-        let fingerprint = Fingerprint::of(&record.sku_id, record.quantity);
+        let fingerprint = Fingerprint::of(&record.sku_id, record.quantity, record.reference.as_ref());
         let request = ReserveRequest { record, fingerprint };
         let Sale { epoch, starts_ms, buyer_limit, in_place, buckets, .. } = *sale;
         let terms = Terms { phase, epoch, starts_ms, buyer_limit, in_place, buckets };
@@ -115,15 +115,19 @@ impl Shop {
         };
         self.admission.check_rate(&purchase.user, purchase.address).map_err(Refusal::TooFast)?;
         let _place = self.admission.enter().ok_or(Refusal::Overloaded)?;
-        let Purchase { user, sale, key, sku, quantity, .. } = purchase;
+        let Purchase { user, sale, key, sku, quantity, reference, .. } = purchase;
         let order = OrderId::derive(self.map.shard_of(user), month, sale, user, key);
-        self.replay_of_row(order, (sku, *quantity)).await
+        self.replay_of_row(order, (sku, *quantity, reference.as_ref())).await
     }
 
-    /// Answers a purchase of a sale of which the inventory has nothing any more.
-    async fn replay_of_row(&self, order: OrderId, (sku, quantity): (&SkuId, Quantity)) -> Submitted {
+    /// Answers a purchase of a sale of which the inventory has nothing any more. `asked` is what its body asks for.
+    async fn replay_of_row(
+        &self,
+        order: OrderId,
+        asked: (&SkuId, Quantity, Option<&Reference>),
+    ) -> Submitted {
         match self.ports.orders.order(order).await {
-            Ok(Some(order)) if order.sku == *sku && order.quantity == quantity => {
+            Ok(Some(order)) if (&order.sku, order.quantity, order.reference.as_ref()) == asked => {
                 Ok(Accepted { order, replayed: true })
             }
             Ok(Some(_)) => Err(Refusal::KeyReused),
@@ -195,7 +199,8 @@ impl Shop {
                 match refusal(&denial, terms) {
                     // Another process may have settled the sale just now.
                     Refusal::Ended if denial == Denial::GateShut => {
-                        self.replay_of_row(order, (&record.sku_id, record.quantity)).await
+                        let asked = (&record.sku_id, record.quantity, record.reference.as_ref());
+                        self.replay_of_row(order, asked).await
                     }
                     refusal => Err(refusal),
                 }
@@ -393,6 +398,7 @@ fn record_of(purchase: &Purchase, sale: &Sale, order_id: OrderId, now_ms: i64) -
         user_id: purchase.user.clone(),
         quantity: purchase.quantity,
         unit_price: sale.item(&purchase.sku)?.price.clone(),
+        reference: purchase.reference.clone(),
         epoch: sale.epoch,
         accepted_ms: now_ms,
         awaited: purchase.waits,
@@ -409,6 +415,7 @@ fn pending_order(record: OrderRecord, state: OrderState) -> Order {
         user: record.user_id,
         quantity: record.quantity,
         unit_price: record.unit_price,
+        reference: record.reference,
         state,
         reason: None,
         accepted_ms: record.accepted_ms,

@@ -6,8 +6,10 @@ use std::io::{BufRead, Write};
 use anyhow::{Context as _, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::domain::record::Decided;
-use crate::domain::{OrderId, OrderRecord, Sale, SaleId, SaleState, ShardMap, SkuId, UserId};
+use crate::domain::{
+    Exported, ExportedPayment, OrderId, OrderRecord, OrderState, Sale, SaleId, SaleState, ShardMap, SkuId,
+    UserId,
+};
 
 /// One line of the file. A line may get more fields; a changed meaning gets a new version.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,7 +27,7 @@ pub enum Line {
     /// A sale, which its orders follow.
     Sale(Sale),
     /// An order of the sale before it.
-    Order(OrderRecord),
+    Order(Exported),
     /// The last line.
     End {
         /// The number of sales in the file.
@@ -36,8 +38,14 @@ pub enum Line {
 }
 
 impl Line {
-    /// The version that this program writes and reads.
-    pub const VERSION: u32 = 1;
+    /// The version that this program writes. It reads the first one, too, whose orders wait for their payment or were
+    /// rejected, and have neither steps nor payments.
+    pub const VERSION: u32 = 2;
+
+    /// Answers the version of the records in a file of version `v`.
+    fn record_version(v: u32) -> u32 {
+        if v == 1 { OrderRecord::VERSION } else { OrderRecord::VERSION_DECIDED }
+    }
 }
 
 /// Writes a line.
@@ -88,7 +96,7 @@ impl Contents {
         let mut taken = Taken::default();
         let mut lines = (1u64..).zip(lines);
         let Some((_, first)) = lines.next() else { bail!("the file is empty") };
-        check_header(&first?, map)?;
+        let v = check_header(&first?, map)?;
         let mut is_whole = false;
         for (number, line) in lines {
             ensure!(!is_whole, "line {number} comes after the end");
@@ -98,9 +106,10 @@ impl Contents {
                     taken = Taken { sale: Some(sale.id.clone()), ..Taken::default() };
                     contents.add_sale(sale, map).with_context(|| format!("line {number}"))?;
                 }
-                Line::Order(record) => {
+                Line::Order(order) => {
+                    ensure!(order.record.v == v, "line {number} has a record of version {}", order.record.v);
                     contents
-                        .check_order(&record, map, &mut taken)
+                        .check_order(&order, map, &mut taken)
                         .with_context(|| format!("line {number}"))?;
                     contents.orders += 1;
                 }
@@ -127,9 +136,9 @@ impl Contents {
         Ok(())
     }
 
-    fn check_order(&self, record: &OrderRecord, map: ShardMap, taken: &mut Taken) -> anyhow::Result<()> {
+    fn check_order(&self, order: &Exported, map: ShardMap, taken: &mut Taken) -> anyhow::Result<()> {
+        let Exported { record, payments } = order;
         let OrderRecord { order_id: id, sale_id, sku_id, user_id, quantity, .. } = record;
-        ensure!(record.v == OrderRecord::VERSION, "order {id} is of version {}", record.v);
         ensure!(taken.sale.as_ref() == Some(sale_id), "order {id} does not stand below its sale {sale_id}");
         ensure!(taken.last < Some(*id), "order {id} is not above the order before it");
         taken.last = Some(*id);
@@ -138,8 +147,16 @@ impl Contents {
         let item = sale.item(sku_id).with_context(|| format!("order {id}: no SKU {sku_id}"))?;
         let is_in_place = id.shard() == map.shard_of(user_id) && id.month() == sale.month();
         ensure!(is_in_place, "order {id} is not of buyer {user_id} and sale {sale_id}");
-        let Some(Decided { rejected, .. }) = record.decided else { bail!("order {id} was never decided") };
-        if rejected.is_some() {
+        let decided = record.decided.as_ref().with_context(|| format!("order {id} was never decided"))?;
+        let state = decided.state.as_str();
+        ensure!(decided.is_possible(), "order {id} is {state}, and its steps do not lead there");
+        let is_own = |payment: &ExportedPayment| payment.request.id.order == *id && payment.is_over();
+        ensure!(payments.iter().all(is_own), "order {id} has a payment of another, or one that is open");
+        let kept = payments.iter().filter(|payment| payment.keeps_money()).count();
+        // Who buys for nothing pays without a provider.
+        let wanted = decided.state == OrderState::Paid && record.unit_price.amount() > 0;
+        ensure!(kept == usize::from(wanted), "order {id} is {state}, and {kept} payments keep their money");
+        if decided.state.holds_nothing() {
             return Ok(());
         }
         let units = taken.units.entry(sku_id.clone()).or_default();
@@ -160,16 +177,18 @@ impl Contents {
     }
 }
 
-fn check_header(line: &Line, map: ShardMap) -> anyhow::Result<()> {
+/// Checks the first line, and answers the version of the records.
+fn check_header(line: &Line, map: ShardMap) -> anyhow::Result<u32> {
     let Line::Header { v, shards, .. } = line else { bail!("the first line is not the header of an export") };
-    ensure!(*v == Line::VERSION, "the file has version {v}, this program reads {}", Line::VERSION);
+    let newest = Line::VERSION;
+    ensure!((1..=newest).contains(v), "the file has version {v}, this program reads up to {newest}");
     ensure!(
         *shards == map.shards(),
         "the file comes from {shards} shards and this backend has {}: an order's id names its shard, so shards.shards \
          must be the same",
         map.shards()
     );
-    Ok(())
+    Ok(Line::record_version(*v))
 }
 
 #[cfg(test)]

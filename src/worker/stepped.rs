@@ -160,13 +160,14 @@ impl World {
             user_id: user,
             quantity,
             unit_price: self.sale.items[0].price.clone(),
+            reference: None,
             epoch: 1,
             accepted_ms: self.clock.now_ms(),
             awaited: false,
             decided: None,
             sku_id: sku_id.clone(),
         };
-        let request = ReserveRequest { fingerprint: Fingerprint::of(&sku_id, quantity), record };
+        let request = ReserveRequest { fingerprint: Fingerprint::of(&sku_id, quantity, None), record };
         let verdict = self.database.reserve(&request, self.clock.now_ms());
         self.trace.push(format!("buy {order_id}: {verdict:?}"));
         let Verdict::Reserved { outbox_entry, .. } = verdict else { return };

@@ -14,7 +14,7 @@ use seckill::domain::{
 use crate::engine::{Target, run};
 use crate::grammar::{INTEGERS, Node, one_of, slug, text_of};
 use crate::json::{self, DEPTH_SAFE, Doc};
-use crate::request::{canonical, is_order, is_slug, is_visible};
+use crate::request::{canonical, is_order, is_reference, is_slug, is_visible};
 
 const BYTES_MAX: usize = 4096;
 const LIMIT: u32 = 3;
@@ -78,7 +78,12 @@ fn is_field(doc: &Doc, name: &str) -> bool {
 }
 
 fn is_record(doc: &Doc) -> bool {
-    FIELDS.iter().all(|name| is_field(doc, name))
+    FIELDS.iter().all(|name| is_field(doc, name)) && is_reference_or_none(doc)
+}
+
+fn is_reference_or_none(doc: &Doc) -> bool {
+    let of = |field: &Doc| *field == Doc::Null || field.text().is_some_and(is_reference);
+    doc.member("reference").map_or(!doc.has("reference"), of)
 }
 
 fn is_version_one(doc: &Doc) -> bool {
@@ -105,7 +110,9 @@ fn check(payload: &[u8]) -> String {
             let is_clean = doc.is_plain();
             assert!(!(is_clean && is_record(doc)), "a record was called garbage");
             let version = doc.member("v").filter(|v| is_whole(Some(v), 0..=u32::MAX.into()));
-            assert!(!is_clean || version.is_none() || is_version_one(doc), "the version is not known");
+            let is_of_import = version.and_then(Doc::whole) == Some(2);
+            let is_known = is_version_one(doc) || is_of_import;
+            assert!(!is_clean || version.is_none() || is_known, "the version is not known");
         }
         (Err(Poison::UnknownVersion), Some(doc)) => {
             assert!(is_whole(doc.member("v"), 0..=u32::MAX.into()) && !is_version_one(doc));
@@ -125,7 +132,8 @@ fn check(payload: &[u8]) -> String {
 fn first_fault(doc: Option<&Doc>) -> String {
     let Some(doc) = doc else { return "no JSON".to_owned() };
     let Some(members) = doc.members() else { return "no object".to_owned() };
-    let wrong = FIELDS.iter().copied().find(|name| !is_field(doc, name)).unwrap_or("nothing");
+    let reference = if is_reference_or_none(doc) { "nothing" } else { "reference" };
+    let wrong = FIELDS.iter().copied().find(|name| !is_field(doc, name)).unwrap_or(reference);
     let how =
         if doc.has(wrong) { if doc.member(wrong).is_some() { "odd" } else { "twice" } } else { "missing" };
     format!("{wrong} {how} {}", members.len().cmp(&FIELDS.len()).is_gt())
@@ -177,9 +185,9 @@ fn planned(payload: &[u8], decoded: Result<OrderRecord, Poison>) -> String {
         (None, Some(order)) => {
             assert_eq!(plan.skipped, 1, "an order is decided once");
             assert!(order.record.quantity.units() <= LIMIT);
-            match &order.claims {
-                Ok(units) => format!("order {}", units.len()),
-                Err(reason) => format!("rejected {}", reason.as_str()),
+            match order.reason() {
+                None => format!("order {}", order.claims().len()),
+                Some(reason) => format!("rejected {}", reason.as_str()),
             }
         }
         (None, None) => panic!("nothing became of it"),
@@ -221,6 +229,11 @@ fn made(rng: &mut StdRng) -> Vec<u8> {
         ("epoch", number(1, rng)),
         ("accepted_ms", number(1_700_000_000_001, rng)),
     ];
+    if rng.random_bool(0.3) {
+        let long = "ö".repeat(one_of(&[1, 64, 65], rng));
+        let text = if rng.random_bool(0.5) { text_of(rng) } else { long };
+        members.push(("reference", Node::Text(text)));
+    }
     if rng.random_bool(0.2) {
         let note = if rng.random_bool(0.3) { "x".repeat(4000) } else { text_of(rng) };
         members.push(("note", Node::List(vec![Node::Text(note), Node::raw(one_of(INTEGERS, rng))])));
@@ -261,6 +274,7 @@ fn record_of_ours() -> OrderRecord {
         quantity: Quantity::new(1).expect("a quantity"),
         epoch: sale.epoch,
         accepted_ms: sale.starts_ms,
+        reference: None,
         awaited: false,
         decided: None,
         sale_id: sale.id,

@@ -19,7 +19,7 @@ use serde_json::Value;
 use crate::engine::{Target, run};
 use crate::json::Doc;
 
-pub use head::{canonical, is_order, is_slug, is_visible};
+pub use head::{canonical, is_order, is_reference, is_slug, is_visible};
 
 /// One input, taken apart.
 pub struct Input<'a> {

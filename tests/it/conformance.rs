@@ -28,7 +28,7 @@ mod connections;
 mod crowds;
 mod dead_letters;
 mod doors;
-mod ends;
+pub mod ends;
 mod faults;
 pub mod http_errors;
 mod journal;

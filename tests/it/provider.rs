@@ -47,31 +47,49 @@ impl Event<'_> {
     }
 }
 
-/// Starts a shop that takes its money through a provider of its own. Its unpaid orders do not expire by themselves.
-pub async fn paying_shop(mode: Mode, flags: &[(&str, &str)]) -> (TestShop, Provider) {
+/// Starts a provider.
+pub fn simulator() -> RunningSimulator {
     let tasks = Tasks::on_current_runtime();
     let bind = ("127.0.0.1:0".parse().expect("an address"), "a test");
-    let key = Secret::new(PROVIDER_KEY);
-    let simulator = RunningSimulator::start(bind, None, &key, Clock::System, &tasks).expect("a simulator");
-    let url = format!("http://{}", simulator.address);
-    let mut all = vec![
+    RunningSimulator::start(bind, None, &Secret::new(PROVIDER_KEY), Clock::System, &tasks)
+        .expect("a simulator")
+}
+
+/// Answers the settings of a shop that takes its money through the provider at `url`. Its unpaid orders do not expire
+/// by themselves.
+pub fn paying(url: &str) -> Vec<(&str, &str)> {
+    vec![
         ("payment.provider", "simulator"),
         ("payment.simulator_is_play_money", "true"),
-        ("payment.provider_url", url.as_str()),
+        ("payment.provider_url", url),
         ("payment.api_key", PROVIDER_KEY),
         ("payment.webhook_secret", WEBHOOK_SECRET),
         ("payment.webhook_previous_secret", PREVIOUS_SECRET),
         ("payment.deployment", DEPLOYMENT),
         ("payment.return_url", "https://shop.example/orders/{order}"),
         ("payment.expiry", "off"),
-    ];
+    ]
+}
+
+/// Starts a shop that takes its money through a provider of its own.
+pub async fn paying_shop(mode: Mode, flags: &[(&str, &str)]) -> (TestShop, Provider) {
+    let simulator = simulator();
+    let url = format!("http://{}", simulator.address);
+    let mut all = paying(&url);
     all.extend(flags);
     let shop = TestShop::start_with(mode, &all).await;
-    let events = simulator.events(&format!("http://{}{WEBHOOK}", shop.shopper), &Secret::new(WEBHOOK_SECRET));
-    (shop, Provider { simulator, events: events.expect("a sender") })
+    let provider = Provider::of(simulator, &shop);
+    (shop, provider)
 }
 
 impl Provider {
+    /// Has a provider tell a shop what happens.
+    pub fn of(simulator: RunningSimulator, shop: &TestShop) -> Self {
+        let secret = Secret::new(WEBHOOK_SECRET);
+        let events = simulator.events(&format!("http://{}{WEBHOOK}", shop.shopper), &secret);
+        Self { simulator, events: events.expect("a sender") }
+    }
+
     /// Presses a button on a payment page, as a buyer does in a browser.
     pub async fn press(&self, page: &str, button: &str) -> Answer {
         let path = page.strip_prefix(&format!("http://{}", self.simulator.address)).expect("its own page");

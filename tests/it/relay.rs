@@ -8,7 +8,9 @@ use seckill::app::Role;
 use seckill::clock::Clock;
 use seckill::config::Mode;
 use seckill::domain::reservation::{Fingerprint, ReserveRequest, Verdict};
-use seckill::domain::{BucketId, IdempotencyKey, OrderId, OrderRecord, Quantity, Sale, SaleId, UserId};
+use seckill::domain::{
+    BucketId, IdempotencyKey, OrderId, OrderRecord, Quantity, Reference, Sale, SaleId, UserId,
+};
 use seckill::memory::catalog::Catalog;
 use seckill::ports::Ports;
 use seckill::worker::driver::Task as _;
@@ -27,7 +29,7 @@ pub fn requests(shop: &TestShop, sale: &Sale, name: &str) -> Vec<ReserveRequest>
         let key = IdempotencyKey::parse("k").expect("a key");
         let (sku_id, quantity) = (sale.items[0].sku_id.clone(), Quantity::new(1).expect("one"));
         let order_id = OrderId::derive(map.shard_of(&user_id), sale.month(), &sale.id, &user_id, &key);
-        let fingerprint = Fingerprint::of(&sku_id, quantity);
+        let fingerprint = Fingerprint::of(&sku_id, quantity, None);
         let record = OrderRecord {
             v: OrderRecord::VERSION,
             order_id,
@@ -38,12 +40,34 @@ pub fn requests(shop: &TestShop, sale: &Sale, name: &str) -> Vec<ReserveRequest>
             unit_price: sale.items[0].price.clone(),
             epoch: sale.epoch,
             accepted_ms: Clock::System.now_ms(),
+            reference: None,
             awaited: false,
             decided: None,
         };
         ReserveRequest { record, fingerprint }
     };
     (0..ORDERS).map(request).collect()
+}
+
+#[tokio::test]
+async fn what_waits_in_an_outbox_has_its_reference() {
+    let config = config(Mode::Distributed, &[]);
+    migrated(&config).await;
+    let mut shop = TestShop::start_on(config.clone(), open(&config).await, Role::Api).await;
+    shop.open_sale("drop", 1, &[("phone", 10)]).await;
+    let ports = open(&config).await;
+    let bucket = BucketId { sale: SaleId::parse("drop").expect("a slug"), bucket: 0 };
+    let sale = ports.sales.sale(&bucket.sale).await.expect("a directory").expect("the sale");
+    let mut asked: Vec<ReserveRequest> = requests(&shop, &sale, "u").into_iter().take(3).collect();
+    asked[1].record.reference = Some(Reference::parse("cart|7").expect("a reference"));
+    accept(&ports, &bucket, &asked, false).await;
+    let entries = ports.outbox.pending(&bucket, Duration::ZERO, 10).await.expect("Redis");
+    let waiting = entries.iter().flat_map(|entry| &entry.waiting);
+    let found: Vec<_> = waiting.map(|held| held.record(&sale, 1).expect("an item").reference).collect();
+    let wanted: Vec<_> = asked.iter().map(|request| request.record.reference.clone()).collect();
+    assert_eq!(found, wanted);
+    shop.stop().await;
+    remove(&config).await;
 }
 
 /// Reserves a batch as a front does, and has it acknowledged when `is_front` says so.

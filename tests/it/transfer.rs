@@ -6,11 +6,15 @@ use std::process::{Command, Output};
 
 use loadtest::audit;
 use seckill::config::{Config, Mode};
+use seckill::ports::Ports;
+use seckill::worker::driver::Task as _;
 use serde_json::{Value, json};
 
+use crate::conformance::ends::sweeper;
 use crate::harness::{
-    TestShop, config, eventually, evidence_of, open_sale, remove, rfc3339, sale_body, temporary,
+    TestShop, config, eventually, evidence_of, open, open_sale, remove, rfc3339, sale_body, temporary,
 };
+use crate::provider::{Provider, paying, simulator};
 
 /// Runs the binary on the stores of `config`.
 fn seckill(config: &Config, args: &[&str]) -> Output {
@@ -65,13 +69,19 @@ async fn settle(shop: &TestShop) {
 }
 
 /// Makes a sale with orders of every kind that there is, a settled one, another that was never touched, and a draft.
-async fn fill(shop: &TestShop) -> Vec<(String, Value)> {
+async fn fill(shop: &TestShop, ports: &Ports, provider: &Provider) -> Vec<(String, Value)> {
     shop.open_sale("past", 1, &[("phone", 2)]).await;
     settle(shop).await;
     shop.open_sale("drop", 2, &[("pad", 3), ("phone", 20)]).await;
-    for n in 0..12 {
+    // The order of the first buyer expires, and no other one is overdue then.
+    shop.unpaid("u7", "k").await;
+    shop.stage().make_due(-31_000).await;
+    let swept = sweeper(ports, false).await.run_once().await;
+    assert_eq!(swept.expect("a round").done, 1);
+    for n in (0..12).filter(|n| *n != 7) {
         let (user, sku) = (format!("u{n}"), if n % 4 == 0 { "pad" } else { "phone" });
-        assert!(shop.buy(&user, "drop", sku, "k").await.status < 300);
+        let body = json!({ "sku_id": sku, "quantity": 1, "reference": format!("cart {n}") }).to_string();
+        assert!(shop.place(&user, "drop", "k", &body, &[]).await.status < 300);
     }
     assert!(shop.buy("u1", "drop", "phone", "again").await.status < 300);
     let now_ms = seckill::clock::Clock::System.now_ms();
@@ -80,8 +90,32 @@ async fn fill(shop: &TestShop) -> Vec<(String, Value)> {
     open_sale(shop.admin, later).await;
     assert_eq!(shop.operate("POST", "/sales", sale_body("idea", 1, &[("phone", 1)])).await.status, 201);
     let stage = shop.stage();
-    eventually("all are written", async || stage.orders("awaiting_payment").await == 13).await;
+    eventually("all are written", async || stage.orders("awaiting_payment").await == 12).await;
+    let cancelled = order_of(shop, "u2").await;
+    assert_eq!(shop.act("u2", &cancelled, "cancel").await.status, 200);
+    for buyer in ["u4", "u5"] {
+        let (_, page) = shop.payment(buyer, &order_of(shop, buyer).await).await;
+        provider.press(&page, "pay").await;
+    }
+    provider.events.run_once().await;
+    eventually("two are paid", async || stage.orders("paid").await == 2).await;
+    let refunded = order_of(shop, "u5").await;
+    refund(shop, &refunded).await;
+    let read = async || shop.get("u5", &format!("/api/v1/orders/{refunded}")).await.json();
+    eventually("the money is back", async || read().await["payments"][0]["refund"]["status"] == "done").await;
     orders(shop).await
+}
+
+async fn refund(shop: &TestShop, order: &str) {
+    let reason = json!({ "reason": "broken" });
+    let refunded = shop.operate("POST", &format!("/orders/{order}/refund"), reason).await;
+    assert_eq!(refunded.status, 200, "{refunded:?}");
+}
+
+/// Returns the id of a buyer's newest order.
+async fn order_of(shop: &TestShop, user: &str) -> String {
+    let page = shop.get(user, "/api/v1/orders").await.json();
+    page["orders"][0]["id"].as_str().expect("an order").to_owned()
 }
 
 /// Reads the orders that every buyer reads.
@@ -91,13 +125,19 @@ async fn orders(shop: &TestShop) -> Vec<(String, Value)> {
         let user = format!("u{n}");
         let page = shop.get(&user, "/api/v1/orders").await;
         assert_eq!(page.status, 200, "{page:?}");
-        read.push((user, page.json()["orders"].clone()));
+        for order in page.json()["orders"].as_array().expect("orders") {
+            let path = order["links"]["self"].as_str().expect("a link");
+            read.push((user.clone(), shop.get(&user, path).await.json()));
+        }
     }
     read
 }
 
 async fn there_and_back(first: Mode, second: Mode) {
-    let (from, to, back) = (config(first, &[]), config(second, &[]), config(first, &[]));
+    let simulator = simulator();
+    let url = format!("http://{}", simulator.address);
+    let flags = paying(&url);
+    let (from, to, back) = (config(first, &flags), config(second, &flags), config(first, &flags));
     let place = temporary(&format!("transfer-{}", from.kafka.group));
     std::fs::create_dir_all(&place).expect("a folder");
     let file = |name: &str| -> PathBuf { place.join(name) };
@@ -105,8 +145,11 @@ async fn there_and_back(first: Mode, second: Mode) {
     let (there, again) = (text(&file("there.jsonl")), text(&file("again.jsonl")));
 
     crate::harness::migrated(&from).await;
-    let mut shop = start(&from).await;
-    let before = fill(&shop).await;
+    let ports = open(&from).await;
+    let mut shop = start_on(&from, ports.clone()).await;
+    let provider = Provider::of(simulator, &shop);
+    let before = fill(&shop, &ports, &provider).await;
+    drop(ports);
     let end = |sale: &str| (format!("/sales/{sale}/end"), json!({ "reason": "moving" }));
     if first == Mode::Distributed {
         refused(&seckill(&from, &["export", &there]), "end it first");
@@ -126,7 +169,9 @@ async fn there_and_back(first: Mode, second: Mode) {
     assert_eq!(orders(&moved).await, before);
     assert_eq!(moved.operate("GET", "/sales/later", Value::Null).await.json()["state"], "published");
     assert_eq!(moved.buy("u0", "drop", "pad", "k2").await.status, 409);
-    assert_eq!(moved.buy("u0", "drop", "pad", "k").await.status, 200, "its key made an order");
+    let asked = json!({ "sku_id": "pad", "quantity": 1, "reference": "cart 0" }).to_string();
+    let repeated = moved.place("u0", "drop", "k", &asked, &[]).await;
+    assert_eq!(repeated.status, 200, "its key made an order");
     moved.stop().await;
     drop(moved);
 
@@ -138,6 +183,10 @@ async fn there_and_back(first: Mode, second: Mode) {
     settle(&shop).await;
     let report = shop.operate("GET", "/sales/past/report", Value::Null).await.json();
     assert_eq!(report["report"]["items"][0]["configured"], 2, "{report}");
+    // What was paid elsewhere can be paid back here.
+    refund(&shop, &order_of(&shop, "u4").await).await;
+    let is_back = |books: Vec<(String, i64, i64)>| books.iter().all(|(_, paid, back)| paid == back);
+    eventually("the money is back", async || is_back(provider.books())).await;
     shop.stop().await;
     drop(shop);
     audited(&back, "past", 0).await;
@@ -148,28 +197,35 @@ async fn there_and_back(first: Mode, second: Mode) {
 }
 
 async fn start(config: &Config) -> TestShop {
-    let backend = crate::harness::open(config).await;
-    TestShop::start_on(config.clone(), backend, seckill::app::Role::All).await
+    start_on(config, open(config).await).await
+}
+
+async fn start_on(config: &Config, ports: Ports) -> TestShop {
+    TestShop::start_on(config.clone(), ports, seckill::app::Role::All).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shop_moves_to_the_distributed_mode_and_back() {
-    there_and_back(Mode::Embedded, Mode::Distributed).await;
+    Box::pin(there_and_back(Mode::Embedded, Mode::Distributed)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shop_moves_to_the_embedded_mode_and_back() {
-    there_and_back(Mode::Distributed, Mode::Embedded).await;
+    Box::pin(there_and_back(Mode::Distributed, Mode::Embedded)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_is_not_whole_or_contradicts_what_stands_changes_nothing() {
-    let (from, to) = (config(Mode::Embedded, &[]), config(Mode::Embedded, &[]));
+    let simulator = simulator();
+    let url = format!("http://{}", simulator.address);
+    let (from, to) = (config(Mode::Embedded, &paying(&url)), config(Mode::Embedded, &[]));
     let place = temporary(&format!("transfer-{}", from.kafka.group));
     std::fs::create_dir_all(&place).expect("a folder");
     let path = |name: &str| place.join(name).to_str().expect("text").to_owned();
-    let mut shop = start(&from).await;
-    fill(&shop).await;
+    let ports = open(&from).await;
+    let mut shop = start_on(&from, ports.clone()).await;
+    fill(&shop, &ports, &Provider::of(simulator, &shop)).await;
+    drop(ports);
     let ended = shop.operate("POST", "/sales/drop/end", json!({ "reason": "moving" })).await;
     assert_eq!(ended.status, 200);
     shop.stop().await;

@@ -11,8 +11,8 @@ use seckill::clock::Clock;
 use seckill::domain::inventory_model::{Bucket, GateChange, Terms};
 use seckill::domain::reservation::{Denial, Fingerprint, ReserveRequest, Verdict};
 use seckill::domain::{
-    IdempotencyKey, Item, Money, Month, OrderId, OrderRecord, Quantity, Sale, SaleId, SaleState, Shard,
-    SkuId, UserId,
+    IdempotencyKey, Item, Money, Month, OrderId, OrderRecord, Quantity, Reference, Sale, SaleId, SaleState,
+    Shard, SkuId, UserId,
 };
 use seckill::ports::{BucketState, ErrorKind, StoreResult};
 
@@ -103,7 +103,10 @@ fn request(dice: &mut StdRng, sale: &SaleId, calls: u32, epoch: u32) -> ReserveR
     };
     let quantity = Quantity::new(1 + (body / 9) % 4).expect("1 to 4");
     let buyer = if chance(dice, 4) { order + 1 } else { order };
-    let fingerprint = Fingerprint::of(&sku, quantity);
+    // One in five bodies has a reference, with a bar in it.
+    let named = || Reference::parse(&format!("cart {body}|ö")).expect("a reference");
+    let reference = (body % 5 == 0).then(named);
+    let fingerprint = Fingerprint::of(&sku, quantity, reference.as_ref());
     let record = OrderRecord {
         v: OrderRecord::VERSION,
         order_id: order_id(sale, order),
@@ -112,6 +115,7 @@ fn request(dice: &mut StdRng, sale: &SaleId, calls: u32, epoch: u32) -> ReserveR
         user_id: user(buyer),
         quantity,
         unit_price: Money::new(19_900, "CNY").expect("money"),
+        reference,
         epoch,
         accepted_ms: i64::from(calls),
         awaited: false,

@@ -109,8 +109,10 @@ fn check_rows(index: &Index<'_>, found: &mut Findings) {
         });
         let Some(row) = index.rows.get(&order) else { continue };
         for event in &events {
-            let says = (&event.sku, &event.user, event.quantity, event.unit_price, &event.currency);
-            let stands = (&row.sku, &row.user, row.quantity, row.unit_price, &row.currency);
+            let says = (event.quantity, event.unit_price, &event.currency);
+            let stands = (row.quantity, row.unit_price, &row.currency);
+            let says = (&event.sku, &event.user, &event.reference, says);
+            let stands = (&row.sku, &row.user, &row.reference, stands);
             found.check(says == stands, Rule::EventDiffers, || {
                 format!("event {} of {order} says {says:?}, its row {stands:?}", event.number)
             });

@@ -96,7 +96,7 @@ fn check_hold(index: &Index<'_>, number: u16, id: &OrderId, hold: &Hold, found: 
     found.check(!(hold.released && row.state.is_live()), Rule::LiveOrderReleased, || {
         format!("{id} is {} and its units are on sale again", row.state.as_str())
     });
-    let print = fingerprint(&row.sku, row.quantity);
+    let print = fingerprint(&row.sku, row.quantity, row.reference.as_deref());
     let agrees = (&hold.sku, &hold.user, hold.quantity) == (&row.sku, &row.user, row.quantity);
     found.check(agrees && hold.fingerprint == print, Rule::RedisHoldDiffers, || {
         format!("{id}: {hold:?}, row {} {} x{} {print}", row.user, row.sku, row.quantity)
@@ -113,10 +113,12 @@ fn may_stand(state: char, row: &OrderRow) -> bool {
         .is_some_and(|mark| mark.pending || order_life::leads(&mark.state, row.state.as_str()))
 }
 
-/// Makes the fingerprint of a purchase: 16 hexadecimal digits over the SKU and the quantity of its body.
-pub fn fingerprint(sku: &str, quantity: i64) -> String {
+/// Makes the fingerprint of a purchase: 16 hexadecimal digits over the SKU, the quantity and the reference of its
+/// body.
+pub fn fingerprint(sku: &str, quantity: i64, reference: Option<&str>) -> String {
     let units = u32::try_from(quantity).unwrap_or(0).to_be_bytes();
-    let digest = Sha256::new().chain_update(sku).chain_update(b"\0").chain_update(units).finalize();
+    let digest = Sha256::new().chain_update(sku).chain_update(b"\0").chain_update(units);
+    let digest = digest.chain_update(reference.unwrap_or("")).finalize();
     digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 

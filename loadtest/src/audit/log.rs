@@ -66,6 +66,7 @@ fn as_record(row: &OrderRow) -> RecordFacts {
         quantity: row.quantity,
         unit_price: row.unit_price,
         currency: row.currency.clone(),
+        reference: row.reference.clone(),
         epoch: row.epoch,
         accepted_ms: row.accepted_ms,
     }

@@ -154,10 +154,11 @@ fn check_refusals(index: &Index<'_>, entries: &[&Entry], found: &mut Findings) {
 }
 
 fn check_row(row: &OrderRow, same_key: &[&Entry], found: &mut Findings) {
-    let agrees = |entry: &&&Entry| entry.sku == row.sku && i64::from(entry.quantity) == row.quantity;
-    found.check(same_key.iter().any(|entry| agrees(&entry)), Rule::RowDiffersFromRequest, || {
-        let asked = (&same_key[0].sku, same_key[0].quantity);
-        format!("{} is {} x{}, asked for {asked:?}", row.id, row.sku, row.quantity)
+    let stands = (&row.sku, row.quantity, &row.reference);
+    let asked = |entry: &Entry| (&entry.sku, i64::from(entry.quantity), &entry.reference) == stands;
+    found.check(same_key.iter().any(|entry| asked(entry)), Rule::RowDiffersFromRequest, || {
+        let Entry { sku, quantity, reference, .. } = same_key[0];
+        format!("{} is {stands:?}, asked for {:?}", row.id, (sku, quantity, reference))
     });
     found.check(!same_key.iter().all(|entry| entry.class.is_refused()), Rule::RefusedButPersisted, || {
         let answers: Vec<&str> = same_key.iter().map(|entry| entry.class.as_str()).collect();

@@ -21,6 +21,7 @@ struct Step {
     user_id: String,
     quantity: i64,
     unit_price: Price,
+    reference: Option<String>,
     kind: String,
     from: String,
     to: String,
@@ -69,6 +70,7 @@ pub fn events(
                 quantity: step.quantity,
                 unit_price: step.unit_price.amount,
                 currency: step.unit_price.currency,
+                reference: step.reference,
                 at_ms: step.at_ms.unwrap_or(at_ms),
             })
         })

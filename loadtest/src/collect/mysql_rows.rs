@@ -79,7 +79,7 @@ pub async fn orders(
 ) -> anyhow::Result<Vec<OrderRow>> {
     let query = format!(
         "SELECT order_id, sku_id, user_id, quantity, unit_price, currency, state, reason, epoch, accepted_ms, \
-         created_ms, expires_ms FROM {database}.orders_{yyyymm} WHERE sale_id = ?"
+         created_ms, expires_ms, reference FROM {database}.orders_{yyyymm} WHERE sale_id = ?"
     );
     let mut orders = Vec::new();
     for row in fetch(connection, query, &[sale]).await? {
@@ -93,6 +93,7 @@ pub async fn orders(
             quantity: number(&row, 3)?,
             unit_price: number(&row, 4)?,
             currency: text(&row, 5)?,
+            reference: optional_text(&row, 12)?,
             state: RowState::parse(&state).with_context(|| format!("unknown order state {state:?}"))?,
             reason: optional_text(&row, 7)?,
             epoch: number(&row, 8)?,

@@ -6,6 +6,9 @@ use serde::Deserialize;
 use crate::evidence::{LogRecord, RecordFacts};
 use crate::ids::OrderId;
 
+/// The versions of a record: of fronts and relays, and of an import.
+const VERSIONS: [u32; 2] = [1, 2];
+
 #[derive(Deserialize)]
 struct Money {
     amount: i64,
@@ -21,6 +24,7 @@ struct Record {
     user_id: String,
     quantity: i64,
     unit_price: Money,
+    reference: Option<String>,
     epoch: i64,
     accepted_ms: i64,
 }
@@ -29,14 +33,15 @@ struct Record {
 /// order.
 pub fn record(part: u16, offset: i64, payload: &[u8], sale: &str) -> Option<LogRecord> {
     let order = match serde_json::from_slice::<Record>(payload) {
-        Ok(record) if record.v == 1 && record.sale_id != sale => return None,
-        Ok(record) if record.v == 1 => Some(RecordFacts {
+        Ok(record) if VERSIONS.contains(&record.v) && record.sale_id != sale => return None,
+        Ok(record) if VERSIONS.contains(&record.v) => Some(RecordFacts {
             id: record.order_id,
             sku: record.sku_id,
             user: record.user_id,
             quantity: record.quantity,
             unit_price: record.unit_price.amount,
             currency: record.unit_price.currency,
+            reference: record.reference,
             epoch: record.epoch,
             accepted_ms: record.accepted_ms,
         }),

@@ -15,7 +15,7 @@ use crate::ids::OrderId;
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 const SCAN_COUNT: usize = 1000;
 /// The keys of a bucket.
-const PARTS: [&str; 10] = [
+const PARTS: [&str; 11] = [
     "gate",
     "stock",
     "buyers",
@@ -26,6 +26,7 @@ const PARTS: [&str; 10] = [
     "moves",
     "received",
     "unpaid",
+    "references",
 ];
 
 /// Connects to Redis.

@@ -14,7 +14,7 @@ use crate::evidence::{
 use crate::ids::{OrderId, yyyymm};
 
 const ORDERS: &str = "SELECT order_id, month, sku_id, user_id, quantity, unit_price, currency, state, reason, epoch, \
-     accepted_ms, created_ms, expires_ms FROM orders WHERE sale_id = ?";
+     accepted_ms, created_ms, expires_ms, reference FROM orders WHERE sale_id = ?";
 /// Moves of the sale's orders, and moves that belong to no order of any sale.
 const MOVES: &str = "SELECT m.order_id, m.kind, m.at_ms FROM order_moves m \
      LEFT JOIN orders o ON o.order_id = m.order_id WHERE o.sale_id = ? OR o.order_id IS NULL";
@@ -44,6 +44,7 @@ pub async fn orders(
             quantity: number(row, 4)?,
             unit_price: number(row, 5)?,
             currency: text(row, 6)?,
+            reference: sqlx::Row::try_get(row, 13)?,
             state: RowState::parse(&state).with_context(|| format!("unknown order state {state:?}"))?,
             reason: sqlx::Row::try_get(row, 8)?,
             epoch: number(row, 9)?,

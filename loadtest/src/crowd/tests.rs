@@ -27,7 +27,7 @@ fn crowd(client: Arc<Client>, wish: &Wish, conduct: Conduct) -> Arc<Crowd> {
         issuer: String::new(),
     };
     let mint = Mint::new(&config, 0).expect("a secret");
-    let basket = Basket { sale: "s".to_owned(), sku: "x".to_owned(), quantity: 2 };
+    let basket = Basket { sale: "s".to_owned(), sku: "x".to_owned(), quantity: 2, reference: None };
     let crowd = Crowd::gather(basket, Schedule::new(wish), wish.seed, client, &mint, conduct);
     Arc::new(crowd.expect("gathers"))
 }

@@ -31,6 +31,8 @@ pub struct EventRow {
     pub unit_price: i64,
     /// The currency's code.
     pub currency: String,
+    /// The shop's own name for the order.
+    pub reference: Option<String>,
     /// When the step was taken, ms since 1970.
     pub at_ms: i64,
 }

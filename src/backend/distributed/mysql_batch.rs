@@ -170,10 +170,11 @@ async fn attempt(
         batch_plan::plan(batch, &mysql.map, sales, &known, free)
     };
     hold_what_fits(mysql, instance, &plan, &fits, &mut tx).await?;
+    sell(mysql, instance, &plan, &mut tx).await?;
     if !inserts_first && !rows::insert(mysql, instance, batch, &plan, &mut tx).await? {
         return duplicate(tx).await;
     }
-    let moves: Vec<_> = plan.orders.iter().map(PlannedOrder::first_move).collect();
+    let moves: Vec<_> = plan.orders.iter().flat_map(PlannedOrder::moves).collect();
     journal::tell(mysql, batch.part, &moves, &mut tx).await?;
     match place {
         Place::Log => commit(mysql, batch, tx).await?,
@@ -277,6 +278,26 @@ async fn hold_units(
     .await
     .map_err(|error| failed("hold units", error))?;
     Ok(held.rows_affected() == 1)
+}
+
+/// Sells held units, of orders that were paid in the backend that they were exported from.
+async fn sell(
+    mysql: &Mysql,
+    instance: Instance,
+    plan: &Plan,
+    tx: &mut Transaction<'_, MySql>,
+) -> StoreResult<()> {
+    for ((sale, sku), units) in &plan.sold {
+        let text =
+            "UPDATE {control}.ledger SET held = held - ?, sold = sold + ? WHERE sale_id = ? AND sku_id = ?";
+        let query = sqlx::query(mysql.control_sql(instance, text)).bind(units).bind(units);
+        let query = query.bind(sale.as_str().as_bytes()).bind(sku.as_str().as_bytes());
+        let sold = query.execute(&mut **tx).await.map_err(|error| failed("sell units", error))?;
+        if sold.rows_affected() != 1 {
+            return Err(StoreError::broken("sell units", format!("{sale}/{sku} has no ledger row")));
+        }
+    }
+    Ok(())
 }
 
 async fn free_units(

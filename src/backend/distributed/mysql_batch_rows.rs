@@ -134,7 +134,8 @@ pub async fn insert(
         push_insert(&mut statements, &columns, orders, |text, order| push_order(text, order));
         push_claims(&mut statements, mysql, *shard, orders);
         let moves = format!("{}.order_moves ({MOVE_COLUMNS})", mysql.shard(*shard));
-        push_insert(&mut statements, &moves, orders, |text, order| push_move(text, &order.first_move()));
+        let steps: Vec<_> = orders.iter().flat_map(|order| order.moves()).collect();
+        push_insert(&mut statements, &moves, &steps, push_move);
     }
     if !execute_all(tx, &statements).await? {
         return Ok(false);
@@ -173,12 +174,12 @@ pub async fn insert(
 }
 
 const ORDER_COLUMNS: &str = "order_id, sale_id, sku_id, user_id, quantity, unit_price, currency, state, reason, \
-                             epoch, accepted_ms, created_ms, expires_ms";
+                             epoch, accepted_ms, created_ms, expires_ms, reference";
 
 /// Answers the texts of when an order's row is made and when its payment is due. The server's clock says when, because
 /// it also says when the order expires.
 fn times(order: &PlannedOrder) -> (String, String) {
-    match order.record.decided {
+    match &order.record.decided {
         Some(decided) => (decided.created_ms.to_string(), decided.expires_ms.to_string()),
         None => ("@now_ms".to_owned(), format!("@now_ms+{}", order.payment_window_ms)),
     }
@@ -193,26 +194,29 @@ fn push_order(text: &mut String, order: &PlannedOrder) {
     }
     push_all(text, format_args!(",{},{},", record.quantity.units(), record.unit_price.amount()));
     push_bytes(text, record.unit_price.currency().as_bytes());
-    let reason = match &order.claims {
-        Ok(_) => "NULL".to_owned(),
-        Err(reason) => format!("'{}'", reason.as_str()),
+    let reason = match order.reason() {
+        None => "NULL".to_owned(),
+        Some(reason) => format!("'{}'", reason.as_str()),
     };
     let (created_ms, expires_ms) = times(order);
     let (epoch, accepted_ms) = (record.epoch, record.accepted_ms);
     push_all(
         text,
         format_args!(
-            ",'{}',{reason},{epoch},{accepted_ms},{created_ms},{expires_ms}",
-            order.arrow().to.as_str()
+            ",'{}',{reason},{epoch},{accepted_ms},{created_ms},{expires_ms},",
+            order.state().as_str()
         ),
     );
+    match &record.reference {
+        Some(reference) => push_bytes(text, reference.as_str().as_bytes()),
+        None => text.push_str("NULL"),
+    }
 }
 
 fn push_claims(statements: &mut Vec<String>, mysql: &Mysql, shard: Shard, orders: &[&PlannedOrder]) {
     let mut claims: Vec<(&OrderRecord, u32)> = Vec::new();
     for order in orders {
-        let units = order.claims.as_ref().map_or(&[][..], Vec::as_slice);
-        claims.extend(units.iter().map(|unit| (&order.record, *unit)));
+        claims.extend(order.claims().iter().map(|unit| (&order.record, *unit)));
     }
     claims.sort_unstable_by(|(a, unit_a), (b, unit_b)| {
         (&a.sale_id, &a.user_id, unit_a).cmp(&(&b.sale_id, &b.user_id, unit_b))

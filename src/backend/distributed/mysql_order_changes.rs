@@ -78,7 +78,7 @@ impl MysqlOrderChanges {
         now.map_err(|error| failed(CONTEXT, error))?;
         let text = format!(
             "INSERT INTO {{shard}}.orders_{{yyyymm}} ({COLUMNS}, epoch, created_ms) \
-             VALUES (?, ?, ?, ?, ?, ?, ?, '{}', ?, ?, @now_ms + {}, ?, @now_ms)",
+             VALUES (?, ?, ?, ?, ?, ?, ?, '{}', ?, ?, @now_ms + {}, ?, ?, @now_ms)",
             arrow.to.as_str(),
             ending.payment_window_ms
         );
@@ -93,6 +93,7 @@ impl MysqlOrderChanges {
             .bind(record.unit_price.currency())
             .bind(reason.map(RejectReason::as_str))
             .bind(record.accepted_ms)
+            .bind(record.reference.as_ref().map(|reference| reference.as_str().as_bytes()))
             .bind(record.epoch)
             .execute(&mut *tx)
             .await;

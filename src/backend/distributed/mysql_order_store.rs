@@ -12,10 +12,10 @@ use crate::backend::multi_row::placeholders;
 use crate::backend::readable::readable;
 use crate::domain::batch_plan::LogBatch;
 use crate::domain::{
-    Money, Month, Order, OrderCursor, OrderId, OrderRecord, OrderState, Part, Position, Quantity,
-    RejectReason, Sale, SaleId, Sales, Shard, SkuId, UserId,
+    Money, Month, Order, OrderCursor, OrderId, OrderState, Part, Position, Quantity, Reference, RejectReason,
+    SaleId, Sales, Shard, SkuId, UserId,
 };
-use crate::ports::{Archive, BatchOutcome, IMPORT_RECORDS_MAX, OrderWrites, Orders, StoreError, StoreResult};
+use crate::ports::{BatchOutcome, OrderWrites, Orders, StoreError, StoreResult};
 
 /// Serves orders from the shards.
 pub struct MysqlOrderStore {
@@ -76,38 +76,6 @@ impl MysqlOrderStore {
         Ok(true)
     }
 
-    async fn read_exported(
-        &self,
-        sale: &Sale,
-        shard: Shard,
-        after: Option<OrderId>,
-    ) -> StoreResult<Vec<OrderRecord>> {
-        let context = "read orders of a sale";
-        let text = format!(
-            "SELECT {COLUMNS}, epoch, created_ms FROM {{shard}}.orders_{{yyyymm}} \
-             WHERE sale_id = ? AND order_id > ? ORDER BY order_id LIMIT ?"
-        );
-        let rows = sqlx::query(self.mysql.shard_sql(shard, sale.month(), &text))
-            .bind(sale.id.as_str().as_bytes())
-            .bind(after.map_or(Vec::new(), |after| after.bytes().to_vec()))
-            .bind(u32::try_from(IMPORT_RECORDS_MAX).unwrap_or(u32::MAX))
-            .fetch_all(self.mysql.pool(self.mysql.map.instance_of(shard)))
-            .await;
-        let record = |row: &MySqlRow| {
-            let epoch: i32 = row.try_get("epoch").map_err(|error| failed(context, error))?;
-            let created_ms: i64 = row.try_get("created_ms").map_err(|error| failed(context, error))?;
-            let epoch =
-                u32::try_from(epoch).map_err(|error| StoreError::broken(context, error.to_string()))?;
-            OrderRecord::exported(read(row)?, epoch, created_ms)
-                .map_err(|left| StoreError::broken(context, left))
-        };
-        match rows {
-            Ok(rows) => rows.iter().map(record).collect(),
-            Err(error) if is_missing_table(&error) => Ok(Vec::new()),
-            Err(error) => Err(failed(context, error)),
-        }
-    }
-
     async fn read_orders_of(
         &self,
         user: &UserId,
@@ -143,21 +111,6 @@ impl MysqlOrderStore {
         }
         let readers = self.mysql.readers(self.mysql.map.instance_of(shard));
         query.bind(limit).fetch_all(readers).await
-    }
-}
-
-#[async_trait]
-impl Archive for MysqlOrderStore {
-    async fn orders(
-        &self,
-        sale: &Sale,
-        shard: Shard,
-        after: Option<OrderId>,
-    ) -> StoreResult<Vec<OrderRecord>> {
-        // A page of a sale with few orders in a big month passes over all other orders, so it gets the time of a
-        // change.
-        let instance = self.mysql.map.instance_of(shard);
-        self.mysql.change(instance, "read orders of a sale", self.read_exported(sale, shard, after)).await
     }
 }
 
@@ -247,7 +200,7 @@ pub fn is_missing_table(error: &sqlx::Error) -> bool {
 
 /// The columns that [`read`] reads.
 pub const COLUMNS: &str = "order_id, sale_id, sku_id, user_id, quantity, unit_price, currency, state, reason, \
-                       accepted_ms, expires_ms";
+                       accepted_ms, expires_ms, reference";
 
 /// Reads an order from its row.
 ///
@@ -255,19 +208,24 @@ pub const COLUMNS: &str = "order_id, sale_id, sku_id, user_id, quantity, unit_pr
 /// When the row is damaged or not ours.
 pub fn read(row: &MySqlRow) -> StoreResult<Order> {
     let context = "read order";
-    let bytes =
-        |name: &str| -> StoreResult<Vec<u8>> { row.try_get(name).map_err(|error| failed(context, error)) };
+    let optional = |name: &str| -> StoreResult<Option<Vec<u8>>> {
+        row.try_get(name).map_err(|error| failed(context, error))
+    };
+    let bytes = |name: &str| optional(name)?.ok_or_else(|| StoreError::broken(context, format!("no {name}")));
     let number =
         |name: &str| -> StoreResult<i64> { row.try_get(name).map_err(|error| failed(context, error)) };
-    let text = |name: &str| -> StoreResult<String> {
-        String::from_utf8(bytes(name)?).map_err(|error| StoreError::broken(context, error.to_string()))
+    let utf8 = |bytes: Vec<u8>| {
+        String::from_utf8(bytes).map_err(|error| StoreError::broken(context, error.to_string()))
     };
+    let text = |name: &str| utf8(bytes(name)?);
     let damaged = |detail: String| StoreError::broken(context, detail);
     let quantity: i32 = row.try_get("quantity").map_err(|error| failed(context, error))?;
     let currency: String = row.try_get("currency").map_err(|error| failed(context, error))?;
     let state: String = row.try_get("state").map_err(|error| failed(context, error))?;
     let reason: Option<String> = row.try_get("reason").map_err(|error| failed(context, error))?;
     let quantity = u32::try_from(quantity).map_err(|error| damaged(error.to_string()))?;
+    let reference = optional("reference")?.map(utf8).transpose()?;
+    let reference = reference.map(|text| Reference::parse(&text)).transpose();
     Ok(Order {
         id: OrderId::from_bytes(&bytes("order_id")?).map_err(|error| damaged(error.to_string()))?,
         sale: SaleId::parse(&text("sale_id")?).map_err(|error| damaged(error.to_string()))?,
@@ -276,6 +234,7 @@ pub fn read(row: &MySqlRow) -> StoreResult<Order> {
         quantity: Quantity::new(quantity).map_err(|error| damaged(error.to_string()))?,
         unit_price: Money::new(number("unit_price")?, &currency)
             .map_err(|error| damaged(error.to_string()))?,
+        reference: reference.map_err(|error| damaged(error.to_string()))?,
         state: OrderState::parse(&state).ok_or_else(|| damaged(state))?,
         reason: reason.and_then(|reason| RejectReason::parse(&reason)),
         accepted_ms: number("accepted_ms")?,

@@ -46,7 +46,7 @@ impl Gates for RedisGates {
         for bucket in buckets(sale) {
             let keys = self.link.keys(&bucket);
             let mut call = self.preheat.prepare_invoke();
-            call.key(keys.gate).key(keys.stock).key(keys.orders).key(keys.unpaid);
+            call.key(keys.gate).key(keys.stock).key(keys.orders).key(keys.unpaid).key(keys.references);
             call.arg(sale.epoch).arg(sale.starts_ms).arg(sale.ends_ms).arg(sale.buyer_limit).arg(NO_LEASE_MS);
             call.arg(sale.unpaid_max);
             for item in &sale.items {

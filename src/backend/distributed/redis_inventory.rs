@@ -11,7 +11,7 @@ use super::redis_link::RedisLink;
 use crate::domain::reservation::{
     Denial, OutboxEntryId, Release, ReleaseRequest, Released, Reservation, ReserveRequest, Verdict,
 };
-use crate::domain::{BucketId, Decision, OrderId, OrderState, Quantity, SkuId, UserId};
+use crate::domain::{BucketId, Decision, OrderId, OrderState, Quantity, Reference, SkuId, UserId};
 use crate::ports::{Inventory, StoreError, StoreResult};
 
 /// Fields that one HSCAN step asks for when the winners of a bucket are read.
@@ -43,7 +43,7 @@ impl Inventory for RedisInventory {
         let keys = self.link.keys(bucket);
         let mut call = self.reserve.prepare_invoke();
         call.key(keys.gate).key(keys.stock).key(keys.buyers);
-        call.key(keys.orders).key(keys.outbox).key(keys.outbox_orders).key(keys.unpaid);
+        call.key(keys.orders).key(keys.outbox).key(keys.outbox_orders).key(keys.unpaid).key(keys.references);
         call.arg(batch.first().map_or(0, |request| request.record.epoch));
         let records = || batch.iter().map(|request| &request.record);
         let ids: Vec<&[u8]> = records().map(|record| record.order_id.bytes().as_slice()).collect();
@@ -67,11 +67,14 @@ impl Inventory for RedisInventory {
         }
         let mut pipeline = pipe();
         for bucket in buckets {
-            pipeline.hget(self.link.keys(bucket).orders, order.bytes().as_slice());
+            let keys = self.link.keys(bucket);
+            pipeline.hget(keys.orders, order.bytes().as_slice());
+            pipeline.hget(keys.references, order.bytes().as_slice());
         }
         let found: Vec<Option<String>> = self.link.pipeline("read reservation", &pipeline).await?;
-        let hit = found.into_iter().zip(buckets).find_map(|(value, bucket)| Some((value?, bucket)));
-        hit.map(|(value, bucket)| reservation(&value, bucket, order)).transpose()
+        let mut found = found.chunks_exact(2).zip(buckets);
+        let hit = found.find_map(|(found, bucket)| Some((found[0].as_ref()?, found[1].as_deref(), bucket)));
+        hit.map(|(hold, reference, bucket)| reservation(hold, reference, bucket, order)).transpose()
     }
 
     async fn winners(&self, bucket: &BucketId) -> StoreResult<Vec<UserId>> {
@@ -119,9 +122,13 @@ impl Inventory for RedisInventory {
     }
 }
 
-/// Packs what the script compares and reads: `fingerprint|quantity|sku`.
+/// Packs what the script compares and reads: `fingerprint|quantity|sku`, and `|reference` if there is one.
 fn asked(ReserveRequest { record, fingerprint }: &ReserveRequest) -> String {
-    format!("{}|{}|{}", fingerprint.as_str(), record.quantity.units(), record.sku_id)
+    let asked = format!("{}|{}|{}", fingerprint.as_str(), record.quantity.units(), record.sku_id);
+    match &record.reference {
+        Some(reference) => format!("{asked}|{reference}"),
+        None => asked,
+    }
 }
 
 /// What a call that accepted orders made.
@@ -167,7 +174,9 @@ fn verdict(answer: &Value, entry: Option<&Entry>, request: &ReserveRequest) -> S
         "replayed" => {
             // The bucket number does not matter here: the caller asked this bucket.
             let bucket = BucketId { sale: record.sale_id.clone(), bucket: 0 };
-            return Ok(Verdict::Replayed(reservation(text(1), &bucket, record.order_id)?));
+            // The body is the same, and so is its reference.
+            let reference = record.reference.as_ref().map(Reference::as_str);
+            return Ok(Verdict::Replayed(reservation(text(1), reference, &bucket, record.order_id)?));
         }
         "key_reused" => Denial::KeyReused,
         "limit_reached" => Denial::LimitReached { held: u32::try_from(number(1)).unwrap_or(u32::MAX) },
@@ -206,15 +215,21 @@ fn released(answer: &Value) -> StoreResult<Released> {
     Ok(Released::Each(each.iter().map(release).collect::<StoreResult<_>>()?))
 }
 
-/// Reads an order's value of the `orders` hash as its reservation.
+/// Reads an order's values of the hashes `orders` and `references` as its reservation.
 ///
 /// # Errors
-/// When the value is damaged.
-pub(super) fn reservation(value: &str, bucket: &BucketId, order: OrderId) -> StoreResult<Reservation> {
-    let held =
-        HeldOrder::parse(value).ok_or_else(|| StoreError::broken("read reservation", "not a held order"))?;
-    let HeldOrder { state, quantity, reserved_ms, sku, user } = held;
-    Ok(Reservation { id: order, sale: bucket.sale.clone(), state, sku, user, quantity, reserved_ms })
+/// When a value is damaged.
+pub(super) fn reservation(
+    hold: &str,
+    reference: Option<&str>,
+    bucket: &BucketId,
+    order: OrderId,
+) -> StoreResult<Reservation> {
+    let damaged = || StoreError::broken("read reservation", "not a held order");
+    let reference = reference.map(Reference::parse).transpose().map_err(|_| damaged())?;
+    let HeldOrder { state, quantity, reserved_ms, sku, user } = HeldOrder::parse(hold).ok_or_else(damaged)?;
+    let sale = bucket.sale.clone();
+    Ok(Reservation { id: order, sale, state, sku, user, quantity, reserved_ms, reference })
 }
 
 /// Holds a value of the `orders` hash, `state|fingerprint|quantity|reserved_ms|sku|user`, which reserve.lua writes.

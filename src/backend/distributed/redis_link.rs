@@ -70,15 +70,28 @@ pub struct BucketKeys {
     pub received: String,
     /// Hash: user → orders that expired or were given up.
     pub unpaid: String,
+    /// Hash: order id → the shop's own name for the order, of those that have one.
+    pub references: String,
 }
 
 impl BucketKeys {
     /// Answers all names.
-    pub fn all(self) -> [String; 10] {
+    pub fn all(self) -> [String; 11] {
         // Without `..`: a key that is added has to be named here.
-        let Self { gate, stock, buyers, orders, outbox, outbox_orders, set_aside, moves, received, unpaid } =
-            self;
-        [gate, stock, buyers, orders, outbox, outbox_orders, set_aside, moves, received, unpaid]
+        let Self {
+            gate,
+            stock,
+            buyers,
+            orders,
+            outbox,
+            outbox_orders,
+            set_aside,
+            moves,
+            received,
+            unpaid,
+            references,
+        } = self;
+        [gate, stock, buyers, orders, outbox, outbox_orders, set_aside, moves, received, unpaid, references]
     }
 }
 
@@ -155,6 +168,7 @@ impl RedisLink {
             moves: key("moves"),
             received: key("received"),
             unpaid: key("unpaid"),
+            references: key("references"),
         }
     }
 

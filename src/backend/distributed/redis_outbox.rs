@@ -40,23 +40,33 @@ impl RedisOutbox {
         }
     }
 
-    /// Reads the holds of a page's orders, entry by entry. An order without a hold is `None`.
-    async fn holds(&self, keys: &BucketKeys, page: &[Listed]) -> StoreResult<Vec<Vec<Option<String>>>> {
+    /// Reads the holds of a page's orders and their references, entry by entry.
+    async fn holds(&self, keys: &BucketKeys, page: &[Listed]) -> StoreResult<Vec<Vec<Found>>> {
         let mut question = pipe();
         // HMGET wants at least one field, and an entry that is not ours names no order.
         for listed in page.iter().filter(|listed| !listed.orders.is_empty()) {
             let orders: Vec<&[u8]> = listed.orders.iter().map(|order| order.bytes().as_slice()).collect();
-            question.cmd("HMGET").arg(&keys.orders).arg(orders);
+            question.cmd("HMGET").arg(&keys.orders).arg(&orders);
+            question.cmd("HMGET").arg(&keys.references).arg(&orders);
         }
         if question.is_empty() {
             return Ok(vec![Vec::new(); page.len()]);
         }
         let found: Vec<Vec<Option<String>>> = self.link.pipeline(READ, &question).await?;
         let mut found = found.into_iter();
-        let of = |listed: &Listed| if listed.orders.is_empty() { Some(Vec::new()) } else { found.next() };
+        let of = |listed: &Listed| {
+            if listed.orders.is_empty() {
+                return Some(Vec::new());
+            }
+            let (holds, references) = (found.next()?, found.next()?);
+            Some(holds.into_iter().zip(references).collect())
+        };
         Ok(page.iter().map_while(of).collect())
     }
 }
+
+/// The hold of an order and its reference, as far as there are some.
+type Found = (Option<String>, Option<String>);
 
 /// Holds an entry as it stands in the stream.
 struct Listed {
@@ -80,12 +90,13 @@ impl Listed {
     }
 
     /// Leaves out the orders whose hold shows that they are in the log.
-    fn waiting(self, bucket: &BucketId, holds: Vec<Option<String>>) -> OutboxEntry {
+    fn waiting(self, bucket: &BucketId, holds: Vec<Found>) -> OutboxEntry {
         let Self { id, reserved_ms, epoch, orders } = self;
         let mut fault = orders.is_empty().then_some("it has no epoch and order ids");
         let mut waiting = Vec::new();
-        for (order, hold) in orders.into_iter().zip(holds) {
-            match hold.map(|hold| (hold.starts_with('r'), reservation(&hold, bucket, order))) {
+        for (order, (hold, reference)) in orders.into_iter().zip(holds) {
+            let read = |hold: &str| reservation(hold, reference.as_deref(), bucket, order);
+            match hold.map(|hold| (hold.starts_with('r'), read(&hold))) {
                 Some((true, Ok(held))) => waiting.push(held),
                 Some((false, _)) => {}
                 // One script writes both, so somebody removed or damaged the hold. What it was cannot be known.

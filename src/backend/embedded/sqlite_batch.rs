@@ -11,11 +11,11 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use super::failures::broken;
 use super::sqlite_journal::note_moves;
-use super::sqlite_rows::{Bound, column, failed, insert, number, parsed};
+use super::sqlite_rows::{Bound, change_one, column, failed, insert, number, parsed};
 use crate::domain::batch_plan::{self, Known, LogBatch, Plan, PlannedOrder, Scarce};
 use crate::domain::{
-    Halt, OrderId, OrderRecord, OrderState, Part, Position, RejectReason, SaleId, Sales, ShardMap, SkuId,
-    UserId,
+    Halt, OrderId, OrderRecord, OrderState, Part, Position, Reference, RejectReason, SaleId, Sales, ShardMap,
+    SkuId, UserId,
 };
 use crate::ports::{BatchOutcome, Redecided, StoreResult, Written};
 
@@ -29,8 +29,10 @@ const FREE: &str = "SELECT l.sale_id, l.sku_id, l.stock - l.held - l.sold - l.wi
      JOIN ledger l ON l.sale_id = wanted.value->>0 AND l.sku_id = wanted.value->>1";
 const HOLD: &str = "UPDATE ledger SET held = held + ?1 WHERE sale_id = ?2 AND sku_id = ?3 \
      AND held + sold + withheld + ?1 <= stock";
+/// Held units are sold, of orders that were paid in the backend that they were exported from.
+const SELL: &str = "UPDATE ledger SET held = held - ?1, sold = sold + ?1 WHERE sale_id = ?2 AND sku_id = ?3";
 const ORDERS: &str = "orders (order_id, month, sale_id, sku_id, user_id, quantity, unit_price, currency, state, \
-     reason, epoch, accepted_ms, created_ms, expires_ms)";
+     reason, epoch, accepted_ms, created_ms, expires_ms, reference)";
 const CLAIMS: &str = "claims (sale_id, user_id, unit, order_id)";
 const INSERT_DEAD: &str = "INSERT INTO dead_letters (part, log_offset, order_id, reason, payload, at_ms) \
      VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING";
@@ -111,6 +113,10 @@ async fn decide(
             return Err(broken("hold units", format!("{sale}/{sku} has no {units} units left")));
         }
     }
+    for ((sale, sku), units) in &plan.sold {
+        let query = sqlx::query(SELL).bind(units).bind(sale.as_str()).bind(sku.as_str());
+        change_one(connection, query).await?;
+    }
     insert_plan(connection, batch.part, &plan, now_ms).await?;
     Ok(Written::of(batch, plan))
 }
@@ -179,17 +185,15 @@ async fn insert_plan(
     now_ms: i64,
 ) -> StoreResult<()> {
     let orders = &plan.orders;
-    insert(connection, (ORDERS, 14, ""), orders, |query, order| bind_order(query, order, now_ms)).await?;
-    let claims = orders.iter().flat_map(|order| {
-        let units = order.claims.as_ref().map_or(&[][..], Vec::as_slice);
-        units.iter().map(move |unit| (&order.record, *unit))
-    });
+    insert(connection, (ORDERS, 15, ""), orders, |query, order| bind_order(query, order, now_ms)).await?;
+    let claims =
+        orders.iter().flat_map(|order| order.claims().iter().map(move |unit| (&order.record, *unit)));
     insert(connection, (CLAIMS, 4, ""), &claims.collect::<Vec<_>>(), |query, (record, unit)| {
         let query = query.bind(record.sale_id.as_str()).bind(record.user_id.as_str());
         query.bind(*unit).bind(record.order_id.to_string())
     })
     .await?;
-    let moves: Vec<_> = orders.iter().map(PlannedOrder::first_move).collect();
+    let moves: Vec<_> = orders.iter().flat_map(PlannedOrder::moves).collect();
     note_moves(connection, &moves, now_ms).await?;
     for decision in orders.iter().map(PlannedOrder::decision) {
         let Some(keeps) = decision.buyer_keeps else { continue };
@@ -197,7 +201,7 @@ async fn insert_plan(
     }
     // The row of an order is written once, so its units go back once. A reservation is there as long as its row, so
     // what is known already is owed nothing.
-    for order in orders.iter().filter(|order| order.claims == Err(RejectReason::Limit)) {
+    for order in orders.iter().filter(|order| order.reason() == Some(RejectReason::Limit)) {
         return_units(connection, order.record.order_id).await?;
     }
     for (record, poison) in &plan.dead_letters {
@@ -254,10 +258,11 @@ fn bind_order<'a>(query: Bound<'a>, order: &'a PlannedOrder, now_ms: i64) -> Bou
         .bind(record.quantity.units())
         .bind(record.unit_price.amount())
         .bind(record.unit_price.currency())
-        .bind(order.arrow().to.as_str())
-        .bind(order.claims.as_ref().err().map(|reason| reason.as_str()))
+        .bind(order.state().as_str())
+        .bind(order.reason().map(RejectReason::as_str))
         .bind(record.epoch)
         .bind(record.accepted_ms)
         .bind(created_ms)
         .bind(expires_ms)
+        .bind(record.reference.as_ref().map(Reference::as_str))
 }

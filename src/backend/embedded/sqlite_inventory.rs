@@ -14,18 +14,19 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use super::failures::broken;
 use super::sqlite::Sqlite;
 use super::sqlite_order_log::{Ends, append};
-use super::sqlite_rows::{column, failed, insert, number, observed, parsed};
+use super::sqlite_rows::{column, failed, insert, number, observed, parsed, reference};
 use crate::domain::inventory_model::{Bucket, Gate, GateState, Hold, Terms};
 use crate::domain::reservation::{
     Denial, Fingerprint, Release, ReleaseRequest, Released, Reservation, ReserveRequest, Verdict,
 };
 use crate::domain::{
-    BucketId, Decision, OrderId, OrderRecord, OrderState, Part, Quantity, SaleId, ShardMap, SkuId, UserId,
+    BucketId, Decision, OrderId, OrderRecord, OrderState, Part, Quantity, Reference, SaleId, ShardMap, SkuId,
+    UserId,
 };
 use crate::ports::{Inventory, StoreResult};
 
 /// Reads reservations with the state of their order. An order without a row waits in the log, so it is `queued`.
-const HOLDS: &str = "SELECT r.order_id, r.sale_id, r.sku_id, r.user_id, r.quantity, r.fingerprint, r.reserved_ms, \
+const HOLDS: &str = "SELECT r.order_id, r.sale_id, r.sku_id, r.user_id, r.quantity, r.fingerprint, r.reserved_ms, r.reference, \
      COALESCE(o.state, 'queued') AS state \
      FROM reservations r LEFT JOIN orders o ON o.order_id = r.order_id \
      WHERE r.order_id IN (SELECT value FROM json_each(?))";
@@ -35,8 +36,7 @@ const STOCK: &str = "SELECT sku_id, available FROM stock WHERE sale_id = ? AND b
      AND sku_id IN (SELECT value FROM json_each(?))";
 const BUYERS: &str = "SELECT user_id, units, unpaid FROM buyers WHERE sale_id = ? AND bucket = ? \
      AND user_id IN (SELECT value FROM json_each(?))";
-const RESERVATIONS: &str =
-    "reservations (order_id, sale_id, bucket, sku_id, user_id, quantity, fingerprint, reserved_ms)";
+const RESERVATIONS: &str = "reservations (order_id, sale_id, bucket, sku_id, user_id, quantity, fingerprint, reserved_ms, reference)";
 const BUYERS_NOW: &str = "buyers (sale_id, bucket, user_id, units)";
 const OR_REPLACE_UNITS: &str = "ON CONFLICT (sale_id, bucket, user_id) DO UPDATE SET units = excluded.units";
 const SET_STOCK: &str = "UPDATE stock SET available = ? WHERE sale_id = ? AND bucket = ? AND sku_id = ?";
@@ -150,11 +150,10 @@ async fn read_slice(
     let rows = sqlx::query(HOLDS).bind(json!(ids).to_string()).fetch_all(&mut *connection).await;
     for row in rows.map_err(fault)? {
         let (fingerprint, held) = hold(&row)?;
-        let Reservation { id, state, sku, user, quantity, reserved_ms, .. } = held;
-        slice.orders.insert(
-            id,
-            Hold { state, fingerprint, quantity, reserved_ms, sku, user, is_released: state.holds_nothing() },
-        );
+        let Reservation { id, state, sku, user, quantity, reserved_ms, reference, .. } = held;
+        let is_released = state.holds_nothing();
+        let held = Hold { state, fingerprint, quantity, reserved_ms, sku, user, reference, is_released };
+        slice.orders.insert(id, held);
     }
     let sale = bucket.sale.as_str();
     let row = sqlx::query(GATE).bind(sale).bind(bucket.bucket).fetch_optional(&mut *connection).await;
@@ -212,6 +211,7 @@ fn hold(row: &SqliteRow) -> StoreResult<(Fingerprint, Reservation)> {
         user: parsed(row, "user_id", UserId::parse)?,
         quantity: Quantity::new(number(row, "quantity")?).map_err(|_| damaged("quantity"))?,
         reserved_ms: column(row, "reserved_ms")?,
+        reference: reference(row)?,
     };
     Ok((fingerprint, held))
 }
@@ -225,7 +225,7 @@ async fn write_slice(
 ) -> StoreResult<()> {
     let fault = |error| failed("write bucket", error);
     let sale = bucket.sale.as_str();
-    insert(connection, (RESERVATIONS, 8, ""), taken, |query, request| {
+    insert(connection, (RESERVATIONS, 9, ""), taken, |query, request| {
         let record = &request.record;
         query
             .bind(record.order_id.to_string())
@@ -236,6 +236,7 @@ async fn write_slice(
             .bind(record.quantity.units())
             .bind(request.fingerprint.as_str())
             .bind(now_ms)
+            .bind(record.reference.as_ref().map(Reference::as_str))
     })
     .await?;
     let buyers: Vec<_> =

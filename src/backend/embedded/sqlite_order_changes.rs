@@ -17,7 +17,7 @@ use super::sqlite_rows::{column, failed, number, parsed};
 use crate::domain::order::RejectReason;
 use crate::domain::order_life::{OrderEvent, Step};
 use crate::domain::payment::PaymentState;
-use crate::domain::{Instance, Mover, OrderId, OrderMove, OrderRecord, OrderState};
+use crate::domain::{Instance, Mover, OrderId, OrderMove, OrderRecord, OrderState, Reference};
 use crate::ports::{Ending, Grace, Moved, OrderChanges, Overdue, StoreResult};
 
 const CONTEXT: &str = "change order";
@@ -61,8 +61,8 @@ impl OrderChanges for SqliteOrderChanges {
         mover: &Mover<'_>,
     ) -> StoreResult<Moved> {
         const INSERT: &str = "INSERT INTO orders (order_id, month, sale_id, sku_id, user_id, quantity, unit_price, \
-             currency, state, reason, epoch, accepted_ms, created_ms, expires_ms) \
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING";
+             currency, state, reason, epoch, accepted_ms, created_ms, expires_ms, reference) \
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING";
         let (record, time) = (record.clone(), self.sqlite.time.clone());
         let own = mover.clone().into_owned();
         let reason = ending.reason().map(RejectReason::as_str);
@@ -84,6 +84,7 @@ impl OrderChanges for SqliteOrderChanges {
                 .bind(record.accepted_ms)
                 .bind(now_ms)
                 .bind(now_ms.saturating_add(ending.payment_window_ms))
+                .bind(record.reference.as_ref().map(Reference::as_str))
                 .execute(&mut *connection)
                 .await
                 .map_err(|error| failed(CONTEXT, error))?;

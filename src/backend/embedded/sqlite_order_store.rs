@@ -10,56 +10,22 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use super::failures::broken;
 use super::sqlite::Sqlite;
 use super::sqlite_batch;
-use super::sqlite_rows::{column, failed, number, observed, parsed};
+use super::sqlite_rows::{column, failed, number, observed, parsed, reference};
 use crate::domain::batch_plan::LogBatch;
 use crate::domain::{
-    Halt, Money, Month, Order, OrderCursor, OrderId, OrderRecord, OrderState, Part, Position, Quantity,
-    RejectReason, Sale, SaleId, Sales, Shard, SkuId, UserId,
+    Halt, Money, Month, Order, OrderCursor, OrderId, OrderState, Part, Position, Quantity, RejectReason,
+    SaleId, Sales, SkuId, UserId,
 };
-use crate::ports::{Archive, BatchOutcome, IMPORT_RECORDS_MAX, OrderWrites, Orders, Positions, StoreResult};
+use crate::ports::{BatchOutcome, OrderWrites, Orders, Positions, StoreResult};
 
 /// The columns that [`read`] reads.
 pub const COLUMNS: &str = "order_id, sale_id, sku_id, user_id, quantity, unit_price, currency, state, reason, \
-     accepted_ms, expires_ms";
+     accepted_ms, expires_ms, reference";
 
 /// Serves orders from the database.
 pub struct SqliteOrderStore {
     /// The database.
     pub sqlite: Arc<Sqlite>,
-}
-
-#[async_trait]
-impl Archive for SqliteOrderStore {
-    async fn orders(
-        &self,
-        sale: &Sale,
-        shard: Shard,
-        after: Option<OrderId>,
-    ) -> StoreResult<Vec<OrderRecord>> {
-        // There is one lower bound, or SQLite would begin every page at the first order. For the first page the bound
-        // is the first id without its last character, because a text comes after its own beginning.
-        let mut below = after.unwrap_or_else(|| OrderId::first_of(shard, sale.month())).to_string();
-        if after.is_none() {
-            below.pop();
-        }
-        let text = format!(
-            "SELECT {COLUMNS}, epoch, created_ms FROM orders WHERE sale_id = ? AND order_id > ? AND order_id <= ? \
-             ORDER BY order_id LIMIT ?"
-        );
-        let rows = sqlx::query(AssertSqlSafe(text))
-            .bind(sale.id.as_str())
-            .bind(below)
-            .bind(OrderId::last_of(shard, sale.month()).to_string())
-            .bind(i64::try_from(IMPORT_RECORDS_MAX).unwrap_or(i64::MAX))
-            .fetch_all(self.sqlite.readers())
-            .await
-            .map_err(|error| failed("read orders of a sale", error))?;
-        let record = |row| {
-            OrderRecord::exported(read(row)?, number(row, "epoch")?, column(row, "created_ms")?)
-                .map_err(|left| broken("read orders of a sale", left))
-        };
-        rows.iter().map(record).collect()
-    }
 }
 
 #[async_trait]
@@ -194,6 +160,7 @@ pub fn read(row: &SqliteRow) -> StoreResult<Order> {
         quantity: Quantity::new(number(row, "quantity")?).map_err(|error| damaged(error.to_string()))?,
         unit_price: Money::new(column(row, "unit_price")?, column(row, "currency")?)
             .map_err(|error| damaged(error.to_string()))?,
+        reference: reference(row)?,
         state: OrderState::parse(state).ok_or_else(|| damaged(state.to_owned()))?,
         reason: reason.and_then(RejectReason::parse),
         accepted_ms: column(row, "accepted_ms")?,

@@ -8,6 +8,7 @@ use sqlx::{AssertSqlSafe, Row};
 use super::failures::broken;
 use crate::backend::multi_row::{placeholders, runs};
 use crate::clock::Clock;
+use crate::domain::Reference;
 use crate::metrics::DB_DURATION;
 use crate::ports::{Effect, ErrorKind, StoreError, StoreResult};
 
@@ -109,6 +110,16 @@ pub fn parsed<T, E: std::fmt::Display>(
 ) -> StoreResult<T> {
     let text: &str = column(row, name)?;
     parse(text).map_err(|error| broken("read row", format!("{name}: {error}")))
+}
+
+/// Reads the column `reference`: a shop's own name for an order.
+///
+/// # Errors
+/// As [`parsed`].
+pub fn reference(row: &sqlx::sqlite::SqliteRow) -> StoreResult<Option<Reference>> {
+    let text: Option<&str> = column(row, "reference")?;
+    let parse = |text| Reference::parse(text).map_err(|error| broken("read row", error.to_string()));
+    text.map(parse).transpose()
 }
 
 /// Reads a column's number as a number of another width.

@@ -64,6 +64,7 @@ fn log_record(offset: i64, what: Option<(u8, u8, bool, u32)>) -> LogRecord {
             unit_price: item.price.clone(),
             epoch: 1,
             accepted_ms: sale.starts_ms,
+            reference: None,
             awaited: false,
             decided: None,
         }
@@ -72,7 +73,7 @@ fn log_record(offset: i64, what: Option<(u8, u8, bool, u32)>) -> LogRecord {
 }
 
 fn units(orders: &[PlannedOrder], of: impl Fn(&PlannedOrder) -> bool) -> u32 {
-    orders.iter().filter(|o| o.claims.is_ok() && of(o)).map(|o| o.record.quantity.units()).sum()
+    orders.iter().filter(|o| o.reason().is_none() && of(o)).map(|o| o.record.quantity.units()).sum()
 }
 
 proptest! {
@@ -110,12 +111,12 @@ proptest! {
         for order in &plan.orders {
             prop_assert!(ids.insert(order.record.order_id), "an order is decided once");
             prop_assert!(!known.orders.contains_key(&order.record.order_id));
-            for unit in order.claims.as_deref().unwrap_or_default() {
+            for unit in order.claims() {
                 prop_assert!(*unit < LIMIT);
                 prop_assert!(claims.insert((order.record.user_id.clone(), *unit)), "a unit is claimed once");
             }
-            if let Ok(units) = &order.claims {
-                prop_assert_eq!(u32::try_from(units.len()), Ok(order.record.quantity.units()));
+            if order.reason().is_none() {
+                prop_assert_eq!(u32::try_from(order.claims().len()), Ok(order.record.quantity.units()));
             }
         }
         let decided = plan.orders.len() + plan.skipped + plan.dead_letters.len();

@@ -16,7 +16,8 @@ use super::rfc3339;
 use crate::chance::Chance;
 use crate::domain::order::RejectReason;
 use crate::domain::{
-    Money, Month, Order, OrderCursor, OrderId, OrderState, Payment, Quantity, SaleId, SkuId, UserId,
+    Money, Month, Order, OrderCursor, OrderId, OrderState, Payment, Quantity, Reference, SaleId, SkuId,
+    UserId,
 };
 use crate::http::extract::SHOPPER_BODY_BYTES_MAX;
 use crate::http::problem::{Code, Problem};
@@ -38,6 +39,9 @@ pub struct PlaceBody {
     pub sku_id: SkuId,
     /// How many units of it.
     pub quantity: Quantity,
+    /// The shop's own name for the order. It comes back with the order, its events and exports.
+    #[serde(default)]
+    pub reference: Option<Reference>,
 }
 
 /// The body of a call that needs none.
@@ -102,12 +106,12 @@ pub async fn place(
 async fn purchase(request: &HttpRequest, body: &[u8], context: &Context) -> Result<Purchase, Problem> {
     let user = extract::shopper(request, context).await?;
     let key = extract::idempotency_key(request)?;
-    let PlaceBody { sku_id, quantity } = extract::json(request, body)?;
+    let PlaceBody { sku_id, quantity, reference } = extract::json(request, body)?;
     let sale = request.match_info().get("sale").and_then(|sale| SaleId::parse(sale).ok());
     let sale = sale.ok_or_else(|| Problem::new(Code::SaleNotFound))?;
     let address = context.addresses.of(request, context.shop.now_ms());
     let waits = extract::prefer_wait_s(request).is_some_and(|seconds| seconds > 0);
-    Ok(Purchase { user, address, sale, sku: sku_id, quantity, key, waits })
+    Ok(Purchase { user, address, sale, sku: sku_id, quantity, reference, key, waits })
 }
 
 async fn accepted(
@@ -265,6 +269,8 @@ pub struct View<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
     price: &'a Money,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reference: Option<&'a Reference>,
     accepted_at: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     expires_at: Option<String>,
@@ -317,6 +323,7 @@ pub fn view<'a>(order: &'a Order, context: &Context) -> View<'a> {
         delayed: order.is_delayed,
         reason: order.reason.map(RejectReason::as_str),
         price: &order.unit_price,
+        reference: order.reference.as_ref(),
         accepted_at: rfc3339(order.accepted_ms),
         expires_at: expires_ms.map(rfc3339),
         poll_after_ms: order.state.is_pending().then(poll_after_ms),

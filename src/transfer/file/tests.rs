@@ -1,5 +1,6 @@
 use super::*;
-use crate::domain::{IdempotencyKey, Item, Money, Quantity, RejectReason};
+use crate::domain::decided::Decided;
+use crate::domain::{IdempotencyKey, Item, Money, Quantity, RejectReason, TakenStep};
 
 const STOCK: u32 = 3;
 
@@ -36,8 +37,11 @@ fn order(user: &str, key: &str, rejected: Option<RejectReason>) -> Line {
     let user_id = UserId::parse(user).expect("user");
     let key = IdempotencyKey::parse(key).expect("key");
     let shard = map().shard_of(&user_id);
-    Line::Order(OrderRecord {
-        v: OrderRecord::VERSION,
+    let state = if rejected.is_some() { OrderState::Rejected } else { OrderState::AwaitingPayment };
+    let (created_ms, expires_ms) = (1_778_803_200_100, 1_778_803_260_100);
+    let decided = Decided { state, rejected, created_ms, expires_ms, steps: Vec::new() };
+    let record = OrderRecord {
+        v: OrderRecord::VERSION_DECIDED,
         order_id: OrderId::derive(shard, sale.month(), &sale.id, &user_id, &key),
         sku_id: sale.items[0].sku_id.clone(),
         quantity: Quantity::new(1).expect("quantity"),
@@ -46,20 +50,22 @@ fn order(user: &str, key: &str, rejected: Option<RejectReason>) -> Line {
         user_id,
         epoch: 1,
         accepted_ms: 1_778_803_200_001,
+        reference: None,
         awaited: false,
-        decided: Some(Decided { rejected, created_ms: 1_778_803_200_100, expires_ms: 1_778_803_260_100 }),
-    })
+        decided: Some(Box::new(decided)),
+    };
+    Line::Order(Exported { record, payments: Vec::new() })
 }
 
 /// Makes a file: a header, a sale, its orders by their ids, and an end that counts them.
 fn whole(mut orders: Vec<Line>) -> Vec<Line> {
     let id = |line: &Line| match line {
-        Line::Order(record) => Some(record.order_id),
+        Line::Order(order) => Some(order.record.order_id),
         _ => None,
     };
     orders.sort_by_key(id);
     let end = Line::End { sales: 1, orders: u64::try_from(orders.len()).expect("few") };
-    let mut lines = vec![Line::Header { v: 1, shards: 8, exported_ms: 1 }, Line::Sale(sale())];
+    let mut lines = vec![Line::Header { v: 2, shards: 8, exported_ms: 1 }, Line::Sale(sale())];
     lines.extend(orders);
     lines.push(end);
     lines
@@ -100,14 +106,30 @@ fn what_cannot_be_is_refused_with_its_line() {
     refused(whole(many), "more units");
     let greedy = (0..STOCK).map(|n| order("a", &n.to_string(), None)).collect();
     refused(whole(greedy), "more than the limit");
-    let other_map = vec![Line::Header { v: 1, shards: 16, exported_ms: 1 }];
+    let other_map = vec![Line::Header { v: 2, shards: 16, exported_ms: 1 }];
     refused(other_map, "16 shards");
-    let newer = vec![Line::Header { v: 2, shards: 8, exported_ms: 1 }];
-    refused(newer, "version 2");
+    let newer = vec![Line::Header { v: 3, shards: 8, exported_ms: 1 }];
+    refused(newer, "version 3");
     let running = Line::Sale(Sale { state: SaleState::Preheated, ..sale() });
     refused([&lines[..1], &[running]].concat(), "is preheated");
     let Line::Order(undecided) = order("a", "1", None) else { unreachable!("an order") };
-    let stolen = OrderRecord { user_id: UserId::parse("somebody-else").expect("user"), ..undecided.clone() };
-    refused(whole(vec![Line::Order(stolen)]), "is not of buyer");
-    refused(whole(vec![Line::Order(OrderRecord { decided: None, ..undecided })]), "never decided");
+    let changed = |change: &dyn Fn(&mut OrderRecord)| {
+        let mut order = undecided.clone();
+        change(&mut order.record);
+        whole(vec![Line::Order(order)])
+    };
+    let stranger = UserId::parse("somebody-else").expect("user");
+    refused(changed(&|record| record.user_id = stranger.clone()), "is not of buyer");
+    refused(changed(&|record| record.decided = None), "never decided");
+    refused(changed(&|record| record.v = OrderRecord::VERSION), "a record of version 1");
+    let state = |state: OrderState, kinds: &'static [&'static str]| {
+        let step = |kind: &&str| TakenStep { kind: (*kind).to_owned(), by: None, why: None, at_ms: 5 };
+        changed(&|record| {
+            let decided = record.decided.as_mut().expect("decided");
+            (decided.state, decided.steps) = (state, kinds.iter().map(step).collect());
+        })
+    };
+    assert!(check(&state(OrderState::Cancelled, &["persisted", "cancelled"])).is_ok());
+    refused(state(OrderState::Expired, &["persisted"]), "do not lead there");
+    refused(state(OrderState::Paid, &["persisted", "paid"]), "0 payments keep their money");
 }

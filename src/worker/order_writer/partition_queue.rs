@@ -353,6 +353,7 @@ mod tests {
                 user_id: user,
                 quantity: Quantity::new(1).expect("one"),
                 unit_price: Money::new(1, "CNY").expect("money"),
+                reference: None,
                 epoch: 1,
                 accepted_ms: 0,
                 awaited: true,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::chance::Chance;
-use crate::domain::batch_plan::{Known, LogBatch, plan};
+use crate::domain::batch_plan::{Known, LogBatch, Outcome, plan};
 use crate::domain::inventory_model::Bucket;
 use crate::domain::reservation::{
     OutboxEntry, OutboxEntryId, ReleaseRequest, Released, Reservation, ReserveRequest, Verdict,
@@ -116,8 +116,8 @@ impl Database {
         let free = self.sale.items[0].stock - truth.held;
         let plan = plan(batch, &self.map, sales, &known, |_| free);
         for order in &plan.orders {
-            truth.rows.insert(order.record.order_id, order.arrow().to);
-            if let Ok(units) = &order.claims {
+            truth.rows.insert(order.record.order_id, order.state());
+            if let Outcome::Live(units) = &order.outcome {
                 truth.held += order.record.quantity.units();
                 truth.claims.entry(order.record.user_id.clone()).or_default().extend(units);
             }

@@ -1,7 +1,7 @@
 //! Compares bodies with an independent reading of the same JSON.
 
 use actix_web::HttpRequest;
-use seckill::domain::{Item, Sale};
+use seckill::domain::{Item, Reference, Sale};
 use seckill::http::admin::sales::{CreateBody, PatchBody, ReasonBody};
 use seckill::http::extract;
 use seckill::http::extract::{ADMIN_BODY_BYTES_MAX, SHOPPER_BODY_BYTES_MAX};
@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::calendar::{instant, utc};
-use super::head::is_slug;
+use super::head::{is_reference, is_slug};
 use super::{Input, answer, leads_somewhere};
 use crate::json::{self, Doc};
 
@@ -95,7 +95,8 @@ pub fn place(input: &Input, request: &HttpRequest) -> String {
         return "too large".to_owned();
     }
     let is_right = |doc: &Doc| {
-        doc.is_object_of(&["sku_id", "quantity"], &[])
+        doc.is_object_of(&["sku_id", "quantity"], &["reference"])
+            && perhaps(doc, "reference", |text| text.and_then(Doc::text).is_some_and(is_reference))
             && doc.member("sku_id").and_then(Doc::text).is_some_and(is_slug)
             && is_whole(doc.member("quantity"), 1..=99)
     };
@@ -106,7 +107,8 @@ pub fn place(input: &Input, request: &HttpRequest) -> String {
     let units = i128::from(body.quantity.units());
     assert_eq!(doc.member("quantity").and_then(Doc::whole), Some(units));
     assert_eq!(doc.member("sku_id").and_then(Doc::text), Some(body.sku_id.as_str()));
-    let text = json!({ "quantity": body.quantity, "sku_id": body.sku_id });
+    assert_eq!(doc.member("reference").and_then(Doc::text), body.reference.as_ref().map(Reference::as_str));
+    let text = json!({ "quantity": body.quantity, "reference": body.reference, "sku_id": body.sku_id });
     assert_eq!(again::<PlaceBody>(request, &text), body);
     "purchase".to_owned()
 }

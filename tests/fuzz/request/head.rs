@@ -26,6 +26,11 @@ pub fn is_visible(text: &str) -> bool {
     (1..=255).contains(&text.len()) && text.chars().all(|c| ('!'..='~').contains(&c))
 }
 
+/// Returns whether a text is a shop's own name for an order.
+pub fn is_reference(text: &str) -> bool {
+    (1..=64).contains(&text.chars().count()) && text.chars().all(|character| !character.is_control())
+}
+
 /// Splits a list at its commas outside of quotes, trims its entries, and leaves empty ones out.
 fn entries(lines: &[&[u8]]) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();

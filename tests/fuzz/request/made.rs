@@ -113,7 +113,12 @@ fn whole(usual: i64, rng: &mut StdRng) -> Node {
 
 fn place(rng: &mut StdRng) -> String {
     let quantity = one_of(&[1, 1, 1, 2, 3, 98, 99, 100, 101], rng);
-    let mut body = Node::object(&[("sku_id", Node::Text(slug(rng))), ("quantity", whole(quantity, rng))]);
+    let mut members = vec![("sku_id", Node::Text(slug(rng))), ("quantity", whole(quantity, rng))];
+    if rng.random_bool(0.3) {
+        let long = "ö".repeat(one_of(&[1, 64, 65], rng));
+        members.push(("reference", Node::Text(if rng.random_bool(0.5) { text_of(rng) } else { long })));
+    }
+    let mut body = Node::object(&members);
     body.perhaps_corrupt(rng);
     body.write(rng)
 }

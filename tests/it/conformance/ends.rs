@@ -175,7 +175,7 @@ async fn unswept(mode: Mode) -> (TestShop, Ports) {
     (shop, ports)
 }
 
-async fn sweeper(ports: &Ports, is_dry_run: bool) -> ExpirySweeper {
+pub async fn sweeper(ports: &Ports, is_dry_run: bool) -> ExpirySweeper {
     let catalog = Arc::new(Catalog::default());
     catalog.renew(ports.sales.as_ref(), ports.settling.as_ref()).await.expect("the sales");
     let changes = ports.order_changes.clone();

@@ -42,6 +42,7 @@ pub fn record(shop: &TestShop, user: &UserId, month: Month, key: &str) -> OrderR
         unit_price: Money::new(19_900, "CNY").expect("money"),
         epoch: 1,
         accepted_ms: 0,
+        reference: None,
         awaited: false,
         decided: None,
     }

@@ -15,6 +15,7 @@ use super::poison::{record, users_of};
 in_both_modes!(
     a_purchase_becomes_one_row_in_its_shard,
     the_same_key_answers_the_same_order_and_another_body_is_refused,
+    a_reference_is_carried_to_the_order_and_its_events,
     a_buyer_cannot_pass_the_limit_of_a_sale,
     sold_out_is_said_and_a_winner_still_gets_the_same_order,
     prefer_wait_answers_the_decided_order,
@@ -74,6 +75,49 @@ async fn the_same_key_answers_the_same_order_and_another_body_is_refused(mode: M
     let decided = shop.buy("alice", "drop", "phone", "k1").await;
     assert_eq!((decided.status, decided.json()["id"].as_str()), (200, Some(id.as_str())));
     assert_eq!(shop.stock("drop").await["phone"]["available"], 8);
+    shop.finish().await;
+}
+
+async fn a_reference_is_carried_to_the_order_and_its_events(mode: Mode) {
+    let config = config(mode, &[]);
+    migrated(&config).await;
+    let mut shop = TestShop::start_on(config.clone(), open(&config).await, Role::Api).await;
+    shop.open_sale("drop", 3, &[("phone", 10)]).await;
+    let body =
+        |reference: &str| json!({ "sku_id": "phone", "quantity": 1, "reference": reference }).to_string();
+    let longest = "ö|\"".repeat(21) + "€";
+    for spoilt in ["", "a\nb", &(longest.clone() + "x")] {
+        let refused = shop.place("alice", "drop", "k1", &body(spoilt), &[]).await;
+        assert_eq!(refused.problem(), (400, "validation_failed".to_owned()), "{spoilt:?}");
+    }
+    let bought = shop.place("alice", "drop", "k1", &body(&longest), &[]).await;
+    assert_eq!((bought.status, &bought.json()["reference"]), (202, &json!(longest)), "{bought:?}");
+    let again = shop.place("alice", "drop", "k1", &body(&longest), &[]).await;
+    assert_eq!((again.header("Idempotent-Replayed"), &again.json()["reference"]), ("true", &json!(longest)));
+    for other in [body("cart 8"), r#"{"sku_id":"phone","quantity":1}"#.to_owned()] {
+        let reused = shop.place("alice", "drop", "k1", &other, &[]).await;
+        assert_eq!(reused.code(), "idempotency_key_reused");
+    }
+    // The row of one that is given up before the order writer comes is made of its hold.
+    let given_up = shop.place("bob", "drop", "k1", &body("cart 8"), &[]).await.json();
+    let given_up = given_up["id"].as_str().expect("an id").to_owned();
+    assert_eq!(shop.get("bob", &format!("/api/v1/orders/{given_up}")).await.json()["reference"], "cart 8");
+    assert_eq!(shop.act("bob", &given_up, "cancel").await.json()["reference"], "cart 8");
+    shop.stop().await;
+
+    let shop = TestShop::start_on(config.clone(), open(&config).await, Role::All).await;
+    let id = bought.json()["id"].as_str().expect("an id").to_owned();
+    assert_eq!(shop.decided("alice", &id).await["reference"], longest);
+    assert_eq!(shop.decided("bob", &given_up).await["reference"], "cart 8");
+    let none = shop.buy("cid", "drop", "phone", "k1").await.json();
+    let none = none["id"].as_str().expect("an id").to_owned();
+    assert_eq!(shop.decided("cid", &none).await.get("reference"), None);
+    let told = shop.operate("GET", "/events", Value::Null).await.json();
+    let events = told["events"].as_array().expect("events");
+    let of = |order: &str| events.iter().find(|event| event["subject"] == order).expect("an event");
+    assert_eq!(of(&id)["data"]["reference"], longest);
+    assert_eq!(of(&given_up)["data"]["reference"], "cart 8");
+    assert_eq!(of(&none)["data"].get("reference"), None);
     shop.finish().await;
 }
 

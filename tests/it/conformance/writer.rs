@@ -105,6 +105,7 @@ impl Bench {
             unit_price: self.sale.items[0].price.clone(),
             epoch: 1,
             accepted_ms: self.sale.starts_ms,
+            reference: None,
             awaited: false,
             decided: None,
         }

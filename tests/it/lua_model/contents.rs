@@ -8,7 +8,7 @@ use std::str::FromStr;
 use redis::aio::MultiplexedConnection;
 use seckill::domain::inventory_model::{Accepted, Bucket, Gate, GateState, Hold, Terms};
 use seckill::domain::reservation::{Fingerprint, OutboxEntryId};
-use seckill::domain::{BucketId, OrderId, OrderState, Quantity, SkuId, UserId};
+use seckill::domain::{BucketId, OrderId, OrderState, Quantity, Reference, SkuId, UserId};
 
 /// The keys of a bucket. Source: docs/protocol/steps.md, "Redis".
 pub struct Keys {
@@ -19,6 +19,7 @@ pub struct Keys {
     pub outbox: String,
     pub outbox_orders: String,
     pub unpaid: String,
+    pub references: String,
 }
 
 impl Keys {
@@ -32,13 +33,14 @@ impl Keys {
             outbox: key("outbox"),
             outbox_orders: key("outbox_orders"),
             unpaid: key("unpaid"),
+            references: key("references"),
         }
     }
 }
 
 type Fields = BTreeMap<String, String>;
 type Holds = HashMap<Vec<u8>, String>;
-type Answer = (Fields, Fields, Fields, Holds, Vec<StreamEntry>, Option<usize>, Fields);
+type Answer = (Fields, Fields, Fields, Holds, Vec<StreamEntry>, Option<usize>, Fields, Holds);
 /// The id and the fields of a stream's entry.
 type StreamEntry = (String, HashMap<String, Vec<u8>>);
 
@@ -51,9 +53,9 @@ pub async fn read(connection: &mut MultiplexedConnection, keys: &Keys) -> Bucket
     let mut question = redis::pipe();
     question.hgetall(&keys.gate).hgetall(&keys.stock).hgetall(&keys.buyers).hgetall(&keys.orders);
     question.cmd("XRANGE").arg(&keys.outbox).arg("-").arg("+").get(&keys.outbox_orders);
-    question.hgetall(&keys.unpaid);
+    question.hgetall(&keys.unpaid).hgetall(&keys.references);
     let answer: Answer = question.query_async(connection).await.expect("keys of their types");
-    let (gate, stock, buyers, orders, outbox, outbox_orders, unpaid) = answer;
+    let (gate, stock, buyers, orders, outbox, outbox_orders, unpaid, mut references) = answer;
     let id = |bytes: &[u8]| OrderId::from_bytes(bytes).expect("16 bytes");
     let accepted = |(entry, fields): StreamEntry| {
         assert_eq!(fields.len(), 2, "fields of {entry}");
@@ -62,12 +64,16 @@ pub async fn read(connection: &mut MultiplexedConnection, keys: &Keys) -> Bucket
         assert!(!orders.is_empty(), "{entry}");
         Accepted { entry: OutboxEntryId(entry), epoch, orders }
     };
+    let hold = |(order, value): (Vec<u8>, String)| {
+        let reference = references.remove(&order);
+        (id(&order), decode_hold(&value, reference.as_deref()))
+    };
     let bucket = Bucket {
         gate: (!gate.is_empty()).then(|| decode_gate(&gate)),
         stock: decode_units(stock, SkuId::parse),
         buyers: decode_units(buyers, UserId::parse),
         unpaid: decode_units(unpaid, UserId::parse),
-        orders: orders.into_iter().map(|(order, value)| (id(&order), decode_hold(&value))).collect(),
+        orders: orders.into_iter().map(hold).collect(),
         outbox: outbox.into_iter().map(accepted).collect(),
         entries_made: 0,
     };
@@ -130,7 +136,7 @@ fn decode_gate(fields: &Fields) -> Gate {
     }
 }
 
-fn decode_hold(value: &str) -> Hold {
+fn decode_hold(value: &str, reference: Option<&str>) -> Hold {
     let fields: Vec<&str> = value.splitn(6, '|').collect();
     let [state, fingerprint, quantity, reserved_ms, sku, user] = fields[..] else {
         panic!("{value:?} has not six fields");
@@ -139,14 +145,17 @@ fn decode_hold(value: &str) -> Hold {
     let state = OrderState::ALL.into_iter().find(|&known| letter(known) == state.to_lowercase());
     let sku = SkuId::parse(sku).expect("a SKU");
     let quantity = Quantity::new(number(quantity)).expect("a quantity");
-    assert_eq!(fingerprint, Fingerprint::of(&sku, quantity).as_str(), "fingerprint of {value:?}");
+    let reference = reference.map(|text| Reference::parse(text).expect("a reference"));
+    let print = Fingerprint::of(&sku, quantity, reference.as_ref());
+    assert_eq!(fingerprint, print.as_str(), "fingerprint of {value:?}");
     Hold {
         state: state.unwrap_or_else(|| panic!("{value:?}: no such state")),
-        fingerprint: Fingerprint::of(&sku, quantity),
+        fingerprint: print,
         quantity,
         reserved_ms: number(reserved_ms),
         sku,
         user: UserId::parse(user).expect("a user"),
+        reference,
         is_released,
     }
 }

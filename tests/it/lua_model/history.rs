@@ -238,6 +238,7 @@ impl History {
                 .key(keys.stock)
                 .key(keys.orders)
                 .key(keys.unpaid)
+                .key(keys.references)
                 .arg(epoch)
                 .arg(terms.opens_ms)
                 .arg(terms.closes_ms);

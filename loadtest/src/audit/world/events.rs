@@ -45,6 +45,7 @@ pub fn tell(evidence: &mut Evidence) {
             quantity: row.map_or(1, |row| row.quantity),
             unit_price: row.map_or(19_900, |row| row.unit_price),
             currency: row.map_or_else(|| "CNY".to_owned(), |row| row.currency.clone()),
+            reference: row.and_then(|row| row.reference.clone()),
             at_ms: step.at_ms,
         };
         let key = (

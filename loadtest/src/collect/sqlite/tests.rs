@@ -11,7 +11,7 @@ use crate::collect;
 use crate::config::TokenConfig;
 use crate::ids::month_of_ms;
 
-const SCHEMA: [&str; 8] = [
+const SCHEMA: [&str; 9] = [
     include_str!("../../../../migrations/embedded/0001_shop.sql"),
     include_str!("../../../../migrations/embedded/0002_halts_audit_and_places.sql"),
     include_str!("../../../../migrations/embedded/0003_user_ids.sql"),
@@ -20,6 +20,7 @@ const SCHEMA: [&str; 8] = [
     include_str!("../../../../migrations/embedded/0006_unpaid_max.sql"),
     include_str!("../../../../migrations/embedded/0007_notices_and_failed_refunds.sql"),
     include_str!("../../../../migrations/embedded/0008_journal_and_events.sql"),
+    include_str!("../../../../migrations/embedded/0009_references.sql"),
 ];
 const SALE: &str = "friday";
 /// 15 May 2026.
@@ -84,21 +85,23 @@ impl Folder {
     async fn order(&self, user: &str) {
         let (id, layout) = (id(user), self.config.layout);
         let (part, month) = (layout.partition_of(id.shard()), id.month());
-        let digest = Sha256::digest(b"phone\0\0\0\0\x01");
+        let digest = Sha256::digest(b"phone\0\0\0\0\x01cart 7");
         let print: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
         let accepted_ms = STARTS_MS + 5;
         let record = serde_json::json!({
             "v": 1, "order_id": id, "sale_id": SALE, "sku_id": "phone", "user_id": user, "quantity": 1,
             "unit_price": { "amount": 100, "currency": "CNY" }, "epoch": 1, "accepted_ms": accepted_ms,
+            "reference": "cart 7",
         });
         self.damage(&format!(
-            "INSERT INTO reservations VALUES ('{id}', 'friday', 0, 'phone', '{user}', 1, '{print}', {accepted_ms});
+            "INSERT INTO reservations VALUES ('{id}', 'friday', 0, 'phone', '{user}', 1, '{print}', {accepted_ms},
+               'cart 7');
              INSERT INTO buyers VALUES ('friday', 0, '{user}', 1, 0);
              INSERT INTO order_log SELECT {part}, next_offset, CAST('{record}' AS BLOB)
                FROM consumer_positions WHERE part = {part};
              UPDATE consumer_positions SET next_offset = next_offset + 1 WHERE part = {part};
              INSERT INTO orders VALUES ('{id}', {month}, 'friday', 'phone', '{user}', 1, 100, 'CNY',
-               'awaiting_payment', NULL, 1, {accepted_ms}, {accepted_ms}, {accepted_ms} + 900000);
+               'awaiting_payment', NULL, 1, {accepted_ms}, {accepted_ms}, {accepted_ms} + 900000, 'cart 7');
              INSERT INTO claims VALUES ('friday', '{user}', 0, '{id}');"
         ))
         .await;
@@ -111,7 +114,7 @@ impl Folder {
             "common": { "sale_id": SALE, "sku_id": "phone", "quantity": 1,
                 "unit_price": { "amount": 100, "currency": "CNY" } },
             "moves": [{ "order_id": id(user), "user_id": user, "accepted_ms": STARTS_MS + 5,
-                "kind": kind, "from": from, "to": to, "by": "order_writer" }],
+                "kind": kind, "from": from, "to": to, "by": "order_writer", "reference": "cart 7" }],
         });
         self.damage(&format!(
             "INSERT INTO order_moves VALUES ('{}', '{kind}', {at_ms}, NULL, NULL);

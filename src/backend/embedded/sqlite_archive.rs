@@ -1,0 +1,185 @@
+//! Reads orders for exports, and puts the payments of an import in place.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde_json::json;
+use sqlx::AssertSqlSafe;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+
+use super::failures::broken;
+use super::sqlite::Sqlite;
+use super::sqlite_order_store::{COLUMNS, read};
+use super::sqlite_rows::{column, failed, insert, number, parsed};
+use crate::domain::exported::{ExportPage, ExportedEvent, ExportedRefund};
+use crate::domain::payment::{PaymentState, RefundReason, RefundState};
+use crate::domain::{Exported, ExportedPayment, Money, Order, OrderId, PaymentId, Sale, Shard, TakenStep};
+use crate::ports::{Archive, IMPORT_RECORDS_MAX, StoreResult};
+
+const READ: &str = "read orders of a sale";
+const STEPS: &str = "SELECT order_id, kind, mover, why, at_ms FROM order_moves \
+     WHERE order_id IN (SELECT value FROM json_each(?))";
+const EVENTS: &str = "SELECT order_id, attempt, event_id, outcome, at_ms FROM payment_events \
+     WHERE order_id IN (SELECT value FROM json_each(?)) ORDER BY at_ms, event_id";
+const REFUNDS: &str = "SELECT order_id, attempt, amount, currency, capture, reason, state, created_ms, tries \
+     FROM refunds WHERE order_id IN (SELECT value FROM json_each(?))";
+const PAYMENTS: &str = "SELECT state, request, reference, url, capture FROM payments \
+     WHERE order_id IN (SELECT value FROM json_each(?)) ORDER BY order_id, attempt";
+const STANDS: &str = "ON CONFLICT DO NOTHING";
+
+/// Serves exports and imports from the database.
+pub struct SqliteArchive {
+    /// The database.
+    pub sqlite: Arc<Sqlite>,
+}
+
+/// An order with what only an export reads of its row: its epoch, and when the row was made.
+type Whole = (Order, u32, i64);
+
+impl SqliteArchive {
+    async fn rows(&self, sale: &Sale, shard: Shard, after: Option<OrderId>) -> StoreResult<Vec<Whole>> {
+        // There is one lower bound, or SQLite would begin every page at the first order. For the first page the bound
+        // is the first id without its last character, because a text comes after its own beginning.
+        let mut below = after.unwrap_or_else(|| OrderId::first_of(shard, sale.month())).to_string();
+        if after.is_none() {
+            below.pop();
+        }
+        let text = format!(
+            "SELECT {COLUMNS}, epoch, created_ms FROM orders WHERE sale_id = ? AND order_id > ? AND order_id <= ? \
+             ORDER BY order_id LIMIT ?"
+        );
+        let rows = sqlx::query(AssertSqlSafe(text))
+            .bind(sale.id.as_str())
+            .bind(below)
+            .bind(OrderId::last_of(shard, sale.month()).to_string())
+            .bind(i64::try_from(IMPORT_RECORDS_MAX).unwrap_or(i64::MAX))
+            .fetch_all(self.sqlite.readers())
+            .await
+            .map_err(|error| failed(READ, error))?;
+        rows.iter().map(|row| Ok((read(row)?, number(row, "epoch")?, column(row, "created_ms")?))).collect()
+    }
+
+    async fn rows_of(&self, what: &'static str, orders: &str) -> StoreResult<Vec<SqliteRow>> {
+        let rows = sqlx::query(what).bind(orders).fetch_all(self.sqlite.readers()).await;
+        rows.map_err(|error| failed(READ, error))
+    }
+
+    async fn steps(&self, orders: &str, page: &mut ExportPage) -> StoreResult<()> {
+        for row in self.rows_of(STEPS, orders).await? {
+            page.steps.entry(parsed(&row, "order_id", OrderId::parse)?).or_default().push(TakenStep {
+                kind: column(&row, "kind")?,
+                by: column(&row, "mover")?,
+                why: column(&row, "why")?,
+                at_ms: column(&row, "at_ms")?,
+            });
+        }
+        Ok(())
+    }
+
+    async fn payments(&self, orders: &str, page: &mut ExportPage) -> StoreResult<()> {
+        for row in self.rows_of(PAYMENTS, orders).await? {
+            page.payments.push(payment(&row)?);
+        }
+        for row in self.rows_of(REFUNDS, orders).await? {
+            page.refunds.insert(payment_id(&row)?, refund(&row)?);
+        }
+        for row in self.rows_of(EVENTS, orders).await? {
+            let (at_ms, id, outcome) =
+                (column(&row, "at_ms")?, column(&row, "event_id")?, column(&row, "outcome")?);
+            page.events.push((payment_id(&row)?, ExportedEvent { at_ms, id, outcome }));
+        }
+        Ok(())
+    }
+}
+
+fn payment(row: &SqliteRow) -> StoreResult<ExportedPayment> {
+    let (state, request): (&str, &str) = (column(row, "state")?, column(row, "request")?);
+    Ok(ExportedPayment {
+        state: PaymentState::parse(state).ok_or_else(|| broken(READ, state))?,
+        request: serde_json::from_str(request).map_err(|error| broken(READ, error.to_string()))?,
+        reference: column(row, "reference")?,
+        url: column(row, "url")?,
+        capture: column(row, "capture")?,
+        refund: None,
+        events: Vec::new(),
+    })
+}
+
+fn payment_id(row: &SqliteRow) -> StoreResult<PaymentId> {
+    Ok(PaymentId { order: parsed(row, "order_id", OrderId::parse)?, attempt: number(row, "attempt")? })
+}
+
+fn refund(row: &SqliteRow) -> StoreResult<ExportedRefund> {
+    let (currency, reason, state): (&str, &str, &str) =
+        (column(row, "currency")?, column(row, "reason")?, column(row, "state")?);
+    let amount = Money::new(column(row, "amount")?, currency);
+    Ok(ExportedRefund {
+        amount: amount.map_err(|error| broken(READ, error.to_string()))?,
+        capture: column(row, "capture")?,
+        reason: RefundReason::parse(reason).ok_or_else(|| broken(READ, reason))?,
+        state: RefundState::parse(state).ok_or_else(|| broken(READ, state))?,
+        created_ms: column(row, "created_ms")?,
+        tries: number(row, "tries")?,
+    })
+}
+
+async fn restore(connection: &mut SqliteConnection, payments: &[ExportedPayment]) -> StoreResult<()> {
+    const PAYMENTS: &str =
+        "payments (order_id, attempt, state, request, reference, url, capture, created_ms)";
+    insert(connection, (PAYMENTS, 8, STANDS), payments, |query, payment| {
+        let ExportedPayment { request, reference, url, capture, .. } = payment;
+        query
+            .bind(request.id.order.to_string())
+            .bind(request.id.attempt)
+            .bind(payment.state.as_str())
+            .bind(serde_json::to_string(request).expect("a request always serialises"))
+            .bind(reference)
+            .bind(url)
+            .bind(capture)
+            .bind(request.created_ms)
+    })
+    .await?;
+    const REFUNDS: &str =
+        "refunds (order_id, attempt, amount, currency, capture, reason, state, created_ms, tries)";
+    let refunded = payments.iter().filter_map(|of| Some((of.request.id, of.refund.as_ref()?)));
+    let refunded: Vec<(PaymentId, &ExportedRefund)> = refunded.collect();
+    insert(connection, (REFUNDS, 9, STANDS), &refunded, |query, (id, refund)| {
+        query
+            .bind(id.order.to_string())
+            .bind(id.attempt)
+            .bind(refund.amount.amount())
+            .bind(refund.amount.currency())
+            .bind(&refund.capture)
+            .bind(refund.reason.as_str())
+            .bind(refund.state.as_str())
+            .bind(refund.created_ms)
+            .bind(refund.tries)
+    })
+    .await?;
+    const EVENTS: &str = "payment_events (event_id, order_id, attempt, outcome, at_ms)";
+    let events = payments.iter().flat_map(|of| of.events.iter().map(|event| (of.request.id, event)));
+    let events: Vec<(PaymentId, &ExportedEvent)> = events.collect();
+    insert(connection, (EVENTS, 5, STANDS), &events, |query, (id, event)| {
+        let query = query.bind(&event.id).bind(id.order.to_string());
+        query.bind(id.attempt).bind(&event.outcome).bind(event.at_ms)
+    })
+    .await
+}
+
+#[async_trait]
+impl Archive for SqliteArchive {
+    async fn orders(&self, sale: &Sale, shard: Shard, after: Option<OrderId>) -> StoreResult<Vec<Exported>> {
+        let orders = self.rows(sale, shard, after).await?;
+        let ids = json!(orders.iter().map(|(order, ..)| order.id).collect::<Vec<_>>()).to_string();
+        let mut page = ExportPage { orders, ..ExportPage::default() };
+        self.steps(&ids, &mut page).await?;
+        self.payments(&ids, &mut page).await?;
+        page.exported().map_err(|left| broken(READ, left))
+    }
+
+    async fn restore_payments(&self, payments: &[ExportedPayment]) -> StoreResult<()> {
+        let payments = payments.to_vec();
+        let work = async move |connection: &mut SqliteConnection| restore(connection, &payments).await;
+        self.sqlite.writer.write("put payments in place", work).await
+    }
+}
