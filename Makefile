@@ -1,7 +1,7 @@
 # Each target is a line that a person could type. `make demo` needs Rust and a C compiler; `make test` also a C++
 # compiler, Java and Go.
 
-.PHONY: demo rush demo-distributed test test-mariadb bench lint stack-up stack-down
+.PHONY: demo rush demo-distributed test test-mariadb test-rolling bench lint stack-up stack-down
 
 # A first build compiles less without what only later builds use.
 demo rush: export CARGO_INCREMENTAL = 0
@@ -20,6 +20,9 @@ test: ## everything, on the real stack
 
 test-mariadb: ## the tests of stores, migration and whole purchases again, on MariaDB
 	scripts/test-mariadb
+
+test-rolling: ## this version and a newer one side by side under load; needs the stack up
+	scripts/test-rolling
 
 bench: ## the paired figures of docs/benchmarks.md
 	benches/run

@@ -158,9 +158,9 @@ async fn a_hand_that_oversells_is_refused_by_the_tables() {
         "UPDATE ledger SET sold = stock + 1",
         "UPDATE ledger SET held = -1",
         "UPDATE stock SET available = -1",
-        "INSERT INTO reservations VALUES ('o', 'drop', 0, 'phone', 'u', 0, 'f', 1)",
-        "INSERT INTO orders VALUES ('o', 1, 'drop', 'phone', 'u', 0, 1, 'CNY', 'paid', NULL, 1, 1, 1, 1)",
-        "INSERT INTO orders VALUES ('o', 1, 'drop', 'phone', 'u', 1, 1, 'CNY', 'queued', NULL, 1, 1, 1, 1)",
+        "INSERT INTO reservations VALUES ('o', 'drop', 0, 'phone', 'u', 0, 'f', 1, NULL)",
+        "INSERT INTO orders VALUES ('o', 1, 'drop', 'phone', 'u', 0, 1, 'CNY', 'paid', NULL, 1, 1, 1, 1, NULL)",
+        "INSERT INTO orders VALUES ('o', 1, 'drop', 'phone', 'u', 1, 1, 'CNY', 'queued', NULL, 1, 1, 1, 1, NULL)",
     ] {
         let error = data.try_execute(text).await.expect_err(text).into_database_error();
         assert!(error.as_ref().is_some_and(|error| error.is_check_violation()), "{text}: {error:?}");

@@ -48,3 +48,4 @@ mod sick_redis;
 mod sqlite_model;
 #[cfg(all(feature = "distributed", feature = "embedded"))]
 mod transfer;
+mod upgrades;

@@ -22,7 +22,7 @@ async fn migrating_again_and_twice_at_once_changes_nothing() {
     let database = Servers::of(&config);
     assert_eq!(database.sum("COUNT(*)", "consumer_positions").await, 2);
     let settings = format!("SELECT COUNT(*) FROM {}.settings", database.directory());
-    assert_eq!(database.number(0, &settings).await, 4);
+    assert_eq!(database.number(0, &settings).await, 5);
     remove(&config).await;
 }
 
@@ -108,7 +108,7 @@ async fn months_that_exist_are_brought_to_the_newest_shape_without_losing_a_row(
             );
             assert_eq!(database.number(instance, &longest).await, 255, "{place}");
             let named = format!(
-                "SELECT COUNT(*) FROM information_schema.tables WHERE {place} AND table_comment = 'shape 4'"
+                "SELECT COUNT(*) FROM information_schema.tables WHERE {place} AND table_comment = 'shape 5'"
             );
             assert_eq!(database.number(instance, &named).await, 1, "{place}");
             let rows = format!("SELECT COUNT(*) FROM `{shard}`.orders_{yyyymm} WHERE user_id = 'alice'");
@@ -134,6 +134,36 @@ async fn a_front_that_knows_longer_names_does_not_serve_the_older_schema() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_older_program_works_beside_a_newer_one_as_long_as_that_one_allows_it() {
+    let config = config(Mode::Distributed, &[]);
+    migrated(&config).await;
+    let database = Servers::of(&config);
+    let set = async |name: &str, value: u32| {
+        let text =
+            format!("UPDATE {}.settings SET value = '{value}' WHERE name = '{name}'", database.directory());
+        database.execute(0, &text).await;
+    };
+    set("schema", 999).await;
+    let newer = format!(
+        "INSERT INTO {}._sqlx_migrations (version, description, success, checksum, execution_time) \
+         VALUES (999, 'of a newer version', true, 'x', 1)",
+        database.directory()
+    );
+    database.execute(0, &newer).await;
+    let settings = app::backend_settings(&config).expect("settings");
+    distributed::open(&settings, Clock::System).await.expect("it works with what it knows");
+    migrated(&config).await;
+    let recorded =
+        format!("SELECT CAST(value AS SIGNED) FROM {}.settings WHERE name = 'schema'", database.directory());
+    assert_eq!(database.number(0, &recorded).await, 999);
+    set("schema_least", 999).await;
+    let refused = distributed::open(&settings, Clock::System).await.err().expect("refused").to_string();
+    assert!(refused.contains("Use a newer version"), "{refused}");
+    assert!(migrate_error(&config).await.contains("Use a newer version"));
+    remove(&config).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_dry_run_says_what_is_to_be_done_and_does_nothing() {
     let config = config(Mode::Distributed, &[]);
     let database = Servers::of(&config);
@@ -153,7 +183,7 @@ async fn a_dry_run_says_what_is_to_be_done_and_does_nothing() {
     let steps = plan().await;
     let first = format!("apply 0005_words_seals_subscriptions.sql to {}", database.directory());
     assert_eq!(steps[0], first);
-    let month = |step: &&String| step.ends_with("orders_202001 (0 orders) from shape 1 to shape 4");
+    let month = |step: &&String| step.ends_with("orders_202001 (0 orders) from shape 1 to shape 5");
     assert_eq!((steps.iter().filter(month).count(), steps.len()), (4, 5), "{steps:?}");
     remove(&config).await;
 }

@@ -49,16 +49,45 @@ pub fn requests(shop: &TestShop, sale: &Sale, name: &str) -> Vec<ReserveRequest>
     (0..ORDERS).map(request).collect()
 }
 
-#[tokio::test]
-async fn what_waits_in_an_outbox_has_its_reference() {
+/// Starts a front with a sale of ten units, and makes three requests for one each.
+async fn front_with_three_requests() -> (TestShop, Ports, BucketId, Sale, Vec<ReserveRequest>) {
     let config = config(Mode::Distributed, &[]);
     migrated(&config).await;
-    let mut shop = TestShop::start_on(config.clone(), open(&config).await, Role::Api).await;
+    let shop = TestShop::start_on(config.clone(), open(&config).await, Role::Api).await;
     shop.open_sale("drop", 1, &[("phone", 10)]).await;
     let ports = open(&config).await;
     let bucket = BucketId { sale: SaleId::parse("drop").expect("a slug"), bucket: 0 };
     let sale = ports.sales.sale(&bucket.sale).await.expect("a directory").expect("the sale");
-    let mut asked: Vec<ReserveRequest> = requests(&shop, &sale, "u").into_iter().take(3).collect();
+    let asked = requests(&shop, &sale, "u").into_iter().take(3).collect();
+    (shop, ports, bucket, sale, asked)
+}
+
+#[tokio::test]
+async fn a_mark_of_a_newer_version_spoils_nothing_but_its_own_order() {
+    let (mut shop, ports, bucket, _, asked) = front_with_three_requests().await;
+    accept(&ports, &bucket, &asked, false).await;
+    let client = redis::Client::open(shop.config.redis.url.as_str()).expect("an address");
+    let mut connection = client.get_multiplexed_async_connection().await.expect("Redis");
+    let orders = format!("{}{{drop.0}}:orders", shop.config.redis.key_prefix);
+    let id = asked[1].record.order_id.bytes().as_slice();
+    let hold: String =
+        redis::cmd("HGET").arg(&orders).arg(id).query_async(&mut connection).await.expect("a hold");
+    let unknown = format!("w{}", &hold[1..]);
+    let set = redis::cmd("HSET").arg(&orders).arg(id).arg(unknown).query_async::<i64>(&mut connection).await;
+    assert_eq!(set.expect("set"), 0);
+    let mut winners = ports.inventory.winners(&bucket).await.expect("all of them");
+    winners.sort_unstable();
+    let buyers: Vec<UserId> = asked.iter().map(|request| request.record.user_id.clone()).collect();
+    assert_eq!(winners, buyers);
+    let entries = ports.outbox.pending(&bucket, Duration::ZERO, 10).await.expect("Redis");
+    assert_eq!((entries[0].waiting.len(), entries[0].fault), (2, None));
+    shop.stop().await;
+    remove(&shop.config).await;
+}
+
+#[tokio::test]
+async fn what_waits_in_an_outbox_has_its_reference() {
+    let (mut shop, ports, bucket, sale, mut asked) = front_with_three_requests().await;
     asked[1].record.reference = Some(Reference::parse("cart|7").expect("a reference"));
     accept(&ports, &bucket, &asked, false).await;
     let entries = ports.outbox.pending(&bucket, Duration::ZERO, 10).await.expect("Redis");
@@ -67,7 +96,7 @@ async fn what_waits_in_an_outbox_has_its_reference() {
     let wanted: Vec<_> = asked.iter().map(|request| request.record.reference.clone()).collect();
     assert_eq!(found, wanted);
     shop.stop().await;
-    remove(&config).await;
+    remove(&shop.config).await;
 }
 
 /// Reserves a batch as a front does, and has it acknowledged when `is_front` says so.

@@ -2,15 +2,13 @@
 //! safe: the migrations of every database run under the server's named lock, and the monthly tables and positions are
 //! made only where they are absent.
 
-use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
-use sqlx::migrate::Migrator;
 use sqlx::{AssertSqlSafe, Connection, MySqlConnection, Row};
 
 use super::mysql::{Mysql, failed};
 use super::settings::Settings;
-use crate::backend::migrations::{CONTROL, DIRECTORY, MONTH, SHARD, migrator};
+use crate::backend::migrations::{CONTROL, DIRECTORY, File, MONTH, SHARD, migrator};
 use crate::clock::Clock;
 use crate::domain::journal::FIRST_NUMBER;
 use crate::domain::{Instance, Month};
@@ -28,6 +26,12 @@ pub use plan::plan;
 const LOCK_WAIT_S: u32 = 120;
 /// The name of the setting that says which schema the databases have.
 const SCHEMA: &str = "schema";
+/// The name of the setting that says which schema a program must know at least to work on the databases.
+const SCHEMA_LEAST: &str = "schema_least";
+/// The oldest schema whose programs can work on databases of this version, beside this version or alone. Raise it to
+/// [`schema_version`] with a change that older programs cannot work with, and say in the changelog that all processes
+/// have to be stopped.
+const LEAST: usize = 21;
 
 /// Tells people what a migration did or found.
 #[derive(Debug, Default)]
@@ -57,18 +61,19 @@ pub async fn run(
     let mysql = Mysql::new(&settings.mysql, settings.map, &settings.kafka.topic, clock.clone())?;
     check_order_of_instances(&mysql).await?;
     progress("directory");
-    migrate_database(&mysql, Mysql::DIRECTORY, &mysql.directory(), &migrator(DIRECTORY)).await?;
+    migrate_database(&mysql, Mysql::DIRECTORY, &mysql.directory(), DIRECTORY).await?;
     record_shard_map(&mysql).await?;
+    check_not_too_old(&recorded_settings(&mysql).await?)?;
     let months = &with_months_of_sales(&mysql, months).await?[..];
     let mut report = Report { databases: 1, ..Report::default() };
     for instance in mysql.map.all_instances() {
         progress(&format!("instance {} of {}", instance.number() + 1, mysql.map.instances()));
-        migrate_database(&mysql, instance, &mysql.control(instance), &migrator(CONTROL)).await?;
+        migrate_database(&mysql, instance, &mysql.control(instance), CONTROL).await?;
         make_positions(&mysql, instance).await?;
         make_event_logs(&mysql, instance).await?;
         report.databases += 1;
         for shard in mysql.map.shards_of(instance) {
-            migrate_database(&mysql, instance, &mysql.shard(shard), &migrator(SHARD)).await?;
+            migrate_database(&mysql, instance, &mysql.shard(shard), SHARD).await?;
             make_months(&mysql, instance, &mysql.shard(shard), months).await?;
             report.databases += 1;
         }
@@ -91,9 +96,12 @@ async fn migrate_database(
     mysql: &Mysql,
     instance: Instance,
     database: &str,
-    migrator: &Migrator,
+    files: &[File],
 ) -> StoreResult<()> {
     let context = "migrate database";
+    let mut migrator = migrator(files);
+    // A newer version may have gone further, and a migration of this one beside it changes nothing.
+    migrator.set_ignore_missing(true);
     let pool = mysql.pool(instance);
     // The name is made of a checked prefix and numbers.
     let create =
@@ -227,22 +235,32 @@ async fn record_shard_map(mysql: &Mysql) -> StoreResult<()> {
 pub async fn check_directory(mysql: &Mysql) -> StoreResult<()> {
     let recorded = recorded_settings(mysql).await?;
     check_shard_map(&recorded, mysql)?;
-    let found = recorded.get(SCHEMA).and_then(|text| text.parse().ok()).unwrap_or(1);
-    match found.cmp(&schema_version()) {
-        Ordering::Equal => Ok(()),
-        Ordering::Less => Err(StoreError::broken(
-            "check schema",
-            format!(
-                "the databases have schema {found}, this version needs {}: run `seckill migrate`",
-                schema_version()
-            ),
-        )),
-        Ordering::Greater => Err(StoreError::broken(
-            "check schema",
-            format!(
-                "a newer version has migrated the databases (their schema is {found}): use that version or a newer one"
-            ),
-        )),
+    check_not_too_old(&recorded)?;
+    let (found, own) = (schema_of(&recorded, SCHEMA).unwrap_or(1), schema_version());
+    if found < own {
+        let detail =
+            format!("the databases have schema {found}, this version needs {own}: run `seckill migrate`");
+        return Err(StoreError::broken("check schema", detail));
+    }
+    Ok(())
+}
+
+fn schema_of(recorded: &BTreeMap<String, String>, name: &str) -> Option<usize> {
+    recorded.get(name).and_then(|text| text.parse().ok())
+}
+
+/// Refuses databases that a newer version has migrated beyond what this one can work with.
+fn check_not_too_old(recorded: &BTreeMap<String, String>) -> StoreResult<()> {
+    let own = schema_version();
+    match schema_of(recorded, SCHEMA_LEAST) {
+        Some(least) if own < least => {
+            let detail = format!(
+                "a newer version has migrated the databases: a program has to know schema {least} at least, and this \
+                 one knows {own}. Use a newer version"
+            );
+            Err(StoreError::broken("check schema", detail))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -251,13 +269,16 @@ fn schema_version() -> usize {
     [DIRECTORY, CONTROL, SHARD, MONTH].map(<[_]>::len).into_iter().sum()
 }
 
-/// Records that all databases have this version's schema, unless a newer one has.
+/// Records that all databases have this version's schema, and which one a program has to know, unless newer ones stand
+/// there.
 async fn record_schema(mysql: &Mysql) -> StoreResult<()> {
-    let text = "INSERT INTO {directory}.settings (name, value) VALUES (?, ?) ON DUPLICATE KEY UPDATE \
+    let text = "INSERT INTO {directory}.settings (name, value) VALUES (?, ?), (?, ?) ON DUPLICATE KEY UPDATE \
                 value = IF(CAST(value AS UNSIGNED) < CAST(VALUES(value) AS UNSIGNED), VALUES(value), value)";
     sqlx::query(mysql.directory_sql(text))
         .bind(SCHEMA)
         .bind(schema_version().to_string())
+        .bind(SCHEMA_LEAST)
+        .bind(LEAST.to_string())
         .execute(mysql.directory_pool())
         .await
         .map(drop)

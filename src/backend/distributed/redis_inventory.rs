@@ -86,9 +86,8 @@ impl Inventory for RedisInventory {
             scan.arg(&key).arg(cursor).arg("COUNT").arg(SCAN_COUNT);
             let (next, fields): (u64, Vec<Vec<u8>>) = self.link.command("read winners", &scan).await?;
             for value in fields.chunks_exact(2).map(|pair| &pair[1]) {
-                let value = std::str::from_utf8(value).ok().and_then(HeldOrder::parse);
-                let held = value.ok_or_else(|| StoreError::broken("read winners", "not a held order"))?;
-                winners.push(held.user);
+                let user = std::str::from_utf8(value).ok().and_then(user_of);
+                winners.push(user.ok_or_else(|| StoreError::broken("read winners", "not a held order"))?);
             }
             if next == 0 {
                 return Ok(winners);
@@ -239,6 +238,11 @@ struct HeldOrder {
     reserved_ms: i64,
     sku: SkuId,
     user: UserId,
+}
+
+/// Reads whose a hold is. Its mark may be one of a newer version.
+fn user_of(hold: &str) -> Option<UserId> {
+    UserId::parse(hold.splitn(6, '|').nth(5)?).ok()
 }
 
 impl HeldOrder {
