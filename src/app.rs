@@ -18,11 +18,13 @@ use std::time::Duration;
 
 use actix_web::dev::ServerHandle;
 use actix_web::web;
+use anyhow::Context as _;
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::chance;
 use crate::clock::Clock;
 use crate::config::{Config, Mode};
+use crate::domain::alarm::{AlarmKey, Call, DueCall};
 use crate::http::Context;
 use crate::memory::Memory;
 use crate::outbound::HttpOutbound;
@@ -36,7 +38,7 @@ pub use role::Role;
 pub use servers::CannotListen;
 use servers::ShopperServer;
 pub use simulator::RunningSimulator;
-use workers::Workers;
+use workers::{Workers, receiver_of_calls};
 
 /// How long after the listener has closed a connection that it had let in may begin its purchase.
 const LET_IN: Duration = Duration::from_millis(100);
@@ -93,7 +95,7 @@ pub async fn start_on(
     let published = servers::published_keys(config, role, &tokens, &clock, &back).await?;
     backend.probes.extend(published.iter().map(|published| published.probe.clone()));
     let memory = Memory::new(map);
-    let outbound: Arc<dyn Outbound> = Arc::new(HttpOutbound::new(&config.events)?);
+    let outbound = outbound(config)?;
     let ports = (backend.clone(), till::till(&config.payment, &clock)?, outbound.clone());
     let shop = Shop::new(ports, memory.clone(), settings(config), map, clock.clone(), front.clone());
     let (ports, holder) = (&backend, chance::bytes());
@@ -181,4 +183,28 @@ fn settings(config: &Config) -> Settings {
         address_per_s: limits.address_per_s,
         address_burst: limits.address_burst,
     }
+}
+
+/// Makes the way out, and checks the address to which it certainly leads.
+fn outbound(config: &Config) -> anyhow::Result<Arc<dyn Outbound>> {
+    let outbound = HttpOutbound::new(&config.events)?;
+    if !config.notify.url.is_empty() {
+        outbound.check(&config.notify.url).map_err(|why| anyhow::anyhow!("notify.url: {why}"))?;
+    }
+    Ok(Arc::new(outbound))
+}
+
+/// Sends a call that is no alarm to who is called, and answers its id.
+///
+/// # Errors
+/// When nobody is to be called, or the call was not taken.
+pub async fn call_as_test(config: &Config) -> anyhow::Result<String> {
+    let receiver = receiver_of_calls(config, &outbound(config)?);
+    let receiver = receiver.context("notify.url is empty: nobody would be called")?;
+    let now_ms = Clock::System.now_ms();
+    let alarm = AlarmKey { name: "SeckillTest".to_owned(), labels: String::new() };
+    let call = DueCall { alarm, call: Call::Test, since_ms: now_ms, value: 0, calls: 0 };
+    let taken = receiver.call(&call, now_ms).await;
+    taken.map_err(|why| anyhow::anyhow!("the receiver of notify.url has not taken it: {why}"))?;
+    Ok(call.id())
 }

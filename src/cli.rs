@@ -8,6 +8,7 @@ mod dead_letters_command;
 mod demo_command;
 mod failure;
 mod key_command;
+mod notify_command;
 mod output;
 mod payments_command;
 mod position_command;
@@ -105,6 +106,9 @@ enum Command {
     /// The views of sales: orders, units and revenue, built of events.
     #[command(subcommand)]
     Views(views_command::ViewsCommand),
+    /// Whether calls to a person are heard.
+    #[command(subcommand)]
+    Notify(notify_command::NotifyCommand),
     /// Where events are sent, through the admin API.
     Webhooks(webhooks_command::WebhooksCommand),
     /// Payments, through the admin API.
@@ -190,6 +194,10 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Views(views_command::ViewsCommand::Rebuild(rebuild)) => {
             let config = load(&[])?.config;
             block_on(rebuild.run(&config, format))?;
+        }
+        Command::Notify(command) => {
+            let config = load(&[])?.config;
+            block_on(command.run(&config))?;
         }
         Command::Webhooks(command) => block_on(command.run(format))?,
         Command::Payments(command) => block_on(command.run(format))?,

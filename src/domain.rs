@@ -4,6 +4,7 @@
 //! them. Invariant: an id, an amount or a quantity that exists is valid, because `new` and `parse` check it. A sale is
 //! checked by `Sale::validate`.
 
+pub mod alarm;
 pub mod batch_plan;
 pub mod calendar;
 pub mod dead_letter;

@@ -110,6 +110,8 @@ metrics_table! {
         "Events of orders that were passed on to the topic, each time one was";
     EVENTS_UNREAD Gauge "seckill_events_unread" ["reader", "database"]
         "Events that a reader has not had, per MySQL instance, in the process whose turn it is";
+    ALARM_CALLS Counter "seckill_alarm_calls_total" ["result"]
+        "Calls of alarms that were sent to a person: taken, failed";
     WEBHOOKS_SENT Counter "seckill_webhooks_sent_total" ["result"]
         "Events that were sent to subscriptions: taken, failed";
     WEBHOOK_SUBSCRIPTIONS Gauge "seckill_webhook_subscriptions" ["state"]
@@ -275,6 +277,7 @@ fn register() {
     }
     for result in ["taken", "failed"] {
         counter!(WEBHOOKS_SENT, "result" => result).increment(0);
+        counter!(ALARM_CALLS, "result" => result).increment(0);
     }
     for state in ["active", "paused", "failing"] {
         gauge!(WEBHOOK_SUBSCRIPTIONS, "state" => state).set(0.0);

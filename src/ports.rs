@@ -4,6 +4,7 @@
 //! Invariant: a failed call says whether its effect is excluded ([`Effect::NotApplied`]) or possible
 //! ([`Effect::Unknown`]). Only an excluded effect may be compensated, or answered as "nothing happened".
 
+mod alarms;
 mod archive;
 mod audit_log;
 mod captures;
@@ -32,6 +33,7 @@ mod views;
 
 use std::sync::Arc;
 
+pub use alarms::{Alarms, CallTimes};
 pub use archive::Archive;
 pub use audit_log::AuditLog;
 pub use captures::{Captures, Orphan, Taken};
@@ -107,6 +109,8 @@ pub struct Ports {
     pub keys: Arc<dyn Keys>,
     /// Notes who changed what and why.
     pub audit_log: Arc<dyn AuditLog>,
+    /// Knows which alarms stand, and who was called.
+    pub alarms: Arc<dyn Alarms>,
     /// The components that `/readyz` speaks of, each under its own name.
     pub probes: Vec<Arc<dyn Probe>>,
 }

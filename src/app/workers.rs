@@ -12,12 +12,14 @@ use super::payment_tasks::payment_tasks;
 use super::role::Role;
 use crate::chance::Chance;
 use crate::clock::Clock;
-use crate::config::{Config, Expiry, ProviderKind};
+use crate::config::{Config, Expiry, NotifyConfig, ProviderKind};
 use crate::domain::Part;
+use crate::domain::alarm::Samples;
 use crate::memory::Memory;
 use crate::ports::{Grace, Outbound, Ports, Releases, StoreResult, VIEWS};
 use crate::shop::Shop;
 use crate::shutdown::Tasks;
+use crate::worker::alarm_caller::{AlarmCaller, Receiver};
 use crate::worker::catalog_refresh::CatalogRefresh;
 use crate::worker::clock_watch::ClockWatch;
 use crate::worker::driver::{Driver, Progress, Signal, Task};
@@ -163,6 +165,17 @@ impl Workers<'_> {
             self.clock.clone(),
             PACE_INTERVAL,
         )));
+        if let Some(receiver) = receiver_of_calls(self.config, &self.outbound) {
+            let metrics = metrics.clone();
+            start(Arc::new(AlarmCaller {
+                alarms: self.ports.alarms.clone(),
+                receiver,
+                exposition: Box::new(move || metrics.render()),
+                clock: self.clock.clone(),
+                repeat_after: Duration::from_millis(self.config.notify.repeat_ms),
+                samples: Mutex::new((self.clock.monotonic(), Samples::default())),
+            }));
+        }
         start(Arc::new(Upkeep { shop: shop.clone(), metrics, period: self.refresh_interval() }));
         if role != Role::Api {
             self.start_worker(&driver, shop)?;
@@ -303,6 +316,13 @@ impl Workers<'_> {
             },
         })
     }
+}
+
+/// Answers who is called when an alarm stands; `None` when nobody is.
+pub fn receiver_of_calls(config: &Config, outbound: &Arc<dyn Outbound>) -> Option<Receiver> {
+    let NotifyConfig { url, secret, .. } = &config.notify;
+    let (url, secret, outbound) = (url.clone(), secret.expose().to_owned(), outbound.clone());
+    (!url.is_empty()).then_some(Receiver { outbound, url, secret })
 }
 
 /// Keeps the memory of the front small. This task stands here because no worker may use the shop.

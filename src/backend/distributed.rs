@@ -10,6 +10,7 @@ mod kafka_producer;
 mod kafka_reader;
 pub mod migrate;
 mod mysql;
+mod mysql_alarms;
 mod mysql_archive;
 mod mysql_batch;
 mod mysql_batch_rows;
@@ -50,6 +51,7 @@ use crate::ports::{
 use kafka_event_topic::KafkaEventTopic;
 use kafka_order_log::KafkaOrderLog;
 use mysql::Mysql;
+use mysql_alarms::MysqlAlarms;
 use mysql_archive::MysqlArchive;
 use mysql_captures::MysqlCaptures;
 use mysql_dead_letters::MysqlDeadLetters;
@@ -107,11 +109,12 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Ports> {
         archive: Arc::new(MysqlArchive { mysql: mysql.clone() }),
         ledger: Arc::new(MysqlLedger::new(mysql.clone())),
         releases: Some(Arc::new(MysqlReleases::new(mysql.clone()))),
-        positions: Arc::new(MysqlPositions::new(mysql)),
+        positions: Arc::new(MysqlPositions::new(mysql.clone())),
         sales: directory.clone(),
         settling,
         keys: directory.clone(),
         audit_log: directory,
+        alarms: Arc::new(MysqlAlarms { mysql }),
         probes,
     })
 }

@@ -7,6 +7,7 @@
 mod failures;
 mod folder;
 mod sqlite;
+mod sqlite_alarms;
 mod sqlite_archive;
 mod sqlite_batch;
 mod sqlite_captures;
@@ -45,6 +46,7 @@ use folder::Folder;
 pub use folder::{InUse, holds_shop};
 use sqlite::Sqlite;
 pub use sqlite::plan;
+use sqlite_alarms::SqliteAlarms;
 use sqlite_archive::SqliteArchive;
 use sqlite_captures::SqliteCaptures;
 use sqlite_dead_letters::SqliteDeadLetters;
@@ -127,6 +129,7 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Opened> {
         settling: Arc::new(SqliteSettling { sqlite: sqlite.clone() }),
         keys: directory.clone(),
         audit_log: directory,
+        alarms: Arc::new(SqliteAlarms { sqlite: sqlite.clone() }),
         probes: vec![Arc::new(DataFolder { sqlite, written_at: Mutex::default() })],
     };
     Ok(Opened { ports, found })

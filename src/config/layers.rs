@@ -17,11 +17,12 @@ use super::sections::shown_url;
 /// The text of `config/default.toml`, which has every key with its default.
 pub const DEFAULTS: &str = include_str!("../../config/default.toml");
 /// The keys whose values are never shown.
-pub const SECRETS: [&str; 7] = [
+pub const SECRETS: [&str; 8] = [
     "auth.hs256_secret",
     "auth.hs256_previous_secret",
     "redis.password",
     "mysql.password",
+    "notify.secret",
     "payment.api_key",
     "payment.webhook_secret",
     "payment.webhook_previous_secret",

@@ -70,6 +70,7 @@ impl Config {
                 wide(self.events.webhook_pause_after_ms),
                 1_000..=2_592_000_000,
             ),
+            ("notify.repeat_ms", wide(self.notify.repeat_ms), 0..=2_592_000_000),
             ("start.wait_ms", wide(self.start.wait_ms), 0..=3_600_000),
             ("readiness.down_after_ms", wide(self.readiness.down_after_ms), 100..=600_000),
             ("shutdown.notice_ms", wide(self.shutdown.notice_ms), 0..=600_000),

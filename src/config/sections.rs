@@ -59,6 +59,8 @@ section!(
         payment: PaymentConfig,
         /// `[events]`
         events: EventsConfig,
+        /// `[notify]`
+        notify: NotifyConfig,
         /// `[start]`
         start: StartConfig,
         /// `[readiness]`
@@ -409,6 +411,20 @@ section!(
         webhook_timeout_ms: u64,
         /// After how long without anything taken a subscription is paused.
         webhook_pause_after_ms: u64
+    }
+);
+section!(
+    /// The calls to a person.
+    NotifyConfig {
+        /// The address to which alarms are sent; empty for none.
+        url: String,
+        /// What calls are signed with.
+        secret: Secret,
+        /// A file with the secret.
+        #[serde(deserialize_with = "path")]
+        secret_file: Option<PathBuf>,
+        /// How often a standing alarm is called out again; 0 for never.
+        repeat_ms: u64
     }
 );
 section!(

@@ -33,6 +33,12 @@ impl Config {
         if self.kafka.events_topic == self.kafka.topic {
             return Err(ConfigError::invalid("kafka.events_topic", "must be another topic than kafka.topic"));
         }
+        if !self.notify.url.is_empty() && self.notify.secret.expose().len() < 32 {
+            return Err(ConfigError::invalid(
+                "notify.secret",
+                "must have at least 32 bytes when notify.url is set: the receiver knows by it who calls",
+            ));
+        }
         if self.kafka.heartbeat_interval_ms >= self.kafka.session_timeout_ms {
             return Err(ConfigError::invalid(
                 "kafka.heartbeat_interval_ms",

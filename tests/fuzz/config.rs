@@ -17,12 +17,13 @@ use crate::engine::{Target, run};
 
 /// The markers that no message and no debug text may hold: a text, and a number for secrets that lost their quotes.
 const MARKERS: [&str; 2] = ["S3CRET-MARKER", "48151623421084815162342108481516234210"];
-const SECRETS: [&str; 7] = [
+const SECRETS: [&str; 8] = [
     "auth.hs256_secret",
     "auth.hs256_previous_secret",
     "redis.password",
     "mysql.password",
     "payment.api_key",
+    "notify.secret",
     "payment.webhook_secret",
     "payment.webhook_previous_secret",
 ];
@@ -256,6 +257,7 @@ fn secret_of<'a>(config: &'a Config, key: &str) -> &'a str {
         "auth.hs256_previous_secret" => config.auth.hs256_previous_secret.expose(),
         "redis.password" => config.redis.password.expose(),
         "payment.api_key" => config.payment.api_key.expose(),
+        "notify.secret" => config.notify.secret.expose(),
         "payment.webhook_secret" => config.payment.webhook_secret.expose(),
         "payment.webhook_previous_secret" => config.payment.webhook_previous_secret.expose(),
         _ => config.mysql.password.expose(),

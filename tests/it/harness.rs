@@ -3,7 +3,7 @@
 
 #[cfg(feature = "embedded")]
 #[path = "harness/data_folder.rs"]
-mod data_folder;
+pub mod data_folder;
 #[path = "harness/ports.rs"]
 pub mod ports;
 #[path = "harness/promises.rs"]
@@ -216,7 +216,8 @@ impl TestShop {
             // A second shop over the same databases finds the key there already.
             drop(backend.keys.add_api_key(api_key_hash(key), &key_row).await);
         }
-        let running = app::start_on(backend, &config, role, metrics()).await.expect("a started shop");
+        let running =
+            Box::pin(app::start_on(backend, &config, role, metrics())).await.expect("a started shop");
         let shopper = running.shopper.unwrap_or(running.admin);
         let admin = running.admin;
         Self { config, running: Some(running), shopper, admin }

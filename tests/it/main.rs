@@ -27,6 +27,7 @@ mod lua_model;
 #[cfg(feature = "distributed")]
 mod migrate;
 #[cfg(feature = "distributed")]
+mod notifications;
 mod order_changes;
 #[cfg(feature = "distributed")]
 mod order_log;

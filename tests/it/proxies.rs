@@ -226,22 +226,22 @@ async fn a_front_that_goes_away_costs_no_purchase(start: fn(&[&TestShop; 2]) -> 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nginx_tells_clients_apart() {
-    clients_are_told_apart(nginx).await;
+    Box::pin(clients_are_told_apart(nginx)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn haproxy_tells_clients_apart() {
-    clients_are_told_apart(haproxy).await;
+    Box::pin(clients_are_told_apart(haproxy)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn behind_nginx_a_front_that_goes_away_costs_no_purchase() {
-    a_front_that_goes_away_costs_no_purchase(nginx).await;
+    Box::pin(a_front_that_goes_away_costs_no_purchase(nginx)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn behind_haproxy_a_front_that_goes_away_costs_no_purchase() {
-    a_front_that_goes_away_costs_no_purchase(haproxy).await;
+    Box::pin(a_front_that_goes_away_costs_no_purchase(haproxy)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

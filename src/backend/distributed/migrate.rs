@@ -31,7 +31,7 @@ const SCHEMA_LEAST: &str = "schema_least";
 /// The oldest schema whose programs can work on databases of this version, beside this version or alone. Raise it to
 /// [`schema_version`] with a change that older programs cannot work with, and say in the changelog that all processes
 /// have to be stopped.
-const LEAST: usize = 21;
+const LEAST: usize = 22;
 
 /// Tells people what a migration did or found.
 #[derive(Debug, Default)]

@@ -75,6 +75,7 @@ ranges! {
     "events.views_interval_ms" events.views_interval_ms 10..=60_000;
     "events.webhook_timeout_ms" events.webhook_timeout_ms 100..=15_000;
     "events.webhook_pause_after_ms" events.webhook_pause_after_ms 1_000..=2_592_000_000;
+    "notify.repeat_ms" notify.repeat_ms 0..=2_592_000_000;
     "payment.webhook_body_bytes_max" payment.webhook_body_bytes_max 1_024..=4_194_304;
     "payment.timeout_ms" payment.timeout_ms 100..=80_000;
     "payment.closing_max_ms" payment.closing_max_ms 1_000..=604_800_000;
