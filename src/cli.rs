@@ -90,8 +90,8 @@ enum Command {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Write all sales and orders to a file, for `import` in another mode. Sales that are on have to be ended first.
-    Export(transfer_command::TransferFile),
+    /// Write sales and orders to a file, for `import` in another mode, or to keep them. They have to be ended first.
+    Export(transfer_command::Export),
     /// Put the sales and orders of an export in place. A file that is not whole changes nothing; it can be repeated.
     Import(transfer_command::TransferFile),
     /// Create, list and run sales through the admin API.

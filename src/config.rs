@@ -16,6 +16,7 @@ mod ranges;
 mod readers;
 mod secret;
 mod sections;
+mod upkeep;
 mod validation;
 
 use std::collections::BTreeMap;
@@ -27,6 +28,7 @@ use layers::{DEFAULTS, Layers, SECRETS};
 pub use payment::{Expiry, PaymentConfig, ProviderKind};
 pub use secret::Secret;
 pub use sections::*;
+pub use upkeep::{NotifyConfig, RetentionConfig};
 
 const ENV_PREFIX: &str = "seckill__";
 /// Variables of ours that name no key: those of the command line, and switches of the tests.

@@ -110,6 +110,8 @@ metrics_table! {
         "Events of orders that were passed on to the topic, each time one was";
     EVENTS_UNREAD Gauge "seckill_events_unread" ["reader", "database"]
         "Events that a reader has not had, per MySQL instance, in the process whose turn it is";
+    FORGOTTEN Counter "seckill_rows_forgotten_total" ["kind"]
+        "Rows that went because of their age: events, dead_letters, audit_log";
     ALARM_CALLS Counter "seckill_alarm_calls_total" ["result"]
         "Calls of alarms that were sent to a person: taken, failed";
     WEBHOOKS_SENT Counter "seckill_webhooks_sent_total" ["result"]

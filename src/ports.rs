@@ -25,6 +25,7 @@ mod positions;
 mod probe;
 mod refunds;
 mod releases;
+mod retention;
 mod sale_store;
 mod settling;
 mod store_error;
@@ -54,6 +55,7 @@ pub use positions::Positions;
 pub use probe::{Duty, Fault, Probe};
 pub use refunds::{RefundStep, Refunds};
 pub use releases::{Owed, Releases};
+pub use retention::Retention;
 pub use sale_store::SaleStore;
 pub use settling::{Seal, Settling, Waiting};
 pub use store_error::{Effect, ErrorKind, StoreError, StoreResult};
@@ -105,6 +107,8 @@ pub struct Ports {
     pub sales: Arc<dyn SaleStore>,
     /// Settles sales.
     pub settling: Arc<dyn Settling>,
+    /// Removes what is old.
+    pub retention: Arc<dyn Retention>,
     /// Knows the operators' keys.
     pub keys: Arc<dyn Keys>,
     /// Notes who changed what and why.

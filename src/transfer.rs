@@ -20,7 +20,7 @@ pub use file::{Contents, Line};
 
 use crate::clock::Clock;
 use crate::domain::{
-    BucketId, Change, Exported, Month, OrderId, Part, Position, Sale, SaleState, Shard, ShardMap,
+    BucketId, Change, Exported, Month, OrderId, Part, Position, Sale, SaleId, SaleState, Shard, ShardMap,
 };
 use crate::ports::{IMPORT_RECORDS_MAX, Offsets, Ports};
 
@@ -40,19 +40,21 @@ pub struct Moved {
     pub orders: u64,
 }
 
-/// Writes all sales and orders of a backend to `out`. It first waits until every accepted order has its row.
+/// Writes sales and their orders to `out`: those of `only`, or all sales when it is empty. It first waits until every
+/// accepted order has its row.
 ///
 /// # Errors
-/// When a sale is on (it has to be ended first), something was sold or changed meanwhile, a store cannot be read, or
-/// `out` cannot be written.
+/// When a sale is on (it has to be ended first) or there is none of a name, something of them was sold or changed
+/// meanwhile, a store cannot be read, or `out` cannot be written.
 pub async fn export(
     ports: &Ports,
+    only: &[SaleId],
     map: ShardMap,
     clock: &Clock,
     out: &mut impl Write,
 ) -> anyhow::Result<Moved> {
     let now_ms = ports.gates.now_ms().await?;
-    let sales = ports.sales.sales().await?;
+    let sales = chosen(ports, only).await?;
     let mut portable = Vec::with_capacity(sales.len());
     for sale in &sales {
         portable.push(at_rest(ports, sale.clone(), now_ms).await?);
@@ -73,7 +75,7 @@ pub async fn export(
     }
     // Another process may have served shoppers all the time.
     until_written(ports, map, &sales, clock, &|_| ()).await?;
-    ensure!(ports.sales.sales().await? == sales, "sales were changed during the export: export again");
+    ensure!(chosen(ports, only).await? == sales, "sales were changed during the export: export again");
     let now_ms = ports.gates.now_ms().await?;
     for sale in sales {
         at_rest(ports, sale, now_ms).await?;
@@ -81,6 +83,17 @@ pub async fn export(
     file::write(out, &Line::End { sales: moved.sales, orders: moved.orders })?;
     out.flush()?;
     Ok(moved)
+}
+
+async fn chosen(ports: &Ports, only: &[SaleId]) -> anyhow::Result<Vec<Sale>> {
+    if only.is_empty() {
+        return Ok(ports.sales.sales().await?);
+    }
+    let mut sales = Vec::with_capacity(only.len());
+    for id in only {
+        sales.push(ports.sales.sale(id).await?.with_context(|| format!("there is no sale {id}"))?);
+    }
+    Ok(sales)
 }
 
 fn remedy(sale: &Sale) -> String {

@@ -11,6 +11,7 @@ pub mod expiry;
 pub mod gate_repair;
 pub mod health_watch;
 pub mod holdings_watch;
+pub mod housekeeping;
 pub mod letter_watch;
 pub mod order_writer;
 pub mod outbox_relay;

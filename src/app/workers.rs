@@ -29,6 +29,7 @@ use crate::worker::expiry::ExpirySweeper;
 use crate::worker::gate_repair::GateRepair;
 use crate::worker::health_watch::HealthWatch;
 use crate::worker::holdings_watch::HoldingsWatch;
+use crate::worker::housekeeping::{Ages, Housekeeping};
 use crate::worker::letter_watch::LetterWatch;
 use crate::worker::order_writer::{self, OrderWriter};
 use crate::worker::outbox_relay::{self, OutboxRelay};
@@ -53,6 +54,8 @@ const POSITION_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Time between two counts of the dead letters.
 const LETTER_INTERVAL: Duration = Duration::from_secs(10);
+/// How often is looked for what is old enough to go.
+const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(600);
 /// How often sales are looked for that have been over for long.
 const SETTLE_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -218,6 +221,7 @@ impl Workers<'_> {
         }
         start(Arc::new(self.webhook_sender()));
         start(Arc::new(LetterWatch { letters: self.ports.dead_letters.clone(), period: LETTER_INTERVAL }));
+        start(Arc::new(self.housekeeping()));
         start(Arc::new(ViewBuilder {
             reader: self.event_reader(VIEWS),
             views: self.ports.views.clone(),
@@ -281,6 +285,23 @@ impl Workers<'_> {
             period: Duration::from_millis(self.config.events.interval_ms),
             pause_after: Duration::from_millis(self.config.events.webhook_pause_after_ms),
             pauses: Mutex::default(),
+        }
+    }
+
+    fn housekeeping(&self) -> Housekeeping {
+        let retention = &self.config.retention;
+        Housekeeping {
+            retention: self.ports.retention.clone(),
+            settling: self.ports.settling.clone(),
+            instances: self.ports.events.instances(),
+            has_topic: self.ports.event_topic.is_some(),
+            clock: self.clock.clone(),
+            ages: Ages {
+                events_ms: retention.events_ms,
+                dead_letters_ms: retention.dead_letters_ms,
+                audit_log_ms: retention.audit_log_ms,
+            },
+            period: HOUSEKEEPING_INTERVAL,
         }
     }
 

@@ -27,6 +27,7 @@ mod mysql_payments;
 mod mysql_positions;
 mod mysql_refunds;
 mod mysql_releases;
+mod mysql_retention;
 mod mysql_sale_store;
 mod mysql_subscriptions;
 mod mysql_text;
@@ -63,6 +64,7 @@ use mysql_payments::MysqlPayments;
 use mysql_positions::MysqlPositions;
 use mysql_refunds::MysqlRefunds;
 use mysql_releases::MysqlReleases;
+use mysql_retention::MysqlRetention;
 use mysql_sale_store::MysqlSaleStore;
 use mysql_subscriptions::MysqlSubscriptions;
 use mysql_views::MysqlViews;
@@ -112,9 +114,10 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Ports> {
         positions: Arc::new(MysqlPositions::new(mysql.clone())),
         sales: directory.clone(),
         settling,
+        retention: Arc::new(MysqlRetention { mysql: mysql.clone() }),
         keys: directory.clone(),
         audit_log: directory,
-        alarms: Arc::new(MysqlAlarms { mysql }),
+        alarms: Arc::new(MysqlAlarms { mysql: mysql.clone() }),
         probes,
     })
 }

@@ -24,6 +24,7 @@ mod sqlite_order_store;
 mod sqlite_payments;
 mod sqlite_refunds;
 mod sqlite_retell;
+mod sqlite_retention;
 mod sqlite_rows;
 mod sqlite_sale_store;
 mod sqlite_settling;
@@ -59,6 +60,7 @@ use sqlite_order_log::{Ends, NoOutbox, SqliteOrderLog};
 use sqlite_order_store::SqliteOrderStore;
 use sqlite_payments::SqlitePayments;
 use sqlite_refunds::SqliteRefunds;
+use sqlite_retention::SqliteRetention;
 use sqlite_rows::{column, failed};
 use sqlite_sale_store::SqliteSaleStore;
 use sqlite_settling::SqliteSettling;
@@ -127,6 +129,7 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Opened> {
         releases: None,
         sales: directory.clone(),
         settling: Arc::new(SqliteSettling { sqlite: sqlite.clone() }),
+        retention: Arc::new(SqliteRetention { sqlite: sqlite.clone() }),
         keys: directory.clone(),
         audit_log: directory,
         alarms: Arc::new(SqliteAlarms { sqlite: sqlite.clone() }),

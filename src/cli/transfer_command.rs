@@ -15,6 +15,7 @@ use super::output;
 use crate::app::{self, Role, Running};
 use crate::clock::Clock;
 use crate::config::{Config, Expiry};
+use crate::domain::SaleId;
 use crate::ports::Ports;
 use crate::transfer::{self, Contents};
 use crate::{metrics, transfer::file};
@@ -27,13 +28,25 @@ pub struct TransferFile {
     file: PathBuf,
 }
 
-impl TransferFile {
+/// What an export takes.
+#[derive(Debug, Args)]
+pub struct Export {
+    #[command(flatten)]
+    file: TransferFile,
+    /// Only this sale, and its orders; may be given several times. Other sales may be on. Without it all sales travel.
+    #[arg(long = "sale", value_name = "SALE", value_parser = SaleId::parse)]
+    sales: Vec<SaleId>,
+}
+
+impl Export {
     /// Exports to a new file. The file is complete, or it is not there at all.
     ///
     /// # Errors
     /// When a sale is on, the file exists, or the backend cannot be read.
     pub async fn export(self, config: &Config) -> anyhow::Result<()> {
-        let path = self.file;
+        let Self { file: TransferFile { file: path }, mut sales } = self;
+        sales.sort_unstable();
+        sales.dedup();
         let shown = path.display();
         anyhow::ensure!(!path.exists(), "{shown} exists; give another name");
         app::require_shop(config)?;
@@ -48,7 +61,7 @@ impl TransferFile {
         })?;
         let mut out = BufWriter::new(file);
         let work = async |ports: &Ports| {
-            transfer::export(ports, config.shard_map()?, &Clock::System, &mut out).await
+            transfer::export(ports, &sales, config.shard_map()?, &Clock::System, &mut out).await
         };
         let moved = match with_writer(config, work).await {
             Ok(moved) => moved,
@@ -62,7 +75,9 @@ impl TransferFile {
         output::talk(&format!("{} sales and {} orders exported to {shown}", moved.sales, moved.orders));
         Ok(())
     }
+}
 
+impl TransferFile {
     /// Checks the whole file, then puts its sales and orders in place, and compares what stands with the file.
     ///
     /// # Errors

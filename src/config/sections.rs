@@ -11,6 +11,7 @@ use super::config_error::ConfigError;
 use super::payment::PaymentConfig;
 use super::readers::{networks, origins, path, text};
 use super::secret::Secret;
+use super::upkeep::{NotifyConfig, RetentionConfig};
 use crate::domain::ShardMap;
 
 macro_rules! section {
@@ -61,6 +62,8 @@ section!(
         events: EventsConfig,
         /// `[notify]`
         notify: NotifyConfig,
+        /// `[retention]`
+        retention: RetentionConfig,
         /// `[start]`
         start: StartConfig,
         /// `[readiness]`
@@ -411,20 +414,6 @@ section!(
         webhook_timeout_ms: u64,
         /// After how long without anything taken a subscription is paused.
         webhook_pause_after_ms: u64
-    }
-);
-section!(
-    /// The calls to a person.
-    NotifyConfig {
-        /// The address to which alarms are sent; empty for none.
-        url: String,
-        /// What calls are signed with.
-        secret: Secret,
-        /// A file with the secret.
-        #[serde(deserialize_with = "path")]
-        secret_file: Option<PathBuf>,
-        /// How often a standing alarm is called out again; 0 for never.
-        repeat_ms: u64
     }
 );
 section!(

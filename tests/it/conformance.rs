@@ -37,6 +37,7 @@ mod payments;
 mod poison;
 mod purchases;
 mod refunds;
+mod retention;
 mod settling;
 mod webhooks;
 pub mod writer;

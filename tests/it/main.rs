@@ -26,8 +26,9 @@ mod lost_keys;
 mod lua_model;
 #[cfg(feature = "distributed")]
 mod migrate;
-#[cfg(feature = "distributed")]
+#[cfg(all(feature = "distributed", feature = "embedded"))]
 mod notifications;
+#[cfg(feature = "distributed")]
 mod order_changes;
 #[cfg(feature = "distributed")]
 mod order_log;
@@ -49,4 +50,5 @@ mod sick_redis;
 mod sqlite_model;
 #[cfg(all(feature = "distributed", feature = "embedded"))]
 mod transfer;
+#[cfg(all(feature = "distributed", feature = "embedded"))]
 mod upgrades;

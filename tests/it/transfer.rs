@@ -158,6 +158,10 @@ async fn there_and_back(first: Mode, second: Mode) {
     assert_eq!(shop.operate("POST", &path, reason).await.status, 200);
     shop.stop().await;
     drop(shop);
+    let one = text(&file("one.jsonl"));
+    refused(&seckill(&from, &["export", "--sale", "nope", &one]), "there is no sale nope");
+    done(&seckill(&from, &["export", "--sale", "past", "--sale", "past", &one]));
+    assert!(body(Path::new(&one))[1].contains(r#"{"sales":1,"orders":0}"#), "{:?}", body(Path::new(&one)));
     done(&seckill(&from, &["export", &there]));
     refused(&seckill(&from, &["export", &there]), "exists");
 

@@ -81,6 +81,9 @@ ranges! {
     "payment.closing_max_ms" payment.closing_max_ms 1_000..=604_800_000;
     "payment.orphan_ms" payment.orphan_ms 1_000..=604_800_000;
     "payment.grace_ms" payment.grace_ms 0..=86_400_000;
+    "retention.events_ms" retention.events_ms 0..=315_360_000_000;
+    "retention.dead_letters_ms" retention.dead_letters_ms 0..=315_360_000_000;
+    "retention.audit_log_ms" retention.audit_log_ms 0..=315_360_000_000;
     "start.wait_ms" start.wait_ms 0..=3_600_000;
     "readiness.down_after_ms" readiness.down_after_ms 100..=600_000;
     "shutdown.notice_ms" shutdown.notice_ms 0..=600_000;

@@ -19,7 +19,7 @@ const REASON: &str = "the sale came late";
 
 /// Appends records of orders of a sale that there is not yet, and waits until they are dead letters. Returns their
 /// orders and buyers. Then the sale opens.
-async fn letters(shop: &TestShop, count: usize) -> Vec<(String, UserId)> {
+pub async fn letters(shop: &TestShop, count: usize) -> Vec<(String, UserId)> {
     let month = Month::of_ms(seckill::clock::Clock::System.now_ms());
     let users: Vec<UserId> = users_of(shop, 0).take(count).collect();
     let mut orders = Vec::new();
