@@ -72,7 +72,7 @@ pub async fn stores(
         Some(api) => Some(provider::read(api).await?),
         None => None,
     };
-    Ok(Evidence { journal, before, provider, ..evidence })
+    Ok(Evidence { journal, before, provider, ..evidence }.with_first_moves())
 }
 
 /// Reads a sale as the directory defines it. `None` means that there is no such sale.

@@ -58,6 +58,31 @@ pub struct Evidence {
     pub before: BTreeSet<OrderId>,
 }
 
+impl Evidence {
+    /// Adds the first moves that have no row of their own, because the row of their order says them. Source:
+    /// docs/protocol/steps.md, "MySQL". An order that ended before the order writer came was due when its row was made,
+    /// and all of its moves have rows.
+    pub fn with_first_moves(mut self) -> Self {
+        let noted: BTreeSet<OrderId> = self
+            .moves
+            .iter()
+            .filter(|step| ["persisted", "rejected"].contains(&step.kind.as_str()))
+            .map(|step| step.order)
+            .collect();
+        let unnoted =
+            self.rows.iter().filter(|row| !noted.contains(&row.id) && row.expires_ms != row.created_ms);
+        let first = |row: &OrderRow| Move {
+            place: row.place.clone(),
+            order: row.id,
+            kind: if row.state == RowState::Rejected { "rejected" } else { "persisted" }.to_owned(),
+            at_ms: row.created_ms,
+        };
+        let first: Vec<Move> = unnoted.map(first).collect();
+        self.moves.extend(first);
+        self
+    }
+}
+
 /// A sale as the directory defines it.
 #[derive(Debug, Clone, Default)]
 pub struct SaleFacts {

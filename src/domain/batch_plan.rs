@@ -154,6 +154,20 @@ impl PlannedOrder {
         first.into_iter().chain(taken.into_iter().flat_map(|decided| OrderMove::taken(&self.record, decided)))
     }
 
+    /// Answers those of [`Self::moves`] that get a row in `order_moves`. The first step by an order writer needs none:
+    /// the order's row says it ([`super::TakenStep::unnoted`]).
+    pub fn noted_moves(&self) -> impl Iterator<Item = OrderMove<'_>> {
+        let decided = self.record.decided.as_deref();
+        let is_noted = move |step: &OrderMove<'_>| {
+            let is_of_row = decided.is_some_and(|decided| step.at_ms == Some(decided.created_ms));
+            let is_first =
+                step.from == OrderState::Queued.as_str() && step.to != OrderState::Cancelled.as_str();
+            !(is_of_row && is_first && step.by == Mover::ORDER_WRITER.by)
+        };
+        let moves = decided.map(|_| self.moves().filter(is_noted));
+        moves.into_iter().flatten()
+    }
+
     /// Answers when the row was made and when its payment is due, in ms since 1970. An imported order keeps its times.
     pub fn times(&self, now_ms: i64) -> (i64, i64) {
         match &self.record.decided {

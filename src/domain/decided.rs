@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::mover::Mover;
 use super::order::RejectReason;
-use super::order_life::{ARROWS, Arrow, OrderState};
+use super::order_life::{ARROWS, Arrow, OrderEvent, OrderState};
 
 /// What became of an order in the backend that it was exported from. The order writer keeps an end, the steps and the
 /// times. It gives a live order units and claims under the same conditions as any other record.
@@ -60,6 +60,23 @@ pub struct TakenStep {
 impl TakenStep {
     /// Most steps of one order.
     pub const MOST: usize = 4;
+
+    /// Answers the first step of an order that the order writer wrote: its row says it, so it has no row in
+    /// `order_moves`. `None` when `steps` has the first one, or when the order ended before the order writer came: then
+    /// its payment was never due, and its time is that of its row.
+    pub fn unnoted(state: OrderState, (created_ms, expires_ms): (i64, i64), steps: &[Self]) -> Option<Self> {
+        let is_first = |step: &Self| {
+            [OrderEvent::Persist, OrderEvent::Reject]
+                .iter()
+                .any(|event| event.arrow().move_word == Some(&step.kind))
+        };
+        if created_ms == expires_ms || steps.iter().any(is_first) {
+            return None;
+        }
+        let event = if state == OrderState::Rejected { OrderEvent::Reject } else { OrderEvent::Persist };
+        let kind = event.arrow().move_word.unwrap_or_default().to_owned();
+        Some(Self { kind, by: None, why: None, at_ms: created_ms })
+    }
 
     fn place(&self) -> Option<usize> {
         ARROWS.iter().position(|arrow| arrow.move_word == Some(self.kind.as_str()))

@@ -37,7 +37,7 @@ impl Exported {
 
 impl OrderRecord {
     /// Makes the record that makes the same order in another backend. `epoch` and `created_ms` are those of its row,
-    /// and `steps` its moves in any order.
+    /// and `steps` the rows of its moves in any order.
     ///
     /// # Errors
     /// A text that says why, for an order whose steps do not lead to its state.
@@ -47,9 +47,10 @@ impl OrderRecord {
         created_ms: i64,
         mut steps: Vec<TakenStep>,
     ) -> Result<Self, String> {
-        TakenStep::sort(&mut steps);
         let (state, rejected) = (order.state, order.reason);
         let expires_ms = order.expires_ms.unwrap_or(created_ms);
+        steps.extend(TakenStep::unnoted(state, (created_ms, expires_ms), &steps));
+        TakenStep::sort(&mut steps);
         let decided = Decided { state, rejected, created_ms, expires_ms, steps };
         if !decided.is_possible() {
             let steps: Vec<&str> = decided.steps.iter().map(|step| step.kind.as_str()).collect();

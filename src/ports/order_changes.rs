@@ -28,24 +28,25 @@ pub enum Moved {
     Absent,
 }
 
-/// How an order ends that no order writer has written.
+/// How an order ends that no order writer has written. Its payment was never due, so its row says that it was due when
+/// the row was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ending {
-    /// Whether it is rejected, as a dead letter that is given back; it is cancelled otherwise.
-    pub is_given_up: bool,
-    /// How long it would have waited for its payment, in ms.
-    pub payment_window_ms: i64,
+pub enum Ending {
+    /// Its buyer or an operator gives it up.
+    Cancelled,
+    /// It is rejected, as a dead letter that is given back.
+    GivenUp,
 }
 
 impl Ending {
     /// Answers what happens to the order.
     pub fn event(self) -> OrderEvent {
-        if self.is_given_up { OrderEvent::Reject } else { OrderEvent::Cancel }
+        if self == Self::GivenUp { OrderEvent::Reject } else { OrderEvent::Cancel }
     }
 
     /// Answers why it is rejected, if it is.
     pub fn reason(self) -> Option<RejectReason> {
-        self.is_given_up.then_some(RejectReason::GivenUp)
+        (self == Self::GivenUp).then_some(RejectReason::GivenUp)
     }
 }
 

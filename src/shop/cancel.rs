@@ -63,10 +63,7 @@ impl Shop {
         let moved = match moved {
             // No order writer has decided it. What its row must say stands in its hold alone.
             Moved::Absent => match self.unwritten(id).await? {
-                Some((record, payment_window_ms)) => {
-                    let ending = Ending { is_given_up: false, payment_window_ms };
-                    changes.end_unwritten(&record, ending, mover).await?
-                }
+                Some(record) => changes.end_unwritten(&record, Ending::Cancelled, mover).await?,
                 None => return Ok(Cancelled::NotDecided),
             },
             moved => moved,

@@ -147,8 +147,8 @@ impl Shop {
             (LetterAction::GiveBack, Found::Row(order)) if is_given_back(&order) => LetterOutcome::GivenBack,
             (LetterAction::GiveBack, Found::Row(order)) => LetterOutcome::OrderDecided(order.state),
             (LetterAction::Retry, Found::Record { record, sale }) => self.redecide(&record, *sale).await?,
-            (LetterAction::GiveBack, Found::Record { record, sale }) => {
-                self.give_back(&record, &sale, &Mover::operator(change)).await?
+            (LetterAction::GiveBack, Found::Record { record, .. }) => {
+                self.give_back(&record, &Mover::operator(change)).await?
             }
             (LetterAction::Retry, Found::Nothing(poison)) => LetterOutcome::NotRetryable(poison),
             (LetterAction::GiveBack, Found::Nothing(_)) => LetterOutcome::Dismissed,
@@ -202,7 +202,7 @@ impl Shop {
         };
         let Some(order) = letter.order else { return Ok(Found::Nothing(poison)) };
         match self.unwritten(order).await? {
-            Some((record, _)) => match self.in_place(&record).await? {
+            Some(record) => match self.in_place(&record).await? {
                 Ok(sale) => Ok(Found::Record { record: Box::new(record), sale: Box::new(sale) }),
                 Err(poison) => Ok(Found::Nothing(poison)),
             },
@@ -242,14 +242,8 @@ impl Shop {
         Ok(LetterOutcome::Retried(order.state))
     }
 
-    async fn give_back(
-        &self,
-        record: &OrderRecord,
-        sale: &Sale,
-        mover: &Mover<'_>,
-    ) -> Result<LetterOutcome, Failure> {
-        let ending = Ending { is_given_up: true, payment_window_ms: sale.payment_window_ms };
-        match self.ports.order_changes.end_unwritten(record, ending, mover).await? {
+    async fn give_back(&self, record: &OrderRecord, mover: &Mover<'_>) -> Result<LetterOutcome, Failure> {
+        match self.ports.order_changes.end_unwritten(record, Ending::GivenUp, mover).await? {
             Moved::Done { order, decision } => {
                 counter!(ORDERS, "status" => order.state.as_str()).increment(1);
                 self.mark(&order, decision).await;

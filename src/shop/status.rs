@@ -214,13 +214,12 @@ impl Shop {
         self.ports.inventory.reservation(&buckets, id).await.map_err(Failure::of_read)
     }
 
-    /// Makes the record of an order from its hold, and answers the payment window of its sale in ms; `None` when there
-    /// is no hold, or it is of no sale that is known.
-    pub(super) async fn unwritten(&self, id: OrderId) -> Result<Option<(OrderRecord, i64)>, Failure> {
+    /// Makes the record of an order from its hold; `None` when there is no hold, or it is of no sale that is known.
+    pub(super) async fn unwritten(&self, id: OrderId) -> Result<Option<OrderRecord>, Failure> {
         let Some(held) = self.held(id, false).await? else { return Ok(None) };
         let snapshot = self.catalog();
         let Some(sale) = snapshot.sales.get(&held.sale) else { return Ok(None) };
-        Ok(held.record(sale, sale.epoch).map(|record| (record, sale.payment_window_ms)))
+        Ok(held.record(sale, sale.epoch))
     }
 
     /// Tells the inventory what was decided of an order, so that its buyer reads it. Best effort: what is owed is told

@@ -137,6 +137,9 @@ pub trait Stage {
     /// Reads the moves of an order by their word: who and why.
     async fn moves(&self, order: &str) -> BTreeMap<String, [String; 2]>;
 
+    /// Notes the first step of every order, as versions did that told no events.
+    async fn note_first_moves(&self);
+
     /// Executes a statement on every control database, as nobody but a person with a shell does. It names tables
     /// without their database.
     async fn execute_control(&self, statement: &str);

@@ -100,7 +100,7 @@ impl Hammer {
         while self.is_written_to() {
             let unwritten = self.to_come.lock().expect("sound").pop();
             if let Some(record) = unwritten {
-                let ending = Ending { is_given_up: false, payment_window_ms: WINDOW_MS };
+                let ending = Ending::Cancelled;
                 let moved =
                     self.bench.backend.order_changes.end_unwritten(&record, ending, &Mover::BUYER).await;
                 cancelled += usize::from(matches!(moved.expect("no deadlock"), Moved::Done { .. }));

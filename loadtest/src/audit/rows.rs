@@ -71,7 +71,9 @@ fn check_content(index: &Index<'_>, row: &OrderRow, found: &mut Findings) {
         format!("{} was accepted {} ms after the end", row.id, row.accepted_ms - sale.ends_ms)
     });
     let due_ms = row.created_ms + sale.payment_window_ms;
-    found.check(row.expires_ms == due_ms, Rule::ExpiryDiffers, || {
+    let was_never_due =
+        row.expires_ms == row.created_ms && matches!(row.state, RowState::Cancelled | RowState::Rejected);
+    found.check(row.expires_ms == due_ms || was_never_due, Rule::ExpiryDiffers, || {
         format!("{} is due at {}, and {due_ms} is one window after its row", row.id, row.expires_ms)
     });
 }

@@ -134,7 +134,7 @@ pub async fn insert(
         push_insert(&mut statements, &columns, orders, |text, order| push_order(text, order));
         push_claims(&mut statements, mysql, *shard, orders);
         let moves = format!("{}.order_moves ({MOVE_COLUMNS})", mysql.shard(*shard));
-        let steps: Vec<_> = orders.iter().flat_map(|order| order.moves()).collect();
+        let steps: Vec<_> = orders.iter().flat_map(|order| order.noted_moves()).collect();
         push_insert(&mut statements, &moves, &steps, push_move);
     }
     if !execute_all(tx, &statements).await? {

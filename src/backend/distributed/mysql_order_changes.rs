@@ -78,9 +78,8 @@ impl MysqlOrderChanges {
         now.map_err(|error| failed(CONTEXT, error))?;
         let text = format!(
             "INSERT INTO {{shard}}.orders_{{yyyymm}} ({COLUMNS}, epoch, created_ms) \
-             VALUES (?, ?, ?, ?, ?, ?, ?, '{}', ?, ?, @now_ms + {}, ?, ?, @now_ms)",
+             VALUES (?, ?, ?, ?, ?, ?, ?, '{}', ?, ?, @now_ms, ?, ?, @now_ms)",
             arrow.to.as_str(),
-            ending.payment_window_ms
         );
         let (shard, month) = (record.order_id.shard(), record.order_id.month());
         let inserted = sqlx::query(self.mysql.shard_sql(shard, month, &text))

@@ -10,7 +10,7 @@ use serde_json::json;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use super::failures::broken;
-use super::sqlite_journal::note_moves;
+use super::sqlite_journal::{note_moves, tell};
 use super::sqlite_rows::{Bound, change_one, column, failed, insert, number, parsed};
 use crate::domain::batch_plan::{self, Known, LogBatch, Plan, PlannedOrder, Scarce};
 use crate::domain::{
@@ -193,8 +193,10 @@ async fn insert_plan(
         query.bind(*unit).bind(record.order_id.to_string())
     })
     .await?;
+    let noted: Vec<_> = orders.iter().flat_map(PlannedOrder::noted_moves).collect();
+    note_moves(connection, &noted, now_ms).await?;
     let moves: Vec<_> = orders.iter().flat_map(PlannedOrder::moves).collect();
-    note_moves(connection, &moves, now_ms).await?;
+    tell(connection, &moves, now_ms).await?;
     for decision in orders.iter().map(PlannedOrder::decision) {
         let Some(keeps) = decision.buyer_keeps else { continue };
         free_buyer(connection, decision.order, keeps).await?;

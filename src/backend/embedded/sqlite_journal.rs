@@ -16,7 +16,7 @@ const NUMBER: &str =
     "UPDATE event_logs SET next_number = next_number + ? WHERE part = 0 RETURNING next_number";
 const TELL: &str = "INSERT INTO order_events (first_number, events, at_ms, payload) VALUES (?, ?, ?, ?)";
 
-/// Writes steps into `order_moves`, and tells them.
+/// Writes steps into `order_moves`.
 ///
 /// # Errors
 /// When a statement fails.
@@ -31,8 +31,7 @@ pub async fn note_moves(
         let mover = Some(step.by.as_ref()).filter(|by| *by != Mover::ORDER_WRITER.by);
         query.bind(mover).bind(step.why.as_deref()).bind(step.at_ms.unwrap_or(now_ms))
     })
-    .await?;
-    tell(connection, moves, now_ms).await
+    .await
 }
 
 /// Writes the events of steps.

@@ -9,7 +9,7 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use super::failures::broken;
 use super::sqlite::Sqlite;
-use super::sqlite_journal::note_moves;
+use super::sqlite_journal::{note_moves, tell};
 use super::sqlite_order_moves::{find, follow, give_back};
 use super::sqlite_order_store::{COLUMNS, read};
 use super::sqlite_payments::{self, begin_closing};
@@ -83,7 +83,7 @@ impl OrderChanges for SqliteOrderChanges {
                 .bind(record.epoch)
                 .bind(record.accepted_ms)
                 .bind(now_ms)
-                .bind(now_ms.saturating_add(ending.payment_window_ms))
+                .bind(now_ms)
                 .bind(record.reference.as_ref().map(Reference::as_str))
                 .execute(&mut *connection)
                 .await
@@ -91,7 +91,9 @@ impl OrderChanges for SqliteOrderChanges {
             if inserted.rows_affected() == 0 {
                 return Ok(None);
             }
-            note_moves(connection, &[OrderMove::first(&record, arrow, reason, &own)], now_ms).await?;
+            let moves = [OrderMove::first(&record, arrow, reason, &own)];
+            note_moves(connection, &moves, now_ms).await?;
+            tell(connection, &moves, now_ms).await?;
             let found = find(connection, order).await?;
             let found = found.ok_or_else(|| broken(CONTEXT, "a row that was written is not there"))?;
             let decision = give_back(connection, &found, true).await?;

@@ -3,7 +3,7 @@
 use sqlx::sqlite::SqliteConnection;
 
 use super::sqlite_batch::{count_unpaid, free_buyer, return_units};
-use super::sqlite_journal::note_moves;
+use super::sqlite_journal::{note_moves, tell};
 use super::sqlite_order_store::{COLUMNS, read};
 use super::sqlite_rows::{change_one, failed};
 use crate::domain::order_life::{Arrow, LedgerColumn};
@@ -38,7 +38,9 @@ pub async fn follow(
     let query =
         sqlx::query(set).bind(arrow.to.as_str()).bind(order.id.to_string()).bind(order.state.as_str());
     change_one(connection, query).await?;
-    note_moves(connection, &[OrderMove::of(&order, arrow, mover)], now_ms).await?;
+    let moves = [OrderMove::of(&order, arrow, mover)];
+    note_moves(connection, &moves, now_ms).await?;
+    tell(connection, &moves, now_ms).await?;
     let units = |column| {
         let of = |state: OrderState| i64::from(state.facts().units == Some(column));
         (of(arrow.to) - of(order.state)) * i64::from(order.quantity.units())

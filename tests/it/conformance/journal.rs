@@ -136,7 +136,9 @@ async fn the_journal_says_who_and_why(mode: Mode) {
     let row = shop.stage().moves(&order).await;
     let cancelled = &row["cancelled"];
     assert_eq!(cancelled, &["operator:tester", "a \"wish\" — 愿望"]);
-    assert_eq!(row["persisted"], ["order_writer", ""]);
+    assert_eq!(row.len(), 1, "the order's row says that the order writer made it: {row:?}");
+    let made = told.iter().find(|event| event["data"]["kind"] == "persisted").expect("it was persisted");
+    assert_eq!(made["data"]["by"], "order_writer");
     shop.finish().await;
 }
 
@@ -147,7 +149,8 @@ async fn steps_from_before_there_were_events_are_told_once(mode: Mode) {
     assert_eq!(shop.act("ada", &order, "cancel").await.status, 200);
     shop.unpaid("bob", "k").await;
     shop.stop().await;
-    // As a version without events leaves it.
+    // As a version without events leaves it, in which every step had a row.
+    shop.stage().note_first_moves().await;
     let retold = match mode {
         Mode::Distributed => "UPDATE retold_shards SET upto = ''",
         Mode::Embedded => "UPDATE retold_orders SET upto = ''",

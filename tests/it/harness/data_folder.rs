@@ -131,6 +131,12 @@ impl Stage for DataFolder {
         rows.iter().map(|row| (row.get(0), [1, 2].map(|column| row.get(column)))).collect()
     }
 
+    async fn note_first_moves(&self) {
+        let text = "INSERT OR IGNORE INTO order_moves (order_id, kind, at_ms) SELECT order_id, \
+                    IIF(state = 'rejected', 'rejected', 'persisted'), created_ms FROM orders WHERE expires_ms <> created_ms";
+        self.try_execute(text).await.expect("a database");
+    }
+
     async fn execute_control(&self, statement: &str) {
         self.try_execute(statement).await.expect("done");
     }
@@ -147,6 +153,8 @@ impl Stage for DataFolder {
     }
 
     async fn make_due(&self, in_ms: i64) {
+        // The time of the first step is that of the row, unless it is noted.
+        self.note_first_moves().await;
         let due_ms = Clock::System.now_ms() + in_ms;
         let text = format!(
             "UPDATE orders SET created_ms = created_ms - expires_ms + {due_ms}, expires_ms = {due_ms} \

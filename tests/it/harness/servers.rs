@@ -218,6 +218,20 @@ impl Stage for Servers {
         moves
     }
 
+    async fn note_first_moves(&self) {
+        for (instance, shard) in self.shards() {
+            for month in months() {
+                let text = format!(
+                    "INSERT IGNORE INTO {shard}.order_moves (order_id, kind, at_ms) SELECT order_id, \
+                     IF(state = 'rejected', 'rejected', 'persisted'), created_ms FROM {shard}.orders_{} \
+                     WHERE expires_ms <> created_ms",
+                    month.yyyymm()
+                );
+                self.execute(instance, &text).await;
+            }
+        }
+    }
+
     async fn execute_control(&self, statement: &str) {
         for (instance, control) in self.controls() {
             let mut connection = self.pool(instance).acquire().await.expect("a connection");
@@ -242,6 +256,8 @@ impl Stage for Servers {
     }
 
     async fn make_due(&self, in_ms: i64) {
+        // The time of the first step is that of the row, unless it is noted.
+        self.note_first_moves().await;
         for (instance, shard) in self.shards() {
             for month in months() {
                 let table = format!("{shard}.orders_{}", month.yyyymm());
