@@ -20,7 +20,8 @@ pub use file::{Contents, Line};
 
 use crate::clock::Clock;
 use crate::domain::{
-    BucketId, Change, Exported, Month, OrderId, Part, Position, Sale, SaleId, SaleState, Shard, ShardMap,
+    BucketId, Change, Exported, Month, OrderId, OrderState, Part, Position, Sale, SaleId, SaleState, Shard,
+    ShardMap,
 };
 use crate::ports::{IMPORT_RECORDS_MAX, Offsets, Ports};
 
@@ -190,10 +191,22 @@ pub async fn import(
     until_written(ports, map, &sales, clock, progress).await
 }
 
-/// Puts the payments of orders in place, and then hands the orders to the order log.
+/// Puts the payments of orders in place, and then hands the orders to the order log. An order that stands here already
+/// keeps its state, and so it must not get payments of another one.
 async fn append(ports: &Ports, page: Vec<Exported>) -> anyhow::Result<()> {
     let (mut records, mut payments) = (Vec::with_capacity(page.len()), Vec::new());
     for Exported { record, payments: own } in page {
+        if !own.is_empty() {
+            let here = ports.orders.order(record.order_id).await?.map(|order| order.state);
+            let there = record.decided.as_ref().map(|decided| decided.state);
+            ensure!(
+                here.is_none() || here == there,
+                "{} is {} here and {} in the file: import into new databases or a new folder",
+                record.order_id,
+                here.map_or("nothing", OrderState::as_str),
+                there.map_or("nothing", OrderState::as_str)
+            );
+        }
         records.push(record);
         payments.extend(own);
     }
@@ -242,7 +255,8 @@ async fn create(ports: &Ports, sale: &Sale) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Compares the orders that stand with those of a file, one by one.
+/// Compares the orders that stand with those of a file, one by one: after an import, and after an export, during which
+/// they may have changed.
 ///
 /// # Errors
 /// The first order that is missing, differs, or is not in the file.
@@ -260,7 +274,7 @@ pub async fn compare(
                 let orders = standing.as_mut().context("an order stands before its sale")?;
                 let found = orders.next(ports).await?.map(|found| found.as_told_by(&order));
                 let is_same = found.as_ref() == Some(&order);
-                ensure!(is_same, "after the import {found:?} stands instead of {order:?}");
+                ensure!(is_same, "{found:?} stands here, and {order:?} in the file");
             }
             Line::Sale(sale) => {
                 nothing_is_left(standing.take(), ports).await?;

@@ -14,12 +14,11 @@ use crate::chance::Chance;
 use crate::clock::Clock;
 use crate::config::{Config, Expiry, NotifyConfig, ProviderKind};
 use crate::domain::Part;
-use crate::domain::alarm::Samples;
 use crate::memory::Memory;
 use crate::ports::{Grace, Outbound, Ports, Releases, StoreResult, VIEWS};
 use crate::shop::Shop;
 use crate::shutdown::Tasks;
-use crate::worker::alarm_caller::{AlarmCaller, Receiver};
+use crate::worker::alarm_caller::{self, AlarmCaller, Receiver};
 use crate::worker::catalog_refresh::CatalogRefresh;
 use crate::worker::clock_watch::ClockWatch;
 use crate::worker::driver::{Driver, Progress, Signal, Task};
@@ -176,7 +175,7 @@ impl Workers<'_> {
                 exposition: Box::new(move || metrics.render()),
                 clock: self.clock.clone(),
                 repeat_after: Duration::from_millis(self.config.notify.repeat_ms),
-                samples: Mutex::new((self.clock.monotonic(), Samples::default())),
+                memory: Mutex::new(alarm_caller::Memory::new(self.clock.monotonic())),
             }));
         }
         start(Arc::new(Upkeep { shop: shop.clone(), metrics, period: self.refresh_interval() }));
@@ -293,6 +292,7 @@ impl Workers<'_> {
         Housekeeping {
             retention: self.ports.retention.clone(),
             settling: self.ports.settling.clone(),
+            subscriptions: self.ports.subscriptions.clone(),
             instances: self.ports.events.instances(),
             has_topic: self.ports.event_topic.is_some(),
             clock: self.clock.clone(),

@@ -61,7 +61,15 @@ impl Export {
         })?;
         let mut out = BufWriter::new(file);
         let work = async |ports: &Ports| {
-            transfer::export(ports, &sales, config.shard_map()?, &Clock::System, &mut out).await
+            let map = config.shard_map()?;
+            let moved = transfer::export(ports, &sales, map, &Clock::System, &mut out).await?;
+            let contents = Contents::check(file::lines(open(&partial)?), map);
+            let compared = match contents {
+                Ok(contents) => transfer::compare(ports, map, &contents, file::lines(open(&partial)?)).await,
+                Err(fault) => Err(fault),
+            };
+            compared.context("orders were changed while they were read: export again")?;
+            Ok(moved)
         };
         let moved = match with_writer(config, work).await {
             Ok(moved) => moved,

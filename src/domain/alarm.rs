@@ -13,7 +13,7 @@ use super::calendar::rfc3339;
 /// When a condition holds, by the samples of a series that are at most [`AlarmRule::window_s`] old.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Holds {
-    /// Every one of them is above a limit, and the first is as old as that, but for one round.
+    /// Every one of them is above a limit, and samples are taken for that long.
     Above(f64),
     /// As [`Self::Above`], and the last is not below the first.
     AboveAndNotFalling(f64),
@@ -132,7 +132,7 @@ pub static ALARMS: [AlarmRule; 12] = [
         ("SeckillOutcomeUnknown", "purchases fail on a dependency"),
         "seckill_admission_total",
         Some(("outcome", &["unavailable", "outcome_unknown"])),
-        (60.0, 60),
+        (120.0, 120),
     ),
 ];
 
@@ -206,10 +206,11 @@ impl AlarmRule {
 
     fn judge(&self, samples: &VecDeque<(i64, f64)>, now_s: i64) -> Option<f64> {
         let (first_s, _) = samples.front()?;
-        let window = samples.iter().filter(|(at_s, _)| now_s - at_s <= self.window_s);
+        // A round takes a while, so that the samples are a little more than the period apart.
+        let window = samples.iter().filter(|(at_s, _)| now_s - at_s <= self.window_s + 2);
         let values: Vec<f64> = window.map(|(_, value)| *value).collect();
         let (first, last) = (values.first()?, *values.last()?);
-        let is_whole = now_s - first_s + Samples::PERIOD_S > self.window_s;
+        let is_whole = now_s - first_s >= self.window_s && (self.window_s == 0 || values.len() > 1);
         let all_above = |limit: f64| is_whole && values.iter().all(|value| *value > limit);
         let holds = match self.holds {
             Holds::Above(limit) => all_above(limit),
@@ -312,10 +313,10 @@ impl StoredAlarm {
         AlarmStep::Call(DueCall { alarm: key, call, since_ms, value, calls })
     }
 
-    /// Answers before when the call is not tried again, when it is tried at a time. The pause doubles, from 10 s to ten
-    /// minutes.
+    /// Answers before when the call is not tried again, when it is tried at a time. The pause doubles, from 20 s, which
+    /// is longer than a receiver may take, to ten minutes.
     pub fn next_try_ms(&self, now_ms: i64) -> i64 {
-        now_ms.saturating_add((10_000_i64 << self.tries.min(10)).min(600_000))
+        now_ms.saturating_add((20_000_i64 << self.tries.min(10)).min(600_000))
     }
 }
 
@@ -441,7 +442,7 @@ mod tests {
             ("raised", "raised", "forget")
         );
         let tried = StoredAlarm { tries: 1, next_ms: new.next_try_ms(1_000), ..new.clone() };
-        assert_eq!((called(&tried, 10_999), called(&tried, 11_000)), ("wait", "raised"));
+        assert_eq!((called(&tried, 20_999), called(&tried, 21_000)), ("wait", "raised"));
         assert_eq!(StoredAlarm { tries: 40, ..new.clone() }.next_try_ms(0), 600_000);
         let told = StoredAlarm { called_ms: Some(2_000), calls: 1, seen_ms: 3_602_000, ..new };
         assert_eq!((called(&told, 3_601_999), called(&told, 3_602_000)), ("wait", "repeated"));

@@ -159,10 +159,12 @@ impl PlannedOrder {
     pub fn noted_moves(&self) -> impl Iterator<Item = OrderMove<'_>> {
         let decided = self.record.decided.as_deref();
         let is_noted = move |step: &OrderMove<'_>| {
-            let is_of_row = decided.is_some_and(|decided| step.at_ms == Some(decided.created_ms));
+            let is_of_row = decided.is_some_and(|decided| {
+                step.at_ms == Some(decided.created_ms) && decided.created_ms != decided.expires_ms
+            });
             let is_first =
                 step.from == OrderState::Queued.as_str() && step.to != OrderState::Cancelled.as_str();
-            !(is_of_row && is_first && step.by == Mover::ORDER_WRITER.by)
+            !(is_of_row && is_first && step.by == Mover::ORDER_WRITER.by && step.why.is_none())
         };
         let moves = decided.map(|_| self.moves().filter(is_noted));
         moves.into_iter().flatten()

@@ -131,7 +131,8 @@ impl<'a> OrderMove<'a> {
             Some((*at_ms, place))
         };
         let mut steps: Vec<(i64, usize)> = noted.iter().filter_map(known).collect();
-        steps.sort_unstable();
+        // No arrow leads back, and a server's clock may have been set back.
+        steps.sort_unstable_by_key(|(_, place)| *place);
         let mut before = OrderState::Queued;
         let step = |(at_ms, place): (i64, usize)| {
             let arrow = &ARROWS[place];

@@ -147,9 +147,11 @@ impl Shop {
             (LetterAction::GiveBack, Found::Row(order)) if is_given_back(&order) => LetterOutcome::GivenBack,
             (LetterAction::GiveBack, Found::Row(order)) => LetterOutcome::OrderDecided(order.state),
             (LetterAction::Retry, Found::Record { record, sale }) => self.redecide(&record, *sale).await?,
-            (LetterAction::GiveBack, Found::Record { record, .. }) => {
-                self.give_back(&record, &Mover::operator(change)).await?
-            }
+            // What another backend had decided may have been paid: it is only written as it was.
+            (LetterAction::GiveBack, Found::Record { record, .. }) => match &record.decided {
+                Some(decided) => LetterOutcome::OrderDecided(decided.state),
+                None => self.give_back(&record, &Mover::operator(change)).await?,
+            },
             (LetterAction::Retry, Found::Nothing(poison)) => LetterOutcome::NotRetryable(poison),
             (LetterAction::GiveBack, Found::Nothing(_)) => LetterOutcome::Dismissed,
         };
@@ -177,7 +179,10 @@ impl Shop {
                     LetterOutcome::Retried(OrderState::AwaitingPayment)
                 }
             }
-            (LetterAction::GiveBack, Found::Record { .. }) => LetterOutcome::GivenBack,
+            (LetterAction::GiveBack, Found::Record { record, .. }) => match &record.decided {
+                Some(decided) => LetterOutcome::OrderDecided(decided.state),
+                None => LetterOutcome::GivenBack,
+            },
             (LetterAction::Retry, Found::Nothing(poison)) => LetterOutcome::NotRetryable(poison),
             (LetterAction::GiveBack, Found::Nothing(_)) => LetterOutcome::Dismissed,
         }

@@ -128,7 +128,9 @@ async fn rebuild_part(
             }
             next = (*after).min(upto);
         }
-        if let Some(rebuilt) = replace(views, (part, oldest, upto), &counted, only).await? {
+        // What went meanwhile because of its age is missing in what was counted.
+        let kept = events.kept(at).await?.next.get(&part).copied().unwrap_or(oldest);
+        if let Some(rebuilt) = replace(views, (part, kept, upto), &counted, only).await? {
             return Ok(rebuilt);
         }
     }

@@ -148,6 +148,8 @@ impl Contents {
         let is_in_place = id.shard() == map.shard_of(user_id) && id.month() == sale.month();
         ensure!(is_in_place, "order {id} is not of buyer {user_id} and sale {sale_id}");
         let decided = record.decided.as_ref().with_context(|| format!("order {id} was never decided"))?;
+        let bytes = record.encode().len();
+        ensure!(bytes <= OrderRecord::BYTES_MAX, "order {id} has {bytes} bytes, the order log takes fewer");
         let state = decided.state.as_str();
         ensure!(decided.is_possible(), "order {id} is {state}, and its steps do not lead there");
         let is_own = |payment: &ExportedPayment| payment.request.id.order == *id && payment.is_over();

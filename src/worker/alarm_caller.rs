@@ -3,7 +3,8 @@
 //! Invariant: an alarm is forgotten only when its end was heard, or when nobody had heard of it. A receiver that is
 //! down is called again, and hears every alarm that still stands.
 
-use std::sync::{Arc, Mutex};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,7 +13,7 @@ use metrics::counter;
 
 use super::driver::{Progress, Task};
 use crate::clock::{Clock, Moment};
-use crate::domain::alarm::{AlarmKey, DueCall, Samples};
+use crate::domain::alarm::{AlarmKey, Call, DueCall, Samples};
 use crate::domain::signature;
 use crate::metrics::ALARM_CALLS;
 use crate::ports::{Alarms, CallTimes, Message, Outbound, StoreResult};
@@ -21,6 +22,10 @@ use crate::ports::{Alarms, CallTimes, Message, Outbound, StoreResult};
 pub const PERIOD: Duration = Duration::from_secs(10);
 /// How long no process may see an alarm before it has ended.
 pub const ENDED_AFTER: Duration = Duration::from_secs(60);
+/// After so long a process has seen every alarm that stands: the longest window, and as long as an alarm may be unseen.
+const SEEN_AFTER: Duration = Duration::from_secs(180);
+/// How often a standing alarm is called out that no store keeps.
+const UNSTORED_AGAIN: Duration = Duration::from_secs(3600);
 
 /// Whom to call.
 #[derive(Clone)]
@@ -68,18 +73,69 @@ pub struct AlarmCaller {
     pub clock: Clock,
     /// How often a standing alarm is called out again; zero for never.
     pub repeat_after: Duration,
-    /// When the caller was made, and what was measured since.
-    pub samples: Mutex<(Moment, Samples)>,
+    /// What this process remembers.
+    pub memory: Mutex<Memory>,
+}
+
+/// What a caller remembers of its rounds.
+pub struct Memory {
+    began: Moment,
+    samples: Samples,
+    /// Since when every round has noted what stands. Before a process has seen everything it ends no alarm.
+    whole_since: Option<Moment>,
+    /// When it called without a store, by alarm.
+    called: BTreeMap<AlarmKey, Moment>,
+}
+
+impl Memory {
+    /// Begins at a moment.
+    pub fn new(began: Moment) -> Self {
+        Self { began, samples: Samples::default(), whole_since: None, called: BTreeMap::new() }
+    }
 }
 
 impl AlarmCaller {
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().expect("no code panics while holding it")
+    }
+
     fn standing(&self) -> Vec<(AlarmKey, i64)> {
         let text = (self.exposition)();
-        let mut samples = self.samples.lock().expect("no code panics while holding it");
-        let (began, samples) = &mut *samples;
-        let now_s = i64::try_from(self.clock.monotonic().since(*began).as_secs()).unwrap_or(i64::MAX);
-        samples.take(&text, now_s);
-        samples.standing(now_s).into_iter().map(|(key, value)| (key, whole(value))).collect()
+        let mut memory = self.memory();
+        let passed = self.clock.monotonic().since(memory.began);
+        let now_s = i64::try_from(passed.as_secs()).unwrap_or(i64::MAX);
+        memory.samples.take(&text, now_s);
+        memory.samples.standing(now_s).into_iter().map(|(key, value)| (key, whole(value))).collect()
+    }
+
+    /// Notes what stands, and takes the calls that are due.
+    async fn due(&self, standing: &[(AlarmKey, i64)]) -> StoreResult<Vec<DueCall>> {
+        if !standing.is_empty() {
+            self.alarms.see(standing).await?;
+        }
+        let now = self.clock.monotonic();
+        let whole_since = *self.memory().whole_since.get_or_insert(now);
+        let ended_after = if now.since(whole_since) < SEEN_AFTER { Duration::MAX } else { ENDED_AFTER };
+        self.alarms.due(CallTimes { ended_after, repeat_after: self.repeat_after }).await
+    }
+
+    /// Answers the calls that this process makes by itself, because no store says who was called. Other processes may
+    /// make the same.
+    fn due_without_a_store(&self, standing: &[(AlarmKey, i64)]) -> Vec<DueCall> {
+        let (now, now_ms) = (self.clock.monotonic(), self.clock.now_ms());
+        let mut memory = self.memory();
+        memory.whole_since = None;
+        memory.called.retain(|_, called| now.since(*called) < UNSTORED_AGAIN);
+        let mut due = Vec::new();
+        for (alarm, value) in standing {
+            if memory.called.contains_key(alarm) {
+                continue;
+            }
+            memory.called.insert(alarm.clone(), now);
+            let (alarm, value) = (alarm.clone(), *value);
+            due.push(DueCall { alarm, call: Call::Raised, since_ms: now_ms, value, calls: 0 });
+        }
+        due
     }
 
     async fn call(&self, due: &DueCall) -> StoreResult<()> {
@@ -111,16 +167,29 @@ impl Task for AlarmCaller {
     /// Judges what this process measures, and makes the calls that are due.
     ///
     /// # Errors
-    /// When the alarms cannot be read or noted. A call that was not taken is no failure.
+    /// When the alarms cannot be read or noted: then it calls all the same, once an hour. A call that was not taken is
+    /// no failure.
     async fn run_once(&self) -> StoreResult<Progress> {
         let standing = self.standing();
-        if !standing.is_empty() {
-            self.alarms.see(&standing).await?;
+        match self.due(&standing).await {
+            Ok(due) => {
+                let called = join_all(due.iter().map(|due| self.call(due))).await;
+                called.into_iter().collect::<StoreResult<Vec<()>>>()?;
+                Ok(Progress::of(due.len()))
+            }
+            Err(error) => {
+                let due = self.due_without_a_store(&standing);
+                let now_ms = self.clock.now_ms();
+                for (call, taken) in
+                    due.iter().zip(join_all(due.iter().map(|due| self.receiver.call(due, now_ms))).await)
+                {
+                    if let Err(why) = taken {
+                        tracing::warn!(alarm = call.alarm.name, why, "a call was not taken");
+                        self.memory().called.remove(&call.alarm);
+                    }
+                }
+                Err(error)
+            }
         }
-        let times = CallTimes { ended_after: ENDED_AFTER, repeat_after: self.repeat_after };
-        let due = self.alarms.due(times).await?;
-        let called = join_all(due.iter().map(|due| self.call(due))).await;
-        called.into_iter().collect::<StoreResult<Vec<()>>>()?;
-        Ok(Progress::of(due.len()))
     }
 }

@@ -9,9 +9,10 @@ use metrics::counter;
 use super::driver::{Progress, Task};
 use super::event_publisher::EventPublisher;
 use crate::clock::Clock;
+use crate::domain::subscription::SubscriptionState;
 use crate::domain::{Instance, SaleId};
 use crate::metrics::FORGOTTEN;
-use crate::ports::{Retention, Settling, StoreResult, VIEWS};
+use crate::ports::{Retention, Settling, StoreResult, Subscriptions, VIEWS};
 
 /// Rows that go in one statement, so that no lock is held for long.
 const ROWS_MAX: u32 = 1000;
@@ -35,6 +36,8 @@ pub struct Housekeeping {
     pub retention: Arc<dyn Retention>,
     /// Which sales are settled.
     pub settling: Arc<dyn Settling>,
+    /// Who else reads events.
+    pub subscriptions: Arc<dyn Subscriptions>,
     /// The instances.
     pub instances: Vec<Instance>,
     /// Whether events are passed on to a topic, which has to have them before they go.
@@ -55,10 +58,15 @@ impl Housekeeping {
     /// Removes events of every instance. Answers how many rows went, and whether there may be more.
     async fn events(&self, before_ms: i64) -> StoreResult<(u64, bool)> {
         let settled: Vec<SaleId> = self.settling.settled().await?.into_iter().map(|(sale, _)| sale).collect();
-        let read_by: &[&str] = if self.has_topic { &[VIEWS, EventPublisher::READER] } else { &[VIEWS] };
+        let mut readers = vec![VIEWS.to_owned()];
+        readers.extend(self.has_topic.then(|| EventPublisher::READER.to_owned()));
+        let subscriptions = self.subscriptions.all().await?;
+        let active = subscriptions.iter().filter(|one| one.state == SubscriptionState::Active);
+        readers.extend(active.map(|subscription| subscription.id.reader()));
+        let read_by: Vec<&str> = readers.iter().map(String::as_str).collect();
         let mut gone = 0;
         for at in &self.instances {
-            gone += self.retention.forget_events(*at, before_ms, (read_by, &settled), ROWS_MAX).await?;
+            gone += self.retention.forget_events(*at, before_ms, (&read_by, &settled), ROWS_MAX).await?;
         }
         Ok((gone, gone >= u64::from(ROWS_MAX)))
     }
@@ -90,23 +98,27 @@ impl Task for Housekeeping {
     /// Removes a piece of what is old.
     ///
     /// # Errors
-    /// When a store does not answer. What went before is gone.
+    /// The first failure of a store. The other kinds were tried all the same.
     async fn run_once(&self) -> StoreResult<Progress> {
-        let (mut done, mut has_more) = (0, false);
-        let mut note = |kind: &'static str, (gone, more): (u64, bool)| {
-            counter!(FORGOTTEN, "kind" => kind).increment(gone);
-            done += usize::try_from(gone).unwrap_or(usize::MAX);
-            has_more |= more;
+        let (mut done, mut has_more, mut failure) = (0, false, Ok(()));
+        let mut note = |kind: &'static str, removed: StoreResult<(u64, bool)>| match removed {
+            Ok((gone, more)) => {
+                counter!(FORGOTTEN, "kind" => kind).increment(gone);
+                done += usize::try_from(gone).unwrap_or(usize::MAX);
+                has_more |= more;
+            }
+            Err(error) if failure.is_ok() => failure = Err(error),
+            Err(_) => {}
         };
         if let Some(before_ms) = self.before_ms(self.ages.events_ms) {
-            note("events", self.events(before_ms).await?);
+            note("events", self.events(before_ms).await);
         }
         if let Some(before_ms) = self.before_ms(self.ages.dead_letters_ms) {
-            note("dead_letters", self.letters(before_ms).await?);
+            note("dead_letters", self.letters(before_ms).await);
         }
         if let Some(before_ms) = self.before_ms(self.ages.audit_log_ms) {
-            note("audit_log", self.audit_log(before_ms).await?);
+            note("audit_log", self.audit_log(before_ms).await);
         }
-        Ok(Progress { done, again_in: has_more.then_some(PAUSE) })
+        failure.map(|()| Progress { done, again_in: has_more.then_some(PAUSE) })
     }
 }

@@ -58,6 +58,10 @@ impl Task for StockWatch {
             }
         }
         gauge!(OUTBOX_ORDERS).set(f64::from(u32::try_from(stock.outbox_orders).unwrap_or(u32::MAX)));
+        // A sale that sells no more is read no more, and what it has lost calls nobody.
+        for sale in snapshot.stock.losses.keys().filter(|sale| !is_known(sale)) {
+            gauge!(BUCKETS_LOST, "sale" => sale.to_string()).set(0.0);
+        }
         tell_losses(&snapshot.stock.losses, &stock.losses);
         let before = &snapshot.stock;
         stock.delayed = delayed(&before.delayed, &snapshot, now_ms);

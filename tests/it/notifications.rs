@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use seckill::clock::Clock;
 use seckill::config::{Config, Mode};
-use seckill::domain::alarm::{ALARMS, AlarmKey, Call, DueCall, Samples};
+use seckill::domain::alarm::{ALARMS, AlarmKey, Call, DueCall};
 use seckill::domain::signature::is_signed;
 use seckill::outbound::HttpOutbound;
-use seckill::ports::{CallTimes, Ports};
-use seckill::worker::alarm_caller::{self, AlarmCaller};
+use seckill::ports::{Alarms, CallTimes, Ports, StoreError, StoreResult};
+use seckill::worker::alarm_caller::{self, AlarmCaller, Memory};
 use seckill::worker::driver::Task as _;
 use serde_json::Value;
 
@@ -120,6 +121,7 @@ async fn a_receiver_that_was_down_hears_what_stands_signed_and_its_end(mode: Mod
     let receiver = Receiver::start().await;
     let measured = Arc::new(Mutex::new("seckill_dead_letters_open 2\n".to_owned()));
     let shown = measured.clone();
+    let clock = Clock::manual(Clock::System.now_ms());
     let caller = AlarmCaller {
         alarms: ports.alarms.clone(),
         receiver: alarm_caller::Receiver {
@@ -128,9 +130,9 @@ async fn a_receiver_that_was_down_hears_what_stands_signed_and_its_end(mode: Mod
             secret: SECRET.to_owned(),
         },
         exposition: Box::new(move || shown.lock().expect("sound").clone()),
-        clock: Clock::System,
+        clock: clock.clone(),
         repeat_after: Duration::from_secs(3600),
-        samples: Mutex::new((Clock::System.monotonic(), Samples::default())),
+        memory: Mutex::new(Memory::new(clock.monotonic())),
     };
     receiver.answer(503);
     caller.run_once().await.expect("a call that is not taken is no failure");
@@ -149,6 +151,9 @@ async fn a_receiver_that_was_down_hears_what_stands_signed_and_its_end(mode: Mod
     caller.run_once().await.expect("a store");
     assert_eq!(receiver.taken().len(), 1, "it may come back");
     let_time_pass(&config).await;
+    caller.run_once().await.expect("a store");
+    assert_eq!(receiver.taken().len(), 1, "this process has not seen everything yet");
+    clock.advance_ms(181_000);
     for _ in 0..2 {
         caller.run_once().await.expect("a store");
     }
@@ -172,4 +177,51 @@ async fn a_receiver_that_was_down_hears_what_stands_signed_and_its_end(mode: Mod
     assert_eq!((said.len(), &said[0].1), (2, &said[1].1), "since when is the same");
     drop((caller, ports));
     remove(&config).await;
+}
+
+/// A store that does not answer.
+struct NoStore;
+
+#[async_trait]
+impl Alarms for NoStore {
+    async fn see(&self, _: &[(AlarmKey, i64)]) -> StoreResult<()> {
+        Err(StoreError::broken("note alarms", "down"))
+    }
+
+    async fn due(&self, _: CallTimes) -> StoreResult<Vec<DueCall>> {
+        Err(StoreError::broken("read alarms", "down"))
+    }
+
+    async fn called(&self, _: &DueCall) -> StoreResult<()> {
+        Err(StoreError::broken("note alarms", "down"))
+    }
+}
+
+#[tokio::test]
+async fn somebody_is_called_although_the_directory_is_down() {
+    let config = config(Mode::Embedded, &[("events.webhook_networks", "127.0.0.0/8")]);
+    let receiver = Receiver::start().await;
+    let clock = Clock::manual(Clock::System.now_ms());
+    let caller = AlarmCaller {
+        alarms: Arc::new(NoStore),
+        receiver: alarm_caller::Receiver {
+            outbound: Arc::new(HttpOutbound::new(&config.events).expect("a client")),
+            url: receiver.url(),
+            secret: "0123456789abcdef0123456789abcdef".to_owned(),
+        },
+        exposition: Box::new(|| "seckill_partition_stalled_seconds{part=\"3\"} 31\n".to_owned()),
+        clock: clock.clone(),
+        repeat_after: Duration::from_secs(3600),
+        memory: Mutex::new(Memory::new(clock.monotonic())),
+    };
+    receiver.answer(500);
+    assert!(caller.run_once().await.is_err());
+    receiver.answer(200);
+    for _ in 0..3 {
+        assert!(caller.run_once().await.is_err());
+    }
+    assert_eq!((receiver.calls(), receiver.taken().len()), (2, 1), "it is tried again, and called once");
+    clock.advance_ms(3_600_000);
+    assert!(caller.run_once().await.is_err());
+    assert_eq!(receiver.taken().len(), 2, "and an hour later again");
 }

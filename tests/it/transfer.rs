@@ -251,7 +251,24 @@ async fn a_file_that_is_not_whole_or_contradicts_what_stands_changes_nothing() {
     refused(&seckill(&to, &["import", &path("whole")]), "sale later stands here already and is another one");
     assert_eq!(other.stage().contents().await, before);
     drop(other);
-    for config in [&from, &to] {
+    // The paid order is not paid in an older file. What was imported keeps its state, and gets no payment of another.
+    let third = config(Mode::Embedded, &[]);
+    let unpaid = |line: &str| {
+        let mut line: Value = serde_json::from_str(line).expect("JSON");
+        if line["order"]["decided"]["state"] == "paid" {
+            let order = line["order"].as_object_mut().expect("an order");
+            order.remove("payments");
+            order["decided"]["state"] = "awaiting_payment".into();
+            order["decided"]["steps"].as_array_mut().expect("steps").truncate(1);
+        }
+        line.to_string()
+    };
+    std::fs::write(path("older"), whole.lines().map(unpaid).collect::<Vec<_>>().join("\n")).expect("written");
+    done(&seckill(&third, &["import", &path("older")]));
+    let payments = crate::harness::stage(&third).sum("COUNT(*)", "payments").await;
+    refused(&seckill(&third, &["import", &path("whole")]), "is awaiting_payment here and paid in the file");
+    assert_eq!(crate::harness::stage(&third).sum("COUNT(*)", "payments").await, payments);
+    for config in [&from, &to, &third] {
         remove(config).await;
     }
     std::fs::remove_dir_all(&place).expect("removed");

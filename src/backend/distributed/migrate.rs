@@ -60,10 +60,13 @@ pub async fn run(
 ) -> StoreResult<Report> {
     let mysql = Mysql::new(&settings.mysql, settings.map, &settings.kafka.topic, clock.clone())?;
     check_order_of_instances(&mysql).await?;
+    if is_of_newer(&mysql).await? {
+        progress("a newer version has migrated the databases: nothing is changed");
+        return Ok(Report::default());
+    }
     progress("directory");
     migrate_database(&mysql, Mysql::DIRECTORY, &mysql.directory(), DIRECTORY).await?;
     record_shard_map(&mysql).await?;
-    check_not_too_old(&recorded_settings(&mysql).await?)?;
     let months = &with_months_of_sales(&mysql, months).await?[..];
     let mut report = Report { databases: 1, ..Report::default() };
     for instance in mysql.map.all_instances() {
@@ -99,9 +102,7 @@ async fn migrate_database(
     files: &[File],
 ) -> StoreResult<()> {
     let context = "migrate database";
-    let mut migrator = migrator(files);
-    // A newer version may have gone further, and a migration of this one beside it changes nothing.
-    migrator.set_ignore_missing(true);
+    let migrator = migrator(files);
     let pool = mysql.pool(instance);
     // The name is made of a checked prefix and numbers.
     let create =
@@ -243,6 +244,27 @@ pub async fn check_directory(mysql: &Mysql) -> StoreResult<()> {
         return Err(StoreError::broken("check schema", detail));
     }
     Ok(())
+}
+
+/// Answers whether a newer version has migrated the databases. Then this one makes nothing, also no months: it knows
+/// only their older shape.
+///
+/// # Errors
+/// When this version is too old to work on them, or they cannot be read.
+async fn is_of_newer(mysql: &Mysql) -> StoreResult<bool> {
+    let text =
+        "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = ? AND table_name = 'settings'";
+    let tables: i64 = sqlx::query_scalar(text)
+        .bind(mysql.directory())
+        .fetch_one(mysql.directory_pool())
+        .await
+        .map_err(|error| failed("check schema", error))?;
+    if tables == 0 {
+        return Ok(false);
+    }
+    let recorded = recorded_settings(mysql).await?;
+    check_not_too_old(&recorded)?;
+    Ok(schema_of(&recorded, SCHEMA).is_some_and(|found| found > schema_version()))
 }
 
 fn schema_of(recorded: &BTreeMap<String, String>, name: &str) -> Option<usize> {

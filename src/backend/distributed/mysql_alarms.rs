@@ -52,7 +52,9 @@ impl MysqlAlarms {
                 }
                 AlarmStep::Call(call) => {
                     let text = format!(
-                        "UPDATE {{directory}}.alarms SET tries = tries + 1, next_ms = ? WHERE {KEY} AND next_ms = ?"
+                        "UPDATE {{directory}}.alarms SET tries = tries + 1, next_ms = ? WHERE {KEY} \
+                         AND calls = {} AND next_ms = ?",
+                        alarm.calls
                     );
                     let next_ms = alarm.next_try_ms(now_ms);
                     if self.change(&text, &[next_ms], &alarm, Some(alarm.next_ms)).await? {

@@ -71,19 +71,21 @@ impl MysqlRetention {
     ) -> StoreResult<u64> {
         let mut gone = 0;
         for (part, bound) in self.bounds(at, read_by, settled).await? {
-            // Rows were committed in the order of their numbers, and their times are nearly in it.
+            // Rows were committed in the order of their numbers, and their times are nearly in it. Nothing is read
+            // beyond the bound.
             let young = "SELECT COALESCE((SELECT first_number FROM {control}.order_events WHERE part = ? \
-                         AND at_ms >= ? ORDER BY first_number LIMIT 1), ?)";
+                         AND first_number < ? AND at_ms >= ? ORDER BY first_number LIMIT 1), ?)";
             let young: i64 = sqlx::query_scalar(self.mysql.control_sql(at, young))
                 .bind(part)
+                .bind(bound)
                 .bind(before_ms)
                 .bind(bound)
                 .fetch_one(self.mysql.pool(at))
                 .await
                 .map_err(|error| failed(CONTEXT, error))?;
-            let text = "DELETE FROM {control}.order_events WHERE part = ? AND first_number + events <= ? \
-                        ORDER BY first_number LIMIT ?";
-            let query = sqlx::query(self.mysql.control_sql(at, text)).bind(part).bind(bound.min(young));
+            let text = "DELETE FROM {control}.order_events WHERE part = ? AND first_number < ? \
+                        AND first_number + events <= ? ORDER BY first_number LIMIT ?";
+            let query = sqlx::query(self.mysql.control_sql(at, text)).bind(part).bind(young).bind(young);
             let deleted = query.bind(rows_max).execute(self.mysql.pool(at)).await;
             gone += deleted.map_err(|error| failed(CONTEXT, error))?.rows_affected();
         }

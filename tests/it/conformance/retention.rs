@@ -144,6 +144,7 @@ async fn nothing_goes_whose_age_is_never(mode: Mode) {
     let house = |age_ms: i64| Housekeeping {
         retention: ports.retention.clone(),
         settling: ports.settling.clone(),
+        subscriptions: ports.subscriptions.clone(),
         instances: ports.events.instances(),
         has_topic: false,
         clock: Clock::System,
