@@ -126,7 +126,7 @@ pub fn defaults_text() -> &'static str {
 impl Config {
     fn read_secret_files(&mut self) -> Result<(), ConfigError> {
         let (auth, payment) = (&mut self.auth, &mut self.payment);
-        let slots: [(&'static str, &Option<PathBuf>, &mut Secret); 7] = [
+        let slots: [(&'static str, &Option<PathBuf>, &mut Secret); SECRETS.len()] = [
             (SECRETS[0], &auth.hs256_secret_file, &mut auth.hs256_secret),
             (SECRETS[1], &auth.hs256_previous_secret_file, &mut auth.hs256_previous_secret),
             (SECRETS[2], &self.redis.password_file, &mut self.redis.password),
@@ -134,6 +134,7 @@ impl Config {
             (SECRETS[4], &payment.api_key_file, &mut payment.api_key),
             (SECRETS[5], &payment.webhook_secret_file, &mut payment.webhook_secret),
             (SECRETS[6], &payment.webhook_previous_secret_file, &mut payment.webhook_previous_secret),
+            (SECRETS[7], &self.notify.secret_file, &mut self.notify.secret),
         ];
         for (key, path, secret) in slots {
             if let Some(path) = path {

@@ -22,10 +22,10 @@ pub const SECRETS: [&str; 8] = [
     "auth.hs256_previous_secret",
     "redis.password",
     "mysql.password",
-    "notify.secret",
     "payment.api_key",
     "payment.webhook_secret",
     "payment.webhook_previous_secret",
+    "notify.secret",
 ];
 
 /// A key's value and where it came from, for `seckill config explain`.
