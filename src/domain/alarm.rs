@@ -5,6 +5,7 @@
 //! down cannot say so: `SeckillDown` is left to others.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -294,9 +295,11 @@ pub enum AlarmStep {
 }
 
 impl StoredAlarm {
-    /// Answers what is to be done at a time. An alarm that nobody has seen for `ended_after_ms` has ended; one that
-    /// stands is called out again after `repeat_after_ms`, or never when that is 0.
-    pub fn step(&self, now_ms: i64, ended_after_ms: i64, repeat_after_ms: i64) -> AlarmStep {
+    /// Answers what is to be done at a time. An alarm that nobody has seen for longer than `ended_after` has ended; one
+    /// that stands is called out again after `repeat_after`, or never when that is zero.
+    pub fn step(&self, now_ms: i64, ended_after: Duration, repeat_after: Duration) -> AlarmStep {
+        let ms = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+        let (ended_after_ms, repeat_after_ms) = (ms(ended_after), ms(repeat_after));
         let has_ended = now_ms - self.seen_ms > ended_after_ms;
         let is_old = |called_ms: i64| repeat_after_ms > 0 && now_ms - called_ms >= repeat_after_ms;
         let call = match self.called_ms {
@@ -432,7 +435,11 @@ mod tests {
             tries: 0,
             next_ms: 0,
         };
-        let called = |alarm: &StoredAlarm, now_ms: i64| match alarm.step(now_ms, 60_000, 3_600_000) {
+        let called = |alarm: &StoredAlarm, now_ms: i64| match alarm.step(
+            now_ms,
+            Duration::from_secs(60),
+            Duration::from_secs(3600),
+        ) {
             AlarmStep::Call(due) => due.call.as_str(),
             AlarmStep::Forget => "forget",
             AlarmStep::Wait => "wait",
@@ -447,7 +454,9 @@ mod tests {
         let told = StoredAlarm { called_ms: Some(2_000), calls: 1, seen_ms: 3_602_000, ..new };
         assert_eq!((called(&told, 3_601_999), called(&told, 3_602_000)), ("wait", "repeated"));
         assert_eq!(called(&told, 3_662_001), "ended");
-        let AlarmStep::Call(due) = told.step(3_662_001, 60_000, 0) else { panic!("a call") };
+        let AlarmStep::Call(due) = told.step(3_662_001, Duration::from_secs(60), Duration::ZERO) else {
+            panic!("a call")
+        };
         assert_eq!(due.id(), "SeckillDeadLetters..1000.ended.1");
     }
 

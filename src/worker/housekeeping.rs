@@ -55,8 +55,8 @@ impl Housekeeping {
         (age_ms > 0).then(|| self.clock.now_ms() - age_ms)
     }
 
-    /// Removes events of every instance. Answers how many rows went, and whether there may be more.
-    async fn events(&self, before_ms: i64) -> StoreResult<(u64, bool)> {
+    /// Removes events of every instance. Answers how many rows went.
+    async fn events(&self, before_ms: i64) -> StoreResult<u64> {
         let settled: Vec<SaleId> = self.settling.settled().await?.into_iter().map(|(sale, _)| sale).collect();
         let mut readers = vec![VIEWS.to_owned()];
         readers.extend(self.has_topic.then(|| EventPublisher::READER.to_owned()));
@@ -68,20 +68,19 @@ impl Housekeeping {
         for at in &self.instances {
             gone += self.retention.forget_events(*at, before_ms, (&read_by, &settled), ROWS_MAX).await?;
         }
-        Ok((gone, gone >= u64::from(ROWS_MAX)))
+        Ok(gone)
     }
 
-    async fn letters(&self, before_ms: i64) -> StoreResult<(u64, bool)> {
+    async fn letters(&self, before_ms: i64) -> StoreResult<u64> {
         let mut gone = 0;
         for at in &self.instances {
             gone += self.retention.forget_letters(*at, before_ms, ROWS_MAX).await?;
         }
-        Ok((gone, gone >= u64::from(ROWS_MAX)))
+        Ok(gone)
     }
 
-    async fn audit_log(&self, before_ms: i64) -> StoreResult<(u64, bool)> {
-        let gone = self.retention.forget_audit_log(before_ms, ROWS_MAX).await?;
-        Ok((gone, gone >= u64::from(ROWS_MAX)))
+    async fn audit_log(&self, before_ms: i64) -> StoreResult<u64> {
+        self.retention.forget_audit_log(before_ms, ROWS_MAX).await
     }
 }
 
@@ -101,11 +100,11 @@ impl Task for Housekeeping {
     /// The first failure of a store. The other kinds were tried all the same.
     async fn run_once(&self) -> StoreResult<Progress> {
         let (mut done, mut has_more, mut failure) = (0, false, Ok(()));
-        let mut note = |kind: &'static str, removed: StoreResult<(u64, bool)>| match removed {
-            Ok((gone, more)) => {
+        let mut note = |kind: &'static str, removed: StoreResult<u64>| match removed {
+            Ok(gone) => {
                 counter!(FORGOTTEN, "kind" => kind).increment(gone);
                 done += usize::try_from(gone).unwrap_or(usize::MAX);
-                has_more |= more;
+                has_more |= gone >= u64::from(ROWS_MAX);
             }
             Err(error) if failure.is_ok() => failure = Err(error),
             Err(_) => {}

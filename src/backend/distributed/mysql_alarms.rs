@@ -1,7 +1,6 @@
 //! Keeps alarms in the directory.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::Row;
@@ -44,11 +43,11 @@ impl MysqlAlarms {
         let mut due = Vec::new();
         for row in rows.map_err(|error| failed(READ, error))? {
             let (alarm, now_ms) = read(&row).map_err(|error| failed(READ, error))?;
-            match alarm.step(now_ms, ms(times.ended_after), ms(times.repeat_after)) {
+            match alarm.step(now_ms, times.ended_after, times.repeat_after) {
                 AlarmStep::Wait => {}
                 AlarmStep::Forget => {
                     let text = format!("DELETE FROM {{directory}}.alarms WHERE {KEY} AND seen_ms = ?");
-                    self.change(&text, &[], &alarm, Some(alarm.seen_ms)).await?;
+                    self.change(&text, None, &alarm, alarm.seen_ms).await?;
                 }
                 AlarmStep::Call(call) => {
                     let text = format!(
@@ -57,7 +56,7 @@ impl MysqlAlarms {
                         alarm.calls
                     );
                     let next_ms = alarm.next_try_ms(now_ms);
-                    if self.change(&text, &[next_ms], &alarm, Some(alarm.next_ms)).await? {
+                    if self.change(&text, Some(next_ms), &alarm, alarm.next_ms).await? {
                         due.push(call);
                     }
                 }
@@ -66,20 +65,20 @@ impl MysqlAlarms {
         Ok(due)
     }
 
-    /// Changes one alarm, and answers whether it was found as it was. `last` is compared with what `text` says last.
+    /// Changes one alarm, and answers whether it was found as it was. `set` is bound first, if the statement sets
+    /// something, and `last` is what it compares last.
     async fn change(
         &self,
         text: &str,
-        set: &[i64],
+        set: Option<i64>,
         StoredAlarm { key, since_ms, .. }: &StoredAlarm,
-        last: Option<i64>,
+        last: i64,
     ) -> StoreResult<bool> {
-        let query =
-            set.iter().fold(sqlx::query(self.mysql.directory_sql(text)), |query, value| query.bind(value));
-        let mut query = query.bind(&key.name).bind(&key.labels).bind(since_ms);
-        if let Some(last) = last {
-            query = query.bind(last);
+        let mut query = sqlx::query(self.mysql.directory_sql(text));
+        if let Some(set) = set {
+            query = query.bind(set);
         }
+        let query = query.bind(&key.name).bind(&key.labels).bind(since_ms).bind(last);
         let changed = query.execute(self.mysql.directory_pool()).await;
         Ok(changed.map_err(|error| failed(NOTE, error))?.rows_affected() == 1)
     }
@@ -97,10 +96,6 @@ impl MysqlAlarms {
         let noted = query.bind(call.since_ms).execute(self.mysql.directory_pool()).await;
         noted.map(drop).map_err(|error| failed(NOTE, error))
     }
-}
-
-fn ms(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Reads an alarm, and the time at which it was read.

@@ -1,7 +1,6 @@
 //! Keeps alarms in the database.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
@@ -27,10 +26,6 @@ const CALLED: &str = "UPDATE alarms SET called_ms = ?, calls = calls + 1, tries 
 pub struct SqliteAlarms {
     /// The database.
     pub sqlite: Arc<Sqlite>,
-}
-
-fn ms(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 fn read(row: &SqliteRow) -> StoreResult<StoredAlarm> {
@@ -67,7 +62,7 @@ async fn due(connection: &mut SqliteConnection, now_ms: i64, times: CallTimes) -
     for row in rows {
         let alarm = read(&row)?;
         let at = (&alarm.key, alarm.since_ms);
-        match alarm.step(now_ms, ms(times.ended_after), ms(times.repeat_after)) {
+        match alarm.step(now_ms, times.ended_after, times.repeat_after) {
             AlarmStep::Wait => {}
             AlarmStep::Forget => change(connection, FORGET, None, at).await?,
             AlarmStep::Call(call) => {
