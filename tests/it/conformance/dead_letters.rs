@@ -1,11 +1,12 @@
 //! Tests of what operators do about dead letters.
 
 use seckill::config::Mode;
-use seckill::domain::{Month, OrderRecord, SkuId, UserId};
+use seckill::domain::decided::Decided;
+use seckill::domain::{Month, OrderRecord, OrderState, SkuId, TakenStep, UserId};
 use serde_json::{Value, json};
 
 use super::poison::{record, users_of};
-use crate::harness::{READ_ONLY_KEY, TestShop, eventually, operate};
+use crate::harness::{READ_ONLY_KEY, TestShop, eventually, operate, remove};
 
 in_both_modes!(
     a_letter_is_listed_looked_at_and_given_back,
@@ -13,6 +14,7 @@ in_both_modes!(
     what_names_no_order_is_dismissed,
     several_letters_are_decided_together_and_a_dry_run_changes_nothing,
     an_order_that_was_decided_in_another_way_is_left_alone,
+    what_another_backend_had_decided_is_written_as_it_was_or_not_at_all,
 );
 
 const REASON: &str = "the sale came late";
@@ -223,4 +225,38 @@ async fn an_order_that_was_decided_in_another_way_is_left_alone(mode: Mode) {
     assert_eq!(closed.json()["order_status"], "awaiting_payment", "{closed:?}");
     assert!(list(&shop, "?status=open").await.is_empty());
     shop.finish().await;
+}
+
+async fn what_another_backend_had_decided_is_written_as_it_was_or_not_at_all(mode: Mode) {
+    let mut shop = TestShop::start(mode).await;
+    let month = Month::of_ms(seckill::clock::Clock::System.now_ms());
+    let user = users_of(&shop, 0).next().expect("endless");
+    // The record of an import whose sale comes late. Its order was paid, and its payment would stand beside it.
+    let now_ms = seckill::clock::Clock::System.now_ms() + 60_000;
+    let step = |kind: &str| TakenStep { kind: kind.to_owned(), by: None, why: None, at_ms: now_ms };
+    let decided = Decided {
+        state: OrderState::Paid,
+        rejected: None,
+        created_ms: now_ms,
+        expires_ms: now_ms + 900_000,
+        steps: vec![step("persisted"), step("paid")],
+    };
+    let plain = record(&shop, &user, month, "k");
+    let v = OrderRecord::VERSION_DECIDED;
+    let imported = OrderRecord { v, accepted_ms: now_ms, decided: Some(Box::new(decided)), ..plain };
+    let order = imported.order_id.to_string();
+    shop.stage().append(imported.order_id, vec![imported.encode()]).await;
+    shop.open_sale("other", 1, &[("phone", 10)]).await;
+    assert_eq!(shop.buy(user.as_str(), "other", "phone", "k").await.status, 202);
+    eventually("it is a dead letter", async || list(&shop, "").await.len() == 1).await;
+    shop.open_sale("drop", 1, &[("phone", 10)]).await;
+    let path = format!("/dead-letters/{}/give-back", id_of(&list(&shop, "").await, &order));
+    for body in [json!({ "reason": "x", "dry_run": true }), json!({ "reason": "x" })] {
+        let refused = shop.operate("POST", &path, body).await.json();
+        assert_eq!(refused["order_status"], "paid", "{refused}");
+    }
+    assert_eq!(shop.stage().orders("rejected").await, 0, "nothing was changed");
+    assert_eq!(list(&shop, "?status=open").await.len(), 1);
+    shop.stop().await;
+    remove(&shop.config).await;
 }
