@@ -27,6 +27,7 @@ pub mod reservation;
 pub mod sale;
 pub mod shard;
 pub mod signature;
+pub mod stored_event;
 pub mod subscription;
 pub mod view;
 
@@ -34,7 +35,7 @@ pub use dead_letter::{DeadLetter, DeadLetterId, LetterQuery, LetterState};
 pub use decided::TakenStep;
 pub use exported::{Exported, ExportedPayment};
 pub use ids::{IdempotencyKey, Reference, SaleId, SkuId, UserId};
-pub use journal::{EventNumbers, OrderMove, StoredEvent};
+pub use journal::OrderMove;
 pub use log_position::{Halt, LogId, Position};
 pub use money::{Money, Quantity};
 pub use mover::Mover;
@@ -47,3 +48,4 @@ pub use payment::{Capture, Payment, PaymentId, PaymentRequest, PaymentTerms, Ref
 pub use record::OrderRecord;
 pub use sale::{Item, Sale, SaleState, Sales};
 pub use shard::{BucketId, Instance, Month, Part, Shard, ShardMap};
+pub use stored_event::{EventNumbers, StoredEvent};

@@ -69,7 +69,7 @@ macro_rules! text_id {
 }
 
 /// Reads an id from the borrowed text. Every purchase has ids, and a `String` for each would be a wasted allocation.
-struct Text<T>(fn(&str) -> Result<T, InvalidId>);
+pub(super) struct Text<T>(pub(super) fn(&str) -> Result<T, InvalidId>);
 
 impl<T> Visitor<'_> for Text<T> {
     type Value = T;

@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
-use super::ids::{IdempotencyKey, InvalidId, SaleId, UserId};
+use super::ids::{IdempotencyKey, InvalidId, SaleId, Text, UserId};
 use super::shard::{Month, Shard};
 
 /// An order's identity: shard u16 | month u16 | 12 bytes of SHA-256, all big-endian.
@@ -13,13 +13,41 @@ use super::shard::{Month, Shard};
 /// The id is deterministic, so a retry at any layer meets the same order. It names its shard and month, so a look-up
 /// needs no directory. `tests/vectors/ids.json` freezes it. Source: docs/protocol/steps.md, "Arithmetic";
 /// docs/adr/0002-order-id-without-sku.md.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct OrderId([u8; 16]);
 
 const CROCKFORD: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 const PREFIX: &str = "ord_";
 const DIGITS: usize = 26;
+/// The value of each byte as a digit; [`NO_DIGIT`] of one that is none.
+const VALUES: [u8; 256] = values();
+const NO_DIGIT: u8 = u8::MAX;
+
+const fn values() -> [u8; 256] {
+    let mut values = [NO_DIGIT; 256];
+    let (mut place, mut byte) = (0, 0_u8);
+    while place < values.len() {
+        values[place] = value_of(byte);
+        (place, byte) = (place + 1, byte.wrapping_add(1));
+    }
+    values
+}
+
+const fn value_of(byte: u8) -> u8 {
+    let canonical = match byte.to_ascii_lowercase() {
+        b'o' => b'0',
+        b'i' | b'l' => b'1',
+        other => other,
+    };
+    let (mut place, mut value) = (0, 0);
+    while place < CROCKFORD.len() {
+        if CROCKFORD[place] == canonical {
+            return value;
+        }
+        (place, value) = (place + 1, value + 1);
+    }
+    NO_DIGIT
+}
 
 impl OrderId {
     /// Answers the least id that names a shard and a month.
@@ -93,51 +121,56 @@ impl OrderId {
         else {
             return Err(invalid);
         };
-        let mut value: u128 = 0;
+        let (mut value, mut is_lost): (u128, bool) = (0, false);
         for byte in digits.bytes() {
-            let canonical = match byte.to_ascii_lowercase() {
-                b'o' => b'0',
-                b'i' | b'l' => b'1',
-                other => other,
-            };
-            let digit = CROCKFORD.iter().position(|&c| c == canonical).ok_or(invalid.clone())?;
-            let digit = u128::try_from(digit).map_err(|_| invalid.clone())?;
-            value = value.checked_mul(32).and_then(|v| v.checked_add(digit)).ok_or(invalid.clone())?;
+            let digit = VALUES[usize::from(byte)];
+            // What is above 128 bits would be shifted out.
+            is_lost |= digit == NO_DIGIT || value >> (u128::BITS - 5) != 0;
+            value = value << 5 | u128::from(digit);
         }
-        Ok(Self(value.to_be_bytes()))
+        if is_lost { Err(invalid) } else { Ok(Self(value.to_be_bytes())) }
     }
-}
 
-impl fmt::Display for OrderId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// Answers the text that [`Self::parse`] reads, in ASCII.
+    fn text(self) -> [u8; PREFIX.len() + DIGITS] {
+        let mut text = [b'0'; PREFIX.len() + DIGITS];
+        let (prefix, digits) = text.split_at_mut(PREFIX.len());
+        prefix.copy_from_slice(PREFIX.as_bytes());
         let mut value = u128::from_be_bytes(self.0);
-        let mut digits = [b'0'; DIGITS];
         for digit in digits.iter_mut().rev() {
             let low = usize::try_from(value & 31).expect("five bits fit a usize");
             *digit = CROCKFORD[low];
             value >>= 5;
         }
-        f.write_str(PREFIX)?;
-        f.write_str(std::str::from_utf8(&digits).expect("the alphabet is ASCII"))
+        text
     }
+}
+
+impl Serialize for OrderId {
+    fn serialize<S: Serializer>(&self, output: S) -> Result<S::Ok, S::Error> {
+        output.serialize_str(ascii(&self.text()))
+    }
+}
+
+impl<'de> Deserialize<'de> for OrderId {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        input.deserialize_str(Text(Self::parse))
+    }
+}
+
+impl fmt::Display for OrderId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(ascii(&self.text()))
+    }
+}
+
+fn ascii(text: &[u8]) -> &str {
+    std::str::from_utf8(text).expect("the alphabet is ASCII")
 }
 
 impl fmt::Debug for OrderId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
-    }
-}
-
-impl TryFrom<String> for OrderId {
-    type Error = InvalidId;
-    fn try_from(text: String) -> Result<Self, InvalidId> {
-        Self::parse(&text)
-    }
-}
-
-impl From<OrderId> for String {
-    fn from(id: OrderId) -> String {
-        id.to_string()
     }
 }
 

@@ -4,13 +4,14 @@
 //! else is derived: an order is in the state to which more of its sale's orders went than left it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::ids::{SaleId, SkuId};
-use super::journal::{OrderMove, StoredEvent};
 use super::order_life::OrderState;
 use super::shard::Part;
+use super::stored_event::{Facts, StoredEvent};
 
 /// What is counted together.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -92,34 +93,43 @@ pub fn add_counts(counts: &mut Counts, more: &Counts) {
 /// whenever they are counted again.
 pub fn count(events: &[StoredEvent]) -> (CountedSales, usize) {
     let (mut sales, mut unreadable) = (CountedSales::new(), 0);
-    for event in events {
-        let Ok(step) = event.order_move() else {
-            unreadable += 1;
+    // Most neighbours are of one row and minute, and have their facts in common.
+    for alike in events.chunk_by(|one, next| {
+        let is_shared = one.facts.as_ref().zip(next.facts.as_ref()).is_some_and(|(a, b)| Arc::ptr_eq(a, b));
+        is_shared && one.part == next.part && minute(one) == minute(next)
+    }) {
+        let (Some(first), Some(last)) = (alike.first(), alike.last()) else { continue };
+        let Some(facts) = &first.facts else {
+            unreadable += alike.len();
             continue;
         };
-        let sale = (event.part, step.sale_id.clone().into_owned());
-        let counted = sales.entry(sale).or_default();
+        let orders = i64::try_from(alike.len()).unwrap_or(i64::MAX);
+        let counted = sales.entry((first.part, facts.sale.clone())).or_default();
         if counted.events == 0 {
-            counted.first_number = event.number;
+            counted.first_number = first.number;
         }
-        counted.last_number = event.number;
-        counted.events += 1;
-        let units = i64::from(step.quantity.units());
-        let tally = Tally { orders: 1, units, amount: step.amount() };
-        counted.counts.entry(key(&step, event.at_ms)).or_default().add(tally);
+        counted.last_number = last.number;
+        counted.events += orders;
+        let units = i64::from(facts.quantity.units()) * orders;
+        let tally = Tally { orders, units, amount: facts.amount().saturating_mul(orders) };
+        counted.counts.entry(key(facts, minute(first))).or_default().add(tally);
     }
     (sales, unreadable)
 }
 
-fn key(step: &OrderMove<'_>, at_ms: i64) -> CountKey {
+fn minute(event: &StoredEvent) -> i64 {
+    event.at_ms.div_euclid(60_000)
+}
+
+fn key(facts: &Facts, minute: i64) -> CountKey {
     CountKey {
-        sku: step.sku_id.clone().into_owned(),
-        minute: at_ms.div_euclid(60_000),
-        kind: step.kind.clone().into_owned(),
-        from: step.from.clone().into_owned(),
-        to: step.to.clone().into_owned(),
-        reason: step.reason.as_deref().unwrap_or_default().to_owned(),
-        currency: step.unit_price.currency().to_owned(),
+        sku: facts.sku.clone(),
+        minute,
+        kind: facts.kind.clone(),
+        from: facts.from.clone(),
+        to: facts.to.clone(),
+        reason: facts.reason.clone(),
+        currency: facts.unit_price.currency().to_owned(),
     }
 }
 
@@ -222,53 +232,54 @@ impl SaleView {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{json, value::to_raw_value};
+    use serde_json::json;
 
     use super::*;
-    use crate::domain::OrderId;
 
-    /// Makes an event of an order's step at a minute.
-    fn event(
-        number: i64,
+    /// Makes the events of some orders' steps at a minute. They are one row.
+    fn row(
+        (number, orders): (i64, usize),
         (minute, sku, units): (i64, &str, u32),
         (kind, from, to): (&str, &str, &str),
-    ) -> StoredEvent {
-        let order = OrderId::from_bytes(&[0; 16]).expect("an id");
+    ) -> Vec<StoredEvent> {
+        let own = json!({ "order_id": "ord_00000000000000000000000000", "user_id": "u", "accepted_ms": 0 });
         let reason = (to == "rejected").then_some("sold_out");
-        let data = json!({
-            "order_id": order, "sale_id": "drop", "sku_id": sku, "user_id": "u", "quantity": units,
-            "unit_price": {"amount": 100, "currency": "CNY"}, "kind": kind, "from": from, "to": to,
-            "reason": reason, "by": "order_writer", "accepted_ms": 0,
+        let common = json!({
+            "sale_id": "drop", "sku_id": sku, "quantity": units, "unit_price": {"amount": 100, "currency": "CNY"},
+            "kind": kind, "from": from, "to": to, "reason": reason, "by": "order_writer",
         });
-        let data = to_raw_value(&data).expect("JSON");
-        let kind = kind.to_owned();
-        StoredEvent { part: Part::new(0), number, at_ms: minute * 60_000 + 1, order, kind, data }
+        let row = serde_json::to_vec(&json!({ "common": common, "moves": vec![own; orders] })).expect("JSON");
+        let events = i64::try_from(orders).expect("few");
+        StoredEvent::of_row(Part::new(0), (number, events), minute * 60_000 + 1, &row).expect("steps")
     }
 
     fn events() -> Vec<StoredEvent> {
         let (persisted, paid) =
             (("persisted", "queued", "awaiting_payment"), ("paid", "awaiting_payment", "paid"));
-        vec![
-            event(1, (10, "phone", 2), persisted),
-            event(2, (10, "phone", 1), persisted),
-            event(3, (10, "bag", 1), ("rejected", "queued", "rejected")),
-            event(4, (11, "phone", 2), paid),
-            event(5, (12, "phone", 1), ("cancelled", "awaiting_payment", "cancelled")),
-            event(6, (13, "phone", 2), ("refunded", "paid", "refunded")),
-            event(7, (13, "phone", 1), ("melted", "cancelled", "melted")),
+        [
+            row((1, 1), (10, "phone", 2), persisted),
+            row((2, 1), (10, "phone", 1), persisted),
+            row((3, 1), (10, "bag", 1), ("rejected", "queued", "rejected")),
+            row((4, 1), (11, "phone", 2), paid),
+            row((5, 1), (12, "phone", 1), ("cancelled", "awaiting_payment", "cancelled")),
+            row((6, 1), (13, "phone", 2), ("refunded", "paid", "refunded")),
+            row((7, 1), (13, "phone", 1), ("melted", "cancelled", "melted")),
+            row((8, 3), (13, "bag", 3), ("persisted", "queued", "awaiting_payment")),
         ]
+        .concat()
     }
 
     #[test]
     fn a_view_says_where_all_orders_are_and_what_was_taken() {
         let (sales, unreadable) = count(&events());
         let counted = &sales[&(Part::new(0), SaleId::parse("drop").expect("a slug"))];
-        assert_eq!((unreadable, counted.first_number, counted.last_number, counted.events), (0, 1, 7, 7));
+        assert_eq!((unreadable, counted.first_number, counted.last_number, counted.events), (0, 1, 10, 10));
         let view = SaleView::of(&SaleId::parse("drop").expect("a slug"), &counted.counts);
         let states = &view.totals.states;
         let zero = InState::default();
         assert_eq!(states["melted"], InState { orders: 1, units: 1 }, "a word of a newer version");
-        assert_eq!((states["awaiting_payment"], states["paid"], states["cancelled"]), (zero, zero, zero));
+        assert_eq!(states["awaiting_payment"], InState { orders: 3, units: 9 }, "a row of three alike");
+        assert_eq!((states["paid"], states["cancelled"]), (zero, zero));
         assert_eq!(states["refunded"], InState { orders: 1, units: 2 });
         assert_eq!(view.totals.rejected["sold_out"], 1);
         assert_eq!(view.totals.revenue["CNY"], Revenue { paid: 200, refunded: 200 });
@@ -295,8 +306,8 @@ mod tests {
     #[test]
     fn an_event_that_cannot_be_read_counts_for_nothing() {
         let mut all = events();
-        all[1].data = to_raw_value(&json!({ "order_id": 7 })).expect("JSON");
+        all.extend(row((11, 2), (13, "bag", 0), ("persisted", "queued", "awaiting_payment")));
         let (sales, unreadable) = count(&all);
-        assert_eq!((unreadable, sales.values().map(|counted| counted.events).sum::<i64>()), (1, 6));
+        assert_eq!((unreadable, sales.values().map(|counted| counted.events).sum::<i64>()), (2, 10));
     }
 }

@@ -57,7 +57,7 @@ pub struct Turn<'a> {
 }
 
 /// The events of orders. Every instance has partitions of its own, whose events are numbered from
-/// [`crate::domain::journal::FIRST_NUMBER`] on, without gaps.
+/// [`crate::domain::stored_event::FIRST_NUMBER`] on, without gaps.
 #[async_trait]
 pub trait OrderEvents: Send + Sync {
     /// Answers the instances.

@@ -1,8 +1,8 @@
 //! Subscriptions: operators say where events are sent, and follow how that goes.
 
 use super::{Failure, Shop};
-use crate::domain::journal::FIRST_NUMBER;
 use crate::domain::operator::Subject;
+use crate::domain::stored_event::FIRST_NUMBER;
 use crate::domain::subscription::{
     NewSubscription, Subscription, SubscriptionChange, SubscriptionId, SubscriptionState,
 };

@@ -36,10 +36,12 @@ impl KafkaEventTopic {
 impl EventTopic for KafkaEventTopic {
     async fn publish(&self, events: &[StoredEvent]) -> StoreResult<()> {
         for wave in waves(events) {
-            let appends = wave.iter().map(|event| {
-                let message =
-                    Message { key: Some(event.order.to_string().into_bytes()), payload: event.encode() };
-                self.producer.append(event.part, message)
+            let appends = wave.chunk_by(|one, next| one.part == next.part).map(|of_part| {
+                let messages = of_part.iter().map(|event| Message {
+                    key: Some(event.order.to_string().into_bytes()),
+                    payload: event.encode(),
+                });
+                self.producer.append_all(of_part[0].part, messages)
             });
             futures::future::try_join_all(appends).await?;
         }
@@ -62,28 +64,18 @@ fn waves(events: &[StoredEvent]) -> impl Iterator<Item = &[StoredEvent]> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::value::to_raw_value;
+    use serde_json::json;
 
     use super::*;
-    use crate::domain::{IdempotencyKey, Month, Part, SaleId, Shard, UserId};
-
-    fn event(number: i64, key: &str) -> StoredEvent {
-        let (sale, user) = (SaleId::parse("drop").expect("a slug"), UserId::parse("u").expect("an id"));
-        let key = IdempotencyKey::parse(key).expect("a key");
-        StoredEvent {
-            part: Part::new(0),
-            number,
-            at_ms: 0,
-            order: OrderId::derive(Shard::new(0), Month::of_ms(0), &sale, &user, &key),
-            kind: "paid".to_owned(),
-            data: to_raw_value(&1).expect("JSON"),
-        }
-    }
+    use crate::domain::Part;
 
     #[test]
     fn no_wave_names_an_order_twice_and_no_event_is_left_out() {
-        let events: Vec<StoredEvent> =
-            (1..).zip(["a", "b", "a", "c", "c", "b"]).map(|(number, key)| event(number, key)).collect();
+        let order = |number: u8| OrderId::from_bytes(&[number; 16]).expect("an id");
+        let steps = [1, 2, 1, 3, 3, 2].map(|number| json!({ "order_id": order(number) }));
+        let row = json!({ "common": { "kind": "paid" }, "moves": steps }).to_string();
+        let events =
+            StoredEvent::of_row(Part::new(0), (1, 6), 0, row.as_bytes()).expect("a row of six steps");
         let numbers: Vec<Vec<i64>> =
             waves(&events).map(|wave| wave.iter().map(|event| event.number).collect()).collect();
         assert_eq!(numbers, [vec![1, 2], vec![3, 4], vec![5, 6]]);

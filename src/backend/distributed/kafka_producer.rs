@@ -70,10 +70,20 @@ pub struct Message {
     pub payload: Vec<u8>,
 }
 
-/// Names the caller that waits for the answer about a record of a partition.
+/// Names the call that waits for the answer about a record of a partition.
 pub struct ReplyTo {
     part: Part,
-    answer: oneshot::Sender<StoreResult<()>>,
+    call: Arc<Mutex<Call>>,
+}
+
+/// A call that waits until all of its records have their answers.
+struct Call {
+    /// Records that have none yet.
+    unanswered: usize,
+    /// The first failure of one of them.
+    outcome: StoreResult<()>,
+    /// Whom to answer. The caller may have stopped waiting.
+    answer: Option<oneshot::Sender<StoreResult<()>>>,
 }
 
 /// Logs only for debugging: librdkafka writes some forty lines a second while a broker is down, and one failed call
@@ -95,7 +105,7 @@ impl ProducerContext for ProducerQueues {
         let part = reply_to.part;
         let delivered = result.as_ref().map(drop);
         self.answer(
-            *reply_to,
+            &reply_to,
             delivered.map_err(|(error, _)| failed("append", Effect::Unknown, error.clone())),
         );
         let mut queue = self.queue(part);
@@ -106,11 +116,27 @@ impl ProducerContext for ProducerQueues {
         let is_free = queue.under_way == 0;
         drop(queue);
         for (_, reply_to) in hopeless {
-            self.answer(reply_to, Err(failed("append", Effect::NotApplied, KafkaError::Canceled)));
+            self.answer(&reply_to, Err(failed("append", Effect::NotApplied, KafkaError::Canceled)));
         }
         // Without a producer nothing can be handed over, and no caller is left that waits.
         if is_free && let Some(producer) = self.producer.get().and_then(Weak::upgrade) {
             self.hand_over(&producer, part);
+        }
+    }
+}
+
+impl Call {
+    /// Takes the answer about one of the records. The last one answers the call.
+    fn answer(&mut self, answer: StoreResult<()>) {
+        self.unanswered -= 1;
+        if self.outcome.is_ok() {
+            self.outcome = answer;
+        }
+        if self.unanswered == 0
+            && let Some(caller) = self.answer.take()
+        {
+            // The caller may have stopped waiting.
+            let _ = caller.send(std::mem::replace(&mut self.outcome, Ok(())));
         }
     }
 }
@@ -120,18 +146,17 @@ impl ProducerQueues {
         self.queues[usize::from(part.number())].lock().expect("no code panics while holding it")
     }
 
-    /// Queues a record. Answers until when it waits for company, if it is the first that does.
-    fn add(&self, part: Part, record: (Message, ReplyTo)) -> Option<Moment> {
+    /// Queues records. Answers until when they wait for company, if the first of them is the first that does.
+    fn add(&self, part: Part, records: impl Iterator<Item = (Message, ReplyTo)>) -> Option<Moment> {
         let mut queue = self.queue(part);
         let is_first = queue.waiting.is_empty();
-        queue.waiting.push_back(record);
+        queue.waiting.extend(records);
         queue.gathers_until.filter(|until| is_first && self.clock.monotonic() < *until)
     }
 
-    fn answer(&self, reply_to: ReplyTo, answer: StoreResult<()>) {
+    fn answer(&self, reply_to: &ReplyTo, answer: StoreResult<()>) {
         self.unanswered.fetch_sub(1, Ordering::Relaxed);
-        // The caller may have stopped waiting.
-        let _ = reply_to.answer.send(answer);
+        reply_to.call.lock().expect("no code panics while holding it").answer(answer);
     }
 
     /// Hands librdkafka the records of a partition that wait, unless one of them is under way, or they are to wait for
@@ -176,7 +201,7 @@ impl ProducerQueues {
         match producer.send(record) {
             Ok(()) => true,
             Err((error, record)) => {
-                self.answer(*record.delivery_opaque, Err(refused(error)));
+                self.answer(&record.delivery_opaque, Err(refused(error)));
                 false
             }
         }
@@ -238,13 +263,31 @@ impl KafkaProducer {
     /// # Errors
     /// `NotApplied` when the record surely did not leave this process, as in both cases above. Otherwise `Unknown`.
     pub async fn append(&self, part: Part, message: Message) -> StoreResult<()> {
-        let queues = self.producer.context();
-        if queues.unanswered.fetch_add(1, Ordering::Relaxed) >= queues.unanswered_max {
-            queues.unanswered.fetch_sub(1, Ordering::Relaxed);
+        self.append_all(part, std::iter::once(message)).await
+    }
+
+    /// Appends records in their order, as [`Self::append`] does one, and waits for all answers. A record behind one that
+    /// failed may have been delivered all the same.
+    ///
+    /// # Errors
+    /// The first failure of a record: `NotApplied` when surely none of them left this process.
+    pub async fn append_all(
+        &self,
+        part: Part,
+        messages: impl ExactSizeIterator<Item = Message>,
+    ) -> StoreResult<()> {
+        let (queues, size) = (self.producer.context(), messages.len());
+        if size == 0 {
+            return Ok(());
+        }
+        if queues.unanswered.fetch_add(size, Ordering::Relaxed) + size > queues.unanswered_max {
+            queues.unanswered.fetch_sub(size, Ordering::Relaxed);
             return Err(refused(KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)));
         }
         let (answer, answered) = oneshot::channel();
-        match queues.add(part, (message, ReplyTo { part, answer })) {
+        let call = Arc::new(Mutex::new(Call { unanswered: size, outcome: Ok(()), answer: Some(answer) }));
+        let records = messages.map(|message| (message, ReplyTo { part, call: call.clone() }));
+        match queues.add(part, records) {
             Some(until) => {
                 let gathering = Gathering { producer: &self.producer, part, until };
                 self.clock.sleep(until.since(self.clock.monotonic())).await;
@@ -253,7 +296,12 @@ impl KafkaProducer {
             None => queues.hand_over(&self.producer, part),
         }
         // When there is no answer, the producer is gone, and with it what it knew.
-        answered.await.unwrap_or_else(|_| Err(failed("append", Effect::Unknown, KafkaError::Canceled)))
+        let unknown = |_| Err(failed("append", Effect::Unknown, KafkaError::Canceled));
+        answered.await.unwrap_or_else(unknown).map_err(|error| {
+            // Others of the call may have been delivered.
+            let effect = if size > 1 { Effect::Unknown } else { error.effect };
+            StoreError { effect, ..error }
+        })
     }
 
     /// Waits until every record has its answer.

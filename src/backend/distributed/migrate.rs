@@ -10,7 +10,7 @@ use super::mysql::{Mysql, failed};
 use super::settings::Settings;
 use crate::backend::migrations::{CONTROL, DIRECTORY, File, MONTH, SHARD, migrator};
 use crate::clock::Clock;
-use crate::domain::journal::FIRST_NUMBER;
+use crate::domain::stored_event::FIRST_NUMBER;
 use crate::domain::{Instance, Month};
 use crate::ports::{Effect, StoreError, StoreResult};
 

@@ -10,7 +10,7 @@ use sqlx::{AssertSqlSafe, Row};
 use super::mysql::{Mysql, failed};
 use super::mysql_text::{NOW_MS, push_all, push_bytes};
 use crate::backend::readable::readable;
-use crate::domain::journal::FIRST_NUMBER;
+use crate::domain::stored_event::FIRST_NUMBER;
 use crate::domain::{EventNumbers, Instance, Part, StoredEvent};
 use crate::ports::{Backlog, EventPage, OrderEvents, StoreError, StoreResult, Turn};
 

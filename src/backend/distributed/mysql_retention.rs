@@ -9,7 +9,7 @@ use sqlx::{AssertSqlSafe, Row};
 
 use super::mysql::{Mysql, failed};
 use super::mysql_text::list;
-use crate::domain::journal::FIRST_NUMBER;
+use crate::domain::stored_event::FIRST_NUMBER;
 use crate::domain::{Instance, SaleId};
 use crate::ports::{Retention, StoreResult};
 

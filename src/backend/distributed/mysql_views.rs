@@ -9,7 +9,7 @@ use sqlx::{AssertSqlSafe, MySql, Row, Transaction};
 use super::mysql::{Mysql, failed};
 use super::mysql_text::{ROWS_MAX, push_all, push_bytes};
 use crate::backend::readable::readable;
-use crate::domain::journal::FIRST_NUMBER;
+use crate::domain::stored_event::FIRST_NUMBER;
 use crate::domain::view::{CountKey, Counted, CountedSales, Counts, Tally, add_counts};
 use crate::domain::{EventNumbers, Instance, Part, SaleId, SkuId};
 use crate::ports::{StoreError, StoreResult, VIEWS, Views};

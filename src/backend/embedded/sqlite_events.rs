@@ -10,7 +10,7 @@ use super::sqlite::Sqlite;
 use super::sqlite_journal::PART;
 use super::sqlite_rows::{column, failed};
 use crate::backend::readable::readable;
-use crate::domain::journal::FIRST_NUMBER;
+use crate::domain::stored_event::FIRST_NUMBER;
 use crate::domain::{EventNumbers, Instance, StoredEvent};
 use crate::ports::{Backlog, EventPage, OrderEvents, StoreResult, Turn};
 

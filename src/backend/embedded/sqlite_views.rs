@@ -8,7 +8,7 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use super::sqlite::Sqlite;
 use super::sqlite_journal::PART;
 use super::sqlite_rows::{change_one, column, failed, insert, parsed};
-use crate::domain::journal::FIRST_NUMBER;
+use crate::domain::stored_event::FIRST_NUMBER;
 use crate::domain::view::{CountKey, Counted, CountedSales, Counts, Tally};
 use crate::domain::{EventNumbers, Instance, Part, SaleId, SkuId};
 use crate::ports::{StoreResult, VIEWS, Views};
