@@ -1,7 +1,7 @@
 //! Events, as their readers get them from rows of `order_events`.
 //!
-//! Every event is read at least twice, for the topic and for the views. So a row is parsed once: what its events have in
-//! common is shared among them, and the text of a step is passed on as it was written.
+//! Every event is read at least twice, for the topic and for the views. So a row is parsed once: what its events have
+//! in common is shared among them, and the text of a step is passed on as it was written.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -77,8 +77,8 @@ struct Row<'a> {
     moves: Vec<&'a RawValue>,
 }
 
-/// The members of a step that readers look at, of those that one step has of its own, or of those that all of a row have
-/// in common.
+/// The members of a step that readers look at: of those that one step has of its own, or of those that all of a row
+/// have in common.
 #[derive(Deserialize)]
 struct Members<'a> {
     order_id: Option<OrderId>,
@@ -181,8 +181,8 @@ fn word(value: Option<&RawValue>) -> Option<Arc<str>> {
     read::<String>(value).map(Arc::from)
 }
 
-/// The head of an event in the shape of CloudEvents 1.0, structured mode. Source: github.com/cloudevents/spec, "spec.md"
-/// and the extensions "sequence" and "partitioning".
+/// The head of an event in the shape of CloudEvents 1.0, structured mode. Source: github.com/cloudevents/spec,
+/// "spec.md" and the extensions "sequence" and "partitioning".
 #[derive(Serialize)]
 struct CloudEvent<'a> {
     specversion: &'static str,

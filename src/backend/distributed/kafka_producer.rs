@@ -57,7 +57,7 @@ struct ProducerQueue {
     /// Records that were handed over and have no answer yet.
     under_way: usize,
     /// Oldest first.
-    waiting: VecDeque<(Message, ReplyTo)>,
+    waiting: VecDeque<(Message, Arc<Call>)>,
     /// The moment before which nothing is handed over.
     gathers_until: Option<Moment>,
 }
@@ -70,14 +70,13 @@ pub struct Message {
     pub payload: Vec<u8>,
 }
 
-/// Names the call that waits for the answer about a record of a partition.
-pub struct ReplyTo {
+/// A call that waits until all of its records have their answers. They are of one partition.
+pub struct Call {
     part: Part,
-    call: Arc<Mutex<Call>>,
+    waits: Mutex<Waits>,
 }
 
-/// A call that waits until all of its records have their answers.
-struct Call {
+struct Waits {
     /// Records that have none yet.
     unanswered: usize,
     /// The first failure of one of them.
@@ -99,15 +98,12 @@ impl ClientContext for ProducerQueues {
 }
 
 impl ProducerContext for ProducerQueues {
-    type DeliveryOpaque = Box<ReplyTo>;
+    type DeliveryOpaque = Arc<Call>;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, reply_to: Self::DeliveryOpaque) {
-        let part = reply_to.part;
+    fn delivery(&self, result: &DeliveryResult<'_>, call: Self::DeliveryOpaque) {
+        let part = call.part;
         let delivered = result.as_ref().map(drop);
-        self.answer(
-            &reply_to,
-            delivered.map_err(|(error, _)| failed("append", Effect::Unknown, error.clone())),
-        );
+        self.answer(&call, delivered.map_err(|(error, _)| failed("append", Effect::Unknown, error.clone())));
         let mut queue = self.queue(part);
         // Where one record failed, those behind it would only wait as long again. They never left this process, and the
         // relay has them.
@@ -115,8 +111,8 @@ impl ProducerContext for ProducerQueues {
         queue.under_way -= 1;
         let is_free = queue.under_way == 0;
         drop(queue);
-        for (_, reply_to) in hopeless {
-            self.answer(&reply_to, Err(failed("append", Effect::NotApplied, KafkaError::Canceled)));
+        for (_, call) in hopeless {
+            self.answer(&call, Err(failed("append", Effect::NotApplied, KafkaError::Canceled)));
         }
         // Without a producer nothing can be handed over, and no caller is left that waits.
         if is_free && let Some(producer) = self.producer.get().and_then(Weak::upgrade) {
@@ -125,7 +121,7 @@ impl ProducerContext for ProducerQueues {
     }
 }
 
-impl Call {
+impl Waits {
     /// Takes the answer about one of the records. The last one answers the call.
     fn answer(&mut self, answer: StoreResult<()>) {
         self.unanswered -= 1;
@@ -147,16 +143,16 @@ impl ProducerQueues {
     }
 
     /// Queues records. Answers until when they wait for company, if the first of them is the first that does.
-    fn add(&self, part: Part, records: impl Iterator<Item = (Message, ReplyTo)>) -> Option<Moment> {
-        let mut queue = self.queue(part);
+    fn add(&self, call: Arc<Call>, messages: impl Iterator<Item = Message>) -> Option<Moment> {
+        let mut queue = self.queue(call.part);
         let is_first = queue.waiting.is_empty();
-        queue.waiting.extend(records);
+        queue.waiting.extend(messages.map(|message| (message, call.clone())));
         queue.gathers_until.filter(|until| is_first && self.clock.monotonic() < *until)
     }
 
-    fn answer(&self, reply_to: &ReplyTo, answer: StoreResult<()>) {
+    fn answer(&self, call: &Call, answer: StoreResult<()>) {
         self.unanswered.fetch_sub(1, Ordering::Relaxed);
-        reply_to.call.lock().expect("no code panics while holding it").answer(answer);
+        call.waits.lock().expect("no code panics while holding it").answer(answer);
     }
 
     /// Hands librdkafka the records of a partition that wait, unless one of them is under way, or they are to wait for
@@ -193,9 +189,9 @@ impl ProducerQueues {
     }
 
     /// Hands librdkafka one record, and tells whether it took the record. It never calls back from here.
-    fn send(&self, producer: &BaseProducer<Self>, (message, reply_to): (Message, ReplyTo)) -> bool {
-        let part = i32::from(reply_to.part.number());
-        let record = BaseRecord::<[u8], [u8], _>::with_opaque_to(&self.topic, Box::new(reply_to));
+    fn send(&self, producer: &BaseProducer<Self>, (message, call): (Message, Arc<Call>)) -> bool {
+        let part = i32::from(call.part.number());
+        let record = BaseRecord::<[u8], [u8], _>::with_opaque_to(&self.topic, call);
         let mut record = record.partition(part).payload(&message.payload);
         record.key = message.key.as_deref();
         match producer.send(record) {
@@ -266,8 +262,8 @@ impl KafkaProducer {
         self.append_all(part, std::iter::once(message)).await
     }
 
-    /// Appends records in their order, as [`Self::append`] does one, and waits for all answers. A record behind one that
-    /// failed may have been delivered all the same.
+    /// Appends records in their order, as [`Self::append`] does one, and waits for all answers. A record behind one
+    /// that failed may have been delivered all the same.
     ///
     /// # Errors
     /// The first failure of a record: `NotApplied` when surely none of them left this process.
@@ -285,9 +281,8 @@ impl KafkaProducer {
             return Err(refused(KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)));
         }
         let (answer, answered) = oneshot::channel();
-        let call = Arc::new(Mutex::new(Call { unanswered: size, outcome: Ok(()), answer: Some(answer) }));
-        let records = messages.map(|message| (message, ReplyTo { part, call: call.clone() }));
-        match queues.add(part, records) {
+        let waits = Waits { unanswered: size, outcome: Ok(()), answer: Some(answer) };
+        match queues.add(Arc::new(Call { part, waits: Mutex::new(waits) }), messages) {
             Some(until) => {
                 let gathering = Gathering { producer: &self.producer, part, until };
                 self.clock.sleep(until.since(self.clock.monotonic())).await;
