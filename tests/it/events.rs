@@ -1,17 +1,20 @@
 //! Tests of the readers of events: they die at any point, and two of them read at once.
 
+use std::collections::HashMap;
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use seckill::app::Role;
 use seckill::chance;
 use seckill::config::Mode;
-use seckill::domain::SaleId;
 use seckill::domain::view::SaleView;
-use seckill::ports::{Ports, VIEWS};
+use seckill::domain::{EventNumbers, Instance, SaleId};
+use seckill::ports::{Backlog, EventPage, OrderEvents, Ports, StoreResult, Turn, VIEWS};
+use seckill::shop::views::{RebuildOutcome, Rebuilt, rebuild};
 use seckill::worker::driver::Task;
 use seckill::worker::event_publisher::EventPublisher;
 use seckill::worker::event_reader::EventReader;
@@ -140,6 +143,70 @@ async fn many_builders_at_once_count_every_event_once() {
     let sale = SaleId::parse("drop").expect("a slug");
     assert_eq!(SaleView::of(&sale, &ports.views.counts(&sale).await.expect("MySQL")).events, 45);
     end(shop).await;
+}
+
+/// The events of a shop of which some go: what is kept is told once as it was before.
+struct Going {
+    events: Arc<dyn OrderEvents>,
+    kept_before: Mutex<HashMap<Instance, Backlog>>,
+}
+
+#[async_trait]
+impl OrderEvents for Going {
+    fn instances(&self) -> Vec<Instance> {
+        self.events.instances()
+    }
+
+    async fn turn(&self, at: Instance, turn: Turn<'_>) -> StoreResult<Option<Backlog>> {
+        self.events.turn(at, turn).await
+    }
+
+    async fn backlog(&self, at: Instance, reader: &str) -> StoreResult<Backlog> {
+        self.events.backlog(at, reader).await
+    }
+
+    async fn read(&self, at: Instance, from: &EventNumbers, rows_max: u32) -> StoreResult<EventPage> {
+        self.events.read(at, from, rows_max).await
+    }
+
+    async fn advance(
+        &self,
+        at: Instance,
+        reader: &str,
+        from: &EventNumbers,
+        to: &EventNumbers,
+    ) -> StoreResult<()> {
+        self.events.advance(at, reader, from, to).await
+    }
+
+    async fn kept(&self, at: Instance) -> StoreResult<Backlog> {
+        let before = self.kept_before.lock().expect("sound").remove(&at);
+        match before {
+            Some(before) => Ok(before),
+            None => self.events.kept(at).await,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_view_whose_events_go_while_it_is_made_anew_is_kept() {
+    let (mut shop, ports) = shop_of_orders(30).await;
+    until_all_is_read(&ports, VIEWS, &builder(&ports)).await;
+    let sale = SaleId::parse("drop").expect("a slug");
+    let before = ports.views.counts(&sale).await.expect("MySQL");
+    let mut kept_before = HashMap::new();
+    for at in ports.events.instances() {
+        kept_before.insert(at, ports.events.kept(at).await.expect("MySQL"));
+    }
+    let events = Going { events: ports.events.clone(), kept_before: Mutex::new(kept_before) };
+    shop.stage().execute_control("DELETE FROM order_events WHERE first_number = 1").await;
+    let rebuilt = rebuild((&events, ports.views.as_ref()), None, |_| ()).await.expect("MySQL");
+    let is_kept = |one: &Rebuilt| one.outcome == RebuildOutcome::Kept;
+    assert!(!rebuilt.is_empty() && rebuilt.iter().all(is_kept), "{rebuilt:?}");
+    assert_eq!(ports.views.counts(&sale).await.expect("MySQL"), before);
+    // The audit would miss the events.
+    shop.stop().await;
+    remove(&shop.config).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

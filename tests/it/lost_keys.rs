@@ -29,7 +29,11 @@ impl Keys {
     }
 
     async fn remove(&mut self, bucket: u16, part: &str) {
-        let key = format!("{}{{drop.{bucket}}}:{part}", self.prefix);
+        self.remove_of("drop", bucket, part).await;
+    }
+
+    async fn remove_of(&mut self, sale: &str, bucket: u16, part: &str) {
+        let key = format!("{}{{{sale}.{bucket}}}:{part}", self.prefix);
         let removed: i64 = self.connection.del(&key).await.expect("Redis");
         assert_eq!(removed, 1, "{key} was there");
     }
@@ -78,6 +82,29 @@ async fn a_bucket_that_has_lost_a_key_closes_itself_and_says_so() {
         assert_eq!(act(&shop, "end").await.0, 200, "it can be ended");
         finish(shop).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_sale_has_lost_calls_until_the_sale_is_settled() {
+    let mut shop = TestShop::start(Mode::Distributed).await;
+    // All tests of this process share its metrics.
+    shop.open_sale("torn", 1, &[("phone", 10)]).await;
+    Keys::of(&shop).await.remove_of("torn", 0, "stock").await;
+    let is_shown = async |line: &str| metrics().render().contains(line);
+    eventually("the loss is on the page", async || is_shown(r#"seckill_buckets_lost{sale="torn"} 1"#).await)
+        .await;
+    for (action, body) in [
+        ("end", json!({ "reason": "a test" })),
+        ("settle", json!({ "reason": "what it has lost is known", "accept_differences": true })),
+    ] {
+        let done = shop.operate("POST", &format!("/sales/torn/{action}"), body).await;
+        assert_eq!(done.status, 200, "{done:?}");
+    }
+    eventually("nothing of it is left", async || is_shown(r#"seckill_buckets_lost{sale="torn"} 0"#).await)
+        .await;
+    shop.stop().await;
+    assert_rows_kept(&shop.config, "torn").await;
+    remove(&shop.config).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -26,7 +26,7 @@ impl Call {
 struct State {
     status: u16,
     hangs: bool,
-    calls: usize,
+    offered: Vec<String>,
     taken: Vec<Call>,
 }
 
@@ -74,7 +74,12 @@ impl Receiver {
 
     /// Counts all calls.
     pub fn calls(&self) -> usize {
-        self.state().calls
+        self.state().offered.len()
+    }
+
+    /// Returns the ids of all calls, taken or not, in order.
+    pub fn offered(&self) -> Vec<String> {
+        self.state().offered.clone()
     }
 
     /// Returns what was taken, in order.
@@ -94,7 +99,7 @@ async fn serve(mut stream: TcpStream, state: Arc<Mutex<State>>) {
         read = rest;
         let status = {
             let mut state = state.lock().expect("sound");
-            state.calls += 1;
+            state.offered.push(call.header("seckill-event-id").to_owned());
             if state.hangs {
                 None
             } else {

@@ -1,12 +1,15 @@
 //! Moves a shop: the real binary exports it from one mode, imports it into the other, and moves it back. The audit runs
 //! on what stands afterwards.
 
+use std::fs::File;
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use loadtest::audit;
 use seckill::config::{Config, Mode};
 use seckill::ports::Ports;
+use seckill::transfer::{Contents, compare};
 use seckill::worker::driver::Task as _;
 use serde_json::{Value, json};
 
@@ -183,6 +186,7 @@ async fn there_and_back(first: Mode, second: Mode) {
     assert_eq!(body(Path::new(&again)), body(Path::new(&there)));
     done(&seckill(&back, &["import", &again]));
     audited(&back, "drop", 13).await;
+    assert_eq!(differs_from(&back, &again).await, None);
     let mut shop = start(&back).await;
     settle(&shop).await;
     let report = shop.operate("GET", "/sales/past/report", Value::Null).await.json();
@@ -193,11 +197,22 @@ async fn there_and_back(first: Mode, second: Mode) {
     eventually("the money is back", async || is_back(provider.books())).await;
     shop.stop().await;
     drop(shop);
+    // Then a file that was made before is not what stands.
+    let differs = differs_from(&back, &again).await.expect("an order was changed");
+    assert!(differs.contains("Refunded") && differs.contains("Paid"), "{differs}");
     audited(&back, "past", 0).await;
     for config in [&from, &to, &back] {
         remove(config).await;
     }
     std::fs::remove_dir_all(&place).expect("removed");
+}
+
+/// Compares what stands with a file, as every export does before it says that it is done.
+async fn differs_from(config: &Config, file: &str) -> Option<String> {
+    let (ports, map) = (open(config).await, config.shard_map().expect("a map"));
+    let lines = || seckill::transfer::file::lines(BufReader::new(File::open(file).expect("a file")));
+    let contents = Contents::check(lines(), map).expect("a whole file");
+    compare(&ports, map, &contents, lines()).await.err().map(|error| error.to_string())
 }
 
 async fn start(config: &Config) -> TestShop {

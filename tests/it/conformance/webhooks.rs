@@ -76,6 +76,15 @@ async fn a_receiver_gets_every_event_signed_and_in_order(mode: Mode) {
     subscribe(&shop, &other, json!({ "kinds": ["cancelled"], "from": "oldest" })).await;
     eventually("all cancellations are there", async || other.taken().len() >= 8).await;
     assert!(other.taken().iter().all(|call| call.header("seckill-event-id").ends_with(".cancelled")));
+    // No event goes out while the one before it of the same order was not taken.
+    let slow = Receiver::start().await;
+    slow.answer(500);
+    let (failing, _) = subscribe(&shop, &slow, json!({ "from": "oldest" })).await;
+    eventually("it fails", async || webhook(&shop, &failing).await["failing_since"].is_string()).await;
+    let offered = slow.offered();
+    assert!(offered.iter().all(|id| id.ends_with(".persisted")), "{offered:?}");
+    slow.answer(200);
+    eventually("it has all of them", async || slow.ids().len() == 17).await;
     shop.finish().await;
 }
 
