@@ -2,19 +2,19 @@
 -- idempotent by the move's id.
 --
 -- KEYS (one hash tag)  1 gate   2 stock   3 moves
--- ARGV  1 epoch, 2 id of the move, 3 sku, 4 most units, 5 number of the other bucket
+-- ARGV  1 id of the move, 2 sku, 3 most units, 4 number of the other bucket
 -- Result: number of units that are under way with this id; 0 when the bucket has none to give
 --
 -- The note stands until the other bucket has the units (receive.lua). Whoever finds an old one finishes it.
 
-local under_way = redis.call('HGET', KEYS[3], ARGV[2])
+local under_way = redis.call('HGET', KEYS[3], ARGV[1])
 if under_way then return tonumber(string.match(under_way, '^[^|]*|[^|]*|(%d+)|')) end
 local gate = redis.call('HMGET', KEYS[1], 'epoch', 'lost')
-if gate[1] ~= ARGV[1] or gate[2] then return 0 end
-local units = math.min(tonumber(redis.call('HGET', KEYS[2], ARGV[3]) or '0'), tonumber(ARGV[4]))
+if not gate[1] or gate[2] then return 0 end
+local units = math.min(tonumber(redis.call('HGET', KEYS[2], ARGV[2]) or '0'), tonumber(ARGV[3]))
 if units < 1 then return 0 end
 local clock = redis.call('TIME')
 local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
-redis.call('HSET', KEYS[3], ARGV[2], string.format('%s|%s|%d|%.0f', ARGV[5], ARGV[3], units, now_ms))
-redis.call('HINCRBY', KEYS[2], ARGV[3], -units)
+redis.call('HSET', KEYS[3], ARGV[1], string.format('%s|%s|%d|%.0f', ARGV[4], ARGV[2], units, now_ms))
+redis.call('HINCRBY', KEYS[2], ARGV[2], -units)
 return units

@@ -10,14 +10,14 @@
 --   6 outbox_orders    number of orders in all outbox entries
 --   7 unpaid  hash    user -> orders that expired or were given up
 --   8 references hash order id -> the shop's own name for the order, of those that have one
--- ARGV, in columns: 1 epoch the caller believes in, then of n purchases
+-- ARGV, in columns, of n purchases
 --   n order ids, n users, n times what is asked for: fingerprint (16 hex digits)|quantity|sku, and |reference if
 --   there is one
--- Result: 'entry id|time in ms' of the outbox entry, or false when nothing was accepted; then per purchase, in
+-- Result: 'entry id|time in ms|epoch' of the outbox entry, or false when nothing was accepted; then per purchase, in
 -- order, a word or an array
 --   'reserved'      {'replayed', value of orders}      'key_reused'
 --   {'limit_reached', held}      {'too_many_unpaid', how many}      {'sold_out', available, number of orders ever held}
---   'not_started' 'paused' 'ended' 'stale_epoch' 'gate_shut' 'keys_lost' 'unknown_sku' 'invalid'
+--   'not_started' 'paused' 'ended' 'gate_shut' 'keys_lost' 'unknown_sku' 'invalid'
 --
 -- The script has three passes: it reads, decides and writes. An error does not roll back what a script wrote, so no
 -- read and no check follows the first write. The outbox entry is written before its orders, and the stock last, because
@@ -47,12 +47,12 @@ local function missing_keys(sold)
 end
 
 -- Answers the verdict that the gate gives to every new purchase of this call, or nil when the gate is open.
-local limit, sold, lost, unpaid_max
+local epoch, limit, sold, lost, unpaid_max
 local function gate_verdict()
   local g = redis.call('HMGET', gate, 'epoch', 'state', 'opens_ms', 'closes_ms', 'buyer_limit', 'lease_ms',
     'sold', 'lost', 'given_up', 'unpaid_max')
   if not g[1] then return 'gate_shut' end
-  if g[1] ~= ARGV[1] then return 'stale_epoch' end
+  epoch = g[1]
   limit = tonumber(g[5])
   local opens, closes, lease = tonumber(g[3]), tonumber(g[4]), tonumber(g[6])
   if not (limit and opens and closes and lease) then return 'gate_shut' end
@@ -72,9 +72,9 @@ end
 local shut = gate_verdict()
 
 -- These are the columns of ARGV: purchase i has its user at USERS + i, and so on.
-local count = math.floor((#ARGV - 1) / 3)
+local count = math.floor(#ARGV / 3)
 if count == 0 then return {false} end
-local IDS, USERS, ASKED = 1, 1 + count, 1 + 2 * count
+local IDS, USERS, ASKED = 0, count, 2 * count
 
 -- The first pass reads.
 local known = redis.call('HMGET', orders, unpack(ARGV, IDS + 1, IDS + count))
@@ -146,8 +146,8 @@ if #accepted == 0 then return answers end
 -- The third pass writes. The count comes first: one that is too high refuses purchases early, and one that is too low
 -- refuses them late.
 redis.call('INCRBY', outbox_orders, #accepted)
-answers[1] = redis.call('XADD', outbox, '*', 'epoch', ARGV[1], 'orders', table.concat(accepted))
-  .. string.format('|%.0f', now_ms)
+answers[1] = redis.call('XADD', outbox, '*', 'epoch', epoch, 'orders', table.concat(accepted))
+  .. string.format('|%.0f|%s', now_ms, epoch)
 if #new_references > 0 then redis.call('HSET', references, unpack(new_references)) end
 redis.call('HSET', orders, unpack(new_holds))
 redis.call('HSET', buyers, unpack(new_live))

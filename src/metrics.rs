@@ -129,7 +129,9 @@ metrics_table! {
     FOREIGN_PARTITIONS Gauge "seckill_order_log_foreign_partitions" []
         "Partitions of the order log beyond the shard map's, which nobody uses";
     BUCKETS_LOST Gauge "seckill_buckets_lost" ["sale"]
-        "Buckets of a sale that have lost keys of their Redis data, and sell nothing";
+        "Buckets of a sale that have lost something of their Redis data, and sell nothing";
+    BUCKETS_REBUILT Counter "seckill_buckets_rebuilt_total" ["result"]
+        "Rebuilds of buckets that had lost something: open, failed";
     SALE_DELAYED Gauge "seckill_sale_delayed" ["sale"]
         "1 while a sale should sell and its stock is not in place";
     SALE_UNPLACED Gauge "seckill_sale_unplaced" ["sale"]

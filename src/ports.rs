@@ -23,6 +23,7 @@ mod payment_provider;
 mod payments;
 mod positions;
 mod probe;
+mod rebuilds;
 mod refunds;
 mod releases;
 mod retention;
@@ -46,13 +47,14 @@ pub use ledger::Ledger;
 pub use order_changes::{Ending, Grace, Moved, OrderChanges, Overdue};
 pub use order_events::{Backlog, EventPage, EventTopic, OrderEvents, Turn};
 pub use order_log::{IMPORT_RECORDS_MAX, LogEvent, LogIdentity, Offsets, OrderLog, OrderLogReader, Wake};
-pub use order_writes::{BatchOutcome, OrderWrites, Written};
+pub use order_writes::{BatchOutcome, OrderWrites, TakenOver, Written};
 pub use orders::Orders;
 pub use outbox::Outbox;
 pub use payment_provider::{Booked, News, PaymentProvider, ProviderEvent, ProviderRules, Standing};
 pub use payments::{Opened, PaymentStep, Payments};
 pub use positions::Positions;
 pub use probe::{Duty, Fault, Probe};
+pub use rebuilds::{Claim, Rebuilds, Recovery, Refills};
 pub use refunds::{RefundStep, Refunds};
 pub use releases::{Owed, Releases};
 pub use retention::Retention;
@@ -103,6 +105,8 @@ pub struct Ports {
     pub ledger: Arc<dyn Ledger>,
     /// Knows which units have to go back on sale; `None` where they go back with the decision that frees them.
     pub releases: Option<Arc<dyn Releases>>,
+    /// Rebuilds what the inventory has lost; `None` where nothing is lost without the rest.
+    pub recovery: Option<Recovery>,
     /// Knows the sales.
     pub sales: Arc<dyn SaleStore>,
     /// Settles sales.

@@ -103,7 +103,7 @@ pub fn log_batch((part, log): (Part, LogId), start_offset: i64, records: Vec<Ord
         .zip(records)
         .map(|(offset, record)| LogRecord { offset, payload: record.encode(), order: Ok(record) })
         .collect();
-    LogBatch { part, log, start_offset, records }
+    LogBatch { part, log, start_offset, fences: Default::default(), records }
 }
 
 /// Returns the prefix of the databases, which must begin with `bench_`: the parts empty and drop these databases.

@@ -56,7 +56,7 @@ async fn batches_of(
     part: Part,
     batches: Vec<Vec<OrderRecord>>,
 ) -> anyhow::Result<Vec<LogBatch>> {
-    let mut offset = ports.order_writes.take_over(part).await?.next_offset;
+    let mut offset = ports.order_writes.take_over(part).await?.position.next_offset;
     let log = ports.order_log.identity().await?.id;
     let mut made = Vec::with_capacity(batches.len());
     for records in batches {

@@ -102,8 +102,10 @@ pub struct SaleFacts {
     pub payment_window_ms: i64,
     /// The number of buckets.
     pub buckets: u16,
-    /// The epoch.
+    /// The epoch in which its buckets were put in place.
     pub epoch: i64,
+    /// The epochs of buckets that were rebuilt.
+    pub rebuilt: BTreeMap<u16, i64>,
     /// The items, ascending by SKU in distributed mode.
     pub items: Vec<ItemFacts>,
     /// What operators did to the sale, oldest first.

@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::config::{Config, Expiry, NotifyConfig, ProviderKind};
 use crate::domain::Part;
 use crate::memory::Memory;
-use crate::ports::{Grace, Outbound, Ports, Releases, StoreResult, VIEWS};
+use crate::ports::{Grace, Outbound, Ports, Recovery, Releases, StoreResult, VIEWS};
 use crate::shop::Shop;
 use crate::shutdown::Tasks;
 use crate::worker::alarm_caller::{self, AlarmCaller, Receiver};
@@ -29,11 +29,13 @@ use crate::worker::gate_repair::GateRepair;
 use crate::worker::health_watch::HealthWatch;
 use crate::worker::holdings_watch::HoldingsWatch;
 use crate::worker::housekeeping::{Ages, Housekeeping};
+use crate::worker::lease_guard::LeaseGuard;
 use crate::worker::letter_watch::LetterWatch;
 use crate::worker::order_writer::{self, OrderWriter};
 use crate::worker::outbox_relay::{self, OutboxRelay};
 use crate::worker::pace::PaceMeter;
 use crate::worker::position_watch::PositionWatch;
+use crate::worker::rebuilder::Rebuilder;
 use crate::worker::release_relay::ReleaseRelay;
 use crate::worker::stock_watch::StockWatch;
 use crate::worker::view_builder::ViewBuilder;
@@ -57,6 +59,12 @@ const LETTER_INTERVAL: Duration = Duration::from_secs(10);
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(600);
 /// How often sales are looked for that have been over for long.
 const SETTLE_INTERVAL: Duration = Duration::from_secs(60);
+
+/// How often the leases of buckets are prolonged: four times while one lasts.
+const LEASE_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How often buckets are looked for that have lost something.
+const REBUILD_INTERVAL: Duration = Duration::from_millis(200);
 
 /// How often overdue orders are looked for.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(1);
@@ -152,6 +160,14 @@ impl Workers<'_> {
             clock: self.clock.clone(),
             period: self.refresh_interval(),
         }));
+        if let Some(recovery) = &self.ports.recovery {
+            start(Arc::new(LeaseGuard {
+                refills: recovery.refills.clone(),
+                catalog: self.memory.catalog.clone(),
+                clock: self.clock.clone(),
+                period: LEASE_INTERVAL,
+            }));
+        }
         start(Arc::new(HoldingsWatch {
             ledger: self.ports.ledger.clone(),
             catalog: self.memory.catalog.clone(),
@@ -226,6 +242,9 @@ impl Workers<'_> {
             views: self.ports.views.clone(),
             period: Duration::from_millis(self.config.events.views_interval_ms),
         }));
+        if let Some(recovery) = &self.ports.recovery {
+            start(Arc::new(self.rebuilder(recovery.clone())?));
+        }
         if let Some(releases) = &self.ports.releases {
             start(Arc::new(self.release_relay(releases.clone())?));
         }
@@ -241,6 +260,11 @@ impl Workers<'_> {
     }
 
     fn outbox_relay(&self) -> OutboxRelay {
+        self.relay_of(Duration::from_millis(self.config.relay.min_age_ms))
+    }
+
+    /// Makes a relay of entries that are at least so old.
+    fn relay_of(&self, min_age: Duration) -> OutboxRelay {
         let relay = &self.config.relay;
         OutboxRelay::new(
             self.ports.outbox.clone(),
@@ -249,10 +273,26 @@ impl Workers<'_> {
             self.clock.clone(),
             outbox_relay::Limits {
                 interval: Duration::from_millis(relay.interval_ms),
-                min_age: Duration::from_millis(relay.min_age_ms),
+                min_age,
                 batch_orders_max: relay.batch_orders_max,
             },
         )
+    }
+
+    fn rebuilder(&self, recovery: Recovery) -> anyhow::Result<Rebuilder> {
+        Ok(Rebuilder {
+            recovery,
+            gates: self.ports.gates.clone(),
+            sales: self.ports.sales.clone(),
+            order_log: self.ports.order_log.clone(),
+            positions: self.ports.positions.clone(),
+            // Nobody delivers an entry of a bucket that sells nothing, so none is too young.
+            relay: self.relay_of(Duration::ZERO),
+            catalog: self.memory.catalog.clone(),
+            clock: self.clock.clone(),
+            map: self.config.shard_map()?,
+            period: REBUILD_INTERVAL,
+        })
     }
 
     fn release_relay(&self, releases: Arc<dyn Releases>) -> anyhow::Result<ReleaseRelay> {

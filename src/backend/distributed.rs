@@ -17,6 +17,7 @@ mod mysql_batch_rows;
 mod mysql_captures;
 mod mysql_dead_letters;
 mod mysql_events;
+mod mysql_fences;
 mod mysql_grants;
 mod mysql_journal;
 mod mysql_ledger;
@@ -25,6 +26,7 @@ mod mysql_order_moves;
 mod mysql_order_store;
 mod mysql_payments;
 mod mysql_positions;
+mod mysql_rebuilds;
 mod mysql_refunds;
 mod mysql_releases;
 mod mysql_retention;
@@ -37,16 +39,18 @@ mod redis_gates;
 mod redis_inventory;
 mod redis_link;
 mod redis_outbox;
+mod redis_refills;
 mod settings;
 mod settling;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::config::RedisConfig;
 use crate::ports::{
     AuditLog, EventTopic, Gates, Inventory, Keys, OrderEvents, OrderLog, Outbox, Ports, Positions, Probe,
-    StoreResult, Views,
+    Recovery, StoreResult, Views,
 };
 
 use kafka_event_topic::KafkaEventTopic;
@@ -62,6 +66,7 @@ use mysql_order_changes::MysqlOrderChanges;
 use mysql_order_store::MysqlOrderStore;
 use mysql_payments::MysqlPayments;
 use mysql_positions::MysqlPositions;
+use mysql_rebuilds::MysqlRebuilds;
 use mysql_refunds::MysqlRefunds;
 use mysql_releases::MysqlReleases;
 use mysql_retention::MysqlRetention;
@@ -72,8 +77,13 @@ use redis_gates::RedisGates;
 use redis_inventory::RedisInventory;
 use redis_link::RedisLink;
 use redis_outbox::RedisOutbox;
+use redis_refills::RedisRefills;
 pub use settings::Settings;
 use settling::DistributedSettling;
+
+/// How long a bucket sells after its lease was prolonged last. Every process prolongs it twice a second, and a server
+/// that comes back without its newest data sells for no longer than this.
+const LEASE: Duration = Duration::from_secs(2);
 
 /// Opens a backend whose databases and topic `seckill migrate` has made. Redis and all MySQL instances but the first
 /// are reached at their first call.
@@ -112,6 +122,10 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Ports> {
         ledger: Arc::new(MysqlLedger::new(mysql.clone())),
         releases: Some(Arc::new(MysqlReleases::new(mysql.clone()))),
         positions: Arc::new(MysqlPositions::new(mysql.clone())),
+        recovery: Some(Recovery {
+            rebuilds: Arc::new(MysqlRebuilds::new(mysql.clone())),
+            refills: Arc::new(RedisRefills::new(redis.link.clone(), LEASE)),
+        }),
         sales: directory.clone(),
         settling,
         retention: Arc::new(MysqlRetention { mysql: mysql.clone() }),

@@ -127,6 +127,7 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Opened> {
         archive: Arc::new(SqliteArchive { sqlite: sqlite.clone() }),
         ledger: Arc::new(SqliteLedger { sqlite: sqlite.clone() }),
         releases: None,
+        recovery: None,
         sales: directory.clone(),
         settling: Arc::new(SqliteSettling { sqlite: sqlite.clone() }),
         retention: Arc::new(SqliteRetention { sqlite: sqlite.clone() }),

@@ -5,8 +5,10 @@
 //! So a wrong plan fails its transaction and never oversells.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use super::decided::Decided;
+use super::fence::Fences;
 use super::ids::{SaleId, SkuId, UserId};
 use super::journal::OrderMove;
 use super::log_position::LogId;
@@ -39,6 +41,8 @@ pub struct LogBatch {
     pub log: LogId,
     /// The position that the batch was read from. The writing transaction compares the stored position with it.
     pub start_offset: i64,
+    /// The fences of the partition, as they were at the start. The writing transaction compares them.
+    pub fences: Arc<Fences>,
     /// 1 to `writer.batch_records_max` records.
     pub records: Vec<LogRecord>,
 }
@@ -55,7 +59,7 @@ impl LogBatch {
     pub fn apart(record: &OrderRecord, map: &ShardMap) -> Self {
         let order = LogRecord { offset: 0, payload: Vec::new(), order: Ok(record.clone()) };
         let part = map.part_of(record.order_id.shard());
-        Self { part, log: LogId::APART, start_offset: 0, records: vec![order] }
+        Self { part, log: LogId::APART, start_offset: 0, fences: Arc::default(), records: vec![order] }
     }
 
     /// Answers why none of the batch's records can become an order; `None` when one can.
@@ -264,6 +268,9 @@ pub fn plan(
         let outcome = match record.decided.as_deref() {
             Some(Decided { rejected: Some(reason), .. }) => Outcome::Rejected(*reason),
             Some(Decided { state, .. }) if state.holds_nothing() => Outcome::Over(*state),
+            _ if batch.fences.is_stale(record, map.bucket_of(record.order_id.shard(), sale.buckets)) => {
+                Outcome::Rejected(RejectReason::StaleEpoch)
+            }
             _ => match decide(record, sale, claimed, &scarce, &mut plan.held, &free) {
                 Ok(claims) => Outcome::Live(claims),
                 Err(reason) => Outcome::Rejected(reason),

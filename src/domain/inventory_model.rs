@@ -44,7 +44,7 @@ pub struct Bucket {
 /// The gate of a bucket: whether it sells, and on which terms.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gate {
-    /// The sale's epoch in which the bucket was put in place.
+    /// The epoch in which the bucket was put in place or rebuilt last.
     pub epoch: u32,
     /// Whether the bucket sells.
     pub state: GateState,
@@ -176,8 +176,6 @@ pub enum GateChange {
     Older,
     /// There is no gate.
     Missing,
-    /// The gate stands in another epoch.
-    Conflict,
 }
 
 impl Bucket {
@@ -196,10 +194,9 @@ impl Bucket {
     }
 
     /// Sets the gate's state, but never back to what an older version of the sale said (`gate.lua`).
-    pub fn set_gate(&mut self, epoch: u32, state: GateState, version: u64) -> GateChange {
+    pub fn set_gate(&mut self, state: GateState, version: u64) -> GateChange {
         match &mut self.gate {
             None => GateChange::Missing,
-            Some(gate) if gate.epoch != epoch => GateChange::Conflict,
             Some(gate) if gate.version.is_some_and(|newest| version < newest) => GateChange::Older,
             Some(gate) => {
                 gate.state = state;
@@ -210,19 +207,19 @@ impl Bucket {
     }
 
     /// Decides the requests and answers one verdict for each, in order (`reserve.lua`). Each request sees what the ones
-    /// before it took. `epoch` is the one that the caller believes in. All accepted orders share one outbox entry. A
-    /// bucket that finds keys missing notes that it lost them.
-    pub fn reserve(&mut self, epoch: u32, batch: &[ReserveRequest], now_ms: i64) -> Vec<Verdict> {
-        let admission = self.admit(epoch, now_ms);
-        self.reserve_admitted(&admission, epoch, batch, now_ms)
+    /// before it took. All accepted orders share one outbox entry. A bucket that finds keys missing notes that it lost
+    /// them.
+    pub fn reserve(&mut self, batch: &[ReserveRequest], now_ms: i64) -> Vec<Verdict> {
+        let admission = self.admit(now_ms);
+        self.reserve_admitted(&admission, batch, now_ms)
     }
 
     /// Answers what every new order of a call hears, as [`Self::admission`] does, and notes that keys are lost.
     ///
     /// # Errors
     /// The denial that every new order gets.
-    pub fn admit(&mut self, epoch: u32, now_ms: i64) -> Result<Terms, Denial> {
-        let terms = self.admission(epoch, now_ms)?;
+    pub fn admit(&mut self, now_ms: i64) -> Result<Terms, Denial> {
+        let terms = self.admission(now_ms)?;
         let has_lost_keys = self.has_lost_keys();
         match &mut self.gate {
             Some(gate) if has_lost_keys => {
@@ -235,19 +232,19 @@ impl Bucket {
 
     /// Decides as [`Self::reserve`] does, on a slice of a bucket that has the gate, and of the rest only what the batch
     /// names. Such a slice cannot tell whether keys are missing.
-    pub fn reserve_in_slice(&mut self, epoch: u32, batch: &[ReserveRequest], now_ms: i64) -> Vec<Verdict> {
-        let admission = self.admission(epoch, now_ms);
-        self.reserve_admitted(&admission, epoch, batch, now_ms)
+    pub fn reserve_in_slice(&mut self, batch: &[ReserveRequest], now_ms: i64) -> Vec<Verdict> {
+        let admission = self.admission(now_ms);
+        self.reserve_admitted(&admission, batch, now_ms)
     }
 
     fn reserve_admitted(
         &mut self,
         admission: &Result<Terms, Denial>,
-        epoch: u32,
         batch: &[ReserveRequest],
         now_ms: i64,
     ) -> Vec<Verdict> {
         let entry = OutboxEntryId((self.entries_made + 1).to_string());
+        let epoch = self.gate.as_ref().map_or(0, |gate| gate.epoch);
         let mut accepted = Accepted { entry, epoch, orders: Vec::new() };
         let decide = |request| self.reserve_one(admission, request, now_ms, &mut accepted);
         let verdicts = batch.iter().map(decide).collect();
@@ -266,11 +263,8 @@ impl Bucket {
     ///
     /// # Errors
     /// The denial that every new order gets.
-    pub fn admission(&self, epoch: u32, now_ms: i64) -> Result<Terms, Denial> {
+    pub fn admission(&self, now_ms: i64) -> Result<Terms, Denial> {
         let gate = self.gate.as_ref().ok_or(Denial::GateShut)?;
-        if gate.epoch != epoch {
-            return Err(Denial::StaleEpoch);
-        }
         let terms = gate.terms.ok_or(Denial::GateShut)?;
         let is_leased = terms.lease_ms <= 0 || now_ms < terms.lease_ms;
         match gate.state {
@@ -332,7 +326,7 @@ impl Bucket {
         *available -= units;
         accepted.orders.push(record.order_id);
         self.hold(request, held + units, now_ms);
-        Verdict::Reserved { outbox_entry: accepted.entry.clone(), reserved_ms: now_ms }
+        Verdict::Reserved { outbox_entry: accepted.entry.clone(), reserved_ms: now_ms, epoch: accepted.epoch }
     }
 
     /// Notes the hold of an accepted order. `held` is what its buyer now holds.
@@ -472,9 +466,9 @@ mod tests {
             let terms = Terms { opens_ms: 10, closes_ms: 20, buyer_limit: LIMIT, unpaid_max: 0, lease_ms: 0 };
             let mut bucket = Bucket::default();
             prop_assert_eq!(bucket.preheat(1, terms, &stock), Preheated::Created);
-            prop_assert_eq!(bucket.set_gate(1, GateState::Open, 1), GateChange::Set);
+            prop_assert_eq!(bucket.set_gate(GateState::Open, 1), GateChange::Set);
             let batch: Vec<ReserveRequest> = wishes.into_iter().map(request).collect();
-            bucket.reserve(1, &batch, 10);
+            bucket.reserve(&batch, 10);
 
             let units = |chosen: &dyn Fn(&Hold) -> bool| -> u32 {
                 bucket.orders.values().filter(|hold| chosen(hold)).map(|hold| hold.quantity.units()).sum()
@@ -489,7 +483,7 @@ mod tests {
             prop_assert_eq!(bucket.outbox_orders(), bucket.orders.len());
 
             let after = bucket.clone();
-            bucket.reserve(1, &batch, 10);
+            bucket.reserve(&batch, 10);
             prop_assert_eq!(bucket, after);
         }
     }

@@ -18,11 +18,13 @@ pub enum RejectReason {
     SoldOut,
     /// Its record was a dead letter, and an operator gave its units back.
     GivenUp,
+    /// Its record came when its bucket had been rebuilt without it (step 17).
+    StaleEpoch,
 }
 
 impl RejectReason {
     /// All reasons.
-    pub const ALL: [Self; 3] = [Self::Limit, Self::SoldOut, Self::GivenUp];
+    pub const ALL: [Self; 4] = [Self::Limit, Self::SoldOut, Self::GivenUp, Self::StaleEpoch];
 
     /// Answers the reason's word in rows and JSON.
     pub fn as_str(self) -> &'static str {
@@ -30,6 +32,7 @@ impl RejectReason {
             Self::Limit => "limit",
             Self::SoldOut => "sold_out",
             Self::GivenUp => "given_up",
+            Self::StaleEpoch => "stale_epoch",
         }
     }
 

@@ -29,7 +29,7 @@ pub struct OrderRecord {
     /// The shop's own name for the order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<Reference>,
-    /// The sale's epoch in which the order was accepted.
+    /// The bucket's epoch in which the order was accepted.
     pub epoch: u32,
     /// When the front accepted it, ms since 1970. A record that the relay made has the time of the reservation.
     pub accepted_ms: i64,

@@ -63,6 +63,8 @@ pub enum Verdict {
         outbox_entry: OutboxEntryId,
         /// When the order was accepted, by the inventory's clock, ms since 1970.
         reserved_ms: i64,
+        /// The bucket's epoch, which the order's record says.
+        epoch: u32,
     },
     /// The order was held before, for the same body.
     Replayed(Reservation),
@@ -98,8 +100,6 @@ pub enum Denial {
     Paused,
     /// The sale is over.
     Ended,
-    /// The bucket is in another epoch than the caller's snapshot of the sale.
-    StaleEpoch,
     /// There is no gate, it cannot be read or does not sell yet, or its lease is over.
     GateShut,
     /// Keys of the bucket are missing, so that nobody knows who holds what. It sells nothing until it is rebuilt.
@@ -117,7 +117,6 @@ impl Denial {
             | Self::SoldOut { .. }
             | Self::NotStarted
             | Self::Paused
-            | Self::StaleEpoch
             | Self::GateShut
             | Self::KeysLost => false,
         }

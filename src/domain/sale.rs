@@ -44,7 +44,7 @@ pub struct Sale {
     pub payment_window_ms: i64,
     /// Redis slots that its stock is spread over: a power of two, 1 to [`Sale::BUCKETS_MAX`].
     pub buckets: u16,
-    /// Grows with every rebuild of the Redis state (step 17, not built). A reserve call of another epoch is refused.
+    /// The epoch in which its buckets are put in place. A bucket that is rebuilt has a later one of its own (step 17).
     pub epoch: u32,
     /// Whether all buckets of this epoch were put in place. Before that nothing is sold. Afterwards no bucket is put in
     /// place a second time, because units of it may be sold.

@@ -77,8 +77,8 @@ pub trait Gates: Send + Sync {
     /// nothing, so any process may call it at any time. The gates of a sale that is not in place are only ended.
     ///
     /// # Errors
-    /// Also when a gate is in another epoch, or is missing although the sale is in place and has not ended. The other
-    /// gates are set all the same.
+    /// Also when a gate is missing although the sale is in place and has not ended. The other gates are set all the
+    /// same.
     async fn set_gates(&self, sale: &Sale) -> StoreResult<()>;
 
     /// Reads the inventory's clock, which decides when a sale opens and closes, in ms since 1970.

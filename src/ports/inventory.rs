@@ -11,8 +11,8 @@ use crate::domain::{BucketId, Decision, OrderId, UserId};
 /// The scarce units in front of MySQL. It decides which purchases become orders.
 #[async_trait]
 pub trait Inventory: Send + Sync {
-    /// Reserves up to `admission.reserve_batch_max` purchases of one bucket and one epoch in one call, and answers them
-    /// in the same order. Idempotent by order id.
+    /// Reserves up to `admission.reserve_batch_max` purchases of one bucket in one call, and answers them in the same
+    /// order. Idempotent by order id.
     ///
     /// # Errors
     /// `Unknown` when no answer came: any of the batch may be held. Ask again with the same ids.

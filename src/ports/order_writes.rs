@@ -1,23 +1,34 @@
 //! Orders as the order writers write them.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 
 use super::store_error::StoreResult;
 use crate::domain::batch_plan::{LogBatch, Plan, PlannedOrder};
 use crate::domain::sale::Sales;
-use crate::domain::{Decision, OrderRecord, Part, Position};
+use crate::domain::{Decision, Fences, OrderRecord, Part, Position};
 
 /// What became of one batch.
 #[derive(Debug)]
 pub enum BatchOutcome {
     /// Position, ledger, claims and orders of the batch are committed.
     Written(Written),
-    /// The position is not the batch's any more, because another writer or an operator moved it, or it was halted.
-    /// Nothing was written. The caller drops what it has read ahead.
+    /// The position is not the batch's any more, because another writer or an operator moved it, it was halted, or a
+    /// fence was set. Nothing was written. The caller drops what it has read ahead.
     PositionMoved {
         /// The position as it is now.
         stored: Position,
     },
+}
+
+/// A partition that was taken over.
+#[derive(Debug, Clone)]
+pub struct TakenOver {
+    /// The stored position.
+    pub position: Position,
+    /// The fences of the partition, which are not older than the position.
+    pub fences: Arc<Fences>,
 }
 
 /// What a committed batch left behind.
@@ -60,6 +71,6 @@ pub trait OrderWrites: Send + Sync {
     async fn write(&self, batch: &LogBatch, sales: &Sales) -> StoreResult<BatchOutcome>;
 
     /// Takes a partition over after it was assigned or a batch of it failed: applies the grants that were given and not
-    /// applied, and answers the stored position. Idempotent.
-    async fn take_over(&self, part: Part) -> StoreResult<Position>;
+    /// applied, and answers the stored position and the fences. Idempotent.
+    async fn take_over(&self, part: Part) -> StoreResult<TakenOver>;
 }

@@ -25,6 +25,8 @@ pub(super) enum Answered {
         entry: Arc<SharedEntry>,
         /// When the order was accepted, by the inventory's clock.
         reserved_ms: i64,
+        /// The bucket's epoch at that time.
+        epoch: u32,
     },
     /// The order was held before.
     Replayed(Reservation),
@@ -67,8 +69,8 @@ impl SharedEntry {
         };
         let answer = |verdict| {
             Ok(match verdict {
-                Verdict::Reserved { outbox_entry, reserved_ms } => {
-                    Answered::Reserved { entry: share(outbox_entry), reserved_ms }
+                Verdict::Reserved { outbox_entry, reserved_ms, epoch } => {
+                    Answered::Reserved { entry: share(outbox_entry), reserved_ms, epoch }
                 }
                 Verdict::Replayed(held) => Answered::Replayed(held),
                 Verdict::Denied(denial) => Answered::Denied { denial, asked },
@@ -83,7 +85,7 @@ impl SharedEntry {
     }
 }
 
-/// The queue of one bucket and epoch, because one call can name only one epoch. Cheap to clone.
+/// The queues of one bucket. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct BucketQueue {
     /// Purchases that wait to be reserved.
@@ -98,7 +100,7 @@ pub(super) struct BucketQueue {
 pub struct BucketQueues {
     reserve_batch_max: usize,
     clock: Clock,
-    queues: RwLock<HashMap<(BucketId, u32), BucketQueue>>,
+    queues: RwLock<HashMap<BucketId, BucketQueue>>,
     /// The local sold-out flags.
     pub(super) sold_out: SoldOut,
     /// The series of `seckill_admission_total`, because to look one up by its labels costs as much as a refusal.
@@ -140,10 +142,9 @@ impl BucketQueues {
         outcomes.entry(sale.clone()).or_default().insert(outcome, series);
     }
 
-    /// Answers the queue of a bucket and epoch, and makes it when there is none.
-    pub(super) fn queue(&self, bucket: &BucketId, epoch: u32) -> BucketQueue {
-        let key = (bucket.clone(), epoch);
-        if let Some(queue) = self.queues.read().expect("no code panics while holding it").get(&key) {
+    /// Answers the queues of a bucket, and makes them when there are none.
+    pub(super) fn queue(&self, bucket: &BucketId) -> BucketQueue {
+        if let Some(queue) = self.queues.read().expect("no code panics while holding it").get(bucket) {
             return queue.clone();
         }
         let mut queues = self.queues.write().expect("no code panics while holding it");
@@ -153,7 +154,7 @@ impl BucketQueues {
             acknowledge: Batcher::new(Tempo::of_acknowledge(), self.clock.clone()),
             gather: Batcher::new(Tempo::without_distance(batch_max), self.clock.clone()),
         };
-        queues.entry(key).or_insert_with(fresh).clone()
+        queues.entry(bucket.clone()).or_insert_with(fresh).clone()
     }
 
     /// Shows the series of the sales that sell at 0, before anybody buys.
@@ -169,7 +170,7 @@ impl BucketQueues {
     pub fn forget_except(&self, snapshot: &Snapshot, now_ms: i64) {
         let keep = |id: &SaleId| snapshot.sales.get(id).is_some_and(|sale| sale.is_selling(now_ms));
         let queues = self.queues.write();
-        queues.expect("no code panics while holding it").retain(|(bucket, _), _| keep(&bucket.sale));
+        queues.expect("no code panics while holding it").retain(|bucket, _| keep(&bucket.sale));
         self.outcomes.write().expect("no code panics while holding it").retain(|id, _| keep(id));
         self.sold_out.retain(|bucket| keep(&bucket.sale));
     }

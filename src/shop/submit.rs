@@ -29,7 +29,6 @@ type Submitted = Result<Accepted, Refusal>;
 #[derive(Clone, Copy)]
 struct Terms {
     phase: Phase,
-    epoch: u32,
     starts_ms: i64,
     buyer_limit: u32,
     in_place: bool,
@@ -100,8 +99,8 @@ impl Shop {
         };
         let fingerprint = Fingerprint::of(&record.sku_id, record.quantity, record.reference.as_ref());
         let request = ReserveRequest { record, fingerprint };
-        let Sale { epoch, starts_ms, buyer_limit, in_place, buckets, .. } = *sale;
-        let terms = Terms { phase, epoch, starts_ms, buyer_limit, in_place, buckets };
+        let Sale { starts_ms, buyer_limit, in_place, buckets, .. } = *sale;
+        let terms = Terms { phase, starts_ms, buyer_limit, in_place, buckets };
         let (answer, receiver) = oneshot::channel();
         let reply_to = ReplyTo { answer, place };
         self.tasks.spawn_here(self.clone().reserve_and_queue(terms, bucket, request, reply_to));
@@ -172,7 +171,7 @@ impl Shop {
         request: ReserveRequest,
         reply_to: ReplyTo,
     ) {
-        let queue = self.queues.queue(&bucket, terms.epoch);
+        let queue = self.queues.queue(&bucket);
         let mut record = request.record.clone();
         let order = record.order_id;
         let began = self.clock.monotonic();
@@ -182,10 +181,10 @@ impl Shop {
         }
         self.queues.reserve_seconds.record(self.clock.monotonic().since(began));
         let submitted = match answer {
-            Ok(Answered::Reserved { entry, reserved_ms }) => {
+            Ok(Answered::Reserved { entry, reserved_ms, epoch }) => {
                 self.queues.sold_out.note_winner(&bucket, &record.user_id);
                 // One clock says when an order was accepted, whoever tells it: this answer, a later one, or the row.
-                record.accepted_ms = reserved_ms;
+                (record.accepted_ms, record.epoch) = (reserved_ms, epoch);
                 if self.append(record, reply_to).await.is_ok() {
                     self.acknowledge(&queue, bucket, order, entry);
                 }
@@ -437,7 +436,7 @@ fn refusal(denial: &Denial, terms: Terms) -> Refusal {
         // The Redis state of an ended sale may be gone. A sale that should be selling has lost its gate.
         Denial::GateShut if terms.phase == Phase::Ended => Refusal::Ended,
         Denial::GateShut if !terms.in_place => Refusal::Delayed,
-        Denial::GateShut | Denial::KeysLost | Denial::StaleEpoch => Refusal::Unavailable,
+        Denial::GateShut | Denial::KeysLost => Refusal::Unavailable,
         Denial::SoldOut { available: 0, .. } => Refusal::SoldOut,
         Denial::SoldOut { available, .. } => {
             Refusal::FewerLeft { left: (*available).min(terms.buyer_limit.saturating_sub(1)) }

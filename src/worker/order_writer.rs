@@ -24,7 +24,9 @@ use crate::clock::Moment;
 use crate::domain::batch_plan::LogBatch;
 use crate::domain::{LogId, Part, Position};
 use crate::metrics::WRITER_RETRIES;
-use crate::ports::{BatchOutcome, Effect, ErrorKind, LogEvent, OrderLogReader, StoreError, StoreResult};
+use crate::ports::{
+    BatchOutcome, Effect, ErrorKind, LogEvent, OrderLogReader, StoreError, StoreResult, TakenOver,
+};
 
 use partition_queue::PartitionQueue;
 pub use parts::{Limits, Parts};
@@ -82,7 +84,7 @@ struct Idle {
 /// Spawned work with its result.
 enum Work {
     /// The stored position was read, and compared with the log that there is now.
-    Position(StoreResult<(Position, LogId)>),
+    Position(StoreResult<(TakenOver, LogId)>),
     /// A batch was written, or not.
     Batch(LogBatch, StoreResult<BatchOutcome>),
 }
@@ -234,17 +236,17 @@ impl OrderWriter {
         &self,
         part: Part,
         queue: &mut PartitionQueue,
-        stored: StoreResult<(Position, LogId)>,
+        stored: StoreResult<(TakenOver, LogId)>,
         reader: &mut dyn OrderLogReader,
     ) {
         match stored {
-            Ok((Position { halt: Some(halt), .. }, _)) => {
+            Ok((TakenOver { position: Position { halt: Some(halt), .. }, .. }, _)) => {
                 tracing::debug!(part = part.number(), halt = halt.as_str(), "partition is halted");
                 self.back_off(queue);
             }
-            Ok((Position { next_offset, .. }, log)) => {
+            Ok((TakenOver { position: Position { next_offset, .. }, fences }, log)) => {
                 tracing::info!(part = part.number(), position = next_offset, "partition is sought");
-                queue.start_at(next_offset, log);
+                queue.start_at(next_offset, log, fences);
                 reader.seek(part, next_offset);
             }
             Err(error) => {
@@ -370,12 +372,12 @@ fn compare(idle: &[Idle], found: &HashMap<Part, Position>, queues: &mut BTreeMap
 
 /// Takes a partition over, and compares its position with the log that there is now. A position that is not one of that
 /// log is halted, because orders that were accepted may be in no log any more.
-async fn position(parts: &Parts, part: Part) -> StoreResult<(Position, LogId)> {
-    let stored = parts.order_writes.take_over(part).await?;
+async fn position(parts: &Parts, part: Part) -> StoreResult<(TakenOver, LogId)> {
+    let TakenOver { position, fences } = parts.order_writes.take_over(part).await?;
     let log = parts.order_log.identity().await?.id;
     let offsets = parts.order_log.offsets(&[part]).await?;
     let offsets =
         offsets.get(&part).ok_or_else(|| StoreError::broken("compare position", "no such partition"))?;
-    let position = position_watch::compare(parts.positions.as_ref(), part, stored, (log, offsets)).await?;
-    Ok((position, log))
+    let position = position_watch::compare(parts.positions.as_ref(), part, position, (log, offsets)).await?;
+    Ok((TakenOver { position, fences }, log))
 }

@@ -18,7 +18,7 @@ use crate::domain::reservation::{OutboxEntryId, Reservation};
 use crate::domain::{BucketId, Sale};
 use crate::memory::catalog::Catalog;
 use crate::metrics::{OUTBOX_OLDEST, RELAYED, SET_ASIDE};
-use crate::ports::{OrderLog, Outbox, StoreResult};
+use crate::ports::{Effect, ErrorKind, OrderLog, Outbox, StoreError, StoreResult};
 
 /// How long the orders of one bucket wait for their acknowledgements.
 const APPEND_WAIT: Duration = Duration::from_secs(2);
@@ -121,6 +121,21 @@ impl Task for OutboxRelay {
 }
 
 impl OutboxRelay {
+    /// Delivers all that is due in the outbox of a bucket, in which nothing is accepted any more.
+    ///
+    /// # Errors
+    /// When something of it is not delivered. `Broken` when it cannot be read.
+    pub async fn deliver_all(&self, sale: &Sale, bucket: &BucketId) -> StoreResult<()> {
+        while self.relay_bucket(sale, bucket, &mut 0).await? > 0 {}
+        let left = self.outbox.pending(bucket, self.limits.min_age, 1).await?;
+        if left.iter().all(|entry| entry.waiting.is_empty()) {
+            return Ok(());
+        }
+        let (kind, effect) = (ErrorKind::Unavailable, Effect::NotApplied);
+        let source = "the order log does not take what waits".into();
+        Err(StoreError { kind, effect, context: "deliver an outbox", source })
+    }
+
     /// Delivers what is due in one outbox, and answers how many orders that were. Raises `oldest_ms` to the age of the
     /// oldest entry with a waiting order.
     async fn relay_bucket(&self, sale: &Sale, bucket: &BucketId, oldest_ms: &mut i64) -> StoreResult<usize> {

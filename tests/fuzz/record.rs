@@ -1,5 +1,6 @@
 //! Fuzzes the decoder of order records, and the plan of a batch that holds what was decoded.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand::Rng;
@@ -169,7 +170,8 @@ fn planned(payload: &[u8], decoded: Result<OrderRecord, Poison>) -> String {
     let kept = payload[..payload.len().min(16)].to_vec();
     let record = |offset| LogRecord { offset, payload: kept.clone(), order: decoded.clone() };
     let log = LogId::new([1; 16]).expect("not zeros");
-    let batch = LogBatch { part, log, start_offset: 7, records: vec![record(7), record(8)] };
+    let batch =
+        LogBatch { part, log, start_offset: 7, fences: Arc::default(), records: vec![record(7), record(8)] };
     let plan = plan(&batch, &map(), &sales, &Known::default(), |_| 2);
     assert_eq!(
         plan.orders.len() + plan.skipped + plan.dead_letters.len(),

@@ -117,7 +117,10 @@ async fn a_grant_that_was_taken_and_never_applied_is_applied_at_takeover() {
     let part = bench.map.all_parts().find(|p| bench.map.instance_of_part(*p).number() == taker);
     let part = part.expect("a partition of the taker");
     for _ in 0..3 {
-        assert_eq!(bench.backend.order_writes.take_over(part).await.expect("position").next_offset, 0);
+        assert_eq!(
+            bench.backend.order_writes.take_over(part).await.expect("position").position.next_offset,
+            0
+        );
         assert_eq!(bench.stage.sum("SUM(allotted)", "ledger").await, 2, "once, however often");
     }
     let unsettled = format!("SELECT COUNT(*) FROM {home_db}.grants WHERE NOT settled");

@@ -50,13 +50,24 @@ async fn buy(shop: &TestShop, user: &str) -> (u16, String) {
     if answer.status < 300 { (answer.status, String::new()) } else { answer.problem() }
 }
 
+/// Starts a front without workers, so that nothing that is lost is rebuilt.
+async fn front() -> TestShop {
+    let config = config(Mode::Distributed, &[]);
+    migrated(&config).await;
+    TestShop::start_on(config.clone(), open(&config).await, Role::Api).await
+}
+
+/// Starts a process with workers beside a front.
+async fn worker(front: &TestShop) -> TestShop {
+    TestShop::start_on(front.config.clone(), open(&front.config).await, Role::All).await
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bucket_that_has_lost_a_key_closes_itself_and_says_so() {
+async fn a_bucket_that_has_lost_a_key_closes_itself_and_says_so_until_it_is_rebuilt() {
     for key in KEYS {
-        let shop = TestShop::start(Mode::Distributed).await;
+        let mut shop = front().await;
         shop.open_sale("drop", 1, &[("phone", 10)]).await;
         assert_eq!(buy(&shop, "winner").await.0, 202);
-        eventually("Redis knows that it is written", async || buy(&shop, "winner").await.0 == 200).await;
         Keys::of(&shop).await.remove(0, key).await;
         let unavailable = (503, "dependency_unavailable".to_owned());
         for n in 0..3 {
@@ -65,7 +76,7 @@ async fn a_bucket_that_has_lost_a_key_closes_itself_and_says_so() {
         if key == "orders" {
             assert_eq!(buy(&shop, "winner").await, unavailable, "no second unit");
         } else {
-            assert_eq!(buy(&shop, "winner").await.0, 200, "without {key} the winner's order is still known");
+            assert!(buy(&shop, "winner").await.0 < 300, "without {key} the winner's order is still known");
         }
         eventually("the loss is on the page", async || {
             metrics().render().contains(r#"seckill_buckets_lost{sale="drop"} 1"#)
@@ -79,14 +90,18 @@ async fn a_bucket_that_has_lost_a_key_closes_itself_and_says_so() {
             let _: i64 = keys.connection.hset(&name, "phone", 9).await.expect("Redis");
             assert_eq!(buy(&shop, "later").await, unavailable, "it stays closed");
         }
-        assert_eq!(act(&shop, "end").await.0, 200, "it can be ended");
-        finish(shop).await;
+        let worker = worker(&shop).await;
+        eventually("it is rebuilt", async || shop.stock("drop").await["phone"]["available"] == 9).await;
+        assert!(buy(&shop, "winner").await.0 < 300, "the winner's order is known");
+        assert_eq!(buy(&shop, "late-0").await.0, 202, "without {key}");
+        shop.stop().await;
+        worker.finish().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_sale_has_lost_calls_until_the_sale_is_settled() {
-    let mut shop = TestShop::start(Mode::Distributed).await;
+    let mut shop = front().await;
     // All tests of this process share its metrics.
     shop.open_sale("torn", 1, &[("phone", 10)]).await;
     Keys::of(&shop).await.remove_of("torn", 0, "stock").await;
@@ -109,7 +124,7 @@ async fn what_a_sale_has_lost_calls_until_the_sale_is_settled() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_acknowledgement_after_the_loss_does_not_hide_it() {
-    let shop = TestShop::start_with(Mode::Distributed, &[("relay.min_age_ms", "60000")]).await;
+    let shop = front().await;
     shop.open_sale("drop", 1, &[("phone", 10)]).await;
     let ports = open(&shop.config).await;
     let bucket = BucketId { sale: SaleId::parse("drop").expect("a slug"), bucket: 0 };
@@ -122,20 +137,21 @@ async fn an_acknowledgement_after_the_loss_does_not_hide_it() {
     Keys::of(&shop).await.remove(0, "outbox_orders").await;
     ports.outbox.acknowledge(&bucket, &[order], std::slice::from_ref(outbox_entry)).await.expect("Redis");
     assert_eq!(buy(&shop, "late").await, (503, "dependency_unavailable".to_owned()));
-    assert_eq!(act(&shop, "end").await.0, 200);
-    finish(shop).await;
+    finish_with_a_worker(shop).await;
 }
 
-/// Ends a test that has damaged Redis on purpose: what stands in MySQL keeps the promises.
-async fn finish(mut shop: TestShop) {
-    shop.stop().await;
-    assert_rows_kept(&shop.config, "drop").await;
-    remove(&shop.config).await;
+/// Ends a test that has damaged Redis on purpose: a worker rebuilds what is lost, and all promises are kept.
+async fn finish_with_a_worker(mut front: TestShop) {
+    let worker = worker(&front).await;
+    eventually("all buckets are there", async || front.stock("drop").await["phone"]["available"].is_number())
+        .await;
+    front.stop().await;
+    worker.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_without_its_gate_is_named_and_the_others_sell_on() {
-    let shop = TestShop::start(Mode::Distributed).await;
+    let shop = front().await;
     let mut body = sale_body("drop", 1, &[("phone", 400)]);
     body["buckets"] = json!(4);
     crate::harness::open_sale(shop.admin, body).await;
@@ -158,8 +174,21 @@ async fn a_bucket_without_its_gate_is_named_and_the_others_sell_on() {
     }
     let first = outcomes.iter().position(|(status, _)| *status == 202).expect("a winner");
     assert!(buy(&shop, &format!("u{first}")).await.0 < 300, "the other gates were set");
-    assert_eq!(act(&shop, "end").await.0, 200);
-    finish(shop).await;
+    let (mut keys, worker) = (Keys::of(&shop).await, worker(&shop).await);
+    eventually("it is rebuilt", async || {
+        let sold = shop.stage().orders("awaiting_payment").await;
+        shop.stock("drop").await["phone"]["available"] == 400 - sold
+    })
+    .await;
+    // It alone has another epoch.
+    for bucket in 0..4 {
+        let gate = format!("{}{{drop.{bucket}}}:gate", keys.prefix);
+        let epoch: u32 = keys.connection.hget(&gate, "epoch").await.expect("Redis");
+        assert_eq!(epoch, 1 + u32::from(bucket == 2), "bucket {bucket}");
+    }
+    let mut front = shop;
+    front.stop().await;
+    worker.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -231,7 +260,7 @@ async fn units_that_a_dead_process_left_between_two_buckets_come_there_once() {
     let (gate_to, stock_to, received) = (key("gate", 2), key("stock", 2), key("received", 2));
     let give = redis::Script::new(include_str!("../../lua/give.lua"));
     let mut call = give.prepare_invoke();
-    call.key(gate).key(stock).key(moves).arg(1).arg("a-move").arg("phone").arg(5).arg(2);
+    call.key(gate).key(stock).key(moves).arg("a-move").arg("phone").arg(5).arg(2);
     for _ in 0..2 {
         let units: i64 = call.invoke_async(&mut keys.connection).await.expect("given");
         assert_eq!(units, 2, "all that the bucket has, once");
@@ -243,7 +272,7 @@ async fn units_that_a_dead_process_left_between_two_buckets_come_there_once() {
     // A process that was frozen in the middle repeats it much later.
     let receive = redis::Script::new(include_str!("../../lua/receive.lua"));
     let mut call = receive.prepare_invoke();
-    call.key(gate_to).key(stock_to).key(received).arg(1).arg("a-move").arg("phone").arg(2);
+    call.key(gate_to).key(stock_to).key(received).arg("a-move").arg("phone").arg(2);
     let answer: i64 = call.invoke_async(&mut keys.connection).await.expect("asked");
     assert_eq!(answer, 1);
     assert_eq!(shop.stock("drop").await["phone"]["available"], 8);

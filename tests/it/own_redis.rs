@@ -6,7 +6,7 @@
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -111,6 +111,27 @@ impl OwnRedis {
         assert!(check.wait().expect("a child").success(), "the append-only file cannot be repaired");
     }
 
+    /// Removes everything that the server has kept, after [`Self::kill`].
+    pub fn lose_data(&self) {
+        assert!(self.child.is_none(), "kill it first");
+        drop(fs::remove_dir_all(self.data()));
+    }
+
+    /// Copies everything that the server has kept until now.
+    pub fn keep_copy(&self) {
+        copy(&self.data(), &self.folder.join("copy"));
+    }
+
+    /// Puts the copy in place of what the server has kept since, after [`Self::kill`].
+    pub fn restore_copy(&self) {
+        self.lose_data();
+        copy(&self.folder.join("copy"), &self.data());
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.join("appendonlydir")
+    }
+
     /// Pauses the process (SIGSTOP): connections stay open and nothing is answered.
     pub fn pause(&self) {
         self.signal("-STOP");
@@ -144,6 +165,14 @@ impl Drop for OwnRedis {
     fn drop(&mut self) {
         self.kill();
         drop(fs::remove_dir_all(&self.folder));
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a folder");
+    for file in fs::read_dir(from).expect("data") {
+        let file = file.expect("a file");
+        fs::copy(file.path(), to.join(file.file_name())).expect("copied");
     }
 }
 

@@ -48,7 +48,7 @@ impl Sick {
     /// Buys, and returns the effect if that fails.
     async fn buy(&self) -> Result<(), Effect> {
         let sale = SaleId::parse("drop").expect("a slug");
-        let batch = wishes::batch(&mut StdRng::seed_from_u64(2), &sale, 1, 1);
+        let batch = wishes::batch(&mut StdRng::seed_from_u64(2), &sale, 1);
         let answer = self.ports.inventory.reserve(&BucketId { sale, bucket: 0 }, batch).await;
         answer.map(drop).map_err(|error| error.effect)
     }

@@ -24,7 +24,7 @@ use seckill::domain::{
 use seckill::ports::{BucketState, Ports};
 
 use crate::harness::{DataFolder, Stage as _, config};
-use crate::wishes::{self, SKUS, chance, now_ms, one_of, order_id, order_number, sku};
+use crate::wishes::{self, SKUS, now_ms, one_of, order_id, order_number, sku};
 
 const SEEDS: [u64; 2] = [1, 20_240_611];
 const HISTORIES: u64 = 12;
@@ -78,7 +78,7 @@ impl History {
     async fn run(&mut self, shared: &Shared) {
         for _ in 0..CALLS {
             self.calls += 1;
-            let is_shut = self.model.admission(self.epoch, shared.clock.now_ms()).is_err();
+            let is_shut = self.model.admission(shared.clock.now_ms()).is_err();
             match self.dice.random_range(0..100) {
                 0..30 if is_shut => self.set_gate(shared, GateState::Open).await,
                 0..76 => self.reserve(shared).await,
@@ -115,32 +115,29 @@ impl History {
     async fn set_gate(&mut self, shared: &Shared, state: GateState) {
         let newest = self.model.gate.as_ref().and_then(|gate| gate.version).unwrap_or(0);
         let version = (newest + self.dice.random_range(0..4)).saturating_sub(1);
-        let epoch = if chance(&mut self.dice, 90) { self.epoch } else { self.epoch + 1 };
         let state_of_sale = match state {
             GateState::Placing | GateState::Open => SaleState::Preheated,
             GateState::Paused => SaleState::Paused,
             GateState::Ended | GateState::Unknown => SaleState::Ended,
         };
-        let is_done = wishes::is_gate_set(self.model.set_gate(epoch, state, version), state_of_sale);
+        let is_done = wishes::is_gate_set(self.model.set_gate(state, version), state_of_sale);
         let sale = Sale {
             state: state_of_sale,
             version,
-            ..wishes::sale(&self.bucket.sale, epoch, &BTreeMap::new())
+            ..wishes::sale(&self.bucket.sale, self.epoch, &BTreeMap::new())
         };
         wishes::expect_done(&self.place(), shared.ports.gates.set_gates(&sale).await, is_done);
     }
 
     async fn reserve(&mut self, shared: &Shared) {
-        let epoch = if chance(&mut self.dice, 95) { self.epoch } else { self.dice.random_range(0..9) };
-        let batch: Arc<[ReserveRequest]> =
-            wishes::batch(&mut self.dice, &self.bucket.sale, self.calls, epoch);
-        let expected = self.model.reserve(epoch, &batch, shared.clock.now_ms());
+        let batch: Arc<[ReserveRequest]> = wishes::batch(&mut self.dice, &self.bucket.sale, self.calls);
+        let expected = self.model.reserve(&batch, shared.clock.now_ms());
         let answers = shared.ports.inventory.reserve(&self.bucket, batch.clone()).await;
         let answers = answers.unwrap_or_else(|error| panic!("{}: {error}", self.place()));
         let taken = batch.iter().zip(&answers).filter_map(|(request, answer)| match answer {
-            // The record has the time that the answer tells.
-            Verdict::Reserved { reserved_ms, .. } => {
-                Some(OrderRecord { accepted_ms: *reserved_ms, ..request.record.clone() })
+            // The record has the time and the epoch that the answer tells.
+            Verdict::Reserved { reserved_ms, epoch, .. } => {
+                Some(OrderRecord { accepted_ms: *reserved_ms, epoch: *epoch, ..request.record.clone() })
             }
             _ => None,
         });
@@ -151,8 +148,8 @@ impl History {
             match (&mut expected, &answer) {
                 // The name of the entry is of no use, because nothing is ever acknowledged.
                 (
-                    Verdict::Reserved { outbox_entry, reserved_ms },
-                    Verdict::Reserved { outbox_entry: real, reserved_ms: real_ms },
+                    Verdict::Reserved { outbox_entry, reserved_ms, .. },
+                    Verdict::Reserved { outbox_entry: real, reserved_ms: real_ms, .. },
                 ) => {
                     (*outbox_entry, *reserved_ms) = (real.clone(), *real_ms);
                 }

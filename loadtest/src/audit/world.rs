@@ -100,6 +100,7 @@ pub fn of_rows(rows: Vec<OrderRow>) -> Evidence {
         payment_window_ms: WINDOW_MS,
         buckets: BUCKETS,
         epoch: 1,
+        rebuilt: BTreeMap::new(),
         items: items(),
         actions: vec![Action { at_ms: STARTS_MS - 60_000, word: "preheat".to_owned() }],
         read_ms: STARTS_MS + 120_000,

@@ -81,11 +81,17 @@ pub async fn sale(config: &Config, sale: &str) -> anyhow::Result<Option<SaleFact
         unpaid_max: number(row, 8)?,
         buckets: u16::try_from(number(row, 4)?).context("sales.buckets is not a u16")?,
         epoch: number(row, 5)?,
+        rebuilt: BTreeMap::new(),
         payment_window_ms: number(row, 6)?,
         items: Vec::new(),
         actions: Vec::new(),
         read_ms: number(row, 7)?,
     };
+    let query = format!("SELECT bucket, epoch FROM {directory}.bucket_epochs WHERE sale_id = ?");
+    for row in fetch(&mut connection, query, &[sale]).await? {
+        let bucket = u16::try_from(number(&row, 0)?).context("bucket_epochs.bucket is not a u16")?;
+        facts.rebuilt.insert(bucket, number(&row, 1)?);
+    }
     let query = format!(
         "SELECT sku_id, stock, unit_price, currency FROM {directory}.items WHERE sale_id = ? ORDER BY sku_id"
     );

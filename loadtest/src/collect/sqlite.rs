@@ -94,6 +94,7 @@ async fn definition(connection: &mut SqliteConnection, sale: &str) -> anyhow::Re
         unpaid_max: found.unpaid_max,
         buckets: found.buckets,
         epoch: found.epoch,
+        rebuilt: BTreeMap::new(),
         payment_window_ms: found.payment_window_ms,
         items: found.items.into_iter().map(item).collect(),
         actions: actions(connection, sale).await?,

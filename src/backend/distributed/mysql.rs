@@ -187,6 +187,19 @@ impl Mysql {
         self.bounded(self.read_timeout, context, work).await
     }
 
+    /// Does a long read and gives it up after `limit`.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub async fn within<T>(
+        &self,
+        limit: Duration,
+        context: &'static str,
+        work: impl Future<Output = StoreResult<T>> + Send,
+    ) -> StoreResult<T> {
+        self.bounded(limit, context, work).await
+    }
+
     /// Does a change on an instance and gives it up after `mysql.write_timeout_ms`. It may stand all the same.
     ///
     /// # Errors

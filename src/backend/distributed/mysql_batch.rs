@@ -189,7 +189,8 @@ async fn duplicate(tx: Transaction<'_, MySql>) -> StoreResult<Attempt> {
 }
 
 /// Does step 8: moves the stored position from the batch's start past its end. Answers `false` when the position is not
-/// at the start any more, belongs to another log, or was halted. This is what fences a zombie writer (I3, I4).
+/// at the start any more, belongs to another log, was halted, or when a fence was set that the batch does not know of.
+/// This is what fences a zombie writer (I3, I4), and the orders of a bucket that was rebuilt without them.
 async fn advance_position(
     mysql: &Mysql,
     instance: Instance,
@@ -199,7 +200,7 @@ async fn advance_position(
     let moved = sqlx::query(mysql.control_sql(
         instance,
         "UPDATE {control}.consumer_positions SET next_offset = ?, log_id = ? \
-         WHERE topic = ? AND part = ? AND next_offset = ? AND log_id IN (?, ?) AND halt = ''",
+         WHERE topic = ? AND part = ? AND next_offset = ? AND log_id IN (?, ?) AND halt = '' AND fences = ?",
     ))
     .bind(batch.next_offset())
     .bind(LogId::stored(Some(batch.log)).to_vec())
@@ -208,6 +209,7 @@ async fn advance_position(
     .bind(batch.start_offset)
     .bind(LogId::stored(Some(batch.log)).to_vec())
     .bind(LogId::stored(None).to_vec())
+    .bind(batch.fences.set)
     .execute(&mut **tx)
     .await
     .map_err(|error| failed("advance position", error))?;

@@ -7,15 +7,15 @@ use sqlx::mysql::MySqlRow;
 use sqlx::{AssertSqlSafe, Row};
 
 use super::mysql::{Mysql, failed};
-use super::{mysql_batch, mysql_grants, mysql_positions};
+use super::{mysql_batch, mysql_fences, mysql_grants, mysql_positions};
 use crate::backend::multi_row::placeholders;
 use crate::backend::readable::readable;
 use crate::domain::batch_plan::LogBatch;
 use crate::domain::{
-    Money, Month, Order, OrderCursor, OrderId, OrderState, Part, Position, Quantity, Reference, RejectReason,
-    SaleId, Sales, Shard, SkuId, UserId,
+    Money, Month, Order, OrderCursor, OrderId, OrderState, Part, Quantity, Reference, RejectReason, SaleId,
+    Sales, Shard, SkuId, UserId,
 };
-use crate::ports::{BatchOutcome, OrderWrites, Orders, StoreError, StoreResult};
+use crate::ports::{BatchOutcome, OrderWrites, Orders, StoreError, StoreResult, TakenOver};
 
 /// Serves orders from the shards.
 pub struct MysqlOrderStore {
@@ -122,11 +122,13 @@ impl OrderWrites for MysqlOrderStore {
         self.mysql.observed("write batch", self.mysql.change(instance, "write batch", write)).await
     }
 
-    async fn take_over(&self, part: Part) -> StoreResult<Position> {
+    async fn take_over(&self, part: Part) -> StoreResult<TakenOver> {
         let instance = self.mysql.map.instance_of_part(part);
         let strays = mysql_grants::apply_strays(&self.mysql, instance);
         self.mysql.change(instance, "apply stray grants", strays).await?;
-        self.mysql.read("read position", mysql_positions::read(&self.mysql, part)).await
+        let fences = self.mysql.read("read fences", mysql_fences::read(&self.mysql, part)).await?;
+        let position = self.mysql.read("read position", mysql_positions::read(&self.mysql, part)).await?;
+        Ok(TakenOver { position, fences: Arc::new(fences) })
     }
 }
 

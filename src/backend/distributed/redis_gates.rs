@@ -71,11 +71,11 @@ impl Gates for RedisGates {
         let mut failure = Ok(());
         for bucket in buckets(sale) {
             let mut call = self.gate.prepare_invoke();
-            call.key(self.link.keys(&bucket).gate).arg(sale.epoch).arg(state).arg(sale.version);
+            call.key(self.link.keys(&bucket).gate).arg(state).arg(sale.version);
             let answer: String = self.link.script("set gate", &call).await?;
             // A published sale may be ended before it was preheated. Then there is no gate to shut.
-            if answer == "conflict" || (answer == "missing" && sale.state != SaleState::Ended) {
-                let detail = format!("bucket {}: gate {answer}", bucket.bucket);
+            if answer == "missing" && sale.state != SaleState::Ended {
+                let detail = format!("bucket {}: gate missing", bucket.bucket);
                 failure = Err(StoreError::broken("set gate", detail));
             }
         }
@@ -87,7 +87,7 @@ impl Gates for RedisGates {
         let keys = self.link.keys(&BucketId { sale: sale.id.clone(), bucket: from });
         let mut call = self.give.prepare_invoke();
         call.key(keys.gate).key(keys.stock).key(keys.moves);
-        call.arg(sale.epoch).arg(&id).arg(sku.as_str()).arg(units).arg(to);
+        call.arg(&id).arg(sku.as_str()).arg(units).arg(to);
         let units: u32 = self.link.script("give units", &call).await?;
         if units > 0 {
             let moved = UnitMove { id, to, sku: sku.clone(), units, since_ms: 0 };
@@ -100,7 +100,7 @@ impl Gates for RedisGates {
         let keys = self.link.keys(&BucketId { sale: sale.id.clone(), bucket: moved.to });
         let mut call = self.receive.prepare_invoke();
         call.key(keys.gate).key(keys.stock).key(keys.received);
-        call.arg(sale.epoch).arg(&moved.id).arg(moved.sku.as_str()).arg(moved.units);
+        call.arg(&moved.id).arg(moved.sku.as_str()).arg(moved.units);
         let has_come: bool = self.link.script("receive units", &call).await?;
         if !has_come {
             let detail = format!("bucket {} cannot take units", moved.to);

@@ -44,7 +44,6 @@ impl Inventory for RedisInventory {
         let mut call = self.reserve.prepare_invoke();
         call.key(keys.gate).key(keys.stock).key(keys.buyers);
         call.key(keys.orders).key(keys.outbox).key(keys.outbox_orders).key(keys.unpaid).key(keys.references);
-        call.arg(batch.first().map_or(0, |request| request.record.epoch));
         let records = || batch.iter().map(|request| &request.record);
         let ids: Vec<&[u8]> = records().map(|record| record.order_id.bytes().as_slice()).collect();
         let users: Vec<&str> = records().map(|record| record.user_id.as_str()).collect();
@@ -134,6 +133,7 @@ fn asked(ReserveRequest { record, fingerprint }: &ReserveRequest) -> String {
 struct Entry {
     id: OutboxEntryId,
     reserved_ms: i64,
+    epoch: u32,
 }
 
 /// Splits the answer of a call into its outbox entry, which is `None` when it accepted nothing, and one answer per
@@ -142,10 +142,12 @@ fn split_answer(mut found: Vec<Value>) -> StoreResult<(Option<Entry>, Vec<Value>
     let answers = found.split_off(found.len().min(1));
     let Some(Value::BulkString(made)) = found.pop() else { return Ok((None, answers)) };
     let entry = std::str::from_utf8(&made).ok().and_then(|made| {
-        let (id, reserved_ms) = made.split_once('|')?;
-        Some(Entry { id: OutboxEntryId(id.to_owned()), reserved_ms: reserved_ms.parse().ok()? })
+        let mut fields = made.split('|');
+        let id = OutboxEntryId(fields.next()?.to_owned());
+        Some(Entry { id, reserved_ms: fields.next()?.parse().ok()?, epoch: fields.next()?.parse().ok()? })
     });
-    let entry = entry.ok_or_else(|| StoreError::broken("reserve", "an outbox entry without a time"))?;
+    let entry =
+        entry.ok_or_else(|| StoreError::broken("reserve", "an outbox entry without time and epoch"))?;
     Ok((Some(entry), answers))
 }
 
@@ -167,8 +169,9 @@ fn verdict(answer: &Value, entry: Option<&Entry>, request: &ReserveRequest) -> S
     let denial = match text(0) {
         "reserved" => {
             let entry = entry.ok_or_else(|| StoreError::broken("reserve", "an order without an entry"))?;
-            let Entry { id, reserved_ms } = entry;
-            return Ok(Verdict::Reserved { outbox_entry: id.clone(), reserved_ms: *reserved_ms });
+            let Entry { id, reserved_ms, epoch } = entry;
+            let (outbox_entry, reserved_ms, epoch) = (id.clone(), *reserved_ms, *epoch);
+            return Ok(Verdict::Reserved { outbox_entry, reserved_ms, epoch });
         }
         "replayed" => {
             // The bucket number does not matter here: the caller asked this bucket.
@@ -187,7 +190,6 @@ fn verdict(answer: &Value, entry: Option<&Entry>, request: &ReserveRequest) -> S
         "not_started" => Denial::NotStarted,
         "paused" => Denial::Paused,
         "ended" => Denial::Ended,
-        "stale_epoch" => Denial::StaleEpoch,
         "gate_shut" => Denial::GateShut,
         "keys_lost" => Denial::KeysLost,
         "unknown_sku" => Denial::UnknownSku,

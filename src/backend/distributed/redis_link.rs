@@ -72,11 +72,21 @@ pub struct BucketKeys {
     pub unpaid: String,
     /// Hash: order id → the shop's own name for the order, of those that have one.
     pub references: String,
+    /// Number: the epoch for which the bucket is being rebuilt. It is not there otherwise.
+    pub rebuild: String,
 }
 
 impl BucketKeys {
+    /// Answers the names of those that a rebuild replaces. Entries that were set aside wait for a person, and stay.
+    pub fn lost_with_the_gate(&self) -> [&str; 9] {
+        let Self {
+            stock, buyers, orders, outbox, outbox_orders, moves, received, unpaid, references, ..
+        } = self;
+        [stock, buyers, orders, outbox, outbox_orders, moves, received, unpaid, references]
+    }
+
     /// Answers all names.
-    pub fn all(self) -> [String; 11] {
+    pub fn all(self) -> [String; 12] {
         // Without `..`: a key that is added has to be named here.
         let Self {
             gate,
@@ -90,8 +100,22 @@ impl BucketKeys {
             received,
             unpaid,
             references,
+            rebuild,
         } = self;
-        [gate, stock, buyers, orders, outbox, outbox_orders, set_aside, moves, received, unpaid, references]
+        [
+            gate,
+            stock,
+            buyers,
+            orders,
+            outbox,
+            outbox_orders,
+            set_aside,
+            moves,
+            received,
+            unpaid,
+            references,
+            rebuild,
+        ]
     }
 }
 
@@ -169,6 +193,7 @@ impl RedisLink {
             received: key("received"),
             unpaid: key("unpaid"),
             references: key("references"),
+            rebuild: key("rebuild"),
         }
     }
 

@@ -103,10 +103,9 @@ impl Gates for SqliteGates {
 impl SqliteGates {
     async fn all_are(&self, sale: &Sale, state: &str) -> StoreResult<bool> {
         let text = "SELECT COUNT(*) AS gates FROM gates \
-             WHERE sale_id = ? AND epoch = ? AND state = ? AND version >= ?";
+             WHERE sale_id = ? AND state = ? AND version >= ?";
         let row = sqlx::query(text)
             .bind(sale.id.as_str())
-            .bind(sale.epoch)
             .bind(state)
             .bind(i64::try_from(sale.version).unwrap_or(i64::MAX))
             .fetch_one(self.sqlite.readers())
@@ -160,14 +159,13 @@ async fn put_in_place(connection: &mut SqliteConnection, sale: &Sale, bucket: u1
 /// Sets one gate as `lua/gate.lua` does: never back to what an older version of the sale said.
 async fn set(connection: &mut SqliteConnection, sale: &Sale, bucket: u16, state: &str) -> StoreResult<()> {
     let fault = |error| failed("set gate", error);
-    let row = sqlx::query(
-        "SELECT epoch, COALESCE(version, 0) AS version FROM gates WHERE sale_id = ? AND bucket = ?",
-    )
-    .bind(sale.id.as_str())
-    .bind(bucket)
-    .fetch_optional(&mut *connection)
-    .await
-    .map_err(fault)?;
+    let row =
+        sqlx::query("SELECT COALESCE(version, 0) AS version FROM gates WHERE sale_id = ? AND bucket = ?")
+            .bind(sale.id.as_str())
+            .bind(bucket)
+            .fetch_optional(&mut *connection)
+            .await
+            .map_err(fault)?;
     let Some(row) = row else {
         // A published sale may be ended before it was preheated. Then there is no gate to shut.
         return match sale.state {
@@ -175,9 +173,6 @@ async fn set(connection: &mut SqliteConnection, sale: &Sale, bucket: u16, state:
             _ => Err(broken("set gate", format!("bucket {bucket}: gate missing"))),
         };
     };
-    if number::<u32>(&row, "epoch")? != sale.epoch {
-        return Err(broken("set gate", format!("bucket {bucket}: gate conflict")));
-    }
     if number::<u64>(&row, "version")? > sale.version {
         return Ok(());
     }

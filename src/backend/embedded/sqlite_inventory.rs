@@ -107,8 +107,7 @@ async fn reserve(
 ) -> StoreResult<(Vec<Verdict>, Appended)> {
     let (mut slice, orders_made) = read_slice(connection, bucket, batch).await?;
     let before = slice.clone();
-    let epoch = batch.first().map_or(0, |request| request.record.epoch);
-    let mut verdicts = slice.reserve_in_slice(epoch, batch, now_ms);
+    let mut verdicts = slice.reserve_in_slice(batch, now_ms);
     // The slice knows only the orders of this batch, so the bucket's other orders are added to what it has seen.
     let unseen = orders_made.saturating_sub(u64::try_from(before.orders.len()).unwrap_or(0));
     for verdict in &mut verdicts {
@@ -129,8 +128,10 @@ async fn reserve(
         return Ok((verdicts, Appended::new()));
     }
     write_slice(connection, bucket, &taken, (&before, &slice), now_ms).await?;
-    // One clock says when an order was accepted.
-    let accepted = |request: &&ReserveRequest| OrderRecord { accepted_ms: now_ms, ..request.record.clone() };
+    // One clock says when an order was accepted, and the bucket says in which epoch.
+    let epoch = slice.gate.as_ref().map_or(0, |gate| gate.epoch);
+    let accepted =
+        |request: &&ReserveRequest| OrderRecord { accepted_ms: now_ms, epoch, ..request.record.clone() };
     let records: Vec<OrderRecord> = taken.iter().map(accepted).collect();
     let appended = append(connection, records.iter(), map).await?;
     Ok((verdicts, appended))

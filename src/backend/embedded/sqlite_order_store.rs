@@ -16,7 +16,7 @@ use crate::domain::{
     Halt, Money, Month, Order, OrderCursor, OrderId, OrderState, Part, Position, Quantity, RejectReason,
     SaleId, Sales, SkuId, UserId,
 };
-use crate::ports::{BatchOutcome, OrderWrites, Orders, Positions, StoreResult};
+use crate::ports::{BatchOutcome, OrderWrites, Orders, Positions, StoreResult, TakenOver};
 
 /// The columns that [`read`] reads.
 pub const COLUMNS: &str = "order_id, sale_id, sku_id, user_id, quantity, unit_price, currency, state, reason, \
@@ -43,8 +43,8 @@ impl OrderWrites for SqliteOrderStore {
     }
 
     /// Makes the position when it is absent, and reads it. There are no other instances that could have granted
-    /// anything.
-    async fn take_over(&self, part: Part) -> StoreResult<Position> {
+    /// anything, and no bucket is ever rebuilt.
+    async fn take_over(&self, part: Part) -> StoreResult<TakenOver> {
         let work = async move |connection: &mut SqliteConnection| {
             let text =
                 "INSERT INTO consumer_positions (part, next_offset) VALUES (?, 0) ON CONFLICT DO NOTHING";
@@ -52,7 +52,8 @@ impl OrderWrites for SqliteOrderStore {
             made.map_err(|error| failed("make position", error))?;
             sqlite_batch::position(connection, part).await
         };
-        self.sqlite.writer.write("take over", work).await
+        let position = self.sqlite.writer.write("take over", work).await?;
+        Ok(TakenOver { position, fences: Arc::default() })
     }
 }
 

@@ -90,7 +90,7 @@ proptest! {
         let sale = sale();
         let sales = Sales::from([(sale.id.clone(), sale.clone())]);
         let records: Vec<LogRecord> = (0..).zip(whats).map(|(at, what)| log_record(at, what)).collect();
-        let batch = LogBatch { part: Part::new(0), log: log(), start_offset: 0, records };
+        let batch = LogBatch { part: Part::new(0), log: log(), start_offset: 0, fences: Arc::default(), records };
         let mut known = Known::default();
         let regular = UserId::parse("user-0").expect("user");
         known.claims.insert((sale.id.clone(), regular.clone()), (0..held_before).collect());
@@ -134,7 +134,7 @@ proptest! {
         let sale = sale();
         let sales = Sales::from([(sale.id.clone(), sale)]);
         let records: Vec<LogRecord> = (0..).zip(whats).map(|(at, what)| log_record(at, what)).collect();
-        let batch = LogBatch { part: Part::new(0), log: log(), start_offset: 0, records };
+        let batch = LogBatch { part: Part::new(0), log: log(), start_offset: 0, fences: Arc::default(), records };
         let known = Known::default();
         let wish = plan(&batch, &map(), &sales, &known, |_| u32::MAX);
         let bound = |scarce: &Scarce| if scarce.1.as_str() == "phone" { free_phone } else { u32::MAX };

@@ -2,11 +2,12 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Moment;
 use crate::domain::batch_plan::{LogBatch, LogRecord};
-use crate::domain::{LogId, Part};
+use crate::domain::{Fences, LogId, Part};
 
 /// What part of the wait records get after a batch of a single one, and when somebody waits for one of them.
 const SHORT: u32 = 20;
@@ -26,6 +27,8 @@ pub struct PartitionQueue {
     next: Option<i64>,
     /// The log that the position belongs to; `None` before the first position.
     log: Option<LogId>,
+    /// The fences of the partition, as they were read with the position.
+    fences: Arc<Fences>,
     /// The offset after the last record that was read. It means nothing without a position.
     expected: i64,
     /// Records that were read and not handed out, ascending by offset.
@@ -53,6 +56,7 @@ impl PartitionQueue {
             paused: false,
             next: None,
             log: None,
+            fences: Arc::default(),
             expected: 0,
             buffer: VecDeque::new(),
             gaps: Vec::new(),
@@ -127,10 +131,11 @@ impl PartitionQueue {
     }
 
     /// Begins at the stored position of a log, to which the caller seeks the reader.
-    pub fn start_at(&mut self, position: i64, log: LogId) {
+    pub fn start_at(&mut self, position: i64, log: LogId, fences: Arc<Fences>) {
         self.clear();
         self.next = Some(position);
         self.log = Some(log);
+        self.fences = fences;
         self.expected = position;
         self.gaps.retain(|gap| gap.end > position);
         self.paused = false;
@@ -160,7 +165,7 @@ impl PartitionQueue {
         self.was_lone = size == 1;
         self.is_awaited = self.buffer.iter().any(is_awaited);
         self.busy = true;
-        Some(LogBatch { part, log, start_offset, records })
+        Some(LogBatch { part, log, start_offset, fences: self.fences.clone(), records })
     }
 
     /// Notes that the batch in flight is committed, and that the stored position is `next_offset`.
@@ -260,7 +265,7 @@ mod tests {
 
     fn queue_at(position: i64) -> PartitionQueue {
         let mut queue = PartitionQueue::new(0);
-        queue.start_at(position, log());
+        queue.start_at(position, log(), Arc::default());
         queue
     }
 
@@ -396,7 +401,7 @@ mod tests {
         assert!(queue.needs_position(now()));
         push(&mut queue, [1]);
         assert_eq!(queue.buffered(), 0, "records without a position are not kept");
-        queue.start_at(5, log());
+        queue.start_at(5, log(), Arc::default());
         push(&mut queue, [4, 5]);
         let batch = queue.next_batch(Part::new(0), now(), 9, NOW).expect("one");
         assert_eq!((batch.start_offset, offsets(&batch)), (5, vec![5]));
@@ -413,7 +418,7 @@ mod tests {
         queue.put_back(batch);
         assert_eq!(queue.buffered(), 0);
         assert!(queue.needs_position(now()));
-        queue.start_at(0, log());
+        queue.start_at(0, log(), Arc::default());
         push(&mut queue, 0..6);
         let batch = queue.next_batch(Part::new(0), now(), 9, NOW).expect("all");
         assert_eq!(offsets(&batch), (0..6).collect::<Vec<_>>());
@@ -424,13 +429,13 @@ mod tests {
         let mut queue = queue_at(0);
         push(&mut queue, [0]);
         assert_eq!(queue.push(record(7), now()), Err(1..7));
-        queue.start_at(0, log());
+        queue.start_at(0, log(), Arc::default());
         push(&mut queue, [0]);
         assert_eq!(queue.push(record(9), now()), Err(1..9), "another gap: it was not the log's");
-        queue.start_at(0, log());
+        queue.start_at(0, log(), Arc::default());
         push(&mut queue, [0, 9]);
         assert_eq!(queue.push(record(20), now()), Err(10..20));
-        queue.start_at(0, log());
+        queue.start_at(0, log(), Arc::default());
         push(&mut queue, [0, 9, 20]);
         let batch = queue.next_batch(Part::new(0), now(), 9, NOW).expect("three");
         assert_eq!(batch.next_offset(), 21);

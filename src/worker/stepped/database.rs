@@ -18,7 +18,7 @@ use crate::domain::{
 };
 use crate::ports::{
     BatchOutcome, Effect, ErrorKind, Inventory, OrderWrites, Outbox, Positions, SaleStore, StoreError,
-    StoreResult, Written,
+    StoreResult, TakenOver, Written,
 };
 
 /// Stands for MySQL, Redis and the directory.
@@ -64,7 +64,7 @@ impl Database {
 
     /// Reserves one purchase, as a front does.
     pub fn reserve(&self, request: &ReserveRequest, now_ms: i64) -> Verdict {
-        let mut verdicts = self.bucket().reserve(1, std::slice::from_ref(request), now_ms);
+        let mut verdicts = self.bucket().reserve(std::slice::from_ref(request), now_ms);
         verdicts.pop().expect("one answer a request")
     }
 
@@ -141,9 +141,9 @@ impl OrderWrites for Database {
         if dice == 1 { Err(failure(Effect::Unknown, "committed, and the answer lost")) } else { Ok(outcome) }
     }
 
-    async fn take_over(&self, part: Part) -> StoreResult<Position> {
+    async fn take_over(&self, part: Part) -> StoreResult<TakenOver> {
         self.take_time().await;
-        Ok(self.truth().positions[&part])
+        Ok(TakenOver { position: self.truth().positions[&part], fences: Arc::default() })
     }
 }
 

@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use seckill::app::Role;
 use seckill::config::Mode;
 use seckill::domain::batch_plan::LogBatch;
-use seckill::domain::{Part, Position, Sales};
-use seckill::ports::{BatchOutcome, Effect, ErrorKind, OrderWrites, StoreError, StoreResult};
+use seckill::domain::{Part, Sales};
+use seckill::ports::{BatchOutcome, Effect, ErrorKind, OrderWrites, StoreError, StoreResult, TakenOver};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -121,7 +121,7 @@ impl OrderWrites for StillWrites {
         self.inner.write(batch, sales).await
     }
 
-    async fn take_over(&self, part: Part) -> StoreResult<Position> {
+    async fn take_over(&self, part: Part) -> StoreResult<TakenOver> {
         self.inner.take_over(part).await
     }
 }

@@ -1,5 +1,7 @@
 //! Tests of the order writer's promises, one broken expectation at a time: what the log holds is not trusted.
 
+use std::sync::Arc;
+
 use seckill::clock::Clock;
 use seckill::config::{Config, Mode};
 use seckill::domain::batch_plan::{LogBatch, LogRecord};
@@ -77,7 +79,10 @@ impl Bench {
         backend.ledger.open_pools(&sale).await.expect("pools");
         let map = config.shard_map().expect("a map");
         for part in map.all_parts() {
-            assert_eq!(backend.order_writes.take_over(part).await.expect("a position").next_offset, 0);
+            assert_eq!(
+                backend.order_writes.take_over(part).await.expect("a position").position.next_offset,
+                0
+            );
         }
         let log = backend.order_log.identity().await.expect("a log").id;
         let sales = Sales::from([(sale.id.clone(), sale.clone())]);
@@ -119,7 +124,7 @@ impl Bench {
                 LogRecord { offset, payload, order }
             })
             .collect();
-        LogBatch { part: Part::new(part), log: self.log, start_offset, records }
+        LogBatch { part: Part::new(part), log: self.log, start_offset, fences: Arc::default(), records }
     }
 
     /// Opens the same stores as another process would. The embedded mode has one process, and two tasks share it.
@@ -198,7 +203,7 @@ async fn a_halted_partition_writes_nothing_until_its_position_is_moved(mode: Mod
     let bench = Bench::new(mode, 5, 1).await;
     let part = Part::new(0);
     let batch = bench.batch(0, 0, vec![bench.record(&bench.user(0, 0), "k", 1).encode()]);
-    let stored = bench.backend.order_writes.take_over(part).await.expect("a position");
+    let stored = bench.backend.order_writes.take_over(part).await.expect("a position").position;
     let halted = stored.halted(Halt::OutOfRange);
     let positions = &bench.backend.positions;
     assert!(positions.replace(part, &stored, &halted).await.expect("stored"));
@@ -219,7 +224,7 @@ async fn a_dead_letter_that_is_read_again_is_one_dead_letter(mode: Mode) {
     let good = bench.record(&bench.user(0, 0), "k", 1).encode();
     let batch = bench.batch(0, 0, vec![b"garbage".to_vec(), good]);
     written(bench.write(&batch).await);
-    let stored = bench.backend.order_writes.take_over(part).await.expect("a position");
+    let stored = bench.backend.order_writes.take_over(part).await.expect("a position").position;
     let back = Position { next_offset: 0, ..stored };
     assert!(bench.backend.positions.replace(part, &stored, &back).await.expect("moved back"));
     assert_eq!(written(bench.write(&batch).await).skipped, 1);

@@ -77,7 +77,6 @@ pub struct History {
 
 /// A call during which the server was killed or paused.
 pub struct Cut {
-    epoch: u32,
     batch: Arc<[ReserveRequest]>,
     asked_ms: i64,
     answers: StoreResult<Vec<Verdict>>,
@@ -123,7 +122,7 @@ impl History {
             self.calls += 1;
             self.note("calls");
             let is_lost = self.model.gate.as_ref().is_some_and(|gate| gate.lost);
-            let is_shut = is_lost || self.model.admission(self.epoch, now_ms()).is_err();
+            let is_shut = is_lost || self.model.admission(now_ms()).is_err();
             match self.dice.random_range(0..100) {
                 0..25 if is_shut => self.heal(line).await,
                 0..68 => self.reserve(line).await,
@@ -268,7 +267,6 @@ impl History {
         self.note("gate calls");
         let newest = self.model.gate.as_ref().and_then(|gate| gate.version).unwrap_or(0);
         let version = (newest + self.dice.random_range(0..4)).saturating_sub(1);
-        let epoch = if chance(&mut self.dice, 90) { self.epoch } else { self.epoch + 1 };
         let (written, sale_state) = match state {
             GateState::Placing => ("placing", None),
             GateState::Open => ("open", Some(SaleState::Preheated)),
@@ -276,36 +274,34 @@ impl History {
             GateState::Ended => ("ended", Some(SaleState::Ended)),
             GateState::Unknown => ("frozen", None),
         };
-        let expected = self.model.set_gate(epoch, state, version);
+        let expected = self.model.set_gate(state, version);
         if let Some(sale_state) = sale_state.filter(|_| chance(&mut self.dice, 50)) {
             let sale = Sale {
                 state: sale_state,
                 version,
-                ..wishes::sale(&self.bucket.sale, epoch, &BTreeMap::new())
+                ..wishes::sale(&self.bucket.sale, self.epoch, &BTreeMap::new())
             };
             let is_done = wishes::is_gate_set(expected, sale_state);
             return wishes::expect_done(&self.place(), line.ports.gates.set_gates(&sale).await, is_done);
         }
         let mut call = line.scripts.gate.prepare_invoke();
-        call.key(self.keys(line).gate).arg(epoch).arg(written).arg(version);
+        call.key(self.keys(line).gate).arg(written).arg(version);
         let expected = match expected {
             GateChange::Set => "set",
             GateChange::Older => "older",
             GateChange::Missing => "missing",
-            GateChange::Conflict => "conflict",
         };
         assert_eq!(self.raw::<String>(line, &call).await, expected, "{}", self.place());
     }
 
-    fn any_batch(&mut self) -> (u32, Arc<[ReserveRequest]>) {
-        let epoch = if chance(&mut self.dice, 95) { self.epoch } else { self.dice.random_range(0..9) };
-        (epoch, wishes::batch(&mut self.dice, &self.bucket.sale, self.calls, epoch))
+    fn any_batch(&mut self) -> Arc<[ReserveRequest]> {
+        wishes::batch(&mut self.dice, &self.bucket.sale, self.calls)
     }
 
     async fn reserve(&mut self, line: &Line) {
         self.note("reserve calls");
-        let (epoch, batch) = self.any_batch();
-        let expected = self.model.reserve(epoch, &batch, now_ms());
+        let batch = self.any_batch();
+        let expected = self.model.reserve(&batch, now_ms());
         let answers = line.ports.inventory.reserve(&self.bucket, batch.clone()).await;
         let answers = answers.unwrap_or_else(|error| panic!("{}: {error}", self.place()));
         self.compare(&batch, expected, &answers);
@@ -318,8 +314,8 @@ impl History {
             self.note(wishes::word(&expected));
             match (&mut expected, answer) {
                 (
-                    Verdict::Reserved { outbox_entry, reserved_ms },
-                    Verdict::Reserved { outbox_entry: real, reserved_ms: real_ms },
+                    Verdict::Reserved { outbox_entry, reserved_ms, .. },
+                    Verdict::Reserved { outbox_entry: real, reserved_ms: real_ms, .. },
                 ) => {
                     self.learn_entry(outbox_entry.clone(), real.clone());
                     *outbox_entry = real.clone();
@@ -401,7 +397,7 @@ impl History {
     /// Sends purchases that the product cannot even express straight to the script. None of them may change anything.
     async fn ask_wrongly(&mut self, line: &Line) {
         self.note("malformed calls");
-        let refused = self.model.admit(self.epoch, now_ms()).err();
+        let refused = self.model.admit(now_ms()).err();
         let refused = refused.as_ref().map_or("invalid", wishes::denial_word);
         let mut asked: Vec<(Vec<u8>, &str, String, &str)> = wishes::malformed(&mut self.dice)
             .into_iter()
@@ -425,7 +421,7 @@ impl History {
         let keys = self.keys(line);
         let mut call = line.scripts.reserve.prepare_invoke();
         call.key(keys.gate).key(keys.stock).key(keys.buyers);
-        call.key(keys.orders).key(keys.outbox).key(keys.outbox_orders).key(keys.unpaid).arg(self.epoch);
+        call.key(keys.orders).key(keys.outbox).key(keys.outbox_orders).key(keys.unpaid);
         let ids: Vec<&[u8]> = asked.iter().map(|(id, ..)| id.as_slice()).collect();
         let wish = |(_, quantity, fingerprint, _): &_| format!("{fingerprint}|{quantity}|{}", SKUS[0]);
         let wishes: Vec<String> = asked.iter().map(wish).collect();

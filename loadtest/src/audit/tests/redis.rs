@@ -82,6 +82,10 @@ fn a_gate_of_another_epoch_and_a_gate_that_is_gone() {
     broken(&[Rule::GateDiffers], |evidence| {
         bucket(evidence, 1).gate.insert("epoch".to_owned(), "2".to_owned());
     });
+    broken(&[], |evidence| {
+        bucket(evidence, 1).gate.insert("epoch".to_owned(), "2".to_owned());
+        evidence.sale.rebuilt.insert(1, 2);
+    });
     broken(&[Rule::GateDiffers], |evidence| {
         evidence.buckets.as_mut().expect("good has buckets")[1] = None;
     });

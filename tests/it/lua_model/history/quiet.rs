@@ -77,16 +77,16 @@ impl History {
     /// Makes a call to a server that is about to be killed or is paused.
     pub async fn ask_cut(&mut self, ports: &RedisPorts) -> Cut {
         self.calls += 1;
-        let (epoch, batch) = self.any_batch();
+        let batch = self.any_batch();
         let asked_ms = now_ms();
         let answers = ports.inventory.reserve(&self.bucket, batch.clone()).await;
-        Cut { epoch, batch, asked_ms, answers }
+        Cut { batch, asked_ms, answers }
     }
 
     /// Finds out what became of a call, which must be all or nothing, and asks again as a client would.
     pub async fn resolve_cut(&mut self, line: &Line, cut: Cut) {
         let mut after = self.model.clone();
-        let expected = after.reserve(cut.epoch, &cut.batch, cut.asked_ms);
+        let expected = after.reserve(&cut.batch, cut.asked_ms);
         match cut.answers {
             Ok(answers) => {
                 self.note("cut: answered before");
@@ -105,7 +105,7 @@ impl History {
             }
         }
         self.verify(line).await;
-        let expected = self.model.reserve(cut.epoch, &cut.batch, now_ms());
+        let expected = self.model.reserve(&cut.batch, now_ms());
         let answers = line.ports.inventory.reserve(&self.bucket, cut.batch.clone()).await;
         let answers = answers.unwrap_or_else(|error| panic!("{}: {error}", self.place()));
         self.compare(&cut.batch, expected, &answers);

@@ -1,0 +1,181 @@
+//! Tests of step 17: a Redis that has lost what it had is rebuilt of what the databases have, and the sale goes on.
+
+use std::time::Duration;
+
+use seckill::config::Mode;
+use seckill::domain::inventory_model::Bucket;
+use seckill::domain::{BucketId, OrderRecord, SaleId};
+use seckill::ports::{Claim, Ports, Recovery};
+use serde_json::{Value, json};
+
+use crate::harness::{TestShop, eventually, open};
+use crate::own_redis::OwnRedis;
+use crate::relay::requests;
+
+const STOCK: u32 = 30;
+
+/// A shop on a Redis of its own.
+async fn shop_on(redis: &OwnRedis) -> TestShop {
+    TestShop::start_with(Mode::Distributed, &[("redis.url", &redis.url())]).await
+}
+
+async fn available(shop: &TestShop) -> Value {
+    shop.stock("drop").await["phone"]["available"].clone()
+}
+
+/// Sells some units, loses data, and asserts that the sale goes on as if nothing had been lost.
+async fn survives(lose: impl AsyncFnOnce(&mut OwnRedis, &TestShop)) {
+    let mut redis = OwnRedis::start(&[]).await;
+    let shop = shop_on(&redis).await;
+    shop.open_sale("drop", 2, &[("phone", STOCK)]).await;
+    let mut orders = Vec::new();
+    for n in 0..8 {
+        orders.push(shop.unpaid(&format!("u{n}"), "k").await);
+    }
+    assert_eq!(shop.act("u0", &orders[0], "cancel").await.status, 200);
+    eventually("its unit is back", async || available(&shop).await == STOCK - 7).await;
+    lose(&mut redis, &shop).await;
+    // Until it is open again nobody buys, and nobody hears that nothing is left.
+    let mut late = 0;
+    eventually("somebody buys again", async || {
+        late += 1;
+        let answer = shop.buy(&format!("late-{late}"), "drop", "phone", "k").await;
+        assert!([202, 503, 504].contains(&answer.status), "{answer:?}");
+        answer.status == 202
+    })
+    .await;
+    eventually("the databases have all orders, and Redis has the others' units", async || {
+        available(&shop).await == i64::from(STOCK) - shop.stage().orders("awaiting_payment").await
+    })
+    .await;
+    for (n, order) in orders.iter().enumerate() {
+        let again = shop.buy(&format!("u{n}"), "drop", "phone", "k").await;
+        assert_eq!((again.status, again.json()["id"].as_str()), (200, Some(order.as_str())), "{again:?}");
+    }
+    assert_eq!(shop.buy("u1", "drop", "phone", "k2").await.status, 202);
+    let refused = shop.buy("u1", "drop", "phone", "k3").await;
+    assert_eq!(refused.problem(), (409, "limit_reached".to_owned()));
+    for n in 0..60 {
+        shop.buy(&format!("more-{n}"), "drop", "phone", "k").await;
+    }
+    eventually("all units are sold", async || {
+        shop.stage().orders("awaiting_payment").await == i64::from(STOCK)
+    })
+    .await;
+    assert_eq!(shop.buy("last", "drop", "phone", "k").await.problem(), (409, "sold_out".to_owned()));
+    shop.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_starts_again_with_all_of_its_data_is_rebuilt() {
+    survives(async |redis, _| {
+        redis.kill();
+        redis.start_again().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_starts_again_empty_is_rebuilt() {
+    survives(async |redis, _| {
+        redis.kill();
+        redis.lose_data();
+        redis.start_again().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_starts_again_with_older_data_is_rebuilt() {
+    survives(async |redis, shop| {
+        redis.keep_copy();
+        for n in 0..5 {
+            shop.unpaid(&format!("forgotten-{n}"), "k").await;
+        }
+        redis.kill();
+        redis.restore_copy();
+        redis.start_again().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_was_frozen_goes_on_without_a_rebuild() {
+    survives(async |redis, shop| {
+        redis.pause();
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        redis.resume();
+        let gate = format!("{}{{drop.0}}:gate", shop.config.redis.key_prefix);
+        let mut connection = redis.connection().await;
+        let epoch: u32 = redis::AsyncCommands::hget(&mut connection, &gate, "epoch").await.expect("a gate");
+        assert_eq!(epoch, 1);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_of_an_older_epoch_that_comes_too_late_is_rejected() {
+    let shop = TestShop::start(Mode::Distributed).await;
+    shop.open_sale("drop", 1, &[("phone", 10)]).await;
+    let ports: Ports = open(&shop.config).await;
+    let sale = SaleId::parse("drop").expect("a slug");
+    let sale = ports.sales.sale(&sale).await.expect("a directory").expect("the sale");
+    let Recovery { rebuilds, .. } = ports.recovery.clone().expect("a recovery");
+    let claim = Claim { bucket: BucketId { sale: sale.id.clone(), bucket: 0 }, epoch: 2 };
+    rebuilds.fence(&sale, &claim).await.expect("MySQL");
+    let wishes = requests(&shop, &sale, "late");
+    let (stale, fresh) = (&wishes[0].record, &wishes[1].record);
+    shop.stage().append(stale.order_id, vec![stale.encode()]).await;
+    let fresh_record = OrderRecord { epoch: 2, ..fresh.clone() };
+    shop.stage().append(fresh.order_id, vec![fresh_record.encode()]).await;
+    let status = async |record: &OrderRecord| {
+        let path = format!("/api/v1/orders/{}", record.order_id);
+        shop.get(record.user_id.as_str(), &path).await.json()
+    };
+    eventually("both are decided", async || {
+        status(stale).await["final"] == json!(true) && status(fresh).await["status"] == "awaiting_payment"
+    })
+    .await;
+    let told = status(stale).await;
+    assert_eq!((&told["status"], &told["reason"]), (&json!("rejected"), &json!("stale_epoch")), "{told}");
+    // A fence that an older claim sets changes nothing.
+    rebuilds.fence(&sale, &Claim { epoch: 1, ..claim }).await.expect("MySQL");
+    let later = &wishes[2].record;
+    shop.stage().append(later.order_id, vec![later.encode()]).await;
+    eventually("it is decided", async || status(later).await["reason"] == "stale_epoch").await;
+    // No front reserved a unit for it, so the inventory does not know it: it is given up before the audit.
+    assert_eq!(shop.act(fresh.user_id.as_str(), &fresh.order_id.to_string(), "cancel").await.status, 200);
+    shop.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_who_rebuild_the_one_with_the_older_epoch_changes_nothing() {
+    let redis = OwnRedis::start(&[]).await;
+    let shop = shop_on(&redis).await;
+    shop.open_sale("drop", 1, &[("phone", 10)]).await;
+    let ports = open(&shop.config).await;
+    let sale = SaleId::parse("drop").expect("a slug");
+    let sale = ports.sales.sale(&sale).await.expect("a directory").expect("the sale");
+    let Recovery { rebuilds, refills } = ports.recovery.clone().expect("a recovery");
+    let lease = Duration::from_secs(60);
+    let first = rebuilds.claim(&sale, 0, lease).await.expect("MySQL").expect("free");
+    assert_eq!(rebuilds.claim(&sale, 0, lease).await.expect("MySQL"), None, "somebody has it");
+    assert!(rebuilds.keep(&first, Duration::ZERO).await.expect("MySQL"));
+    let second = rebuilds.claim(&sale, 0, lease).await.expect("MySQL").expect("its lease is over");
+    assert!(second.epoch > first.epoch);
+    assert!(!rebuilds.keep(&first, lease).await.expect("MySQL"), "it was taken over");
+    assert!(refills.clear(&first).await.expect("Redis"), "nobody was quicker here");
+    assert!(refills.clear(&second).await.expect("Redis"));
+    let bucket = Bucket {
+        stock: sale.items.iter().map(|item| (item.sku_id.clone(), item.stock)).collect(),
+        ..Default::default()
+    };
+    assert!(!refills.clear(&first).await.expect("Redis"));
+    assert!(!refills.fill(&sale, &first, &bucket).await.expect("Redis"));
+    assert!(refills.fill(&sale, &second, &bucket).await.expect("Redis"));
+    assert!(!refills.clear(&first).await.expect("Redis"), "it is open");
+    assert!(!refills.fill(&sale, &first, &bucket).await.expect("Redis"));
+    assert!(rebuilds.keep(&second, Duration::ZERO).await.expect("MySQL"), "it has the newest epoch");
+    assert_eq!(available(&shop).await, 10);
+    shop.finish().await;
+}
