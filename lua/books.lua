@@ -1,6 +1,7 @@
 -- Counts the units of a bucket, wherever they are.
 --
 -- KEYS (one hash tag)  1 gate   2 stock   3 orders   4 moves
+-- ARGV  none
 -- Result: SKU, units, SKU, units, ...: for sale, under way to other buckets, and in holds whose units have not gone
 --   back; or false when the bucket has no gate
 

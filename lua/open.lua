@@ -2,8 +2,8 @@
 --
 -- KEYS (one hash tag)  1 gate   2 rebuild   3 stock   4 buyers   5 orders   6 outbox   7 outbox_orders
 -- ARGV  1 the bucket's new epoch, 2 state: open | paused | ended, 3 version of the sale, 4 opens_ms, 5 closes_ms,
---       6 buyer_limit, 7 unpaid_max, 8 length of the lease in ms, 9 whether an order was ever left unpaid (1 or 0), then
---       how many fields there have to be: 10 stock, 11 buyers, 12 orders
+--       6 buyer_limit, 7 unpaid_max, 8 length of the lease in ms, 9 whether an order was ever left unpaid (1 or 0),
+--       then how many fields there have to be: 10 stock, 11 buyers, 12 orders
 -- Result: 'open', 'overtaken' when the bucket is not being rebuilt for this epoch any more, or 'differs'
 --
 -- The script writes the gate last, because nothing is reserved before it stands.

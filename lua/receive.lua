@@ -3,8 +3,8 @@
 --
 -- KEYS (one hash tag)  1 gate   2 stock   3 received
 -- ARGV  1 id of the move, 2 sku, 3 units
--- Result: 1 when the bucket has the units now or had them before, 0 when it cannot take them: it is not in place, or has
---   lost keys
+-- Result: 1 when the bucket has the units now or had them before, 0 when it cannot take them: it is not in place, or
+--   has lost keys
 
 if redis.call('HEXISTS', KEYS[3], ARGV[1]) == 1 then return 1 end
 local gate = redis.call('HMGET', KEYS[1], 'epoch', 'lost')

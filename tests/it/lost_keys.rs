@@ -137,7 +137,7 @@ async fn an_acknowledgement_after_the_loss_does_not_hide_it() {
     Keys::of(&shop).await.remove(0, "outbox_orders").await;
     ports.outbox.acknowledge(&bucket, &[order], std::slice::from_ref(outbox_entry)).await.expect("Redis");
     assert_eq!(buy(&shop, "late").await, (503, "dependency_unavailable".to_owned()));
-    finish_with_a_worker(shop).await;
+    Box::pin(finish_with_a_worker(shop)).await;
 }
 
 /// Ends a test that has damaged Redis on purpose: a worker rebuilds what is lost, and all promises are kept.

@@ -237,7 +237,7 @@ impl Rebuilds for MysqlRebuilds {
     async fn truth(&self, sale: &Sale) -> StoreResult<Truth> {
         let mut truth = Truth::default();
         for at in self.mysql.map.all_instances() {
-            let read = self.truth_at(at, sale, &mut truth);
+            let read = Box::pin(self.truth_at(at, sale, &mut truth));
             self.mysql.within(TRUTH_WITHIN, TRUTH, read).await?;
         }
         Ok(truth)
