@@ -19,7 +19,8 @@ for i = 7, #ARGV, 2 do
   redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1])
 end
 redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'state', 'placing', 'opens_ms', ARGV[2], 'closes_ms', ARGV[3],
-  'buyer_limit', ARGV[4], 'lease_ms', ARGV[5], 'unpaid_max', ARGV[6])
+  'buyer_limit', ARGV[4], 'lease_ms', ARGV[5], 'unpaid_max', ARGV[6], 'run_id',
+  string.match(redis.call('INFO', 'server'), 'run_id:(%x+)'))
 if redis.call('EXISTS', KEYS[3]) == 1 then
   redis.call('HSET', KEYS[1], 'sold', '1')
 else

@@ -1,4 +1,5 @@
--- Prolongs the lease of a bucket: until it is over, the bucket sells. The script is idempotent.
+-- Prolongs the lease of a bucket: until it is over, the bucket sells. The script is idempotent. Also a clock that was
+-- set back is followed, because all times are the server's own.
 --
 -- KEYS  1 gate
 -- ARGV  1 length of the lease in ms
@@ -8,7 +9,7 @@
 -- A server gives itself another `run_id` with every start, and a replica has one of its own. A gate that was put in
 -- place before there were leases takes that of the run on which it is found.
 
-local gate = redis.call('HMGET', KEYS[1], 'epoch', 'run_id', 'lease_ms')
+local gate = redis.call('HMGET', KEYS[1], 'epoch', 'run_id')
 if not gate[1] then return 'missing' end
 local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
 if not gate[2] then redis.call('HSET', KEYS[1], 'run_id', run_id) end
@@ -18,5 +19,5 @@ if gate[2] and gate[2] ~= run_id then
 end
 local clock = redis.call('TIME')
 local until_ms = clock[1] * 1000 + math.floor(clock[2] / 1000) + tonumber(ARGV[1])
-if until_ms > (tonumber(gate[3]) or 0) then redis.call('HSET', KEYS[1], 'lease_ms', string.format('%.0f', until_ms)) end
+redis.call('HSET', KEYS[1], 'lease_ms', string.format('%.0f', until_ms))
 return 'renewed'

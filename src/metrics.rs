@@ -244,6 +244,9 @@ fn register() {
             }
         }
     }
+    for result in ["open", "failed"] {
+        counter!(BUCKETS_REBUILT, "result" => result).increment(0);
+    }
     for reason in SHED_REASONS {
         counter!(SHED, "reason" => *reason).increment(0);
     }

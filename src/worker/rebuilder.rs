@@ -196,9 +196,10 @@ impl Rebuilder {
             let positions = self.positions.positions().await;
             let is_written = |part: &&Part| {
                 let end = offsets.get(*part).map(|offsets| offsets.end);
-                positions
-                    .get(*part)
-                    .is_some_and(|position| end.is_some_and(|end| position.next_offset >= end))
+                // What a halted partition has not written may be in no log.
+                positions.get(*part).is_some_and(|position| {
+                    position.halt.is_none() && end.is_some_and(|end| position.next_offset >= end)
+                })
             };
             let Some(behind) = parts.iter().find(|part| !is_written(part)) else { return Ok(()) };
             if self.clock.monotonic().since(began) >= DRAIN_WITHIN {

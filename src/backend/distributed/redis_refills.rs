@@ -143,10 +143,9 @@ impl Refills for RedisRefills {
         let state = state.ok_or_else(|| StoreError::broken(context, "the sale is not on"))?;
         let mut call: ScriptInvocation<'_> = self.open.prepare_invoke();
         call.key(keys.gate).key(keys.rebuild).key(keys.stock).key(keys.buyers).key(keys.orders);
-        call.key(keys.outbox).key(keys.outbox_orders);
+        call.key(keys.outbox).key(keys.outbox_orders).key(keys.unpaid);
         call.arg(claim.epoch).arg(state).arg(sale.version).arg(sale.starts_ms).arg(sale.ends_ms);
         call.arg(sale.buyer_limit).arg(sale.unpaid_max).arg(self.lease_ms());
-        call.arg(u8::from(!bucket.unpaid.is_empty()));
         call.arg(bucket.stock.len()).arg(bucket.buyers.len()).arg(bucket.orders.len());
         match self.link.script::<String>(context, &call).await?.as_str() {
             "open" => Ok(true),

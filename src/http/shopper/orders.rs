@@ -144,6 +144,10 @@ async fn accepted(
     response.json(view(&order, context))
 }
 
+/// What the buyer of an order may do that nobody knows any more (docs/protocol/promises.md, "Not promised").
+const LOST: &str = "An order that was only reserved may have been lost with the inventory's data: buy again with the same \
+                    Idempotency-Key";
+
 /// Answers `GET /orders/{order}`.
 ///
 /// # Errors
@@ -155,7 +159,7 @@ pub async fn read(
     context: web::Data<Context>,
 ) -> Result<HttpResponse, Problem> {
     let user = extract::shopper(&request, &context).await?;
-    let not_found = || Problem::new(Code::OrderNotFound);
+    let not_found = || Problem::new(Code::OrderNotFound).detail(LOST);
     let id = OrderId::parse(&path.into_inner()).map_err(|_| not_found())?;
     let order = match query.wait {
         Some(wait_s) => context.shop.order_when_decided(&user, id, wait_s).await?,

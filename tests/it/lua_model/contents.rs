@@ -96,7 +96,7 @@ fn decode_units<I: Ord, E: Display>(fields: Fields, parse: fn(&str) -> Result<I,
 }
 
 fn decode_gate(fields: &Fields) -> Gate {
-    const NAMES: [&str; 11] = [
+    const NAMES: [&str; 12] = [
         "buyer_limit",
         "closes_ms",
         "epoch",
@@ -104,6 +104,7 @@ fn decode_gate(fields: &Fields) -> Gate {
         "lease_ms",
         "lost",
         "opens_ms",
+        "run_id",
         "sold",
         "state",
         "unpaid_max",
