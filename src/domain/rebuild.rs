@@ -108,3 +108,99 @@ pub fn fill(
     }
     buckets
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::domain::{IdempotencyKey, Item, Money, SaleId, SaleState};
+
+    fn sale(buckets: u16, stock: u32) -> Sale {
+        let price = Money::new(100, "CNY").expect("a price");
+        let sku_id = SkuId::parse("phone").expect("a slug");
+        Sale {
+            id: SaleId::parse("drop").expect("a slug"),
+            name: "Drop".to_owned(),
+            state: SaleState::Preheated,
+            starts_ms: 1,
+            ends_ms: 2,
+            buyer_limit: 9,
+            unpaid_max: 3,
+            payment_window_ms: 1,
+            buckets,
+            epoch: 1,
+            in_place: true,
+            version: 1,
+            items: vec![Item { sku_id, name: "Phone".to_owned(), stock, price }],
+        }
+    }
+
+    fn order(map: &ShardMap, sale: &Sale, (user, units, state): (u16, u32, usize)) -> TrueOrder {
+        let states = [
+            Some(OrderState::Queued),
+            Some(OrderState::AwaitingPayment),
+            Some(OrderState::Paid),
+            Some(OrderState::Cancelled),
+            Some(OrderState::Expired),
+            Some(OrderState::Refunded),
+            Some(OrderState::Rejected),
+            None,
+        ];
+        let user = UserId::parse(&format!("u{user}")).expect("a user");
+        let key = IdempotencyKey::parse(&format!("k{units}-{state}")).expect("a key");
+        TrueOrder {
+            id: OrderId::derive(map.shard_of(&user), sale.month(), &sale.id, &user, &key),
+            user,
+            sku: sale.items[0].sku_id.clone(),
+            quantity: Quantity::new(units).expect("a quantity"),
+            state: states[state],
+            accepted_ms: 7,
+            reference: None,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_for_sale_and_what_is_held_is_no_more_than_the_stock(
+            orders in prop::collection::vec((0u16..20, 1u32..=4, 0usize..8), 0..40),
+            (stock, withheld, elsewhere) in (0u32..120, 0i64..10, 0i64..10),
+            rebuilt in prop::collection::btree_set(0u16..4, 1..=4),
+        ) {
+            let map = ShardMap::new(8, 4, 2).expect("a map");
+            let sale = sale(4, stock);
+            let sku = sale.items[0].sku_id.clone();
+            let mut truth = Truth::default();
+            for wish in orders {
+                let order = order(&map, &sale, wish);
+                if truth.orders.iter().all(|known| known.id != order.id) {
+                    truth.orders.push(order);
+                }
+            }
+            truth.withheld.insert(sku.clone(), withheld);
+            let elsewhere = BTreeMap::from([(sku.clone(), elsewhere)]);
+            let buckets = fill(&sale, &map, &rebuilt, &truth, &elsewhere);
+            prop_assert_eq!(buckets.keys().copied().collect::<BTreeSet<_>>(), rebuilt);
+
+            let of = |order: &TrueOrder| buckets.get(&map.bucket_of(order.id.shard(), sale.buckets));
+            let here: Vec<&TrueOrder> = truth.orders.iter().filter(|order| of(order).is_some()).collect();
+            let live = |order: &&&TrueOrder| order.is_live();
+            let held: i64 = here.iter().filter(live).map(|order| i64::from(order.quantity.units())).sum();
+            let for_sale: i64 = buckets.values().map(|bucket| i64::from(bucket.stock[&sku])).sum();
+            let left = i64::from(stock) - withheld - elsewhere[&sku] - held;
+            prop_assert_eq!(for_sale, left.max(0), "no unit is made, and none that is free is kept back");
+
+            let buyers: u32 = buckets.values().flat_map(|bucket| bucket.buyers.values()).sum();
+            prop_assert_eq!(i64::from(buyers), held);
+            for order in here {
+                let hold = &of(order).expect("here").orders[&order.id];
+                prop_assert_eq!(hold.is_released, !order.is_live());
+                prop_assert_eq!((&hold.user, hold.quantity, hold.reserved_ms), (&order.user, order.quantity, 7));
+            }
+            for bucket in buckets.values() {
+                // Redis keeps no empty hash, and who has orders must have a field.
+                prop_assert!(bucket.orders.values().all(|hold| bucket.buyers.contains_key(&hold.user)));
+            }
+        }
+    }
+}

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use seckill::config::Mode;
 use seckill::domain::inventory_model::Bucket;
-use seckill::domain::{BucketId, OrderRecord, SaleId};
+use seckill::domain::{BucketId, OrderRecord, SaleId, UserId};
 use seckill::ports::{Claim, Ports, Recovery};
 use serde_json::{Value, json};
 
@@ -171,8 +171,10 @@ async fn of_two_who_rebuild_the_one_with_the_older_epoch_changes_nothing() {
         ..Default::default()
     };
     assert!(!refills.clear(&first).await.expect("Redis"));
-    assert!(!refills.fill(&sale, &first, &bucket).await.expect("Redis"));
-    assert!(refills.fill(&sale, &second, &bucket).await.expect("Redis"));
+    let of_the_first =
+        Bucket { buyers: [(UserId::parse("nobody").expect("a user"), 1)].into(), ..bucket.clone() };
+    assert!(!refills.fill(&sale, &first, &of_the_first).await.expect("Redis"));
+    assert!(refills.fill(&sale, &second, &bucket).await.expect("it has what was filled in, and no more"));
     assert!(!refills.clear(&first).await.expect("Redis"), "it is open");
     assert!(!refills.fill(&sale, &first, &bucket).await.expect("Redis"));
     assert!(rebuilds.keep(&second, Duration::ZERO).await.expect("MySQL"), "it has the newest epoch");
