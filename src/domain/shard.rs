@@ -4,6 +4,7 @@
 //! not. Source: docs/protocol/steps.md, "Arithmetic".
 
 use serde::Serialize;
+use std::collections::BTreeSet;
 
 use super::ids::{SaleId, SkuId, UserId};
 
@@ -189,6 +190,12 @@ impl ShardMap {
         shard.0 / (self.shards / buckets.clamp(1, self.shards))
     }
 
+    /// Answers the partitions that have orders of one of a sale's `buckets`.
+    pub fn parts_of_bucket(&self, bucket: u16, buckets: u16) -> BTreeSet<Part> {
+        let shards = self.all_shards().filter(|shard| self.bucket_of(*shard, buckets) == bucket);
+        shards.map(|shard| self.part_of(shard)).collect()
+    }
+
     /// Lists the shards of an instance, ascending.
     pub fn shards_of(&self, instance: Instance) -> impl Iterator<Item = Shard> + use<> {
         let each = self.shards / self.instances;
@@ -309,7 +316,7 @@ mod tests {
                 assert_eq!(sum, u64::from(stock));
                 assert!(shares.iter().all(|(_, units)| shares[0].1 - units <= 1), "{shares:?}");
                 assert_eq!(shares[0].0, map.home_of(&sku));
-                let instances: std::collections::BTreeSet<u16> = shares.iter().map(|(i, _)| i.0).collect();
+                let instances: BTreeSet<u16> = shares.iter().map(|(i, _)| i.0).collect();
                 assert_eq!(instances.len(), 8);
             }
         }

@@ -185,10 +185,8 @@ impl Rebuilder {
 
     /// Waits until the order writers have written what the order log has of the buckets now.
     async fn drain(&self, sale: &Sale, claims: &[Claim]) -> StoreResult<()> {
-        let is_claimed = |bucket: u16| claims.iter().any(|claim| claim.bucket.bucket == bucket);
-        let shards = self.map.all_shards();
-        let shards = shards.filter(|shard| is_claimed(self.map.bucket_of(*shard, sale.buckets)));
-        let parts: BTreeSet<Part> = shards.map(|shard| self.map.part_of(shard)).collect();
+        let parts_of = |claim: &Claim| self.map.parts_of_bucket(claim.bucket.bucket, sale.buckets);
+        let parts: BTreeSet<Part> = claims.iter().flat_map(parts_of).collect();
         let parts: Vec<Part> = parts.into_iter().collect();
         let offsets = self.order_log.offsets(&parts).await?;
         let began = self.clock.monotonic();

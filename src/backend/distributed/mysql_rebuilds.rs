@@ -14,8 +14,7 @@ use super::mysql_order_store::is_missing_table;
 use super::mysql_text::NOW_MS;
 use crate::domain::rebuild::{TrueOrder, Truth};
 use crate::domain::{
-    BucketId, Instance, OrderId, OrderRecord, OrderState, Part, Quantity, Reference, Sale, Shard, SkuId,
-    UserId,
+    BucketId, Instance, OrderId, OrderRecord, OrderState, Quantity, Reference, Sale, Shard, SkuId, UserId,
 };
 use crate::ports::{Claim, Rebuilds, StoreError, StoreResult};
 
@@ -228,7 +227,7 @@ impl Rebuilds for MysqlRebuilds {
     }
 
     async fn fence(&self, sale: &Sale, claim: &Claim) -> StoreResult<()> {
-        for part in parts_of(&self.mysql, sale, claim.bucket.bucket) {
+        for part in self.mysql.map.parts_of_bucket(claim.bucket.bucket, sale.buckets) {
             fences::set(&self.mysql, part, claim).await?;
         }
         Ok(())
@@ -242,10 +241,4 @@ impl Rebuilds for MysqlRebuilds {
         }
         Ok(truth)
     }
-}
-
-/// Answers the partitions that have orders of a bucket.
-fn parts_of(mysql: &Mysql, sale: &Sale, bucket: u16) -> BTreeSet<Part> {
-    let shards = mysql.map.all_shards().filter(|shard| mysql.map.bucket_of(*shard, sale.buckets) == bucket);
-    shards.map(|shard| mysql.map.part_of(shard)).collect()
 }

@@ -139,7 +139,7 @@ impl Settling for DistributedSettling {
         for bucket in sale.bucket_ids() {
             let mut unlink = cmd("UNLINK");
             // The gate goes with them: a bucket without a gate sells nothing.
-            unlink.arg(&self.redis.keys(&bucket).all());
+            unlink.arg(self.redis.keys(&bucket).all());
             self.redis.command::<i64>("clear a sale", &unlink).await?;
         }
         self.mysql.change(Mysql::DIRECTORY, SEAL, self.note_cleared(&sale.id)).await
