@@ -2,7 +2,8 @@
 --
 -- KEYS (one hash tag)
 --   1 gate    hash    epoch, state, opens_ms, closes_ms, buyer_limit, lease_ms, unpaid_max; sold: an order was ever
---                     held; given_up: one was left unpaid; lost: keys that were found missing
+--                     held; given_up: one was left unpaid; lost: keys that were found missing; run_id: the run of
+--                     the server on which the bucket was put in place
 --   2 stock   hash    sku -> available units
 --   3 buyers  hash    user -> live units
 --   4 orders  hash    order id (16 bytes) -> state|fingerprint|quantity|reserved_ms|sku|user
@@ -24,7 +25,8 @@
 -- a hold whose stock is not taken yet does less harm than taken stock without a hold.
 --
 -- A bucket whose keys are not all there closes itself for good: whoever removed `orders` or `buyers`, its winners would
--- buy again. Redis keeps no empty hash, so before the first order only `stock` has to be there.
+-- buy again. Redis keeps no empty hash, so before the first order only `stock` has to be there. So does a bucket that
+-- was put in place on another run of the server: what it has may be older than what it has sold (renew.lua).
 --
 -- Reads and writes of all purchases share one command each, and all purchases share one outbox entry. What a purchase
 -- asks for is packed, and it is parsed once for all that ask for the same. No order record is written. Each of these
@@ -50,7 +52,7 @@ end
 local epoch, limit, sold, lost, unpaid_max
 local function gate_verdict()
   local g = redis.call('HMGET', gate, 'epoch', 'state', 'opens_ms', 'closes_ms', 'buyer_limit', 'lease_ms',
-    'sold', 'lost', 'given_up', 'unpaid_max')
+    'sold', 'lost', 'given_up', 'unpaid_max', 'run_id')
   if not g[1] then return 'gate_shut' end
   epoch = g[1]
   limit = tonumber(g[5])
@@ -67,6 +69,8 @@ local function gate_verdict()
   -- Gates that were put in place before there was a limit have none.
   unpaid_max = g[9] and tonumber(g[10] or 0) or 0
   lost = missing_keys(sold)
+  -- Gates that were put in place before there was a lease name no run until it is prolonged.
+  if g[11] and not string.find(redis.call('INFO', 'server'), g[11], 1, true) then lost = 'run_id' end
   return lost and 'keys_lost' or nil
 end
 local shut = gate_verdict()

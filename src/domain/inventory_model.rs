@@ -58,6 +58,9 @@ pub struct Gate {
     pub given_up: bool,
     /// Whether keys were found missing. The bucket sells nothing any more.
     pub lost: bool,
+    /// Whether the server is still on the run on which the bucket was put in place. A file that is written by one
+    /// process at a time always is.
+    pub is_on_its_run: bool,
 }
 
 /// The state of a gate, as the script `gate.lua` sets it.
@@ -189,7 +192,16 @@ impl Bucket {
         let sold = !self.orders.is_empty();
         let (state, terms) = (GateState::Placing, Some(terms));
         let given_up = !self.unpaid.is_empty();
-        self.gate = Some(Gate { epoch, state, version: None, terms, sold, given_up, lost: false });
+        self.gate = Some(Gate {
+            epoch,
+            state,
+            version: None,
+            terms,
+            sold,
+            given_up,
+            lost: false,
+            is_on_its_run: true,
+        });
         Preheated::Created
     }
 
@@ -208,7 +220,7 @@ impl Bucket {
 
     /// Decides the requests and answers one verdict for each, in order (`reserve.lua`). Each request sees what the ones
     /// before it took. All accepted orders share one outbox entry. A bucket that finds keys missing notes that it lost
-    /// them.
+    /// them, and so does one that is on another run of its server.
     pub fn reserve(&mut self, batch: &[ReserveRequest], now_ms: i64) -> Vec<Verdict> {
         let admission = self.admit(now_ms);
         self.reserve_admitted(&admission, batch, now_ms)
@@ -222,7 +234,7 @@ impl Bucket {
         let terms = self.admission(now_ms)?;
         let has_lost_keys = self.has_lost_keys();
         match &mut self.gate {
-            Some(gate) if has_lost_keys => {
+            Some(gate) if has_lost_keys || !gate.is_on_its_run => {
                 gate.lost = true;
                 Err(Denial::KeysLost)
             }

@@ -117,7 +117,7 @@ async fn cut_short(server: &mut Server, histories: &mut [History], delay: Durati
     };
     let (cuts, ()): (Vec<Cut>, ()) = tokio::join!(calls, kill);
     server.start_again().await;
-    resolve(&server.line, histories, cuts).await;
+    resolve(&server.line, histories, cuts, true).await;
 }
 
 /// Calls a server that is paused. The calls run when it is resumed, and nobody sees the answers.
@@ -129,11 +129,13 @@ async fn stand_still(server: &Server, histories: &mut [History]) {
     server.redis.resume();
     // The server closes a connection only after it has run what came over it.
     eventually("what was asked is done", async || server.clients().await <= before).await;
-    resolve(&server.line, histories, cuts).await;
+    resolve(&server.line, histories, cuts, false).await;
 }
 
-async fn resolve(line: &Line, histories: &mut [History], cuts: Vec<Cut>) {
-    join_all(histories.iter_mut().zip(cuts).map(|(history, cut)| history.resolve_cut(line, cut))).await;
+/// Finds out what became of calls that were cut short, `anew` when the server was started again meanwhile.
+async fn resolve(line: &Line, histories: &mut [History], cuts: Vec<Cut>, anew: bool) {
+    let resolving = histories.iter_mut().zip(cuts).map(|(history, cut)| history.resolve_cut(line, cut, anew));
+    join_all(resolving).await;
 }
 
 /// Disturbs a round in its middle; most rounds are left alone. Returns how many restarts it took.
@@ -153,6 +155,7 @@ async fn strike(server: &mut Server, histories: &mut [History], round: u64) -> u
             verify(&server.line, histories).await;
             server.redis.kill();
             server.start_again().await;
+            histories.iter_mut().for_each(History::leave_run);
             verify(&server.line, histories).await;
             return 1;
         }

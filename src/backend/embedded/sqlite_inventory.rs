@@ -197,7 +197,16 @@ fn gate(row: &SqliteRow) -> StoreResult<Gate> {
     let version = version.and_then(|version| u64::try_from(version).ok());
     // A slice has few of the bucket's rows, and rows do not vanish one table at a time.
     let (sold, given_up, lost) = (false, false, false);
-    Ok(Gate { epoch: number(row, "epoch")?, state, version, terms: Some(terms), sold, given_up, lost })
+    Ok(Gate {
+        epoch: number(row, "epoch")?,
+        state,
+        version,
+        terms: Some(terms),
+        sold,
+        given_up,
+        lost,
+        is_on_its_run: true,
+    })
 }
 
 fn hold(row: &SqliteRow) -> StoreResult<(Fingerprint, Reservation)> {

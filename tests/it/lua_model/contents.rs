@@ -50,6 +50,7 @@ type StreamEntry = (String, HashMap<String, Vec<u8>>);
 /// # Panics
 /// When it finds anything that no script of ours writes.
 pub async fn read(connection: &mut MultiplexedConnection, keys: &Keys) -> Bucket {
+    let run_id = run_id(connection).await;
     let mut question = redis::pipe();
     question.hgetall(&keys.gate).hgetall(&keys.stock).hgetall(&keys.buyers).hgetall(&keys.orders);
     question.cmd("XRANGE").arg(&keys.outbox).arg("-").arg("+").get(&keys.outbox_orders);
@@ -69,7 +70,7 @@ pub async fn read(connection: &mut MultiplexedConnection, keys: &Keys) -> Bucket
         (id(&order), decode_hold(&value, reference.as_deref()))
     };
     let bucket = Bucket {
-        gate: (!gate.is_empty()).then(|| decode_gate(&gate)),
+        gate: (!gate.is_empty()).then(|| decode_gate(&gate, &run_id)),
         stock: decode_units(stock, SkuId::parse),
         buyers: decode_units(buyers, UserId::parse),
         unpaid: decode_units(unpaid, UserId::parse),
@@ -95,7 +96,13 @@ fn decode_units<I: Ord, E: Display>(fields: Fields, parse: fn(&str) -> Result<I,
     fields.into_iter().map(decode).collect()
 }
 
-fn decode_gate(fields: &Fields) -> Gate {
+/// Reads which run of the server this is.
+async fn run_id(connection: &mut MultiplexedConnection) -> String {
+    let info: redis::InfoDict = redis::cmd("INFO").arg("server").query_async(connection).await.expect("INFO");
+    info.get("run_id").expect("a run")
+}
+
+fn decode_gate(fields: &Fields, run_id: &str) -> Gate {
     const NAMES: [&str; 12] = [
         "buyer_limit",
         "closes_ms",
@@ -134,6 +141,7 @@ fn decode_gate(fields: &Fields) -> Gate {
         sold: fields.contains_key("sold"),
         given_up: fields.contains_key("given_up"),
         lost: fields.get("lost").is_some_and(|keys| !keys.is_empty()),
+        is_on_its_run: fields["run_id"] == run_id,
     }
 }
 

@@ -83,10 +83,15 @@ impl History {
         Cut { batch, asked_ms, answers }
     }
 
-    /// Finds out what became of a call, which must be all or nothing, and asks again as a client would.
-    pub async fn resolve_cut(&mut self, line: &Line, cut: Cut) {
+    /// Finds out what became of a call, which must be all or nothing, and asks again as a client would. `anew` says that
+    /// the server was started again after the call.
+    pub async fn resolve_cut(&mut self, line: &Line, cut: Cut, anew: bool) {
         let mut after = self.model.clone();
         let expected = after.reserve(&cut.batch, cut.asked_ms);
+        if anew {
+            leave_run(&mut after);
+            self.leave_run();
+        }
         match cut.answers {
             Ok(answers) => {
                 self.note("cut: answered before");
@@ -111,6 +116,11 @@ impl History {
         self.compare(&cut.batch, expected, &answers);
     }
 
+    /// Notes that the server was started again: the bucket is on another run than the one it was put in place on.
+    pub fn leave_run(&mut self) {
+        leave_run(&mut self.model);
+    }
+
     /// Returns whether a call without answer had an effect. When it had, this notes Redis's names of its outbox
     /// entries.
     async fn learn_cut(&mut self, line: &Line, after: &Bucket) -> bool {
@@ -125,6 +135,12 @@ impl History {
             self.learn_entry(made.entry.clone(), named.entry.clone());
         }
         true
+    }
+}
+
+fn leave_run(bucket: &mut Bucket) {
+    if let Some(gate) = &mut bucket.gate {
+        gate.is_on_its_run = false;
     }
 }
 
