@@ -83,8 +83,8 @@ impl History {
         Cut { batch, asked_ms, answers }
     }
 
-    /// Finds out what became of a call, which must be all or nothing, and asks again as a client would. `anew` says that
-    /// the server was started again after the call.
+    /// Finds out what became of a call, which must be all or nothing, and asks again as a client would. `anew` says
+    /// that the server was started again after the call.
     pub async fn resolve_cut(&mut self, line: &Line, cut: Cut, anew: bool) {
         let mut after = self.model.clone();
         let expected = after.reserve(&cut.batch, cut.asked_ms);
