@@ -2,19 +2,22 @@
 -- idempotent by the move's id.
 --
 -- KEYS (one hash tag)  1 gate   2 stock   3 moves
--- ARGV  1 id of the move, 2 sku, 3 most units, 4 number of the other bucket
--- Result: number of units that are under way with this id; 0 when the bucket has none to give
+-- ARGV  1 id of the move, 2 sku, 3 most units, 4 number of the other bucket, 5 its epoch
+-- Result: what stands of the move: number of the other bucket|sku|units|since, in ms|epoch of the other bucket|epoch of
+--   this one; or false when the bucket has nothing to give
 --
--- The note stands until the other bucket has the units (receive.lua). Whoever finds an old one finishes it.
+-- The note stands until the other bucket has the units (receive.lua), or refuses them for good (take_back.lua). Whoever
+-- finds an old one finishes it.
 
 local under_way = redis.call('HGET', KEYS[3], ARGV[1])
-if under_way then return tonumber(string.match(under_way, '^[^|]*|[^|]*|(%d+)|')) end
+if under_way then return under_way end
 local gate = redis.call('HMGET', KEYS[1], 'epoch', 'lost')
-if not gate[1] or gate[2] then return 0 end
+if not gate[1] or gate[2] then return false end
 local units = math.min(tonumber(redis.call('HGET', KEYS[2], ARGV[2]) or '0'), tonumber(ARGV[3]))
-if units < 1 then return 0 end
+if units < 1 then return false end
 local clock = redis.call('TIME')
 local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
-redis.call('HSET', KEYS[3], ARGV[1], string.format('%s|%s|%d|%.0f', ARGV[4], ARGV[2], units, now_ms))
+local note = string.format('%s|%s|%d|%.0f|%s|%s', ARGV[4], ARGV[2], units, now_ms, ARGV[5], gate[1])
+redis.call('HSET', KEYS[3], ARGV[1], note)
 redis.call('HINCRBY', KEYS[2], ARGV[2], -units)
-return units
+return note

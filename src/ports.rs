@@ -40,7 +40,7 @@ pub use archive::Archive;
 pub use audit_log::AuditLog;
 pub use captures::{Captures, Orphan, Taken};
 pub use dead_letters::{DeadLetters, Redecided};
-pub use gates::{BucketState, Gates, UnitMove};
+pub use gates::{BucketState, Gates, Placed, UnitMove};
 pub use inventory::Inventory;
 pub use keys::Keys;
 pub use ledger::Ledger;

@@ -131,8 +131,8 @@ impl Front {
         let audience = config.auth.audience.clone();
         let context = system.block_on(async {
             let ports = fixture::open(config).await?;
-            ports.gates.preheat(&sale).await?;
-            ports.gates.set_gates(&sale).await?;
+            let placed = ports.gates.preheat(&sale).await?;
+            ports.gates.set_gates(&sale, &placed).await?;
             let tasks = Tasks::on_current_runtime();
             let map = config.shard_map()?;
             let memory = Memory::new(map);

@@ -44,8 +44,8 @@ pub fn run(config: &Config, askers: usize) -> anyhow::Result<()> {
     slices::serve(|word, argument| match word {
         "prepare" => {
             let sale = fixture::sale(argument, STOCK)?;
-            runtime.block_on(ports.gates.preheat(&sale))?;
-            runtime.block_on(ports.gates.set_gates(&sale))?;
+            let placed = runtime.block_on(ports.gates.preheat(&sale))?;
+            runtime.block_on(ports.gates.set_gates(&sale, &placed))?;
             let record_bytes = fixture::record(&sale, &map, 0)?.encode().len();
             desk = Some(Arc::new(Desk {
                 inventory: ports.inventory.clone(),

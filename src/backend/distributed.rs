@@ -50,7 +50,7 @@ use crate::clock::Clock;
 use crate::config::RedisConfig;
 use crate::ports::{
     AuditLog, EventTopic, Gates, Inventory, Keys, OrderEvents, OrderLog, Outbox, Ports, Positions, Probe,
-    Recovery, StoreResult, Views,
+    Recovery, Refills, StoreResult, Views,
 };
 
 use kafka_event_topic::KafkaEventTopic;
@@ -81,8 +81,7 @@ use redis_refills::RedisRefills;
 pub use settings::Settings;
 use settling::DistributedSettling;
 
-/// How long a bucket sells after its lease was prolonged last. Every process prolongs it twice a second, and a server
-/// that comes back without its newest data sells for no longer than this.
+/// How long a bucket sells after its lease was prolonged last. Every process prolongs it twice a second.
 const LEASE: Duration = Duration::from_secs(2);
 
 /// Opens a backend whose databases and topic `seckill migrate` has made. Redis and all MySQL instances but the first
@@ -124,7 +123,7 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Ports> {
         positions: Arc::new(MysqlPositions::new(mysql.clone())),
         recovery: Some(Recovery {
             rebuilds: Arc::new(MysqlRebuilds::new(mysql.clone())),
-            refills: Arc::new(RedisRefills::new(redis.link.clone(), LEASE)),
+            refills: redis.refills,
         }),
         sales: directory.clone(),
         settling,
@@ -151,6 +150,8 @@ pub struct RedisPorts {
     pub gates: Arc<dyn Gates>,
     /// Keeps accepted orders until the log has them.
     pub outbox: Arc<dyn Outbox>,
+    /// Prolongs leases, and fills buckets anew.
+    pub refills: Arc<dyn Refills>,
     /// Asks whether Redis does its part.
     pub probe: Arc<dyn Probe>,
     link: Arc<RedisLink>,
@@ -166,6 +167,7 @@ pub fn open_redis(config: &RedisConfig, clock: Clock) -> StoreResult<RedisPorts>
         inventory: Arc::new(RedisInventory::new(link.clone())),
         gates: Arc::new(RedisGates::new(link.clone())),
         outbox: Arc::new(RedisOutbox::new(link.clone())),
+        refills: Arc::new(RedisRefills::new(link.clone(), LEASE)),
         probe: link.clone(),
         link,
     })

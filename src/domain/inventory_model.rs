@@ -130,6 +130,8 @@ pub enum GateChange {
     Older,
     /// There is no gate.
     Missing,
+    /// The bucket was never opened, and who asks did not put it in place.
+    Placing,
 }
 
 impl Bucket {
@@ -156,11 +158,15 @@ impl Bucket {
         Preheated::Created
     }
 
-    /// Sets the gate's state, but never back to what an older version of the sale said (`gate.lua`).
-    pub fn set_gate(&mut self, state: GateState, version: u64) -> GateChange {
+    /// Sets the gate's state, but never back to what an older version of the sale said (`gate.lua`). A gate that was
+    /// never opened is only ended, or opened by who has put it in place (`is_placer`).
+    pub fn set_gate(&mut self, state: GateState, version: u64, is_placer: bool) -> GateChange {
         match &mut self.gate {
             None => GateChange::Missing,
             Some(gate) if gate.version.is_some_and(|newest| version < newest) => GateChange::Older,
+            Some(gate) if gate.state == GateState::Placing && state != GateState::Ended && !is_placer => {
+                GateChange::Placing
+            }
             Some(gate) => {
                 gate.state = state;
                 gate.version = Some(version);
@@ -429,7 +435,7 @@ mod tests {
             let terms = Terms { opens_ms: 10, closes_ms: 20, buyer_limit: LIMIT, unpaid_max: 0, lease_ms: 0 };
             let mut bucket = Bucket::default();
             prop_assert_eq!(bucket.preheat(1, terms, &stock), Preheated::Created);
-            prop_assert_eq!(bucket.set_gate(GateState::Open, 1), GateChange::Set);
+            prop_assert_eq!(bucket.set_gate(GateState::Open, 1, true), GateChange::Set);
             let batch: Vec<ReserveRequest> = wishes.into_iter().map(request).collect();
             bucket.reserve(&batch, 10);
 

@@ -216,12 +216,21 @@ pub fn bands_of(sale: &Sale, buckets: &[BucketState]) -> Option<BTreeMap<SkuId, 
     Some(sale.items.iter().map(band).collect())
 }
 
+/// How long, in ms, a bucket of a sale that is in place may wait to be opened for the first time. The process that puts
+/// the sale in place does that at once.
+const OPENED_WITHIN_MS: i64 = 5_000;
+
 /// Answers which buckets of a sale have lost keys, with their names. A sale that is in place has lost a gate that is
-/// not there.
-pub fn losses_of(sale: &Sale, buckets: &[BucketState]) -> BTreeMap<u16, Vec<String>> {
+/// not there, and one that nobody opens: that was made by a process that was frozen while the sale sold.
+pub fn losses_of(sale: &Sale, buckets: &[BucketState], now_ms: i64) -> BTreeMap<u16, Vec<String>> {
     let lost = |(bucket, state): (u16, &BucketState)| match state {
         BucketState::Lost { keys } => Some((bucket, keys.clone())),
         BucketState::Absent if sale.in_place => Some((bucket, vec!["gate".to_owned()])),
+        BucketState::Whole { placing_since_ms: Some(since_ms), .. }
+            if sale.in_place && now_ms - since_ms >= OPENED_WITHIN_MS =>
+        {
+            Some((bucket, vec!["placing".to_owned()]))
+        }
         BucketState::Absent | BucketState::Whole { .. } => None,
     };
     (0u16..).zip(buckets).filter_map(lost).collect()

@@ -1,7 +1,7 @@
 //! Rebuilding buckets of the inventory that have lost what they had (step 17): what the databases say, and who may
 //! fill a bucket anew.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,8 +60,12 @@ pub trait Refills: Send + Sync {
     /// Removes what is left of a bucket, with its gate first. Answers `false` when a newer claim has been there.
     async fn clear(&self, claim: &Claim) -> StoreResult<bool>;
 
-    /// Counts what buckets of a sale have that are not rebuilt: for sale, under way, or in holds.
-    async fn elsewhere(&self, sale: &Sale, rebuilt: &BTreeSet<u16>) -> StoreResult<BTreeMap<SkuId, i64>>;
+    /// Counts what buckets of a sale have that are not claimed: for sale, under way, or in holds. From then on they take
+    /// no units that a claimed bucket gave before.
+    ///
+    /// # Errors
+    /// Also when another bucket has no gate, and when units moved all the time.
+    async fn elsewhere(&self, sale: &Sale, claims: &[Claim]) -> StoreResult<BTreeMap<SkuId, i64>>;
 
     /// Fills a cleared bucket, compares what it has with what was filled in, and opens it as the sale says. Answers
     /// `false` when a newer claim has been there.

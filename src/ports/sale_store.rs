@@ -20,8 +20,8 @@ pub trait SaleStore: Send + Sync {
     /// Inserts a sale and its audit row in one transaction. Answers `false` when the id is taken.
     async fn create(&self, sale: &Sale, change: &Change) -> StoreResult<bool>;
 
-    /// Notes that all buckets of a sale's epoch are in place. Idempotent.
-    async fn mark_in_place(&self, sale: &Sale) -> StoreResult<()>;
+    /// Notes that all buckets of a sale's epoch are in place. Answers `false` when that was noted before.
+    async fn mark_in_place(&self, sale: &Sale) -> StoreResult<bool>;
 
     /// Replaces a sale and inserts its audit row in one transaction, if the stored version still is `expected`. Answers
     /// `false` if it is not. Items are replaced as long as the sale is editable.

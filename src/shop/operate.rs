@@ -5,7 +5,7 @@ use super::{Failure, Shop};
 use crate::domain::operator::Subject;
 use crate::domain::sale::{InvalidSale, SaleAction};
 use crate::domain::{ApiKey, Change, Holdings, Item, Money, Sale, SaleId, SaleState, SkuId};
-use crate::ports::StoreResult;
+use crate::ports::{Placed, StoreResult};
 
 /// The answer to a change.
 #[derive(Debug)]
@@ -229,12 +229,10 @@ impl Shop {
     /// Brings pools and inventory to the state that the directory says.
     async fn bring_about(&self, mut sale: Sale, preheating: bool) -> Result<Sale, Failure> {
         let stands = format!("sale {} is {} in the directory, and stays so", sale.id, sale.state.as_str());
-        if preheating {
-            let placed = self.put_in_place(&mut sale).await;
-            placed
-                .map_err(|error| Failure::applied_partly(&stands, "its stock is not all in place", error))?;
-        }
-        let set = self.ports.gates.set_gates(&sale).await;
+        let placed = if preheating { self.put_in_place(&mut sale).await } else { Ok(Vec::new()) };
+        let placed = placed
+            .map_err(|error| Failure::applied_partly(&stands, "its stock is not all in place", error))?;
+        let set = self.ports.gates.set_gates(&sale, &placed).await;
         set.map_err(|error| Failure::applied_partly(&stands, "its gates do not all say so", error))?;
         Ok(sale)
     }
@@ -277,18 +275,22 @@ impl Shop {
 
     /// Opens the pools, then puts the stock into the inventory, bucket by bucket, and notes that it is in place. From
     /// then on units may be sold, so a sale that is in place is not put in place again, whatever the inventory has
-    /// lost.
-    async fn put_in_place(&self, sale: &mut Sale) -> StoreResult<()> {
+    /// lost. Answers how the buckets were put in place, when their gates may be opened for it.
+    async fn put_in_place(&self, sale: &mut Sale) -> StoreResult<Vec<Placed>> {
         self.ports.ledger.open_pools(sale).await?;
         // Another operator may have been quicker, and may be selling already.
         let is_in_place = self.ports.sales.sale(&sale.id).await?.is_some_and(|sale| sale.in_place);
+        let mut placed = Vec::new();
         if !is_in_place {
-            self.ports.gates.preheat(sale).await?;
-            self.ports.sales.mark_in_place(sale).await?;
+            placed = self.ports.gates.preheat(sale).await?;
+            if !self.ports.sales.mark_in_place(sale).await? {
+                // What was put in place here may have been sold from and lost since. It is rebuilt then.
+                placed.clear();
+            }
         }
         sale.in_place = true;
         self.memory.catalog.put(sale.clone());
-        Ok(())
+        Ok(placed)
     }
 
     async fn replace(&self, sale: Sale, expected: u64, change: &Change) -> Result<Changed, Failure> {

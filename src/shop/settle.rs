@@ -91,7 +91,7 @@ impl Shop {
             return Ok(Settled::NotAllowed { state: sale.state, allowed: sale.state.allowed() });
         };
         // Its gates say so already, unless a part of the end was cut off.
-        self.ports.gates.set_gates(&sale).await?;
+        self.ports.gates.set_gates(&sale, &[]).await?;
         let open = self.open_of(&sale).await?;
         if !open.is_empty() {
             return Ok(Settled::Open(open));

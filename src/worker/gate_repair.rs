@@ -39,7 +39,7 @@ impl Task for GateRepair {
         let (mut done, mut failure) = (0, Ok(()));
         for sale in snapshot.selling(self.clock.now_ms()) {
             let is_lost = snapshot.stock.losses.contains_key(&sale.id);
-            match self.gates.set_gates(sale).await {
+            match self.gates.set_gates(sale, &[]).await {
                 Ok(()) => done += 1,
                 // The stock watch has said so, and nothing can be repaired here.
                 Err(error) if is_lost && error.kind == ErrorKind::Broken => {}

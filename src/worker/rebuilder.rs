@@ -16,10 +16,10 @@ use super::outbox_relay::OutboxRelay;
 use crate::clock::Clock;
 use crate::domain::rebuild::fill;
 use crate::domain::{Part, Sale, SaleId, ShardMap};
-use crate::memory::catalog::Catalog;
+use crate::memory::catalog::{Catalog, losses_of};
 use crate::metrics::BUCKETS_REBUILT;
 use crate::ports::{
-    BucketState, Claim, ErrorKind, Gates, OrderLog, Positions, Recovery, SaleStore, StoreError, StoreResult,
+    Claim, ErrorKind, Gates, OrderLog, Positions, Recovery, SaleStore, StoreError, StoreResult,
 };
 
 /// How long other processes leave a bucket to the process that has claimed it. The claim is prolonged meanwhile.
@@ -123,10 +123,8 @@ impl Rebuilder {
             return Ok(buckets);
         }
         let states = self.gates.buckets(sale).await?;
-        let is_whole = |bucket: u16| {
-            states.get(usize::from(bucket)).is_some_and(|state| matches!(state, BucketState::Whole { .. }))
-        };
-        Ok(buckets.into_iter().filter(|bucket| !is_whole(*bucket)).collect())
+        let losses = losses_of(sale, &states, self.clock.now_ms());
+        Ok(buckets.into_iter().filter(|bucket| losses.contains_key(bucket)).collect())
     }
 
     /// Prolongs claims until another process has taken one of them over.
@@ -156,9 +154,11 @@ impl Rebuilder {
                 return Err(overtaken(claim));
             }
         }
+        // What others have is counted first: an order that is refunded and released between the two counts twice then,
+        // and not never.
+        let elsewhere = refills.elsewhere(sale, claims).await?;
         let truth = rebuilds.truth(sale).await?;
         let numbers: BTreeSet<u16> = claims.iter().map(|claim| claim.bucket.bucket).collect();
-        let elsewhere = refills.elsewhere(sale, &numbers).await?;
         let buckets = fill(sale, &self.map, &numbers, &truth, &elsewhere);
         let mut orders = 0;
         for claim in claims {

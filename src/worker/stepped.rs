@@ -89,7 +89,7 @@ impl World {
         };
         // Redis has more units than the ledger, because Redis may be wrong and the ledger may not.
         bucket.preheat(1, terms, &[(sale.items[0].sku_id.clone(), STOCK + 20)].into());
-        bucket.set_gate(GateState::Open, 1);
+        bucket.set_gate(GateState::Open, 1, true);
         let log = Arc::new(Log::new(map, chance.clone()));
         let database = Arc::new(Database::new(map, sale.clone(), bucket, chance.clone()));
         let catalog = Arc::new(Catalog::default());

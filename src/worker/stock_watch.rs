@@ -103,7 +103,7 @@ impl StockWatch {
         let buckets = buckets?;
         self.finish_moves(sale, &buckets).await;
         stock.losses.remove(&sale.id);
-        let losses = losses_of(sale, &buckets);
+        let losses = losses_of(sale, &buckets, self.clock.now_ms());
         gauge!(BUCKETS_LOST, "sale" => sale.id.to_string())
             .set(f64::from(u32::try_from(losses.len()).unwrap_or(u32::MAX)));
         if !losses.is_empty() {

@@ -260,10 +260,15 @@ async fn units_that_a_dead_process_left_between_two_buckets_come_there_once() {
     let (gate_to, stock_to, received) = (key("gate", 2), key("stock", 2), key("received", 2));
     let give = redis::Script::new(include_str!("../../lua/give.lua"));
     let mut call = give.prepare_invoke();
-    call.key(gate).key(stock).key(moves).arg("a-move").arg("phone").arg(5).arg(2);
+    call.key(gate).key(stock).key(moves).arg("a-move").arg("phone").arg(5).arg(2).arg(1);
     for _ in 0..2 {
-        let units: i64 = call.invoke_async(&mut keys.connection).await.expect("given");
-        assert_eq!(units, 2, "all that the bucket has, once");
+        let note: String = call.invoke_async(&mut keys.connection).await.expect("given");
+        let note: Vec<&str> = note.split('|').collect();
+        assert_eq!(
+            (&note[..3], &note[4..]),
+            (&["2", "phone", "2"][..], &["1", "1"][..]),
+            "what it has, once"
+        );
     }
     eventually("somebody finishes the move", async || {
         shop.stock("drop").await["phone"]["buckets"] == json!([2, 0, 4, 2])
@@ -272,7 +277,7 @@ async fn units_that_a_dead_process_left_between_two_buckets_come_there_once() {
     // A process that was frozen in the middle repeats it much later.
     let receive = redis::Script::new(include_str!("../../lua/receive.lua"));
     let mut call = receive.prepare_invoke();
-    call.key(gate_to).key(stock_to).key(received).arg("a-move").arg("phone").arg(2);
+    call.key(gate_to).key(stock_to).key(received).arg("a-move").arg("phone").arg(2).arg(1).arg(1).arg(1);
     let answer: i64 = call.invoke_async(&mut keys.connection).await.expect("asked");
     assert_eq!(answer, 1);
     assert_eq!(shop.stock("drop").await["phone"]["available"], 8);

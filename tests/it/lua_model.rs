@@ -27,7 +27,7 @@ const HISTORIES: u64 = 16;
 const CALLS: u32 = 200;
 
 /// Every kind of call, and the answer that only Redis gives. A run in which one of them is rare has tested little.
-const KINDS: [&str; 15] = [
+const KINDS: [&str; 20] = [
     "gate_shut",
     "keys_lost",
     "calls",
@@ -43,6 +43,11 @@ const KINDS: [&str; 15] = [
     "gate calls",
     "preheat calls",
     "malformed calls",
+    "renew calls",
+    "books calls",
+    "rebuild calls",
+    "no rebuild",
+    "rebuilt",
 ];
 
 struct Server {
@@ -224,7 +229,8 @@ async fn the_scripts_stay_in_one_slot_of_a_cluster() {
 
     // This shows that the server would refuse a call that touches two slots.
     let mut call = server.line.scripts.preheat.prepare_invoke();
-    call.key("{h.0}:gate").key("{h.1}:stock").arg(1).arg(1).arg(2).arg(1).arg(0).arg(0).arg("pad").arg(5);
+    call.key("{h.0}:gate").key("{h.1}:stock").key("{h.1}:orders").key("{h.1}:unpaid").key("{h.1}:references");
+    call.key("{h.1}:rebuild").arg(1).arg(1).arg(2).arg(1).arg(0).arg(0).arg("pad").arg(5);
     let refused = call.invoke_async::<String>(&mut server.line.raw).await.expect_err("two slots in one call");
     assert_eq!(refused.code(), Some("CROSSSLOT"), "{refused}");
     let keys: i64 = redis::cmd("DBSIZE").query_async(&mut server.line.raw).await.expect("a number");

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use seckill::app::Role;
 use seckill::config::Mode;
 use seckill::domain::inventory_model::Bucket;
-use seckill::domain::{BucketId, OrderRecord, SaleId, UserId};
-use seckill::ports::{Claim, Ports, Recovery};
+use seckill::domain::{BucketId, OrderRecord, Sale, SaleId, SkuId, UserId, rebuild};
+use seckill::ports::{BucketState, Claim, Ports, Recovery, UnitMove};
 use serde_json::{Value, json};
 
-use crate::harness::{TestShop, eventually, open};
+use crate::harness::{TestShop, config, eventually, migrated, open, sale_body};
 use crate::own_redis::OwnRedis;
 use crate::relay::requests;
 
@@ -179,5 +180,121 @@ async fn of_two_who_rebuild_the_one_with_the_older_epoch_changes_nothing() {
     assert!(!refills.fill(&sale, &first, &bucket).await.expect("Redis"));
     assert!(rebuilds.keep(&second, Duration::ZERO).await.expect("MySQL"), "it has the newest epoch");
     assert_eq!(available(&shop).await, 10);
+    shop.finish().await;
+}
+
+/// A sale of eight units in two buckets, at a front without workers, and the ports.
+async fn two_buckets() -> (TestShop, Ports, Sale) {
+    let config = config(Mode::Distributed, &[]);
+    migrated(&config).await;
+    let shop = TestShop::start_on(config.clone(), open(&config).await, Role::Api).await;
+    let mut body = sale_body("drop", 1, &[("phone", 8)]);
+    body["buckets"] = json!(2);
+    crate::harness::open_sale(shop.admin, body).await;
+    let ports = open(&config).await;
+    let sale = sale_of(&ports).await;
+    (shop, ports, sale)
+}
+
+async fn sale_of(ports: &Ports) -> Sale {
+    let id = SaleId::parse("drop").expect("a slug");
+    ports.sales.sale(&id).await.expect("a directory").expect("the sale")
+}
+
+/// Rebuilds one bucket as a rebuilder does, but for the order log.
+async fn rebuild(shop: &TestShop, ports: &Ports, sale: &Sale, bucket: u16) {
+    let Recovery { rebuilds, refills } = ports.recovery.clone().expect("a recovery");
+    let claim = rebuilds.claim(sale, bucket, Duration::ZERO).await.expect("MySQL").expect("free");
+    assert!(refills.clear(&claim).await.expect("Redis"));
+    let elsewhere = refills.elsewhere(sale, std::slice::from_ref(&claim)).await.expect("Redis");
+    let truth = rebuilds.truth(sale).await.expect("MySQL");
+    let map = shop.config.shard_map().expect("a map");
+    let filled = rebuild::fill(sale, &map, &[bucket].into(), &truth, &elsewhere);
+    assert!(refills.fill(sale, &claim, &filled[&bucket]).await.expect("Redis"));
+}
+
+/// Takes two units out of bucket 1 for bucket 0, as a process does that is frozen then.
+async fn give(shop: &TestShop) -> UnitMove {
+    let client = redis::Client::open(shop.config.redis.url.as_str()).expect("a client");
+    let mut connection = client.get_multiplexed_async_connection().await.expect("Redis");
+    let key = |part: &str| format!("{}{{drop.1}}:{part}", shop.config.redis.key_prefix);
+    let give = redis::Script::new(include_str!("../../lua/give.lua"));
+    let mut call = give.prepare_invoke();
+    call.key(key("gate")).key(key("stock")).key(key("moves")).arg("a-move").arg("phone").arg(2).arg(0).arg(1);
+    let note: String = call.invoke_async(&mut connection).await.expect("given");
+    assert!(note.starts_with("0|phone|2|"), "{note}");
+    let sku = SkuId::parse("phone").expect("a slug");
+    UnitMove { id: "a-move".to_owned(), to: 0, sku, units: 2, since_ms: 0, epochs: Some((1, 1)) }
+}
+
+async fn units_in(ports: &Ports, sale: &Sale) -> Vec<i64> {
+    let sku = SkuId::parse("phone").expect("a slug");
+    let buckets = ports.gates.buckets(sale).await.expect("Redis");
+    buckets.iter().map(|bucket| bucket.units_of(&sku)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_move_that_is_repeated_after_its_target_was_rebuilt_brings_no_unit_twice() {
+    let (shop, ports, sale) = two_buckets().await;
+    let moved = give(&shop).await;
+    ports.gates.finish_move(&sale, 1, &moved).await.expect("it comes there");
+    assert_eq!(units_in(&ports, &sale).await, [6, 2]);
+    rebuild(&shop, &ports, &sale, 0).await;
+    assert_eq!(units_in(&ports, &sale).await, [6, 2]);
+    ports.gates.finish_move(&sale, 1, &moved).await.expect("a process that was frozen");
+    assert_eq!(units_in(&ports, &sale).await, [6, 2]);
+    shop.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn units_that_are_under_way_to_a_bucket_that_is_rebuilt_go_back() {
+    let (shop, ports, sale) = two_buckets().await;
+    let moved = give(&shop).await;
+    rebuild(&shop, &ports, &sale, 0).await;
+    ports.gates.finish_move(&sale, 1, &moved).await.expect("it goes back");
+    assert_eq!(units_in(&ports, &sale).await, [4, 4]);
+    shop.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn units_that_a_bucket_gave_before_it_was_rebuilt_come_nowhere() {
+    let (shop, ports, sale) = two_buckets().await;
+    let moved = give(&shop).await;
+    rebuild(&shop, &ports, &sale, 1).await;
+    assert_eq!(units_in(&ports, &sale).await, [4, 4], "what was under way is for sale where it came from");
+    ports.gates.finish_move(&sale, 1, &moved).await.expect("it has nothing to bring");
+    assert_eq!(units_in(&ports, &sale).await, [4, 4]);
+    shop.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stock_that_a_frozen_preheat_puts_in_place_after_a_loss_is_not_sold() {
+    let redis = OwnRedis::start(&[]).await;
+    let config = config(Mode::Distributed, &[("redis.url", &redis.url())]);
+    migrated(&config).await;
+    let start = async |role| TestShop::start_on(config.clone(), open(&config).await, role).await;
+    let shop = start(Role::Api).await;
+    let ports = open(&config).await;
+    shop.open_sale("drop", 1, &[("phone", 5)]).await;
+    assert_eq!(shop.buy("winner", "drop", "phone", "k").await.status, 202);
+    let before = Sale { in_place: false, ..sale_of(&ports).await };
+    // Everything is lost, and a process goes on that had found the sale not in place.
+    let mut connection = redis.connection().await;
+    let () = redis::cmd("FLUSHDB").query_async(&mut connection).await.expect("Redis");
+    let placed = ports.gates.preheat(&before).await.expect("Redis");
+    assert!(!ports.sales.mark_in_place(&before).await.expect("MySQL"), "another one was quicker");
+    drop(placed);
+    for n in 0..3 {
+        ports.gates.set_gates(&sale_of(&ports).await, &[]).await.expect("Redis");
+        assert_eq!(shop.buy(&format!("late-{n}"), "drop", "phone", "k").await.status, 503);
+    }
+    let buckets = ports.gates.buckets(&before).await.expect("Redis");
+    assert!(matches!(buckets[..], [BucketState::Whole { placing_since_ms: Some(_), .. }]), "{buckets:?}");
+    let mut worker = start(Role::All).await;
+    eventually("the bucket is rebuilt of what the databases have", async || available(&shop).await == 4)
+        .await;
+    let again = shop.buy("winner", "drop", "phone", "k").await;
+    assert_eq!(again.status, 200, "{again:?}");
+    worker.stop().await;
     shop.finish().await;
 }

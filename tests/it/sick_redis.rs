@@ -32,8 +32,8 @@ impl Sick {
         let (starts_ms, ends_ms) = (now_ms - wishes::HOUR_MS, now_ms + wishes::HOUR_MS);
         let sale = wishes::sale(&SaleId::parse("drop").expect("a slug"), 1, &stock);
         let sale = Sale { starts_ms, ends_ms, buyer_limit: 99, ..sale };
-        ports.gates.preheat(&sale).await.expect("in place");
-        ports.gates.set_gates(&sale).await.expect("open");
+        let placed = ports.gates.preheat(&sale).await.expect("in place");
+        ports.gates.set_gates(&sale, &placed).await.expect("open");
         Self { redis, config, ports }
     }
 

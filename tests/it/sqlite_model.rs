@@ -107,7 +107,7 @@ impl History {
         (sale.buyer_limit, sale.unpaid_max) = (terms.buyer_limit, terms.unpaid_max);
         wishes::expect_done(
             &self.place(),
-            shared.ports.gates.preheat(&sale).await,
+            shared.ports.gates.preheat(&sale).await.map(drop),
             expected != Preheated::Conflict,
         );
     }
@@ -120,13 +120,13 @@ impl History {
             GateState::Paused => SaleState::Paused,
             GateState::Ended | GateState::Unknown => SaleState::Ended,
         };
-        let is_done = wishes::is_gate_set(self.model.set_gate(state, version), state_of_sale);
+        let is_done = wishes::is_gate_set(self.model.set_gate(state, version, true), state_of_sale);
         let sale = Sale {
             state: state_of_sale,
             version,
             ..wishes::sale(&self.bucket.sale, self.epoch, &BTreeMap::new())
         };
-        wishes::expect_done(&self.place(), shared.ports.gates.set_gates(&sale).await, is_done);
+        wishes::expect_done(&self.place(), shared.ports.gates.set_gates(&sale, &[]).await, is_done);
     }
 
     async fn reserve(&mut self, shared: &Shared) {

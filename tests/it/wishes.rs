@@ -177,7 +177,8 @@ pub fn bucket_state(model: &Bucket) -> BucketState {
         Some(_) if model.has_lost_keys() => BucketState::Lost { keys: Vec::new() },
         Some(_) => {
             let available = model.stock.iter().map(|(sku, units)| (sku.clone(), i64::from(*units))).collect();
-            BucketState::Whole { available, under_way: Vec::new() }
+            let placing_since_ms = None;
+            BucketState::Whole { available, under_way: Vec::new(), placing_since_ms }
         }
     }
 }
@@ -186,7 +187,7 @@ pub fn bucket_state(model: &Bucket) -> BucketState {
 /// gate that is missing need not be ended.
 pub fn is_gate_set(change: GateChange, state: SaleState) -> bool {
     match change {
-        GateChange::Set | GateChange::Older => true,
+        GateChange::Set | GateChange::Older | GateChange::Placing => true,
         GateChange::Missing => state == SaleState::Ended,
     }
 }

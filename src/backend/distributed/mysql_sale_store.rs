@@ -220,14 +220,15 @@ impl MysqlSaleStore {
         Ok(true)
     }
 
-    async fn update_in_place(&self, sale: &Sale) -> StoreResult<()> {
-        let text = "UPDATE {directory}.epochs SET in_place = TRUE WHERE sale_id = ? AND epoch = ?";
+    async fn update_in_place(&self, sale: &Sale) -> StoreResult<bool> {
+        let text = "UPDATE {directory}.epochs SET in_place = TRUE \
+                    WHERE sale_id = ? AND epoch = ? AND in_place = FALSE";
         let done = sqlx::query(self.mysql.directory_sql(text))
             .bind(sale.id.as_str().as_bytes())
             .bind(sale.epoch)
             .execute(self.mysql.directory_pool())
             .await;
-        done.map(drop).map_err(|error| failed("mark in place", error))
+        done.map(|done| done.rows_affected() == 1).map_err(|error| failed("mark in place", error))
     }
 
     async fn read_api_key(&self, key_hash: [u8; 32]) -> StoreResult<Option<ApiKey>> {
@@ -275,7 +276,7 @@ impl SaleStore for MysqlSaleStore {
         self.mysql.change(Mysql::DIRECTORY, "create sale", self.insert(sale, change)).await
     }
 
-    async fn mark_in_place(&self, sale: &Sale) -> StoreResult<()> {
+    async fn mark_in_place(&self, sale: &Sale) -> StoreResult<bool> {
         self.mysql.change(Mysql::DIRECTORY, "mark in place", self.update_in_place(sale)).await
     }
 

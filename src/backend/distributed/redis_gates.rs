@@ -9,9 +9,9 @@ use redis::{Script, cmd, pipe};
 use super::redis_link::{BucketKeys, RedisLink};
 use crate::chance;
 use crate::domain::{BucketId, Sale, SaleState, SkuId};
-use crate::ports::{BucketState, Gates, StoreError, StoreResult, UnitMove};
+use crate::ports::{BucketState, Gates, Placed, StoreError, StoreResult, UnitMove};
 
-/// No guard renews leases yet (docs/protocol/steps.md, step 17), so a gate is made without a lease.
+/// A gate is made without a lease. It gets one when it is prolonged first.
 const NO_LEASE_MS: i64 = 0;
 
 /// Serves the gates from Redis.
@@ -21,6 +21,7 @@ pub struct RedisGates {
     gate: Script,
     give: Script,
     receive: Script,
+    take_back: Script,
 }
 
 impl RedisGates {
@@ -32,6 +33,38 @@ impl RedisGates {
             gate: Script::new(include_str!("../../../lua/gate.lua")),
             give: Script::new(include_str!("../../../lua/give.lua")),
             receive: Script::new(include_str!("../../../lua/receive.lua")),
+            take_back: Script::new(include_str!("../../../lua/take_back.lua")),
+        }
+    }
+
+    /// Brings units to the bucket that they are meant for, or takes them back. Answers how many have come there.
+    async fn deliver(&self, sale: &Sale, from: u16, moved: &UnitMove) -> StoreResult<u32> {
+        let keys_of = |bucket| self.link.keys(&BucketId { sale: sale.id.clone(), bucket });
+        let (to, from_keys) = (keys_of(moved.to), keys_of(from));
+        let mut call = self.receive.prepare_invoke();
+        call.key(to.gate).key(to.stock).key(to.received);
+        call.arg(&moved.id).arg(moved.sku.as_str()).arg(moved.units).arg(from);
+        match moved.epochs {
+            Some((giver, taker)) => call.arg(giver).arg(taker),
+            None => call.arg("").arg(""),
+        };
+        match self.link.script::<i64>("receive units", &call).await? {
+            1 => {
+                let mut forget = cmd("HDEL");
+                forget.arg(from_keys.moves).arg(&moved.id);
+                self.link.command::<i64>("forget move", &forget).await?;
+                Ok(moved.units)
+            }
+            -1 => {
+                let mut call = self.take_back.prepare_invoke();
+                call.key(from_keys.stock).key(from_keys.moves).arg(&moved.id);
+                self.link.script::<i64>("take units back", &call).await?;
+                Ok(0)
+            }
+            _ => {
+                let detail = format!("bucket {} cannot take units", moved.to);
+                Err(StoreError::broken("receive units", detail))
+            }
         }
     }
 }
@@ -42,11 +75,13 @@ fn buckets(sale: &Sale) -> impl Iterator<Item = BucketId> + '_ {
 
 #[async_trait]
 impl Gates for RedisGates {
-    async fn preheat(&self, sale: &Sale) -> StoreResult<()> {
+    async fn preheat(&self, sale: &Sale) -> StoreResult<Vec<Placed>> {
+        let mut placed = Vec::new();
         for bucket in buckets(sale) {
             let keys = self.link.keys(&bucket);
             let mut call = self.preheat.prepare_invoke();
             call.key(keys.gate).key(keys.stock).key(keys.orders).key(keys.unpaid).key(keys.references);
+            call.key(keys.rebuild);
             call.arg(sale.epoch).arg(sale.starts_ms).arg(sale.ends_ms).arg(sale.buyer_limit).arg(NO_LEASE_MS);
             call.arg(sale.unpaid_max);
             for item in &sale.items {
@@ -59,11 +94,12 @@ impl Gates for RedisGates {
                     format!("bucket {} has another epoch", bucket.bucket),
                 ));
             }
+            placed.push(Placed(answer));
         }
-        Ok(())
+        Ok(placed)
     }
 
-    async fn set_gates(&self, sale: &Sale) -> StoreResult<()> {
+    async fn set_gates(&self, sale: &Sale, placed: &[Placed]) -> StoreResult<()> {
         let Some(state) = sale.state.gate() else { return Ok(()) };
         if !sale.in_place && sale.state != SaleState::Ended {
             return Ok(());
@@ -71,7 +107,8 @@ impl Gates for RedisGates {
         let mut failure = Ok(());
         for bucket in buckets(sale) {
             let mut call = self.gate.prepare_invoke();
-            call.key(self.link.keys(&bucket).gate).arg(state).arg(sale.version);
+            let placed = placed.get(usize::from(bucket.bucket)).map_or("", |Placed(placed)| placed);
+            call.key(self.link.keys(&bucket).gate).arg(state).arg(sale.version).arg(placed);
             let answer: String = self.link.script("set gate", &call).await?;
             // A published sale may be ended before it was preheated. Then there is no gate to shut.
             if answer == "missing" && sale.state != SaleState::Ended {
@@ -84,32 +121,23 @@ impl Gates for RedisGates {
 
     async fn move_units(&self, sale: &Sale, from: u16, to: u16, sku: &SkuId, units: u32) -> StoreResult<u32> {
         let id = format!("{:032x}", u128::from_be_bytes(chance::bytes()));
+        let mut epoch = cmd("HGET");
+        epoch.arg(self.link.keys(&BucketId { sale: sale.id.clone(), bucket: to }).gate).arg("epoch");
+        let epoch: Option<u32> = self.link.command("read epoch", &epoch).await?;
+        let Some(epoch) = epoch else { return Ok(0) };
         let keys = self.link.keys(&BucketId { sale: sale.id.clone(), bucket: from });
         let mut call = self.give.prepare_invoke();
         call.key(keys.gate).key(keys.stock).key(keys.moves);
-        call.arg(&id).arg(sku.as_str()).arg(units).arg(to);
-        let units: u32 = self.link.script("give units", &call).await?;
-        if units > 0 {
-            let moved = UnitMove { id, to, sku: sku.clone(), units, since_ms: 0 };
-            self.finish_move(sale, from, &moved).await?;
-        }
-        Ok(units)
+        call.arg(&id).arg(sku.as_str()).arg(units).arg(to).arg(epoch);
+        let context = "give units";
+        let Some(note) = self.link.script::<Option<String>>(context, &call).await? else { return Ok(0) };
+        let moved = unit_move(id, &note);
+        let moved = moved.ok_or_else(|| StoreError::broken(context, "a move that is not ours"))?;
+        self.deliver(sale, from, &moved).await
     }
 
     async fn finish_move(&self, sale: &Sale, from: u16, moved: &UnitMove) -> StoreResult<()> {
-        let keys = self.link.keys(&BucketId { sale: sale.id.clone(), bucket: moved.to });
-        let mut call = self.receive.prepare_invoke();
-        call.key(keys.gate).key(keys.stock).key(keys.received);
-        call.arg(&moved.id).arg(moved.sku.as_str()).arg(moved.units);
-        let has_come: bool = self.link.script("receive units", &call).await?;
-        if !has_come {
-            let detail = format!("bucket {} cannot take units", moved.to);
-            return Err(StoreError::broken("receive units", detail));
-        }
-        let moves = self.link.keys(&BucketId { sale: sale.id.clone(), bucket: from }).moves;
-        let mut forget = cmd("HDEL");
-        forget.arg(moves).arg(&moved.id);
-        self.link.command::<i64>("forget move", &forget).await.map(drop)
+        self.deliver(sale, from, moved).await.map(drop)
     }
 
     async fn now_ms(&self) -> StoreResult<i64> {
@@ -122,7 +150,7 @@ impl Gates for RedisGates {
             let BucketKeys { gate, stock, buyers, orders, outbox, outbox_orders, moves, .. } =
                 self.link.keys(&bucket);
             // Whether something was sold is asked before the keys are looked for: the first order makes them.
-            pipeline.hmget(&gate, &["epoch", "sold", "lost"]);
+            pipeline.hmget(&gate, &["epoch", "sold", "lost", "state", "placed"]);
             for key in [&stock, &buyers, &orders, &outbox, &outbox_orders] {
                 pipeline.exists(key);
             }
@@ -141,7 +169,7 @@ fn bucket_state(answers: &[redis::Value]) -> StoreResult<BucketState> {
     let [gate, found @ .., stock, moves] = answers else {
         return Err(StoreError::broken("read stock", "fewer answers than questions"));
     };
-    let (epoch, sold, lost): (Option<String>, Option<String>, Option<String>) = read(gate)?;
+    let [epoch, sold, lost, state, placed]: [Option<String>; 5] = read(gate)?;
     if epoch.is_none() {
         return Ok(BucketState::Absent);
     }
@@ -165,10 +193,12 @@ fn bucket_state(answers: &[redis::Value]) -> StoreResult<BucketState> {
         let moved = unit_move(id, &value);
         under_way.push(moved.ok_or_else(|| StoreError::broken("read stock", "a move that is not ours"))?);
     }
-    Ok(BucketState::Whole { available, under_way })
+    let placed_us =
+        placed.filter(|_| state.as_deref() == Some("placing")).and_then(|us| us.parse::<i64>().ok());
+    Ok(BucketState::Whole { available, under_way, placing_since_ms: placed_us.map(|us| us / 1000) })
 }
 
-/// Reads a value of the `moves` hash, `bucket|sku|units|since_ms`, which give.lua writes.
+/// Reads a value of the `moves` hash, as give.lua writes it. Version 0.1 noted no epochs.
 fn unit_move(id: String, value: &str) -> Option<UnitMove> {
     let mut fields = value.split('|');
     Some(UnitMove {
@@ -177,6 +207,10 @@ fn unit_move(id: String, value: &str) -> Option<UnitMove> {
         sku: SkuId::parse(fields.next()?).ok()?,
         units: fields.next()?.parse().ok()?,
         since_ms: fields.next()?.parse().ok()?,
+        epochs: match (fields.next(), fields.next()) {
+            (Some(taker), Some(giver)) => Some((giver.parse().ok()?, taker.parse().ok()?)),
+            _ => None,
+        },
     })
 }
 

@@ -3,7 +3,7 @@
 //! Invariant: whatever a rebuild writes is written by a script that compares the epoch for which the bucket was
 //! cleared. So a process that was overtaken changes nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +17,22 @@ use crate::ports::{Claim, Refills, StoreError, StoreResult};
 
 /// Fields that one call fills in. A script cannot unpack more than some thousands.
 const FIELDS_MAX: usize = 1000;
+
+const COUNT: &str = "count units elsewhere";
+/// How often buckets are counted anew because units moved meanwhile.
+const COUNTS_MAX: usize = 10;
+
+/// What buckets have that were counted one after the other.
+#[derive(Default)]
+struct Counted {
+    /// How many moves each of them has received. When that stays, no unit was in none of them, or in two.
+    received: Vec<String>,
+    units: BTreeMap<SkuId, i64>,
+}
+
+fn broken(detail: impl Into<String>) -> StoreError {
+    StoreError::broken(COUNT, detail.into())
+}
 
 /// Serves the rebuilding of buckets from Redis.
 pub struct RedisRefills {
@@ -45,6 +61,30 @@ impl RedisRefills {
 
     fn lease_ms(&self) -> u64 {
         u64::try_from(self.lease.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Counts the units of the buckets that are not claimed, one after the other.
+    async fn count(&self, sale: &Sale, claims: &[Claim]) -> StoreResult<Counted> {
+        let mut counted = Counted::default();
+        let is_claimed = |bucket: u16| claims.iter().any(|claim| claim.bucket.bucket == bucket);
+        for bucket in (0..sale.buckets).filter(|bucket| !is_claimed(*bucket)) {
+            let keys = self.link.keys(&BucketId { sale: sale.id.clone(), bucket });
+            let mut call = self.books.prepare_invoke();
+            call.key(keys.gate).key(keys.stock).key(keys.orders).key(keys.moves).key(keys.received);
+            for claim in claims {
+                call.arg(claim.bucket.bucket).arg(claim.epoch);
+            }
+            let found: Option<Vec<String>> = self.link.script(COUNT, &call).await?;
+            let found = found.ok_or_else(|| broken(format!("bucket {bucket} has no gate either")))?;
+            let [received, units @ ..] = &found[..] else { return Err(broken("no answer")) };
+            counted.received.push(received.clone());
+            for pair in units.chunks_exact(2) {
+                let sku = SkuId::parse(&pair[0]).map_err(|error| broken(error.to_string()))?;
+                let more: i64 = pair[1].parse().map_err(|_| broken("units that are no number"))?;
+                *counted.units.entry(sku).or_default() += more;
+            }
+        }
+        Ok(counted)
     }
 
     /// Fills a hash of a cleared bucket. Answers `false` when a newer claim has been there.
@@ -114,23 +154,16 @@ impl Refills for RedisRefills {
         self.link.script("clear bucket", call.arg(claim.epoch)).await
     }
 
-    async fn elsewhere(&self, sale: &Sale, rebuilt: &BTreeSet<u16>) -> StoreResult<BTreeMap<SkuId, i64>> {
-        let context = "count units elsewhere";
-        let mut units = BTreeMap::new();
-        for bucket in (0..sale.buckets).filter(|bucket| !rebuilt.contains(bucket)) {
-            let keys = self.link.keys(&BucketId { sale: sale.id.clone(), bucket });
-            let mut call = self.books.prepare_invoke();
-            call.key(keys.gate).key(keys.stock).key(keys.orders).key(keys.moves);
-            let found: Option<Vec<(String, i64)>> = self.link.script(context, &call).await?;
-            let found = found
-                .ok_or_else(|| StoreError::broken(context, format!("bucket {bucket} has no gate either")))?;
-            for (sku, more) in found {
-                let sku =
-                    SkuId::parse(&sku).map_err(|error| StoreError::broken(context, error.to_string()))?;
-                *units.entry(sku).or_default() += more;
+    async fn elsewhere(&self, sale: &Sale, claims: &[Claim]) -> StoreResult<BTreeMap<SkuId, i64>> {
+        let mut counted = self.count(sale, claims).await?;
+        for _ in 0..COUNTS_MAX {
+            let again = self.count(sale, claims).await?;
+            if again.received == counted.received {
+                return Ok(counted.units);
             }
+            counted = again;
         }
-        Ok(units)
+        Err(StoreError::broken(COUNT, "units move all the time"))
     }
 
     async fn fill(&self, sale: &Sale, claim: &Claim, bucket: &Bucket) -> StoreResult<bool> {

@@ -10,7 +10,7 @@ use super::failures::broken;
 use super::sqlite::Sqlite;
 use super::sqlite_rows::{column, failed, number, parsed};
 use crate::domain::{Sale, SaleState, SkuId};
-use crate::ports::{BucketState, Gates, StoreResult, UnitMove};
+use crate::ports::{BucketState, Gates, Placed, StoreResult, UnitMove};
 
 /// Serves the gates from the database.
 pub struct SqliteGates {
@@ -20,18 +20,19 @@ pub struct SqliteGates {
 
 #[async_trait]
 impl Gates for SqliteGates {
-    async fn preheat(&self, sale: &Sale) -> StoreResult<()> {
+    /// One process has the folder, and nothing that it sold is lost without the rest: whoever comes may open the gates.
+    async fn preheat(&self, sale: &Sale) -> StoreResult<Vec<Placed>> {
         let sale = sale.clone();
         let work = async move |connection: &mut SqliteConnection| {
             for bucket in 0..sale.buckets {
                 put_in_place(connection, &sale, bucket).await?;
             }
-            Ok(())
+            Ok(Vec::new())
         };
         self.sqlite.writer.write("preheat", work).await
     }
 
-    async fn set_gates(&self, sale: &Sale) -> StoreResult<()> {
+    async fn set_gates(&self, sale: &Sale, _: &[Placed]) -> StoreResult<()> {
         let Some(state) = sale.state.gate() else { return Ok(()) };
         if !sale.in_place && sale.state != SaleState::Ended {
             return Ok(());
@@ -93,7 +94,9 @@ impl Gates for SqliteGates {
             units.insert(parsed(&row, "sku_id", SkuId::parse)?, column(&row, "available")?);
         }
         let state = |bucket| match found.remove(&bucket) {
-            Some(available) => BucketState::Whole { available, under_way: Vec::new() },
+            Some(available) => {
+                BucketState::Whole { available, under_way: Vec::new(), placing_since_ms: None }
+            }
             None => BucketState::Absent,
         };
         Ok((0..sale.buckets).map(state).collect())

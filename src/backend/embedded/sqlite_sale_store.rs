@@ -84,12 +84,13 @@ impl SaleStore for SqliteSaleStore {
         self.sqlite.writer.write("create sale", work).await
     }
 
-    async fn mark_in_place(&self, sale: &Sale) -> StoreResult<()> {
+    async fn mark_in_place(&self, sale: &Sale) -> StoreResult<bool> {
         let id = sale.id.to_string();
         let work = async move |connection: &mut SqliteConnection| {
-            let text = "UPDATE sales SET definition = json_set(definition, '$.in_place', json('true')) WHERE sale_id = ?";
+            let text = "UPDATE sales SET definition = json_set(definition, '$.in_place', json('true')) \
+                        WHERE sale_id = ? AND NOT json_extract(definition, '$.in_place')";
             let done = sqlx::query(text).bind(&id).execute(connection).await;
-            done.map(drop).map_err(|error| failed("mark in place", error))
+            done.map(|done| done.rows_affected() == 1).map_err(|error| failed("mark in place", error))
         };
         self.sqlite.writer.write("mark in place", work).await
     }

@@ -242,8 +242,8 @@ impl SaleStore for Database {
         Ok(false)
     }
 
-    async fn mark_in_place(&self, _: &Sale) -> StoreResult<()> {
-        Ok(())
+    async fn mark_in_place(&self, _: &Sale) -> StoreResult<bool> {
+        Ok(true)
     }
 
     async fn replace(&self, _: &Sale, _: u64, _: &Change) -> StoreResult<bool> {

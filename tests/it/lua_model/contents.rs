@@ -20,6 +20,7 @@ pub struct Keys {
     pub outbox_orders: String,
     pub unpaid: String,
     pub references: String,
+    pub rebuild: String,
 }
 
 impl Keys {
@@ -34,6 +35,7 @@ impl Keys {
             outbox_orders: key("outbox_orders"),
             unpaid: key("unpaid"),
             references: key("references"),
+            rebuild: key("rebuild"),
         }
     }
 }
@@ -96,6 +98,11 @@ fn decode_units<I: Ord, E: Display>(fields: Fields, parse: fn(&str) -> Result<I,
     fields.into_iter().map(decode).collect()
 }
 
+/// Makes the terms of a gate without a lease.
+pub fn terms(opens_ms: i64, closes_ms: i64, buyer_limit: u32, unpaid_max: u32) -> Terms {
+    Terms { opens_ms, closes_ms, buyer_limit, unpaid_max, lease_ms: 0 }
+}
+
 /// Reads which run of the server this is.
 async fn run_id(connection: &mut MultiplexedConnection) -> String {
     let info: redis::InfoDict = redis::cmd("INFO").arg("server").query_async(connection).await.expect("INFO");
@@ -103,7 +110,7 @@ async fn run_id(connection: &mut MultiplexedConnection) -> String {
 }
 
 fn decode_gate(fields: &Fields, run_id: &str) -> Gate {
-    const NAMES: [&str; 12] = [
+    const NAMES: [&str; 13] = [
         "buyer_limit",
         "closes_ms",
         "epoch",
@@ -111,6 +118,7 @@ fn decode_gate(fields: &Fields, run_id: &str) -> Gate {
         "lease_ms",
         "lost",
         "opens_ms",
+        "placed",
         "run_id",
         "sold",
         "state",

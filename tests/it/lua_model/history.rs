@@ -2,6 +2,7 @@
 
 mod decided;
 mod quiet;
+mod rebuilt;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use seckill::backend::distributed::RedisPorts;
 use seckill::domain::inventory_model::{Bucket, Gate, GateChange, GateState, Preheated};
 use seckill::domain::reservation::{OutboxEntryId, ReserveRequest, Verdict};
 use seckill::domain::{BucketId, OrderId, OrderState, Sale, SaleId, SaleState, UserId};
-use seckill::ports::{Effect, ErrorKind, StoreError, StoreResult};
+use seckill::ports::{Effect, ErrorKind, Placed, StoreError, StoreResult};
 
 use self::quiet::stream_id;
 use super::contents::{self, Keys, letter};
@@ -72,6 +73,8 @@ pub struct History {
     /// Redis's time of each reservation, once it was seen. From then on it must not change.
     times: HashMap<OrderId, i64>,
     calls: u32,
+    /// For which epoch the bucket was cleared; `None` when it is open again.
+    rebuilding: Option<u32>,
     pub tally: Tally,
 }
 
@@ -99,6 +102,7 @@ impl History {
             entries: Vec::new(),
             times: HashMap::new(),
             calls: 0,
+            rebuilding: None,
             tally: Tally::new(),
         }
     }
@@ -134,7 +138,12 @@ impl History {
                     let state = one_of(&mut self.dice, &states).expect("four");
                     self.set_gate(line, state).await;
                 }
-                93..97 => self.preheat(line).await,
+                93..96 => self.preheat(line).await,
+                96 => match self.dice.random_range(0..3) {
+                    0 => self.renew(line).await,
+                    1 => self.count(line).await,
+                    _ => self.rebuild(line).await,
+                },
                 _ => self.ask_wrongly(line).await,
             }
         }
@@ -203,6 +212,9 @@ impl History {
         if self.model.gate.as_ref().is_some_and(is_whole) {
             return self.set_gate(line, GateState::Open).await;
         }
+        if self.rebuilding.is_some() || chance(&mut self.dice, 30) {
+            return self.rebuild(line).await;
+        }
         self.model.gate = None;
         let lost: Result<i64, _> =
             redis::cmd("DEL").arg(self.keys(line).gate).query_async(&mut line.raw.clone()).await;
@@ -226,7 +238,10 @@ impl History {
         if !is_raw {
             terms.lease_ms = 0;
         }
-        let expected = self.model.preheat(epoch, terms, &stock);
+        let expected = match self.rebuilding {
+            Some(_) => Preheated::Conflict,
+            None => self.model.preheat(epoch, terms, &stock),
+        };
         if expected == Preheated::Created {
             self.epoch = epoch;
         }
@@ -238,6 +253,7 @@ impl History {
                 .key(keys.orders)
                 .key(keys.unpaid)
                 .key(keys.references)
+                .key(keys.rebuild)
                 .arg(epoch)
                 .arg(terms.opens_ms)
                 .arg(terms.closes_ms);
@@ -245,22 +261,28 @@ impl History {
             for (sku, units) in &stock {
                 call.arg(sku.as_str()).arg(*units);
             }
-            let expected = match expected {
-                Preheated::Created => "created",
-                Preheated::Exists => "exists",
-                Preheated::Conflict => "conflict",
-            };
-            assert_eq!(self.raw::<String>(line, &call).await, expected, "{}", self.place());
+            let answer = self.raw::<String>(line, &call).await;
+            assert_eq!(answer == "conflict", expected == Preheated::Conflict, "{}: {answer}", self.place());
+            let placed = self.placed(line).await;
+            assert!(answer == "conflict" || answer == placed, "{}: {answer}", self.place());
         } else {
             let mut sale = wishes::sale(&self.bucket.sale, epoch, &stock);
             (sale.starts_ms, sale.ends_ms) = (terms.opens_ms, terms.closes_ms);
             (sale.buyer_limit, sale.unpaid_max) = (terms.buyer_limit, terms.unpaid_max);
             wishes::expect_done(
                 &self.place(),
-                line.ports.gates.preheat(&sale).await,
+                line.ports.gates.preheat(&sale).await.map(drop),
                 expected != Preheated::Conflict,
             );
         }
+    }
+
+    /// Reads how the bucket was put in place, as its gate says it; empty when nobody put it in place.
+    async fn placed(&self, line: &Line) -> String {
+        let mut read = redis::cmd("HGET");
+        read.arg(self.keys(line).gate).arg("placed");
+        let placed: Option<String> = read.query_async(&mut line.raw.clone()).await.expect("Redis");
+        placed.unwrap_or_default()
     }
 
     async fn set_gate(&mut self, line: &Line, state: GateState) {
@@ -274,7 +296,9 @@ impl History {
             GateState::Ended => ("ended", Some(SaleState::Ended)),
             GateState::Unknown => ("frozen", None),
         };
-        let expected = self.model.set_gate(state, version);
+        let is_placer = chance(&mut self.dice, 80);
+        let expected = self.model.set_gate(state, version, is_placer);
+        let placed = if is_placer { self.placed(line).await } else { String::new() };
         if let Some(sale_state) = sale_state.filter(|_| chance(&mut self.dice, 50)) {
             let sale = Sale {
                 state: sale_state,
@@ -282,14 +306,19 @@ impl History {
                 ..wishes::sale(&self.bucket.sale, self.epoch, &BTreeMap::new())
             };
             let is_done = wishes::is_gate_set(expected, sale_state);
-            return wishes::expect_done(&self.place(), line.ports.gates.set_gates(&sale).await, is_done);
+            return wishes::expect_done(
+                &self.place(),
+                line.ports.gates.set_gates(&sale, &[Placed(placed)]).await,
+                is_done,
+            );
         }
         let mut call = line.scripts.gate.prepare_invoke();
-        call.key(self.keys(line).gate).arg(written).arg(version);
+        call.key(self.keys(line).gate).arg(written).arg(version).arg(placed);
         let expected = match expected {
             GateChange::Set => "set",
             GateChange::Older => "older",
             GateChange::Missing => "missing",
+            GateChange::Placing => "placing",
         };
         assert_eq!(self.raw::<String>(line, &call).await, expected, "{}", self.place());
     }

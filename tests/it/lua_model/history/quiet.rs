@@ -44,8 +44,17 @@ impl History {
             ports.gates.buckets(&wishes::sale(&self.bucket.sale, self.epoch, &BTreeMap::new())).await;
         let mut buckets = buckets.expect("buckets");
         for bucket in &mut buckets {
-            if let BucketState::Lost { keys } = bucket {
-                assert!(!std::mem::take(keys).is_empty(), "{place}");
+            match bucket {
+                BucketState::Lost { keys } => assert!(!std::mem::take(keys).is_empty(), "{place}"),
+                BucketState::Whole { placing_since_ms, .. } => {
+                    let state = self.model.gate.as_ref().map(|gate| gate.state);
+                    assert_eq!(
+                        placing_since_ms.take().is_some(),
+                        state == Some(GateState::Placing),
+                        "{place}"
+                    );
+                }
+                BucketState::Absent => {}
             }
         }
         assert_eq!(buckets, [wishes::bucket_state(&self.model)], "{place}");
