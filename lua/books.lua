@@ -3,8 +3,8 @@
 --
 -- KEYS (one hash tag)  1 gate   2 stock   3 orders   4 moves   5 received
 -- ARGV  per bucket that is being rebuilt: its number, its new epoch
--- Result: number of fields of `received`, then SKU, units, SKU, units, ...: for sale, under way to other buckets, and in
---   holds whose units have not gone back; or false when the bucket has no gate
+-- Result: number of fields of `received`, then SKU, units, SKU, units, ...: for sale, under way to other buckets, and
+--   in holds whose units have not gone back; or false when the bucket has no gate
 
 local gate, stock, orders, moves, received = unpack(KEYS)
 if redis.call('EXISTS', gate) == 0 then return false end

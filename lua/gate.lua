@@ -6,8 +6,8 @@
 -- Result: 'set', 'older' when the gate knows a newer version, 'missing' when there is no gate, or 'placing' when the
 --   bucket was put in place by somebody else
 --
--- A gate that is `placing` is only ended, or opened by who has put the bucket in place and knows that all buckets are. A
--- process that was frozen may put a bucket in place once more after it was sold from and lost: nobody opens it then.
+-- A gate that is `placing` is only ended, or opened by who has put the bucket in place and knows that all buckets are.
+-- A process that was frozen may put a bucket in place once more after it was sold from and lost: nobody opens it then.
 
 local found = redis.call('HMGET', KEYS[1], 'epoch', 'version', 'state', 'placed')
 if not found[1] then return 'missing' end

@@ -4,8 +4,8 @@
 -- KEYS (one hash tag)  1 gate   2 stock   3 received
 -- ARGV  1 id of the move, 2 sku, 3 units, 4 number of the bucket that gave them, 5 its epoch then, 6 epoch of this
 --   bucket then; the epochs are '' when the move's note is of a version that did not note them
--- Result: 1 when the bucket has the units now or had them before, 0 when it cannot take them now: it is not in place, or
---   has lost keys, or -1 when it never will, because one of the two buckets was rebuilt since
+-- Result: 1 when the bucket has the units now or had them before, 0 when it cannot take them now: it is not in place,
+--   or has lost keys, or -1 when it never will, because one of the two buckets was rebuilt since
 --
 -- A bucket that is rebuilt forgets which moves it received, and what it gave is part of what it is filled with. So a
 -- move is for the two epochs that it was made in (books.lua notes those of the giving buckets).

@@ -1,5 +1,5 @@
--- Takes units back that the bucket for which they were meant will never take. The script is idempotent by the move's id:
--- a move that is not noted any more changes nothing.
+-- Takes units back that the bucket for which they were meant will never take. The script is idempotent by the move's
+-- id: a move that is not noted any more changes nothing.
 --
 -- KEYS (one hash tag)  1 stock   2 moves
 -- ARGV  1 id of the move

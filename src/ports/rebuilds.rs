@@ -60,8 +60,8 @@ pub trait Refills: Send + Sync {
     /// Removes what is left of a bucket, with its gate first. Answers `false` when a newer claim has been there.
     async fn clear(&self, claim: &Claim) -> StoreResult<bool>;
 
-    /// Counts what buckets of a sale have that are not claimed: for sale, under way, or in holds. From then on they take
-    /// no units that a claimed bucket gave before.
+    /// Counts what buckets of a sale have that are not claimed: for sale, under way, or in holds. From then on they
+    /// take no units that a claimed bucket gave before.
     ///
     /// # Errors
     /// Also when another bucket has no gate, and when units moved all the time.
