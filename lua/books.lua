@@ -1,28 +1,51 @@
--- Counts the units of a bucket, wherever they are. From then on the bucket takes no units that a bucket which is being
--- rebuilt gave before. The script is idempotent.
+-- Counts what a bucket has, wherever it is. From then on the bucket takes no units that a bucket which is being rebuilt
+-- gave before. The script is idempotent.
 --
--- KEYS (one hash tag)  1 gate   2 stock   3 orders   4 moves   5 received
--- ARGV  per bucket that is being rebuilt: its number, its new epoch
--- Result: number of fields of `received`, then SKU, units, SKU, units, ...: for sale, under way to other buckets, and
---   in holds whose units have not gone back; or false when the bucket has no gate
+-- KEYS (one hash tag)  1 gate   2 stock   3 orders   4 moves   5 received   6 outbox   7 outbox_orders
+-- ARGV  1 the age, in ms, from which on an order should have been sent, then per bucket that is being rebuilt: its
+--   number, its new epoch
+-- Result: epoch, number of fields of `received`, units in holds whose units have not gone back, number of orders that
+--   were not sent and are that old, number of orders in all outbox entries, the number that `outbox_orders` says, then
+--   SKU, units, SKU, units, ...: for sale, under way to other buckets, and in those holds; or false when the bucket has
+--   no gate, or has lost keys
 
-local gate, stock, orders, moves, received = unpack(KEYS)
-if redis.call('EXISTS', gate) == 0 then return false end
-for i = 1, #ARGV, 2 do redis.call('HSET', received, 'epoch|' .. ARGV[i], ARGV[i + 1]) end
+local gate, stock, orders, moves, received, outbox, outbox_orders = unpack(KEYS)
+local found = redis.call('HMGET', gate, 'epoch', 'lost')
+if not found[1] or found[2] then return false end
+for i = 2, #ARGV, 2 do redis.call('HSET', received, 'epoch|' .. ARGV[i], ARGV[i + 1]) end
+local clock = redis.call('TIME')
+local sent_ms = clock[1] * 1000 + math.floor(clock[2] / 1000) - tonumber(ARGV[1])
+
 local units = {}
 local function add(sku, more) units[sku] = (units[sku] or 0) + tonumber(more) end
-local found = redis.call('HGETALL', stock)
-for i = 1, #found, 2 do add(found[i], found[i + 1]) end
+local in_stock = redis.call('HGETALL', stock)
+for i = 1, #in_stock, 2 do add(in_stock[i], in_stock[i + 1]) end
 for _, move in ipairs(redis.call('HVALS', moves)) do
   local sku, more = string.match(move, '^[^|]*|([^|]*)|(%d+)|')
   if sku then add(sku, more) end
 end
+local held, unsent = 0, 0
 for _, hold in ipairs(redis.call('HVALS', orders)) do
   -- A hold that is settled has its state in upper case.
-  local more, sku = string.match(hold, '^%l|%x+|(%d+)|%d+|([^|]+)|')
-  if sku then add(sku, more) end
+  local state = string.byte(hold)
+  if state >= 97 then
+    local more, sku = string.match(hold, '^(%d+)|%d+|([^|]+)|', 20)
+    if sku then
+      units[sku] = (units[sku] or 0) + more
+      held = held + more
+      if state == 114 and tonumber(string.match(hold, '^%d+|(%d+)|', 20)) <= sent_ms then unsent = unsent + 1 end
+    end
+  end
 end
-local answer = {tostring(redis.call('HLEN', received))}
+local named = 0
+for _, entry in ipairs(redis.call('XRANGE', outbox, '-', '+')) do
+  local fields = entry[2]
+  for i = 1, #fields, 2 do
+    if fields[i] == 'orders' then named = named + math.floor(#fields[i + 1] / 16) end
+  end
+end
+local answer = {found[1], redis.call('HLEN', received), held, unsent, named, redis.call('GET', outbox_orders) or '0'}
+for i = 2, 5 do answer[i] = string.format('%d', answer[i]) end
 for sku, sum in pairs(units) do
   answer[#answer + 1], answer[#answer + 2] = sku, string.format('%d', sum)
 end

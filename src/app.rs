@@ -1,6 +1,7 @@
 //! The composition root. It turns a configuration into a running process, and it takes the process down in order.
 
 mod auto_preheat;
+mod auto_reconcile;
 mod auto_settle;
 mod open;
 mod payment_tasks;
@@ -23,12 +24,12 @@ use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::chance;
 use crate::clock::Clock;
-use crate::config::{Config, Mode};
+use crate::config::{Config, Expiry, Mode};
 use crate::domain::alarm::{AlarmKey, Call, DueCall};
 use crate::http::Context;
 use crate::memory::Memory;
 use crate::outbound::HttpOutbound;
-use crate::ports::{OrderLog, Outbound, Ports};
+use crate::ports::{Grace, OrderLog, Outbound, Ports};
 use crate::shop::{Settings, Shop};
 use crate::shutdown::Tasks;
 use crate::worker::driver::{Driver, Signal};
@@ -167,7 +168,7 @@ impl Running {
 }
 
 fn settings(config: &Config) -> Settings {
-    let (admission, limits) = (&config.admission, &config.limits);
+    let (admission, limits, payment) = (&config.admission, &config.limits, &config.payment);
     Settings {
         in_flight_max: admission.in_flight_max,
         reserve_batch_max: admission.reserve_batch_max,
@@ -182,6 +183,8 @@ fn settings(config: &Config) -> Settings {
         user_burst: limits.user_burst,
         address_per_s: limits.address_per_s,
         address_burst: limits.address_burst,
+        overdue: (payment.expiry == Expiry::On)
+            .then_some(Grace { ms: payment.grace_ms, closing_ms: payment.closing_max_ms }),
     }
 }
 

@@ -13,6 +13,7 @@ mod output;
 mod payments_command;
 mod position_command;
 mod provider_command;
+mod reconcile_command;
 mod runtime;
 mod sale_command;
 mod token_command;
@@ -113,6 +114,8 @@ enum Command {
     Webhooks(webhooks_command::WebhooksCommand),
     /// Payments, through the admin API.
     Payments(payments_command::PaymentsCommand),
+    /// Whether the inventory, the databases and the order log fit together, through the admin API.
+    Reconcile(reconcile_command::ReconcileCommand),
     /// API keys of operators, written straight into the directory database.
     #[command(subcommand)]
     Key(key_command::KeyCommand),
@@ -201,6 +204,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Webhooks(command) => block_on(command.run(format))?,
         Command::Payments(command) => block_on(command.run(format))?,
+        Command::Reconcile(command) => block_on(command.run(format))?,
         Command::Key(command) => {
             let config = load(&[])?.config;
             block_on(command.run(&config))?;

@@ -6,6 +6,7 @@
 
 pub mod alarm;
 pub mod batch_plan;
+pub mod books;
 pub mod calendar;
 pub mod dead_letter;
 pub mod decided;

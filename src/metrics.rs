@@ -4,6 +4,7 @@
 use metrics::{counter, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
+use crate::domain::books::DriftKind;
 use crate::domain::payment::{RefundReason, RefundState};
 use crate::domain::{SaleId, SkuId};
 
@@ -130,6 +131,10 @@ metrics_table! {
         "Partitions of the order log beyond the shard map's, which nobody uses";
     BUCKETS_LOST Gauge "seckill_buckets_lost" ["sale"]
         "Buckets of a sale that have lost something of their Redis data, and sell nothing";
+    DRIFT Gauge "seckill_drift" ["kind"]
+        "Units, orders or rows that the last look found wrong in the books, as the process shows it that looks";
+    DRIFT_MENDED Counter "seckill_drift_mended_total" ["kind"]
+        "Drifts that were mended";
     BUCKETS_REBUILT Counter "seckill_buckets_rebuilt_total" ["result"]
         "Rebuilds of buckets that had lost something: open, failed";
     SALE_DELAYED Gauge "seckill_sale_delayed" ["sale"]
@@ -229,6 +234,13 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     Ok(handle)
 }
 
+fn register_drifts() {
+    for kind in DriftKind::ALL {
+        gauge!(DRIFT, "kind" => kind.as_str()).set(0.0);
+        counter!(DRIFT_MENDED, "kind" => kind.as_str()).increment(0);
+    }
+}
+
 fn register() {
     for metric in TABLE {
         match metric.kind {
@@ -247,6 +259,7 @@ fn register() {
     for result in ["open", "failed"] {
         counter!(BUCKETS_REBUILT, "result" => result).increment(0);
     }
+    register_drifts();
     for reason in SHED_REASONS {
         counter!(SHED, "reason" => *reason).increment(0);
     }

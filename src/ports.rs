@@ -7,6 +7,7 @@
 mod alarms;
 mod archive;
 mod audit_log;
+mod books;
 mod captures;
 mod dead_letters;
 mod gates;
@@ -38,6 +39,7 @@ use std::sync::Arc;
 pub use alarms::{Alarms, CallTimes};
 pub use archive::Archive;
 pub use audit_log::AuditLog;
+pub use books::{Books, DatabaseBooks, InventoryBooks};
 pub use captures::{Captures, Orphan, Taken};
 pub use dead_letters::{DeadLetters, Redecided};
 pub use gates::{BucketState, Gates, Placed, UnitMove};
@@ -107,6 +109,8 @@ pub struct Ports {
     pub releases: Option<Arc<dyn Releases>>,
     /// Rebuilds what the inventory has lost; `None` where nothing is lost without the rest.
     pub recovery: Option<Recovery>,
+    /// Looks whether what the inventory has and what the databases have fit together.
+    pub books: Books,
     /// Knows the sales.
     pub sales: Arc<dyn SaleStore>,
     /// Settles sales.

@@ -18,6 +18,7 @@ pub mod pay;
 pub mod payment_events;
 pub mod payment_rounds;
 pub mod purchase;
+pub mod reconcile;
 pub mod settings;
 pub mod settle;
 pub mod sold_out;

@@ -224,5 +224,6 @@ fn settings(config: &Config) -> Settings {
         user_burst: limits.user_burst,
         address_per_s: limits.address_per_s,
         address_burst: limits.address_burst,
+        overdue: None,
     }
 }

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use super::auto_preheat::AutoPreheat;
+use super::auto_reconcile::AutoReconcile;
 use super::auto_settle::AutoSettle;
 use super::payment_tasks::payment_tasks;
 use super::role::Role;
@@ -65,6 +66,9 @@ const LEASE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How often buckets are looked for that have lost something.
 const REBUILD_INTERVAL: Duration = Duration::from_millis(200);
+
+/// How often it is looked whether the books are right.
+const RECONCILE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How often overdue orders are looked for.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(1);
@@ -221,6 +225,13 @@ impl Workers<'_> {
                 period: SETTLE_INTERVAL,
             }));
         }
+        start(Arc::new(AutoReconcile {
+            shop: shop.clone(),
+            clock: self.clock.clone(),
+            holder: self.holder,
+            period: RECONCILE_INTERVAL,
+            memory: Mutex::default(),
+        }));
         if self.config.payment.expiry != Expiry::Off {
             start(Arc::new(self.expiry_sweeper()));
         }

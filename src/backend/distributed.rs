@@ -14,6 +14,7 @@ mod mysql_alarms;
 mod mysql_archive;
 mod mysql_batch;
 mod mysql_batch_rows;
+mod mysql_books;
 mod mysql_captures;
 mod mysql_dead_letters;
 mod mysql_events;
@@ -35,6 +36,7 @@ mod mysql_subscriptions;
 mod mysql_text;
 mod mysql_views;
 pub mod reach;
+mod redis_books;
 mod redis_gates;
 mod redis_inventory;
 mod redis_link;
@@ -49,8 +51,8 @@ use std::time::Duration;
 use crate::clock::Clock;
 use crate::config::RedisConfig;
 use crate::ports::{
-    AuditLog, EventTopic, Gates, Inventory, Keys, OrderEvents, OrderLog, Outbox, Ports, Positions, Probe,
-    Recovery, Refills, StoreResult, Views,
+    AuditLog, Books, EventTopic, Gates, Inventory, Keys, OrderEvents, OrderLog, Outbox, Ports, Positions,
+    Probe, Recovery, Refills, StoreResult, Views,
 };
 
 use kafka_event_topic::KafkaEventTopic;
@@ -58,6 +60,7 @@ use kafka_order_log::KafkaOrderLog;
 use mysql::Mysql;
 use mysql_alarms::MysqlAlarms;
 use mysql_archive::MysqlArchive;
+use mysql_books::MysqlBooks;
 use mysql_captures::MysqlCaptures;
 use mysql_dead_letters::MysqlDeadLetters;
 use mysql_events::MysqlEvents;
@@ -73,6 +76,7 @@ use mysql_retention::MysqlRetention;
 use mysql_sale_store::MysqlSaleStore;
 use mysql_subscriptions::MysqlSubscriptions;
 use mysql_views::MysqlViews;
+use redis_books::RedisBooks;
 use redis_gates::RedisGates;
 use redis_inventory::RedisInventory;
 use redis_link::RedisLink;
@@ -125,6 +129,10 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Ports> {
             rebuilds: Arc::new(MysqlRebuilds::new(mysql.clone())),
             refills: redis.refills,
         }),
+        books: Books {
+            inventory: Arc::new(RedisBooks::new(redis.link.clone())),
+            databases: Arc::new(MysqlBooks::new(mysql.clone())),
+        },
         sales: directory.clone(),
         settling,
         retention: Arc::new(MysqlRetention { mysql: mysql.clone() }),

@@ -10,6 +10,7 @@ mod sqlite;
 mod sqlite_alarms;
 mod sqlite_archive;
 mod sqlite_batch;
+mod sqlite_books;
 mod sqlite_captures;
 mod sqlite_dead_letters;
 mod sqlite_events;
@@ -41,7 +42,7 @@ use sqlx::sqlite::SqliteConnection;
 use crate::clock::{Clock, Moment};
 use crate::config::EmbeddedConfig;
 use crate::domain::ShardMap;
-use crate::ports::{Duty, Fault, Ports, Probe, StoreResult};
+use crate::ports::{Books, Duty, Fault, Ports, Probe, StoreResult};
 
 use folder::Folder;
 pub use folder::{InUse, holds_shop};
@@ -49,6 +50,7 @@ use sqlite::Sqlite;
 pub use sqlite::plan;
 use sqlite_alarms::SqliteAlarms;
 use sqlite_archive::SqliteArchive;
+use sqlite_books::SqliteBooks;
 use sqlite_captures::SqliteCaptures;
 use sqlite_dead_letters::SqliteDeadLetters;
 use sqlite_events::SqliteEvents;
@@ -107,6 +109,7 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Opened> {
     let found = found(&sqlite, &ends).await?;
     let orders = Arc::new(SqliteOrderStore { sqlite: sqlite.clone() });
     let directory = Arc::new(SqliteSaleStore { sqlite: sqlite.clone() });
+    let books = Arc::new(SqliteBooks { sqlite: sqlite.clone(), map: settings.map });
     let ports = Ports {
         inventory: Arc::new(SqliteInventory { sqlite: sqlite.clone(), ends: ends.clone() }),
         gates: Arc::new(SqliteGates { sqlite: sqlite.clone() }),
@@ -128,6 +131,7 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Opened> {
         ledger: Arc::new(SqliteLedger { sqlite: sqlite.clone() }),
         releases: None,
         recovery: None,
+        books: Books { inventory: books.clone(), databases: books },
         sales: directory.clone(),
         settling: Arc::new(SqliteSettling { sqlite: sqlite.clone() }),
         retention: Arc::new(SqliteRetention { sqlite: sqlite.clone() }),

@@ -59,7 +59,7 @@ const fn counter(
 }
 
 /// All conditions.
-pub static ALARMS: [AlarmRule; 12] = [
+pub static ALARMS: [AlarmRule; 13] = [
     gauge(
         ("SeckillDeadLetters", "an accepted order will never be one, and nobody has decided about it"),
         "seckill_dead_letters_open",
@@ -89,6 +89,12 @@ pub static ALARMS: [AlarmRule; 12] = [
         "seckill_buckets_lost",
         &["sale"],
         (0.0, 0),
+    ),
+    gauge(
+        ("SeckillBooksWrong", "the books are wrong and were not mended"),
+        "seckill_drift",
+        &["kind"],
+        (0.0, 180),
     ),
     gauge(
         ("SeckillSaleDelayed", "a sale should sell and is not in place"),

@@ -67,6 +67,11 @@ pub enum Subject {
         /// The days, 1 to 365.
         days: u32,
     },
+    /// What was found wrong in the books.
+    Drifts {
+        /// Each of the first 100, in a sentence.
+        found: Vec<String>,
+    },
     /// A stored position, before and after it was moved.
     Position {
         /// Its partition.

@@ -5,6 +5,7 @@ pub mod events;
 pub mod health;
 pub mod orders;
 pub mod payments;
+pub mod reconcile;
 pub mod sales;
 pub mod views;
 pub mod webhooks;

@@ -74,6 +74,7 @@ pub fn admin_routes(app: &mut ServiceConfig) {
                     "POST",
                     [post().to(admin::dead_letters::give_back)],
                 ))
+                .service(at("/reconcile", "POST", [post().to(admin::reconcile::reconcile)]))
                 .service(at("/refunds/{refund}/retry", "POST", [post().to(admin::payments::retry)]))
                 .service(at("/refunds/{refund}/settle", "POST", [post().to(admin::payments::settle)]))
                 .service(at("/payments/reconcile", "POST", [post().to(admin::payments::reconcile)])),

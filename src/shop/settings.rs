@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::ports::Grace;
+
 /// Bounds of the use cases. Units are in the names.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -32,4 +34,6 @@ pub struct Settings {
     pub address_per_s: u32,
     /// Purchases of one address at once; 0 for as many as a second has.
     pub address_burst: u32,
+    /// How long unpaid orders are kept; `None` when they do not expire.
+    pub overdue: Option<Grace>,
 }

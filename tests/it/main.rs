@@ -39,6 +39,8 @@ mod positions;
 #[cfg(feature = "distributed")]
 mod proxies;
 #[cfg(feature = "distributed")]
+mod reconcile;
+#[cfg(feature = "distributed")]
 mod recovery;
 #[cfg(feature = "distributed")]
 mod relay;

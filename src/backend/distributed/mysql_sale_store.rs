@@ -117,6 +117,7 @@ impl MysqlSaleStore {
             | Subject::Order { .. }
             | Subject::Refund { .. }
             | Subject::Books { .. }
+            | Subject::Drifts { .. }
             | Subject::DeadLetter { .. }
             | Subject::Subscription { .. }
             | Subject::Position { .. } => (None, None, Some(json)),

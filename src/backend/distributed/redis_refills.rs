@@ -10,29 +10,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use redis::{Script, ScriptInvocation, ToRedisArgs};
 
+use super::redis_books::RedisBooks;
 use super::redis_link::{BucketKeys, RedisLink};
 use crate::domain::inventory_model::{Bucket, Hold};
-use crate::domain::{BucketId, Sale, SkuId};
+use crate::domain::{Sale, SkuId};
 use crate::ports::{Claim, Refills, StoreError, StoreResult};
 
 /// Fields that one call fills in. A script cannot unpack more than some thousands.
 const FIELDS_MAX: usize = 1000;
-
-const COUNT: &str = "count units elsewhere";
-/// How often buckets are counted anew because units moved meanwhile.
-const COUNTS_MAX: usize = 10;
-
-/// What buckets have that were counted one after the other.
-#[derive(Default)]
-struct Counted {
-    /// How many moves each of them has received. When that stays, no unit was in none of them, or in two.
-    received: Vec<String>,
-    units: BTreeMap<SkuId, i64>,
-}
-
-fn broken(detail: impl Into<String>) -> StoreError {
-    StoreError::broken(COUNT, detail.into())
-}
 
 /// Serves the rebuilding of buckets from Redis.
 pub struct RedisRefills {
@@ -42,49 +27,25 @@ pub struct RedisRefills {
     clear: Script,
     fill: Script,
     open: Script,
-    books: Script,
+    books: RedisBooks,
 }
 
 impl RedisRefills {
     /// Loads the scripts. It calls nothing. A bucket sells for `lease` after it was renewed last.
     pub fn new(link: Arc<RedisLink>, lease: Duration) -> Self {
         Self {
+            books: RedisBooks::new(link.clone()),
             link,
             lease,
             renew: Script::new(include_str!("../../../lua/renew.lua")),
             clear: Script::new(include_str!("../../../lua/clear.lua")),
             fill: Script::new(include_str!("../../../lua/fill.lua")),
             open: Script::new(include_str!("../../../lua/open.lua")),
-            books: Script::new(include_str!("../../../lua/books.lua")),
         }
     }
 
     fn lease_ms(&self) -> u64 {
         u64::try_from(self.lease.as_millis()).unwrap_or(u64::MAX)
-    }
-
-    /// Counts the units of the buckets that are not claimed, one after the other.
-    async fn count(&self, sale: &Sale, claims: &[Claim]) -> StoreResult<Counted> {
-        let mut counted = Counted::default();
-        let is_claimed = |bucket: u16| claims.iter().any(|claim| claim.bucket.bucket == bucket);
-        for bucket in (0..sale.buckets).filter(|bucket| !is_claimed(*bucket)) {
-            let keys = self.link.keys(&BucketId { sale: sale.id.clone(), bucket });
-            let mut call = self.books.prepare_invoke();
-            call.key(keys.gate).key(keys.stock).key(keys.orders).key(keys.moves).key(keys.received);
-            for claim in claims {
-                call.arg(claim.bucket.bucket).arg(claim.epoch);
-            }
-            let found: Option<Vec<String>> = self.link.script(COUNT, &call).await?;
-            let found = found.ok_or_else(|| broken(format!("bucket {bucket} has no gate either")))?;
-            let [received, units @ ..] = &found[..] else { return Err(broken("no answer")) };
-            counted.received.push(received.clone());
-            for pair in units.chunks_exact(2) {
-                let sku = SkuId::parse(&pair[0]).map_err(|error| broken(error.to_string()))?;
-                let more: i64 = pair[1].parse().map_err(|_| broken("units that are no number"))?;
-                *counted.units.entry(sku).or_default() += more;
-            }
-        }
-        Ok(counted)
     }
 
     /// Fills a hash of a cleared bucket. Answers `false` when a newer claim has been there.
@@ -155,15 +116,18 @@ impl Refills for RedisRefills {
     }
 
     async fn elsewhere(&self, sale: &Sale, claims: &[Claim]) -> StoreResult<BTreeMap<SkuId, i64>> {
-        let mut counted = self.count(sale, claims).await?;
-        for _ in 0..COUNTS_MAX {
-            let again = self.count(sale, claims).await?;
-            if again.received == counted.received {
-                return Ok(counted.units);
+        let mut elsewhere = BTreeMap::new();
+        for (bucket, counted) in sale.bucket_ids().zip(self.books.count_all(sale, claims).await?) {
+            if claims.iter().any(|claim| claim.bucket == bucket) {
+                continue;
             }
-            counted = again;
+            let missing = || format!("bucket {} is not whole either", bucket.bucket);
+            let counted = counted.ok_or_else(|| StoreError::broken("count units elsewhere", missing()))?;
+            for (sku, units) in counted.units {
+                *elsewhere.entry(sku).or_default() += units;
+            }
         }
-        Err(StoreError::broken(COUNT, "units move all the time"))
+        Ok(elsewhere)
     }
 
     async fn fill(&self, sale: &Sale, claim: &Claim, bucket: &Bucket) -> StoreResult<bool> {

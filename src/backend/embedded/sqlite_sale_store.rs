@@ -157,6 +157,7 @@ impl AuditLog for SqliteSaleStore {
             | Subject::Order { .. }
             | Subject::Refund { .. }
             | Subject::Books { .. }
+            | Subject::Drifts { .. }
             | Subject::DeadLetter { .. }
             | Subject::Subscription { .. }
             | Subject::Position { .. } => (None, None, Some(json)),

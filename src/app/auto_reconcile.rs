@@ -1,0 +1,144 @@
+//! Looks at the books of all sales, says what is wrong, and mends what can be mended: step 18 of
+//! docs/protocol/steps.md. The task stands here because no worker may use the shop.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use metrics::{counter, gauge};
+
+use crate::clock::{Clock, Moment};
+use crate::domain::books::{Drift, DriftKind, Place};
+use crate::metrics::{DRIFT, DRIFT_MENDED};
+use crate::ports::StoreResult;
+use crate::shop::Shop;
+use crate::shop::reconcile::{Look, Payments};
+use crate::worker::driver::{Progress, Task};
+
+/// How long a drift that only costs sales is watched before it is mended, because that closes buckets for a moment.
+const WATCHED: Duration = Duration::from_secs(60);
+/// A look that took so long is followed by a rest of so many times that, so that looks take a fiftieth of a core.
+const REST: u32 = 50;
+
+/// The task that reconciles. Of all processes that have one, one has its turn.
+pub struct AutoReconcile {
+    /// Looks and mends.
+    pub shop: Arc<Shop>,
+    /// The clock.
+    pub clock: Clock,
+    /// The number of this process.
+    pub holder: [u8; 16],
+    /// Time between two looks.
+    pub period: Duration,
+    /// What was found before.
+    pub memory: Mutex<Memory>,
+}
+
+/// What a process knows of its looks.
+#[derive(Default)]
+pub struct Memory {
+    looks: u64,
+    rests_until: Option<Moment>,
+    /// What is wrong, and since when.
+    seen: Vec<(Drift, Moment)>,
+}
+
+#[async_trait]
+impl Task for AutoReconcile {
+    fn name(&self) -> &'static str {
+        "reconciler"
+    }
+
+    fn period(&self) -> Duration {
+        self.period
+    }
+
+    /// Looks once, when it is this process's turn and the last look has not taken long.
+    ///
+    /// # Errors
+    /// When a component could not be read or mended. What was found before stands.
+    async fn run_once(&self) -> StoreResult<Progress> {
+        let began = self.clock.monotonic();
+        if self.memory().rests_until.is_some_and(|until| began < until) {
+            return Ok(Progress::of(0));
+        }
+        if !self.shop.has_turn(self.holder, self.period * 3).await? {
+            self.memory().seen.clear();
+            self.tell();
+            return Ok(Progress::of(0));
+        }
+        let payments = if self.memory().looks.is_multiple_of(2) { Payments::Even } else { Payments::Odd };
+        let look = self.shop.look_at_books(payments).await?;
+        let took = self.clock.monotonic().since(began);
+        self.note(&look, payments, began + took * REST);
+        self.tell();
+        let mut failure = Ok(());
+        let mut done = 0;
+        for drift in look.drifts.iter().filter(|drift| self.is_due(drift, look.is_quiet)) {
+            match self.shop.mend(&look, drift).await {
+                Ok(true) => {
+                    done += 1;
+                    tracing::warn!(%drift, "the books are mended");
+                    counter!(DRIFT_MENDED, "kind" => drift.kind.as_str()).increment(1);
+                }
+                Ok(false) => {}
+                Err(error) => failure = failure.and(Err(error)),
+            }
+        }
+        failure.map(|()| Progress::of(done))
+    }
+}
+
+impl AutoReconcile {
+    fn memory(&self) -> std::sync::MutexGuard<'_, Memory> {
+        self.memory.lock().expect("no code panics while holding it")
+    }
+
+    /// Keeps what a look has found, and since when it is known.
+    fn note(&self, look: &Look, payments: Payments, rests_until: Moment) {
+        let now = self.clock.monotonic();
+        let mut memory = self.memory();
+        let before = std::mem::take(&mut memory.seen);
+        // Half of the payments were looked at, and what was found in the other half stands.
+        let stands = before.iter().filter(|(drift, _)| !was_looked_at(drift, payments)).cloned();
+        let mut seen: Vec<(Drift, Moment)> = stands.collect();
+        for drift in &look.drifts {
+            let known = before.iter().find(|(known, _)| known.is_same_as(drift));
+            if known.is_none() {
+                tracing::error!(%drift, "the books are wrong");
+            }
+            seen.push((drift.clone(), known.map_or(now, |(_, since)| *since)));
+        }
+        *memory = Memory { looks: memory.looks + 1, rests_until: Some(rests_until), seen };
+    }
+
+    /// Shows what is wrong.
+    fn tell(&self) {
+        let memory = self.memory();
+        for kind in DriftKind::ALL {
+            let of_kind = memory.seen.iter().filter(|(drift, _)| drift.kind == kind);
+            let amount: u64 = of_kind.map(|(drift, _)| drift.amount.unsigned_abs()).sum();
+            gauge!(DRIFT, "kind" => kind.as_str()).set(f64::from(u32::try_from(amount).unwrap_or(u32::MAX)));
+        }
+    }
+
+    /// Answers whether a drift is mended now. One that costs nothing but sales waits for a quiet moment.
+    fn is_due(&self, drift: &Drift, is_quiet: bool) -> bool {
+        let now = self.clock.monotonic();
+        let memory = self.memory();
+        let since = memory.seen.iter().find(|(seen, _)| seen.is_same_as(drift)).map(|(_, since)| *since);
+        let was_watched = since.is_some_and(|since| now.since(since) >= WATCHED);
+        !drift.kind.can_wait() || is_quiet && was_watched
+    }
+}
+
+/// Answers whether a look at some payments would have found a drift again.
+fn was_looked_at(drift: &Drift, payments: Payments) -> bool {
+    let is_even = match &drift.place {
+        Place::Shard(shard) => shard.number().is_multiple_of(2),
+        _ => true,
+    };
+    drift.kind != DriftKind::PaymentStray
+        || payments == Payments::All
+        || (payments == Payments::Even) == is_even
+}

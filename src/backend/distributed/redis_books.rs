@@ -1,0 +1,142 @@
+//! Counts what the buckets of a sale have, mends their outboxes, and closes those whose books are wrong.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use redis::Script;
+
+use super::redis_link::RedisLink;
+use crate::domain::books::BucketBooks;
+use crate::domain::{BucketId, Sale, SkuId};
+use crate::ports::{Claim, InventoryBooks, StoreError, StoreResult};
+
+const COUNT: &str = "count buckets";
+/// How often buckets are counted anew because units moved meanwhile.
+const COUNTS_MAX: usize = 10;
+/// From this age on an order should have been sent to the order log.
+const SENT_WITHIN: Duration = Duration::from_secs(10);
+
+/// Serves the inventory's side of the books from Redis.
+pub struct RedisBooks {
+    link: Arc<RedisLink>,
+    books: Script,
+    mend_outbox: Script,
+    close: Script,
+}
+
+impl RedisBooks {
+    /// Loads the scripts. It calls nothing.
+    pub fn new(link: Arc<RedisLink>) -> Self {
+        Self {
+            link,
+            books: Script::new(include_str!("../../../lua/books.lua")),
+            mend_outbox: Script::new(include_str!("../../../lua/mend_outbox.lua")),
+            close: Script::new(include_str!("../../../lua/close.lua")),
+        }
+    }
+
+    /// Counts the buckets of a sale that are not claimed, `None` for one that is or that has lost keys. No unit moved
+    /// between them meanwhile. From then on they take no units that a claimed bucket gave before.
+    ///
+    /// # Errors
+    /// Also when units moved all the time.
+    pub async fn count_all(&self, sale: &Sale, claims: &[Claim]) -> StoreResult<Vec<Option<BucketBooks>>> {
+        let mut counted = self.count_once(sale, claims).await?;
+        // One bucket after the other is counted, and a unit on its way could be in none of them, or in two.
+        let received = |counted: &[Option<BucketBooks>]| -> Vec<Option<u64>> {
+            counted.iter().map(|bucket| bucket.as_ref().map(|bucket| bucket.received)).collect()
+        };
+        for _ in 0..COUNTS_MAX {
+            if counted.iter().flatten().count() < 2 {
+                return Ok(counted);
+            }
+            let again = self.received(sale, &counted).await?;
+            if again == received(&counted) {
+                return Ok(counted);
+            }
+            counted = self.count_once(sale, claims).await?;
+        }
+        Err(broken("units move all the time"))
+    }
+
+    async fn count_once(&self, sale: &Sale, claims: &[Claim]) -> StoreResult<Vec<Option<BucketBooks>>> {
+        let mut buckets = Vec::new();
+        for bucket in sale.bucket_ids() {
+            let is_claimed = claims.iter().any(|claim| claim.bucket == bucket);
+            buckets.push(if is_claimed { None } else { self.count_bucket(&bucket, claims).await? });
+        }
+        Ok(buckets)
+    }
+
+    async fn count_bucket(&self, bucket: &BucketId, claims: &[Claim]) -> StoreResult<Option<BucketBooks>> {
+        let keys = self.link.keys(bucket);
+        let mut call = self.books.prepare_invoke();
+        call.key(keys.gate).key(keys.stock).key(keys.orders).key(keys.moves).key(keys.received);
+        call.key(keys.outbox).key(keys.outbox_orders).arg(milliseconds(SENT_WITHIN));
+        for claim in claims {
+            call.arg(claim.bucket.bucket).arg(claim.epoch);
+        }
+        let found: Option<Vec<String>> = self.link.script(COUNT, &call).await?;
+        found.map(|found| read(&found).ok_or_else(|| broken("an answer that is not ours"))).transpose()
+    }
+
+    /// Reads how many moves every bucket that was counted has received by now.
+    async fn received(&self, sale: &Sale, counted: &[Option<BucketBooks>]) -> StoreResult<Vec<Option<u64>>> {
+        let mut pipeline = redis::pipe();
+        for (bucket, _) in sale.bucket_ids().zip(counted).filter(|(_, counted)| counted.is_some()) {
+            pipeline.hlen(self.link.keys(&bucket).received);
+        }
+        let found: Vec<u64> = self.link.pipeline(COUNT, &pipeline).await?;
+        let mut found = found.into_iter();
+        Ok(counted.iter().map(|bucket| bucket.as_ref().and_then(|_| found.next())).collect())
+    }
+}
+
+fn broken(detail: impl Into<String>) -> StoreError {
+    StoreError::broken(COUNT, detail.into())
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Reads the answer of books.lua.
+fn read(found: &[String]) -> Option<BucketBooks> {
+    let [epoch, received, held, unsent, named, outbox_orders, units @ ..] = found else { return None };
+    let mut of: BTreeMap<SkuId, i64> = BTreeMap::new();
+    for pair in units.chunks_exact(2) {
+        of.insert(SkuId::parse(&pair[0]).ok()?, pair[1].parse().ok()?);
+    }
+    Some(BucketBooks {
+        epoch: epoch.parse().ok()?,
+        received: received.parse().ok()?,
+        units: of,
+        held: held.parse().ok()?,
+        unsent: unsent.parse().ok()?,
+        named: named.parse().ok()?,
+        outbox_orders: outbox_orders.parse().ok()?,
+    })
+}
+
+#[async_trait]
+impl InventoryBooks for RedisBooks {
+    async fn count(&self, sale: &Sale) -> StoreResult<Vec<Option<BucketBooks>>> {
+        self.count_all(sale, &[]).await
+    }
+
+    async fn mend_outbox(&self, bucket: &BucketId) -> StoreResult<u64> {
+        let keys = self.link.keys(bucket);
+        let mut call = self.mend_outbox.prepare_invoke();
+        call.key(keys.gate).key(keys.orders).key(keys.outbox).key(keys.outbox_orders);
+        call.arg(milliseconds(SENT_WITHIN));
+        self.link.script("mend outbox", &call).await
+    }
+
+    async fn refill(&self, bucket: &BucketId, epoch: u32, why: &str) -> StoreResult<bool> {
+        let mut call = self.close.prepare_invoke();
+        call.key(self.link.keys(bucket).gate).arg(epoch).arg(why);
+        self.link.script("close bucket", &call).await
+    }
+}

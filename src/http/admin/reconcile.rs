@@ -1,0 +1,67 @@
+//! The admin route that looks at the books. The path below stands under `/api/v1/admin`.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::{Deserialize, Serialize};
+
+use super::sales::{checked_reason, read_body};
+use super::{Scope, change, operator};
+use crate::domain::books::{Drift, Mend};
+use crate::http::Context;
+use crate::http::problem::Problem;
+use crate::shop::reconcile::Looked;
+
+/// The body of a call.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReconcileBody {
+    reason: String,
+    #[serde(default)]
+    apply: bool,
+}
+
+/// One thing that is wrong, or was.
+#[derive(Serialize)]
+struct DriftView {
+    kind: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sale_id: Option<String>,
+    place: String,
+    amount: i64,
+    remedy: &'static str,
+    mended: bool,
+}
+
+/// What a look has found.
+#[derive(Serialize)]
+struct LookView {
+    drifts: Vec<DriftView>,
+    applied: bool,
+}
+
+/// Answers `POST /reconcile`: what is wrong in the books of all sales that sell. With `apply`, what can be mended is.
+///
+/// # Errors
+/// `validation_failed`; `dependency_unavailable` or `outcome_unknown` when a component failed. What was mended before
+/// stands, and repeating it goes on.
+pub async fn reconcile(
+    request: HttpRequest,
+    payload: web::Payload,
+    context: web::Data<Context>,
+) -> Result<HttpResponse, Problem> {
+    let operator = operator(&request, &context, Scope::SalesWrite).await?;
+    let ReconcileBody { reason, apply } = read_body(&request, payload, &context).await?;
+    let change = change(&request, &operator, "reconcile", &checked_reason(&reason)?);
+    let looked = context.shop.reconcile(apply.then_some(&change)).await?;
+    let view = |Looked { drift, is_mended }: Looked| {
+        let Drift { kind, sale, place, amount } = drift;
+        let remedy = match kind.mend() {
+            Mend::Rebuild => "rebuild",
+            Mend::Repair => "repair",
+            Mend::Person => "person",
+        };
+        let (sale_id, place) = (sale.map(|sale| sale.to_string()), place.to_string());
+        DriftView { kind: kind.as_str(), sale_id, place, amount, remedy, mended: is_mended }
+    };
+    let drifts = looked.into_iter().map(view).collect();
+    Ok(HttpResponse::Ok().json(LookView { drifts, applied: apply }))
+}

@@ -1,0 +1,210 @@
+//! Looks whether the books of all sales are right, and mends what is wrong: step 18 of docs/protocol/steps.md.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::Shop;
+use crate::domain::books::{Drift, DriftKind, Mend, Place, compare};
+use crate::domain::operator::Subject;
+use crate::domain::{BucketId, Change, Month, Part, Sale};
+use crate::ports::{Grace, Overdue, StoreResult};
+use crate::shop::Failure;
+
+/// The time between two looks. What both have found is no step that was under way.
+const LOOKS_APART: Duration = Duration::from_secs(1);
+/// How long after its end an order may wait for what lets it expire, in ms.
+const OVERDUE_MS: u64 = 60_000;
+/// Most overdue orders of an instance that are counted.
+const OVERDUE_MAX: usize = 1000;
+
+/// Which payments are looked at: those of databases with an even number, with an odd one, or all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Payments {
+    /// Those of databases with an even number.
+    Even,
+    /// Those of databases with an odd number.
+    Odd,
+    /// All.
+    All,
+}
+
+/// What is wrong in the books of all sales that sell.
+#[derive(Debug, Default)]
+pub struct Look {
+    /// What is wrong.
+    pub drifts: Vec<Drift>,
+    /// Whether no order was on its way.
+    pub is_quiet: bool,
+    /// The epochs of buckets that are whole.
+    epochs: BTreeMap<BucketId, u32>,
+}
+
+/// A drift, and whether it was mended. A bucket that is closed for that is rebuilt by a worker within seconds.
+#[derive(Debug)]
+pub struct Looked {
+    /// What is wrong, or was.
+    pub drift: Drift,
+    /// Whether it was mended.
+    pub is_mended: bool,
+}
+
+impl Shop {
+    /// Takes the turn of looking by itself, or keeps it. Answers `false` while another process has it.
+    ///
+    /// # Errors
+    /// When the database could not be reached.
+    pub async fn has_turn(&self, holder: [u8; 16], lease: Duration) -> StoreResult<bool> {
+        self.ports.books.databases.turn(holder, lease).await
+    }
+
+    /// Looks at the books of all sales that sell, and looks again when something is wrong, so that nothing is named
+    /// that a step under way explains.
+    ///
+    /// # Errors
+    /// When a component could not be read.
+    pub async fn look_at_books(&self, payments: Payments) -> StoreResult<Look> {
+        let first = self.look_once(payments).await?;
+        if first.drifts.is_empty() {
+            return Ok(first);
+        }
+        self.clock.sleep(LOOKS_APART).await;
+        let mut second = self.look_once(payments).await?;
+        second.drifts.retain(|drift| first.drifts.iter().any(|before| drift.is_same_as(before)));
+        Ok(second)
+    }
+
+    async fn look_once(&self, payments: Payments) -> StoreResult<Look> {
+        let catalog = self.catalog();
+        let mut look = Look { is_quiet: true, ..Look::default() };
+        for sale in catalog.selling(self.now_ms()).filter(|sale| sale.in_place) {
+            self.look_at_sale(sale, &mut look).await?;
+        }
+        let months: BTreeSet<Month> = catalog.selling(self.now_ms()).map(Sale::month).collect();
+        let months: Vec<Month> = months.into_iter().collect();
+        for even in [true, false] {
+            if payments == Payments::All || (payments == Payments::Even) == even {
+                look.drifts.extend(self.ports.books.databases.payments(&months, even).await?);
+            }
+        }
+        look.drifts.extend(self.ports.books.databases.grants().await?);
+        look.drifts.extend(self.overdue(&months).await?);
+        Ok(look)
+    }
+
+    async fn look_at_sale(&self, sale: &Sale, look: &mut Look) -> StoreResult<()> {
+        let before = self.ports.books.databases.of_sale(sale).await?;
+        let buckets = self.ports.books.inventory.count(sale).await?;
+        let is_drained = self.is_drained(sale).await?;
+        let mut drifts = compare(sale, &self.map, &buckets, &before, is_drained);
+        if drifts.iter().any(|drift| drift.kind == DriftKind::HoldsDiffer) {
+            // An order that came between the two reads is on one side only.
+            let after = self.ports.books.databases.of_sale(sale).await?;
+            if after.shards != before.shards || after.pending != 0 {
+                drifts.retain(|drift| drift.kind != DriftKind::HoldsDiffer);
+            }
+        }
+        look.drifts.extend(drifts);
+        for (bucket, books) in sale.bucket_ids().zip(buckets) {
+            let Some(books) = books else {
+                look.is_quiet = false;
+                continue;
+            };
+            look.is_quiet &= is_drained && books.named == 0;
+            look.epochs.insert(bucket, books.epoch);
+        }
+        Ok(())
+    }
+
+    /// Answers whether the order writers have written what the order log had of a sale a moment ago.
+    async fn is_drained(&self, sale: &Sale) -> StoreResult<bool> {
+        let parts_of = |bucket| self.map.parts_of_bucket(bucket, sale.buckets);
+        let parts: BTreeSet<Part> = (0..sale.buckets).flat_map(parts_of).collect();
+        let parts: Vec<Part> = parts.into_iter().collect();
+        let offsets = self.ports.order_log.offsets(&parts).await?;
+        let positions = self.ports.positions.positions().await;
+        Ok(parts.iter().all(|part| {
+            let end = offsets.get(part).map(|offsets| offsets.end);
+            positions.get(part).is_some_and(|position| {
+                position.halt.is_none() && end.is_some_and(|end| position.next_offset >= end)
+            })
+        }))
+    }
+
+    /// Counts the orders that should have expired long ago.
+    async fn overdue(&self, months: &[Month]) -> StoreResult<Vec<Drift>> {
+        let Some(Grace { ms, closing_ms }) = self.settings.overdue else { return Ok(Vec::new()) };
+        let grace = Grace { ms: ms + OVERDUE_MS, closing_ms: closing_ms + OVERDUE_MS };
+        let mut drifts = Vec::new();
+        for at in self.ports.order_changes.instances() {
+            let found = self.ports.order_changes.overdue(Overdue { at, months, grace }, OVERDUE_MAX).await?;
+            if let Some(amount) = i64::try_from(found.len()).ok().filter(|amount| *amount > 0) {
+                let (kind, place) = (DriftKind::OrderOverdue, Place::Instance(at));
+                drifts.push(Drift { kind, sale: None, place, amount });
+            }
+        }
+        Ok(drifts)
+    }
+
+    /// Mends a drift that was found by a look. Answers `false` when only a person can. Idempotent.
+    ///
+    /// # Errors
+    /// When a component failed. It is repeated by the next look.
+    pub async fn mend(&self, look: &Look, drift: &Drift) -> StoreResult<bool> {
+        match drift.kind.mend() {
+            Mend::Person => Ok(false),
+            Mend::Rebuild => self.refill(look, drift).await,
+            Mend::Repair => self.repair(drift).await,
+        }
+    }
+
+    async fn refill(&self, look: &Look, drift: &Drift) -> StoreResult<bool> {
+        let mut is_mended = false;
+        for (bucket, epoch) in &look.epochs {
+            let is_meant = drift.sale.as_ref() == Some(&bucket.sale)
+                && match drift.place {
+                    Place::Bucket(number) => number == bucket.bucket,
+                    _ => true,
+                };
+            if is_meant {
+                let why = drift.kind.as_str();
+                is_mended |= self.ports.books.inventory.refill(bucket, *epoch, why).await?;
+            }
+        }
+        Ok(is_mended)
+    }
+
+    async fn repair(&self, drift: &Drift) -> StoreResult<bool> {
+        let books = &self.ports.books;
+        match (&drift.place, &drift.sale) {
+            (Place::Bucket(bucket), Some(sale)) => {
+                books.inventory.mend_outbox(&BucketId { sale: sale.clone(), bucket: *bucket }).await?;
+            }
+            (Place::Shard(shard), Some(id)) => {
+                let Some(sale) = self.ports.sales.sale(id).await? else { return Ok(false) };
+                books.databases.mend_claims(&sale, *shard).await?;
+            }
+            _ => books.databases.mend_grants().await?,
+        }
+        Ok(true)
+    }
+
+    /// Looks at the books for an operator, and mends what can be mended when `change` is given, which the audit log
+    /// keeps.
+    ///
+    /// # Errors
+    /// When a component failed. What was mended before stands, and a repetition goes on.
+    pub async fn reconcile(&self, change: Option<&Change>) -> Result<Vec<Looked>, Failure> {
+        let mut look = self.look_at_books(Payments::All).await.map_err(Failure::of_read)?;
+        let drifts = std::mem::take(&mut look.drifts);
+        if let Some(change) = change.filter(|_| !drifts.is_empty()) {
+            let found = drifts.iter().take(100).map(ToString::to_string).collect();
+            self.ports.audit_log.note(change, &Subject::Drifts { found }).await?;
+        }
+        let mut looked = Vec::new();
+        for drift in drifts {
+            let is_mended = change.is_some() && self.mend(&look, &drift).await?;
+            looked.push(Looked { drift, is_mended });
+        }
+        Ok(looked)
+    }
+}
