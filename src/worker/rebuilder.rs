@@ -94,7 +94,9 @@ impl Rebuilder {
         let Some(sale) = sale.filter(is_sold) else { return Ok(0) };
         let mut claims = Vec::new();
         for bucket in self.still_lost(&sale, lost).await? {
-            claims.extend(self.recovery.rebuilds.claim(&sale, bucket, LEASE).await?);
+            // In ascending order: of two processes, each would wait for the other one's buckets else.
+            let Some(claim) = self.recovery.rebuilds.claim(&sale, bucket, LEASE).await? else { break };
+            claims.push(claim);
         }
         if claims.is_empty() {
             return Ok(0);

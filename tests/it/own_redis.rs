@@ -5,7 +5,7 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -45,7 +45,42 @@ impl OwnRedis {
     }
 
     pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+        format!("redis://{}", self.address())
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port))
+    }
+
+    /// Starts a replica of this server, and waits until it has everything.
+    pub async fn replica(&self) -> Self {
+        let replica = Self::start(&["--replicaof", "127.0.0.1", &self.port.to_string()]).await;
+        let began = Instant::now();
+        loop {
+            let mut info = redis::cmd("INFO");
+            let info = info.arg("replication").query_async::<String>(&mut replica.connection().await).await;
+            if info.is_ok_and(|info| info.contains("master_link_status:up")) {
+                return replica;
+            }
+            assert!(began.elapsed() < START_MAX, "the replica never has everything");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Makes a replica a server of its own, as it is now.
+    pub async fn promote(&self) {
+        let mut promote = redis::cmd("REPLICAOF");
+        let done = promote.arg("NO").arg("ONE").query_async(&mut self.connection().await).await;
+        let () = done.expect("promoted");
+    }
+
+    /// Takes the port of a server that was killed.
+    pub async fn take_port_of(&mut self, killed: &Self) {
+        assert!(killed.child.is_none(), "kill it first");
+        let mut set = redis::cmd("CONFIG");
+        let set = set.arg("SET").arg("port").arg(killed.port);
+        let () = set.query_async(&mut self.connection().await).await.expect("the port is free");
+        self.port = killed.port;
     }
 
     /// Opens a connection beside those of the product, for what only a test does.
@@ -109,6 +144,16 @@ impl OwnRedis {
         // It asks before it changes a file. When there is nothing to ask it has ended already.
         drop(check.stdin.take().expect("piped").write_all(b"y\n"));
         assert!(check.wait().expect("a child").success(), "the append-only file cannot be repaired");
+    }
+
+    /// Cuts off the end of what the server has kept, after [`Self::kill`]: `bytes`, or all that there is.
+    pub fn truncate(&self, bytes: u64) {
+        assert!(self.child.is_none(), "kill it first");
+        let files = fs::read_dir(self.data()).expect("data").map(|file| file.expect("a file").path());
+        let newest = files.filter(|file| file.extension().is_some_and(|end| end == "aof")).max();
+        let file = fs::OpenOptions::new().write(true).open(newest.expect("a file")).expect("opened");
+        let length = file.metadata().expect("a length").len();
+        file.set_len(length.saturating_sub(bytes)).expect("cut");
     }
 
     /// Removes everything that the server has kept, after [`Self::kill`].
