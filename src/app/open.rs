@@ -9,6 +9,8 @@ use crate::backend::embedded;
 use crate::clock::Clock;
 use crate::config::{Config, Mode};
 use crate::domain::Month;
+#[cfg(feature = "embedded")]
+use crate::domain::calendar::rfc3339;
 use crate::ports::{AuditLog, Keys, OrderEvents, OrderLog, Ports, Positions, Views};
 
 /// Picks the settings of the distributed backend from a configuration.
@@ -46,7 +48,8 @@ pub async fn open_backend(config: &Config) -> anyhow::Result<Ports> {
         Mode::Embedded => {
             let embedded::Opened { ports, found } =
                 embedded::open(&embedded_settings(config)?, Clock::System).await?;
-            tracing::info!(?found, folder = %config.embedded.folder.display(), "folder opened");
+            let (folder, newest) = (config.embedded.folder.display(), rfc3339(found.newest_ms));
+            tracing::info!(?found, %folder, newest, "folder opened: of what came after its newest order it knows nothing");
             Ok(ports)
         }
         #[cfg(not(all(feature = "distributed", feature = "embedded")))]

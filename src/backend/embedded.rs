@@ -95,6 +95,9 @@ pub struct Found {
     pub orders: i64,
     /// Records of the order log that the order writer has not written yet. It goes on with them.
     pub unwritten: i64,
+    /// When the newest order was reserved, ms since 1970; 0 when there is none. A folder that was put back from a
+    /// backup knows nothing of what came after it.
+    pub newest_ms: i64,
 }
 
 /// Locks the folder for this process, makes or migrates its database, and opens it.
@@ -146,6 +149,7 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Opened> {
 async fn found(sqlite: &Sqlite, ends: &Ends) -> StoreResult<Found> {
     let text = "SELECT (SELECT COUNT(*) FROM sales) AS sales, \
         (SELECT COALESCE(SUM(orders_made), 0) FROM gates) AS orders, \
+        (SELECT COALESCE(MAX(reserved_ms), 0) FROM reservations) AS newest_ms, \
         (SELECT COALESCE(SUM(next_offset), 0) FROM consumer_positions) AS written";
     let row = sqlx::query(text).fetch_one(sqlite.readers()).await;
     let row = row.map_err(|error| failed("look into the folder", error))?;
@@ -153,6 +157,7 @@ async fn found(sqlite: &Sqlite, ends: &Ends) -> StoreResult<Found> {
         sales: column(&row, "sales")?,
         orders: column(&row, "orders")?,
         unwritten: ends.sum() - column::<i64>(&row, "written")?,
+        newest_ms: column(&row, "newest_ms")?,
     })
 }
 

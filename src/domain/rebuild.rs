@@ -2,6 +2,9 @@
 //!
 //! Invariant: the units that are for sale in all buckets, those that are under way and those of all live orders add up
 //! to no more than the stock. Where the databases cannot say, a unit is not for sale.
+//!
+//! While a bucket waits for a database that is down, nobody knows what it has. The others get what the databases that
+//! answer may still sell by themselves then, and the bucket gets the rest when it is rebuilt.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,6 +24,18 @@ pub struct Truth {
     pub orders: Vec<TrueOrder>,
     /// Units of refunded orders that nobody may buy.
     pub withheld: BTreeMap<SkuId, i64>,
+    /// Units that no order has in these databases, in their pools and ledgers. Those on their way between databases are
+    /// not among them.
+    pub free: BTreeMap<SkuId, i64>,
+}
+
+/// What the buckets of a sale have that are not rebuilt now.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Elsewhere {
+    /// Their units: for sale, under way, or in holds of any kind.
+    pub units: BTreeMap<SkuId, i64>,
+    /// Whether one of them has lost something, too, so that nobody knows what it has.
+    pub is_partly_lost: bool,
 }
 
 /// What the databases have of one order.
@@ -40,6 +55,14 @@ pub struct TrueOrder {
     pub accepted_ms: i64,
     /// The shop's own name for it.
     pub reference: Option<Reference>,
+}
+
+impl Truth {
+    /// Counts the units of orders that have no row.
+    fn queued(&self, sku: &SkuId) -> i64 {
+        let of_sku = |order: &&TrueOrder| order.sku == *sku && order.state == Some(OrderState::Queued);
+        self.orders.iter().filter(of_sku).map(|order| i64::from(order.quantity.units())).sum()
+    }
 }
 
 impl TrueOrder {
@@ -63,14 +86,14 @@ impl TrueOrder {
     }
 }
 
-/// Fills the buckets of a sale that are to be rebuilt. `elsewhere` are the units that its other buckets have: for sale,
-/// under way, or in holds of any kind.
+/// Fills the buckets of a sale that are to be rebuilt. `truth` is that of the databases that have their orders, and of
+/// all databases unless other buckets are lost, too.
 pub fn fill(
     sale: &Sale,
     map: &ShardMap,
     rebuilt: &BTreeSet<u16>,
     truth: &Truth,
-    elsewhere: &BTreeMap<SkuId, i64>,
+    elsewhere: &Elsewhere,
 ) -> BTreeMap<u16, Bucket> {
     let mut buckets: BTreeMap<u16, Bucket> =
         rebuilt.iter().map(|bucket| (*bucket, Bucket::default())).collect();
@@ -93,7 +116,14 @@ pub fn fill(
         let of = |units: &BTreeMap<SkuId, i64>| units.get(&item.sku_id).copied().unwrap_or(0);
         let live_in = |bucket: u16| live.get(&(bucket, item.sku_id.clone())).copied().unwrap_or(0);
         let all_live: i64 = rebuilt.iter().map(|bucket| live_in(*bucket)).sum();
-        let mut left = (i64::from(item.stock) - of(&truth.withheld) - of(elsewhere) - all_live).max(0);
+        let mut left = i64::from(item.stock) - of(&truth.withheld) - all_live - of(&elsewhere.units);
+        if elsewhere.is_partly_lost {
+            // What the others hold, and what is on its way to them, is nobody's to give.
+            let shares: i64 = rebuilt.iter().map(|bucket| i64::from(sale.bucket_stock(item, *bucket))).sum();
+            let free = of(&truth.free) - truth.queued(&item.sku_id) - of(&elsewhere.units);
+            left = free.min(shares - all_live);
+        }
+        left = left.max(0);
         // Each bucket gets what it would have of its own share, and the first ones what remains.
         for (number, bucket) in &mut buckets {
             let share = i64::from(sale.bucket_stock(item, *number)) - live_in(*number);
@@ -166,6 +196,7 @@ mod tests {
             orders in prop::collection::vec((0u16..20, 1u32..=4, 0usize..8), 0..40),
             (stock, withheld, elsewhere) in (0u32..120, 0i64..10, 0i64..10),
             rebuilt in prop::collection::btree_set(0u16..4, 1..=4),
+            (free, is_partly_lost) in (0i64..60, any::<bool>()),
         ) {
             let map = ShardMap::new(8, 4, 2).expect("a map");
             let sale = sale(4, stock);
@@ -178,8 +209,9 @@ mod tests {
                 }
             }
             truth.withheld.insert(sku.clone(), withheld);
-            let elsewhere = BTreeMap::from([(sku.clone(), elsewhere)]);
-            let buckets = fill(&sale, &map, &rebuilt, &truth, &elsewhere);
+            truth.free.insert(sku.clone(), free);
+            let units = BTreeMap::from([(sku.clone(), elsewhere)]);
+            let buckets = fill(&sale, &map, &rebuilt, &truth, &Elsewhere { units, is_partly_lost });
             prop_assert_eq!(buckets.keys().copied().collect::<BTreeSet<_>>(), rebuilt);
 
             let of = |order: &TrueOrder| buckets.get(&map.bucket_of(order.id.shard(), sale.buckets));
@@ -187,7 +219,12 @@ mod tests {
             let live = |order: &&&TrueOrder| order.is_live();
             let held: i64 = here.iter().filter(live).map(|order| i64::from(order.quantity.units())).sum();
             let for_sale: i64 = buckets.values().map(|bucket| i64::from(bucket.stock[&sku])).sum();
-            let left = i64::from(stock) - withheld - elsewhere[&sku] - held;
+            let shares = |bucket: &u16| i64::from(sale.bucket_stock(&sale.items[0], *bucket));
+            let left = match is_partly_lost {
+                false => i64::from(stock) - withheld - held - elsewhere,
+                true => (free - truth.queued(&sku) - elsewhere)
+                    .min(buckets.keys().map(shares).sum::<i64>() - held),
+            };
             prop_assert_eq!(for_sale, left.max(0), "no unit is made, and none that is free is kept back");
 
             let buyers: u32 = buckets.values().flat_map(|bucket| bucket.buyers.values()).sum();

@@ -1,7 +1,7 @@
 //! Rebuilding buckets of the inventory that have lost what they had (step 17): what the databases say, and who may
 //! fill a bucket anew.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use async_trait::async_trait;
 
 use super::store_error::StoreResult;
 use crate::domain::inventory_model::Bucket;
-use crate::domain::rebuild::Truth;
-use crate::domain::{BucketId, Sale, SkuId};
+use crate::domain::rebuild::{Elsewhere, Truth};
+use crate::domain::{BucketId, Instance, Sale};
 
 /// A bucket that one process rebuilds, until another one takes it over. Every later step carries the epoch, and of two
 /// processes the one with the older epoch is refused.
@@ -44,11 +44,11 @@ pub trait Rebuilds: Send + Sync {
     /// as rejected only. Idempotent.
     async fn fence(&self, sale: &Sale, claim: &Claim) -> StoreResult<()>;
 
-    /// Reads what the databases have of a sale, of each instance as it is at one moment.
+    /// Reads what some instances have of a sale, each as it is at one moment.
     ///
     /// # Errors
-    /// Also when one instance cannot be read.
-    async fn truth(&self, sale: &Sale) -> StoreResult<Truth>;
+    /// Also when one of them cannot be read.
+    async fn truth(&self, sale: &Sale, instances: &BTreeSet<Instance>) -> StoreResult<Truth>;
 }
 
 /// The inventory's side of a rebuild.
@@ -60,12 +60,12 @@ pub trait Refills: Send + Sync {
     /// Removes what is left of a bucket, with its gate first. Answers `false` when a newer claim has been there.
     async fn clear(&self, claim: &Claim) -> StoreResult<bool>;
 
-    /// Counts what buckets of a sale have that are not claimed: for sale, under way, or in holds. From then on they
-    /// take no units that a claimed bucket gave before.
+    /// Counts what buckets of a sale have that are not claimed. From then on they take no units that a claimed bucket
+    /// gave before.
     ///
     /// # Errors
-    /// Also when another bucket has no gate, and when units moved all the time.
-    async fn elsewhere(&self, sale: &Sale, claims: &[Claim]) -> StoreResult<BTreeMap<SkuId, i64>>;
+    /// Also when units moved all the time.
+    async fn elsewhere(&self, sale: &Sale, claims: &[Claim]) -> StoreResult<Elsewhere>;
 
     /// Fills a cleared bucket, compares what it has with what was filled in, and opens it as the sale says. Answers
     /// `false` when a newer claim has been there.

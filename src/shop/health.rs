@@ -1,10 +1,11 @@
 //! Answers what this process can do for others.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::Shop;
-use crate::memory::health::{Ability, ability};
+use crate::domain::SaleId;
+use crate::memory::health::{Ability, Component, ability};
 pub use crate::ports::Duty;
 
 /// What this process can do.
@@ -39,25 +40,29 @@ impl Shop {
         let health = self.memory.health.components();
         let duties: BTreeMap<Duty, Ability> =
             Duty::ALL.into_iter().map(|duty| (duty, ability(duty, &health, now, down_after))).collect();
+        let down: BTreeSet<&str> = health
+            .iter()
+            .filter(|(_, component)| component.down(now, down_after).is_some())
+            .map(|(name, _)| name.as_str())
+            .collect();
         let is_missing_own =
             health.values().any(|component| component.is_own && component.down(now, down_after).is_some());
         let catalog = self.catalog();
         let duties: BTreeMap<Duty, Ability> =
-            duties.into_iter().map(|(duty, able)| (duty, self.with_own_reasons(duty, able))).collect();
+            duties.into_iter().map(|(duty, able)| (duty, self.with_own_reasons(duty, able, &down))).collect();
         let status = match () {
             () if self.is_leaving() => Status::Draining,
             () if !catalog.is_read || is_missing_own => Status::NotReady,
             () if duties.values().all(|able| *able == Ability::Yes) => Status::Ready,
             () => Status::Degraded,
         };
-        let down =
-            |component: &crate::memory::health::Component| component.down(now, down_after).map(str::to_owned);
-        let components = health.iter().map(|(name, component)| (name.clone(), down(component))).collect();
+        let why = |component: &Component| component.down(now, down_after).map(str::to_owned);
+        let components = health.iter().map(|(name, component)| (name.clone(), why(component))).collect();
         Readiness { status, duties, components }
     }
 
-    /// Adds what keeps this process from a duty, beside the components.
-    fn with_own_reasons(&self, duty: Duty, able: Ability) -> Ability {
+    /// Adds what keeps this process from a duty, beside the components, of which some are down.
+    fn with_own_reasons(&self, duty: Duty, able: Ability, down: &BTreeSet<&str>) -> Ability {
         let catalog = self.catalog();
         if !catalog.is_read {
             return Ability::No("the directory of sales was not read yet".to_owned());
@@ -73,7 +78,9 @@ impl Shop {
         }
         let lost = catalog.stock.losses.iter().flat_map(|(sale, buckets)| {
             buckets.iter().map(move |(bucket, keys)| {
-                format!("bucket {bucket} of {sale} has lost keys ({})", keys.join(", "))
+                let waits = self.waits_for(sale, *bucket, down);
+                let waits = waits.map_or(String::new(), |name| format!(" and waits for {name}"));
+                format!("bucket {bucket} of {sale} has lost keys ({}){waits}", keys.join(", "))
             })
         });
         let late = catalog.stock.delayed.iter().map(|sale| format!("{sale} is not in place"));
@@ -84,5 +91,15 @@ impl Shop {
             Ability::InPart(words) => Ability::InPart(format!("{words}; {}", reasons.join("; "))),
             Ability::No(words) => Ability::No(words),
         }
+    }
+
+    /// Answers the component that is down and without which a bucket cannot be rebuilt.
+    fn waits_for(&self, sale: &SaleId, bucket: u16, down: &BTreeSet<&str>) -> Option<String> {
+        let catalog = self.catalog();
+        let sale = catalog.sales.get(sale)?;
+        let parts = self.map.parts_of_bucket(bucket, sale.buckets);
+        let instances = parts.into_iter().map(|part| self.map.instance_of_part(part).number());
+        let needed = [0].into_iter().chain(instances).map(|number| format!("mysql-{number}"));
+        needed.chain(["kafka".to_owned()]).find(|name| down.contains(name.as_str()))
     }
 }

@@ -15,7 +15,7 @@ use super::driver::{Progress, Task};
 use super::outbox_relay::OutboxRelay;
 use crate::clock::Clock;
 use crate::domain::rebuild::fill;
-use crate::domain::{Part, Sale, SaleId, ShardMap};
+use crate::domain::{Instance, Part, Sale, SaleId, ShardMap};
 use crate::memory::catalog::{Catalog, losses_of};
 use crate::metrics::BUCKETS_REBUILT;
 use crate::ports::{
@@ -92,8 +92,9 @@ impl Rebuilder {
         let sale = self.sales.sale(id).await?;
         let is_sold = |sale: &Sale| sale.in_place && sale.is_selling(self.clock.now_ms());
         let Some(sale) = sale.filter(is_sold) else { return Ok(0) };
+        let lost = self.still_lost(&sale, lost).await?;
         let mut claims = Vec::new();
-        for bucket in self.still_lost(&sale, lost).await? {
+        for bucket in self.without_waiting(&sale, lost).await? {
             // In ascending order: of two processes, each would wait for the other one's buckets else.
             let Some(claim) = self.recovery.rebuilds.claim(&sale, bucket, LEASE).await? else { break };
             claims.push(claim);
@@ -129,6 +130,34 @@ impl Rebuilder {
         Ok(buckets.into_iter().filter(|bucket| losses.contains_key(bucket)).collect())
     }
 
+    /// Leaves out the buckets whose orders are on an instance that is down: they wait until it is back, and the others
+    /// do not wait for them.
+    async fn without_waiting(&self, sale: &Sale, mut lost: BTreeSet<u16>) -> StoreResult<BTreeSet<u16>> {
+        if lost.is_empty() {
+            return Ok(lost);
+        }
+        let positions = self.positions.positions().await;
+        let answers = |bucket: &u16| {
+            let mut parts = self.map.parts_of_bucket(*bucket, sale.buckets).into_iter();
+            parts.all(|part| positions.contains_key(&part))
+        };
+        lost.retain(answers);
+        match lost.is_empty() {
+            true => Err(StoreError::broken("rebuild", "all instances with orders of the buckets are down")),
+            false => Ok(lost),
+        }
+    }
+
+    /// Answers the instances of which the truth is read: those that have orders of the buckets, or all when all answer.
+    async fn instances_of(&self, sale: &Sale, buckets: &BTreeSet<u16>) -> BTreeSet<Instance> {
+        let positions = self.positions.positions().await;
+        if self.map.all_parts().all(|part| positions.contains_key(&part)) {
+            return self.map.all_instances().collect();
+        }
+        let parts = buckets.iter().flat_map(|bucket| self.map.parts_of_bucket(*bucket, sale.buckets));
+        parts.map(|part| self.map.instance_of_part(part)).collect()
+    }
+
     /// Prolongs claims until another process has taken one of them over.
     async fn keep(&self, claims: &[Claim]) -> StoreResult<usize> {
         loop {
@@ -158,9 +187,15 @@ impl Rebuilder {
         }
         // What others have is counted first: an order that is refunded and released between the two counts twice then,
         // and not never.
-        let elsewhere = refills.elsewhere(sale, claims).await?;
-        let truth = rebuilds.truth(sale).await?;
+        let mut elsewhere = refills.elsewhere(sale, claims).await?;
         let numbers: BTreeSet<u16> = claims.iter().map(|claim| claim.bucket.bucket).collect();
+        let instances = self.instances_of(sale, &numbers).await;
+        let is_whole_truth = self.map.all_instances().all(|at| instances.contains(&at));
+        if is_whole_truth && elsewhere.is_partly_lost {
+            return Err(StoreError::broken("rebuild", "another bucket was lost meanwhile"));
+        }
+        elsewhere.is_partly_lost |= !is_whole_truth;
+        let truth = rebuilds.truth(sale, &instances).await?;
         let buckets = fill(sale, &self.map, &numbers, &truth, &elsewhere);
         let mut orders = 0;
         for claim in claims {

@@ -5,11 +5,11 @@ use std::time::Duration;
 use seckill::app::Role;
 use seckill::config::Mode;
 use seckill::domain::inventory_model::Bucket;
-use seckill::domain::{BucketId, OrderRecord, Sale, SaleId, SkuId, UserId, rebuild};
+use seckill::domain::{BucketId, Halt, OrderRecord, Position, Sale, SaleId, SkuId, UserId, rebuild};
 use seckill::ports::{BucketState, Claim, Ports, Recovery, UnitMove};
 use serde_json::{Value, json};
 
-use crate::harness::{TestShop, config, eventually, migrated, open, sale_body};
+use crate::harness::{Servers, TestShop, config, eventually, migrated, open, sale_body};
 use crate::own_redis::OwnRedis;
 use crate::relay::requests;
 
@@ -207,8 +207,8 @@ async fn rebuild(shop: &TestShop, ports: &Ports, sale: &Sale, bucket: u16) {
     let claim = rebuilds.claim(sale, bucket, Duration::ZERO).await.expect("MySQL").expect("free");
     assert!(refills.clear(&claim).await.expect("Redis"));
     let elsewhere = refills.elsewhere(sale, std::slice::from_ref(&claim)).await.expect("Redis");
-    let truth = rebuilds.truth(sale).await.expect("MySQL");
     let map = shop.config.shard_map().expect("a map");
+    let truth = rebuilds.truth(sale, &map.all_instances().collect()).await.expect("MySQL");
     let filled = rebuild::fill(sale, &map, &[bucket].into(), &truth, &elsewhere);
     assert!(refills.fill(sale, &claim, &filled[&bucket]).await.expect("Redis"));
 }
@@ -295,6 +295,91 @@ async fn stock_that_a_frozen_preheat_puts_in_place_after_a_loss_is_not_sold() {
         .await;
     let again = shop.buy("winner", "drop", "phone", "k").await;
     assert_eq!(again.status, 200, "{again:?}");
+    worker.stop().await;
+    shop.finish().await;
+}
+
+/// What a process does of a rebuild before it dies.
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
+enum DiesAfter {
+    Claim,
+    Fence,
+    Clear,
+    HalfFilled,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_dies_in_a_rebuild_opens_nothing_and_another_process_finishes_it() {
+    use DiesAfter::{Claim, Clear, Fence, HalfFilled};
+    for dies_after in [Claim, Fence, Clear, HalfFilled] {
+        let (shop, ports, sale) = two_buckets().await;
+        let mut worker = TestShop::start_on(shop.config.clone(), open(&shop.config).await, Role::All).await;
+        for n in 0..4 {
+            shop.unpaid(&format!("u{n}"), "k").await;
+        }
+        worker.stop().await;
+        let Recovery { rebuilds, refills } = ports.recovery.clone().expect("a recovery");
+        let bucket = BucketId { sale: sale.id.clone(), bucket: 0 };
+        assert!(ports.books.inventory.refill(&bucket, 1, "test").await.expect("Redis"), "it is closed");
+        let lease = Duration::from_secs(2);
+        let claim = rebuilds.claim(&sale, 0, lease).await.expect("MySQL").expect("free");
+        if dies_after >= Fence {
+            rebuilds.fence(&sale, &claim).await.expect("MySQL");
+        }
+        if dies_after >= Clear {
+            assert!(refills.clear(&claim).await.expect("Redis"));
+        }
+        if dies_after >= HalfFilled {
+            let client = redis::Client::open(shop.config.redis.url.as_str()).expect("a client");
+            let mut connection = client.get_multiplexed_async_connection().await.expect("Redis");
+            let stock = format!("{}{{drop.0}}:stock", shop.config.redis.key_prefix);
+            // More than there is.
+            let fields = [("phone", 500)];
+            let () =
+                redis::AsyncCommands::hset_multiple(&mut connection, &stock, &fields).await.expect("Redis");
+        }
+        let map = shop.config.shard_map().expect("a map");
+        let mut users = (0..).map(|n| UserId::parse(&format!("someone-{n}")).expect("a user"));
+        let user = users.find(|user| map.bucket_of(map.shard_of(user), 2) == 0).expect("endless");
+        let answer = shop.buy(user.as_str(), "drop", "phone", "k").await;
+        assert_eq!(answer.status, 503, "{dies_after:?}: nothing is open: {answer:?}");
+        let mut worker = TestShop::start_on(shop.config.clone(), open(&shop.config).await, Role::All).await;
+        eventually("it is rebuilt", async || shop.stock("drop").await["phone"]["available"] == 4).await;
+        assert!(!rebuilds.keep(&claim, lease).await.expect("MySQL"), "{dies_after:?}: it was taken over");
+        assert!(!refills.clear(&claim).await.expect("Redis"), "{dies_after:?}: and changes nothing any more");
+        assert_eq!(shop.stock("drop").await["phone"]["available"], 4, "{dies_after:?}");
+        worker.stop().await;
+        shop.finish().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_halted_partition_holds_up_the_rebuild_of_its_buckets_until_somebody_has_moved_it() {
+    let (shop, ports, sale) = two_buckets().await;
+    let mut worker = TestShop::start_on(shop.config.clone(), open(&shop.config).await, Role::All).await;
+    for n in 0..4 {
+        shop.unpaid(&format!("u{n}"), "k").await;
+    }
+    let map = shop.config.shard_map().expect("a map");
+    let part = *map.parts_of_bucket(0, 2).first().expect("a partition");
+    let set = async |halt: Option<Halt>| {
+        loop {
+            let seen = ports.positions.positions().await[&part];
+            if ports.positions.replace(part, &seen, &Position { halt, ..seen }).await.expect("MySQL") {
+                break;
+            }
+        }
+    };
+    set(Some(Halt::OutOfRange)).await;
+    let bucket = BucketId { sale: sale.id.clone(), bucket: 0 };
+    assert!(ports.books.inventory.refill(&bucket, 1, "test").await.expect("Redis"), "it is closed");
+    let servers = Servers::of(&shop.config);
+    let epoch = format!("SELECT COALESCE(MAX(epoch), 0) FROM {}.bucket_epochs", servers.directory());
+    eventually("somebody has begun to rebuild it", async || servers.number(0, &epoch).await == 2).await;
+    let states = ports.gates.buckets(&sale).await.expect("Redis");
+    assert!(matches!(states[..], [BucketState::Lost { .. }, BucketState::Whole { .. }]), "{states:?}");
+    set(None).await;
+    eventually("it is rebuilt", async || shop.stock("drop").await["phone"]["available"] == 4).await;
     worker.stop().await;
     shop.finish().await;
 }

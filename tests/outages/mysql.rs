@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use sqlx::Row as _;
 
-use crate::harness::{Servers, Stage as _, TestShop, eventually, months};
+use crate::harness::{Servers, Stage as _, TestShop, eventually, months, sale_body};
 use crate::proxy::Weather;
 use crate::world::{LOSSES, Loss, World};
 
@@ -155,6 +155,53 @@ async fn a_connection_whose_server_only_reads_is_left_and_never_used_again() {
     database.execute(1, "SET GLOBAL read_only = OFF").await;
     buy_all(&shop, &there[2 * ORDERS..], &sku).await;
     eventually("all drain", async || orders_on(&database, 1).await == 3 * ORDERS).await;
+    shop.finish().await;
+    world.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_redis_is_rebuilt_as_far_as_the_instances_answer_and_the_rest_waits() {
+    let mut world = World::new(&[]).await;
+    let shop = world.shop().await;
+    let mut body = sale_body("drop", 1, &[("phone", 1000)]);
+    body["buckets"] = json!(2);
+    crate::harness::open_sale(shop.admin, body).await;
+    let (here, there) = (world.users_of(0, 40), world.users_of(1, 40));
+    buy_all(&shop, &here[..10], "phone").await;
+    buy_all(&shop, &there[..10], "phone").await;
+    let database = world.database();
+    eventually("all are written", async || database.orders("awaiting_payment").await == 20).await;
+
+    world.lose("mysql-b", Loss::Cut);
+    world.lose_keys().await;
+    eventually("who belongs to the other instance buys on", async || {
+        shop.buy(&here[10], "drop", "phone", "k").await.status < 300
+    })
+    .await;
+    for user in &there[10..20] {
+        assert_eq!(
+            shop.buy(user, "drop", "phone", "k").await.problem(),
+            (503, "dependency_unavailable".to_owned())
+        );
+    }
+    let words = "bucket 1 of drop has lost keys (gate) and waits for mysql-1";
+    eventually("it is said whose part waits", async || {
+        let page = crate::client::call(shop.admin, "GET", "/readyz?verbose", &[], "").await;
+        page.json()["duties"]["buy"].as_str().is_some_and(|buy| buy.contains(words))
+    })
+    .await;
+    buy_all(&shop, &here[11..30], "phone").await;
+
+    world.restore();
+    eventually("the rest is rebuilt, too", async || {
+        shop.buy(&there[10], "drop", "phone", "k").await.status < 300
+    })
+    .await;
+    buy_all(&shop, &there[11..20], "phone").await;
+    // Nobody's unit is lost, and nobody has forgotten who bought.
+    let again = shop.buy(&there[0], "drop", "phone", "k").await;
+    assert_eq!(again.status, 200, "{again:?}");
+    eventually("all units are counted", async || shop.stock("drop").await["phone"]["available"] == 950).await;
     shop.finish().await;
     world.finish().await;
 }

@@ -103,6 +103,13 @@ impl World {
         }
     }
 
+    /// Removes everything from Redis.
+    pub async fn lose_keys(&self) {
+        let client = redis::Client::open(format!("redis://{}", local(REDIS))).expect("a client");
+        let mut connection = client.get_multiplexed_async_connection().await.expect("Redis");
+        let () = redis::cmd("FLUSHALL").query_async(&mut connection).await.expect("Redis");
+    }
+
     pub fn restore(&mut self) {
         for (part, loss) in std::mem::take(&mut self.lost) {
             match loss {

@@ -1,6 +1,6 @@
 //! Says who rebuilds a bucket of the inventory, and what the databases have of its sale.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -108,7 +108,7 @@ impl MysqlRebuilds {
                 truth.orders.push(order);
             }
         }
-        self.read_withheld(at, sale, &mut truth.withheld, &mut connection).await?;
+        self.read_units(at, sale, truth, &mut connection).await?;
         let letters = self.letters_of(at, sale, &mut connection).await?;
         truth.orders.extend(letters.into_iter().filter(|order| !written.contains(&order.id)));
         Ok(())
@@ -133,19 +133,25 @@ impl MysqlRebuilds {
         }
     }
 
-    async fn read_withheld(
+    async fn read_units(
         &self,
         at: Instance,
         sale: &Sale,
-        withheld: &mut BTreeMap<SkuId, i64>,
+        truth: &mut Truth,
         connection: &mut MySqlConnection,
     ) -> StoreResult<()> {
-        let text = "SELECT sku_id, withheld FROM {control}.ledger WHERE sale_id = ?";
-        let query = sqlx::query(self.mysql.control_sql(at, text)).bind(sale.id.as_str().as_bytes());
-        for row in query.fetch_all(connection).await.map_err(|error| failed(TRUTH, error))? {
+        let fault = |error| failed(TRUTH, error);
+        let text = "SELECT sku_id, withheld, allotted - held - sold - withheld FROM {control}.ledger \
+                    WHERE sale_id = ? UNION ALL \
+                    SELECT sku_id, 0, stock - granted FROM {control}.pool WHERE sale_id = ?";
+        let sale = sale.id.as_str().as_bytes();
+        let query = sqlx::query(self.mysql.control_sql(at, text)).bind(sale).bind(sale);
+        for row in query.fetch_all(connection).await.map_err(fault)? {
             let sku = SkuId::parse(&text_of(&row, 0)?).map_err(|error| broken(error.to_string()))?;
-            *withheld.entry(sku).or_default() +=
-                row.try_get::<i64, _>(1).map_err(|error| failed(TRUTH, error))?;
+            let (withheld, free): (i64, i64) =
+                (row.try_get(1).map_err(fault)?, row.try_get(2).map_err(fault)?);
+            *truth.withheld.entry(sku.clone()).or_default() += withheld;
+            *truth.free.entry(sku).or_default() += free;
         }
         Ok(())
     }
@@ -233,10 +239,10 @@ impl Rebuilds for MysqlRebuilds {
         Ok(())
     }
 
-    async fn truth(&self, sale: &Sale) -> StoreResult<Truth> {
+    async fn truth(&self, sale: &Sale, instances: &BTreeSet<Instance>) -> StoreResult<Truth> {
         let mut truth = Truth::default();
-        for at in self.mysql.map.all_instances() {
-            let read = Box::pin(self.truth_at(at, sale, &mut truth));
+        for at in instances {
+            let read = Box::pin(self.truth_at(*at, sale, &mut truth));
             self.mysql.within(TRUTH_WITHIN, TRUTH, read).await?;
         }
         Ok(truth)

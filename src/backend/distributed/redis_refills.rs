@@ -3,7 +3,6 @@
 //! Invariant: whatever a rebuild writes is written by a script that compares the epoch for which the bucket was
 //! cleared. So a process that was overtaken changes nothing.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +11,9 @@ use redis::{Script, ScriptInvocation, ToRedisArgs};
 
 use super::redis_books::RedisBooks;
 use super::redis_link::{BucketKeys, RedisLink};
+use crate::domain::Sale;
 use crate::domain::inventory_model::{Bucket, Hold};
-use crate::domain::{Sale, SkuId};
+use crate::domain::rebuild::Elsewhere;
 use crate::ports::{Claim, Refills, StoreError, StoreResult};
 
 /// Fields that one call fills in. A script cannot unpack more than some thousands.
@@ -115,16 +115,15 @@ impl Refills for RedisRefills {
         self.link.script("clear bucket", call.arg(claim.epoch)).await
     }
 
-    async fn elsewhere(&self, sale: &Sale, claims: &[Claim]) -> StoreResult<BTreeMap<SkuId, i64>> {
-        let mut elsewhere = BTreeMap::new();
+    async fn elsewhere(&self, sale: &Sale, claims: &[Claim]) -> StoreResult<Elsewhere> {
+        let mut elsewhere = Elsewhere::default();
         for (bucket, counted) in sale.bucket_ids().zip(self.books.count_all(sale, claims).await?) {
             if claims.iter().any(|claim| claim.bucket == bucket) {
                 continue;
             }
-            let missing = || format!("bucket {} is not whole either", bucket.bucket);
-            let counted = counted.ok_or_else(|| StoreError::broken("count units elsewhere", missing()))?;
-            for (sku, units) in counted.units {
-                *elsewhere.entry(sku).or_default() += units;
+            elsewhere.is_partly_lost |= counted.is_none();
+            for (sku, units) in counted.map(|counted| counted.units).unwrap_or_default() {
+                *elsewhere.units.entry(sku).or_default() += units;
             }
         }
         Ok(elsewhere)

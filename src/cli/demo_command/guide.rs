@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn what_was_recovered_reads_as_a_sentence() {
-        let found = |unwritten| Found { sales: 1, orders: 57, unwritten };
+        let found = |unwritten| Found { sales: 1, orders: 57, unwritten, newest_ms: 1 };
         assert_eq!(recovered(found(0)), "recovered 1 sale, 57 orders; all of them written");
         assert!(recovered(found(3)).contains("3 of them accepted and still to be written"));
     }
