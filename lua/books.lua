@@ -1,17 +1,20 @@
 -- Counts what a bucket has, wherever it is. From then on the bucket takes no units that a bucket which is being rebuilt
 -- gave before. The script is idempotent.
 --
--- KEYS (one hash tag)  1 gate   2 stock   3 orders   4 moves   5 received   6 outbox   7 outbox_orders
+-- KEYS (one hash tag)  1 gate   2 stock   3 orders   4 moves   5 received   6 outbox   7 outbox_orders   8 buyers
 -- ARGV  1 the age, in ms, from which on an order should have been sent, then per bucket that is being rebuilt: its
 --   number, its new epoch
 -- Result: epoch, number of fields of `received`, units in holds whose units have not gone back, number of orders that
 --   were not sent and are that old, number of orders in all outbox entries, the number that `outbox_orders` says, then
 --   SKU, units, SKU, units, ...: for sale, under way to other buckets, and in those holds; or false when the bucket has
---   no gate, or has lost keys
+--   no gate, has lost keys, or was put in place on another run of the server
 
-local gate, stock, orders, moves, received, outbox, outbox_orders = unpack(KEYS)
-local found = redis.call('HMGET', gate, 'epoch', 'lost')
+local gate, stock, orders, moves, received, outbox, outbox_orders, buyers = unpack(KEYS)
+local found = redis.call('HMGET', gate, 'epoch', 'lost', 'sold', 'run_id')
 if not found[1] or found[2] then return false end
+local needed = found[3] and {stock, buyers, orders, outbox, outbox_orders} or {stock}
+if redis.call('EXISTS', unpack(needed)) < #needed then return false end
+if found[4] and not string.find(redis.call('INFO', 'server'), found[4], 1, true) then return false end
 for i = 2, #ARGV, 2 do redis.call('HSET', received, 'epoch|' .. ARGV[i], ARGV[i + 1]) end
 local clock = redis.call('TIME')
 local sent_ms = clock[1] * 1000 + math.floor(clock[2] / 1000) - tonumber(ARGV[1])

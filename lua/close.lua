@@ -1,9 +1,10 @@
--- Closes a bucket whose books are wrong, so that it is rebuilt. The script is idempotent.
+-- Closes a bucket that is to be rebuilt. The script is idempotent.
 --
 -- KEYS  1 gate
--- ARGV  1 the epoch in which the books were found wrong, 2 what is wrong
--- Result: 1, or 0 when the bucket has another epoch by now, or none
+-- ARGV  1 the newest epoch in which it is closed, 2 why
+-- Result: 1, or 0 when the bucket has a newer epoch by now, or none
 
-if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return 0 end
+local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or 'x')
+if not epoch or epoch > tonumber(ARGV[1]) then return 0 end
 redis.call('HSETNX', KEYS[1], 'lost', ARGV[2])
 return 1

@@ -12,6 +12,10 @@
 local found = redis.call('HMGET', KEYS[1], 'epoch', 'version', 'state', 'placed')
 if not found[1] then return 'missing' end
 if tonumber(ARGV[2]) < tonumber(found[2] or '0') then return 'older' end
-if found[3] == 'placing' and ARGV[1] ~= 'ended' and found[4] ~= ARGV[3] then return 'placing' end
+if found[3] == 'placing' and ARGV[1] ~= 'ended' and found[4] ~= ARGV[3] then
+  -- Who has put it in place must not open it for an older version of the sale.
+  redis.call('HSET', KEYS[1], 'version', ARGV[2])
+  return 'placing'
+end
 redis.call('HSET', KEYS[1], 'state', ARGV[1], 'version', ARGV[2])
 return 'set'

@@ -115,6 +115,9 @@ enum Command {
     /// Payments, through the admin API.
     Payments(payments_command::PaymentsCommand),
     /// Whether the inventory, the databases and the order log fit together, through the admin API.
+    ///
+    /// Workers look every ten seconds, and mend what they can. This looks at once. Without --apply nothing is changed.
+    /// It exits with 1 when something is left.
     Reconcile(reconcile_command::ReconcileCommand),
     /// API keys of operators, written straight into the directory database.
     #[command(subcommand)]

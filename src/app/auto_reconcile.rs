@@ -19,6 +19,8 @@ use crate::worker::driver::{Progress, Task};
 const WATCHED: Duration = Duration::from_secs(60);
 /// A look that took so long is followed by a rest of so many times that, so that looks take a fiftieth of a core.
 const REST: u32 = 50;
+/// The longest rest.
+const RESTS_AT_MOST: Duration = Duration::from_secs(300);
 
 /// The task that reconciles. Of all processes that have one, one has its turn.
 pub struct AutoReconcile {
@@ -58,23 +60,27 @@ impl Task for AutoReconcile {
     /// # Errors
     /// When a component could not be read or mended. What was found before stands.
     async fn run_once(&self) -> StoreResult<Progress> {
+        // The turn is kept while this process rests. Else others would do what it rests from.
+        if !self.shop.has_turn(self.holder, self.period * 6).await? {
+            *self.memory() = Memory::default();
+            self.tell();
+            return Ok(Progress::of(0));
+        }
         let began = self.clock.monotonic();
         if self.memory().rests_until.is_some_and(|until| began < until) {
             return Ok(Progress::of(0));
         }
-        if !self.shop.has_turn(self.holder, self.period * 3).await? {
-            self.memory().seen.clear();
-            self.tell();
-            return Ok(Progress::of(0));
-        }
         let payments = if self.memory().looks.is_multiple_of(2) { Payments::Even } else { Payments::Odd };
-        let look = self.shop.look_at_books(payments).await?;
-        let took = self.clock.monotonic().since(began);
-        self.note(&look, payments, began + took * REST);
+        let look = self.shop.look_at_books(payments).await;
+        let took = look.as_ref().map_or_else(|_| self.clock.monotonic().since(began), |look| look.took);
+        self.memory().rests_until = Some(began + (took * REST).min(RESTS_AT_MOST));
+        let mut look = look?;
+        self.note(&look, payments);
         self.tell();
-        let mut failure = Ok(());
+        let mut failure =
+            std::mem::take(&mut look.unseen).pop_first().map_or(Ok(()), |(_, error)| Err(error));
         let mut done = 0;
-        for drift in look.drifts.iter().filter(|drift| self.is_due(drift, look.is_quiet)) {
+        for drift in look.drifts.iter().filter(|drift| self.is_due(drift, &look)) {
             match self.shop.mend(&look, drift).await {
                 Ok(true) => {
                     done += 1;
@@ -95,12 +101,17 @@ impl AutoReconcile {
     }
 
     /// Keeps what a look has found, and since when it is known.
-    fn note(&self, look: &Look, payments: Payments, rests_until: Moment) {
+    fn note(&self, look: &Look, payments: Payments) {
         let now = self.clock.monotonic();
         let mut memory = self.memory();
         let before = std::mem::take(&mut memory.seen);
-        // Half of the payments were looked at, and what was found in the other half stands.
-        let stands = before.iter().filter(|(drift, _)| !was_looked_at(drift, payments)).cloned();
+        // Half of the payments were looked at, and what was found in the other half stands. So does what was found of a
+        // sale that cannot be looked at now.
+        let is_seen = |drift: &Drift| {
+            was_looked_at(drift, payments)
+                && drift.sale.as_ref().is_none_or(|sale| !look.unseen.contains_key(sale))
+        };
+        let stands = before.iter().filter(|(drift, _)| !is_seen(drift)).cloned();
         let mut seen: Vec<(Drift, Moment)> = stands.collect();
         for drift in &look.drifts {
             let known = before.iter().find(|(known, _)| known.is_same_as(drift));
@@ -109,7 +120,8 @@ impl AutoReconcile {
             }
             seen.push((drift.clone(), known.map_or(now, |(_, since)| *since)));
         }
-        *memory = Memory { looks: memory.looks + 1, rests_until: Some(rests_until), seen };
+        memory.looks += 1;
+        memory.seen = seen;
     }
 
     /// Shows what is wrong.
@@ -123,7 +135,8 @@ impl AutoReconcile {
     }
 
     /// Answers whether a drift is mended now. One that costs nothing but sales waits for a quiet moment.
-    fn is_due(&self, drift: &Drift, is_quiet: bool) -> bool {
+    fn is_due(&self, drift: &Drift, look: &Look) -> bool {
+        let is_quiet = drift.sale.as_ref().is_some_and(|sale| look.quiet.contains(sale));
         let now = self.clock.monotonic();
         let memory = self.memory();
         let since = memory.seen.iter().find(|(seen, _)| seen.is_same_as(drift)).map(|(_, since)| *since);

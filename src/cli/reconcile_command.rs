@@ -6,8 +6,6 @@ use serde_json::{Value, json};
 use super::admin_client::AdminClient;
 use super::output::{self, Format};
 
-/// Look whether the inventory, the databases and the order log fit together. Workers do so every ten seconds, and mend
-/// what they can. Without --apply nothing is changed.
 #[derive(Debug, Args)]
 pub struct ReconcileCommand {
     /// Admin listener, host:port.

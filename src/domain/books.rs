@@ -267,8 +267,8 @@ pub fn compare(
             note(DriftKind::BucketClosed, place(), 1);
             continue;
         };
-        note(DriftKind::OutboxCount, place(), bucket.outbox_orders - bucket.named);
         note(DriftKind::OrderUnsent, place(), (bucket.unsent - bucket.named).max(0));
+        note(DriftKind::OutboxCount, place(), bucket.outbox_orders - bucket.named);
         let newest = books.epochs.get(&number).copied().unwrap_or(0);
         note(DriftKind::EpochOld, place(), (i64::from(newest) - i64::from(bucket.epoch)).max(0));
         // Between the hold and the row an order is on one side only.

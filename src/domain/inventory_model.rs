@@ -165,6 +165,7 @@ impl Bucket {
             None => GateChange::Missing,
             Some(gate) if gate.version.is_some_and(|newest| version < newest) => GateChange::Older,
             Some(gate) if gate.state == GateState::Placing && state != GateState::Ended && !is_placer => {
+                gate.version = Some(version);
                 GateChange::Placing
             }
             Some(gate) => {

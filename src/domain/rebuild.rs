@@ -27,6 +27,8 @@ pub struct Truth {
     /// Units that no order has in these databases, in their pools and ledgers. Those on their way between databases are
     /// not among them.
     pub free: BTreeMap<SkuId, i64>,
+    /// Whether these are all databases.
+    pub is_whole: bool,
 }
 
 /// What the buckets of a sale have that are not rebuilt now.
@@ -117,11 +119,15 @@ pub fn fill(
         let live_in = |bucket: u16| live.get(&(bucket, item.sku_id.clone())).copied().unwrap_or(0);
         let all_live: i64 = rebuilt.iter().map(|bucket| live_in(*bucket)).sum();
         let mut left = i64::from(item.stock) - of(&truth.withheld) - all_live - of(&elsewhere.units);
+        // What a database that is down withholds is not known. The others give no more than what they have.
+        let free = of(&truth.free) - truth.queued(&item.sku_id);
+        if !truth.is_whole {
+            left = left.min(free);
+        }
         if elsewhere.is_partly_lost {
-            // What the others hold, and what is on its way to them, is nobody's to give.
+            // What another lost bucket has is not known either, or what is on its way to it.
             let shares: i64 = rebuilt.iter().map(|bucket| i64::from(sale.bucket_stock(item, *bucket))).sum();
-            let free = of(&truth.free) - truth.queued(&item.sku_id) - of(&elsewhere.units);
-            left = free.min(shares - all_live);
+            left = left.min(free - of(&elsewhere.units)).min(shares - all_live);
         }
         left = left.max(0);
         // Each bucket gets what it would have of its own share, and the first ones what remains.
@@ -196,7 +202,7 @@ mod tests {
             orders in prop::collection::vec((0u16..20, 1u32..=4, 0usize..8), 0..40),
             (stock, withheld, elsewhere) in (0u32..120, 0i64..10, 0i64..10),
             rebuilt in prop::collection::btree_set(0u16..4, 1..=4),
-            (free, is_partly_lost) in (0i64..60, any::<bool>()),
+            (free, is_partly_lost, is_whole) in (0i64..60, any::<bool>(), any::<bool>()),
         ) {
             let map = ShardMap::new(8, 4, 2).expect("a map");
             let sale = sale(4, stock);
@@ -210,6 +216,7 @@ mod tests {
             }
             truth.withheld.insert(sku.clone(), withheld);
             truth.free.insert(sku.clone(), free);
+            truth.is_whole = is_whole;
             let units = BTreeMap::from([(sku.clone(), elsewhere)]);
             let buckets = fill(&sale, &map, &rebuilt, &truth, &Elsewhere { units, is_partly_lost });
             prop_assert_eq!(buckets.keys().copied().collect::<BTreeSet<_>>(), rebuilt);
@@ -220,11 +227,14 @@ mod tests {
             let held: i64 = here.iter().filter(live).map(|order| i64::from(order.quantity.units())).sum();
             let for_sale: i64 = buckets.values().map(|bucket| i64::from(bucket.stock[&sku])).sum();
             let shares = |bucket: &u16| i64::from(sale.bucket_stock(&sale.items[0], *bucket));
-            let left = match is_partly_lost {
-                false => i64::from(stock) - withheld - held - elsewhere,
-                true => (free - truth.queued(&sku) - elsewhere)
-                    .min(buckets.keys().map(shares).sum::<i64>() - held),
-            };
+            let free = free - truth.queued(&sku);
+            let mut left = i64::from(stock) - withheld - held - elsewhere;
+            if !is_whole {
+                left = left.min(free);
+            }
+            if is_partly_lost {
+                left = left.min(free - elsewhere).min(buckets.keys().map(shares).sum::<i64>() - held);
+            }
             prop_assert_eq!(for_sale, left.max(0), "no unit is made, and none that is free is kept back");
 
             let buyers: u32 = buckets.values().flat_map(|bucket| bucket.buyers.values()).sum();

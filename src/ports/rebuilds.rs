@@ -57,6 +57,9 @@ pub trait Refills: Send + Sync {
     /// Prolongs the leases of a sale's buckets, as far as their server is the one on which they were put in place.
     async fn renew(&self, sale: &Sale) -> StoreResult<()>;
 
+    /// Closes a claimed bucket, as far as it is not closed. Idempotent.
+    async fn shut(&self, claim: &Claim) -> StoreResult<()>;
+
     /// Removes what is left of a bucket, with its gate first. Answers `false` when a newer claim has been there.
     async fn clear(&self, claim: &Claim) -> StoreResult<bool>;
 

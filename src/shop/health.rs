@@ -80,7 +80,10 @@ impl Shop {
             buckets.iter().map(move |(bucket, keys)| {
                 let waits = self.waits_for(sale, *bucket, down);
                 let waits = waits.map_or(String::new(), |name| format!(" and waits for {name}"));
-                format!("bucket {bucket} of {sale} has lost keys ({}){waits}", keys.join(", "))
+                format!(
+                    "bucket {bucket} of {sale} is closed until it is rebuilt ({}){waits}",
+                    keys.join(", ")
+                )
             })
         });
         let late = catalog.stock.delayed.iter().map(|sale| format!("{sale} is not in place"));

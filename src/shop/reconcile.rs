@@ -6,12 +6,13 @@ use std::time::Duration;
 use super::Shop;
 use crate::domain::books::{Drift, DriftKind, Mend, Place, compare};
 use crate::domain::operator::Subject;
-use crate::domain::{BucketId, Change, Month, Part, Sale};
-use crate::ports::{Grace, Overdue, StoreResult};
+use crate::domain::{BucketId, Change, Month, Part, Sale, SaleId};
+use crate::ports::{Grace, Overdue, StoreError, StoreResult};
 use crate::shop::Failure;
 
-/// The time between two looks. What both have found is no step that was under way.
-const LOOKS_APART: Duration = Duration::from_secs(1);
+/// The time between two looks. What both have found is no step that was under way: a move between buckets whose process
+/// died is finished after two seconds.
+const LOOKS_APART: Duration = Duration::from_secs(4);
 /// How long after its end an order may wait for what lets it expire, in ms.
 const OVERDUE_MS: u64 = 60_000;
 /// Most overdue orders of an instance that are counted.
@@ -33,8 +34,12 @@ pub enum Payments {
 pub struct Look {
     /// What is wrong.
     pub drifts: Vec<Drift>,
-    /// Whether no order was on its way.
-    pub is_quiet: bool,
+    /// The sales of which no order was on its way.
+    pub quiet: BTreeSet<SaleId>,
+    /// The sales that could not be looked at, and why.
+    pub unseen: BTreeMap<SaleId, StoreError>,
+    /// How long the reading took.
+    pub took: Duration,
     /// The epochs of buckets that are whole.
     epochs: BTreeMap<BucketId, u32>,
 }
@@ -69,15 +74,19 @@ impl Shop {
         }
         self.clock.sleep(LOOKS_APART).await;
         let mut second = self.look_once(payments).await?;
+        second.took += first.took;
         second.drifts.retain(|drift| first.drifts.iter().any(|before| drift.is_same_as(before)));
         Ok(second)
     }
 
     async fn look_once(&self, payments: Payments) -> StoreResult<Look> {
-        let catalog = self.catalog();
-        let mut look = Look { is_quiet: true, ..Look::default() };
+        let (catalog, began) = (self.catalog(), self.clock.monotonic());
+        let mut look = Look::default();
         for sale in catalog.selling(self.now_ms()).filter(|sale| sale.in_place) {
-            self.look_at_sale(sale, &mut look).await?;
+            // One sale that cannot be read hides nothing of the others.
+            if let Err(error) = self.look_at_sale(sale, &mut look).await {
+                look.unseen.insert(sale.id.clone(), error);
+            }
         }
         let months: BTreeSet<Month> = catalog.selling(self.now_ms()).map(Sale::month).collect();
         let months: Vec<Month> = months.into_iter().collect();
@@ -88,6 +97,7 @@ impl Shop {
         }
         look.drifts.extend(self.ports.books.databases.grants().await?);
         look.drifts.extend(self.overdue(&months).await?);
+        look.took = self.clock.monotonic().since(began);
         Ok(look)
     }
 
@@ -104,14 +114,11 @@ impl Shop {
             }
         }
         look.drifts.extend(drifts);
-        for (bucket, books) in sale.bucket_ids().zip(buckets) {
-            let Some(books) = books else {
-                look.is_quiet = false;
-                continue;
-            };
-            look.is_quiet &= is_drained && books.named == 0;
-            look.epochs.insert(bucket, books.epoch);
+        if is_drained && buckets.iter().all(|books| books.as_ref().is_some_and(|books| books.named == 0)) {
+            look.quiet.insert(sale.id.clone());
         }
+        let whole = sale.bucket_ids().zip(buckets).filter_map(|(bucket, books)| Some((bucket, books?.epoch)));
+        look.epochs.extend(whole);
         Ok(())
     }
 
@@ -177,7 +184,10 @@ impl Shop {
         let books = &self.ports.books;
         match (&drift.place, &drift.sale) {
             (Place::Bucket(bucket), Some(sale)) => {
-                books.inventory.mend_outbox(&BucketId { sale: sale.clone(), bucket: *bucket }).await?;
+                let named =
+                    books.inventory.mend_outbox(&BucketId { sale: sale.clone(), bucket: *bucket }).await?;
+                // What was set aside waits for a person.
+                return Ok(named > 0 || drift.kind == DriftKind::OutboxCount);
             }
             (Place::Shard(shard), Some(id)) => {
                 let Some(sale) = self.ports.sales.sale(id).await? else { return Ok(false) };
@@ -195,6 +205,9 @@ impl Shop {
     /// When a component failed. What was mended before stands, and a repetition goes on.
     pub async fn reconcile(&self, change: Option<&Change>) -> Result<Vec<Looked>, Failure> {
         let mut look = self.look_at_books(Payments::All).await.map_err(Failure::of_read)?;
+        if let Some((_, error)) = std::mem::take(&mut look.unseen).pop_first() {
+            return Err(Failure::of_read(error));
+        }
         let drifts = std::mem::take(&mut look.drifts);
         if let Some(change) = change.filter(|_| !drifts.is_empty()) {
             let found = drifts.iter().take(100).map(ToString::to_string).collect();

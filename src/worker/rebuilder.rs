@@ -14,7 +14,7 @@ use metrics::counter;
 use super::driver::{Progress, Task};
 use super::outbox_relay::OutboxRelay;
 use crate::clock::Clock;
-use crate::domain::rebuild::fill;
+use crate::domain::rebuild::{Truth, fill};
 use crate::domain::{Instance, Part, Sale, SaleId, ShardMap};
 use crate::memory::catalog::{Catalog, losses_of};
 use crate::metrics::BUCKETS_REBUILT;
@@ -130,8 +130,8 @@ impl Rebuilder {
         Ok(buckets.into_iter().filter(|bucket| losses.contains_key(bucket)).collect())
     }
 
-    /// Leaves out the buckets whose orders are on an instance that is down: they wait until it is back, and the others
-    /// do not wait for them.
+    /// Leaves out the buckets whose orders are on an instance that is down, or in a partition that is halted: they wait
+    /// until it is back, or was moved, and the others do not wait for them.
     async fn without_waiting(&self, sale: &Sale, mut lost: BTreeSet<u16>) -> StoreResult<BTreeSet<u16>> {
         if lost.is_empty() {
             return Ok(lost);
@@ -139,11 +139,13 @@ impl Rebuilder {
         let positions = self.positions.positions().await;
         let answers = |bucket: &u16| {
             let mut parts = self.map.parts_of_bucket(*bucket, sale.buckets).into_iter();
-            parts.all(|part| positions.contains_key(&part))
+            parts.all(|part| positions.get(&part).is_some_and(|position| position.halt.is_none()))
         };
         lost.retain(answers);
         match lost.is_empty() {
-            true => Err(StoreError::broken("rebuild", "all instances with orders of the buckets are down")),
+            true => {
+                Err(StoreError::broken("rebuild", "the buckets wait for an instance or a halted partition"))
+            }
             false => Ok(lost),
         }
     }
@@ -174,6 +176,7 @@ impl Rebuilder {
     async fn rebuild(&self, sale: &Sale, claims: &[Claim]) -> StoreResult<usize> {
         let Recovery { rebuilds, refills } = &self.recovery;
         for claim in claims {
+            refills.shut(claim).await?;
             self.relay_old(sale, claim).await?;
         }
         self.drain(sale, claims).await?;
@@ -187,15 +190,11 @@ impl Rebuilder {
         }
         // What others have is counted first: an order that is refunded and released between the two counts twice then,
         // and not never.
-        let mut elsewhere = refills.elsewhere(sale, claims).await?;
+        let elsewhere = refills.elsewhere(sale, claims).await?;
         let numbers: BTreeSet<u16> = claims.iter().map(|claim| claim.bucket.bucket).collect();
         let instances = self.instances_of(sale, &numbers).await;
         let is_whole_truth = self.map.all_instances().all(|at| instances.contains(&at));
-        if is_whole_truth && elsewhere.is_partly_lost {
-            return Err(StoreError::broken("rebuild", "another bucket was lost meanwhile"));
-        }
-        elsewhere.is_partly_lost |= !is_whole_truth;
-        let truth = rebuilds.truth(sale, &instances).await?;
+        let truth = Truth { is_whole: is_whole_truth, ..rebuilds.truth(sale, &instances).await? };
         let buckets = fill(sale, &self.map, &numbers, &truth, &elsewhere);
         let mut orders = 0;
         for claim in claims {

@@ -50,6 +50,8 @@ async fn the_command_line_runs_a_sale_from_key_to_end() {
         let done = run(&["sale", action, "cli-sale", "-o", "json"], Some(&key));
         assert!(done.0 == Some(0) && done.1.contains(state), "{done:?}");
     }
+    let looked = run(&["reconcile"], Some(&key));
+    assert!(looked.0 == Some(0) && looked.2.contains("the books fit together"), "{looked:?}");
     let refused = run(&["sale", "resume", "cli-sale"], Some(&key));
     assert!(refused.0 == Some(1) && refused.2.contains("allowed"), "{refused:?}");
     let (code, minted, _) = run(&["token", "mint", "--user", "alice"], None);

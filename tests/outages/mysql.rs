@@ -184,7 +184,7 @@ async fn a_lost_redis_is_rebuilt_as_far_as_the_instances_answer_and_the_rest_wai
             (503, "dependency_unavailable".to_owned())
         );
     }
-    let words = "bucket 1 of drop has lost keys (gate) and waits for mysql-1";
+    let words = "bucket 1 of drop is closed until it is rebuilt (gate) and waits for mysql-1";
     eventually("it is said whose part waits", async || {
         let page = crate::client::call(shop.admin, "GET", "/readyz?verbose", &[], "").await;
         page.json()["duties"]["buy"].as_str().is_some_and(|buy| buy.contains(words))

@@ -43,22 +43,27 @@ impl RedisBooks {
     /// # Errors
     /// Also when units moved all the time.
     pub async fn count_all(&self, sale: &Sale, claims: &[Claim]) -> StoreResult<Vec<Option<BucketBooks>>> {
-        let mut counted = self.count_once(sale, claims).await?;
-        // One bucket after the other is counted, and a unit on its way could be in none of them, or in two.
-        let received = |counted: &[Option<BucketBooks>]| -> Vec<Option<u64>> {
-            counted.iter().map(|bucket| bucket.as_ref().map(|bucket| bucket.received)).collect()
-        };
+        // One bucket after the other is counted, and a unit that moved meanwhile could be in none of them, or in two.
+        let mut before = self.received(sale).await?;
         for _ in 0..COUNTS_MAX {
-            if counted.iter().flatten().count() < 2 {
+            let counted = self.count_once(sale, claims).await?;
+            let after = self.received(sale).await?;
+            if before == after {
                 return Ok(counted);
             }
-            let again = self.received(sale, &counted).await?;
-            if again == received(&counted) {
-                return Ok(counted);
-            }
-            counted = self.count_once(sale, claims).await?;
+            before = after;
         }
         Err(broken("units move all the time"))
+    }
+
+    /// Closes a bucket that has this epoch or an older one.
+    ///
+    /// # Errors
+    /// When Redis fails.
+    pub async fn shut(&self, bucket: &BucketId, epoch: u32, why: &str) -> StoreResult<bool> {
+        let mut call = self.close.prepare_invoke();
+        call.key(self.link.keys(bucket).gate).arg(epoch).arg(why);
+        self.link.script("close bucket", &call).await
     }
 
     async fn count_once(&self, sale: &Sale, claims: &[Claim]) -> StoreResult<Vec<Option<BucketBooks>>> {
@@ -74,7 +79,7 @@ impl RedisBooks {
         let keys = self.link.keys(bucket);
         let mut call = self.books.prepare_invoke();
         call.key(keys.gate).key(keys.stock).key(keys.orders).key(keys.moves).key(keys.received);
-        call.key(keys.outbox).key(keys.outbox_orders).arg(milliseconds(SENT_WITHIN));
+        call.key(keys.outbox).key(keys.outbox_orders).key(keys.buyers).arg(milliseconds(SENT_WITHIN));
         for claim in claims {
             call.arg(claim.bucket.bucket).arg(claim.epoch);
         }
@@ -82,15 +87,13 @@ impl RedisBooks {
         found.map(|found| read(&found).ok_or_else(|| broken("an answer that is not ours"))).transpose()
     }
 
-    /// Reads how many moves every bucket that was counted has received by now.
-    async fn received(&self, sale: &Sale, counted: &[Option<BucketBooks>]) -> StoreResult<Vec<Option<u64>>> {
+    /// Reads how many moves every bucket has received by now.
+    async fn received(&self, sale: &Sale) -> StoreResult<Vec<u64>> {
         let mut pipeline = redis::pipe();
-        for (bucket, _) in sale.bucket_ids().zip(counted).filter(|(_, counted)| counted.is_some()) {
+        for bucket in sale.bucket_ids() {
             pipeline.hlen(self.link.keys(&bucket).received);
         }
-        let found: Vec<u64> = self.link.pipeline(COUNT, &pipeline).await?;
-        let mut found = found.into_iter();
-        Ok(counted.iter().map(|bucket| bucket.as_ref().and_then(|_| found.next())).collect())
+        self.link.pipeline(COUNT, &pipeline).await
     }
 }
 
@@ -129,14 +132,12 @@ impl InventoryBooks for RedisBooks {
     async fn mend_outbox(&self, bucket: &BucketId) -> StoreResult<u64> {
         let keys = self.link.keys(bucket);
         let mut call = self.mend_outbox.prepare_invoke();
-        call.key(keys.gate).key(keys.orders).key(keys.outbox).key(keys.outbox_orders);
+        call.key(keys.gate).key(keys.orders).key(keys.outbox).key(keys.outbox_orders).key(keys.set_aside);
         call.arg(milliseconds(SENT_WITHIN));
         self.link.script("mend outbox", &call).await
     }
 
     async fn refill(&self, bucket: &BucketId, epoch: u32, why: &str) -> StoreResult<bool> {
-        let mut call = self.close.prepare_invoke();
-        call.key(self.link.keys(bucket).gate).arg(epoch).arg(why);
-        self.link.script("close bucket", &call).await
+        self.shut(bucket, epoch, why).await
     }
 }

@@ -193,8 +193,9 @@ fn bucket_state(answers: &[redis::Value]) -> StoreResult<BucketState> {
         let moved = unit_move(id, &value);
         under_way.push(moved.ok_or_else(|| StoreError::broken("read stock", "a move that is not ours"))?);
     }
-    let placed_us =
-        placed.filter(|_| state.as_deref() == Some("placing")).and_then(|us| us.parse::<i64>().ok());
+    // Version 0.1 did not note when.
+    let is_placing = state.as_deref() == Some("placing");
+    let placed_us = is_placing.then(|| placed.and_then(|us| us.parse::<i64>().ok()).unwrap_or(0));
     Ok(BucketState::Whole { available, under_way, placing_since_ms: placed_us.map(|us| us / 1000) })
 }
 

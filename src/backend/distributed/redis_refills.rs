@@ -105,6 +105,10 @@ impl Refills for RedisRefills {
         Ok(())
     }
 
+    async fn shut(&self, claim: &Claim) -> StoreResult<()> {
+        self.books.shut(&claim.bucket, claim.epoch.saturating_sub(1), "rebuild").await.map(drop)
+    }
+
     async fn clear(&self, claim: &Claim) -> StoreResult<bool> {
         let keys = self.link.keys(&claim.bucket);
         let mut call = self.clear.prepare_invoke();

@@ -98,12 +98,13 @@ impl InventoryBooks for SqliteBooks {
     async fn refill(&self, bucket: &BucketId, _: u32, _: &str) -> StoreResult<bool> {
         let bucket = bucket.clone();
         let work = async move |connection: &mut SqliteConnection| refill(connection, &bucket).await;
-        self.sqlite.writer.write(MEND, work).await.map(|()| true)
+        self.sqlite.writer.write(MEND, work).await
     }
 }
 
-/// Brings what is missing of a sale to a bucket, and takes away what is too much, as far as the bucket has it.
-async fn refill(connection: &mut SqliteConnection, bucket: &BucketId) -> StoreResult<()> {
+/// Brings what is missing of a sale to a bucket, and takes away what is too much, as far as the bucket has it. Answers
+/// whether that was anything.
+async fn refill(connection: &mut SqliteConnection, bucket: &BucketId) -> StoreResult<bool> {
     let fault = |error| failed(MEND, error);
     let rows = sqlx::query(sql(MISSING)).bind(bucket.sale.as_str()).fetch_all(&mut *connection).await;
     let mut missing: BTreeMap<SkuId, i64> = BTreeMap::new();
@@ -112,7 +113,8 @@ async fn refill(connection: &mut SqliteConnection, bucket: &BucketId) -> StoreRe
     }
     let text =
         "UPDATE stock SET available = MAX(0, available + ?) WHERE sale_id = ? AND bucket = ? AND sku_id = ?";
-    for (sku, units) in missing.into_iter().filter(|(_, units)| *units != 0) {
+    missing.retain(|_, units| *units != 0);
+    for (sku, units) in &missing {
         sqlx::query(text)
             .bind(units)
             .bind(bucket.sale.as_str())
@@ -122,7 +124,7 @@ async fn refill(connection: &mut SqliteConnection, bucket: &BucketId) -> StoreRe
             .await
             .map_err(fault)?;
     }
-    Ok(())
+    Ok(!missing.is_empty())
 }
 
 #[async_trait]
