@@ -101,6 +101,12 @@ impl Position {
         }
     }
 
+    /// Answers whether everything before an offset of the log is written. What a halted partition has not written may be
+    /// in no log.
+    pub fn has_written(&self, end: i64) -> bool {
+        self.halt.is_none() && self.next_offset >= end
+    }
+
     /// Answers the position with a halt. A halt that stands keeps its reason.
     pub fn halted(self, why: Halt) -> Self {
         Self { halt: Some(self.halt.unwrap_or(why)), ..self }

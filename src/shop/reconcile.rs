@@ -131,9 +131,7 @@ impl Shop {
         let positions = self.ports.positions.positions().await;
         Ok(parts.iter().all(|part| {
             let end = offsets.get(part).map(|offsets| offsets.end);
-            positions.get(part).is_some_and(|position| {
-                position.halt.is_none() && end.is_some_and(|end| position.next_offset >= end)
-            })
+            end.is_some_and(|end| positions.get(part).is_some_and(|position| position.has_written(end)))
         }))
     }
 

@@ -230,10 +230,7 @@ impl Rebuilder {
             let positions = self.positions.positions().await;
             let is_written = |part: &&Part| {
                 let end = offsets.get(*part).map(|offsets| offsets.end);
-                // What a halted partition has not written may be in no log.
-                positions.get(*part).is_some_and(|position| {
-                    position.halt.is_none() && end.is_some_and(|end| position.next_offset >= end)
-                })
+                end.is_some_and(|end| positions.get(*part).is_some_and(|position| position.has_written(end)))
             };
             let Some(behind) = parts.iter().find(|part| !is_written(part)) else { return Ok(()) };
             if self.clock.monotonic().since(began) >= DRAIN_WITHIN {
