@@ -101,8 +101,8 @@ impl Position {
         }
     }
 
-    /// Answers whether everything before an offset of the log is written. What a halted partition has not written may be
-    /// in no log.
+    /// Answers whether everything before an offset of the log is written. What a halted partition has not written may
+    /// be in no log.
     pub fn has_written(&self, end: i64) -> bool {
         self.halt.is_none() && self.next_offset >= end
     }
