@@ -48,8 +48,9 @@ pub async fn open_backend(config: &Config) -> anyhow::Result<Ports> {
         Mode::Embedded => {
             let embedded::Opened { ports, found } =
                 embedded::open(&embedded_settings(config)?, Clock::System).await?;
-            let (folder, newest) = (config.embedded.folder.display(), rfc3339(found.newest_ms));
-            tracing::info!(?found, %folder, newest, "folder opened: of what came after its newest order it knows nothing");
+            // A folder that was put back from a backup knows nothing of what came after its newest order.
+            let knows_until = (found.newest_ms > 0).then(|| rfc3339(found.newest_ms));
+            tracing::info!(?found, folder = %config.embedded.folder.display(), knows_until, "folder opened");
             Ok(ports)
         }
         #[cfg(not(all(feature = "distributed", feature = "embedded")))]

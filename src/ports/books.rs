@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::store_error::StoreResult;
-use crate::domain::books::{BucketBooks, Drift, SaleBooks};
+use crate::domain::books::{BucketBooks, Drift, DriftKind, SaleBooks};
 use crate::domain::{BucketId, Month, Sale, Shard};
 
 /// Both sides of the books. Cheap to clone.
@@ -34,8 +34,9 @@ pub trait InventoryBooks: Send + Sync {
     async fn mend_outbox(&self, bucket: &BucketId) -> StoreResult<u64>;
 
     /// Has a bucket that still is in this epoch filled anew with what the databases have: it is closed at once, and a
-    /// worker rebuilds it. `why` is one word. Idempotent. Answers `false` when it is in another epoch by now.
-    async fn refill(&self, bucket: &BucketId, epoch: u32, why: &str) -> StoreResult<bool>;
+    /// worker rebuilds it. `kind` is what was found wrong. Idempotent. Answers `false` when that does not end it, or
+    /// the bucket is in another epoch by now.
+    async fn refill(&self, bucket: &BucketId, epoch: u32, kind: DriftKind) -> StoreResult<bool>;
 }
 
 /// The databases' side of the books.

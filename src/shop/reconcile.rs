@@ -171,8 +171,7 @@ impl Shop {
                     _ => true,
                 };
             if is_meant {
-                let why = drift.kind.as_str();
-                is_mended |= self.ports.books.inventory.refill(bucket, *epoch, why).await?;
+                is_mended |= self.ports.books.inventory.refill(bucket, *epoch, drift.kind).await?;
             }
         }
         Ok(is_mended)

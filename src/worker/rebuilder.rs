@@ -14,7 +14,7 @@ use metrics::counter;
 use super::driver::{Progress, Task};
 use super::outbox_relay::OutboxRelay;
 use crate::clock::Clock;
-use crate::domain::rebuild::{Truth, fill};
+use crate::domain::rebuild::fill;
 use crate::domain::{Instance, Part, Sale, SaleId, ShardMap};
 use crate::memory::catalog::{Catalog, losses_of};
 use crate::metrics::BUCKETS_REBUILT;
@@ -193,8 +193,7 @@ impl Rebuilder {
         let elsewhere = refills.elsewhere(sale, claims).await?;
         let numbers: BTreeSet<u16> = claims.iter().map(|claim| claim.bucket.bucket).collect();
         let instances = self.instances_of(sale, &numbers).await;
-        let is_whole_truth = self.map.all_instances().all(|at| instances.contains(&at));
-        let truth = Truth { is_whole: is_whole_truth, ..rebuilds.truth(sale, &instances).await? };
+        let truth = rebuilds.truth(sale, &instances).await?;
         let buckets = fill(sale, &self.map, &numbers, &truth, &elsewhere);
         let mut orders = 0;
         for claim in claims {

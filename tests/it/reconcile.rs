@@ -299,7 +299,7 @@ async fn in_a_folder_the_same_is_found_and_put_right_without_a_rebuild() {
     use crate::harness::data_folder::DataFolder;
 
     let shop = TestShop::start(Mode::Embedded).await;
-    shop.open_sale("drop", 1, &[("phone", 10)]).await;
+    shop.open_sale("drop", 1, &[("phone", 10), ("pad", 5)]).await;
     for n in 0..3 {
         shop.unpaid(&format!("u{n}"), "k").await;
     }
@@ -308,6 +308,8 @@ async fn in_a_folder_the_same_is_found_and_put_right_without_a_rebuild() {
         let answer = shop.operate("POST", "/reconcile", json!({ "reason": "a test", "apply": apply })).await;
         assert_eq!(answer.status, 200, "{answer:?}");
         let drifts = answer.json()["drifts"].as_array().expect("drifts").clone();
+        let is_unit = |drift: &&Value| drift["kind"].as_str().is_some_and(|kind| kind.starts_with("units"));
+        assert!(drifts.iter().filter(is_unit).all(|drift| drift["mended"] == apply), "{drifts:?}");
         let kinds = drifts.iter().map(|drift| drift["kind"].as_str().expect("a text").to_owned());
         kinds.collect::<Vec<_>>()
     };

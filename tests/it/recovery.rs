@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use seckill::app::Role;
 use seckill::config::Mode;
+use seckill::domain::books::DriftKind;
 use seckill::domain::inventory_model::Bucket;
 use seckill::domain::{BucketId, Halt, OrderRecord, Position, Sale, SaleId, SkuId, UserId, rebuild};
 use seckill::ports::{BucketState, Claim, Ports, Recovery, UnitMove};
@@ -209,7 +210,6 @@ async fn rebuild(shop: &TestShop, ports: &Ports, sale: &Sale, bucket: u16) {
     let elsewhere = refills.elsewhere(sale, std::slice::from_ref(&claim)).await.expect("Redis");
     let map = shop.config.shard_map().expect("a map");
     let truth = rebuilds.truth(sale, &map.all_instances().collect()).await.expect("MySQL");
-    let truth = rebuild::Truth { is_whole: true, ..truth };
     let filled = rebuild::fill(sale, &map, &[bucket].into(), &truth, &elsewhere);
     assert!(refills.fill(sale, &claim, &filled[&bucket]).await.expect("Redis"));
 }
@@ -321,7 +321,10 @@ async fn whoever_dies_in_a_rebuild_opens_nothing_and_another_process_finishes_it
         worker.stop().await;
         let Recovery { rebuilds, refills } = ports.recovery.clone().expect("a recovery");
         let bucket = BucketId { sale: sale.id.clone(), bucket: 0 };
-        assert!(ports.books.inventory.refill(&bucket, 1, "test").await.expect("Redis"), "it is closed");
+        assert!(
+            ports.books.inventory.refill(&bucket, 1, DriftKind::UnitsExtra).await.expect("Redis"),
+            "it is closed"
+        );
         let lease = Duration::from_secs(2);
         let claim = rebuilds.claim(&sale, 0, lease).await.expect("MySQL").expect("free");
         if dies_after >= Fence {
@@ -373,7 +376,10 @@ async fn a_halted_partition_holds_up_the_rebuild_of_its_buckets_until_somebody_h
     };
     set(Some(Halt::OutOfRange)).await;
     for bucket in sale.bucket_ids() {
-        assert!(ports.books.inventory.refill(&bucket, 1, "test").await.expect("Redis"), "it is closed");
+        assert!(
+            ports.books.inventory.refill(&bucket, 1, DriftKind::UnitsExtra).await.expect("Redis"),
+            "it is closed"
+        );
     }
     eventually("the other bucket is rebuilt, and this one waits", async || {
         let states = ports.gates.buckets(&sale).await.expect("Redis");

@@ -240,7 +240,8 @@ impl Rebuilds for MysqlRebuilds {
     }
 
     async fn truth(&self, sale: &Sale, instances: &BTreeSet<Instance>) -> StoreResult<Truth> {
-        let mut truth = Truth::default();
+        let is_whole = self.mysql.map.all_instances().all(|at| instances.contains(&at));
+        let mut truth = Truth { is_whole, ..Truth::default() };
         for at in instances {
             let read = Box::pin(self.truth_at(*at, sale, &mut truth));
             self.mysql.within(TRUTH_WITHIN, TRUTH, read).await?;

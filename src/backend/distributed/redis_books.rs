@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use redis::Script;
 
 use super::redis_link::RedisLink;
-use crate::domain::books::BucketBooks;
+use crate::domain::books::{BucketBooks, DriftKind};
 use crate::domain::{BucketId, Sale, SkuId};
 use crate::ports::{Claim, InventoryBooks, StoreError, StoreResult};
 
@@ -137,7 +137,7 @@ impl InventoryBooks for RedisBooks {
         self.link.script("mend outbox", &call).await
     }
 
-    async fn refill(&self, bucket: &BucketId, epoch: u32, why: &str) -> StoreResult<bool> {
-        self.shut(bucket, epoch, why).await
+    async fn refill(&self, bucket: &BucketId, epoch: u32, kind: DriftKind) -> StoreResult<bool> {
+        self.shut(bucket, epoch, kind.as_str()).await
     }
 }

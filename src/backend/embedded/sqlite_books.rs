@@ -94,17 +94,18 @@ impl InventoryBooks for SqliteBooks {
         Ok(0)
     }
 
-    /// Makes the units that are for sale those that no order holds and that nobody withholds, in one transaction.
-    async fn refill(&self, bucket: &BucketId, _: u32, _: &str) -> StoreResult<bool> {
+    /// Makes the units that are for sale those that no order holds and that nobody withholds, in one transaction. That
+    /// brings no hold back.
+    async fn refill(&self, bucket: &BucketId, _: u32, kind: DriftKind) -> StoreResult<bool> {
         let bucket = bucket.clone();
         let work = async move |connection: &mut SqliteConnection| refill(connection, &bucket).await;
-        self.sqlite.writer.write(MEND, work).await
+        self.sqlite.writer.write(MEND, work).await?;
+        Ok(kind != DriftKind::HoldsDiffer)
     }
 }
 
-/// Brings what is missing of a sale to a bucket, and takes away what is too much, as far as the bucket has it. Answers
-/// whether that was anything.
-async fn refill(connection: &mut SqliteConnection, bucket: &BucketId) -> StoreResult<bool> {
+/// Brings what is missing of a sale to a bucket, and takes away what is too much, as far as the bucket has it.
+async fn refill(connection: &mut SqliteConnection, bucket: &BucketId) -> StoreResult<()> {
     let fault = |error| failed(MEND, error);
     let rows = sqlx::query(sql(MISSING)).bind(bucket.sale.as_str()).fetch_all(&mut *connection).await;
     let mut missing: BTreeMap<SkuId, i64> = BTreeMap::new();
@@ -113,8 +114,7 @@ async fn refill(connection: &mut SqliteConnection, bucket: &BucketId) -> StoreRe
     }
     let text =
         "UPDATE stock SET available = MAX(0, available + ?) WHERE sale_id = ? AND bucket = ? AND sku_id = ?";
-    missing.retain(|_, units| *units != 0);
-    for (sku, units) in &missing {
+    for (sku, units) in missing.into_iter().filter(|(_, units)| *units != 0) {
         sqlx::query(text)
             .bind(units)
             .bind(bucket.sale.as_str())
@@ -124,7 +124,7 @@ async fn refill(connection: &mut SqliteConnection, bucket: &BucketId) -> StoreRe
             .await
             .map_err(fault)?;
     }
-    Ok(!missing.is_empty())
+    Ok(())
 }
 
 #[async_trait]
