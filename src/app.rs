@@ -7,6 +7,8 @@ mod open;
 mod payment_tasks;
 #[cfg(feature = "public-keys")]
 mod published_keys;
+#[cfg(feature = "distributed")]
+mod recover;
 mod role;
 mod servers;
 mod simulator;
@@ -35,6 +37,8 @@ use crate::shutdown::Tasks;
 use crate::worker::driver::{Driver, Signal};
 
 pub use open::*;
+#[cfg(feature = "distributed")]
+pub use recover::{Recovered, Wish, recover_mysql};
 pub use role::Role;
 pub use servers::CannotListen;
 use servers::ShopperServer;

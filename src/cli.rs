@@ -14,6 +14,8 @@ mod payments_command;
 mod position_command;
 mod provider_command;
 mod reconcile_command;
+#[cfg(feature = "distributed")]
+mod recover_command;
 mod runtime;
 mod sale_command;
 mod token_command;
@@ -119,6 +121,10 @@ enum Command {
     /// Workers look every ten seconds, and mend what they can. This looks at once. Without --apply nothing is changed.
     /// It exits with 1 when something is left.
     Reconcile(reconcile_command::ReconcileCommand),
+    /// Bring a store up to what the shop has seen of it.
+    #[cfg(feature = "distributed")]
+    #[command(subcommand)]
+    Recover(recover_command::RecoverCommand),
     /// API keys of operators, written straight into the directory database.
     #[command(subcommand)]
     Key(key_command::KeyCommand),
@@ -154,6 +160,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         all.extend(data.clone().map(|folder| ("embedded.folder", folder)));
         configured::load(file, &all)
     };
+    let config = || load(&[]).map(|loaded| loaded.config);
     match cli.command {
         #[cfg(feature = "embedded")]
         Command::Demo(command) => {
@@ -186,10 +193,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             block_on(file.import(&config))?;
         }
         Command::Sale(command) => block_on(command.run(format))?,
-        Command::Position(command) => {
-            let config = load(&[])?.config;
-            block_on(command.run(&config, format))?;
-        }
+        Command::Position(command) => block_on(command.run(&config()?, format))?,
         Command::Provider(command) => {
             let config = load(&[])?.config;
             telemetry::install(&config.log, Clock::System).context("log.filter is not a filter")?;
@@ -198,21 +202,16 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::DeadLetters(command) => block_on(command.run(format))?,
         Command::Views(views_command::ViewsCommand::Show(show)) => block_on(show.run(format))?,
         Command::Views(views_command::ViewsCommand::Rebuild(rebuild)) => {
-            let config = load(&[])?.config;
-            block_on(rebuild.run(&config, format))?;
+            block_on(rebuild.run(&config()?, format))?;
         }
-        Command::Notify(command) => {
-            let config = load(&[])?.config;
-            block_on(command.run(&config))?;
-        }
+        Command::Notify(command) => block_on(command.run(&config()?))?,
         Command::Webhooks(command) => block_on(command.run(format))?,
         Command::Payments(command) => block_on(command.run(format))?,
         Command::Reconcile(command) => block_on(command.run(format))?,
-        Command::Key(command) => {
-            let config = load(&[])?.config;
-            block_on(command.run(&config))?;
-        }
-        Command::Token(command) => command.run(&load(&[])?.config, &Clock::System)?,
+        #[cfg(feature = "distributed")]
+        Command::Recover(command) => block_on(command.run(&config()?, format))?,
+        Command::Key(command) => block_on(command.run(&config()?))?,
+        Command::Token(command) => command.run(&config()?, &Clock::System)?,
         Command::Config(command) => command.run(file, format)?,
     }
     Ok(ExitCode::SUCCESS)

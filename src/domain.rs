@@ -32,7 +32,9 @@ pub mod shard;
 pub mod signature;
 pub mod stored_event;
 pub mod subscription;
+pub mod told_order;
 pub mod view;
+pub mod watermark;
 
 pub use dead_letter::{DeadLetter, DeadLetterId, LetterQuery, LetterState};
 pub use decided::TakenStep;

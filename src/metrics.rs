@@ -129,6 +129,8 @@ metrics_table! {
         "1 while a partition stands still because its position is not one of the order log: other_log, out_of_range";
     FOREIGN_PARTITIONS Gauge "seckill_order_log_foreign_partitions" []
         "Partitions of the order log beyond the shard map's, which nobody uses";
+    MYSQL_SET_BACK Gauge "seckill_mysql_set_back" ["database"]
+        "1 while a MySQL instance is not used, because its data are older than what the shop has seen of them";
     BUCKETS_LOST Gauge "seckill_buckets_lost" ["sale"]
         "Buckets of a sale that have lost something of their Redis data, and sell nothing";
     DRIFT Gauge "seckill_drift" ["kind"]
@@ -234,7 +236,10 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     Ok(handle)
 }
 
-fn register_drifts() {
+fn register_recovery() {
+    for result in ["open", "failed"] {
+        counter!(BUCKETS_REBUILT, "result" => result).increment(0);
+    }
     for kind in DriftKind::ALL {
         gauge!(DRIFT, "kind" => kind.as_str()).set(0.0);
         counter!(DRIFT_MENDED, "kind" => kind.as_str()).increment(0);
@@ -256,10 +261,7 @@ fn register() {
             }
         }
     }
-    for result in ["open", "failed"] {
-        counter!(BUCKETS_REBUILT, "result" => result).increment(0);
-    }
-    register_drifts();
+    register_recovery();
     for reason in SHED_REASONS {
         counter!(SHED, "reason" => *reason).increment(0);
     }
@@ -275,7 +277,9 @@ fn register() {
     for state in RefundState::ALL {
         counter!(REFUNDS, "state" => state.as_str()).increment(0);
     }
-    gauge!(REFUNDS_STUCK, "database" => "0").set(0.0);
+    for per_database in [REFUNDS_STUCK, MYSQL_SET_BACK] {
+        gauge!(per_database, "database" => "0").set(0.0);
+    }
     for table in [
         "payments",
         "refunds",

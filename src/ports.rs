@@ -33,6 +33,7 @@ mod settling;
 mod store_error;
 mod subscriptions;
 mod views;
+mod watermarks;
 
 use std::sync::Arc;
 
@@ -65,6 +66,7 @@ pub use settling::{Seal, Settling, Waiting};
 pub use store_error::{Effect, ErrorKind, StoreError, StoreResult};
 pub use subscriptions::{Message, Outbound, Subscriptions};
 pub use views::{VIEWS, Views};
+pub use watermarks::Watermarks;
 
 /// One opened backend. Cheap to clone.
 #[derive(Clone)]

@@ -22,6 +22,7 @@ pub mod rebuilder;
 pub mod release_relay;
 pub mod stock_watch;
 pub mod view_builder;
+pub mod watermark_guard;
 pub mod webhook_sender;
 
 #[cfg(test)]

@@ -40,6 +40,7 @@ use crate::worker::rebuilder::Rebuilder;
 use crate::worker::release_relay::ReleaseRelay;
 use crate::worker::stock_watch::StockWatch;
 use crate::worker::view_builder::ViewBuilder;
+use crate::worker::watermark_guard::WatermarkGuard;
 use crate::worker::webhook_sender::WebhookSender;
 
 /// How often lag and drain rate are measured.
@@ -63,6 +64,9 @@ const SETTLE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How often the leases of buckets are prolonged: four times while one lasts.
 const LEASE_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How often is looked whether databases were set back.
+const WATERMARK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often buckets are looked for that have lost something.
 const REBUILD_INTERVAL: Duration = Duration::from_millis(200);
@@ -170,6 +174,10 @@ impl Workers<'_> {
                 catalog: self.memory.catalog.clone(),
                 clock: self.clock.clone(),
                 period: LEASE_INTERVAL,
+            }));
+            start(Arc::new(WatermarkGuard {
+                watermarks: recovery.watermarks.clone(),
+                period: WATERMARK_INTERVAL,
             }));
         }
         start(Arc::new(HoldingsWatch {

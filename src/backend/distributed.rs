@@ -8,6 +8,7 @@ mod kafka_member;
 mod kafka_order_log;
 mod kafka_producer;
 mod kafka_reader;
+mod kafka_told;
 pub mod migrate;
 mod mysql;
 mod mysql_alarms;
@@ -17,9 +18,11 @@ mod mysql_batch_rows;
 mod mysql_books;
 mod mysql_captures;
 mod mysql_dead_letters;
+mod mysql_error;
 mod mysql_events;
 mod mysql_fences;
 mod mysql_grants;
+mod mysql_guard;
 mod mysql_journal;
 mod mysql_ledger;
 mod mysql_order_changes;
@@ -36,6 +39,7 @@ mod mysql_subscriptions;
 mod mysql_text;
 mod mysql_views;
 pub mod reach;
+pub mod recover;
 mod redis_books;
 mod redis_gates;
 mod redis_inventory;
@@ -44,6 +48,7 @@ mod redis_outbox;
 mod redis_refills;
 mod settings;
 mod settling;
+mod watermarks;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,12 +57,12 @@ use crate::clock::Clock;
 use crate::config::RedisConfig;
 use crate::ports::{
     AuditLog, Books, EventTopic, Gates, Inventory, Keys, OrderEvents, OrderLog, Outbox, Ports, Positions,
-    Probe, Recovery, Refills, StoreResult, Views,
+    Probe, Recovery, Refills, StoreResult, Views, Watermarks,
 };
 
 use kafka_event_topic::KafkaEventTopic;
 use kafka_order_log::KafkaOrderLog;
-use mysql::Mysql;
+use mysql::{Guarded, Mysql};
 use mysql_alarms::MysqlAlarms;
 use mysql_archive::MysqlArchive;
 use mysql_books::MysqlBooks;
@@ -84,6 +89,7 @@ use redis_outbox::RedisOutbox;
 use redis_refills::RedisRefills;
 pub use settings::Settings;
 use settling::DistributedSettling;
+use watermarks::RedisWatermarks;
 
 /// How long a bucket sells after its lease was prolonged last. Every process prolongs it twice a second.
 const LEASE: Duration = Duration::from_secs(2);
@@ -95,9 +101,15 @@ const LEASE: Duration = Duration::from_secs(2);
 /// When Kafka or the first MySQL instance cannot be reached, was not migrated, or was migrated with another shard map,
 /// when Redis evicts keys, and when an address cannot be read.
 pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Ports> {
-    let mysql = open_mysql(settings, clock.clone()).await?;
+    let mysql = guarded_mysql(settings, clock.clone())?;
     let redis = open_redis(&settings.redis, clock.clone())?;
     redis.link.refuse_eviction().await?;
+    let watermarks = RedisWatermarks::new(mysql.clone(), redis.link.clone());
+    // Redis says what was seen of the instances before this process was.
+    if let Err(error) = watermarks.look().await {
+        tracing::warn!(%error, "not every instance has said how old its data are");
+    }
+    migrate::check_directory(&mysql).await?;
     let event_topic = open_event_topic(settings, clock.clone())?;
     let log = Arc::new(KafkaOrderLog::open(&settings.kafka, settings.map, clock)?);
     let mut probes: Vec<Arc<dyn Probe>> = vec![redis.probe, log.clone()];
@@ -128,6 +140,7 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Ports> {
         recovery: Some(Recovery {
             rebuilds: Arc::new(MysqlRebuilds::new(mysql.clone())),
             refills: redis.refills,
+            watermarks: Arc::new(watermarks),
         }),
         books: Books {
             inventory: Arc::new(RedisBooks::new(redis.link.clone())),
@@ -219,9 +232,15 @@ pub async fn open_positions(
     Ok((Arc::new(MysqlPositions::new(mysql)), directory, log))
 }
 
+/// Makes the pools, which connect at their first use, to no instance that was set back.
+fn guarded_mysql(settings: &Settings, clock: Clock) -> StoreResult<Arc<Mysql>> {
+    let (config, map, topic) = (&settings.mysql, settings.map, &settings.kafka.topic);
+    Mysql::new(config, map, topic, Guarded::Yes, clock).map(Arc::new)
+}
+
 /// Makes the pools, and checks that the databases are this version's and this shard map's.
 async fn open_mysql(settings: &Settings, clock: Clock) -> StoreResult<Arc<Mysql>> {
-    let mysql = Arc::new(Mysql::new(&settings.mysql, settings.map, &settings.kafka.topic, clock)?);
+    let mysql = guarded_mysql(settings, clock)?;
     migrate::check_directory(&mysql).await?;
     Ok(mysql)
 }

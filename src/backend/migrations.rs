@@ -22,7 +22,7 @@ macro_rules! migrations {
 pub const DIRECTORY: &[File] = migrations!("directory": "0001_sales.sql", "0002_audit_and_places.sql", "0003_orphan_captures.sql", "0004_unpaid_max.sql", "0005_words_seals_subscriptions.sql", "0006_alarms.sql", "0007_bucket_epochs.sql");
 /// Migrations of an instance's control database.
 #[cfg(feature = "distributed")]
-pub const CONTROL: &[File] = migrations!("control": "0001_ledger.sql", "0002_log_identity_and_idle_units.sql", "0003_user_ids.sql", "0004_release_states.sql", "0005_withheld.sql", "0006_events.sql", "0007_fences.sql");
+pub const CONTROL: &[File] = migrations!("control": "0001_ledger.sql", "0002_log_identity_and_idle_units.sql", "0003_user_ids.sql", "0004_release_states.sql", "0005_withheld.sql", "0006_events.sql", "0007_fences.sql", "0008_watermark.sql");
 /// Migrations of a shard's database.
 #[cfg(feature = "distributed")]
 pub const SHARD: &[File] = migrations!("shard": "0001_claims.sql", "0002_user_ids.sql", "0003_payments.sql", "0004_failed_refunds.sql", "0005_journal.sql");

@@ -59,7 +59,7 @@ const fn counter(
 }
 
 /// All conditions.
-pub static ALARMS: [AlarmRule; 13] = [
+pub static ALARMS: [AlarmRule; 14] = [
     gauge(
         ("SeckillDeadLetters", "an accepted order will never be one, and nobody has decided about it"),
         "seckill_dead_letters_open",
@@ -83,6 +83,12 @@ pub static ALARMS: [AlarmRule; 13] = [
         "seckill_partition_stalled_seconds",
         &["part"],
         (30.0, 0),
+    ),
+    gauge(
+        ("SeckillMysqlSetBack", "a MySQL instance has older data than it had, and is not used"),
+        "seckill_mysql_set_back",
+        &["database"],
+        (0.0, 0),
     ),
     gauge(
         ("SeckillBucketsLost", "a bucket has lost keys in Redis"),

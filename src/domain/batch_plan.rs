@@ -55,11 +55,12 @@ impl LogBatch {
 }
 
 impl LogBatch {
-    /// Makes a batch of one record that is decided apart from the order log, in the partition where its order belongs.
-    pub fn apart(record: &OrderRecord, map: &ShardMap) -> Self {
-        let order = LogRecord { offset: 0, payload: Vec::new(), order: Ok(record.clone()) };
-        let part = map.part_of(record.order_id.shard());
-        Self { part, log: LogId::APART, start_offset: 0, fences: Arc::default(), records: vec![order] }
+    /// Makes a batch of records that are decided apart from the order log. Their orders belong to this partition.
+    pub fn apart(records: &[OrderRecord], part: Part) -> Self {
+        let record =
+            |record: &OrderRecord| LogRecord { offset: 0, payload: Vec::new(), order: Ok(record.clone()) };
+        let records = records.iter().map(record).collect();
+        Self { part, log: LogId::APART, start_offset: 0, fences: Arc::default(), records }
     }
 
     /// Answers why none of the batch's records can become an order; `None` when one can.

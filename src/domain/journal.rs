@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::decided::Decided;
 use super::ids::{Reference, SaleId, SkuId, UserId};
@@ -14,11 +14,11 @@ use super::money::{Money, Quantity};
 use super::mover::Mover;
 use super::order::{Order, RejectReason};
 use super::order_id::OrderId;
-use super::order_life::{ARROWS, Arrow, OrderState};
+use super::order_life::{ARROWS, Arrow, LedgerColumn, OrderState};
 use super::record::OrderRecord;
 
 /// One step that an order took. A reader ignores fields that it does not know, and takes words that it does not know.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OrderMove<'a> {
     /// The order.
     pub order_id: OrderId,
@@ -49,6 +49,9 @@ pub struct OrderMove<'a> {
     /// Why, as [`Mover::why`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<Cow<'a, str>>,
+    /// Whether its units are withheld, and do not go back on sale.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub withheld: bool,
     /// When the order was accepted, ms since 1970.
     pub accepted_ms: i64,
     /// When the step was taken, ms since 1970, if that is not the time of its row: the time of an imported order.
@@ -57,8 +60,9 @@ pub struct OrderMove<'a> {
 }
 
 impl<'a> OrderMove<'a> {
-    /// Makes the step of an order with a row along an arrow. `order` is as it was before.
-    pub fn of(order: &'a Order, arrow: &Arrow, mover: &Mover<'a>) -> Self {
+    /// Makes the step of an order with a row along an arrow. `order` is as it was before, and `restock` says whether
+    /// units that were sold go back on sale.
+    pub fn of(order: &'a Order, (arrow, restock): (&Arrow, bool), mover: &Mover<'a>) -> Self {
         Self {
             order_id: order.id,
             sale_id: Cow::Borrowed(&order.sale),
@@ -73,6 +77,9 @@ impl<'a> OrderMove<'a> {
             reason: None,
             by: mover.by.clone(),
             why: mover.why.clone(),
+            withheld: order.state.facts().units == Some(LedgerColumn::Sold)
+                && !restock
+                && arrow.to.holds_nothing(),
             accepted_ms: order.accepted_ms,
             at_ms: None,
         }
@@ -100,6 +107,7 @@ impl<'a> OrderMove<'a> {
             reason: reason.map(Cow::Borrowed),
             by: mover.by.clone(),
             why: mover.why.clone(),
+            withheld: false,
             accepted_ms: record.accepted_ms,
             at_ms: None,
         }
@@ -133,7 +141,7 @@ impl<'a> OrderMove<'a> {
         let step = |(at_ms, place): (i64, usize)| {
             let arrow = &ARROWS[place];
             let was = std::mem::replace(&mut before, arrow.to);
-            let told = Self::of(order, arrow, &Mover::UNKNOWN);
+            let told = Self::of(order, (arrow, true), &Mover::UNKNOWN);
             let reason = order.reason.filter(|_| arrow.to == OrderState::Rejected);
             Self {
                 from: Cow::Borrowed(was.as_str()),
@@ -183,6 +191,8 @@ struct Step<'a> {
     by: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     why: Option<&'a str>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    withheld: bool,
 }
 
 /// The fields of an [`OrderMove`] that are its own, and those of [`Common`] that not all have in common.
@@ -207,7 +217,8 @@ impl OrderMove<'_> {
 
     fn step(&self) -> Step<'_> {
         let Self { kind, from, to, by, .. } = self;
-        Step { kind, from, to, reason: self.reason.as_deref(), by, why: self.why.as_deref() }
+        let (reason, why) = (self.reason.as_deref(), self.why.as_deref());
+        Step { kind, from, to, reason, by, why, withheld: self.withheld }
     }
 }
 

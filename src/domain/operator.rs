@@ -72,6 +72,13 @@ pub enum Subject {
         /// Each of the first 100, in a sentence.
         found: Vec<String>,
     },
+    /// A MySQL instance that was set back.
+    Recovery {
+        /// Its number.
+        instance: u16,
+        /// From when on was looked what it has lost, ms since 1970.
+        since_ms: i64,
+    },
     /// A stored position, before and after it was moved.
     Position {
         /// Its partition.

@@ -173,12 +173,17 @@ impl PaymentRequest {
             id: PaymentId { order: order.id, attempt: last + 1 },
             deployment: terms.deployment.clone(),
             amount: order.amount()?,
-            description: format!("{} × {} ({})", order.quantity.units(), order.sku, order.sale),
+            description: Self::description(order),
             created_ms: now_ms,
             due_ms,
             expires_ms: due_ms.clamp(page_ends_ms(terms.page_ms_min), page_ends_ms(terms.page_ms_max)),
             return_url: terms.return_url.replace("{order}", &order.id.to_string()),
         })
+    }
+
+    /// Answers what is bought, as the payment page shows it.
+    pub fn description(order: &Order) -> String {
+        format!("{} × {} ({})", order.quantity.units(), order.sku, order.sale)
     }
 }
 

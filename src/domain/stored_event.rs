@@ -341,6 +341,7 @@ mod tests {
             reason: None,
             by: Cow::Borrowed("order_writer"),
             why: None,
+            withheld: false,
             accepted_ms: 5,
             at_ms: None,
         };
@@ -349,6 +350,7 @@ mod tests {
             why: Some(Cow::Borrowed("a \"wish\" {}")),
             reference: Some(Cow::Owned(Reference::parse("cart 7 \"ö\"").expect("a reference"))),
             to: Cow::Borrowed("rejected"),
+            withheld: true,
             at_ms: Some(9),
             ..step.clone()
         };

@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::store_error::StoreResult;
+use super::watermarks::Watermarks;
 use crate::domain::inventory_model::Bucket;
 use crate::domain::rebuild::{Elsewhere, Truth};
 use crate::domain::{BucketId, Instance, Sale};
@@ -22,13 +23,15 @@ pub struct Claim {
     pub epoch: u32,
 }
 
-/// Both sides of a rebuild. Cheap to clone.
+/// Both sides of a rebuild, and what tells whether one is needed. Cheap to clone.
 #[derive(Clone)]
 pub struct Recovery {
     /// The databases' side.
     pub rebuilds: Arc<dyn Rebuilds>,
     /// The inventory's side.
     pub refills: Arc<dyn Refills>,
+    /// The watermarks of the databases.
+    pub watermarks: Arc<dyn Watermarks>,
 }
 
 /// The databases' side of a rebuild.

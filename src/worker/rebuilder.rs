@@ -174,7 +174,7 @@ impl Rebuilder {
 
     /// Rebuilds claimed buckets of a sale, and answers how many orders they have.
     async fn rebuild(&self, sale: &Sale, claims: &[Claim]) -> StoreResult<usize> {
-        let Recovery { rebuilds, refills } = &self.recovery;
+        let Recovery { rebuilds, refills, .. } = &self.recovery;
         for claim in claims {
             refills.shut(claim).await?;
             self.relay_old(sale, claim).await?;

@@ -53,6 +53,8 @@ mod relay;
 #[cfg(feature = "distributed")]
 mod releases;
 #[cfg(feature = "distributed")]
+mod set_back;
+#[cfg(feature = "distributed")]
 mod several_servers;
 #[cfg(feature = "distributed")]
 mod sick_redis;

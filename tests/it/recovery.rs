@@ -158,7 +158,7 @@ async fn of_two_who_rebuild_the_one_with_the_older_epoch_changes_nothing() {
     let ports = open(&shop.config).await;
     let sale = SaleId::parse("drop").expect("a slug");
     let sale = ports.sales.sale(&sale).await.expect("a directory").expect("the sale");
-    let Recovery { rebuilds, refills } = ports.recovery.clone().expect("a recovery");
+    let Recovery { rebuilds, refills, .. } = ports.recovery.clone().expect("a recovery");
     let lease = Duration::from_secs(60);
     let first = rebuilds.claim(&sale, 0, lease).await.expect("MySQL").expect("free");
     assert_eq!(rebuilds.claim(&sale, 0, lease).await.expect("MySQL"), None, "somebody has it");
@@ -204,7 +204,7 @@ async fn sale_of(ports: &Ports) -> Sale {
 
 /// Rebuilds one bucket as a rebuilder does, but for the order log.
 async fn rebuild(shop: &TestShop, ports: &Ports, sale: &Sale, bucket: u16) {
-    let Recovery { rebuilds, refills } = ports.recovery.clone().expect("a recovery");
+    let Recovery { rebuilds, refills, .. } = ports.recovery.clone().expect("a recovery");
     let claim = rebuilds.claim(sale, bucket, Duration::ZERO).await.expect("MySQL").expect("free");
     assert!(refills.clear(&claim).await.expect("Redis"));
     let elsewhere = refills.elsewhere(sale, std::slice::from_ref(&claim)).await.expect("Redis");
@@ -319,7 +319,7 @@ async fn whoever_dies_in_a_rebuild_opens_nothing_and_another_process_finishes_it
             shop.unpaid(&format!("u{n}"), "k").await;
         }
         worker.stop().await;
-        let Recovery { rebuilds, refills } = ports.recovery.clone().expect("a recovery");
+        let Recovery { rebuilds, refills, .. } = ports.recovery.clone().expect("a recovery");
         let bucket = BucketId { sale: sale.id.clone(), bucket: 0 };
         assert!(
             ports.books.inventory.refill(&bucket, 1, DriftKind::UnitsExtra).await.expect("Redis"),

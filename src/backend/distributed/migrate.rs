@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 
 use sqlx::{AssertSqlSafe, Connection, MySqlConnection, Row};
 
-use super::mysql::{Mysql, failed};
+use super::mysql::{Guarded, Mysql, failed};
+use super::mysql_guard::THIS_SERVER;
+use super::mysql_text::NOW_MS;
 use super::settings::Settings;
 use crate::backend::migrations::{CONTROL, DIRECTORY, File, MONTH, SHARD, migrator};
 use crate::clock::Clock;
@@ -58,7 +60,7 @@ pub async fn run(
     clock: Clock,
     progress: impl Fn(&str),
 ) -> StoreResult<Report> {
-    let mysql = Mysql::new(&settings.mysql, settings.map, &settings.kafka.topic, clock.clone())?;
+    let mysql = Mysql::new(&settings.mysql, settings.map, &settings.kafka.topic, Guarded::No, clock.clone())?;
     check_order_of_instances(&mysql).await?;
     if is_of_newer(&mysql).await? {
         progress("a newer version has migrated the databases: nothing is changed");
@@ -74,6 +76,7 @@ pub async fn run(
         migrate_database(&mysql, instance, &mysql.control(instance), CONTROL).await?;
         make_positions(&mysql, instance).await?;
         make_event_logs(&mysql, instance).await?;
+        make_watermark(&mysql, instance).await?;
         report.databases += 1;
         for shard in mysql.map.shards_of(instance) {
             migrate_database(&mysql, instance, &mysql.shard(shard), SHARD).await?;
@@ -177,6 +180,15 @@ async fn make_event_logs(mysql: &Mysql, instance: Instance) -> StoreResult<()> {
         query.execute(mysql.pool(instance)).await.map_err(|error| failed("make numbers of events", error))?;
     }
     Ok(())
+}
+
+/// Says on which server the instance's data are written, unless it says so already: then the data may be a copy.
+async fn make_watermark(mysql: &Mysql, instance: Instance) -> StoreResult<()> {
+    let text = format!(
+        "INSERT IGNORE INTO {{control}}.watermark (one, server, mark, at_ms) VALUES (1, {THIS_SERVER}, 0, {NOW_MS})"
+    );
+    let made = sqlx::query(mysql.control_sql(instance, &text)).execute(mysql.pool(instance)).await;
+    made.map(drop).map_err(|error| failed("make the watermark", error))
 }
 
 async fn make_positions(mysql: &Mysql, instance: Instance) -> StoreResult<()> {

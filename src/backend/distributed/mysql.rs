@@ -8,12 +8,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use metrics::histogram;
-use sqlx::mysql::{MySqlConnectOptions, MySqlDatabaseError, MySqlPool, MySqlPoolOptions};
+use sqlx::mysql::{MySqlConnectOptions, MySqlPool, MySqlPoolOptions};
 use sqlx::{AssertSqlSafe, Connection as _, Executor, MySql, Transaction};
 
+use super::mysql_error::{IsSetBack, READS_ONLY, number};
+pub use super::mysql_error::{failed, is_duplicate};
+use super::mysql_guard::Guard;
 use crate::chance::Chance;
 use crate::clock::{Clock, Moment};
 use crate::config::MysqlConfig;
+use crate::domain::watermark::SetBack;
 use crate::domain::{Instance, Month, Shard, ShardMap};
 use crate::metrics::DB_DURATION;
 use crate::ports::{Duty, Effect, ErrorKind, Fault, Probe, StoreError, StoreResult};
@@ -46,6 +50,17 @@ pub struct Mysql {
     read_timeout: Duration,
     write_timeout: Duration,
     clock: Clock,
+    /// A pool that gives no connections: it stands for an instance that nobody may use.
+    shut: MySqlPool,
+}
+
+/// Whether an instance that was set back is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guarded {
+    /// It is not.
+    Yes,
+    /// It is, by whoever migrates or recovers it.
+    No,
 }
 
 /// The connections to one instance.
@@ -56,48 +71,14 @@ struct Connections {
     readers: MySqlPool,
     /// When a connection last answered that it only reads; `None` when none ever did.
     read_only_at: Arc<Mutex<Option<Moment>>>,
-}
-
-/// Says what a failed statement means. A lost connection leaves the effect open. An answer of the server does not: its
-/// statement was not applied.
-pub fn failed(context: &'static str, source: sqlx::Error) -> StoreError {
-    let (kind, effect) = match &source {
-        sqlx::Error::Database(_) => {
-            let number = number(&source);
-            // Conflicts are a deadlock, a lock wait and NOWAIT. The server is unavailable with too many connections, in
-            // a shutdown, when it only reads, and when a statement took too long.
-            match number {
-                1213 | 1205 | 3572 => (ErrorKind::Conflict, Effect::NotApplied),
-                1040 | 1053 | 3024 => (ErrorKind::Unavailable, Effect::NotApplied),
-                number if READS_ONLY.contains(&number) => (ErrorKind::Unavailable, Effect::NotApplied),
-                _ => (ErrorKind::Broken, Effect::NotApplied),
-            }
-        }
-        sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => (ErrorKind::Unavailable, Effect::NotApplied),
-        sqlx::Error::Io(_) | sqlx::Error::WorkerCrashed => (ErrorKind::Unavailable, Effect::Unknown),
-        _ => (ErrorKind::Broken, Effect::Unknown),
-    };
-    StoreError { kind, effect, context, source: Box::new(source) }
-}
-
-/// Answers with these numbers say that the server only reads: it is a replica, or was one until a failover moved its
-/// address, or its transactions are set to read only.
-const READS_ONLY: [u16; 3] = [1290, 1836, 1792];
-
-fn number(error: &sqlx::Error) -> u16 {
-    let answer = error.as_database_error().and_then(|answer| answer.try_downcast_ref::<MySqlDatabaseError>());
-    answer.map_or(0, MySqlDatabaseError::number)
-}
-
-/// Tells whether a failure is the refusal of a duplicate key.
-pub fn is_duplicate(error: &sqlx::Error) -> bool {
-    error.as_database_error().is_some_and(sqlx::error::DatabaseError::is_unique_violation)
+    guard: Arc<Guard>,
 }
 
 /// Makes the rules of a pool, all but its size. `read_only_at` says when a connection last answered that it only reads.
 fn pool_bounds(
     config: &MysqlConfig,
     read_only_at: &Arc<Mutex<Option<Moment>>>,
+    guard: Option<Arc<Guard>>,
     clock: &Clock,
 ) -> MySqlPoolOptions {
     let (seen, clock) = (read_only_at.clone(), clock.clone());
@@ -120,15 +101,38 @@ fn pool_bounds(
                 Ok(is_younger)
             })
         })
-        .after_connect(|connection, _| {
+        .after_connect(move |connection, _| {
+            let guard = guard.clone();
             Box::pin(async move {
                 connection.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED").await?;
                 connection
                     .execute(AssertSqlSafe(format!("SET SESSION wait_timeout = {ABANDONED_S}")))
                     .await?;
-                Ok(())
+                match guard {
+                    Some(guard) => guard.admit(connection).await,
+                    None => Ok(()),
+                }
             })
         })
+}
+
+/// Reads where and as whom to connect to an instance.
+fn connect_options(config: &MysqlConfig, address: &str) -> StoreResult<MySqlConnectOptions> {
+    let (host, port) = address
+        .rsplit_once(':')
+        .and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)))
+        .ok_or_else(|| StoreError::broken("read mysql.instances", format!("{address} is not host:port")))?;
+    Ok(MySqlConnectOptions::new()
+        .host(host)
+        .port(port)
+        .username(&config.user)
+        .password(config.password.expose())
+        .statement_cache_capacity(STATEMENTS_CACHED))
+}
+
+/// Answers the name of an instance's control database.
+fn control_of(prefix: &str, instance: Instance) -> String {
+    format!("{prefix}control_{:02}", instance.number())
 }
 
 impl Mysql {
@@ -139,32 +143,35 @@ impl Mysql {
     ///
     /// # Errors
     /// When an instance is not `host:port`.
-    pub fn new(config: &MysqlConfig, map: ShardMap, topic: &str, clock: Clock) -> StoreResult<Self> {
-        let connections = |address: &String| -> StoreResult<Connections> {
-            let (host, port) = address
-                .rsplit_once(':')
-                .and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)))
-                .ok_or_else(|| {
-                    StoreError::broken("read mysql.instances", format!("{address} is not host:port"))
-                })?;
-            let options = MySqlConnectOptions::new()
-                .host(host)
-                .port(port)
-                .username(&config.user)
-                .password(config.password.expose())
-                .statement_cache_capacity(STATEMENTS_CACHED);
+    pub fn new(
+        config: &MysqlConfig,
+        map: ShardMap,
+        topic: &str,
+        guarded: Guarded,
+        clock: Clock,
+    ) -> StoreResult<Self> {
+        let connections = |(instance, address): (Instance, &String)| -> StoreResult<Connections> {
+            let options = connect_options(config, address)?;
             let read_only_at: Arc<Mutex<Option<Moment>>> = Arc::default();
-            let bounds = pool_bounds(config, &read_only_at, &clock);
+            let guard = Guard::new(instance, &control_of(&config.database_prefix, instance));
+            let admits = (guarded == Guarded::Yes).then(|| guard.clone());
+            let bounds = pool_bounds(config, &read_only_at, admits, &clock);
             let pool = bounds.clone().max_connections(config.pool_connections_max);
             let readers = bounds.max_connections(config.reader_connections_max);
             Ok(Connections {
                 pool: pool.connect_lazy_with(options.clone()),
                 readers: readers.connect_lazy_with(options),
                 read_only_at,
+                guard,
             })
         };
-        let instances = config.instances.iter().map(connections).collect::<StoreResult<Vec<_>>>()?;
+        let numbered = map.all_instances().zip(&config.instances);
+        let instances = numbered.map(connections).collect::<StoreResult<Vec<_>>>()?;
+        let shut = MySqlPoolOptions::new().connect_lazy_with(MySqlConnectOptions::new());
+        // It is closed from here on. There is nothing to wait for.
+        drop(shut.close());
         Ok(Self {
+            shut,
             instances,
             map,
             topic: topic.to_owned(),
@@ -223,7 +230,7 @@ impl Mysql {
     pub fn note_failure(&self, instance: Instance, error: &StoreError) {
         let source = error.source.downcast_ref::<sqlx::Error>();
         if source.is_some_and(|source| READS_ONLY.contains(&number(source))) {
-            let seen = &self.instances[usize::from(instance.number())].read_only_at;
+            let seen = &self.connections(instance).read_only_at;
             *seen.lock().expect("no code panics while holding it") = Some(self.clock.monotonic());
         }
     }
@@ -262,12 +269,33 @@ impl Mysql {
 
     /// Answers the pool of an instance.
     pub fn pool(&self, instance: Instance) -> &MySqlPool {
-        &self.instances[usize::from(instance.number())].pool
+        let connections = self.connections(instance);
+        if connections.guard.is_shut() { &self.shut } else { &connections.pool }
     }
 
     /// Answers the pool of an instance for what buyers read.
     pub fn readers(&self, instance: Instance) -> &MySqlPool {
-        &self.instances[usize::from(instance.number())].readers
+        let connections = self.connections(instance);
+        if connections.guard.is_shut() { &self.shut } else { &connections.readers }
+    }
+
+    fn connections(&self, instance: Instance) -> &Connections {
+        &self.instances[usize::from(instance.number())]
+    }
+
+    /// Answers the guard of an instance.
+    pub fn guard(&self, instance: Instance) -> &Guard {
+        &self.connections(instance).guard
+    }
+
+    /// Looks whether an instance is set back, and raises its watermark. Answers why it is.
+    ///
+    /// # Errors
+    /// When it cannot be asked in time.
+    pub async fn look(&self, instance: Instance) -> StoreResult<Option<SetBack>> {
+        let connections = self.connections(instance);
+        let options = connections.pool.connect_options();
+        self.read("read the watermark", connections.guard.look(&options)).await
     }
 
     /// Answers the pool of the instance that holds the directory.
@@ -295,7 +323,7 @@ impl Mysql {
 
     /// Answers the name of an instance's control database.
     pub fn control(&self, instance: Instance) -> String {
-        format!("{}control_{:02}", self.prefix, instance.number())
+        control_of(&self.prefix, instance)
     }
 
     /// Answers the name of a shard's database.
@@ -359,6 +387,7 @@ impl Probe for InstanceProbe {
         asked.map_err(|error| {
             let number = error.source.downcast_ref::<sqlx::Error>().map_or(0, number);
             Fault::down(match error.kind {
+                _ if error.source.is::<IsSetBack>() => "was set back: `seckill recover mysql`",
                 _ if READS_ONLY.contains(&number) => "only reads",
                 ErrorKind::Unavailable => "does not answer",
                 ErrorKind::Conflict | ErrorKind::Broken => "answers with an error",

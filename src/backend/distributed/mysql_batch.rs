@@ -16,7 +16,7 @@ use super::{
     mysql_batch_rows as rows, mysql_grants as grants, mysql_journal as journal, mysql_positions as positions,
 };
 use crate::domain::batch_plan::{self, Known, LogBatch, LogRecord, Plan, PlannedOrder, Scarce};
-use crate::domain::{Instance, LogId, OrderRecord, Position, Sales};
+use crate::domain::{Instance, LogId, OrderRecord, Part, Position, Sales};
 use crate::ports::{BatchOutcome, Effect, ErrorKind, Redecided, StoreError, StoreResult, Written};
 
 /// Units per SKU.
@@ -45,7 +45,8 @@ pub async fn write(mysql: &Mysql, batch: &LogBatch, sales: &Sales) -> StoreResul
 /// # Errors
 /// As [`crate::ports::DeadLetters::write_apart`].
 pub async fn write_apart(mysql: &Mysql, record: &OrderRecord, sales: &Sales) -> StoreResult<Redecided> {
-    let batch = LogBatch::apart(record, &mysql.map);
+    let part = mysql.map.part_of(record.order_id.shard());
+    let batch = LogBatch::apart(std::slice::from_ref(record), part);
     if let Some(poison) = batch.poison(&mysql.map, sales) {
         return Ok(Redecided::Poison(poison));
     }
@@ -54,6 +55,21 @@ pub async fn write_apart(mysql: &Mysql, record: &OrderRecord, sales: &Sales) -> 
             let order = written.orders.first();
             Ok(order.map_or(Redecided::Known, |(_, decision)| Redecided::Written(*decision)))
         }
+        BatchOutcome::PositionMoved { .. } => Err(StoreError::broken("write apart", "no position was asked")),
+    }
+}
+
+/// Decides records apart from the order log, all of one partition. None of them can be a dead letter.
+///
+/// # Errors
+/// As [`crate::ports::DeadLetters::write_apart`].
+pub async fn write_all_apart(
+    mysql: &Mysql,
+    (part, records): (Part, &[OrderRecord]),
+    sales: &Sales,
+) -> StoreResult<Written> {
+    match decide(mysql, &LogBatch::apart(records, part), sales, Place::Apart).await? {
+        BatchOutcome::Written(written) => Ok(written),
         BatchOutcome::PositionMoved { .. } => Err(StoreError::broken("write apart", "no position was asked")),
     }
 }

@@ -77,7 +77,8 @@ impl MysqlCaptures {
             Step::Follows(arrow) => {
                 let at = self.mysql.map.instance_of(order.id.shard());
                 let one = std::slice::from_ref(&order);
-                let along = Along { arrow, restock: true, mover: &Mover::PAYMENT_PROVIDER };
+                let mover = &Mover::PAYMENT_PROVIDER;
+                let along = Along { arrow, restock: true, mover, times: None };
                 let decided = self.moves.follow(at, along, one, tx).await?;
                 let decision = *decided.first().ok_or_else(|| StoreError::broken(CONTEXT, "no decision"))?;
                 order.state = arrow.to;

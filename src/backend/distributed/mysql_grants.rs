@@ -15,13 +15,17 @@ use crate::domain::batch_plan::Scarce;
 use crate::domain::{Instance, SaleId, SkuId};
 use crate::ports::{Effect, ErrorKind, StoreError, StoreResult};
 
+/// Units that move from an instance to the ledger of another one, or of its own.
 #[derive(Debug, Clone)]
-struct Grant {
-    id: [u8; 16],
-    scarce: Scarce,
-    units: u32,
+pub struct Grant {
+    /// Its id, on both.
+    pub id: [u8; 16],
+    /// What the units are of.
+    pub scarce: Scarce,
+    /// How many there are.
+    pub units: u32,
     /// The instance that gave the units.
-    giver: Instance,
+    pub giver: Instance,
     /// Whether they were taken from the giver's ledger, and not from its pool.
     from_ledger: bool,
 }
@@ -291,8 +295,8 @@ async fn record(
 ) -> StoreResult<()> {
     let inserted = sqlx::query(mysql.control_sql(
         at,
-        "INSERT INTO {control}.grants (grant_id, sale_id, sku_id, taker, units, settled, from_ledger) \
-         VALUES (?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO {control}.grants (grant_id, sale_id, sku_id, taker, units, settled, from_ledger, giver) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
     ))
     .bind(grant.id.as_slice())
     .bind(grant.scarce.0.as_str().as_bytes())
@@ -301,6 +305,7 @@ async fn record(
     .bind(grant.units)
     .bind(at == taker)
     .bind(grant.from_ledger)
+    .bind(grant.giver.number())
     .execute(&mut **tx)
     .await;
     match inserted {
@@ -390,20 +395,43 @@ async fn unsettled(mysql: &Mysql, giver: Instance, taker: Instance) -> StoreResu
     .fetch_all(mysql.pool(giver))
     .await
     .map_err(|error| failed("read stray grants", error))?;
-    let read = |row: &MySqlRow| -> Option<Grant> {
-        let text = |index: usize| String::from_utf8(row.try_get(index).ok()?).ok();
-        let id: Vec<u8> = row.try_get(0).ok()?;
-        let units: i64 = row.try_get(3).ok()?;
-        Some(Grant {
-            id: id.try_into().ok()?,
-            scarce: (SaleId::parse(&text(1)?).ok()?, SkuId::parse(&text(2)?).ok()?),
-            units: u32::try_from(units).ok()?,
-            giver,
-            from_ledger: row.try_get(4).ok()?,
-        })
-    };
     let damaged = || StoreError::broken("read stray grants", "a grant row that is not ours");
-    rows.iter().map(|row| read(row).ok_or_else(damaged)).collect()
+    rows.iter().map(|row| read(row, giver).ok_or_else(damaged)).collect()
+}
+
+/// Reads a row of `grants`: its id, sale, SKU, units and whether they came from a ledger.
+pub fn read(row: &MySqlRow, giver: Instance) -> Option<Grant> {
+    let text = |index: usize| String::from_utf8(row.try_get(index).ok()?).ok();
+    let id: Vec<u8> = row.try_get(0).ok()?;
+    let units: i64 = row.try_get(3).ok()?;
+    Some(Grant {
+        id: id.try_into().ok()?,
+        scarce: (SaleId::parse(&text(1)?).ok()?, SkuId::parse(&text(2)?).ok()?),
+        units: u32::try_from(units).ok()?,
+        giver,
+        from_ledger: row.try_get(4).ok()?,
+    })
+}
+
+/// Gives a grant again that its giver has forgotten and its taker has: out of its pool, or else out of what its ledger
+/// does not hold. Answers how many units it does not have; the grant stands all the same.
+///
+/// # Errors
+/// When the giver cannot be changed. Then nothing was.
+pub async fn give_again(mysql: &Mysql, grant: &Grant, taker: Instance) -> StoreResult<u32> {
+    let mut tx = mysql.begin(grant.giver, "begin to give again").await?;
+    let mut given = Grant { from_ledger: false, ..grant.clone() };
+    let mut missing = grant.units - from_pool(mysql, &given, grant.units, |_| 0, &mut tx).await?;
+    if missing > 0 {
+        // What came out of the pool goes through the ledger, because a grant comes out of one of both.
+        given.from_ledger = true;
+        let own = Grant { units: grant.units - missing, ..Grant::new(&grant.scarce, grant.giver) };
+        apply(mysql, grant.giver, &own, &mut tx).await?;
+        missing = grant.units - from_ledger(mysql, &given, grant.units, &mut tx).await?;
+    }
+    record(mysql, grant.giver, taker, &Grant { units: grant.units - missing, ..given }, &mut tx).await?;
+    tx.commit().await.map_err(|error| failed("commit what was given again", error))?;
+    Ok(missing)
 }
 
 #[cfg(test)]

@@ -53,7 +53,7 @@ impl MysqlOrderChanges {
             return Ok(Moved::PaymentOpen(Box::new(found)));
         }
         let one = std::slice::from_ref(&found);
-        let along = Along { arrow, restock: true, mover };
+        let along = Along { arrow, restock: true, mover, times: None };
         let decided = self.moves.follow(instance, along, one, &mut tx).await?;
         let [decision] = decided[..] else {
             return Err(StoreError::broken(CONTEXT, "one order, one decision"));
@@ -216,7 +216,8 @@ impl MysqlOrderChanges {
         if orders.is_empty() {
             return Ok(0);
         }
-        let expire = Along { arrow: OrderEvent::Expire.arrow(), restock: true, mover: &Mover::EXPIRY };
+        let (arrow, mover) = (OrderEvent::Expire.arrow(), &Mover::EXPIRY);
+        let expire = Along { arrow, restock: true, mover, times: None };
         self.moves.follow(at, expire, &orders, tx).await?;
         Ok(orders.len())
     }

@@ -46,6 +46,15 @@ pub struct Along<'a> {
     pub restock: bool,
     /// Who moves them.
     pub mover: &'a Mover<'a>,
+    /// When each was moved, ms since 1970, if that was not now.
+    pub times: Option<&'a BTreeMap<OrderId, i64>>,
+}
+
+impl Along<'_> {
+    fn step<'a>(&'a self, order: &'a Order) -> OrderMove<'a> {
+        let at_ms = self.times.and_then(|times| times.get(&order.id).copied());
+        OrderMove { at_ms, ..OrderMove::of(order, (self.arrow, self.restock), self.mover) }
+    }
 }
 
 impl MysqlOrderMoves {
@@ -71,7 +80,7 @@ impl MysqlOrderMoves {
         orders: &[Order],
         tx: &mut Tx,
     ) -> StoreResult<Vec<Decision>> {
-        let Along { arrow, restock, mover } = along;
+        let Along { arrow, restock, .. } = along;
         for (nth, ((shard, month), orders)) in
             by_table(orders.iter(), |order| order.id).into_iter().enumerate()
         {
@@ -79,8 +88,7 @@ impl MysqlOrderMoves {
             if arrow.to.facts().units.is_none() {
                 self.drop_claims(shard, &orders, tx).await?;
             }
-            let moves: Vec<OrderMove<'_>> =
-                orders.iter().map(|order| OrderMove::of(order, arrow, mover)).collect();
+            let moves: Vec<OrderMove<'_>> = orders.iter().map(|order| along.step(order)).collect();
             journal::note_moves(&self.mysql, shard, &moves, tx).await?;
         }
         self.count_units(instance, (arrow, restock), orders, tx).await?;
@@ -88,7 +96,7 @@ impl MysqlOrderMoves {
         let mut told: BTreeMap<Part, Vec<OrderMove<'_>>> = BTreeMap::new();
         for order in orders {
             let part = self.mysql.map.part_of(order.id.shard());
-            told.entry(part).or_default().push(OrderMove::of(order, arrow, mover));
+            told.entry(part).or_default().push(along.step(order));
         }
         for (part, moves) in told {
             journal::tell(&self.mysql, part, &moves, tx).await?;

@@ -46,7 +46,7 @@ impl MysqlRefunds {
             owe(&self.mysql, payment, &capture, RefundReason::Operator, &mut tx).await?;
         }
         let one = std::slice::from_ref(&order);
-        let along = Along { arrow, restock, mover };
+        let along = Along { arrow, restock, mover, times: None };
         let decided = self.moves.follow(at, along, one, &mut tx).await?;
         let decision = *decided.first().ok_or_else(|| StoreError::broken(CONTEXT, "no decision"))?;
         tx.commit().await.map_err(|error| failed(CONTEXT, error))?;

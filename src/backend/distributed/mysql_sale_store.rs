@@ -118,6 +118,7 @@ impl MysqlSaleStore {
             | Subject::Refund { .. }
             | Subject::Books { .. }
             | Subject::Drifts { .. }
+            | Subject::Recovery { .. }
             | Subject::DeadLetter { .. }
             | Subject::Subscription { .. }
             | Subject::Position { .. } => (None, None, Some(json)),

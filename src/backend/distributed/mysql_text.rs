@@ -8,7 +8,7 @@ use sqlx::mysql::MySqlArguments;
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, MySql, Transaction};
 
-use super::mysql::failed;
+use super::mysql_error::failed;
 use crate::backend::multi_row::{placeholders, runs};
 use crate::ports::StoreResult;
 

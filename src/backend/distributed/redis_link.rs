@@ -182,6 +182,16 @@ impl RedisLink {
         }
     }
 
+    /// Answers the pattern of the names of all gates.
+    pub fn gates(&self) -> String {
+        format!("{}{{*}}:gate", self.prefix)
+    }
+
+    /// Answers the name of the hash of the watermarks: number of a MySQL instance → its highest watermark.
+    pub fn watermarks(&self) -> String {
+        format!("{}watermarks", self.prefix)
+    }
+
     /// Runs a script by its hash, and loads it when the server has lost it.
     ///
     /// # Errors

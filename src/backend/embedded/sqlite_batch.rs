@@ -87,7 +87,7 @@ pub async fn write_apart(
     map: ShardMap,
     now_ms: i64,
 ) -> StoreResult<Redecided> {
-    let batch = LogBatch::apart(record, &map);
+    let batch = LogBatch::apart(std::slice::from_ref(record), map.part_of(record.order_id.shard()));
     if let Some(poison) = batch.poison(&map, sales) {
         return Ok(Redecided::Poison(poison));
     }

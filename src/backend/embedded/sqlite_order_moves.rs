@@ -38,7 +38,7 @@ pub async fn follow(
     let query =
         sqlx::query(set).bind(arrow.to.as_str()).bind(order.id.to_string()).bind(order.state.as_str());
     change_one(connection, query).await?;
-    let moves = [OrderMove::of(&order, arrow, mover)];
+    let moves = [OrderMove::of(&order, (arrow, restock), mover)];
     note_moves(connection, &moves, now_ms).await?;
     tell(connection, &moves, now_ms).await?;
     let units = |column| {

@@ -158,6 +158,7 @@ impl AuditLog for SqliteSaleStore {
             | Subject::Refund { .. }
             | Subject::Books { .. }
             | Subject::Drifts { .. }
+            | Subject::Recovery { .. }
             | Subject::DeadLetter { .. }
             | Subject::Subscription { .. }
             | Subject::Position { .. } => (None, None, Some(json)),

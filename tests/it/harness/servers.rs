@@ -54,6 +54,10 @@ impl Servers {
         &self.pools[instance]
     }
 
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     pub fn directory(&self) -> String {
         format!("{}directory", self.prefix)
     }

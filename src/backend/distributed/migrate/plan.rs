@@ -6,7 +6,7 @@ use sqlx::{AssertSqlSafe, Connection, MySqlConnection};
 
 use super::found::{check_order_of_instances, shapes_of_months, with_months_of_sales};
 use crate::backend::distributed::kafka_identity;
-use crate::backend::distributed::mysql::{Mysql, failed};
+use crate::backend::distributed::mysql::{Guarded, Mysql, failed};
 use crate::backend::distributed::settings::Settings;
 use crate::backend::migrations::{CONTROL, DIRECTORY, File, MONTH, SHARD, pending};
 use crate::clock::Clock;
@@ -22,7 +22,7 @@ const CONTEXT: &str = "look at the databases";
 /// # Errors
 /// When a server cannot be reached, or the instances stand in another order.
 pub async fn plan(settings: &Settings, months: &[Month], clock: Clock) -> StoreResult<Vec<String>> {
-    let mysql = Mysql::new(&settings.mysql, settings.map, &settings.kafka.topic, clock.clone())?;
+    let mysql = Mysql::new(&settings.mysql, settings.map, &settings.kafka.topic, Guarded::No, clock.clone())?;
     check_order_of_instances(&mysql).await?;
     let mut steps = Vec::new();
     let directory = mysql.directory();
