@@ -53,7 +53,9 @@ pub use order_log::{IMPORT_RECORDS_MAX, LogEvent, LogIdentity, Offsets, OrderLog
 pub use order_writes::{BatchOutcome, OrderWrites, TakenOver, Written};
 pub use orders::Orders;
 pub use outbox::Outbox;
-pub use payment_provider::{Booked, News, PaymentProvider, ProviderEvent, ProviderRules, Standing};
+pub use payment_provider::{
+    Booked, News, OpenPage, PaymentProvider, ProviderBooks, ProviderEvent, ProviderRules, Standing,
+};
 pub use payments::{Opened, PaymentStep, Payments};
 pub use positions::Positions;
 pub use probe::{Duty, Fault, Probe};

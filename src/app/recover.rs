@@ -11,13 +11,13 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::domain::calendar::rfc3339;
 use crate::domain::operator::Subject;
-use crate::domain::payment::PaymentState;
+use crate::domain::payment::{PaymentPage, PaymentState};
 use crate::domain::watermark::SetBack;
 use crate::domain::{
-    Change, ExportedPayment, Mover, Order, OrderId, OrderMove, OrderState, Part, PaymentId, PaymentRequest,
-    Sales,
+    Capture, Change, ExportedPayment, Mover, Order, OrderId, OrderMove, OrderState, Part, PaymentId,
+    PaymentRequest, Sales,
 };
-use crate::ports::{Booked, Moved, StoreResult, Taken};
+use crate::ports::{Moved, StoreResult, Taken};
 use crate::shop::Till;
 
 /// How much further back than the watermark is read, in ms: servers' clocks differ, and events wait to be passed on.
@@ -211,19 +211,30 @@ impl Recovery<'_> {
         Ok((found, told.next))
     }
 
-    /// Compares the provider's captures with the payments of the instance, and takes those that were not.
+    /// Compares the provider's pages and captures with the payments of the instance. Payments that have no row get one,
+    /// and captures that were not taken are.
     async fn bring_money(&mut self, apply: bool) -> anyhow::Result<()> {
         let Some(till) = &self.till else { return Ok(()) };
-        let since_ms = self.done.since_ms - PAGES_EARLIER_MS;
+        let (stores, done) = (&self.stores, &mut self.done);
+        let since_ms = done.since_ms - PAGES_EARLIER_MS;
         (self.tell)("asking the payment provider");
+        let is_ours = |deployment: &Option<String>| deployment.as_ref() == Some(&till.terms.deployment);
         let mut after = None;
         loop {
-            let page = till.provider.captures(since_ms, after).await;
-            let (page, next) = page.context("the payment provider has to be asked what was paid")?;
-            for booked in
-                page.iter().filter(|booked| booked.deployment.as_ref() == Some(&till.terms.deployment))
-            {
-                take_capture(&self.stores, till, booked, apply, &mut self.done).await?;
+            let (page, next) = till.provider.pages(since_ms, after).await.context(ASKED)?;
+            for open in page.into_iter().filter(|open| is_ours(&open.deployment)) {
+                bring_payment(stores, till, (&open.payment, Some(open.page)), apply, done).await?;
+            }
+            match next {
+                Some(next) => after = Some(next),
+                None => break,
+            }
+        }
+        after = None;
+        loop {
+            let (page, next) = till.provider.captures(since_ms, after).await.context(ASKED)?;
+            for booked in page.into_iter().filter(|booked| is_ours(&booked.deployment)) {
+                take_capture(stores, till, booked.capture, apply, done).await?;
             }
             match next {
                 Some(next) => after = Some(next),
@@ -251,63 +262,83 @@ impl Recovery<'_> {
     }
 }
 
-/// Takes a capture of the instance's orders that was not taken. A payment that has no row gets one.
+const ASKED: &str = "the payment provider has to say what was paid";
+
+/// Takes a capture of the instance's orders that was not taken.
 async fn take_capture(
     stores: &Recoverer,
     till: &Till,
-    booked: &Booked,
+    capture: Capture,
     apply: bool,
     done: &mut Recovered,
 ) -> anyhow::Result<()> {
-    let Ok(id) = PaymentId::parse(&booked.capture.payment) else { return Ok(()) };
-    if !stores.has(id.order) {
-        return Ok(());
-    }
-    let payments = stores.payments.of(id.order).await?;
-    let known = payments.iter().find(|payment| payment.request.id == id);
-    let is_taken = known.is_some_and(|payment| payment.state == PaymentState::Captured);
-    if is_taken {
+    let known = (capture.payment.as_str(), None);
+    let Some((id, state)) = bring_payment(stores, till, known, apply, done).await? else { return Ok(()) };
+    if state == PaymentState::Captured {
         return Ok(());
     }
     done.captures += 1;
-    done.payments += usize::from(known.is_none());
-    if !apply {
-        return Ok(());
-    }
-    if known.is_none() {
-        let Some(order) = stores.orders.order(id.order).await? else {
-            done.unclear
-                .push(format!("{} was captured, and its order has no row yet", booked.capture.payment));
-            return Ok(());
-        };
-        stores.archive.restore_payments(&[payment(till, id, &order, booked)]).await?;
-    }
-    if stores.captures.take(None, id, &booked.capture).await? == Taken::Unknown {
-        done.unclear.push(format!("{} was captured twice", booked.capture.payment));
+    if apply && stores.captures.take(None, id, &capture).await? == Taken::Unknown {
+        done.unclear.push(format!("{id} was captured twice"));
     }
     Ok(())
 }
 
+/// Makes the row of a payment of the instance's orders that has none. Answers its id and the state of its row; `None`
+/// for another payment, and where there is nothing that it could belong to.
+async fn bring_payment(
+    stores: &Recoverer,
+    till: &Till,
+    (payment, page): (&str, Option<PaymentPage>),
+    apply: bool,
+    done: &mut Recovered,
+) -> anyhow::Result<Option<(PaymentId, PaymentState)>> {
+    let Ok(id) = PaymentId::parse(payment) else { return Ok(None) };
+    if !stores.has(id.order) {
+        return Ok(None);
+    }
+    let payments = stores.payments.of(id.order).await?;
+    if let Some(payment) = payments.iter().find(|payment| payment.request.id == id) {
+        return Ok(Some((id, payment.state)));
+    }
+    done.payments += 1;
+    if apply {
+        let Some(order) = stores.orders.order(id.order).await? else {
+            done.unclear.push(format!("{id} is known to the payment provider, and its order has no row"));
+            return Ok(None);
+        };
+        stores.archive.restore_payments(&[row(till, id, &order, page)?]).await?;
+    }
+    Ok(Some((id, PaymentState::Open)))
+}
+
 /// Makes the row of a payment that the provider knows.
-fn payment(till: &Till, id: PaymentId, order: &Order, booked: &Booked) -> ExportedPayment {
+fn row(
+    till: &Till,
+    id: PaymentId,
+    order: &Order,
+    page: Option<PaymentPage>,
+) -> anyhow::Result<ExportedPayment> {
+    let amount = order.amount().context("an order whose amount is too large was paid")?;
     let due_ms = order.expires_ms.unwrap_or(order.accepted_ms);
     let request = PaymentRequest {
         id,
         deployment: till.terms.deployment.clone(),
-        amount: order.amount().unwrap_or_else(|| booked.capture.amount.clone()),
+        amount,
         description: PaymentRequest::description(order),
         created_ms: order.accepted_ms,
         due_ms,
         expires_ms: due_ms,
         return_url: till.terms.return_url.replace("{order}", &order.id.to_string()),
     };
-    ExportedPayment {
+    let (reference, url) = page.map(|page| (page.reference, page.url)).unzip();
+    Ok(ExportedPayment {
         state: PaymentState::Open,
         request,
-        reference: None,
-        url: None,
+        reference,
+        url,
         capture: None,
         refund: None,
         events: Vec::new(),
-    }
+    })
 }

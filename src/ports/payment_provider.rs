@@ -68,6 +68,17 @@ pub struct Booked {
     pub refunded: i64,
 }
 
+/// A page on which a payment can still be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenPage {
+    /// Our reference, as the provider tells it: a payment's id if it is ours.
+    pub payment: String,
+    /// The deployment that it names.
+    pub deployment: Option<String>,
+    /// The page.
+    pub page: PaymentPage,
+}
+
 impl Booked {
     /// Answers whether all of it was paid back, or is on its way back.
     pub fn is_refunded(&self) -> bool {
@@ -85,10 +96,33 @@ pub trait ProviderRules: Send + Sync {
     fn read_event(&self, body: &[u8]) -> Option<ProviderEvent>;
 }
 
+/// What a provider lists of itself. Nothing is changed by it.
+#[async_trait]
+pub trait ProviderBooks: Send + Sync {
+    /// Lists captures since a time, in ms since 1970, newest first: a page of them, after the entry of the provider's
+    /// books that `after` names. Answers with them where the next page begins; `None` on the last one.
+    async fn captures(
+        &self,
+        since_ms: i64,
+        after: Option<String>,
+    ) -> StoreResult<(Vec<Booked>, Option<String>)>;
+
+    /// Reads the entry of the provider's books about a capture, by the provider's id of it; `None` when there is none.
+    async fn booked(&self, capture: &str) -> StoreResult<Option<Booked>>;
+
+    /// Lists the pages since a time, in ms since 1970, on which a payment can still be made, newest first; as
+    /// [`Self::captures`].
+    async fn pages(
+        &self,
+        since_ms: i64,
+        after: Option<String>,
+    ) -> StoreResult<(Vec<OpenPage>, Option<String>)>;
+}
+
 /// A payment provider. Every call is idempotent, by the id of our payment. A failed call says, like every port, whether
 /// its effect is excluded.
 #[async_trait]
-pub trait PaymentProvider: ProviderRules {
+pub trait PaymentProvider: ProviderRules + ProviderBooks {
     /// Makes the page on which a payment is made, or finds it.
     async fn open(&self, request: &PaymentRequest) -> StoreResult<PaymentPage>;
 
@@ -100,15 +134,4 @@ pub trait PaymentProvider: ProviderRules {
 
     /// Pays a capture back. Answers where the refund is: sent, done or failed.
     async fn refund(&self, refund: &Refund) -> StoreResult<RefundState>;
-
-    /// Lists captures since a time, in ms since 1970, newest first: a page of them, after the entry of the provider's
-    /// books that `after` names. Answers with them where the next page begins; `None` on the last one.
-    async fn captures(
-        &self,
-        since_ms: i64,
-        after: Option<String>,
-    ) -> StoreResult<(Vec<Booked>, Option<String>)>;
-
-    /// Reads the entry of the provider's books about a capture, by the provider's id of it; `None` when there is none.
-    async fn booked(&self, capture: &str) -> StoreResult<Option<Booked>>;
 }

@@ -15,12 +15,13 @@ use crate::config::Secret;
 use crate::domain::payment::{PaymentPage, REFERENCE_MAX, RefundState, URL_MAX};
 use crate::domain::{Money, Payment, PaymentRequest, Refund};
 use crate::ports::{
-    Booked, PaymentProvider, ProviderEvent, ProviderRules, Standing, StoreError, StoreResult,
+    Booked, OpenPage, PaymentProvider, ProviderBooks, ProviderEvent, ProviderRules, Standing, StoreError,
+    StoreResult,
 };
 
 pub use client::API_VERSION;
 use client::{Client, Reply};
-use objects::{DEPLOYMENT, PAYMENT, booked, event, refund_state, standing, text};
+use objects::{DEPLOYMENT, PAYMENT, booked, event, open_page, refund_state, standing, text};
 
 /// The shortest life of a Checkout page, in ms: half an hour, and a minute for the request.
 pub const PAGE_MS_MIN: i64 = 31 * 60_000;
@@ -251,7 +252,10 @@ impl PaymentProvider for Stripe {
             reply => refund_state(&reply.object(context)?),
         }
     }
+}
 
+#[async_trait]
+impl ProviderBooks for Stripe {
     async fn captures(
         &self,
         since_ms: i64,
@@ -275,6 +279,16 @@ impl PaymentProvider for Stripe {
             Reply::Refused { status: 404, .. } => Ok(None),
             reply => booked(&reply.object("read a capture")?).map(Some),
         }
+    }
+
+    async fn pages(
+        &self,
+        since_ms: i64,
+        after: Option<String>,
+    ) -> StoreResult<(Vec<OpenPage>, Option<String>)> {
+        let filter = [("created[gte]", (since_ms / 1000).to_string()), ("status", "open".to_owned())];
+        let (sessions, next) = self.list("/v1/checkout/sessions", &filter, after).await?;
+        Ok((sessions.iter().filter_map(open_page).collect(), next))
     }
 }
 

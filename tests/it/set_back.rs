@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use seckill::app::{self, Recovered, Role, Wish};
 use seckill::clock::Clock;
-use seckill::config::{Config, Mode};
+use seckill::config::{Config, Mode, Secret};
 use seckill::domain::watermark::SetBack;
 use seckill::domain::{Month, OrderId, Shard, UserId};
 use seckill::ports::{Effect, ErrorKind, Ports, StoreError};
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use sqlx::Row;
 
 use crate::harness::{Books, Servers, TestShop, config, eventually, migrated, open, remove};
-use crate::provider::{Provider, paying, simulator};
+use crate::provider::{Provider, WEBHOOK, WEBHOOK_SECRET, paying, simulator};
 
 /// Asks for an order in a shard of the last instance and in one of the first. Answers the failure of the former.
 async fn ask(ports: &Ports, servers: &Servers) -> Option<StoreError> {
@@ -175,24 +175,26 @@ async fn recover(config: &Config, at: u16, reason: Option<&str>) -> Recovered {
     Box::pin(app::recover_mysql(config, wish, &|_| ())).await.expect("all servers")
 }
 
-/// What happens after the backup of an instance, and is lost with it. Answers what became of every order.
+/// What happens after the backup of an instance, and is lost with it. Answers the order whose payment page is open, and
+/// what became of every order.
 async fn lose(
     shop: &TestShop,
     provider: &Provider,
     at: u16,
     (before, page): (&[(String, String)], &str),
-) -> BTreeMap<String, Value> {
+) -> ((String, String), BTreeMap<String, Value>) {
     let (mut here, there) = (buyers(shop, at).skip(before.len()), buyers(shop, 1 - at));
     let mut orders = before.to_vec();
     pay(shop, provider, page, &before[0]).await;
     let (_, page) = shop.payment(&before[1].0, &before[1].1).await;
     pay(shop, provider, &page, &before[1]).await;
     assert_eq!(shop.act(&before[2].0, &before[2].1, "cancel").await.status, 200);
-    for end in ["wait", "pay", "cancel", "withhold", "restock"] {
+    for end in ["wait", "open", "pay", "cancel", "withhold", "restock"] {
         let user = here.next().expect("endless");
         let order = (user.clone(), shop.unpaid(&user, "k").await);
         match end {
             "wait" => {}
+            "open" => drop(shop.payment(&user, &order.1).await),
             "cancel" => assert_eq!(shop.act(&user, &order.1, "cancel").await.status, 200),
             _ => {
                 let (_, page) = shop.payment(&user, &order.1).await;
@@ -213,7 +215,8 @@ async fn lose(
         provider.books().iter().filter(|(_, _, refunded)| *refunded > 0).count() == 2
     })
     .await;
-    statuses(shop, &orders).await
+    let opened = orders[before.len() + 1].clone();
+    (opened, statuses(shop, &orders).await)
 }
 
 /// Sells, pays, cancels and refunds before and after a backup of an instance, puts the backup back, and asserts that
@@ -239,7 +242,7 @@ async fn survives_a_backup_of(at: u16) {
     })
     .await;
     let backup = Backup::of(&servers, at.into()).await;
-    let was = lose(&shop, &provider, at, (&before, &page)).await;
+    let (opened, was) = lose(&shop, &provider, at, (&before, &page)).await;
     told(&shop, &servers).await;
     shop.stop().await;
     backup.restore().await;
@@ -261,6 +264,15 @@ async fn survives_a_backup_of(at: u16) {
         assert_eq!(view["status"], *status, "{view}");
     }
     assert_eq!(shop.stage().notes("mysql_recover").await.len(), 1);
+    // Who had a page open may pay on it, and finds it again.
+    let (user, order) = opened;
+    assert_eq!(shop.status(&user, &order).await, "awaiting_payment");
+    let (_, page) = shop.payment(&user, &order).await;
+    let events =
+        provider.simulator.events(&format!("http://{}{WEBHOOK}", shop.shopper), &Secret::new(WEBHOOK_SECRET));
+    provider.press(&page, "pay").await;
+    events.expect("a sender").run_once().await;
+    assert_eq!(shop.status(&user, &order).await, "paid");
     let nothing = recover(&config, at, None).await;
     assert_eq!((nothing.set_back, nothing.rows), (None, 0));
     // Whoever has lost units, or has too many, is found by the last ones.

@@ -9,7 +9,7 @@ use seckill::clock::Clock;
 use seckill::config::Secret;
 use seckill::domain::payment::{PaymentPage, PaymentState, RefundKey, RefundReason, RefundState};
 use seckill::domain::{Money, Month, OrderId, Payment, PaymentId, PaymentRequest, Refund, Shard};
-use seckill::ports::PaymentProvider;
+use seckill::ports::{PaymentProvider, ProviderBooks};
 use seckill::provider::stripe::Stripe;
 
 use crate::client::call;
@@ -94,6 +94,7 @@ async fn stripe_takes_every_request_of_the_client() {
         assert_ne!(refunded, RefundState::Failed, "a request that Stripe refuses is a failed refund");
     }
     mock.stripe.captures(payment.request.created_ms - 86_400_000, None).await.expect("a list");
+    mock.stripe.pages(payment.request.created_ms - 86_400_000, None).await.expect("a list");
 }
 
 /// Answers whether a failure is about what the mock said, and not about what it was asked.

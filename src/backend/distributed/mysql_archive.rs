@@ -117,9 +117,11 @@ impl MysqlArchive {
         let mut tx = self.mysql.begin(self.mysql.map.instance_of(shard), RESTORE).await?;
         let table = |name: &str, columns: &str| format!("{}.{name} ({columns})", self.mysql.shard(shard));
         let stands = |key: &str| format!("ON DUPLICATE KEY UPDATE {key} = {key}");
-        let rows =
-            table("payments", "order_id, attempt, state, request, reference, url, capture, created_ms");
-        insert_rows(&mut tx, (&rows, 8, &stands("attempt")), payments, |query, payment| {
+        let rows = table(
+            "payments",
+            "order_id, attempt, state, request, reference, url, capture, created_ms, ask_ms",
+        );
+        insert_rows(&mut tx, (&rows, 9, &stands("attempt")), payments, |query, payment| {
             let ExportedPayment { request, reference, url, capture, .. } = payment;
             let bytes = |text: &Option<String>| text.as_ref().map(|text| text.clone().into_bytes());
             query
@@ -131,6 +133,8 @@ impl MysqlArchive {
                 .bind(url)
                 .bind(bytes(capture))
                 .bind(request.created_ms)
+                // The provider is asked about one that has not come to its end.
+                .bind((!payment.state.is_final()).then_some(request.created_ms))
         })
         .await?;
         let refunded = payments.iter().filter_map(|of| Some((of.request.id, of.refund.as_ref()?)));

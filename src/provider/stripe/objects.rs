@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 
-use crate::domain::payment::{REFERENCE_MAX, RefundState};
+use crate::domain::payment::{PaymentPage, REFERENCE_MAX, RefundState, URL_MAX};
 use crate::domain::{Capture, Money};
-use crate::ports::{Booked, News, ProviderEvent, Standing, StoreError, StoreResult};
+use crate::ports::{Booked, News, OpenPage, ProviderEvent, Standing, StoreError, StoreResult};
 
 /// The name under which an object carries our payment's id.
 pub const PAYMENT: &str = "seckill_payment";
@@ -94,6 +94,20 @@ pub fn booked(intent: &Value) -> StoreResult<Booked> {
         },
         deployment: deployment_of(intent),
         refunded: intent["latest_charge"]["amount_refunded"].as_i64().unwrap_or(0),
+    })
+}
+
+/// Reads an open session as a page on which a payment can be made; `None` for any other, and for one without an address.
+pub fn open_page(session: &Value) -> Option<OpenPage> {
+    if text(session, "status") != Some("open") {
+        return None;
+    }
+    let reference = text(session, "id").filter(|id| is_reference(id))?;
+    let url = text(session, "url").filter(|url| url.len() <= URL_MAX)?;
+    Some(OpenPage {
+        payment: named(session, PAYMENT)?.to_owned(),
+        deployment: deployment_of(session),
+        page: PaymentPage { reference: reference.to_owned(), url: url.to_owned() },
     })
 }
 

@@ -156,6 +156,10 @@ impl Recoverer {
              at_ms = VALUES(at_ms)",
             self.table()
         );
+        // No number that a writer remembers is one that comes now.
+        let fences =
+            format!("UPDATE {}.consumer_positions SET fences = fences + 1000", self.mysql.control(self.at));
+        self.execute(fences).await?;
         self.execute(text).await.map(drop)
     }
 
