@@ -162,3 +162,6 @@ fn record(steps: &[OrderMove<'static>], sale: &Sale) -> Result<OrderRecord, Stri
         decided: Some(Box::new(decided)),
     })
 }
+
+#[cfg(test)]
+mod tests;

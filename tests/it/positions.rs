@@ -12,12 +12,13 @@ use seckill::app::{self, Role};
 use seckill::backend::distributed::migrate;
 use seckill::clock::Clock;
 use seckill::config::{Config, Mode};
-use seckill::domain::{Halt, Part};
+use seckill::domain::{Halt, Part, Position};
 use serde_json::Value;
 
 use crate::harness::{
     TestShop, assert_rows_kept, config, eventually, metrics, migrated, months, open, remove,
 };
+use crate::own_redis::OwnRedis;
 
 const PARTS: u16 = 2;
 
@@ -172,6 +173,65 @@ async fn a_topic_made_anew_halts_its_partitions_until_they_are_moved_and_no_orde
     let moves = database.number(0, &moves.replace("{directory}", &database.directory())).await;
     assert_eq!(moves, i64::from(PARTS));
     finish_without_the_old_log(shop).await;
+}
+
+/// Loses Redis and what `harm` does to the order log, and asserts that no bucket is rebuilt before somebody has moved
+/// the positions, and that the sale goes on then. Every partition is halted for `why`.
+async fn a_rebuild_waits_for(why: Halt, harm: impl AsyncFnOnce(&TestShop, &Topic)) {
+    let mut redis = OwnRedis::start(&[]).await;
+    let shop = TestShop::start_with(Mode::Distributed, &[("redis.url", &redis.url())]).await;
+    shop.open_sale("drop", 1, &[("phone", 1000)]).await;
+    buy(&shop, "before", 20).await;
+    written(&shop, 20).await;
+    redis.kill();
+    harm(&shop, &Topic::of(&shop.config)).await;
+    redis.lose_data();
+    redis.start_again().await;
+    let all_halted = vec![Some(why); usize::from(PARTS)];
+    eventually("both partitions are halted", async || halts(&shop).await == all_halted).await;
+    // Longer than a rebuild takes.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(shop.stock("drop").await["phone"]["available"], Value::Null, "nothing was rebuilt");
+    let refused = shop.buy("early", "drop", "phone", "k").await;
+    assert_eq!(refused.status, 503, "nobody hears that anything is sold out: {refused:?}");
+    let (code, _, talk) = position(&shop.config, &["move", "all", "--to", "start", "--reason", "a test"]);
+    assert_eq!(code, Some(0), "{talk}");
+    eventually("it is rebuilt", async || shop.stock("drop").await["phone"]["available"] == 980).await;
+    for n in 0..20 {
+        let again = shop.buy(&format!("before{n}"), "drop", "phone", "k").await;
+        assert_eq!(again.status, 200, "{again:?}");
+    }
+    buy(&shop, "after", 20).await;
+    written(&shop, 40).await;
+    finish_without_the_old_log(shop).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_bucket_is_rebuilt_while_the_order_log_is_another_one() {
+    Box::pin(a_rebuild_waits_for(Halt::OtherLog, async |_, topic| {
+        topic.delete().await;
+        topic.make().await;
+    }))
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_bucket_is_rebuilt_while_the_order_log_does_not_reach_its_positions() {
+    Box::pin(a_rebuild_waits_for(Halt::OutOfRange, async |shop, topic| {
+        // As if the positions had gone back before what the log has lost.
+        for part in (0..PARTS).map(Part::new) {
+            let positions = open(&shop.config).await.positions;
+            let written = positions.positions().await[&part].next_offset;
+            topic.cut(part, written).await;
+            eventually("the position is set back", async || {
+                let seen = positions.positions().await[&part];
+                let back = Position { next_offset: 0, ..seen };
+                positions.replace(part, &seen, &back).await.expect("MySQL")
+            })
+            .await;
+        }
+    }))
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

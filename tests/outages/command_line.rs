@@ -2,12 +2,14 @@
 
 use std::process::Stdio;
 
+use seckill::clock::Clock;
 use seckill::config::Mode;
+use seckill::domain::{Month, OrderId, Shard};
 use serde_json::json;
 
 use crate::binary::{Process, add_key, command};
 use crate::client::call;
-use crate::harness::{Books, assert_kept, config, sale_body};
+use crate::harness::{Books, Stage as _, assert_kept, config, eventually, operate, sale_body};
 use crate::world::World;
 
 #[test]
@@ -97,5 +99,100 @@ async fn migrating_without_kafka_says_so_at_once() {
         .expect("the binary runs");
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(text.contains("waiting for Kafka at 127.0.0.1:9 (kafka.brokers)"), "{text}");
+    world.finish().await;
+}
+
+/// The commands of the runbook, in their order and each once, as lines of words.
+fn commands_of_the_runbook() -> Vec<String> {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md"));
+    let page = page.expect("the page");
+    let (_, runbook) = page.split_once("\n## Runbook").expect("the section");
+    let (runbook, _) = runbook.split_once("\n## ").expect("the section after it");
+    let mut found = Vec::new();
+    for line in runbook.lines().filter_map(|line| line.strip_prefix("$ ")) {
+        found.push(line.to_owned());
+    }
+    // Every second piece stands between marks of code; those of blocks have three.
+    let joined = runbook.replace("```", "").replace('\n', " ");
+    let code = joined.split('`').skip(1).step_by(2);
+    found.extend(code.map(|piece| piece.split_whitespace().collect::<Vec<_>>().join(" ")));
+    let mut unique: Vec<String> = Vec::new();
+    for command in found.into_iter().filter(|piece| piece.starts_with("seckill ")) {
+        if !unique.contains(&command) {
+            unique.push(command);
+        }
+    }
+    unique
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_command_of_the_runbook_does_what_it_says() {
+    let world = World::new(&[]).await;
+    let process = Process::start(&world.config, "all").await;
+    let run = |line: &str, key: &str| {
+        let mut command = command(&world.config);
+        command.env("SECKILL_ADMIN", process.admin.to_string()).env("SECKILL_API_KEY", key);
+        let words = line.split_whitespace().skip(1).map(|word| word.replace('_', " "));
+        let output = command.args(words).stdout(Stdio::piped()).stderr(Stdio::piped()).output();
+        let output = output.expect("the binary runs");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        (output.status.code(), text + &String::from_utf8_lossy(&output.stderr))
+    };
+    let scopes = "sales:read,sales:write,orders:read,orders:write";
+    let key = run(&format!("seckill key create --name cli --scopes {scopes}"), "").1;
+    let key = key.lines().find(|line| line.starts_with("sk_")).expect("a key").to_owned();
+    for sale in ["drop", "over"] {
+        let body = sale_body(sale, 1, &[("phone", 3)]);
+        for (path, body) in [("/sales".to_owned(), body)]
+            .into_iter()
+            .chain(["publish", "preheat"].map(|act| (format!("/sales/{sale}/{act}"), json!({ "reason": "a test" }))))
+        {
+            let answer = operate(process.admin, &key, "POST", &path, body).await;
+            assert!(matches!(answer.status, 200 | 201), "{answer:?}");
+        }
+    }
+    operate(process.admin, &key, "POST", "/sales/over/end", json!({ "reason": "a test" })).await;
+    let garbage = OrderId::first_of(Shard::new(0), Month::of_ms(Clock::System.now_ms()));
+    world.database().append(garbage, vec![b"no record".to_vec()]).await;
+    let letters = async || run("seckill dead-letters list -o json", &key).1;
+    eventually("there is a dead letter", async || letters().await.contains("garbage")).await;
+    let letter = letters().await;
+    let letter = letter.split('"').find(|word| word.starts_with("dl_")).expect("its id").to_owned();
+    let commands = commands_of_the_runbook();
+    assert!(commands.len() > 12, "{commands:?}");
+    for line in commands {
+        let reason = ["\"…\"", "…", "\"read again\"", "\"a slip\""];
+        let filled = reason.iter().fold(line.clone(), |line, reason| line.replace(reason, "a_test"));
+        let filled = [("PART", "1"), (" N ", " 1 "), ("SALE", "over"), ("LETTER", &letter)]
+            .iter()
+            .fold(filled, |line, (name, value)| line.replace(name, value));
+        let filled = if filled.ends_with("sale stock") || filled.ends_with("sale preheat") {
+            format!("{filled} drop")
+        } else {
+            filled
+        };
+        let (expected, says) = match line.split_whitespace().nth(1).expect("a command") {
+            _ if line.contains("--to 5") => (1, "offsets from 0 to"),
+            "migrate" => (0, "databases ready"),
+            "reconcile" => (0, "the books fit together"),
+            "recover" if line.contains("--apply") => (0, "is used again within a second"),
+            "recover" => (0, "nothing was changed"),
+            _ => (0, ""),
+        };
+        if line.starts_with("seckill recover") {
+            let (at, control) = world.database().controls().pop().expect("an instance");
+            world.database().execute(at, &format!("UPDATE {control}.watermark SET mark = 0")).await;
+        }
+        let (code, text) = run(&filled, &key);
+        assert!(code == Some(expected) && text.contains(says), "{filled}: {code:?} {text}");
+        if line.starts_with("seckill recover") {
+            run("seckill recover mysql 1 --apply --reason a_test", &key);
+            eventually("it is used, and its buckets are rebuilt", async || {
+                run("seckill reconcile", &key).0 == Some(0)
+            })
+            .await;
+        }
+    }
+    drop(process);
     world.finish().await;
 }

@@ -13,9 +13,11 @@ mod harness;
 
 mod events;
 mod kafka;
+mod lost_orders;
 mod mysql;
 mod processes;
 mod proxy;
 mod redis;
+mod set_back;
 mod shaving;
 mod world;

@@ -17,7 +17,7 @@ static ALONE: LazyLock<Mutex<()>> = LazyLock::new(Mutex::default);
 
 /// The ports of scripts/outage-stack.
 const REDIS: u16 = 26379;
-const MYSQL: [u16; 2] = [23306, 23307];
+pub const MYSQL: [u16; 2] = [23306, 23307];
 const KAFKA: u16 = 29092;
 const KAFKA_ADVERTISED: u16 = 29094;
 

@@ -11,7 +11,7 @@ use sqlx::mysql::{MySqlConnectOptions, MySqlConnection};
 use sqlx::{AssertSqlSafe, Connection as _, Row};
 use tokio::sync::Mutex;
 
-use super::mysql_error::{failed, number};
+use super::mysql_error::{IsSetBack, failed, number};
 use super::mysql_text::NOW_MS;
 use crate::domain::Instance;
 use crate::domain::watermark::{SetBack, Watermark};
@@ -73,7 +73,7 @@ impl Guard {
         let found = read(&self.table, connection).await?;
         match self.judge(found.as_ref(), known) {
             None => Ok(()),
-            Some(_) => Err(sqlx::Error::PoolClosed),
+            Some(_) => Err(sqlx::Error::Configuration(Box::new(IsSetBack))),
         }
     }
 

@@ -97,7 +97,8 @@ pub fn booked(intent: &Value) -> StoreResult<Booked> {
     })
 }
 
-/// Reads an open session as a page on which a payment can be made; `None` for any other, and for one without an address.
+/// Reads an open session as a page on which a payment can be made; `None` for any other, and for one without an
+/// address.
 pub fn open_page(session: &Value) -> Option<OpenPage> {
     if text(session, "status") != Some("open") {
         return None;
