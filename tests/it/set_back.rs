@@ -1,13 +1,14 @@
 //! Tests of a MySQL instance that was set back: a backup was restored, or a replica took over that was behind.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use seckill::app::{self, Recovered, Role, Wish};
 use seckill::clock::Clock;
 use seckill::config::{Config, Mode, Secret};
 use seckill::domain::watermark::SetBack;
 use seckill::domain::{Month, OrderId, Shard, StoredEvent, UserId};
-use seckill::ports::{Effect, ErrorKind, Ports, StoreError};
+use seckill::ports::{Effect, ErrorKind, Ports, StoreError, Watermarks};
 use serde_json::{Value, json};
 use sqlx::Row;
 
@@ -25,15 +26,22 @@ async fn ask(ports: &Ports, servers: &Servers) -> Option<StoreError> {
     ports.orders.order(order(last)).await.err()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_instance_with_older_data_is_not_used_while_it_has_them() {
+/// Opens databases of the test's own whose watermarks have grown.
+async fn watched() -> (Config, Ports, Arc<dyn Watermarks>) {
     let config = config(Mode::Distributed, &[]);
     migrated(&config).await;
-    let (ports, servers) = (open(&config).await, Servers::of(&config));
+    let ports = open(&config).await;
     let watermarks = ports.recovery.clone().expect("a recovery").watermarks;
     for _ in 0..3 {
         watermarks.look().await.expect("servers");
     }
+    (config, ports, watermarks)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_with_older_data_is_not_used_while_it_has_them() {
+    let (config, ports, watermarks) = watched().await;
+    let servers = Servers::of(&config);
     assert!(ask(&ports, &servers).await.is_none());
     let (at, control) = servers.controls().pop().expect("an instance");
     servers.execute(at, &format!("UPDATE {control}.watermark SET mark = mark - 1")).await;
@@ -317,13 +325,8 @@ async fn a_backup_of_another_instance_is_restored() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_nobody_can_bring_together_is_told_and_its_number_is_not_given_again() {
-    let config = config(Mode::Distributed, &[]);
-    migrated(&config).await;
-    let (ports, servers) = (open(&config).await, Servers::of(&config));
-    let watermarks = ports.recovery.clone().expect("a recovery").watermarks;
-    for _ in 0..3 {
-        watermarks.look().await.expect("servers");
-    }
+    let (config, ports, _) = watched().await;
+    let servers = Servers::of(&config);
     let map = config.shard_map().expect("a map");
     let shard = map.all_shards().last().expect("a shard");
     let order = OrderId::first_of(shard, Month::of_ms(Clock::System.now_ms()));

@@ -71,9 +71,12 @@ impl Guard {
         // Before the question: what is learned meanwhile may be newer than the answer.
         let known = self.known();
         let found = read(&self.table, connection).await?;
-        match self.judge(found.as_ref(), known) {
+        match SetBack::of(found.as_ref(), known) {
             None => Ok(()),
-            Some(_) => Err(sqlx::Error::Configuration(Box::new(IsSetBack))),
+            Some(why) => {
+                self.shut(why, found.as_ref(), known);
+                Err(sqlx::Error::Configuration(Box::new(IsSetBack)))
+            }
         }
     }
 
@@ -91,7 +94,11 @@ impl Guard {
         };
         let known = self.known();
         let found = read(&self.table, &mut asked).await.map_err(|error| failed(LOOK, error))?;
-        let set_back = self.judge(found.as_ref(), known);
+        let set_back = SetBack::of(found.as_ref(), known);
+        match set_back {
+            Some(why) => self.shut(why, found.as_ref(), known),
+            None => self.open(),
+        }
         if let (None, Some(found)) = (set_back, found) {
             // It is raised once in a round of the slowest process, and not by every process.
             let is_due = found.mark == std::mem::replace(last, found.mark);
@@ -118,24 +125,24 @@ impl Guard {
         Ok(found.mark + i64::from(raised.rows_affected() == 1))
     }
 
-    /// Shuts an instance that is set back, and opens one that is not.
-    fn judge(&self, found: Option<&Watermark>, known: i64) -> Option<SetBack> {
-        let set_back = SetBack::of(found, known);
-        let was_shut = self.is_shut.swap(set_back.is_some(), Ordering::AcqRel);
-        let instance = self.instance.number();
-        match set_back {
-            Some(why) if !was_shut => {
-                tracing::error!(
-                    instance,
-                    ?found,
-                    known,
-                    "mysql-{instance} {why}, and is not used: `seckill recover mysql {instance}`"
-                );
-            }
-            None if was_shut => tracing::info!(instance, "mysql-{instance} is used again"),
-            _ => {}
+    fn shut(&self, why: SetBack, found: Option<&Watermark>, known: i64) {
+        if !self.is_shut.swap(true, Ordering::AcqRel) {
+            let instance = self.instance.number();
+            tracing::error!(
+                instance,
+                ?found,
+                known,
+                "mysql-{instance} {why}, and is not used: `seckill recover mysql {instance}`"
+            );
         }
-        set_back
+    }
+
+    /// Only a look opens: a connection may have been asked before the last thing was learned.
+    fn open(&self) {
+        if self.is_shut.swap(false, Ordering::AcqRel) {
+            let instance = self.instance.number();
+            tracing::info!(instance, "mysql-{instance} is used again");
+        }
     }
 }
 

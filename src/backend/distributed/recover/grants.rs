@@ -28,13 +28,6 @@ pub struct LostGrants {
     pub given: Vec<(Instance, Grant)>,
 }
 
-impl LostGrants {
-    /// Counts the units that the instance gave.
-    pub fn units_given(&self) -> u64 {
-        self.given.iter().map(|(_, grant)| u64::from(grant.units)).sum()
-    }
-}
-
 impl Recoverer {
     /// Compares the instance's grants with those of all others.
     ///

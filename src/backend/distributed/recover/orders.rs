@@ -32,7 +32,7 @@ pub struct LostOrders {
     pub unclear: Vec<String>,
 }
 
-/// Steps that can be taken together: their place among the arrows, who took them and why, and whether units were
+/// Steps that can be taken together: their word, who took them and why, and whether units were
 /// withheld.
 type Alike = (&'static str, String, Option<String>, bool);
 
