@@ -1,7 +1,9 @@
-"""What becomes of orders after their rows, as benches/run measures it: payments, expiries, and units that come back.
+"""What becomes of orders after their rows, as benches/run measures it: payments, expiries, units that come back, and looks
+at the books of them all.
 
 A slice of `paying` and `expiring` is a crowd of whom all are accepted, and what then becomes of all their orders. The
-samples of `returning` and `hoping` are seconds on each of two fronts, seen by buyers who click all the time.
+samples of `returning` and `hoping` are seconds on each of two fronts, seen by buyers who click all the time. A slice of
+`looking` is a time in which nothing happens but what a shop at rest does.
 """
 import concurrent.futures
 import contextlib
@@ -15,7 +17,7 @@ import threading
 import time
 
 import stage
-from figures import slice_of
+from figures import slice_of, take, turns
 from stage import RAW, SKU, check, talk
 
 SECOND, SECOND_ADMIN, PROVIDER = "127.0.0.1:18484", "127.0.0.1:18494", "127.0.0.1:18485"
@@ -24,6 +26,9 @@ UNITS_MOST = 5000  # of a slice: Python's buyers are slow, and a crowd must be t
 ROUNDS = 100  # of units that come back; each has a sample of each front
 WINDOW_S, GRACE_S = 10, 1  # of the orders that expire: the least, and a short one
 CLICK_S = 0.005  # between two clicks on a front
+LIVE, PAID = 100_000, 20_000  # orders at which the books are looked at; those that are paid are live, too
+LOOKS_S, LOOKS_PAIRS = 150, 4  # ten minutes with looks, and as many without
+KEPT_MS = 6 * 3_600_000  # longer than all slices together: no order expires in them
 FLAG_S = 0.25  # how long a front trusts that a SKU is sold out, by default
 PAY = {"Content-Type": "application/x-www-form-urlencoded"}
 
@@ -140,17 +145,22 @@ def paying(place, units):
     sale = place.open_sale(units)
     orders = place.sell(sale, units, ["--shape", "spike", "--buyers", str(units)])
 
-    def pay(order):
+    before, began = stage.cpu_now(place.pids), time.monotonic()
+    pay(place, orders)
+    stage.wait_until("every order is paid", lambda: place.stock(sale)["sold"] == units)
+    return finished(place, sale, units, before, began)
+
+
+def pay(place, orders):
+    """Opens a payment of each order, and pays it at the provider."""
+    def one(order):
         page = place.change(place.fronts[0], *order, "pay")["payment"]["redirect_url"]
         address, _, path = page.removeprefix("http://").partition("/")
         status, _ = place.ask("POST", address, f"/{path}", PAY, "action=pay")
         check(status in (200, 303), f"the page answers {status}")
 
-    before, began = stage.cpu_now(place.pids), time.monotonic()
     with concurrent.futures.ThreadPoolExecutor(BUYERS_AT_ONCE) as buyers:
-        list(buyers.map(pay, orders))
-    stage.wait_until("every order is paid", lambda: place.stock(sale)["sold"] == units)
-    return finished(place, sale, units, before, began)
+        list(buyers.map(one, orders))
 
 
 def expiring(place, units):
@@ -174,6 +184,34 @@ def finished(place, sale, units, before, began):
     talk(f"  {units} in {seconds:.1f} s, {1e6 / run['cost_us']:,.0f} per CPU-second, audit passed; µs each: "
          + ", ".join(f"{name} {of / units * 1e6:.1f}" for name, of in spent.items()))
     return run
+
+
+# ---- looks at the books ---------------------------------------------------------------------------------------
+
+def looking(place):
+    """Pairs of slices, with looks and without: somebody else has the turn of looking then, and does nothing with it."""
+    half = LIVE // 2
+    crowd = ["--shape", "constant", "--rate", "1000", "--duration", f"{half // 1000}", "--connections", "256"]
+    sales = [place.open_sale(half, payment_window_ms=KEPT_MS) for _ in range(2)]
+    orders = [place.sell(sale, half, crowd) for sale in sales]
+    talk(f"  {LIVE:,} orders stand; {PAID:,} of them are paid")
+    pay(place, orders[0][:PAID])
+    stage.wait_until("they are paid", lambda: place.stock(sales[0])["sold"] == PAID)
+    control = place.side.stack.mysql("mysql-a", "SELECT table_schema FROM information_schema.tables WHERE table_name = "
+                                     f"'event_leases' AND table_schema LIKE 'bench\\_{place.side.name}looks\\_%'")[0]
+
+    def slice_(until_ms):
+        turn = f"SET holder = REPEAT('b', 16), until_ms = {until_ms} WHERE reader = 'reconciler'"
+        place.side.stack.mysql("mysql-a", f"UPDATE {control}.event_leases {turn}")
+        time.sleep(15)  # the next look begins, or the last one ends
+        before = stage.cpu_now(place.pids)
+        time.sleep(LOOKS_S)
+        return slice_of(LOOKS_S, stage.cpu_between(before, stage.cpu_now(place.pids)))
+
+    pairs = take(turns(lambda: slice_(0), lambda: slice_(10**15)), LOOKS_PAIRS)
+    for sale in sales:
+        place.end_sale(sale)
+    return pairs
 
 
 # ---- units that come back -------------------------------------------------------------------------------------

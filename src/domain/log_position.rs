@@ -1,9 +1,12 @@
 //! Where the order writers are in a partition of the order log, and why they may not go on from there.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
 
 use serde::{Serialize, Serializer};
+
+use super::shard::Part;
 
 /// The identity of an order log: another one for every log, also for one that has the name of an earlier one. Source:
 /// docs/adr/0014.
@@ -118,6 +121,20 @@ impl Position {
         let from = if self.halt.is_some() { offsets.start } else { self.next_offset };
         offsets.end.saturating_sub(from).max(0)
     }
+}
+
+/// Names the first of some partitions that the order writers have not written up to the ends of the order log, when
+/// there is one. A partition whose end or position is not known counts as not written.
+pub fn first_unwritten<'a>(
+    parts: &'a [Part],
+    log: &HashMap<Part, Range<i64>>,
+    positions: &HashMap<Part, Position>,
+) -> Option<&'a Part> {
+    let is_written = |part: &&Part| {
+        let end = log.get(part).map(|offsets| offsets.end);
+        end.is_some_and(|end| positions.get(part).is_some_and(|position| position.has_written(end)))
+    };
+    parts.iter().find(|part| !is_written(part))
 }
 
 #[cfg(test)]

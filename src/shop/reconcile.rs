@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Shop;
 use crate::domain::books::{Drift, DriftKind, Mend, Place, compare};
+use crate::domain::log_position::first_unwritten;
 use crate::domain::operator::Subject;
 use crate::domain::{BucketId, Change, Month, Part, Sale, SaleId};
 use crate::ports::{Grace, Overdue, StoreError, StoreResult};
@@ -106,12 +107,16 @@ impl Shop {
         let buckets = self.ports.books.inventory.count(sale).await?;
         let is_drained = self.is_drained(sale).await?;
         let mut drifts = compare(sale, &self.map, &buckets, &before, is_drained);
-        if drifts.iter().any(|drift| drift.kind == DriftKind::HoldsDiffer) {
-            // An order that came between the two reads is on one side only.
+        let is_of_two_reads = |kind| matches!(kind, DriftKind::HoldsDiffer | DriftKind::AllotmentDiffers);
+        if drifts.iter().any(|drift| is_of_two_reads(drift.kind)) {
+            // An order that came between the two reads is on one side only, and so is a grant.
             let after = self.ports.books.databases.of_sale(sale).await?;
-            if after.shards != before.shards || after.pending != 0 {
-                drifts.retain(|drift| drift.kind != DriftKind::HoldsDiffer);
-            }
+            let orders_came = after.shards != before.shards || after.pending != 0;
+            drifts.retain(|drift| match drift.kind {
+                DriftKind::HoldsDiffer => !orders_came,
+                DriftKind::AllotmentDiffers => after.ledger(&drift.place) == before.ledger(&drift.place),
+                _ => true,
+            });
         }
         look.drifts.extend(drifts);
         if is_drained && buckets.iter().all(|books| books.as_ref().is_some_and(|books| books.named == 0)) {
@@ -129,10 +134,7 @@ impl Shop {
         let parts: Vec<Part> = parts.into_iter().collect();
         let offsets = self.ports.order_log.offsets(&parts).await?;
         let positions = self.ports.positions.positions().await;
-        Ok(parts.iter().all(|part| {
-            let end = offsets.get(part).map(|offsets| offsets.end);
-            end.is_some_and(|end| positions.get(part).is_some_and(|position| position.has_written(end)))
-        }))
+        Ok(first_unwritten(&parts, &offsets, &positions).is_none())
     }
 
     /// Counts the orders that should have expired long ago.

@@ -14,6 +14,7 @@ use metrics::counter;
 use super::driver::{Progress, Task};
 use super::outbox_relay::OutboxRelay;
 use crate::clock::Clock;
+use crate::domain::log_position::first_unwritten;
 use crate::domain::rebuild::fill;
 use crate::domain::{Instance, Part, Sale, SaleId, ShardMap};
 use crate::memory::catalog::{Catalog, losses_of};
@@ -223,15 +224,22 @@ impl Rebuilder {
         let parts_of = |claim: &Claim| self.map.parts_of_bucket(claim.bucket.bucket, sale.buckets);
         let parts: BTreeSet<Part> = claims.iter().flat_map(parts_of).collect();
         let parts: Vec<Part> = parts.into_iter().collect();
+        // Before the offsets, because the log grows. The identity comes last: it is that of the offsets then, or of a
+        // newer log.
+        let stored = self.positions.positions().await;
         let offsets = self.order_log.offsets(&parts).await?;
+        let log = self.order_log.identity().await?.id;
+        let halt = |part: &Part| stored.get(part)?.halt_in(log, offsets.get(part)?);
+        // A log that was lost looks written to its end before its partitions are halted.
+        if let Some((part, halt)) = parts.iter().find_map(|part| Some((part, halt(part)?))) {
+            let detail =
+                format!("the position of partition {} is not one of it: {}", part.number(), halt.as_str());
+            return Err(StoreError::broken("drain the order log", detail));
+        }
         let began = self.clock.monotonic();
         loop {
             let positions = self.positions.positions().await;
-            let is_written = |part: &&Part| {
-                let end = offsets.get(*part).map(|offsets| offsets.end);
-                end.is_some_and(|end| positions.get(*part).is_some_and(|position| position.has_written(end)))
-            };
-            let Some(behind) = parts.iter().find(|part| !is_written(part)) else { return Ok(()) };
+            let Some(behind) = first_unwritten(&parts, &offsets, &positions) else { return Ok(()) };
             if self.clock.monotonic().since(began) >= DRAIN_WITHIN {
                 let detail = format!("partition {} is not written to its end", behind.number());
                 return Err(StoreError::broken("drain the order log", detail));

@@ -155,6 +155,12 @@ async fn holds_without_an_order_and_orders_without_a_hold_are_found() {
     shop.redis(&[b"HINCRBY", stock.as_bytes(), b"phone", b"-1"]).await;
     shop.finds_and_mends(&[("holds_differ", &place, 1)]).await;
     assert_eq!(shop.units().await, STOCK - 6);
+    // Both at once: as many units are held, but not by the orders that there are.
+    shop.redis(&[b"HDEL", orders.as_bytes(), order.bytes()]).await;
+    shop.redis(&[b"HSET", orders.as_bytes(), &stray, value]).await;
+    shop.finds_and_mends(&[("holds_differ", &place, 1)]).await;
+    let again = shop.shop.buy("u0", "drop", "phone", "k").await;
+    assert_eq!(again.status, 200, "{again:?}");
     shop.shop.finish().await;
 }
 
@@ -225,6 +231,24 @@ async fn claims_grants_ledgers_and_payments_that_belong_to_nothing_are_found() {
     servers.execute(1, &allot(2)).await;
     shop.finds(&[("allotment_differs", "phone on instance 1", 2)]).await;
     servers.execute(1, &allot(-2)).await;
+
+    // What only one side of two instances has: the taker's, as when it took what the giver has lost, and the giver's.
+    let id = "grant_id = REPEAT('h', 16)";
+    let row = |at: &str| {
+        format!(
+            "INSERT INTO {at}.grants (grant_id, sale_id, sku_id, taker, units, settled, giver) \
+             VALUES (REPEAT('h', 16), 'drop', 'phone', 1, 3, TRUE, 0)"
+        )
+    };
+    servers.execute(1, &row(taker)).await;
+    servers.execute(1, &allot(3)).await;
+    shop.finds(&[("allotment_differs", "phone on instance 1", 3)]).await;
+    servers.execute(0, &row(giver)).await;
+    assert_eq!(shop.look(false).await, [], "both sides have it");
+    servers.execute(1, &format!("DELETE FROM {taker}.grants WHERE {id}")).await;
+    servers.execute(1, &allot(-3)).await;
+    shop.finds(&[("allotment_differs", "phone on instance 1", -3)]).await;
+    servers.execute(0, &format!("DELETE FROM {giver}.grants WHERE {id}")).await;
 
     let hold = |units: i64| {
         format!("UPDATE {taker}.ledger SET allotted = allotted + {units}, held = held + {units}")

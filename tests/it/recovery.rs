@@ -185,7 +185,7 @@ async fn of_two_who_rebuild_the_one_with_the_older_epoch_changes_nothing() {
 }
 
 /// A sale of eight units in two buckets, at a front without workers, and the ports.
-async fn two_buckets() -> (TestShop, Ports, Sale) {
+pub async fn two_buckets() -> (TestShop, Ports, Sale) {
     let config = config(Mode::Distributed, &[]);
     migrated(&config).await;
     let shop = TestShop::start_on(config.clone(), open(&config).await, Role::Api).await;

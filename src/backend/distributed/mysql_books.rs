@@ -2,6 +2,7 @@
 //!
 //! Invariant: what is read of an instance is read by one statement, which sees the instance as it is at one moment.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,40 +54,53 @@ impl MysqlBooks {
         Self { mysql }
     }
 
-    /// Writes the statement that reads an instance. Each row has a word, a number or a SKU that says where, and units.
+    /// Writes the statement that reads an instance. Each row has a word, a number and a SKU that say where, units, and
+    /// what more the word needs.
     fn statement(&self, at: Instance, sale: &Sale) -> String {
         let (id, control, dead) = (literal(sale.id.as_str().as_bytes()), self.mysql.control(at), dead());
         let mut parts = Vec::new();
         for shard in self.mysql.map.shards_of(at) {
             let (number, name, month) = (shard.number(), self.mysql.shard(shard), sale.month().yyyymm());
             parts.push(format!(
-                "SELECT 'live', {number}, '', CAST(COALESCE(SUM(quantity), 0) AS SIGNED) FROM {name}.orders_{month} \
-                 WHERE sale_id = {id} AND state NOT IN ({dead})"
+                "SELECT 'live', {number}, '', CAST(COALESCE(SUM(quantity), 0) AS SIGNED), \
+                 CAST(COALESCE(SUM(quantity * CONV(HEX(RIGHT(order_id, 3)), 16, 10)), 0) AS SIGNED) \
+                 FROM {name}.orders_{month} WHERE sale_id = {id} AND state NOT IN ({dead})"
             ));
             parts.push(format!(
-                "SELECT 'claimed', {number}, '', COUNT(*) FROM {name}.claims WHERE sale_id = {id}"
+                "SELECT 'claimed', {number}, '', COUNT(*), 0 FROM {name}.claims WHERE sale_id = {id}"
             ));
         }
         for (word, units) in [("allotted", "allotted"), ("withheld", "withheld"), ("counted", "held + sold")]
         {
             parts.push(format!(
-                "SELECT '{word}', 0, sku_id, {units} FROM {control}.ledger WHERE sale_id = {id}"
+                "SELECT '{word}', 0, sku_id, {units}, 0 FROM {control}.ledger WHERE sale_id = {id}"
             ));
         }
+        let (own, grants) = (at.number(), format!("FROM {control}.grants WHERE sale_id = {id}"));
         parts.push(format!(
-            "SELECT 'granted', 0, sku_id, CAST(SUM(CASE WHEN taker = {} THEN units WHEN from_ledger THEN -units \
-             ELSE 0 END) AS SIGNED) FROM {control}.grants WHERE sale_id = {id} GROUP BY sku_id",
-            at.number()
+            "SELECT 'granted', 0, sku_id, CAST(SUM(CASE WHEN taker = {own} THEN units WHEN from_ledger THEN -units \
+             ELSE 0 END) AS SIGNED), 0 {grants} GROUP BY sku_id"
+        ));
+        // A grant of an older version names no giver, so it explains what another side has, and demands nothing.
+        parts.push(format!(
+            "SELECT 'given', taker, sku_id, CAST(SUM(units) AS SIGNED), \
+             CAST(SUM(IF(settled AND giver = {own}, units, 0)) AS SIGNED) {grants} AND taker <> {own} \
+             GROUP BY taker, sku_id"
         ));
         parts.push(format!(
-            "SELECT 'unreturned', 0, sku_id, CAST(SUM(quantity) AS SIGNED) FROM {control}.release_outbox \
+            "SELECT 'taken', {own}, sku_id, CAST(SUM(IF(giver <> {own}, units, 0)) AS SIGNED), \
+             CAST(SUM(units) AS SIGNED) {grants} AND taker = {own} AND (giver IS NULL OR giver <> {own}) \
+             GROUP BY sku_id"
+        ));
+        parts.push(format!(
+            "SELECT 'unreturned', 0, sku_id, CAST(SUM(quantity) AS SIGNED), 0 FROM {control}.release_outbox \
              WHERE sale_id = {id} AND NOT restock GROUP BY sku_id"
         ));
         parts.push(format!(
-            "SELECT 'pending', 0, '', COUNT(*) FROM {control}.release_outbox WHERE sale_id = {id}"
+            "SELECT 'pending', 0, '', COUNT(*), 0 FROM {control}.release_outbox WHERE sale_id = {id}"
         ));
         parts.push(format!(
-            "SELECT 'pending', 0, '', COUNT(*) FROM {control}.dead_letters WHERE state = 'open'"
+            "SELECT 'pending', 0, '', COUNT(*), 0 FROM {control}.dead_letters WHERE state = 'open'"
         ));
         parts.join(" UNION ALL ")
     }
@@ -234,50 +248,103 @@ fn stray(kind: DriftKind, place: Place, amount: i64) -> Vec<Drift> {
     (amount != 0).then_some(Drift { kind, sale: None, place, amount }).into_iter().collect()
 }
 
-/// Adds a row of the statement that reads an instance to the books.
-fn add(books: &mut SaleBooks, at: Instance, row: &MySqlRow) -> StoreResult<()> {
-    let fault = |error| failed(BOOKS, error);
-    let (word, number): (String, i64) = (row.try_get(0).map_err(fault)?, row.try_get(1).map_err(fault)?);
-    let (sku, units): (Vec<u8>, i64) = (row.try_get(2).map_err(fault)?, row.try_get(3).map_err(fault)?);
-    let damaged = |what: String| StoreError::broken(BOOKS, what);
-    if matches!(word.as_str(), "live" | "claimed") {
-        let number = u16::try_from(number).map_err(|error| damaged(error.to_string()))?;
-        let shard: &mut ShardBooks = books.shards.entry(Shard::new(number)).or_default();
-        *(if word == "live" { &mut shard.live } else { &mut shard.claimed }) += units;
-        return Ok(());
+/// Units that went from one instance to another one, by taker and SKU, as either side has them.
+#[derive(Default)]
+struct Exchanged {
+    /// Those that were given.
+    given: i64,
+    /// Of those, the ones that are known to be taken, and by whom they were given.
+    settled: i64,
+    /// Those that were taken, and of which it is known who gave them.
+    taken: i64,
+    /// Those that may have been taken from others.
+    takable: i64,
+}
+
+impl Exchanged {
+    /// Counts the units that are on one side only: more were taken than were given, or, below 0, fewer.
+    fn ungiven(&self) -> i64 {
+        (self.taken - self.given).max(0) - (self.settled - self.takable).max(0)
     }
+}
+
+/// What was read of the instances so far.
+#[derive(Default)]
+struct Read {
+    books: SaleBooks,
+    exchanged: BTreeMap<(u16, SkuId), Exchanged>,
+}
+
+/// Adds a row of the statement that reads an instance.
+fn add(read: &mut Read, at: Instance, row: &MySqlRow) -> StoreResult<()> {
+    let fault = |error| failed(BOOKS, error);
+    let damaged = |what: String| StoreError::broken(BOOKS, what);
+    let (word, number): (String, i64) = (row.try_get(0).map_err(fault)?, row.try_get(1).map_err(fault)?);
+    let number = u16::try_from(number).map_err(|error| damaged(error.to_string()))?;
+    let sku: Vec<u8> = row.try_get(2).map_err(fault)?;
+    let (units, more): (i64, i64) = (row.try_get(3).map_err(fault)?, row.try_get(4).map_err(fault)?);
+    let books = &mut read.books;
     match word.as_str() {
+        "live" => {
+            let shard: &mut ShardBooks = books.shards.entry(Shard::new(number)).or_default();
+            (shard.live, shard.checksum) = (shard.live + units, shard.checksum + more);
+        }
+        "claimed" => books.shards.entry(Shard::new(number)).or_default().claimed += units,
         "pending" => books.pending += units,
         "counted" => *books.counted.entry(at).or_default() += units,
-        _ => {
+        word => {
             let sku = std::str::from_utf8(&sku).ok().and_then(|sku| SkuId::parse(sku).ok());
             let sku = sku.ok_or_else(|| damaged("a SKU id that is not ours".to_owned()))?;
-            match word.as_str() {
-                "withheld" => *books.withheld.entry(sku).or_default() += units,
-                "unreturned" => *books.unreturned.entry(sku).or_default() += units,
-                "allotted" => books.ledgers.push(LedgerBooks { at, sku, allotted: units, granted: 0 }),
-                _ => {
-                    let of = |ledger: &&mut LedgerBooks| ledger.at == at && ledger.sku == sku;
-                    if let Some(ledger) = books.ledgers.iter_mut().find(of) {
-                        ledger.granted += units;
-                    }
-                }
-            }
+            add_units(read, word, (at, number, sku), (units, more));
         }
     }
     Ok(())
 }
 
+/// Adds what an instance has of a SKU. `taker` is the instance that was given something, or has taken something.
+fn add_units(
+    read: &mut Read,
+    word: &str,
+    (at, taker, sku): (Instance, u16, SkuId),
+    (units, more): (i64, i64),
+) {
+    let books = &mut read.books;
+    match word {
+        "withheld" => *books.withheld.entry(sku).or_default() += units,
+        "unreturned" => *books.unreturned.entry(sku).or_default() += units,
+        "allotted" => books.ledgers.push(LedgerBooks { at, sku, allotted: units, granted: 0, ungiven: 0 }),
+        "given" => {
+            let exchanged = read.exchanged.entry((taker, sku)).or_default();
+            (exchanged.given, exchanged.settled) = (exchanged.given + units, exchanged.settled + more);
+        }
+        "taken" => {
+            let exchanged = read.exchanged.entry((taker, sku)).or_default();
+            (exchanged.taken, exchanged.takable) = (units, more);
+        }
+        _ => {
+            let of = |ledger: &&mut LedgerBooks| ledger.at == at && ledger.sku == sku;
+            if let Some(ledger) = books.ledgers.iter_mut().find(of) {
+                ledger.granted += units;
+            }
+        }
+    }
+}
+
 #[async_trait]
 impl DatabaseBooks for MysqlBooks {
     async fn of_sale(&self, sale: &Sale) -> StoreResult<SaleBooks> {
-        let mut books = SaleBooks::default();
         let instances: Vec<Instance> = self.mysql.map.all_instances().collect();
-        let read = try_join_all(instances.iter().map(|at| self.rows_of(*at, sale))).await?;
-        for (at, rows) in instances.iter().zip(&read) {
+        let answers = try_join_all(instances.iter().map(|at| self.rows_of(*at, sale))).await?;
+        let mut read = Read::default();
+        for (at, rows) in instances.iter().zip(&answers) {
             for row in rows {
-                add(&mut books, *at, row)?;
+                add(&mut read, *at, row)?;
             }
+        }
+        let Read { mut books, exchanged } = read;
+        for ledger in &mut books.ledgers {
+            let of_ledger = exchanged.get(&(ledger.at.number(), ledger.sku.clone()));
+            ledger.ungiven = of_ledger.map_or(0, Exchanged::ungiven);
         }
         self.mysql.read(BOOKS, self.read_epochs(sale, &mut books)).await?;
         Ok(books)

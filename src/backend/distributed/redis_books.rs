@@ -107,7 +107,9 @@ fn milliseconds(time: Duration) -> u64 {
 
 /// Reads the answer of books.lua.
 fn read(found: &[String]) -> Option<BucketBooks> {
-    let [epoch, received, held, unsent, named, outbox_orders, units @ ..] = found else { return None };
+    let [epoch, received, held, checksum, unsent, named, outbox_orders, units @ ..] = found else {
+        return None;
+    };
     let mut of: BTreeMap<SkuId, i64> = BTreeMap::new();
     for pair in units.chunks_exact(2) {
         of.insert(SkuId::parse(&pair[0]).ok()?, pair[1].parse().ok()?);
@@ -117,6 +119,7 @@ fn read(found: &[String]) -> Option<BucketBooks> {
         received: received.parse().ok()?,
         units: of,
         held: held.parse().ok()?,
+        checksum: checksum.parse().ok()?,
         unsent: unsent.parse().ok()?,
         named: named.parse().ok()?,
         outbox_orders: outbox_orders.parse().ok()?,

@@ -27,24 +27,32 @@ pub struct SqliteBooks {
     pub map: ShardMap,
 }
 
-/// Fills the words of states whose orders hold nothing into a statement, for `{dead}`.
+/// Fills the words of states whose orders hold nothing into a statement, for `{dead}`, and the number that the last
+/// characters of an order's id make, for `{number_r}` and `{number_o}`.
 fn sql(text: &str) -> AssertSqlSafe<String> {
     let words =
         STATES.iter().filter(|facts| facts.state.holds_nothing()).map(|facts| format!("'{}'", facts.word));
-    AssertSqlSafe(text.replace("{dead}", &words.collect::<Vec<_>>().join(",")))
+    let mut text = text.replace("{dead}", &words.collect::<Vec<_>>().join(","));
+    for table in ["r", "o"] {
+        let last = |place: u8| format!("unicode(substr({table}.order_id, -{place}))");
+        let number = format!("(({} * 256 + {}) * 256 + {})", last(3), last(2), last(1));
+        text = text.replace(&format!("{{number_{table}}}"), &number);
+    }
+    AssertSqlSafe(text)
 }
 
 /// The units of each SKU in each bucket: for sale, and held by orders that are live or have no row yet.
-const UNITS: &str = "SELECT bucket, sku_id, SUM(available) AS units, 0 AS held FROM stock WHERE sale_id = ?1 \
-     GROUP BY bucket, sku_id UNION ALL \
-     SELECT r.bucket, r.sku_id, SUM(r.quantity) AS units, SUM(r.quantity) AS held FROM reservations r \
+const UNITS: &str = "SELECT bucket, sku_id, SUM(available) AS units, 0 AS held, 0 AS checksum FROM stock \
+     WHERE sale_id = ?1 GROUP BY bucket, sku_id UNION ALL \
+     SELECT r.bucket, r.sku_id, SUM(r.quantity), SUM(r.quantity), SUM(r.quantity * {number_r}) FROM reservations r \
      LEFT JOIN orders o ON o.order_id = r.order_id \
      WHERE r.sale_id = ?1 AND (o.state IS NULL OR o.state NOT IN ({dead})) GROUP BY r.bucket, r.sku_id";
 /// The units of live orders and those that are claimed, by bucket; an order without a reservation counts to the first.
-const SHARDS: &str = "SELECT COALESCE(r.bucket, 0) AS bucket, SUM(o.quantity) AS live, 0 AS claimed FROM orders o \
+const SHARDS: &str = "SELECT COALESCE(r.bucket, 0) AS bucket, SUM(o.quantity) AS live, \
+     SUM(o.quantity * {number_o}) AS checksum, 0 AS claimed FROM orders o \
      LEFT JOIN reservations r ON r.order_id = o.order_id \
      WHERE o.sale_id = ?1 AND o.state NOT IN ({dead}) GROUP BY 1 UNION ALL \
-     SELECT COALESCE(r.bucket, 0), 0, COUNT(*) FROM claims c LEFT JOIN reservations r ON r.order_id = c.order_id \
+     SELECT COALESCE(r.bucket, 0), 0, 0, COUNT(*) FROM claims c LEFT JOIN reservations r ON r.order_id = c.order_id \
      WHERE c.sale_id = ?1 GROUP BY 1";
 const LEDGER: &str = "SELECT sku_id, held + sold AS counted, withheld FROM ledger WHERE sale_id = ?";
 const PENDING: &str = "SELECT COUNT(*) AS pending FROM dead_letters WHERE state = 'open'";
@@ -84,6 +92,7 @@ impl InventoryBooks for SqliteBooks {
             if let Some(Some(books)) = buckets.get_mut(usize::from(bucket)) {
                 *books.units.entry(sku).or_default() += units;
                 books.held += held;
+                books.checksum += column::<i64>(&row, "checksum")?;
             }
         }
         Ok(buckets)
@@ -140,6 +149,7 @@ impl DatabaseBooks for SqliteBooks {
             let shard = self.shard_of(sale, number(&row, "bucket")?);
             let of: &mut ShardBooks = books.shards.entry(shard).or_default();
             of.live += column::<i64>(&row, "live")?;
+            of.checksum += column::<i64>(&row, "checksum")?;
             of.claimed += column::<i64>(&row, "claimed")?;
         }
         let row = sqlx::query(PENDING).fetch_one(self.sqlite.readers()).await;

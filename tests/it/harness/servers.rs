@@ -299,7 +299,10 @@ impl Stage for Servers {
         let mut contents = BTreeMap::new();
         let mut connection = self.redis().await;
         for key in self.keys(&mut connection).await {
-            // The lease of a gate is prolonged all the time.
+            // The marks of the instances grow each second, and the lease of a gate is prolonged all the time.
+            if key.ends_with(":watermarks") {
+                continue;
+            }
             if key.ends_with(":gate") {
                 let mut gate: BTreeMap<String, String> =
                     redis::cmd("HGETALL").arg(&key).query_async(&mut connection).await.expect("a gate");
