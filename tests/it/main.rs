@@ -45,8 +45,6 @@ mod proxies;
 #[expect(dead_code, reason = "only tests/outages loses answers with it")]
 mod proxy;
 #[cfg(feature = "distributed")]
-mod rebuilder;
-#[cfg(feature = "distributed")]
 mod reconcile;
 #[cfg(feature = "distributed")]
 mod recovery;

@@ -219,8 +219,8 @@ async fn claims_grants_ledgers_and_payments_that_belong_to_nothing_are_found() {
     let give = format!("UPDATE {giver}.pool SET granted = granted + 1 WHERE sale_id = 'drop'");
     servers.execute(0, &give).await;
     let grant = format!(
-        "INSERT INTO {giver}.grants (grant_id, sale_id, sku_id, taker, units, settled, at) \
-         VALUES (REPEAT('g', 16), 'drop', 'phone', 1, 1, FALSE, NOW(3) - INTERVAL 1 MINUTE)"
+        "INSERT INTO {giver}.grants (grant_id, sale_id, sku_id, taker, units, settled, giver, at) \
+         VALUES (REPEAT('g', 16), 'drop', 'phone', 1, 1, FALSE, 0, NOW(3) - INTERVAL 1 MINUTE)"
     );
     servers.execute(0, &grant).await;
     let before = servers.number(1, &format!("SELECT allotted FROM {taker}.ledger")).await;

@@ -185,7 +185,7 @@ async fn of_two_who_rebuild_the_one_with_the_older_epoch_changes_nothing() {
 }
 
 /// A sale of eight units in two buckets, at a front without workers, and the ports.
-pub async fn two_buckets() -> (TestShop, Ports, Sale) {
+async fn two_buckets() -> (TestShop, Ports, Sale) {
     let config = config(Mode::Distributed, &[]);
     migrated(&config).await;
     let shop = TestShop::start_on(config.clone(), open(&config).await, Role::Api).await;
@@ -388,6 +388,35 @@ async fn a_halted_partition_holds_up_the_rebuild_of_its_buckets_until_somebody_h
     .await;
     set(None).await;
     eventually("it is rebuilt", async || shop.stock("drop").await["phone"]["available"] == 4).await;
+    worker.stop().await;
+    shop.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_that_does_not_have_what_was_filled_in_does_not_open() {
+    let (shop, ports, sale) = two_buckets().await;
+    let Recovery { rebuilds, refills, .. } = ports.recovery.clone().expect("a recovery");
+    let filled = Bucket {
+        stock: sale.items.iter().map(|item| (item.sku_id.clone(), 4)).collect(),
+        ..Default::default()
+    };
+    let client = redis::Client::open(shop.config.redis.url.as_str()).expect("a client");
+    let mut connection = client.get_multiplexed_async_connection().await.expect("Redis");
+    let key = |part: &str| format!("{}{{drop.0}}:{part}", shop.config.redis.key_prefix);
+    for part in ["stock", "buyers", "orders"] {
+        let claim = rebuilds.claim(&sale, 0, Duration::ZERO).await.expect("MySQL").expect("free");
+        assert!(refills.clear(&claim).await.expect("Redis"));
+        // Somebody with a shell, or a program of before there were epochs.
+        let more = redis::cmd("HSET").arg(key(part)).arg("more").arg(1).to_owned();
+        let _: i64 = more.query_async(&mut connection).await.expect("Redis");
+        let error = refills.fill(&sale, &claim, &filled).await.expect_err("it has more");
+        assert!(error.to_string().contains("differs"), "{part}: {error}");
+        let gate = redis::cmd("EXISTS").arg(key("gate")).to_owned();
+        let gates: i64 = gate.query_async(&mut connection).await.expect("Redis");
+        assert_eq!(gates, 0, "{part}");
+    }
+    let mut worker = TestShop::start_on(shop.config.clone(), open(&shop.config).await, Role::All).await;
+    eventually("it is rebuilt", async || shop.stock("drop").await["phone"]["available"] == 8).await;
     worker.stop().await;
     shop.finish().await;
 }
