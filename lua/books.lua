@@ -4,11 +4,10 @@
 -- KEYS (one hash tag)  1 gate   2 stock   3 orders   4 moves   5 received   6 outbox   7 outbox_orders   8 buyers
 -- ARGV  1 the age, in ms, from which on an order should have been sent, then per bucket that is being rebuilt: its
 --   number, its new epoch
--- Result: epoch, number of fields of `received`, units in holds whose units have not gone back, the sum, over these
---   units, of the number that the last three bytes of the order's id make, number of orders that were not sent and are
---   that old, number of orders in all outbox entries, the number that `outbox_orders` says, then SKU, units, SKU,
---   units, ...: for sale, under way to other buckets, and in those holds; or false when the bucket has no gate, has
---   lost keys, or was put in place on another run of the server
+-- Result: epoch, number of fields of `received`, units in holds whose units have not gone back, number of orders that
+--   were not sent and are that old, number of orders in all outbox entries, the number that `outbox_orders` says, then
+--   SKU, units, SKU, units, ...: for sale, under way to other buckets, and in those holds; or false when the bucket has
+--   no gate, has lost keys, or was put in place on another run of the server
 
 local gate, stock, orders, moves, received, outbox, outbox_orders, buyers = unpack(KEYS)
 local found = redis.call('HMGET', gate, 'epoch', 'lost', 'sold', 'run_id')
@@ -28,19 +27,15 @@ for _, move in ipairs(redis.call('HVALS', moves)) do
   local sku, more = string.match(move, '^[^|]*|([^|]*)|(%d+)|')
   if sku then add(sku, more) end
 end
-local held, checksum, unsent = 0, 0, 0
-local holds = redis.call('HGETALL', orders)
-for i = 2, #holds, 2 do
-  local hold = holds[i]
+local held, unsent = 0, 0
+for _, hold in ipairs(redis.call('HVALS', orders)) do
   -- A hold that is settled has its state in upper case.
   local state = string.byte(hold)
   if state >= 97 then
     local more, sku = string.match(hold, '^(%d+)|%d+|([^|]+)|', 20)
     if sku then
       units[sku] = (units[sku] or 0) + more
-      local high, middle, low = string.byte(holds[i - 1], -3, -1)
       held = held + more
-      checksum = checksum + more * ((high * 256 + middle) * 256 + low)
       if state == 114 and tonumber(string.match(hold, '^%d+|(%d+)|', 20)) <= sent_ms then unsent = unsent + 1 end
     end
   end
@@ -52,9 +47,8 @@ for _, entry in ipairs(redis.call('XRANGE', outbox, '-', '+')) do
     if fields[i] == 'orders' then named = named + math.floor(#fields[i + 1] / 16) end
   end
 end
-local waiting = redis.call('GET', outbox_orders) or '0'
-local answer = {found[1], redis.call('HLEN', received), held, checksum, unsent, named, waiting}
-for i = 2, 6 do answer[i] = string.format('%.0f', answer[i]) end
+local answer = {found[1], redis.call('HLEN', received), held, unsent, named, redis.call('GET', outbox_orders) or '0'}
+for i = 2, 5 do answer[i] = string.format('%d', answer[i]) end
 for sku, sum in pairs(units) do
   answer[#answer + 1], answer[#answer + 2] = sku, string.format('%d', sum)
 end

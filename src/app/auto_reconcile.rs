@@ -12,13 +12,15 @@ use crate::domain::books::{Drift, DriftKind, Place};
 use crate::metrics::{DRIFT, DRIFT_MENDED};
 use crate::ports::StoreResult;
 use crate::shop::Shop;
-use crate::shop::reconcile::{Look, Payments};
+use crate::shop::reconcile::{Look, Payments, Reach};
 use crate::worker::driver::{Progress, Task};
 
 /// How long a drift that only costs sales is watched before it is mended, because that closes buckets for a moment.
 const WATCHED: Duration = Duration::from_secs(60);
 /// A look that took so long is followed by a rest of so many times that, so that looks take a fiftieth of a core.
 const REST: u32 = 50;
+/// Whose holds and orders there are is compared with one look of so many: once in five minutes.
+const LOOKS_OF_ORDERS: u64 = 30;
 /// The longest rest.
 const RESTS_AT_MOST: Duration = Duration::from_secs(300);
 
@@ -43,6 +45,16 @@ pub struct Memory {
     rests_until: Option<Moment>,
     /// What is wrong, and since when.
     seen: Vec<(Drift, Moment)>,
+}
+
+impl Memory {
+    /// Answers how far the next look goes. Whose orders there are is compared now and then, and for as long as holds
+    /// and orders differ, so that a look sees it end.
+    fn reach(&self) -> Reach {
+        let payments = if self.looks.is_multiple_of(2) { Payments::Even } else { Payments::Odd };
+        let differ = self.seen.iter().any(|(drift, _)| drift.kind == DriftKind::HoldsDiffer);
+        Reach { payments, orders: differ || self.looks.is_multiple_of(LOOKS_OF_ORDERS) }
+    }
 }
 
 #[async_trait]
@@ -70,12 +82,12 @@ impl Task for AutoReconcile {
         if self.memory().rests_until.is_some_and(|until| began < until) {
             return Ok(Progress::of(0));
         }
-        let payments = if self.memory().looks.is_multiple_of(2) { Payments::Even } else { Payments::Odd };
-        let look = self.shop.look_at_books(payments).await;
+        let reach = self.memory().reach();
+        let look = self.shop.look_at_books(reach).await;
         let took = look.as_ref().map_or_else(|_| self.clock.monotonic().since(began), |look| look.took);
         self.memory().rests_until = Some(began + (took * REST).min(RESTS_AT_MOST));
         let mut look = look?;
-        self.note(&look, payments);
+        self.note(&look, reach);
         self.tell();
         let mut failure =
             std::mem::take(&mut look.unseen).pop_first().map_or(Ok(()), |(_, error)| Err(error));
@@ -101,14 +113,14 @@ impl AutoReconcile {
     }
 
     /// Keeps what a look has found, and since when it is known.
-    fn note(&self, look: &Look, payments: Payments) {
+    fn note(&self, look: &Look, reach: Reach) {
         let now = self.clock.monotonic();
         let mut memory = self.memory();
         let before = std::mem::take(&mut memory.seen);
         // Half of the payments were looked at, and what was found in the other half stands. So does what was found of a
         // sale that cannot be looked at now.
         let is_seen = |drift: &Drift| {
-            was_looked_at(drift, payments)
+            was_looked_at(drift, reach.payments)
                 && drift.sale.as_ref().is_none_or(|sale| !look.unseen.contains_key(sale))
         };
         let stands = before.iter().filter(|(drift, _)| !is_seen(drift)).cloned();

@@ -185,8 +185,6 @@ pub struct BucketBooks {
     pub units: BTreeMap<SkuId, i64>,
     /// The units in those holds.
     pub held: i64,
-    /// What says whose holds they are, like [`ShardBooks::checksum`].
-    pub checksum: i64,
     /// Orders that should have been sent to the order log a while ago. Those in the outbox are among them.
     pub unsent: i64,
     /// Orders that the entries of the outbox name.
@@ -227,11 +225,18 @@ impl SaleBooks {
 pub struct ShardBooks {
     /// Units of live orders.
     pub live: i64,
-    /// The sum, over these units, of a number made of the id of each one's order. The sums of all databases add up to
-    /// that of the holds, unless other orders have as many units.
-    pub checksum: i64,
     /// Units that buyers claim.
     pub claimed: i64,
+}
+
+/// The units of some orders, and whose they are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct OrderSum {
+    /// The units.
+    pub units: i64,
+    /// The sum, over the units, of a number that is made of the id of each one's order. Two sides that have as many
+    /// units of other orders have other sums; one time in 16 million they do not.
+    pub checksum: i64,
 }
 
 /// What an instance's ledger has of a SKU.
@@ -291,17 +296,11 @@ pub fn compare(
         note(DriftKind::EpochOld, place(), (i64::from(newest) - i64::from(bucket.epoch)).max(0));
         // Between the hold and the row an order is on one side only.
         let is_quiet = is_drained && bucket.named == 0 && books.pending == 0;
-        let (mut live, mut checksum) = (0, 0);
-        for (shard, of) in &books.shards {
-            if map.bucket_of(*shard, sale.buckets) == number {
-                (live, checksum) = (live + of.live, checksum + of.checksum);
-            }
-        }
+        let of_bucket =
+            books.shards.iter().filter(|(shard, _)| map.bucket_of(**shard, sale.buckets) == number);
+        let live: i64 = of_bucket.map(|(_, of)| of.live).sum();
         if is_quiet {
-            // Other orders may have as many units.
-            let others = i64::from(bucket.checksum != checksum);
-            let differs = bucket.held - live;
-            note(DriftKind::HoldsDiffer, place(), if differs == 0 { others } else { differs });
+            note(DriftKind::HoldsDiffer, place(), bucket.held - live);
         }
     }
     let whole: Option<Vec<&BucketBooks>> = buckets.iter().map(Option::as_ref).collect();
@@ -316,6 +315,26 @@ pub fn compare(
         note(DriftKind::UnitsMissing, place(), (units - least).min(0));
     }
     drifts
+}
+
+/// Compares whose holds there are with whose live orders. `held` has the sum of every bucket, ascending, and `live`
+/// that of every database of orders. A bucket with other units than its orders is [`compare`]'s, and one in which
+/// something was changed between the two readings has them for a moment.
+pub fn compare_orders(
+    sale: &Sale,
+    map: &ShardMap,
+    held: &[OrderSum],
+    live: &BTreeMap<Shard, OrderSum>,
+) -> Vec<Drift> {
+    let differs = |(number, held): (u16, &OrderSum)| {
+        let of_bucket = live.iter().filter(|(shard, _)| map.bucket_of(**shard, sale.buckets) == number);
+        let (units, checksum) = of_bucket
+            .fold((0, 0), |(units, checksum), (_, sum)| (units + sum.units, checksum + sum.checksum));
+        let are_others = held.units == units && held.checksum != checksum;
+        let (kind, place) = (DriftKind::HoldsDiffer, Place::Bucket(number));
+        are_others.then(|| Drift { kind, sale: Some(sale.id.clone()), place, amount: 1 })
+    };
+    (0u16..).zip(held).filter_map(differs).collect()
 }
 
 #[cfg(test)]
@@ -349,14 +368,8 @@ mod tests {
 
     /// A sale of ten units in two buckets, of which three are held by orders of shard 0.
     fn right() -> (Vec<Option<BucketBooks>>, SaleBooks) {
-        let of = |units, held| BucketBooks {
-            epoch: 1,
-            units: phone(units),
-            held,
-            checksum: held * 70,
-            ..BucketBooks::default()
-        };
-        let live = ShardBooks { live: 3, checksum: 210, claimed: 3 };
+        let of = |units, held| BucketBooks { epoch: 1, units: phone(units), held, ..BucketBooks::default() };
+        let live = ShardBooks { live: 3, claimed: 3 };
         let books = SaleBooks { shards: [(Shard::new(0), live)].into(), ..SaleBooks::default() };
         (vec![Some(of(5, 3)), Some(of(5, 0))], books)
     }
@@ -380,8 +393,6 @@ mod tests {
         assert_eq!(found(|bucket, _| bucket.units = phone(3), true), [(UnitsMissing, -2)]);
         assert_eq!(found(|bucket, _| bucket.held = 4, true), [(HoldsDiffer, 1)]);
         assert_eq!(found(|bucket, _| bucket.held = 4, false), [], "its record may be on the way");
-        assert_eq!(found(|bucket, _| bucket.checksum = 211, true), [(HoldsDiffer, 1)], "of other orders");
-        assert_eq!(found(|bucket, _| bucket.checksum = 211, false), []);
         assert_eq!(found(|bucket, books| (bucket.held, books.pending) = (4, 1), true), []);
         assert_eq!(found(|bucket, _| bucket.unsent = 2, true), [(OrderUnsent, 2)]);
         assert_eq!(
@@ -392,7 +403,7 @@ mod tests {
         assert_eq!(found(|_, books| books.epochs = [(0, 3)].into(), true), [(EpochOld, 2)]);
         let claims = |claimed| {
             move |_: &mut BucketBooks, books: &mut SaleBooks| {
-                books.shards.insert(Shard::new(0), ShardBooks { live: 3, checksum: 210, claimed });
+                books.shards.insert(Shard::new(0), ShardBooks { live: 3, claimed });
             }
         };
         assert_eq!(found(claims(4), true), [(ClaimStray, 1)]);
@@ -408,6 +419,24 @@ mod tests {
         assert_eq!(found(ledger(5, 6, 0, 3), true), [(AllotmentDiffers, -1)]);
         assert_eq!(found(ledger(5, 5, 2, 3), true), [(AllotmentDiffers, 2)]);
         assert_eq!(found(ledger(5, 5, 0, 1), true), [(LedgerDiffers, -2)]);
+    }
+
+    #[test]
+    fn as_many_units_of_other_orders_are_found() {
+        let map = ShardMap::new(4, 2, 2).expect("a map");
+        let sum = |units, checksum| OrderSum { units, checksum };
+        let live: BTreeMap<Shard, OrderSum> =
+            [(Shard::new(0), sum(3, 70)), (Shard::new(3), sum(1, 5))].into();
+        let places = |held: [OrderSum; 2]| {
+            let drifts = compare_orders(&sale(), &map, &held, &live);
+            drifts.into_iter().map(|drift| drift.place).collect::<Vec<_>>()
+        };
+        let (first, last) = (map.bucket_of(Shard::new(0), 2), map.bucket_of(Shard::new(3), 2));
+        assert_eq!((first, last), (0, 1));
+        assert_eq!(places([sum(3, 70), sum(1, 5)]), []);
+        assert_eq!(places([sum(3, 71), sum(1, 5)]), [Place::Bucket(0)]);
+        assert_eq!(places([sum(3, 70), sum(1, 6)]), [Place::Bucket(1)]);
+        assert_eq!(places([sum(4, 71), sum(1, 5)]), [], "its number of units says that");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::Shop;
-use crate::domain::books::{Drift, DriftKind, Mend, Place, compare};
+use crate::domain::books::{Drift, DriftKind, Mend, Place, compare, compare_orders};
 use crate::domain::log_position::first_unwritten;
 use crate::domain::operator::Subject;
 use crate::domain::{BucketId, Change, Month, Part, Sale, SaleId};
@@ -28,6 +28,20 @@ pub enum Payments {
     Odd,
     /// All.
     All,
+}
+
+/// How far a look goes beside what it always counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reach {
+    /// The payments that are looked at.
+    pub payments: Payments,
+    /// Whether it is compared whose holds and orders there are, and not only how many.
+    pub orders: bool,
+}
+
+impl Reach {
+    /// Looks at everything.
+    pub const ALL: Self = Self { payments: Payments::All, orders: true };
 }
 
 /// What is wrong in the books of all sales that sell.
@@ -68,41 +82,41 @@ impl Shop {
     ///
     /// # Errors
     /// When a component could not be read.
-    pub async fn look_at_books(&self, payments: Payments) -> StoreResult<Look> {
-        let first = self.look_once(payments).await?;
+    pub async fn look_at_books(&self, reach: Reach) -> StoreResult<Look> {
+        let first = self.look_once(reach).await?;
         if first.drifts.is_empty() {
             return Ok(first);
         }
         self.clock.sleep(LOOKS_APART).await;
-        let mut second = self.look_once(payments).await?;
+        let mut second = self.look_once(reach).await?;
         second.took += first.took;
         second.drifts.retain(|drift| first.drifts.iter().any(|before| drift.is_same_as(before)));
         Ok(second)
     }
 
-    async fn look_once(&self, payments: Payments) -> StoreResult<Look> {
+    async fn look_once(&self, Reach { payments, orders }: Reach) -> StoreResult<Look> {
         let (catalog, began) = (self.catalog(), self.clock.monotonic());
         let mut look = Look::default();
         for sale in catalog.selling(self.now_ms()).filter(|sale| sale.in_place) {
             // One sale that cannot be read hides nothing of the others.
-            if let Err(error) = self.look_at_sale(sale, &mut look).await {
+            if let Err(error) = self.look_at_sale(sale, orders, &mut look).await {
                 look.unseen.insert(sale.id.clone(), error);
             }
         }
         let months: BTreeSet<Month> = catalog.selling(self.now_ms()).map(Sale::month).collect();
         let months: Vec<Month> = months.into_iter().collect();
-        for even in [true, false] {
-            if payments == Payments::All || (payments == Payments::Even) == even {
-                look.drifts.extend(self.ports.books.databases.payments(&months, even).await?);
-            }
-        }
-        look.drifts.extend(self.ports.books.databases.grants().await?);
+        let even = match payments {
+            Payments::Even => Some(true),
+            Payments::Odd => Some(false),
+            Payments::All => None,
+        };
+        look.drifts.extend(self.ports.books.databases.strays(&months, even).await?);
         look.drifts.extend(self.overdue(&months).await?);
         look.took = self.clock.monotonic().since(began);
         Ok(look)
     }
 
-    async fn look_at_sale(&self, sale: &Sale, look: &mut Look) -> StoreResult<()> {
+    async fn look_at_sale(&self, sale: &Sale, orders: bool, look: &mut Look) -> StoreResult<()> {
         let before = self.ports.books.databases.of_sale(sale).await?;
         let buckets = self.ports.books.inventory.count(sale).await?;
         let is_drained = self.is_drained(sale).await?;
@@ -121,10 +135,22 @@ impl Shop {
         look.drifts.extend(drifts);
         if is_drained && buckets.iter().all(|books| books.as_ref().is_some_and(|books| books.named == 0)) {
             look.quiet.insert(sale.id.clone());
+            if orders && before.pending == 0 {
+                look.drifts.extend(self.look_at_orders(sale).await?);
+            }
         }
         let whole = sale.bucket_ids().zip(buckets).filter_map(|(bucket, books)| Some((bucket, books?.epoch)));
         look.epochs.extend(whole);
         Ok(())
+    }
+
+    /// Compares whose holds and orders there are, unless an order comes or goes meanwhile.
+    async fn look_at_orders(&self, sale: &Sale) -> StoreResult<Vec<Drift>> {
+        let books = &self.ports.books;
+        let (live, held) = (books.databases.sums(sale).await?, books.inventory.sums(sale).await?);
+        let drifts = compare_orders(sale, &self.map, &held, &live);
+        let is_quiet = drifts.is_empty() || live == books.databases.sums(sale).await?;
+        Ok(if is_quiet { drifts } else { Vec::new() })
     }
 
     /// Answers whether the order writers have written what the order log had of a sale a moment ago.
@@ -203,7 +229,7 @@ impl Shop {
     /// # Errors
     /// When a component failed. What was mended before stands, and a repetition goes on.
     pub async fn reconcile(&self, change: Option<&Change>) -> Result<Vec<Looked>, Failure> {
-        let mut look = self.look_at_books(Payments::All).await.map_err(Failure::of_read)?;
+        let mut look = self.look_at_books(Reach::ALL).await.map_err(Failure::of_read)?;
         if let Some((_, error)) = std::mem::take(&mut look.unseen).pop_first() {
             return Err(Failure::of_read(error));
         }

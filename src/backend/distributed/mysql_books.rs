@@ -15,7 +15,7 @@ use super::mysql::{Mysql, failed};
 use super::mysql_grants as grants;
 use super::mysql_order_store::is_missing_table;
 use super::mysql_text::{NOW_MS, push_bytes};
-use crate::domain::books::{Drift, DriftKind, LedgerBooks, Place, SaleBooks, ShardBooks};
+use crate::domain::books::{Drift, DriftKind, LedgerBooks, OrderSum, Place, SaleBooks};
 use crate::domain::order_life::STATES;
 use crate::domain::{Instance, Month, OrderId, Sale, Shard, SkuId};
 use crate::ports::{DatabaseBooks, StoreError, StoreResult};
@@ -62,8 +62,7 @@ impl MysqlBooks {
         for shard in self.mysql.map.shards_of(at) {
             let (number, name, month) = (shard.number(), self.mysql.shard(shard), sale.month().yyyymm());
             parts.push(format!(
-                "SELECT 'live', {number}, '', CAST(COALESCE(SUM(quantity), 0) AS SIGNED), \
-                 CAST(COALESCE(SUM(quantity * CONV(HEX(RIGHT(order_id, 3)), 16, 10)), 0) AS SIGNED) \
+                "SELECT 'live', {number}, '', CAST(COALESCE(SUM(quantity), 0) AS SIGNED), 0 \
                  FROM {name}.orders_{month} WHERE sale_id = {id} AND state NOT IN ({dead})"
             ));
             parts.push(format!(
@@ -112,6 +111,26 @@ impl MysqlBooks {
             rows.map_err(|error| failed(BOOKS, error))
         };
         self.mysql.within(READ_WITHIN, BOOKS, read).await
+    }
+
+    /// Sums up the live orders of each of an instance's databases of orders.
+    async fn sums_at(&self, at: Instance, sale: &Sale) -> StoreResult<Vec<(Shard, OrderSum)>> {
+        let fault = |error| failed(BOOKS, error);
+        let (id, dead, month) = (literal(sale.id.as_str().as_bytes()), dead(), sale.month().yyyymm());
+        let mut sums = Vec::new();
+        for shard in self.mysql.map.shards_of(at) {
+            let text = format!(
+                "SELECT CAST(COALESCE(SUM(quantity), 0) AS SIGNED), \
+                 CAST(COALESCE(SUM(quantity * CONV(HEX(RIGHT(order_id, 3)), 16, 10)), 0) AS SIGNED) \
+                 FROM {}.orders_{month} WHERE sale_id = {id} AND state NOT IN ({dead})",
+                self.mysql.shard(shard)
+            );
+            let row = sqlx::raw_sql(AssertSqlSafe(text)).fetch_one(self.mysql.pool(at)).await;
+            let row = row.map_err(fault)?;
+            let (units, checksum) = (row.try_get(0).map_err(fault)?, row.try_get(1).map_err(fault)?);
+            sums.push((shard, OrderSum { units, checksum }));
+        }
+        Ok(sums)
     }
 
     async fn read_epochs(&self, sale: &Sale, books: &mut SaleBooks) -> StoreResult<()> {
@@ -175,9 +194,15 @@ impl MysqlBooks {
         Ok(stray(DriftKind::GrantStray, Place::Instance(at), self.count(at, text).await?))
     }
 
-    async fn payments_at(&self, at: Instance, months: &[Month], even: bool) -> StoreResult<Vec<Drift>> {
+    async fn payments_at(
+        &self,
+        at: Instance,
+        months: &[Month],
+        even: Option<bool>,
+    ) -> StoreResult<Vec<Drift>> {
         let mut drifts = Vec::new();
-        for shard in self.mysql.map.shards_of(at).filter(|shard| shard.number().is_multiple_of(2) == even) {
+        let is_meant = |shard: &Shard| even.is_none_or(|even| shard.number().is_multiple_of(2) == even);
+        for shard in self.mysql.map.shards_of(at).filter(is_meant) {
             let mut strays = 0;
             for month in months {
                 let (name, yyyymm) = (self.mysql.shard(shard), month.yyyymm());
@@ -285,10 +310,7 @@ fn add(read: &mut Read, at: Instance, row: &MySqlRow) -> StoreResult<()> {
     let (units, more): (i64, i64) = (row.try_get(3).map_err(fault)?, row.try_get(4).map_err(fault)?);
     let books = &mut read.books;
     match word.as_str() {
-        "live" => {
-            let shard: &mut ShardBooks = books.shards.entry(Shard::new(number)).or_default();
-            (shard.live, shard.checksum) = (shard.live + units, shard.checksum + more);
-        }
+        "live" => books.shards.entry(Shard::new(number)).or_default().live += units,
         "claimed" => books.shards.entry(Shard::new(number)).or_default().claimed += units,
         "pending" => books.pending += units,
         "counted" => *books.counted.entry(at).or_default() += units,
@@ -350,16 +372,21 @@ impl DatabaseBooks for MysqlBooks {
         Ok(books)
     }
 
+    async fn sums(&self, sale: &Sale) -> StoreResult<BTreeMap<Shard, OrderSum>> {
+        let each = self.mysql.map.all_instances();
+        let each = each.map(|at| self.mysql.within(READ_WITHIN, BOOKS, self.sums_at(at, sale)));
+        Ok(try_join_all(each).await?.into_iter().flatten().collect())
+    }
+
     async fn turn(&self, holder: [u8; 16], lease: Duration) -> StoreResult<bool> {
         self.mysql.change(Mysql::DIRECTORY, TURN, self.take_turn(holder, lease)).await
     }
 
-    async fn grants(&self) -> StoreResult<Vec<Drift>> {
-        Ok(try_join_all(self.mysql.map.all_instances().map(|at| self.grants_at(at))).await?.concat())
-    }
-
-    async fn payments(&self, months: &[Month], even: bool) -> StoreResult<Vec<Drift>> {
-        let each = self.mysql.map.all_instances().map(|at| self.payments_at(at, months, even));
+    async fn strays(&self, months: &[Month], even: Option<bool>) -> StoreResult<Vec<Drift>> {
+        let each = self.mysql.map.all_instances().map(async |at| {
+            let payments = self.payments_at(at, months, even).await?;
+            Ok::<_, StoreError>([payments, self.grants_at(at).await?].concat())
+        });
         Ok(try_join_all(each).await?.concat())
     }
 

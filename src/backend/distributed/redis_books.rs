@@ -1,6 +1,6 @@
 //! Counts what the buckets of a sale have, mends their outboxes, and closes those whose books are wrong.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,15 +8,21 @@ use async_trait::async_trait;
 use redis::Script;
 
 use super::redis_link::RedisLink;
-use crate::domain::books::{BucketBooks, DriftKind};
+use crate::domain::books::{BucketBooks, DriftKind, OrderSum};
 use crate::domain::{BucketId, Sale, SkuId};
 use crate::ports::{Claim, InventoryBooks, StoreError, StoreResult};
 
 const COUNT: &str = "count buckets";
+const SUM: &str = "sum up holds";
+/// About how many holds one call reads.
+const HOLDS_AT_ONCE: usize = 500;
 /// How often buckets are counted anew because units moved meanwhile.
 const COUNTS_MAX: usize = 10;
 /// From this age on an order should have been sent to the order log.
 const SENT_WITHIN: Duration = Duration::from_secs(10);
+
+/// Where to go on, and ids of orders with their holds.
+type Scanned = (u64, Vec<(Vec<u8>, Vec<u8>)>);
 
 /// Serves the inventory's side of the books from Redis.
 pub struct RedisBooks {
@@ -87,6 +93,27 @@ impl RedisBooks {
         found.map(|found| read(&found).ok_or_else(|| broken("an answer that is not ours"))).transpose()
     }
 
+    /// Sums up the holds of a bucket that are not settled, some at a time, so that Redis does other things between.
+    async fn sum_bucket(&self, bucket: &BucketId) -> StoreResult<OrderSum> {
+        let orders = self.link.keys(bucket).orders;
+        let (mut cursor, mut seen, mut sum) = (0_u64, HashSet::new(), OrderSum::default());
+        loop {
+            let mut scan = redis::cmd("HSCAN");
+            scan.arg(&orders).arg(cursor).arg("COUNT").arg(HOLDS_AT_ONCE);
+            let (next, holds): Scanned = self.link.command(SUM, &scan).await?;
+            for (id, hold) in holds {
+                let units = units_of(&hold).filter(|_| !seen.contains(&id));
+                let (Some(units), Some(number)) = (units, number_of(&id)) else { continue };
+                (sum.units, sum.checksum) = (sum.units + units, sum.checksum + units * number);
+                seen.insert(id);
+            }
+            cursor = next;
+            if cursor == 0 {
+                return Ok(sum);
+            }
+        }
+    }
+
     /// Reads how many moves every bucket has received by now.
     async fn received(&self, sale: &Sale) -> StoreResult<Vec<u64>> {
         let mut pipeline = redis::pipe();
@@ -105,9 +132,22 @@ fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Answers the units of a hold; `None` for one that is settled, whose state is in upper case, or damaged.
+fn units_of(hold: &[u8]) -> Option<i64> {
+    let is_settled = hold.first().is_none_or(|state| !state.is_ascii_lowercase());
+    let units = hold.split(|byte| *byte == b'|').nth(2).filter(|_| !is_settled)?;
+    std::str::from_utf8(units).ok()?.parse().ok()
+}
+
+/// Answers the number that the last three bytes of an order's id make.
+fn number_of(id: &[u8]) -> Option<i64> {
+    let last: &[u8; 3] = id.last_chunk()?;
+    Some(last.iter().fold(0, |number, byte| number * 256 + i64::from(*byte)))
+}
+
 /// Reads the answer of books.lua.
 fn read(found: &[String]) -> Option<BucketBooks> {
-    let [epoch, received, held, checksum, unsent, named, outbox_orders, units @ ..] = found else {
+    let [epoch, received, held, unsent, named, outbox_orders, units @ ..] = found else {
         return None;
     };
     let mut of: BTreeMap<SkuId, i64> = BTreeMap::new();
@@ -119,7 +159,6 @@ fn read(found: &[String]) -> Option<BucketBooks> {
         received: received.parse().ok()?,
         units: of,
         held: held.parse().ok()?,
-        checksum: checksum.parse().ok()?,
         unsent: unsent.parse().ok()?,
         named: named.parse().ok()?,
         outbox_orders: outbox_orders.parse().ok()?,
@@ -130,6 +169,14 @@ fn read(found: &[String]) -> Option<BucketBooks> {
 impl InventoryBooks for RedisBooks {
     async fn count(&self, sale: &Sale) -> StoreResult<Vec<Option<BucketBooks>>> {
         self.count_all(sale, &[]).await
+    }
+
+    async fn sums(&self, sale: &Sale) -> StoreResult<Vec<OrderSum>> {
+        let mut sums = Vec::new();
+        for bucket in sale.bucket_ids() {
+            sums.push(self.sum_bucket(&bucket).await?);
+        }
+        Ok(sums)
     }
 
     async fn mend_outbox(&self, bucket: &BucketId) -> StoreResult<u64> {

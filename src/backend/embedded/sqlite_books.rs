@@ -11,7 +11,7 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use super::sqlite::Sqlite;
 use super::sqlite_rows::{column, failed, number, parsed};
-use crate::domain::books::{BucketBooks, Drift, DriftKind, Place, SaleBooks, ShardBooks};
+use crate::domain::books::{BucketBooks, Drift, DriftKind, OrderSum, Place, SaleBooks, ShardBooks};
 use crate::domain::order_life::STATES;
 use crate::domain::{BucketId, Instance, Month, Sale, Shard, ShardMap, SkuId};
 use crate::ports::{DatabaseBooks, InventoryBooks, StoreResult};
@@ -27,33 +27,37 @@ pub struct SqliteBooks {
     pub map: ShardMap,
 }
 
-/// Fills the words of states whose orders hold nothing into a statement, for `{dead}`, and the number that the last
-/// characters of an order's id make, for `{number_r}` and `{number_o}`.
+/// Fills the words of states whose orders hold nothing into a statement, for `{dead}`, and [`NUMBER`].
 fn sql(text: &str) -> AssertSqlSafe<String> {
     let words =
         STATES.iter().filter(|facts| facts.state.holds_nothing()).map(|facts| format!("'{}'", facts.word));
-    let mut text = text.replace("{dead}", &words.collect::<Vec<_>>().join(","));
-    for table in ["r", "o"] {
-        let last = |place: u8| format!("unicode(substr({table}.order_id, -{place}))");
-        let number = format!("(({} * 256 + {}) * 256 + {})", last(3), last(2), last(1));
-        text = text.replace(&format!("{{number_{table}}}"), &number);
-    }
-    AssertSqlSafe(text)
+    let text = text.replace("{dead}", &words.collect::<Vec<_>>().join(","));
+    AssertSqlSafe(text.replace("{number}", NUMBER))
 }
 
 /// The units of each SKU in each bucket: for sale, and held by orders that are live or have no row yet.
-const UNITS: &str = "SELECT bucket, sku_id, SUM(available) AS units, 0 AS held, 0 AS checksum FROM stock \
-     WHERE sale_id = ?1 GROUP BY bucket, sku_id UNION ALL \
-     SELECT r.bucket, r.sku_id, SUM(r.quantity), SUM(r.quantity), SUM(r.quantity * {number_r}) FROM reservations r \
+const UNITS: &str = "SELECT bucket, sku_id, SUM(available) AS units, 0 AS held FROM stock WHERE sale_id = ?1 \
+     GROUP BY bucket, sku_id UNION ALL \
+     SELECT r.bucket, r.sku_id, SUM(r.quantity) AS units, SUM(r.quantity) AS held FROM reservations r \
      LEFT JOIN orders o ON o.order_id = r.order_id \
      WHERE r.sale_id = ?1 AND (o.state IS NULL OR o.state NOT IN ({dead})) GROUP BY r.bucket, r.sku_id";
 /// The units of live orders and those that are claimed, by bucket; an order without a reservation counts to the first.
-const SHARDS: &str = "SELECT COALESCE(r.bucket, 0) AS bucket, SUM(o.quantity) AS live, \
-     SUM(o.quantity * {number_o}) AS checksum, 0 AS claimed FROM orders o \
+const SHARDS: &str = "SELECT COALESCE(r.bucket, 0) AS bucket, SUM(o.quantity) AS live, 0 AS claimed FROM orders o \
      LEFT JOIN reservations r ON r.order_id = o.order_id \
      WHERE o.sale_id = ?1 AND o.state NOT IN ({dead}) GROUP BY 1 UNION ALL \
-     SELECT COALESCE(r.bucket, 0), 0, 0, COUNT(*) FROM claims c LEFT JOIN reservations r ON r.order_id = c.order_id \
+     SELECT COALESCE(r.bucket, 0), 0, COUNT(*) FROM claims c LEFT JOIN reservations r ON r.order_id = c.order_id \
      WHERE c.sale_id = ?1 GROUP BY 1";
+/// The units of holds, or of live orders, by bucket, and the sum over them of [`NUMBER`].
+const HELD: &str = "SELECT r.bucket, SUM(r.quantity) AS units, SUM(r.quantity * {number}) AS checksum \
+     FROM reservations r LEFT JOIN orders o ON o.order_id = r.order_id \
+     WHERE r.sale_id = ?1 AND (o.state IS NULL OR o.state NOT IN ({dead})) GROUP BY r.bucket";
+const LIVE: &str = "SELECT COALESCE(b.bucket, 0) AS bucket, SUM(r.quantity) AS units, \
+     SUM(r.quantity * {number}) AS checksum FROM orders r \
+     LEFT JOIN reservations b ON b.order_id = r.order_id \
+     WHERE r.sale_id = ?1 AND r.state NOT IN ({dead}) GROUP BY 1";
+/// The number that the last characters of an order's id make.
+const NUMBER: &str = "((unicode(substr(r.order_id, -3)) * 256 + unicode(substr(r.order_id, -2))) * 256 \
+     + unicode(substr(r.order_id, -1)))";
 const LEDGER: &str = "SELECT sku_id, held + sold AS counted, withheld FROM ledger WHERE sale_id = ?";
 const PENDING: &str = "SELECT COUNT(*) AS pending FROM dead_letters WHERE state = 'open'";
 const STRAYS: &str = "SELECT COUNT(*) AS strays FROM payments p LEFT JOIN orders o ON o.order_id = p.order_id \
@@ -71,6 +75,16 @@ impl SqliteBooks {
     async fn rows(&self, text: &'static str, sale: &Sale) -> StoreResult<Vec<SqliteRow>> {
         let query = sqlx::query(sql(text)).bind(sale.id.as_str());
         query.fetch_all(self.sqlite.readers()).await.map_err(|error| failed(BOOKS, error))
+    }
+
+    /// Reads a sum of each bucket.
+    async fn sums_of(&self, text: &'static str, sale: &Sale) -> StoreResult<BTreeMap<u16, OrderSum>> {
+        let rows = self.rows(text, sale).await?;
+        let sum = |row: &SqliteRow| {
+            let (units, checksum) = (column(row, "units")?, column(row, "checksum")?);
+            Ok((number(row, "bucket")?, OrderSum { units, checksum }))
+        };
+        rows.iter().map(sum).collect()
     }
 
     /// Answers one of the databases whose orders are in a bucket. Here they are all in one file.
@@ -92,10 +106,14 @@ impl InventoryBooks for SqliteBooks {
             if let Some(Some(books)) = buckets.get_mut(usize::from(bucket)) {
                 *books.units.entry(sku).or_default() += units;
                 books.held += held;
-                books.checksum += column::<i64>(&row, "checksum")?;
             }
         }
         Ok(buckets)
+    }
+
+    async fn sums(&self, sale: &Sale) -> StoreResult<Vec<OrderSum>> {
+        let sums = self.sums_of(HELD, sale).await?;
+        Ok((0..sale.buckets).map(|bucket| sums.get(&bucket).copied().unwrap_or_default()).collect())
     }
 
     /// Does nothing: there is no outbox.
@@ -149,12 +167,16 @@ impl DatabaseBooks for SqliteBooks {
             let shard = self.shard_of(sale, number(&row, "bucket")?);
             let of: &mut ShardBooks = books.shards.entry(shard).or_default();
             of.live += column::<i64>(&row, "live")?;
-            of.checksum += column::<i64>(&row, "checksum")?;
             of.claimed += column::<i64>(&row, "claimed")?;
         }
         let row = sqlx::query(PENDING).fetch_one(self.sqlite.readers()).await;
         books.pending = column(&row.map_err(|error| failed(BOOKS, error))?, "pending")?;
         Ok(books)
+    }
+
+    async fn sums(&self, sale: &Sale) -> StoreResult<BTreeMap<Shard, OrderSum>> {
+        let sums = self.sums_of(LIVE, sale).await?;
+        Ok(sums.into_iter().map(|(bucket, sum)| (self.shard_of(sale, bucket), sum)).collect())
     }
 
     /// Answers that it is this process's turn, because no other one has the folder.
@@ -163,12 +185,8 @@ impl DatabaseBooks for SqliteBooks {
     }
 
     /// Finds nothing: there is one ledger.
-    async fn grants(&self) -> StoreResult<Vec<Drift>> {
-        Ok(Vec::new())
-    }
-
-    async fn payments(&self, _: &[Month], even: bool) -> StoreResult<Vec<Drift>> {
-        if !even {
+    async fn strays(&self, _: &[Month], even: Option<bool>) -> StoreResult<Vec<Drift>> {
+        if even == Some(false) {
             return Ok(Vec::new());
         }
         let row = sqlx::query(STRAYS).fetch_one(self.sqlite.readers()).await;
