@@ -95,14 +95,20 @@ async fn take(world: &World, front: &Process, (sku, at): (&str, u16), count: usi
     orders
 }
 
+async fn sum_at(database: &Servers, at: usize, column: &str, table: &str) -> i64 {
+    let (_, control) = &database.controls()[at];
+    let text = format!("SELECT CAST(COALESCE(SUM({column}), 0) AS SIGNED) FROM {control}.{table}");
+    database.number(at, &text).await
+}
+
 async fn rows_at(database: &Servers, at: usize) -> i64 {
-    let mut rows = 0;
-    for (_, control) in database.controls().into_iter().filter(|(instance, _)| *instance == at) {
-        let text =
-            format!("SELECT CAST(COALESCE(SUM(next_offset), 0) AS SIGNED) FROM {control}.consumer_positions");
-        rows += database.number(at, &text).await;
-    }
-    rows
+    sum_at(database, at, "next_offset", "consumer_positions").await
+}
+
+/// Reads how many events of an instance the topic has, and how often its watermark has grown.
+async fn told_at(database: &Servers, at: usize) -> (i64, i64) {
+    let told = sum_at(database, at, "next_number", "event_readers WHERE reader = 'topic'").await;
+    (told, sum_at(database, at, "mark", "watermark").await)
 }
 
 /// Sells under load, sets an instance back by `set_back`, and asserts that nobody uses it until it was recovered, and
@@ -123,13 +129,17 @@ async fn is_recovered<T>(
     let database = world.database();
     eventually("orders flow", async || database.orders("awaiting_payment").await > 300).await;
     let copied = copy(world).await;
+    let (told, mark) = told_at(&database, at).await;
     // After the copy the instance gives units of one SKU, and takes some of the other.
     let (here, there) = (u16::try_from(at).expect("small"), u16::try_from(1 - at).expect("small"));
     let scarce =
         [take(world, &front, ("bag", there), 30).await, take(world, &front, ("pen", here), 30).await]
             .concat();
-    let before = database.orders("awaiting_payment").await;
-    eventually("orders flow on", async || database.orders("awaiting_payment").await > before + 300).await;
+    eventually("orders flow on, and the shop has seen the instance since", async || {
+        let now = told_at(&database, at).await;
+        now.0 > told + 300 && now.1 > mark + 2
+    })
+    .await;
     set_back(world, copied).await;
     let verbose = async || try_call(front.admin, "GET", "/readyz?verbose", &[], "").await;
     eventually("the process has seen it", async || {

@@ -32,7 +32,7 @@ pub struct Guard {
     is_shut: AtomicBool,
     /// The highest watermark that was seen of it.
     known: AtomicI64,
-    /// The connection on which the guard looks, and the watermark that it found the last time.
+    /// The connection on which the guard looks, and the watermark that it left the last time.
     own: Mutex<(Option<MySqlConnection>, i64)>,
 }
 
@@ -100,10 +100,9 @@ impl Guard {
             None => self.open(),
         }
         if let (None, Some(found)) = (set_back, found) {
-            // It is raised once in a round of the slowest process, and not by every process.
-            let is_due = found.mark == std::mem::replace(last, found.mark);
-            let mark = if is_due { self.raise(&found, &mut asked).await? } else { found.mark };
-            self.learn(mark);
+            // It is raised once in a round, by the process that finds it as it has left it.
+            *last = if found.mark == *last { self.raise(&found, &mut asked).await? } else { found.mark };
+            self.learn(*last);
         }
         // A connection that has failed was dropped.
         *connection = Some(asked);
