@@ -19,8 +19,8 @@ use crate::worker::driver::{Progress, Task};
 const WATCHED: Duration = Duration::from_secs(60);
 /// A look that took so long is followed by a rest of so many times that, so that looks take a fiftieth of a core.
 const REST: u32 = 50;
-/// Whose holds and orders there are is compared with one look of so many: once in five minutes.
-const LOOKS_OF_ORDERS: u64 = 30;
+/// How often whose holds and orders there are is compared.
+const ORDERS_APART: Duration = Duration::from_secs(300);
 /// The longest rest.
 const RESTS_AT_MOST: Duration = Duration::from_secs(300);
 
@@ -42,18 +42,21 @@ pub struct AutoReconcile {
 #[derive(Default)]
 pub struct Memory {
     looks: u64,
+    /// When it was compared last whose holds and orders there are.
+    compared: Option<Moment>,
     rests_until: Option<Moment>,
     /// What is wrong, and since when.
     seen: Vec<(Drift, Moment)>,
 }
 
 impl Memory {
-    /// Answers how far the next look goes. Whose orders there are is compared now and then, and for as long as holds
-    /// and orders differ, so that a look sees it end.
-    fn reach(&self) -> Reach {
+    /// Answers how far a look goes now. Whose orders there are is compared now and then, and for as long as holds and
+    /// orders differ, so that a look sees it end.
+    fn reach(&self, now: Moment) -> Reach {
         let payments = if self.looks.is_multiple_of(2) { Payments::Even } else { Payments::Odd };
         let differ = self.seen.iter().any(|(drift, _)| drift.kind == DriftKind::HoldsDiffer);
-        Reach { payments, orders: differ || self.looks.is_multiple_of(LOOKS_OF_ORDERS) }
+        let is_due = self.compared.is_none_or(|compared| now.since(compared) >= ORDERS_APART);
+        Reach { payments, orders: differ || is_due }
     }
 }
 
@@ -82,7 +85,7 @@ impl Task for AutoReconcile {
         if self.memory().rests_until.is_some_and(|until| began < until) {
             return Ok(Progress::of(0));
         }
-        let reach = self.memory().reach();
+        let reach = self.memory().reach(began);
         let look = self.shop.look_at_books(reach).await;
         let took = look.as_ref().map_or_else(|_| self.clock.monotonic().since(began), |look| look.took);
         self.memory().rests_until = Some(began + (took * REST).min(RESTS_AT_MOST));
@@ -118,9 +121,10 @@ impl AutoReconcile {
         let mut memory = self.memory();
         let before = std::mem::take(&mut memory.seen);
         // Half of the payments were looked at, and what was found in the other half stands. So does what was found of a
-        // sale that cannot be looked at now.
+        // sale that cannot be looked at now, or whose holds cannot be compared now.
         let is_seen = |drift: &Drift| {
             was_looked_at(drift, reach.payments)
+                && !is_uncompared(drift, look)
                 && drift.sale.as_ref().is_none_or(|sale| !look.unseen.contains_key(sale))
         };
         let stands = before.iter().filter(|(drift, _)| !is_seen(drift)).cloned();
@@ -133,6 +137,9 @@ impl AutoReconcile {
             seen.push((drift.clone(), known.map_or(now, |(_, since)| *since)));
         }
         memory.looks += 1;
+        if reach.orders {
+            memory.compared = Some(now);
+        }
         memory.seen = seen;
     }
 
@@ -155,6 +162,12 @@ impl AutoReconcile {
         let was_watched = since.is_some_and(|since| now.since(since) >= WATCHED);
         !drift.kind.can_wait() || is_quiet && was_watched
     }
+}
+
+/// Answers whether holds and orders differ in a sale of which a look has not compared them.
+fn is_uncompared(drift: &Drift, look: &Look) -> bool {
+    drift.kind == DriftKind::HoldsDiffer
+        && drift.sale.as_ref().is_some_and(|sale| look.uncompared.contains(sale))
 }
 
 /// Answers whether a look at some payments would have found a drift again.

@@ -153,7 +153,8 @@ pub struct Drift {
     pub sale: Option<SaleId>,
     /// Where it is wrong.
     pub place: Place,
-    /// By how much: what the first side of the comparison has more than the other, in units, orders or rows. Never 0.
+    /// By how much: what the first side of the comparison has more than the other, in units, orders or rows; 1 for as
+    /// many units of other orders. Never 0.
     pub amount: i64,
 }
 
@@ -212,14 +213,6 @@ pub struct SaleBooks {
     pub epochs: BTreeMap<u16, u32>,
 }
 
-impl SaleBooks {
-    /// Finds the ledger that a place names.
-    pub fn ledger(&self, place: &Place) -> Option<&LedgerBooks> {
-        let Place::Ledger(at, sku) = place else { return None };
-        self.ledgers.iter().find(|ledger| ledger.at == *at && ledger.sku == *sku)
-    }
-}
-
 /// What a database of orders has of a sale.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ShardBooks {
@@ -235,7 +228,7 @@ pub struct OrderSum {
     /// The units.
     pub units: i64,
     /// The sum, over the units, of a number that is made of the id of each one's order. Two sides that have as many
-    /// units of other orders have other sums; one time in 16 million they do not.
+    /// units of other orders have other sums, but for one case in 16 million, in a folder in 32,768.
     pub checksum: i64,
 }
 

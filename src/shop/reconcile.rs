@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::Shop;
-use crate::domain::books::{Drift, DriftKind, Mend, Place, compare, compare_orders};
+use crate::domain::books::{BucketBooks, Drift, DriftKind, Mend, Place, compare, compare_orders};
 use crate::domain::log_position::first_unwritten;
 use crate::domain::operator::Subject;
 use crate::domain::{BucketId, Change, Month, Part, Sale, SaleId};
@@ -51,6 +51,8 @@ pub struct Look {
     pub drifts: Vec<Drift>,
     /// The sales of which no order was on its way.
     pub quiet: BTreeSet<SaleId>,
+    /// The sales whose holds and orders were not compared, because some came or went.
+    pub uncompared: BTreeSet<SaleId>,
     /// The sales that could not be looked at, and why.
     pub unseen: BTreeMap<SaleId, StoreError>,
     /// How long the reading took.
@@ -122,35 +124,54 @@ impl Shop {
         let is_drained = self.is_drained(sale).await?;
         let mut drifts = compare(sale, &self.map, &buckets, &before, is_drained);
         let is_of_two_reads = |kind| matches!(kind, DriftKind::HoldsDiffer | DriftKind::AllotmentDiffers);
+        let mut orders_came = false;
         if drifts.iter().any(|drift| is_of_two_reads(drift.kind)) {
             // An order that came between the two reads is on one side only, and so is a grant.
             let after = self.ports.books.databases.of_sale(sale).await?;
-            let orders_came = after.shards != before.shards || after.pending != 0;
+            orders_came = after.shards != before.shards || after.pending != 0;
+            let again = compare(sale, &self.map, &buckets, &after, is_drained);
             drifts.retain(|drift| match drift.kind {
                 DriftKind::HoldsDiffer => !orders_came,
-                DriftKind::AllotmentDiffers => after.ledger(&drift.place) == before.ledger(&drift.place),
+                DriftKind::AllotmentDiffers => again.contains(drift),
                 _ => true,
             });
         }
         look.drifts.extend(drifts);
-        if is_drained && buckets.iter().all(|books| books.as_ref().is_some_and(|books| books.named == 0)) {
+        let is_sent = |books: &Option<BucketBooks>| books.as_ref().is_some_and(|books| books.named == 0);
+        let is_quiet = is_drained && buckets.iter().all(is_sent);
+        if is_quiet {
             look.quiet.insert(sale.id.clone());
-            if orders && before.pending == 0 {
-                look.drifts.extend(self.look_at_orders(sale).await?);
-            }
         }
         let whole = sale.bucket_ids().zip(buckets).filter_map(|(bucket, books)| Some((bucket, books?.epoch)));
         look.epochs.extend(whole);
+        let are_counted = is_quiet && before.pending == 0 && !orders_came;
+        if !are_counted || orders && !self.look_at_orders(sale, look).await {
+            look.uncompared.insert(sale.id.clone());
+        }
         Ok(())
     }
 
-    /// Compares whose holds and orders there are, unless an order comes or goes meanwhile.
-    async fn look_at_orders(&self, sale: &Sale) -> StoreResult<Vec<Drift>> {
+    /// Compares whose holds and orders there are. Answers `false` when they could not be compared.
+    async fn look_at_orders(&self, sale: &Sale, look: &mut Look) -> bool {
+        match self.differing_orders(sale).await {
+            Ok(Some(drifts)) => look.drifts.extend(drifts),
+            Ok(None) => return false,
+            Err(error) => {
+                // What was counted stands all the same.
+                tracing::warn!(%error, sale = %sale.id, "it is not compared whose holds there are");
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Compares whose holds and orders there are; `None` when an order came or went meanwhile.
+    async fn differing_orders(&self, sale: &Sale) -> StoreResult<Option<Vec<Drift>>> {
         let books = &self.ports.books;
         let (live, held) = (books.databases.sums(sale).await?, books.inventory.sums(sale).await?);
         let drifts = compare_orders(sale, &self.map, &held, &live);
         let is_quiet = drifts.is_empty() || live == books.databases.sums(sale).await?;
-        Ok(if is_quiet { drifts } else { Vec::new() })
+        Ok(is_quiet.then_some(drifts))
     }
 
     /// Answers whether the order writers have written what the order log had of a sale a moment ago.
