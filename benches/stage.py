@@ -152,6 +152,8 @@ class Side:
     def fresh(self, row, **more):
         """The environment of a row that begins with empty databases of its own; `more` as section__key."""
         environment = self.environment(row, **more)
+        # Redis knows how new the data were; what is made anew would be a backup that was restored.
+        self.stack.forget(f"bench:{self.name}{row}*")
         drop_databases(self.stack, f"bench_{self.name}{row}")
         self.run("migrate", environment=environment)
         return environment
