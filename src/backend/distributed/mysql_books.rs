@@ -1,6 +1,6 @@
 //! Reads what the databases have of a sale, and brings together again what belongs together.
 //!
-//! Invariant: what is read of an instance is read by one statement, which sees the instance as it is at one moment.
+//! Invariant: what is counted of an instance is read by one statement, which sees the instance as it is at one moment.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -147,9 +147,7 @@ fn number_of(id: &[u8]) -> Option<i64> {
 
 /// Reads the answer of books.lua.
 fn read(found: &[String]) -> Option<BucketBooks> {
-    let [epoch, received, held, unsent, named, outbox_orders, units @ ..] = found else {
-        return None;
-    };
+    let [epoch, received, held, unsent, named, outbox_orders, units @ ..] = found else { return None };
     let mut of: BTreeMap<SkuId, i64> = BTreeMap::new();
     for pair in units.chunks_exact(2) {
         of.insert(SkuId::parse(&pair[0]).ok()?, pair[1].parse().ok()?);

@@ -184,7 +184,7 @@ impl DatabaseBooks for SqliteBooks {
         Ok(true)
     }
 
-    /// Finds nothing: there is one ledger.
+    /// Looks for payments alone: there is one ledger, so nothing was granted.
     async fn strays(&self, _: &[Month], even: Option<bool>) -> StoreResult<Vec<Drift>> {
         if even == Some(false) {
             return Ok(Vec::new());
