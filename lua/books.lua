@@ -1,13 +1,11 @@
--- Counts what a bucket has, wherever it is. From then on the bucket takes no units that a bucket which is being rebuilt
--- gave before. The script is idempotent.
+-- Counts what a bucket has beside its holds, which the same transaction reads. From then on the bucket takes no units
+-- that a bucket which is being rebuilt gave before. The script is idempotent.
 --
 -- KEYS (one hash tag)  1 gate   2 stock   3 orders   4 moves   5 received   6 outbox   7 outbox_orders   8 buyers
--- ARGV  1 the age, in ms, from which on an order should have been sent, then per bucket that is being rebuilt: its
---   number, its new epoch
--- Result: epoch, number of fields of `received`, units in holds whose units have not gone back, number of orders that
---   were not sent and are that old, number of orders in all outbox entries, the number that `outbox_orders` says, then
---   SKU, units, SKU, units, ...: for sale, under way to other buckets, and in those holds; or false when the bucket has
---   no gate, has lost keys, or was put in place on another run of the server
+-- ARGV  per bucket that is being rebuilt: its number, its new epoch
+-- Result: epoch, number of fields of `received`, the time in ms, number of orders in all outbox entries, the number
+--   that `outbox_orders` says, then SKU, units, SKU, units, ...: for sale, and under way to other buckets; or false when
+--   the bucket has no gate, has lost keys, or was put in place on another run of the server
 
 local gate, stock, orders, moves, received, outbox, outbox_orders, buyers = unpack(KEYS)
 local found = redis.call('HMGET', gate, 'epoch', 'lost', 'sold', 'run_id')
@@ -15,9 +13,7 @@ if not found[1] or found[2] then return false end
 local needed = found[3] and {stock, buyers, orders, outbox, outbox_orders} or {stock}
 if redis.call('EXISTS', unpack(needed)) < #needed then return false end
 if found[4] and not string.find(redis.call('INFO', 'server'), found[4], 1, true) then return false end
-for i = 2, #ARGV, 2 do redis.call('HSET', received, 'epoch|' .. ARGV[i], ARGV[i + 1]) end
-local clock = redis.call('TIME')
-local sent_ms = clock[1] * 1000 + math.floor(clock[2] / 1000) - tonumber(ARGV[1])
+for i = 1, #ARGV, 2 do redis.call('HSET', received, 'epoch|' .. ARGV[i], ARGV[i + 1]) end
 
 local units = {}
 local function add(sku, more) units[sku] = (units[sku] or 0) + tonumber(more) end
@@ -27,19 +23,6 @@ for _, move in ipairs(redis.call('HVALS', moves)) do
   local sku, more = string.match(move, '^[^|]*|([^|]*)|(%d+)|')
   if sku then add(sku, more) end
 end
-local held, unsent = 0, 0
-for _, hold in ipairs(redis.call('HVALS', orders)) do
-  -- A hold that is settled has its state in upper case.
-  local state = string.byte(hold)
-  if state >= 97 then
-    local more, sku = string.match(hold, '^(%d+)|%d+|([^|]+)|', 20)
-    if sku then
-      units[sku] = (units[sku] or 0) + more
-      held = held + more
-      if state == 114 and tonumber(string.match(hold, '^%d+|(%d+)|', 20)) <= sent_ms then unsent = unsent + 1 end
-    end
-  end
-end
 local named = 0
 for _, entry in ipairs(redis.call('XRANGE', outbox, '-', '+')) do
   local fields = entry[2]
@@ -47,8 +30,10 @@ for _, entry in ipairs(redis.call('XRANGE', outbox, '-', '+')) do
     if fields[i] == 'orders' then named = named + math.floor(#fields[i + 1] / 16) end
   end
 end
-local answer = {found[1], redis.call('HLEN', received), held, unsent, named, redis.call('GET', outbox_orders) or '0'}
-for i = 2, 5 do answer[i] = string.format('%d', answer[i]) end
+local clock = redis.call('TIME')
+local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local answer = {found[1], redis.call('HLEN', received), now_ms, named, redis.call('GET', outbox_orders) or '0'}
+for i = 2, 4 do answer[i] = string.format('%d', answer[i]) end
 for sku, sum in pairs(units) do
   answer[#answer + 1], answer[#answer + 2] = sku, string.format('%d', sum)
 end

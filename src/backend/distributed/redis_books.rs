@@ -9,9 +9,10 @@ use redis::Script;
 
 use super::redis_link::RedisLink;
 use crate::domain::books::{BucketBooks, DriftKind, OrderSum};
-use crate::domain::{BucketId, Sale, SkuId};
+use crate::domain::{BucketId, OrderState, Sale, SkuId};
 use crate::ports::{Claim, InventoryBooks, StoreError, StoreResult};
 
+const BOOKS: &str = include_str!("../../../lua/books.lua");
 const COUNT: &str = "count buckets";
 const SUM: &str = "sum up holds";
 /// About how many holds one call reads.
@@ -27,7 +28,6 @@ type Scanned = (u64, Vec<(Vec<u8>, Vec<u8>)>);
 /// Serves the inventory's side of the books from Redis.
 pub struct RedisBooks {
     link: Arc<RedisLink>,
-    books: Script,
     mend_outbox: Script,
     close: Script,
 }
@@ -37,7 +37,6 @@ impl RedisBooks {
     pub fn new(link: Arc<RedisLink>) -> Self {
         Self {
             link,
-            books: Script::new(include_str!("../../../lua/books.lua")),
             mend_outbox: Script::new(include_str!("../../../lua/mend_outbox.lua")),
             close: Script::new(include_str!("../../../lua/close.lua")),
         }
@@ -81,16 +80,43 @@ impl RedisBooks {
         Ok(buckets)
     }
 
+    /// Counts a bucket as it is at one moment. Its holds are read as they are and counted here, because a script that
+    /// counts them holds everybody else up for longer.
     async fn count_bucket(&self, bucket: &BucketId, claims: &[Claim]) -> StoreResult<Option<BucketBooks>> {
         let keys = self.link.keys(bucket);
-        let mut call = self.books.prepare_invoke();
-        call.key(keys.gate).key(keys.stock).key(keys.orders).key(keys.moves).key(keys.received);
-        call.key(keys.outbox).key(keys.outbox_orders).key(keys.buyers).arg(milliseconds(SENT_WITHIN));
+        let named = [
+            &keys.gate,
+            &keys.stock,
+            &keys.orders,
+            &keys.moves,
+            &keys.received,
+            &keys.outbox,
+            &keys.outbox_orders,
+            &keys.buyers,
+        ];
+        let mut transaction = redis::pipe();
+        // With its text: in a transaction a script that the server has forgotten could not be sent again.
+        transaction.atomic().cmd("EVAL").arg(BOOKS).arg(named.len()).arg(&named[..]);
         for claim in claims {
-            call.arg(claim.bucket.bucket).arg(claim.epoch);
+            transaction.arg(claim.bucket.bucket).arg(claim.epoch);
         }
-        let found: Option<Vec<String>> = self.link.script(COUNT, &call).await?;
-        found.map(|found| read(&found).ok_or_else(|| broken("an answer that is not ours"))).transpose()
+        transaction.hvals(&keys.orders);
+        let (found, holds): (Option<Vec<String>>, Vec<Vec<u8>>) =
+            self.link.pipeline(COUNT, &transaction).await?;
+        let Some(found) = found else { return Ok(None) };
+        let (mut books, now_ms) = read(&found).ok_or_else(|| broken("an answer that is not ours"))?;
+        let sent_ms = now_ms.saturating_sub(milliseconds(SENT_WITHIN));
+        let mut held: BTreeMap<&str, i64> = BTreeMap::new();
+        for hold in holds.iter().filter_map(|hold| Hold::parse(hold)) {
+            *held.entry(hold.sku).or_default() += hold.units;
+            books.unsent += i64::from(hold.reserved_ms.is_some_and(|reserved_ms| reserved_ms <= sent_ms));
+        }
+        for (sku, units) in held {
+            let sku = SkuId::parse(sku).map_err(|error| broken(error.to_string()))?;
+            *books.units.entry(sku).or_default() += units;
+            books.held += units;
+        }
+        Ok(Some(books))
     }
 
     /// Sums up the holds of a bucket that are not settled, some at a time, so that Redis does other things between.
@@ -102,8 +128,8 @@ impl RedisBooks {
             scan.arg(&orders).arg(cursor).arg("COUNT").arg(HOLDS_AT_ONCE);
             let (next, holds): Scanned = self.link.command(SUM, &scan).await?;
             for (id, hold) in holds {
-                let units = units_of(&hold).filter(|_| !seen.contains(&id));
-                let (Some(units), Some(number)) = (units, number_of(&id)) else { continue };
+                let hold = Hold::parse(&hold).filter(|_| !seen.contains(&id));
+                let (Some(Hold { units, .. }), Some(number)) = (hold, number_of(&id)) else { continue };
                 (sum.units, sum.checksum) = (sum.units + units, sum.checksum + units * number);
                 seen.insert(id);
             }
@@ -132,11 +158,25 @@ fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Answers the units of a hold; `None` for one that is settled, whose state is in upper case, or damaged.
-fn units_of(hold: &[u8]) -> Option<i64> {
-    let is_settled = hold.first().is_none_or(|state| !state.is_ascii_lowercase());
-    let units = hold.split(|byte| *byte == b'|').nth(2).filter(|_| !is_settled)?;
-    std::str::from_utf8(units).ok()?.parse().ok()
+/// What is counted of a hold. It is `state|fingerprint|units|reserved_ms|sku|user`, which reserve.lua writes.
+struct Hold<'a> {
+    units: i64,
+    sku: &'a str,
+    /// When it was made, in ms, of one whose order is not known to be sent.
+    reserved_ms: Option<u64>,
+}
+
+impl<'a> Hold<'a> {
+    /// Reads a hold; `None` for one that is settled, whose state is in upper case, or damaged.
+    fn parse(hold: &'a [u8]) -> Option<Self> {
+        let mut fields = std::str::from_utf8(hold).ok()?.splitn(6, '|');
+        let state =
+            fields.next().filter(|state| state.starts_with(|mark: char| mark.is_ascii_lowercase()))?;
+        let (units, made) = (fields.nth(1)?.parse().ok()?, fields.next()?);
+        let is_unsent = state.starts_with(OrderState::Reserved.facts().mark);
+        let reserved_ms = if is_unsent { Some(made.parse().ok()?) } else { None };
+        Some(Self { units, sku: fields.next()?, reserved_ms })
+    }
 }
 
 /// Answers the number that the last three bytes of an order's id make.
@@ -145,22 +185,23 @@ fn number_of(id: &[u8]) -> Option<i64> {
     Some(last.iter().fold(0, |number, byte| number * 256 + i64::from(*byte)))
 }
 
-/// Reads the answer of books.lua.
-fn read(found: &[String]) -> Option<BucketBooks> {
-    let [epoch, received, held, unsent, named, outbox_orders, units @ ..] = found else { return None };
+/// Reads the answer of books.lua: what a bucket has without its holds, and the time in ms.
+fn read(found: &[String]) -> Option<(BucketBooks, u64)> {
+    let [epoch, received, now_ms, named, outbox_orders, units @ ..] = found else { return None };
     let mut of: BTreeMap<SkuId, i64> = BTreeMap::new();
     for pair in units.chunks_exact(2) {
         of.insert(SkuId::parse(&pair[0]).ok()?, pair[1].parse().ok()?);
     }
-    Some(BucketBooks {
+    let books = BucketBooks {
         epoch: epoch.parse().ok()?,
         received: received.parse().ok()?,
         units: of,
-        held: held.parse().ok()?,
-        unsent: unsent.parse().ok()?,
+        held: 0,
+        unsent: 0,
         named: named.parse().ok()?,
         outbox_orders: outbox_orders.parse().ok()?,
-    })
+    };
+    Some((books, now_ms.parse().ok()?))
 }
 
 #[async_trait]

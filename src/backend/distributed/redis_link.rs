@@ -256,7 +256,7 @@ impl RedisLink {
         self.bounded(context, command.query_async(&mut connection)).await
     }
 
-    /// Runs several commands in one round trip. They are no transaction.
+    /// Runs several commands in one round trip. They are a transaction when the pipeline is atomic.
     ///
     /// # Errors
     /// As [`RedisLink::script`].
