@@ -4,8 +4,8 @@
 -- KEYS (one hash tag)  1 gate   2 stock   3 orders   4 moves   5 received   6 outbox   7 outbox_orders   8 buyers
 -- ARGV  per bucket that is being rebuilt: its number, its new epoch
 -- Result: epoch, number of fields of `received`, the time in ms, number of orders in all outbox entries, the number
---   that `outbox_orders` says, then SKU, units, SKU, units, ...: for sale, and under way to other buckets; or false when
---   the bucket has no gate, has lost keys, or was put in place on another run of the server
+--   that `outbox_orders` says, then SKU, units, SKU, units, ...: for sale, and under way to other buckets; or false
+--   when the bucket has no gate, has lost keys, or was put in place on another run of the server
 
 local gate, stock, orders, moves, received, outbox, outbox_orders, buyers = unpack(KEYS)
 local found = redis.call('HMGET', gate, 'epoch', 'lost', 'sold', 'run_id')
