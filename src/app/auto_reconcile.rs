@@ -58,6 +58,30 @@ impl Memory {
         let is_due = self.compared.is_none_or(|compared| now.since(compared) >= ORDERS_APART);
         Reach { payments, orders: differ || is_due }
     }
+
+    /// Keeps what a look has found, and since when it is known.
+    fn note(&mut self, now: Moment, look: &Look, reach: Reach) {
+        let before = std::mem::take(&mut self.seen);
+        // Half of the payments were looked at, and what was found in the other half stands. So does what was found of a
+        // sale that cannot be looked at now, or whose holds cannot be compared now.
+        let is_seen = |drift: &Drift| {
+            was_looked_at(drift, reach.payments)
+                && !is_uncompared(drift, look)
+                && drift.sale.as_ref().is_none_or(|sale| !look.unseen.contains_key(sale))
+        };
+        self.seen = before.iter().filter(|(drift, _)| !is_seen(drift)).cloned().collect();
+        for drift in &look.drifts {
+            let known = before.iter().find(|(known, _)| known.is_same_as(drift));
+            if known.is_none() {
+                tracing::error!(%drift, "the books are wrong");
+            }
+            self.seen.push((drift.clone(), known.map_or(now, |(_, since)| *since)));
+        }
+        self.looks += 1;
+        if reach.orders {
+            self.compared = Some(now);
+        }
+    }
 }
 
 #[async_trait]
@@ -90,7 +114,7 @@ impl Task for AutoReconcile {
         let took = look.as_ref().map_or_else(|_| self.clock.monotonic().since(began), |look| look.took);
         self.memory().rests_until = Some(began + (took * REST).min(RESTS_AT_MOST));
         let mut look = look?;
-        self.note(&look, reach);
+        self.memory().note(self.clock.monotonic(), &look, reach);
         self.tell();
         let mut failure =
             std::mem::take(&mut look.unseen).pop_first().map_or(Ok(()), |(_, error)| Err(error));
@@ -113,34 +137,6 @@ impl Task for AutoReconcile {
 impl AutoReconcile {
     fn memory(&self) -> std::sync::MutexGuard<'_, Memory> {
         self.memory.lock().expect("no code panics while holding it")
-    }
-
-    /// Keeps what a look has found, and since when it is known.
-    fn note(&self, look: &Look, reach: Reach) {
-        let now = self.clock.monotonic();
-        let mut memory = self.memory();
-        let before = std::mem::take(&mut memory.seen);
-        // Half of the payments were looked at, and what was found in the other half stands. So does what was found of a
-        // sale that cannot be looked at now, or whose holds cannot be compared now.
-        let is_seen = |drift: &Drift| {
-            was_looked_at(drift, reach.payments)
-                && !is_uncompared(drift, look)
-                && drift.sale.as_ref().is_none_or(|sale| !look.unseen.contains_key(sale))
-        };
-        let stands = before.iter().filter(|(drift, _)| !is_seen(drift)).cloned();
-        let mut seen: Vec<(Drift, Moment)> = stands.collect();
-        for drift in &look.drifts {
-            let known = before.iter().find(|(known, _)| known.is_same_as(drift));
-            if known.is_none() {
-                tracing::error!(%drift, "the books are wrong");
-            }
-            seen.push((drift.clone(), known.map_or(now, |(_, since)| *since)));
-        }
-        memory.looks += 1;
-        if reach.orders {
-            memory.compared = Some(now);
-        }
-        memory.seen = seen;
     }
 
     /// Shows what is wrong.
@@ -179,4 +175,78 @@ fn was_looked_at(drift: &Drift, payments: Payments) -> bool {
     drift.kind != DriftKind::PaymentStray
         || payments == Payments::All
         || (payments == Payments::Even) == is_even
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{SaleId, Shard};
+    use crate::ports::StoreError;
+
+    const ALL: Reach = Reach::ALL;
+
+    fn holds_differ(sale: &SaleId) -> Drift {
+        Drift { kind: DriftKind::HoldsDiffer, sale: Some(sale.clone()), place: Place::Bucket(0), amount: 1 }
+    }
+
+    fn found(drifts: Vec<Drift>) -> Look {
+        let mut look = Look::default();
+        look.drifts.extend(drifts);
+        look
+    }
+
+    #[test]
+    fn a_drift_stands_until_a_look_that_could_see_it_does_not() {
+        let sale = SaleId::parse("drop").expect("a slug");
+        let clock = Clock::manual(0);
+        let mut memory = Memory::default();
+        let mut note = |look: &Look, reach| {
+            memory.note(clock.monotonic(), look, reach);
+            memory.seen.iter().map(|(drift, _)| drift.kind).collect::<Vec<_>>()
+        };
+        assert_eq!(note(&found(vec![holds_differ(&sale)]), ALL), [DriftKind::HoldsDiffer]);
+        let mut look = Look::default();
+        look.uncompared.insert(sale.clone());
+        assert_eq!(note(&look, ALL), [DriftKind::HoldsDiffer], "orders came, so nothing was compared");
+        let mut look = Look::default();
+        look.unseen.insert(sale, StoreError::broken("look", "down"));
+        assert_eq!(note(&look, ALL), [DriftKind::HoldsDiffer], "the sale could not be looked at");
+        assert_eq!(note(&Look::default(), ALL), []);
+
+        let (kind, place) = (DriftKind::PaymentStray, Place::Shard(Shard::new(1)));
+        let stray = Drift { kind, sale: None, place, amount: 1 };
+        let (even, odd) =
+            (Reach { payments: Payments::Even, ..ALL }, Reach { payments: Payments::Odd, ..ALL });
+        assert_eq!(note(&found(vec![stray]), odd), [kind]);
+        assert_eq!(note(&Look::default(), even), [kind], "the other half was looked at");
+        assert_eq!(note(&Look::default(), odd), []);
+    }
+
+    #[test]
+    fn whose_orders_there_are_is_compared_now_and_then_and_while_they_differ() {
+        let sale = SaleId::parse("drop").expect("a slug");
+        let clock = Clock::manual(0);
+        let mut memory = Memory::default();
+        assert!(memory.reach(clock.monotonic()).orders, "the first look does");
+        memory.note(clock.monotonic(), &Look::default(), ALL);
+        clock.advance_ms(299_000);
+        assert!(!memory.reach(clock.monotonic()).orders);
+        clock.advance_ms(1_000);
+        assert!(memory.reach(clock.monotonic()).orders);
+        memory.note(clock.monotonic(), &found(vec![holds_differ(&sale)]), ALL);
+        assert!(memory.reach(clock.monotonic()).orders, "else nobody would see it end");
+    }
+
+    #[test]
+    fn since_when_a_drift_is_known_is_kept() {
+        let sale = SaleId::parse("drop").expect("a slug");
+        let clock = Clock::manual(0);
+        let mut memory = Memory::default();
+        let first = clock.monotonic();
+        for _ in 0..3 {
+            memory.note(clock.monotonic(), &found(vec![holds_differ(&sale)]), ALL);
+            clock.advance_ms(10_000);
+        }
+        assert_eq!(memory.seen, [(holds_differ(&sale), first)]);
+    }
 }

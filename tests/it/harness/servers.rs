@@ -79,9 +79,22 @@ impl Servers {
         row.unwrap_or_else(|error| panic!("{text}: {error}")).try_get(0).expect("a number")
     }
 
+    /// Executes a statement. Of two that lock each other out, the server gives one up, and that may be this one, beside a
+    /// shop that runs; so it is repeated.
     pub async fn execute(&self, instance: usize, text: &str) {
-        let done = sqlx::query(AssertSqlSafe(text.to_owned())).execute(&self.pools[instance]).await;
-        done.unwrap_or_else(|error| panic!("{text}: {error}"));
+        let is_deadlock = |error: &sqlx::Error| {
+            error
+                .as_database_error()
+                .and_then(sqlx::error::DatabaseError::code)
+                .is_some_and(|code| code == "40001")
+        };
+        for left in (0..10).rev() {
+            match sqlx::query(AssertSqlSafe(text.to_owned())).execute(&self.pools[instance]).await {
+                Ok(_) => return,
+                Err(error) if left > 0 && is_deadlock(&error) => {}
+                Err(error) => panic!("{text}: {error}"),
+            }
+        }
     }
 
     async fn redis(&self) -> redis::aio::MultiplexedConnection {
