@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_cors::Cors;
-use actix_web::dev::ServerHandle;
+use actix_web::dev::{Server, ServerHandle};
 use actix_web::middleware::Condition;
 use actix_web::{App, HttpServer, web};
 use anyhow::Context as _;
@@ -255,7 +255,7 @@ pub fn shopper_server(
     let address = *server.addrs().first().context("the listener has no address")?;
     let server = server.run();
     let handle = server.handle();
-    back.spawn(server);
+    run(server, back);
     Ok(ShopperServer { address, handle, listener })
 }
 
@@ -284,6 +284,14 @@ pub fn admin_server(
     let address = *server.addrs().first().context("the listener has no address")?;
     let server = server.run();
     let handle = server.handle();
-    back.spawn(server);
+    run(server, back);
     Ok((address, handle))
+}
+
+fn run(server: Server, back: &Tasks) {
+    back.spawn(async {
+        if let Err(error) = server.await {
+            tracing::error!(%error, "a listener has ended: restart the process");
+        }
+    });
 }

@@ -60,6 +60,7 @@ use crate::ports::{
     Probe, Recovery, Refills, StoreResult, Views, Watermarks,
 };
 
+pub use kafka_client::Unawaited;
 use kafka_event_topic::KafkaEventTopic;
 use kafka_order_log::KafkaOrderLog;
 use mysql::{Guarded, Mysql};

@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use http_body_util::{BodyExt, Full};
 use hyper::HeaderMap;
 use hyper::body::Bytes;
@@ -41,7 +42,10 @@ impl Answer {
     }
 }
 
-/// Sends one request on a connection of its own. It fails the test when there is no answer within 20 s.
+/// How long an answer may take.
+const ANSWER_MAX: Duration = Duration::from_secs(20);
+
+/// Sends one request on a connection of its own. It fails the test when there is no answer within [`ANSWER_MAX`].
 pub async fn call(
     address: SocketAddr,
     method: &str,
@@ -49,11 +53,8 @@ pub async fn call(
     headers: &[(&str, &str)],
     body: impl Into<Bytes>,
 ) -> Answer {
-    let exchange = exchange(address, method, path, headers, body.into());
-    tokio::time::timeout(Duration::from_secs(20), exchange)
-        .await
-        .unwrap_or_else(|_| panic!("{method} {path}: no answer in 20 s"))
-        .unwrap_or_else(|error| panic!("{method} {path}: {error:#}"))
+    let answer = exchange(address, method, path, headers, body.into()).await;
+    answer.unwrap_or_else(|error| panic!("{method} {path}: {error:#}"))
 }
 
 /// Does what [`call`] does, but returns `None` when the connection fails or no answer comes in time.
@@ -64,8 +65,7 @@ pub async fn try_call(
     headers: &[(&str, &str)],
     body: impl Into<Bytes>,
 ) -> Option<Answer> {
-    let exchange = exchange(address, method, path, headers, body.into());
-    tokio::time::timeout(Duration::from_secs(20), exchange).await.ok()?.ok()
+    exchange(address, method, path, headers, body.into()).await.ok()
 }
 
 async fn exchange(
@@ -91,6 +91,10 @@ impl Line {
         Ok(Self { sender })
     }
 
+    /// Sends one request.
+    ///
+    /// # Errors
+    /// When there is no answer within [`ANSWER_MAX`].
     pub async fn exchange(
         &mut self,
         method: &str,
@@ -102,10 +106,13 @@ impl Line {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        self.sender.ready().await?;
-        let response = self.sender.send_request(request.body(Full::new(body))?).await?;
-        let (head, body) = response.into_parts();
-        let bytes = body.collect().await?.to_bytes();
+        let request = request.body(Full::new(body))?;
+        let answered = async {
+            self.sender.ready().await?;
+            let (head, body) = self.sender.send_request(request).await?.into_parts();
+            anyhow::Ok((head, body.collect().await?.to_bytes()))
+        };
+        let (head, bytes) = tokio::time::timeout(ANSWER_MAX, answered).await.context("no answer")??;
         let text = String::from_utf8_lossy(&bytes).into_owned();
         Ok(Answer { status: head.status.as_u16(), headers: head.headers, text })
     }

@@ -47,7 +47,7 @@ pub const READ_ONLY_KEY: &str = "sk_a-key-that-may-only-read";
 
 /// How long a test waits for something that happens by itself. This is far above what it takes: a test that waits so
 /// long has failed.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 /// Tables whose keys are promises.
 pub const KEYED: [&str; 6] = ["orders", "claims", "order_moves", "payments", "refunds", "payment_events"];
 

@@ -9,7 +9,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use seckill::app::{self, Role};
-use seckill::backend::distributed::migrate;
+use seckill::backend::distributed::{Unawaited, migrate};
 use seckill::clock::Clock;
 use seckill::config::{Config, Mode};
 use seckill::domain::{Halt, Part, Position};
@@ -25,14 +25,15 @@ const PARTS: u16 = 2;
 /// The topic of a shop, changed as somebody with the broker's own tools would change it.
 struct Topic {
     name: String,
-    admin: AdminClient<DefaultClientContext>,
+    admin: Unawaited<AdminClient<DefaultClientContext>>,
 }
 
 impl Topic {
     fn of(config: &Config) -> Self {
         let mut client = ClientConfig::new();
         client.set("bootstrap.servers", &config.kafka.brokers);
-        Self { name: config.kafka.topic.clone(), admin: client.create().expect("a client") }
+        let admin = Unawaited::new(client.create().expect("a client"));
+        Self { name: config.kafka.topic.clone(), admin }
     }
 
     async fn delete(&self) {
@@ -71,7 +72,8 @@ async fn the_group_knows_the_positions_of_a_writer_that_works_and_of_one_that_re
     let topic = &shop.config.kafka.topic;
     let mut client = ClientConfig::new();
     client.set("bootstrap.servers", &shop.config.kafka.brokers).set("group.id", &shop.config.kafka.group);
-    let consumer: BaseConsumer = client.create().expect("a consumer");
+    client.set("enable.auto.commit", "false");
+    let consumer: Unawaited<BaseConsumer> = Unawaited::new(client.create().expect("a consumer"));
     let ends = || {
         let end = |part| consumer.fetch_watermarks(topic, part, Duration::from_secs(5)).expect("an answer").1;
         (0..i32::from(shop.config.shards.partitions)).map(end).collect::<Vec<i64>>()

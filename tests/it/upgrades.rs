@@ -12,6 +12,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use seckill::app;
+use seckill::backend::distributed::Unawaited;
 use seckill::config::{Config, Mode};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -91,6 +92,7 @@ async fn restore_topic(config: &Config) {
     let mut client = ClientConfig::new();
     client.set("bootstrap.servers", &config.kafka.brokers);
     let admin: AdminClient<DefaultClientContext> = client.create().expect("a client");
+    let admin = Unawaited::new(admin);
     let retention = config.kafka.retention_ms.to_string();
     let parts = i32::from(config.shards.partitions);
     let topic = NewTopic::new(&config.kafka.topic, parts, TopicReplication::Fixed(1))
@@ -101,7 +103,7 @@ async fn restore_topic(config: &Config) {
     for made in admin.create_topics(&[topic], &AdminOptions::new()).await.expect("answered") {
         made.expect("a topic");
     }
-    let producer: FutureProducer = client.create().expect("a client");
+    let producer: Unawaited<FutureProducer> = Unawaited::new(client.create().expect("a client"));
     for (part, offset, payload) in lines_of::<(i32, i64, String)>("kafka.jsonl") {
         let record = FutureRecord::<(), String>::to(&config.kafka.topic).partition(part).payload(&payload);
         let stands = producer.send(record, Duration::from_secs(10)).await.expect("appended");

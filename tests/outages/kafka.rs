@@ -7,6 +7,7 @@ use futures::future::join_all;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use seckill::backend::distributed::Unawaited;
 use seckill::domain::{BucketId, OrderId, Part, SaleId};
 use seckill::ports::{Effect, LogEvent, OrderLog, OrderLogReader};
 
@@ -175,6 +176,7 @@ async fn records_that_expire_under_a_reader_end_it_and_the_next_one_reads_the_re
     let kafka = &reading.world.config.kafka;
     let admin: AdminClient<DefaultClientContext> =
         ClientConfig::new().set("bootstrap.servers", &kafka.brokers).create().expect("a client");
+    let admin = Unawaited::new(admin);
     let mut expired = TopicPartitionList::new();
     expired.add_partition_offset(&kafka.topic, i32::from(part.number()), Offset::Offset(3)).expect("a place");
     admin.delete_records(&expired, &AdminOptions::new()).await.expect("deleted");

@@ -1,6 +1,7 @@
 //! Reads the order log from its first to its last record. It commits no offsets of a group, so reading leaves no trace.
 
 use std::collections::BTreeSet;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,10 +17,30 @@ use crate::evidence::{LogFacts, PartitionFacts};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A connection to the log. Its calls block.
+/// A connection to the log. Its calls block. Its end does not.
 pub struct Log {
-    consumer: BaseConsumer,
+    consumer: Unawaited,
     topic: String,
+}
+
+/// A consumer whose end nobody waits for. It joins the threads of the consumer, and that has been seen to last for ever
+/// (librdkafka #4519).
+struct Unawaited(Option<BaseConsumer>);
+
+impl Deref for Unawaited {
+    type Target = BaseConsumer;
+
+    fn deref(&self) -> &BaseConsumer {
+        self.0.as_ref().expect("it is there until it ends")
+    }
+}
+
+impl Drop for Unawaited {
+    fn drop(&mut self) {
+        let consumer = self.0.take();
+        // Without a thread it ends here.
+        drop(std::thread::Builder::new().name("kafka-end".to_owned()).spawn(move || drop(consumer)));
+    }
 }
 
 impl Log {
@@ -38,7 +59,7 @@ impl Log {
             .set("auto.offset.reset", "error")
             .create()
             .context("cannot make a Kafka consumer")?;
-        Ok(Self { consumer, topic: config.topic.clone() })
+        Ok(Self { consumer: Unawaited(Some(consumer)), topic: config.topic.clone() })
     }
 
     /// Reads the first kept and the next offset of every partition, by number.
@@ -96,7 +117,6 @@ impl Log {
 /// When the log cannot be read to its end.
 pub async fn read(config: &Config, sale: &str) -> anyhow::Result<LogFacts> {
     let (config, sale) = (config.clone(), sale.to_owned());
-    // The consumer also blocks while it is dropped.
     tokio::task::spawn_blocking(move || Log::new(&config)?.records(&sale)).await?
 }
 

@@ -88,12 +88,4 @@ impl Watch {
         let releases = self.positions.releases(&self.config, &self.sale.id).await?;
         Ok(Look { outbox, missing: self.target.as_ref().map(|target| behind(target, &stored)), releases })
     }
-
-    /// Ends the watch on a thread that may block, because dropping a consumer blocks.
-    ///
-    /// # Errors
-    /// When the runtime is going away.
-    pub async fn end(self) -> anyhow::Result<()> {
-        Ok(tokio::task::spawn_blocking(move || drop(self.log)).await?)
-    }
 }

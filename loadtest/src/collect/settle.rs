@@ -57,15 +57,6 @@ impl Watch {
             Self::Folder(watch) => watch.look().await,
         }
     }
-
-    async fn end(self) -> anyhow::Result<()> {
-        match self {
-            #[cfg(feature = "distributed")]
-            Self::Services(watch) => watch.end().await,
-            #[cfg(feature = "embedded")]
-            Self::Folder(_) => Ok(()),
-        }
-    }
 }
 
 /// Waits until the outboxes are empty, every record that was in the log at that moment is written, and all units that
@@ -76,9 +67,7 @@ impl Watch {
 pub async fn settle(config: &Config, sale: &SaleFacts, limit: Duration) -> anyhow::Result<Settled> {
     let began = Instant::now();
     let mut watch = Watch::new(config, sale).await?;
-    let outcome = wait(&mut watch, began, limit).await;
-    watch.end().await?;
-    outcome
+    wait(&mut watch, began, limit).await
 }
 
 async fn wait(watch: &mut Watch, began: Instant, limit: Duration) -> anyhow::Result<Settled> {

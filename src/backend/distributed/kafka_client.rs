@@ -1,5 +1,6 @@
 //! Holds what the producers and the reader of the order log share: the client's settings and what its failures mean.
 
+use std::ops::Deref;
 use std::time::Duration;
 
 use rdkafka::config::ClientConfig;
@@ -38,4 +39,31 @@ pub fn producer_settings(config: &KafkaConfig) -> ClientConfig {
         // The queues in front of the client have the bound.
         .set("queue.buffering.max.messages", "0");
     settings
+}
+
+/// A client of Kafka whose end nobody waits for. The end of a librdkafka client joins its threads, and that has been
+/// seen to last for ever (librdkafka #4519), in programs that were done.
+pub struct Unawaited<T: Send + 'static>(Option<T>);
+
+impl<T: Send + 'static> Unawaited<T> {
+    /// Takes a client.
+    pub fn new(client: T) -> Self {
+        Self(Some(client))
+    }
+}
+
+impl<T: Send + 'static> Deref for Unawaited<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        self.0.as_ref().expect("it is there until it ends")
+    }
+}
+
+impl<T: Send + 'static> Drop for Unawaited<T> {
+    fn drop(&mut self) {
+        let client = self.0.take();
+        // Without a thread it ends here.
+        drop(std::thread::Builder::new().name("kafka-end".to_owned()).spawn(move || drop(client)));
+    }
 }

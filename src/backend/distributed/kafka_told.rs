@@ -7,7 +7,7 @@ use rdkafka::Message as _;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::kafka_client::{METADATA_TIMEOUT, failed, settings};
+use super::kafka_client::{METADATA_TIMEOUT, Unawaited, failed, settings};
 use crate::config::KafkaConfig;
 use crate::domain::told_order::{ToldEvent, ToldOrder};
 use crate::domain::{OrderId, Part};
@@ -62,7 +62,7 @@ pub fn read_since(config: &KafkaConfig, part: Part, since_ms: i64) -> StoreResul
     let mut client = settings(config);
     // A consumer without a group commits nothing; the client wants a name all the same.
     client.set("group.id", "seckill-recover").set("enable.auto.commit", "false");
-    let consumer: BaseConsumer = client.create().map_err(fault)?;
+    let consumer: Unawaited<BaseConsumer> = Unawaited::new(client.create().map_err(fault)?);
     let (low, high) = consumer.fetch_watermarks(topic, number, METADATA_TIMEOUT).map_err(fault)?;
     let mut wanted = TopicPartitionList::new();
     wanted.add_partition_offset(topic, number, Offset::Offset(since_ms)).map_err(fault)?;

@@ -10,7 +10,7 @@ use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::harness::{TestShop, eventually, token};
+use crate::harness::{PATIENCE, TestShop, eventually, token};
 
 in_both_modes!(clients_that_break_off_leave_no_reservation_without_an_order,);
 
@@ -110,7 +110,10 @@ fn ids(heard: &str) -> Vec<String> {
 async fn clients_that_break_off_leave_no_reservation_without_an_order(mode: Mode) {
     let shop = TestShop::start(mode).await;
     shop.open_sale("drop", 1, &[("phone", STOCK)]).await;
-    let clicks = iter(0..CLICKS).map(|n| async move { (n, click(shop.shopper, n).await) });
+    let clicks = iter(0..CLICKS).map(|n| async move {
+        let heard = tokio::time::timeout(PATIENCE, click(shop.shopper, n)).await;
+        (n, heard.unwrap_or_else(|_| panic!("click {n} has neither an answer nor an end")))
+    });
     let heard: HashMap<u32, String> = clicks.buffer_unordered(64).collect().await;
 
     for (n, text) in &heard {

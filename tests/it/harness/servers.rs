@@ -9,7 +9,7 @@ use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use seckill::app;
-use seckill::backend::distributed;
+use seckill::backend::distributed::{self, Unawaited};
 use seckill::clock::Clock;
 use seckill::config::Config;
 use seckill::domain::{Month, OrderId, PaymentId};
@@ -79,8 +79,8 @@ impl Servers {
         row.unwrap_or_else(|error| panic!("{text}: {error}")).try_get(0).expect("a number")
     }
 
-    /// Executes a statement. Of two that lock each other out, the server gives one up, and that may be this one, beside a
-    /// shop that runs; so it is repeated.
+    /// Executes a statement. Of two that lock each other out the server gives one up, and beside a shop that runs that
+    /// may be this one. So it is repeated.
     pub async fn execute(&self, instance: usize, text: &str) {
         let is_deadlock = |error: &sqlx::Error| {
             error
@@ -123,7 +123,7 @@ impl Servers {
     fn log_ends(&self) -> Vec<i64> {
         let mut client = ClientConfig::new();
         client.set("bootstrap.servers", &self.config.kafka.brokers).set("group.id", "onlooker");
-        let consumer: BaseConsumer = client.create().expect("a consumer");
+        let consumer: Unawaited<BaseConsumer> = Unawaited::new(client.create().expect("a consumer"));
         let topic = &self.config.kafka.topic;
         let end = |part| consumer.fetch_watermarks(topic, part, Duration::from_secs(10));
         (0..i32::from(self.config.shards.partitions)).map(|part| end(part).expect("watermarks").1).collect()
@@ -162,6 +162,7 @@ impl Stage for Servers {
         let mut client = ClientConfig::new();
         client.set("bootstrap.servers", &self.config.kafka.brokers);
         let admin: AdminClient<DefaultClientContext> = client.create().expect("a client");
+        let admin = Unawaited::new(admin);
         // A test may have removed one before.
         let topics = [self.config.kafka.topic.as_str(), &self.config.kafka.events_topic];
         drop(admin.delete_topics(&topics, &AdminOptions::new()).await.expect("answered"));

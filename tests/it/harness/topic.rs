@@ -7,6 +7,7 @@ use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::Message as _;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use seckill::backend::distributed::Unawaited;
 use seckill::config::Config;
 use serde_json::Value;
 
@@ -33,7 +34,8 @@ pub async fn told(config: &Config) -> Told {
 fn read(config: &Config) -> Told {
     let mut client = ClientConfig::new();
     client.set("bootstrap.servers", &config.kafka.brokers).set("group.id", "onlooker");
-    let consumer: BaseConsumer = client.create().expect("a consumer");
+    client.set("enable.auto.commit", "false");
+    let consumer: Unawaited<BaseConsumer> = Unawaited::new(client.create().expect("a consumer"));
     let topic = &config.kafka.events_topic;
     let (mut first, mut all) = (BTreeSet::new(), 0);
     for part in 0..i32::from(config.shards.partitions) {

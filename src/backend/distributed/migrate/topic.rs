@@ -7,7 +7,9 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::RDKafkaErrorCode;
 
-use crate::backend::distributed::kafka_client::{METADATA_TIMEOUT, failed, settings as client_settings};
+use crate::backend::distributed::kafka_client::{
+    METADATA_TIMEOUT, Unawaited, failed, settings as client_settings,
+};
 use crate::backend::distributed::mysql::Mysql;
 use crate::backend::distributed::settings::Settings;
 use crate::backend::distributed::{kafka_identity, mysql_positions};
@@ -64,6 +66,7 @@ pub async fn make_of_events(settings: &Settings) -> StoreResult<()> {
 async fn create_or_check(kafka: &KafkaConfig, wanted: &Wanted<'_>) -> StoreResult<(bool, usize)> {
     let fault = |error| failed("make topic", Effect::Unknown, error);
     let admin: AdminClient<DefaultClientContext> = client_settings(kafka).create().map_err(fault)?;
+    let admin = Unawaited::new(admin);
     let replication = TopicReplication::Fixed(i32::from(kafka.replication_factor));
     let mut topic = NewTopic::new(wanted.name, i32::from(wanted.parts), replication);
     for (name, value) in &wanted.settings {
@@ -119,6 +122,7 @@ pub async fn name_log_of_positions(settings: &Settings, mysql: &Mysql, clock: &C
     let consumer: BaseConsumer = client_settings(&settings.kafka)
         .create()
         .map_err(|error| failed(context, Effect::NotApplied, error))?;
+    let consumer = Unawaited::new(consumer);
     for instance in mysql.map.all_instances() {
         for (part, position) in mysql_positions::read_all(mysql, instance).await? {
             if position.log.is_some() {
