@@ -44,6 +44,14 @@ impl Watched {
         Self { shop, ports, sale, redis }
     }
 
+    /// Goes on with a front alone.
+    async fn without_workers(self) -> Self {
+        let Self { shop: mut worker, ports, sale, redis } = self;
+        let front = TestShop::start_on(worker.config.clone(), open(&worker.config).await, Role::Api).await;
+        worker.stop().await;
+        Self { shop: front, ports, sale, redis }
+    }
+
     fn config(&self) -> &Config {
         &self.shop.config
     }
@@ -279,12 +287,29 @@ async fn claims_grants_ledgers_and_payments_that_belong_to_nothing_are_found() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_order_that_nobody_lets_expire_is_told() {
-    let shop = Watched::start().await;
-    let front = TestShop::start_on(shop.config().clone(), open(shop.config()).await, Role::Api).await;
-    let Watched { shop: mut worker, ports, sale, redis } = shop;
+async fn an_order_on_its_way_is_nothing_wrong() {
+    let shop = Watched::start().await.without_workers().await;
+    for n in 6..9 {
+        assert_eq!(shop.shop.buy(&format!("u{n}"), "drop", "phone", "k").await.status, 202);
+    }
+    for bucket in 0..2 {
+        let counted = shop.key(bucket, "outbox_orders");
+        eventually("the order log has them", async || {
+            let get = redis::cmd("GET").arg(&counted).query_async(&mut shop.redis.clone()).await;
+            get.is_ok_and(|orders: i64| orders == 0)
+        })
+        .await;
+    }
+    assert_eq!(shop.look(true).await, [], "their rows are not written yet");
+    let mut worker = TestShop::start_on(shop.config().clone(), open(shop.config()).await, Role::Worker).await;
+    eventually("they are", async || shop.shop.stage().orders("awaiting_payment").await == 9).await;
     worker.stop().await;
-    let shop = Watched { shop: front, ports, sale, redis };
+    shop.shop.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_nobody_lets_expire_is_told() {
+    let shop = Watched::start().await.without_workers().await;
     let (_, instance, database) = shop.database_of("u2");
     let month = shop.sale.month().yyyymm();
     let table = format!("{database}.orders_{month}");
