@@ -17,7 +17,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
 use tokio::sync::oneshot;
 
-use super::kafka_client::failed;
+use super::kafka_client::{Unawaited, failed};
 use crate::clock::{Clock, Moment};
 use crate::domain::{Part, ShardMap};
 use crate::ports::{Effect, StoreError, StoreResult};
@@ -35,7 +35,7 @@ const COMPANY: usize = 3;
 /// Appends records to one topic. Clones share one producer.
 #[derive(Clone)]
 pub struct KafkaProducer {
-    producer: Arc<BaseProducer<ProducerQueues>>,
+    producer: Arc<Unawaited<BaseProducer<ProducerQueues>>>,
     clock: Clock,
 }
 
@@ -49,7 +49,7 @@ pub struct ProducerQueues {
     /// Most records that may have no answer.
     unanswered_max: usize,
     /// The producer, set once. The reference is weak, because the producer owns this.
-    producer: OnceLock<Weak<BaseProducer<Self>>>,
+    producer: OnceLock<Weak<Unawaited<BaseProducer<Self>>>>,
 }
 
 #[derive(Default)]
@@ -233,8 +233,8 @@ impl KafkaProducer {
             producer: OnceLock::new(),
         };
         let open = |error| failed("open order log", Effect::NotApplied, error);
-        let producer =
-            Arc::new(settings.create_with_context::<_, BaseProducer<ProducerQueues>>(queues).map_err(open)?);
+        let producer = settings.create_with_context::<_, BaseProducer<ProducerQueues>>(queues);
+        let producer = Arc::new(Unawaited::new(producer.map_err(open)?));
         let polled = Arc::downgrade(&producer);
         producer.context().producer.get_or_init(|| polled.clone());
         let thread = std::thread::Builder::new().name("kafka-answers".to_owned());
@@ -334,7 +334,7 @@ impl Drop for Gathering<'_> {
 }
 
 /// Polls for answers, which hands them on, until the last clone of the producer is gone.
-fn poll(producer: &Weak<BaseProducer<ProducerQueues>>) {
+fn poll(producer: &Weak<Unawaited<BaseProducer<ProducerQueues>>>) {
     while let Some(producer) = producer.upgrade() {
         producer.poll(POLL);
     }
