@@ -28,13 +28,16 @@ use crate::chance;
 use crate::clock::Clock;
 use crate::config::{Config, Expiry, Mode};
 use crate::domain::alarm::{AlarmKey, Call, DueCall};
+use crate::domain::node::NodeBeat;
 use crate::http::Context;
 use crate::memory::Memory;
+use crate::memory::rulebook::Rulebook;
 use crate::outbound::HttpOutbound;
-use crate::ports::{Grace, OrderLog, Outbound, Ports};
+use crate::ports::{Grace, Nodes, OrderLog, Outbound, Ports};
 use crate::shop::{Settings, Shop};
 use crate::shutdown::Tasks;
 use crate::worker::driver::{Driver, Signal};
+use crate::worker::node_beat::TellNode;
 
 pub use open::*;
 #[cfg(feature = "distributed")]
@@ -47,6 +50,9 @@ use workers::{Workers, receiver_of_calls};
 
 /// How long after the listener has closed a connection that it had let in may begin its purchase.
 const LET_IN: Duration = Duration::from_millis(100);
+
+/// How often this process tells of itself.
+const NODE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// A started process.
 pub struct Running {
@@ -61,6 +67,8 @@ pub struct Running {
     shop: Arc<Shop>,
     clock: Clock,
     order_log: Arc<dyn OrderLog>,
+    /// Where this process tells of itself, and its id there.
+    node: (Arc<dyn Nodes>, String),
     front: Tasks,
     back: Tasks,
 }
@@ -99,7 +107,7 @@ pub async fn start_on(
     let (front, back) = (Tasks::on_current_runtime(), Tasks::on_current_runtime());
     let published = servers::published_keys(config, role, &tokens, &clock, &back).await?;
     backend.probes.extend(published.iter().map(|published| published.probe.clone()));
-    let memory = Memory::new(map);
+    let memory = Memory::new(map, Rulebook::new(config.limits.rates()));
     let outbound = outbound(config)?;
     let ports = (backend.clone(), till::till(&config.payment, &clock)?, outbound.clone());
     let shop = Shop::new(ports, memory.clone(), settings(config), map, clock.clone(), front.clone());
@@ -127,8 +135,40 @@ pub async fn start_on(
     let shopper = shopper_server.as_ref().map(|server| server.address);
     let (admin, admin_server) = servers::admin_server(config, context, &back)?;
     tracing::info!(?role, ?shopper, %admin, version = env!("CARGO_PKG_VERSION"), "serving");
-    let order_log = backend.order_log.clone();
-    Ok(Running { shopper, admin, driver, shopper_server, admin_server, shop, clock, order_log, front, back })
+    let node = NodeBeat {
+        id: holder.iter().map(|byte| format!("{byte:02x}")).collect(),
+        role: role.as_str().to_owned(),
+        admin: admin.to_string(),
+        shopper: shopper.map(|address| address.to_string()),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started_ms: clock.now_ms(),
+        rules_version: 0,
+        draining: false,
+    };
+    let leaving = shop.clone();
+    let tell = TellNode {
+        nodes: backend.nodes.clone(),
+        node: node.clone(),
+        rulebook: memory.rules.clone(),
+        is_leaving: Box::new(move || leaving.is_leaving()),
+        period: NODE_INTERVAL,
+    };
+    driver.start(Arc::new(tell), Signal::default());
+    let (order_log, nodes) = (backend.order_log.clone(), backend.nodes.clone());
+    let node = (nodes, node.id);
+    Ok(Running {
+        shopper,
+        admin,
+        driver,
+        shopper_server,
+        admin_server,
+        shop,
+        clock,
+        order_log,
+        node,
+        front,
+        back,
+    })
 }
 
 impl Running {
@@ -168,11 +208,15 @@ impl Running {
         self.back.stop();
         self.admin_server.stop(true).await;
         self.back.drained().await;
+        let (nodes, id) = &self.node;
+        if let Err(error) = nodes.leave(id).await {
+            tracing::debug!(%error, "this process is shown as lost for a while");
+        }
     }
 }
 
 fn settings(config: &Config) -> Settings {
-    let (admission, limits, payment) = (&config.admission, &config.limits, &config.payment);
+    let (admission, payment) = (&config.admission, &config.payment);
     Settings {
         in_flight_max: admission.in_flight_max,
         reserve_batch_max: admission.reserve_batch_max,
@@ -183,10 +227,6 @@ fn settings(config: &Config) -> Settings {
         wait_s_max: admission.wait_s_max,
         waiters_max: admission.waiters_max,
         down_after_ms: config.readiness.down_after_ms,
-        user_per_s: limits.user_per_s,
-        user_burst: limits.user_burst,
-        address_per_s: limits.address_per_s,
-        address_burst: limits.address_burst,
         overdue: (payment.expiry == Expiry::On)
             .then_some(Grace { ms: payment.grace_ms, closing_ms: payment.closing_max_ms }),
     }

@@ -16,6 +16,7 @@ mod provider_command;
 mod reconcile_command;
 #[cfg(feature = "distributed")]
 mod recover_command;
+mod rule_command;
 mod runtime;
 mod sale_command;
 mod token_command;
@@ -114,6 +115,8 @@ enum Command {
     Notify(notify_command::NotifyCommand),
     /// Where events are sent, through the admin API.
     Webhooks(webhooks_command::WebhooksCommand),
+    /// Say how often somebody may ask, and who may not, over the admin API.
+    Rule(rule_command::RuleCommand),
     /// Payments, through the admin API.
     Payments(payments_command::PaymentsCommand),
     /// Whether the inventory, the databases and the order log fit together, through the admin API.
@@ -206,6 +209,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Notify(command) => block_on(command.run(&config()?))?,
         Command::Webhooks(command) => block_on(command.run(format))?,
+        Command::Rule(command) => block_on(command.run(format))?,
         Command::Payments(command) => block_on(command.run(format))?,
         Command::Reconcile(command) => block_on(command.run(format))?,
         #[cfg(feature = "distributed")]

@@ -1,6 +1,6 @@
 //! Reads the time, sleeps, and limits waits. Other modules are handed a [`Clock`] for that, so that a test owns the
-//! time. Only the rate limits, the timing of HTTP requests, the threads of the Kafka client and the command line have
-//! clocks of their own.
+//! time. Only the timing of HTTP requests, the threads of the Kafka client and the command line have clocks of their
+//! own.
 
 use std::future::Future;
 use std::ops::Add;
@@ -19,6 +19,11 @@ impl Moment {
     /// Answers how long ago `earlier` was at this moment; zero when it was later.
     pub fn since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)
+    }
+
+    /// Answers the moment as ns since the clock began; at most 584 years.
+    pub fn ns(self) -> u64 {
+        u64::try_from(self.0.as_nanos()).unwrap_or(u64::MAX)
     }
 }
 

@@ -9,6 +9,7 @@ pub mod middleware;
 pub mod paging;
 pub mod problem;
 pub mod router;
+pub mod rules;
 pub mod shopper;
 pub mod simulator;
 

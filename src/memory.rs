@@ -1,11 +1,13 @@
-//! What one process remembers of the sales, their stock and the writers' pace. Workers keep it fresh, and the shop
-//! reads it without I/O.
+//! What one process remembers of the sales, their stock, the rules of traffic and the writers' pace. Workers keep it
+//! fresh, and the shop reads it without I/O.
 //!
 //! Invariant: a process has one catalog and one pace. A reader of the catalog sees one moment of it, whole.
 
 pub mod catalog;
 pub mod health;
 pub mod pace;
+pub mod rulebook;
+pub mod token_buckets;
 
 use std::sync::Arc;
 
@@ -18,13 +20,20 @@ pub struct Memory {
     pub catalog: Arc<catalog::Catalog>,
     /// How long orders wait for their rows.
     pub pace: Arc<pace::Pace>,
+    /// The rules of traffic.
+    pub rules: Arc<rulebook::Rulebook>,
     /// How the components fared.
     pub health: Arc<health::Health>,
 }
 
 impl Memory {
-    /// Makes a memory that knows nothing yet.
-    pub fn new(map: ShardMap) -> Self {
-        Self { catalog: Arc::default(), pace: Arc::new(pace::Pace::new(map.parts())), health: Arc::default() }
+    /// Makes a memory that knows nothing yet but the rules of the configuration.
+    pub fn new(map: ShardMap, rules: rulebook::Rulebook) -> Self {
+        Self {
+            catalog: Arc::default(),
+            pace: Arc::new(pace::Pace::new(map.parts())),
+            rules: Arc::new(rules),
+            health: Arc::default(),
+        }
     }
 }

@@ -63,6 +63,10 @@ metrics_table! {
         "Reads of the keys that an identity provider publishes: read, failed";
     CLIENT_ADDRESS_UNKNOWN Counter "seckill_client_address_unknown_total" []
         "Purchases from a trusted proxy whose header holds no address; all of its clients share one limit";
+    RULE_DECISIONS Counter "seckill_rule_decisions_total" ["rule", "decision"]
+        "Requests that a rule of traffic has refused, or would have";
+    RULES_VERSION Gauge "seckill_rules_version" []
+        "The version of the rules of traffic that the process follows";
     SHED Counter "seckill_shed_total" ["reason"]
         "Requests refused to protect the service";
     IN_FLIGHT Gauge "seckill_purchases_in_flight" []
@@ -172,6 +176,7 @@ pub const ADMISSION_OUTCOMES: &[&str] = &[
     "unknown_sale",
     "unknown_sku",
     "throttled",
+    "blocked",
     "overloaded",
     "unavailable",
     "outcome_unknown",

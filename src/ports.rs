@@ -14,6 +14,7 @@ mod gates;
 mod inventory;
 mod keys;
 mod ledger;
+mod nodes;
 mod order_changes;
 mod order_events;
 mod order_log;
@@ -28,6 +29,7 @@ mod rebuilds;
 mod refunds;
 mod releases;
 mod retention;
+mod rules;
 mod sale_store;
 mod settling;
 mod store_error;
@@ -47,6 +49,7 @@ pub use gates::{BucketState, Gates, Placed, UnitMove};
 pub use inventory::Inventory;
 pub use keys::Keys;
 pub use ledger::Ledger;
+pub use nodes::Nodes;
 pub use order_changes::{Ending, Grace, Moved, OrderChanges, Overdue};
 pub use order_events::{Backlog, EventPage, EventTopic, OrderEvents, Turn};
 pub use order_log::{IMPORT_RECORDS_MAX, LogEvent, LogIdentity, Offsets, OrderLog, OrderLogReader, Wake};
@@ -63,6 +66,7 @@ pub use rebuilds::{Claim, Rebuilds, Recovery, Refills};
 pub use refunds::{RefundStep, Refunds};
 pub use releases::{Owed, Releases};
 pub use retention::Retention;
+pub use rules::Rules;
 pub use sale_store::SaleStore;
 pub use settling::{Seal, Settling, Waiting};
 pub use store_error::{Effect, ErrorKind, StoreError, StoreResult};
@@ -115,6 +119,10 @@ pub struct Ports {
     pub recovery: Option<Recovery>,
     /// Looks whether what the inventory has and what the databases have fit together.
     pub books: Books,
+    /// Knows which processes there are.
+    pub nodes: Arc<dyn Nodes>,
+    /// Knows the rules of traffic.
+    pub rules: Arc<dyn Rules>,
     /// Knows the sales.
     pub sales: Arc<dyn SaleStore>,
     /// Settles sales.

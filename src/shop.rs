@@ -19,6 +19,7 @@ pub mod payment_events;
 pub mod payment_rounds;
 pub mod purchase;
 pub mod reconcile;
+pub mod rules;
 pub mod settings;
 pub mod settle;
 pub mod sold_out;
@@ -123,11 +124,10 @@ impl Shop {
         wanted_s.min(self.settings.wait_s_max)
     }
 
-    /// Forgets what belongs to users who are gone and to sales that are over. Shows as metrics how many purchases are
+    /// Forgets what belongs to sales that are over. Shows as metrics how many purchases are
     /// in flight, and the series of the sales that sell.
     pub fn tidy(&self) {
         self.admission.gauge_in_flight();
-        self.admission.forget_idle();
         let catalog = self.catalog();
         self.queues.register_outcomes(&catalog, self.now_ms());
         self.queues.forget_except(&catalog, self.now_ms());

@@ -21,6 +21,7 @@ use seckill::http::auth::{TokenKey, TokenRules, Tokens};
 use seckill::http::client_address::{ClientAddresses, ForwardedHeader};
 use seckill::http::{Context, middleware, router};
 use seckill::memory::Memory;
+use seckill::memory::rulebook::Rulebook;
 use seckill::metrics::STAGE_DURATION;
 use seckill::outbound::HttpOutbound;
 use seckill::ports::Outbound;
@@ -135,7 +136,7 @@ impl Front {
             ports.gates.set_gates(&sale, &placed).await?;
             let tasks = Tasks::on_current_runtime();
             let map = config.shard_map()?;
-            let memory = Memory::new(map);
+            let memory = Memory::new(map, Rulebook::new(config.limits.rates()));
             memory.catalog.put(sale.clone());
             let outbound: Arc<dyn Outbound> = Arc::new(HttpOutbound::new(&config.events)?);
             let shop =
@@ -209,7 +210,7 @@ fn app(
 }
 
 fn settings(config: &Config) -> Settings {
-    let (admission, limits) = (&config.admission, &config.limits);
+    let admission = &config.admission;
     Settings {
         in_flight_max: admission.in_flight_max,
         reserve_batch_max: admission.reserve_batch_max,
@@ -220,10 +221,6 @@ fn settings(config: &Config) -> Settings {
         down_after_ms: 1500,
         wait_s_max: admission.wait_s_max,
         waiters_max: admission.waiters_max,
-        user_per_s: limits.user_per_s,
-        user_burst: limits.user_burst,
-        address_per_s: limits.address_per_s,
-        address_burst: limits.address_burst,
         overdue: None,
     }
 }

@@ -21,7 +21,7 @@ pub enum Class {
     Limited,
     /// The buyer has left as many orders unpaid as the sale allows.
     Unpaid,
-    /// 429: the buyer is too fast.
+    /// 429, or 403 `blocked`: a rule of traffic refuses the buyer.
     Throttled,
     /// 503: nothing was taken.
     Shed,
@@ -86,7 +86,7 @@ impl Class {
             (409, Some("limit_reached")) => Self::Limited,
             (409, Some("too_many_unpaid")) => Self::Unpaid,
             (409, Some("sale_not_started" | "sale_delayed" | "sale_paused" | "sale_ended")) => Self::Closed,
-            (429, _) => Self::Throttled,
+            (429, _) | (403, Some("blocked")) => Self::Throttled,
             (503, _) => Self::Shed,
             (504, _) => Self::Unknown,
             _ => Self::Error,
@@ -209,6 +209,8 @@ mod tests {
             (409, Some("sale_not_started"), false, Class::Closed),
             (409, Some("state_conflict"), false, Class::Error),
             (429, Some("rate_limited"), false, Class::Throttled),
+            (403, Some("blocked"), false, Class::Throttled),
+            (403, Some("forbidden"), false, Class::Error),
             (503, Some("draining"), false, Class::Shed),
             (504, Some("outcome_unknown"), false, Class::Unknown),
             (401, Some("unauthenticated"), false, Class::Error),

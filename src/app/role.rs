@@ -10,3 +10,14 @@ pub enum Role {
     /// Order writer and outbox relay.
     Worker,
 }
+
+impl Role {
+    /// The word of the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Api => "api",
+            Self::Worker => "worker",
+        }
+    }
+}

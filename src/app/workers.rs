@@ -38,6 +38,7 @@ use crate::worker::pace::PaceMeter;
 use crate::worker::position_watch::PositionWatch;
 use crate::worker::rebuilder::Rebuilder;
 use crate::worker::release_relay::ReleaseRelay;
+use crate::worker::rule_refresh::RuleRefresh;
 use crate::worker::stock_watch::StockWatch;
 use crate::worker::view_builder::ViewBuilder;
 use crate::worker::watermark_guard::WatermarkGuard;
@@ -45,6 +46,9 @@ use crate::worker::webhook_sender::WebhookSender;
 
 /// How often lag and drain rate are measured.
 const PACE_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How often the rules of traffic are read. So every process follows a change within a second.
+const RULES_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How often the clock is compared with the inventory's.
 const CLOCK_INTERVAL: Duration = Duration::from_secs(1);
@@ -112,6 +116,15 @@ impl Workers<'_> {
         }
     }
 
+    fn rule_refresh(&self) -> RuleRefresh {
+        RuleRefresh {
+            rules: self.ports.rules.clone(),
+            rulebook: self.memory.rules.clone(),
+            clock: self.clock.clone(),
+            period: RULES_INTERVAL,
+        }
+    }
+
     fn stock_watch(&self) -> StockWatch {
         StockWatch {
             gates: self.ports.gates.clone(),
@@ -135,11 +148,16 @@ impl Workers<'_> {
         }
     }
 
-    /// Compares the clocks, reads the sales and their stock, and probes the components once, before the process answers
-    /// anybody. When that fails, its task tries again later.
+    /// Compares the clocks, reads the rules, the sales and their stock, and probes the components once, before the
+    /// process answers anybody. When that fails, its task tries again later.
     pub async fn warm(&self) {
-        let first: [&dyn Task; 4] =
-            [&self.clock_watch(), &self.catalog_refresh(), &self.stock_watch(), &self.health_watch()];
+        let first: [&dyn Task; 5] = [
+            &self.clock_watch(),
+            &self.rule_refresh(),
+            &self.catalog_refresh(),
+            &self.stock_watch(),
+            &self.health_watch(),
+        ];
         for task in first {
             if let Err(error) = task.run_once().await {
                 tracing::warn!(%error, task = task.name(), "not known at the start");
@@ -159,6 +177,7 @@ impl Workers<'_> {
         let driver = Driver::new(self.clock.clone(), self.tasks.clone());
         let start = |task: Arc<dyn Task>| driver.start(task, Signal::default());
         start(Arc::new(self.catalog_refresh()));
+        start(Arc::new(self.rule_refresh()));
         start(Arc::new(self.stock_watch()));
         start(Arc::new(self.health_watch()));
         start(Arc::new(self.clock_watch()));

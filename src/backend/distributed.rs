@@ -34,6 +34,7 @@ mod mysql_rebuilds;
 mod mysql_refunds;
 mod mysql_releases;
 mod mysql_retention;
+mod mysql_rules;
 mod mysql_sale_store;
 mod mysql_subscriptions;
 mod mysql_text;
@@ -44,6 +45,7 @@ mod redis_books;
 mod redis_gates;
 mod redis_inventory;
 mod redis_link;
+mod redis_nodes;
 mod redis_outbox;
 mod redis_refills;
 mod settings;
@@ -79,6 +81,7 @@ use mysql_rebuilds::MysqlRebuilds;
 use mysql_refunds::MysqlRefunds;
 use mysql_releases::MysqlReleases;
 use mysql_retention::MysqlRetention;
+use mysql_rules::MysqlRules;
 use mysql_sale_store::MysqlSaleStore;
 use mysql_subscriptions::MysqlSubscriptions;
 use mysql_views::MysqlViews;
@@ -86,6 +89,7 @@ use redis_books::RedisBooks;
 use redis_gates::RedisGates;
 use redis_inventory::RedisInventory;
 use redis_link::RedisLink;
+use redis_nodes::RedisNodes;
 use redis_outbox::RedisOutbox;
 use redis_refills::RedisRefills;
 pub use settings::Settings;
@@ -129,6 +133,8 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Ports> {
         events: Arc::new(MysqlEvents::new(mysql.clone())),
         views: Arc::new(MysqlViews::new(mysql.clone())),
         subscriptions: Arc::new(MysqlSubscriptions::new(mysql.clone())),
+        rules: Arc::new(MysqlRules::new(mysql.clone())),
+        nodes: Arc::new(RedisNodes::new(redis.link.clone())),
         event_topic,
         payments: Arc::new(MysqlPayments::new(mysql.clone())),
         captures: Arc::new(MysqlCaptures::new(mysql.clone())),

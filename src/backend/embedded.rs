@@ -6,6 +6,7 @@
 
 mod failures;
 mod folder;
+mod own_node;
 mod sqlite;
 mod sqlite_alarms;
 mod sqlite_archive;
@@ -27,6 +28,7 @@ mod sqlite_refunds;
 mod sqlite_retell;
 mod sqlite_retention;
 mod sqlite_rows;
+mod sqlite_rules;
 mod sqlite_sale_store;
 mod sqlite_settling;
 mod sqlite_subscriptions;
@@ -46,6 +48,7 @@ use crate::ports::{Books, Duty, Fault, Ports, Probe, StoreResult};
 
 use folder::Folder;
 pub use folder::{InUse, holds_shop};
+use own_node::OwnNode;
 use sqlite::Sqlite;
 pub use sqlite::plan;
 use sqlite_alarms::SqliteAlarms;
@@ -64,6 +67,7 @@ use sqlite_payments::SqlitePayments;
 use sqlite_refunds::SqliteRefunds;
 use sqlite_retention::SqliteRetention;
 use sqlite_rows::{column, failed};
+use sqlite_rules::SqliteRules;
 use sqlite_sale_store::SqliteSaleStore;
 use sqlite_settling::SqliteSettling;
 use sqlite_subscriptions::SqliteSubscriptions;
@@ -123,6 +127,8 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Opened> {
         events: Arc::new(SqliteEvents { sqlite: sqlite.clone() }),
         views: Arc::new(SqliteViews { sqlite: sqlite.clone() }),
         subscriptions: Arc::new(SqliteSubscriptions { sqlite: sqlite.clone() }),
+        nodes: Arc::new(OwnNode { clock: clock.clone(), told: Mutex::default() }),
+        rules: Arc::new(SqliteRules { sqlite: sqlite.clone() }),
         event_topic: None,
         payments: Arc::new(SqlitePayments { sqlite: sqlite.clone() }),
         captures: Arc::new(SqliteCaptures { sqlite: sqlite.clone() }),

@@ -75,3 +75,22 @@ impl AdminClient {
         bail!("{words}")
     }
 }
+
+/// Writes a text so that it can stand in a path or a query. Source: RFC 3986 §2.1.
+pub fn quoted(text: &str) -> String {
+    let quote = |byte: u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => char::from(byte).to_string(),
+        byte => format!("%{byte:02X}"),
+    };
+    text.bytes().map(quote).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_stands_in_a_query_whatever_it_is() {
+        assert_eq!(quoted("a b&c=d/愿"), "a%20b%26c%3Dd%2F%E6%84%BF");
+    }
+}

@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::admin_client::AdminClient;
+use super::admin_client::{AdminClient, quoted};
 use super::output::{self, Format};
 
 #[derive(Debug, Args)]
@@ -131,23 +131,4 @@ fn checked(webhook: &str) -> anyhow::Result<&str> {
     let is_id = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     anyhow::ensure!(!webhook.is_empty() && webhook.bytes().all(is_id), "{webhook:?} is no id of a webhook");
     Ok(webhook)
-}
-
-/// Writes a text so that it can stand in a query. Source: RFC 3986 §2.1.
-fn quoted(text: &str) -> String {
-    let quote = |byte: u8| match byte {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => char::from(byte).to_string(),
-        byte => format!("%{byte:02X}"),
-    };
-    text.bytes().map(quote).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_reason_stands_in_a_query_whatever_it_is() {
-        assert_eq!(quoted("a b&c=d/愿"), "a%20b%26c%3Dd%2F%E6%84%BF");
-    }
 }

@@ -5,12 +5,25 @@ use std::ops::RangeInclusive;
 use super::sections::Config;
 
 impl Config {
+    fn ranges_of_traffic(&self) -> Vec<(&'static str, i128, RangeInclusive<i128>)> {
+        let Self { admission, limits, .. } = self;
+        vec![
+            ("admission.append_wait_ms", wide(admission.append_wait_ms), 1..=10_000),
+            ("admission.wait_s_max", wide(admission.wait_s_max), 0..=60),
+            ("admission.waiters_max", wide(admission.waiters_max), 0..=1_000_000),
+            ("limits.user_per_s", wide(limits.user_per_s), 0..=1_000_000),
+            ("limits.user_burst", wide(limits.user_burst), 0..=1_000_000),
+            ("limits.address_per_s", wide(limits.address_per_s), 0..=1_000_000),
+            ("limits.address_burst", wide(limits.address_burst), 0..=1_000_000),
+        ]
+    }
+
     /// Lists the range of every number. Outside of it the process would not start, not answer, or take memory without
     /// end.
     pub(super) fn ranges(&self) -> Vec<(&'static str, i128, RangeInclusive<i128>)> {
         let Self { http, auth, admission, redis, kafka, mysql, writer, relay, payment, .. } = self;
         let retry_last_ms = wide(writer.retry_last_ms);
-        vec![
+        let mut ranges = vec![
             ("http.workers", wide(http.workers), 0..=1024),
             ("http.connections_max", wide(http.connections_max), 1..=1_000_000),
             ("http.request_head_timeout_ms", wide(http.request_head_timeout_ms), 1..=600_000),
@@ -22,10 +35,7 @@ impl Config {
             ("admission.reserve_batch_max", wide(admission.reserve_batch_max), 1..=128),
             ("admission.sold_out_recheck_ms", wide(admission.sold_out_recheck_ms), 0..=60_000),
             ("admission.opening_skew_ms", wide(admission.opening_skew_ms), 0..=60_000),
-            ("admission.append_wait_ms", wide(admission.append_wait_ms), 1..=10_000),
             ("admission.outbox_orders_max", wide(admission.outbox_orders_max), 1..=100_000_000),
-            ("admission.wait_s_max", wide(admission.wait_s_max), 0..=60),
-            ("admission.waiters_max", wide(admission.waiters_max), 0..=1_000_000),
             ("catalog.refresh_ms", wide(self.catalog.refresh_ms), 50..=60_000),
             ("shards.months_ahead", wide(self.shards.months_ahead), 1..=24),
             ("redis.response_timeout_ms", wide(redis.response_timeout_ms), 10..=10_000),
@@ -78,7 +88,9 @@ impl Config {
             ("readiness.down_after_ms", wide(self.readiness.down_after_ms), 100..=600_000),
             ("shutdown.notice_ms", wide(self.shutdown.notice_ms), 0..=600_000),
             ("shutdown.deadline_ms", wide(self.shutdown.deadline_ms), 100..=600_000),
-        ]
+        ];
+        ranges.extend(self.ranges_of_traffic());
+        ranges
     }
 }
 

@@ -233,6 +233,14 @@ section!(
         address_burst: u32
     }
 );
+
+impl LimitsConfig {
+    /// Answers how many purchases pass a second, and at once: of a user, and of an address.
+    pub fn rates(&self) -> [(u32, u32); 2] {
+        [(self.user_per_s, self.user_burst), (self.address_per_s, self.address_burst)]
+    }
+}
+
 section!(
     /// The catalog in memory.
     CatalogConfig {

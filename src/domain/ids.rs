@@ -110,6 +110,10 @@ text_id!(
     SkuId, "SKU id", 32, str::len, is_slug, "1 to 32 characters of a-z, 0-9 and -"
 );
 text_id!(
+    /// A rule's slug, chosen by the operator.
+    RuleId, "rule id", 64, str::len, is_slug, "1 to 64 characters of a-z, 0-9 and -"
+);
+text_id!(
     /// A shopper, as the `sub` of the verified token names them. It is never taken from a body or a query (I6). Source
     /// of the length: OpenID Connect Core §2, `sub`.
     UserId, "user id", 255, str::len, is_visible, "1 to 255 visible ASCII characters"

@@ -3,8 +3,10 @@
 use serde::Serialize;
 
 use super::dead_letter::DeadLetterId;
+use super::ids::{RuleId, SaleId};
 use super::log_position::Position;
 use super::order_id::OrderId;
+use super::rule::RuleTerms;
 use super::sale::Sale;
 use super::shard::Part;
 use super::subscription::SubscriptionId;
@@ -57,6 +59,13 @@ pub enum Subject {
         #[serde(skip_serializing_if = "Option::is_none")]
         url: Option<String>,
     },
+    /// A rule of traffic.
+    Rule {
+        /// Its name.
+        rule: RuleId,
+        /// What it says after the change; `None` when it was removed.
+        terms: Option<Box<RuleTerms>>,
+    },
     /// A refund.
     Refund {
         /// Its key: the id of the payment, or the provider's id of the capture.
@@ -88,6 +97,16 @@ pub enum Subject {
         /// The position after.
         to: Position,
     },
+}
+
+impl Subject {
+    /// Answers the sale that was changed, when it is a sale.
+    pub fn sale(&self) -> Option<&SaleId> {
+        match self {
+            Self::Sale(sale) => Some(&sale.id),
+            _ => None,
+        }
+    }
 }
 
 /// The units of one SKU in the pools and ledgers of all instances together.

@@ -3,9 +3,11 @@
 pub mod dead_letters;
 pub mod events;
 pub mod health;
+pub mod nodes;
 pub mod orders;
 pub mod payments;
 pub mod reconcile;
+pub mod rules;
 pub mod sales;
 pub mod views;
 pub mod webhooks;
@@ -31,12 +33,23 @@ pub enum Scope {
     OrdersWrite,
     /// Saying where events are sent, which leave the shop with all that they tell of buyers.
     WebhooksWrite,
+    /// Reading the rules of traffic.
+    LimitsRead,
+    /// Changing the rules of traffic.
+    LimitsWrite,
 }
 
 impl Scope {
     /// All scopes.
-    pub const ALL: [Self; 5] =
-        [Self::SalesRead, Self::SalesWrite, Self::OrdersRead, Self::OrdersWrite, Self::WebhooksWrite];
+    pub const ALL: [Self; 7] = [
+        Self::SalesRead,
+        Self::SalesWrite,
+        Self::OrdersRead,
+        Self::OrdersWrite,
+        Self::WebhooksWrite,
+        Self::LimitsRead,
+        Self::LimitsWrite,
+    ];
 
     /// Returns the scope's word, as it is stored with an API key.
     pub fn as_str(self) -> &'static str {
@@ -46,6 +59,8 @@ impl Scope {
             Self::OrdersRead => "orders:read",
             Self::OrdersWrite => "orders:write",
             Self::WebhooksWrite => "webhooks:write",
+            Self::LimitsRead => "limits:read",
+            Self::LimitsWrite => "limits:write",
         }
     }
 }

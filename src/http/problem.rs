@@ -53,6 +53,7 @@ codes! {
         "The Idempotency-Key header is not one text of 1 to 255 visible ASCII characters.";
     Unauthenticated "unauthenticated" 401 false "A valid credential is required.";
     Forbidden "forbidden" 403 false "This credential does not allow that.";
+    Blocked "blocked" 403 false "You are blocked.";
     NotFound "not_found" 404 false "There is nothing at this address.";
     SaleNotFound "sale_not_found" 404 false "There is no such sale.";
     SkuNotFound "sku_not_found" 404 false "The sale has no such SKU.";
@@ -73,6 +74,8 @@ codes! {
     OrderNotPayable "order_not_payable" 409 false "The order does not wait for a payment.";
     RefundNotFound "refund_not_found" 404 false "No refund of this id has failed.";
     WebhookNotFound "webhook_not_found" 404 false "There is no such webhook.";
+    RuleNotFound "rule_not_found" 404 false "There is no such rule.";
+    TooManyRules "too_many_rules" 409 false "There are as many rules as there may be.";
     TooManyWebhooks "too_many_webhooks" 409 false "There are as many webhooks as there may be.";
     DeadLetterNotFound "dead_letter_not_found" 404 false "There is no such dead letter.";
     DeadLetterConflict "dead_letter_conflict" 409 false "The dead letter cannot be treated like that.";
@@ -80,7 +83,7 @@ codes! {
     OrderNotCancellable "order_not_cancellable" 409 false "The order cannot be cancelled any more.";
     SaleExists "sale_exists" 409 false "A sale with this id exists.";
     StateConflict "state_conflict" 409 false "The sale's state does not allow that.";
-    EtagMismatch "etag_mismatch" 412 false "The sale was changed since you read it.";
+    EtagMismatch "etag_mismatch" 412 false "It was changed since you read it.";
     IdempotencyKeyReused "idempotency_key_reused" 422 false "This key was used for another purchase.";
     HeadersTooLarge "headers_too_large" 431 false "The request's headers are too large.";
     RateLimited "rate_limited" 429 true "You are too fast.";

@@ -1,7 +1,7 @@
 //! The routes of both listeners, all on this page.
 
 use actix_web::guard::{Any, Get, Head};
-use actix_web::web::{self, QueryConfig, ServiceConfig, delete, patch, post, resource, scope};
+use actix_web::web::{self, QueryConfig, ServiceConfig, delete, patch, post, put, resource, scope};
 use actix_web::{HttpResponse, Resource, Route};
 
 use super::extract::{ADMIN_BODY_BYTES_MAX, SHOPPER_BODY_BYTES_MAX};
@@ -39,6 +39,7 @@ pub fn admin_routes(app: &mut ServiceConfig) {
     let sales = [read().to(admin::sales::list), post().to(admin::sales::create)];
     let sale = [read().to(admin::sales::read), patch().to(admin::sales::change)];
     let webhooks = [read().to(admin::webhooks::list), post().to(admin::webhooks::create)];
+    let rule = [put().to(admin::rules::put), delete().to(admin::rules::remove)];
     app.app_data(query_config())
         .app_data(BodyMax(ADMIN_BODY_BYTES_MAX))
         .service(
@@ -59,6 +60,9 @@ pub fn admin_routes(app: &mut ServiceConfig) {
                 .service(at("/webhooks/{webhook}/resume", "POST", [post().to(admin::webhooks::resume)]))
                 .service(at("/webhooks/{webhook}/rotate", "POST", [post().to(admin::webhooks::rotate)]))
                 .service(at("/webhooks/{webhook}/replay", "POST", [post().to(admin::webhooks::replay)]))
+                .service(at("/nodes", "GET, HEAD", [read().to(admin::nodes::list)]))
+                .service(at("/rules", "GET, HEAD", [read().to(admin::rules::list)]))
+                .service(at("/rules/{rule}", "PUT, DELETE", rule))
                 .service(at("/events", "GET, HEAD", [read().to(admin::events::list)]))
                 .service(at("/dead-letters", "GET, HEAD", [read().to(admin::dead_letters::list)]))
                 .service(at("/dead-letters/retry", "POST", [post().to(admin::dead_letters::retry_all)]))

@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use super::admission::TooFast;
 use crate::domain::{IdempotencyKey, Order, OrderState, Quantity, Reference, SaleId, SkuId, UserId};
+use crate::memory::rulebook::Refused;
 
 /// One purchase, as a shopper asks for it.
 #[derive(Debug, Clone)]
@@ -75,8 +75,8 @@ pub enum Refusal {
     },
     /// The key was used with another body.
     KeyReused,
-    /// Too many requests of the buyer or the address.
-    TooFast(TooFast),
+    /// A rule of traffic refuses it.
+    Ruled(Refused),
     /// Nothing was taken: too many purchases are in flight.
     Overloaded,
     /// Nothing was taken: a component did not do its part.
@@ -113,7 +113,8 @@ impl Refusal {
             Self::LimitReached { .. } => "limit_reached",
             Self::TooManyUnpaid { .. } => "too_many_unpaid",
             Self::KeyReused => "key_reused",
-            Self::TooFast(_) => "throttled",
+            Self::Ruled(Refused::TooFast { .. }) => "throttled",
+            Self::Ruled(Refused::Blocked(_)) => "blocked",
             Self::Overloaded | Self::Draining => "overloaded",
             Self::Unavailable => "unavailable",
             Self::OutcomeUnknown => "outcome_unknown",

@@ -26,14 +26,6 @@ pub struct Settings {
     pub waiters_max: usize,
     /// After how long without one good probe a component is down.
     pub down_after_ms: u64,
-    /// Purchases a second of one user; 0 for no limit.
-    pub user_per_s: u32,
-    /// Purchases of one user at once; 0 for as many as a second has.
-    pub user_burst: u32,
-    /// Purchases a second of one address; 0 for no limit.
-    pub address_per_s: u32,
-    /// Purchases of one address at once; 0 for as many as a second has.
-    pub address_burst: u32,
     /// How long unpaid orders are kept; `None` when they do not expire.
     pub overdue: Option<Grace>,
 }

@@ -14,6 +14,7 @@ use super::bucket_queues::{Answer, Answered, BucketQueue, SharedEntry};
 use super::purchase::{Accepted, Purchase, Refusal};
 use crate::clock::Moment;
 use crate::domain::reservation::{Denial, Fingerprint, OutboxEntryId, Reservation, ReserveRequest};
+use crate::domain::rule::Way;
 use crate::domain::sale::Phase;
 use crate::domain::{BucketId, Order, OrderId, OrderRecord, OrderState, Quantity, Reference, Sale, SkuId};
 use crate::metrics::{RESERVE_BATCH, SHED};
@@ -112,7 +113,7 @@ impl Shop {
         let Some(month) = self.catalog().settled.get(&purchase.sale).copied() else {
             return Err(Refusal::UnknownSale);
         };
-        self.admission.check_rate(&purchase.user, purchase.address).map_err(Refusal::TooFast)?;
+        self.ask_rules_of(purchase)?;
         let _place = self.admission.enter().ok_or(Refusal::Overloaded)?;
         let Purchase { user, sale, key, sku, quantity, reference, .. } = purchase;
         let order = OrderId::derive(self.map.shard_of(user), month, sale, user, key);
@@ -159,7 +160,12 @@ impl Shop {
         if self.queues.sold_out.refuses(bucket, &purchase.sku, &purchase.user) {
             return Err(Refusal::SoldOut);
         }
-        self.admission.check_rate(&purchase.user, purchase.address).map_err(Refusal::TooFast)
+        self.ask_rules_of(purchase)
+    }
+
+    fn ask_rules_of(&self, purchase: &Purchase) -> Result<(), Refusal> {
+        let Purchase { user, address, sale, .. } = purchase;
+        self.ask_rules(Way::Purchase, Some(user), *address, Some(sale)).map_err(Refusal::Ruled)
     }
 
     /// Reserves and queues one purchase, in a task of its own. It goes on after the buyer has the answer, so that a

@@ -38,6 +38,7 @@ mod poison;
 mod purchases;
 mod refunds;
 mod retention;
+mod rules;
 mod settling;
 mod webhooks;
 pub mod writer;

@@ -211,7 +211,10 @@ impl TestShop {
     /// Starts a shop over a backend into which the test has put faults. The databases must be migrated.
     pub async fn start_on(config: Config, backend: Ports, role: Role) -> Self {
         for (key, scopes) in [
-            (API_KEY, "sales:read sales:write orders:read orders:write webhooks:write"),
+            (
+                API_KEY,
+                "sales:read sales:write orders:read orders:write webhooks:write limits:read limits:write",
+            ),
             (READ_ONLY_KEY, "sales:read"),
         ] {
             let scopes = scopes.split(' ').map(str::to_owned).collect();

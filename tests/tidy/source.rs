@@ -19,7 +19,7 @@ const DIRECTIONS: &[(&str, &str)] = &[
     ("metrics", "domain"),
     ("config", "domain"),
     ("telemetry", "clock config metrics"),
-    ("memory", "domain ports clock"),
+    ("memory", "domain ports clock metrics"),
     ("shop", "domain ports memory clock metrics shutdown"),
     ("provider", "domain ports clock chance config"),
     ("outbound", "ports config"),

@@ -105,42 +105,10 @@ impl MysqlSaleStore {
         Ok(())
     }
 
-    /// Writes the audit row of a change, in the change's transaction.
-    async fn audit(&self, change: &Change, subject: &Subject, tx: &mut MySqlConnection) -> StoreResult<()> {
-        let text = "INSERT INTO {directory}.audit_log \
-                    (actor, action, sale_id, reason, request_id, sale_after, details) VALUES (?, ?, ?, ?, ?, ?, ?)";
-        let json = serde_json::to_string(subject)
-            .map_err(|error| StoreError::broken("write audit row", error.to_string()))?;
-        let (sale_id, sale_after, details) = match subject {
-            Subject::Sale(sale) => (Some(sale.id.as_str().as_bytes()), Some(json), None),
-            Subject::Key(_)
-            | Subject::Order { .. }
-            | Subject::Refund { .. }
-            | Subject::Books { .. }
-            | Subject::Drifts { .. }
-            | Subject::Recovery { .. }
-            | Subject::DeadLetter { .. }
-            | Subject::Subscription { .. }
-            | Subject::Position { .. } => (None, None, Some(json)),
-        };
-        sqlx::query(self.mysql.directory_sql(text))
-            .bind(&change.actor)
-            .bind(change.action)
-            .bind(sale_id)
-            .bind(&change.reason)
-            .bind(&change.request_id)
-            .bind(sale_after)
-            .bind(details)
-            .execute(tx)
-            .await
-            .map(drop)
-            .map_err(|error| failed("write audit row", error))
-    }
-
     async fn insert_note(&self, change: &Change, subject: &Subject) -> StoreResult<()> {
         let connection = self.mysql.directory_pool().acquire().await;
         let mut connection = connection.map_err(|error| failed("write audit row", error))?;
-        self.audit(change, subject, &mut connection).await
+        audit(&self.mysql, change, subject, &mut connection).await
     }
 
     async fn begin(&self) -> StoreResult<Transaction<'static, MySql>> {
@@ -180,7 +148,7 @@ impl MysqlSaleStore {
             .await
             .map_err(|error| failed(context, error))?;
         self.insert_items(sale, &mut tx).await?;
-        self.audit(change, &Subject::Sale(Box::new(sale.clone())), &mut tx).await?;
+        audit(&self.mysql, change, &Subject::Sale(Box::new(sale.clone())), &mut tx).await?;
         tx.commit().await.map_err(|error| failed(context, error))?;
         Ok(true)
     }
@@ -217,7 +185,7 @@ impl MysqlSaleStore {
                 .map_err(|error| failed(context, error))?;
             self.insert_items(sale, &mut tx).await?;
         }
-        self.audit(change, &Subject::Sale(Box::new(sale.clone())), &mut tx).await?;
+        audit(&self.mysql, change, &Subject::Sale(Box::new(sale.clone())), &mut tx).await?;
         tx.commit().await.map_err(|error| failed(context, error))?;
         Ok(true)
     }
@@ -303,6 +271,36 @@ impl AuditLog for MysqlSaleStore {
     async fn note(&self, change: &Change, subject: &Subject) -> StoreResult<()> {
         self.mysql.change(Mysql::DIRECTORY, "write audit row", self.insert_note(change, subject)).await
     }
+}
+
+/// Writes the audit row of a change, in the change's transaction.
+///
+/// # Errors
+/// When the row cannot be written.
+pub async fn audit(
+    mysql: &Mysql,
+    change: &Change,
+    subject: &Subject,
+    tx: &mut MySqlConnection,
+) -> StoreResult<()> {
+    let text = "INSERT INTO {directory}.audit_log \
+                (actor, action, sale_id, reason, request_id, sale_after, details) VALUES (?, ?, ?, ?, ?, ?, ?)";
+    let json = serde_json::to_string(subject)
+        .map_err(|error| StoreError::broken("write audit row", error.to_string()))?;
+    let sale_id = subject.sale().map(|sale| sale.as_str().as_bytes());
+    let (sale_after, details) = if sale_id.is_some() { (Some(json), None) } else { (None, Some(json)) };
+    sqlx::query(mysql.directory_sql(text))
+        .bind(&change.actor)
+        .bind(change.action)
+        .bind(sale_id)
+        .bind(&change.reason)
+        .bind(&change.request_id)
+        .bind(sale_after)
+        .bind(details)
+        .execute(tx)
+        .await
+        .map(drop)
+        .map_err(|error| failed("write audit row", error))
 }
 
 fn text(row: &MySqlRow, column: &str) -> Option<String> {

@@ -192,6 +192,11 @@ impl RedisLink {
         format!("{}watermarks", self.prefix)
     }
 
+    /// Answers the name of the hash of the nodes: id of a process → what it told of itself.
+    pub fn nodes(&self) -> String {
+        format!("{}nodes", self.prefix)
+    }
+
     /// Runs a script by its hash, and loads it when the server has lost it.
     ///
     /// # Errors

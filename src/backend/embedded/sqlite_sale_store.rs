@@ -150,24 +150,9 @@ impl Keys for SqliteSaleStore {
 impl AuditLog for SqliteSaleStore {
     async fn note(&self, change: &Change, subject: &Subject) -> StoreResult<()> {
         let (change, at_ms) = (change.clone(), self.sqlite.time.now_ms());
-        let json = serde_json::to_string(subject).map_err(|error| broken(AUDIT, error.to_string()))?;
-        let row = match subject {
-            Subject::Sale(sale) => (Some(sale.id.to_string()), Some(json), None),
-            Subject::Key(_)
-            | Subject::Order { .. }
-            | Subject::Refund { .. }
-            | Subject::Books { .. }
-            | Subject::Drifts { .. }
-            | Subject::Recovery { .. }
-            | Subject::DeadLetter { .. }
-            | Subject::Subscription { .. }
-            | Subject::Position { .. } => (None, None, Some(json)),
-        };
-        let work = async move |connection: &mut SqliteConnection| {
-            let (sale_id, sale_after, details) = &row;
-            audit(connection, &change, (sale_id.as_deref(), sale_after.as_deref(), details.as_deref()), at_ms)
-                .await
-        };
+        let subject = subject.clone();
+        let work =
+            async move |connection: &mut SqliteConnection| note(connection, &change, &subject, at_ms).await;
         self.sqlite.writer.write(AUDIT, work).await
     }
 }
@@ -187,6 +172,22 @@ async fn audited(
     }
     audit(connection, change, (Some(&sale.id), Some(&sale.definition), None), at_ms).await?;
     Ok(true)
+}
+
+/// Writes the audit row of a change.
+///
+/// # Errors
+/// When the row cannot be written.
+pub async fn note(
+    connection: &mut SqliteConnection,
+    change: &Change,
+    subject: &Subject,
+    at_ms: i64,
+) -> StoreResult<()> {
+    let json = serde_json::to_string(subject).map_err(|error| broken(AUDIT, error.to_string()))?;
+    let sale_id = subject.sale().map(SaleId::as_str);
+    let columns = if sale_id.is_some() { (sale_id, Some(&*json), None) } else { (None, None, Some(&*json)) };
+    audit(connection, change, columns, at_ms).await
 }
 
 /// Writes an audit row: of the change of a sale, with the sale as it is then, or of another change, with its details.

@@ -148,6 +148,23 @@ pub fn checked_reason(reason: &str) -> Result<String, Problem> {
     Ok(reason.to_owned())
 }
 
+/// The query string of a removal.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReasonQuery {
+    reason: Option<String>,
+}
+
+impl ReasonQuery {
+    /// Answers the checked reason.
+    ///
+    /// # Errors
+    /// As [`checked_reason`].
+    pub fn checked(&self) -> Result<String, Problem> {
+        checked_reason(self.reason.as_deref().unwrap_or_default())
+    }
+}
+
 /// Reads the versions of which the header `If-Match` asks for one. `None` means that any version will do. All lines are
 /// one list. Source: RFC 9110 §13.1.1.
 ///

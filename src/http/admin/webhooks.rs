@@ -6,7 +6,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 
 use super::events::parse_cursor;
-use super::sales::{ReasonBody, checked_reason, read_body};
+use super::sales::{ReasonBody, ReasonQuery, checked_reason, read_body};
 use super::{Scope, change, operator};
 use crate::chance;
 use crate::domain::order_life::ARROWS;
@@ -39,13 +39,6 @@ struct ReplayBody {
     reason: String,
     /// A cursor of `GET /events`; without one from the oldest event that is kept.
     cursor: Option<String>,
-}
-
-/// The query string of a removal.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RemoveQuery {
-    reason: Option<String>,
 }
 
 /// A subscription as operators see it.
@@ -172,11 +165,11 @@ pub async fn create(
 pub async fn remove(
     request: HttpRequest,
     path: web::Path<String>,
-    query: web::Query<RemoveQuery>,
+    query: web::Query<ReasonQuery>,
     context: web::Data<Context>,
 ) -> Result<HttpResponse, Problem> {
     let operator = operator(&request, &context, Scope::WebhooksWrite).await?;
-    let reason = checked_reason(query.reason.as_deref().unwrap_or_default())?;
+    let reason = query.checked()?;
     let change = change(&request, &operator, "webhook_remove", &reason);
     act(&context, &path, (SubscriptionAction::Remove, "removed"), &change).await
 }

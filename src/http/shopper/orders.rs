@@ -2,7 +2,6 @@
 //! `/api/v1`.
 
 use std::ops::Not;
-use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CACHE_CONTROL, LOCATION};
@@ -15,14 +14,15 @@ use super::payment_view::{PaymentView, payment_view};
 use super::rfc3339;
 use crate::chance::Chance;
 use crate::domain::order::RejectReason;
+use crate::domain::rule::Way;
 use crate::domain::{
     Money, Month, Order, OrderCursor, OrderId, OrderState, Payment, Quantity, Reference, SaleId, SkuId,
     UserId,
 };
 use crate::http::extract::SHOPPER_BODY_BYTES_MAX;
 use crate::http::problem::{Code, Problem};
+use crate::http::rules::{pass, refusal as ruled};
 use crate::http::{Context, extract};
-use crate::shop::admission::TooFast;
 use crate::shop::cancel::Cancelled;
 use crate::shop::purchase::{Accepted, Purchase, Refusal};
 
@@ -159,6 +159,7 @@ pub async fn read(
     context: web::Data<Context>,
 ) -> Result<HttpResponse, Problem> {
     let user = extract::shopper(&request, &context).await?;
+    pass(&request, &context, Way::OrderRead, (Some(&user), None))?;
     let not_found = || Problem::new(Code::OrderNotFound).detail(LOST);
     let id = OrderId::parse(&path.into_inner()).map_err(|_| not_found())?;
     let order = match query.wait {
@@ -182,7 +183,7 @@ pub async fn cancel(
     payload: web::Payload,
     context: web::Data<Context>,
 ) -> Result<HttpResponse, Problem> {
-    let user = no_body(&request, payload, &context).await?;
+    let user = no_body(&request, payload, &context, Way::Cancel).await?;
     let id = OrderId::parse(&path.into_inner()).map_err(|_| Problem::new(Code::OrderNotFound))?;
     let order = cancelled(context.shop.cancel(&user, id).await?)?;
     Ok(HttpResponse::Ok().insert_header((CACHE_CONTROL, "no-store")).json(view(&order, &context)))
@@ -191,11 +192,12 @@ pub async fn cancel(
 /// Reads a change that needs no body, and answers who asks for it. A body may be an empty object.
 ///
 /// # Errors
-/// What is wrong with the request.
+/// What is wrong with the request, and the refusal of a rule.
 pub async fn no_body(
     request: &HttpRequest,
     payload: web::Payload,
     context: &Context,
+    way: Way,
 ) -> Result<UserId, Problem> {
     let body = extract::body(request, payload, SHOPPER_BODY_BYTES_MAX, context).await?;
     let user = extract::shopper(request, context).await?;
@@ -203,6 +205,7 @@ pub async fn no_body(
     if !body.is_empty() {
         let NothingBody {} = extract::json(request, &body)?;
     }
+    pass(request, context, way, (Some(&user), None))?;
     Ok(user)
 }
 
@@ -231,6 +234,7 @@ pub async fn list(
     context: web::Data<Context>,
 ) -> Result<HttpResponse, Problem> {
     let user = extract::shopper(&request, &context).await?;
+    pass(&request, &context, Way::OrderList, (Some(&user), None))?;
     let (after, limit) = query.page()?;
     let page = context.shop.orders(&user, after, limit).await?;
     let orders = page.orders.iter().map(|order| view(order, &context)).collect();
@@ -360,11 +364,7 @@ fn problem(refusal: Refusal, may_return: impl Fn() -> bool) -> Problem {
             .detail(format!("You have let {unpaid} orders of this sale expire, or have given them up."))
             .with("unpaid", unpaid),
         Refusal::KeyReused => Problem::new(Code::IdempotencyKeyReused),
-        Refusal::TooFast(TooFast { policy, retry_after }) => {
-            let wait = retry_after.max(Duration::from_millis(1));
-            let ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX / 2);
-            Problem::new(Code::RateLimited).with("policy", policy).retry_after_ms(with_jitter(ms.max(100)))
-        }
+        Refusal::Ruled(refused) => ruled(refused),
         Refusal::Overloaded => Problem::new(Code::Overloaded).retry_after_ms(with_jitter(1000)),
         Refusal::Unavailable => Problem::new(Code::DependencyUnavailable).retry_after_ms(with_jitter(1000)),
         Refusal::Draining => Problem::new(Code::Draining).retry_after_ms(with_jitter(1000)),

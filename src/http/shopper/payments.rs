@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::orders::{link, no_body, view};
 use super::payment_view::{PaymentView, payment_view};
 use crate::domain::OrderId;
+use crate::domain::rule::Way;
 use crate::http::auth::Cause;
 use crate::http::headers::{TwoValues, sole};
 use crate::http::problem::{Code, Problem};
@@ -39,7 +40,7 @@ pub async fn pay(
     payload: web::Payload,
     context: web::Data<Context>,
 ) -> Result<HttpResponse, Problem> {
-    let user = no_body(&request, payload, &context).await?;
+    let user = no_body(&request, payload, &context, Way::Pay).await?;
     let id = OrderId::parse(&path.into_inner()).map_err(|_| Problem::new(Code::OrderNotFound))?;
     match context.shop.pay(&user, id).await? {
         Paying::Open { payment, is_new } => {

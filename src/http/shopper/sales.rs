@@ -9,11 +9,13 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::rfc3339;
+use crate::domain::rule::Way;
 use crate::domain::sale::Phase;
 use crate::domain::{Item, Money, Sale, SaleId, SkuId};
 use crate::http::Context;
 use crate::http::paging::SalesQuery;
 use crate::http::problem::{Code, Problem};
+use crate::http::rules::pass;
 use crate::memory::catalog::{Snapshot, StockBand};
 
 /// How long after its end a sale is still listed.
@@ -113,6 +115,7 @@ pub async fn list(
     query: web::Query<SalesQuery>,
     context: web::Data<Context>,
 ) -> Result<HttpResponse, Problem> {
+    pass(&request, &context, Way::SaleList, (None, None))?;
     let snapshot = read_catalog(&context)?;
     let now_ms = context.shop.now_ms();
     let is_recent = |sale: &Sale, phase| phase != Phase::Ended || sale.ends_ms >= now_ms - RECENT_MS;
@@ -140,6 +143,7 @@ pub async fn read(
 ) -> Result<HttpResponse, Problem> {
     let not_found = || Problem::new(Code::SaleNotFound);
     let id = SaleId::parse(&path.into_inner()).map_err(|_| not_found())?;
+    pass(&request, &context, Way::SaleRead, (None, Some(&id)))?;
     let snapshot = read_catalog(&context)?;
     if snapshot.settled.contains_key(&id) {
         let (sale, bands) = context.shop.settled_sale(&id).await?.ok_or_else(not_found)?;

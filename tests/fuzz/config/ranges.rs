@@ -35,10 +35,10 @@ ranges! {
     "admission.outbox_orders_max" admission.outbox_orders_max 1..=100_000_000;
     "admission.wait_s_max" admission.wait_s_max 0..=60;
     "admission.waiters_max" admission.waiters_max 0..=1_000_000;
-    "limits.user_per_s" limits.user_per_s 0..=4_294_967_295;
-    "limits.user_burst" limits.user_burst 0..=4_294_967_295;
-    "limits.address_per_s" limits.address_per_s 0..=4_294_967_295;
-    "limits.address_burst" limits.address_burst 0..=4_294_967_295;
+    "limits.user_per_s" limits.user_per_s 0..=1_000_000;
+    "limits.user_burst" limits.user_burst 0..=1_000_000;
+    "limits.address_per_s" limits.address_per_s 0..=1_000_000;
+    "limits.address_burst" limits.address_burst 0..=1_000_000;
     "catalog.refresh_ms" catalog.refresh_ms 50..=60_000;
     "shards.shards" shards.shards 1..=4096;
     "shards.partitions" shards.partitions 1..=4096;

@@ -313,8 +313,9 @@ impl Stage for Servers {
         let mut contents = BTreeMap::new();
         let mut connection = self.redis().await;
         for key in self.keys(&mut connection).await {
-            // The marks of the instances grow each second, and the lease of a gate is prolonged all the time.
-            if key.ends_with(":watermarks") {
+            // The marks of the instances grow each second, processes tell of themselves, and the lease of a gate is
+            // prolonged all the time.
+            if key.ends_with(":watermarks") || key.ends_with(":nodes") {
                 continue;
             }
             if key.ends_with(":gate") {

@@ -1,0 +1,70 @@
+//! Keeps what processes tell of themselves in Redis.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use redis::Script;
+
+use super::redis_link::RedisLink;
+use crate::domain::node::{Node, NodeBeat};
+use crate::ports::{Nodes, StoreResult};
+
+const LIST: &str = "list nodes";
+
+/// Serves the nodes from Redis.
+pub struct RedisNodes {
+    link: Arc<RedisLink>,
+    beat: Script,
+}
+
+impl RedisNodes {
+    /// Loads the script. It calls nothing.
+    pub fn new(link: Arc<RedisLink>) -> Self {
+        Self { link, beat: Script::new(include_str!("../../../lua/beat.lua")) }
+    }
+}
+
+/// Reads what lua/beat.lua has written; `None` for what is damaged, or of a version that says less.
+fn read(value: &str, now_ms: i64) -> Option<Node> {
+    let (at_ms, beat) = value.split_once('|')?;
+    let beat: NodeBeat = serde_json::from_str(beat).ok()?;
+    Some(Node { beat, age_ms: (now_ms - at_ms.parse::<i64>().ok()?).max(0) })
+}
+
+#[async_trait]
+impl Nodes for RedisNodes {
+    async fn beat(&self, beat: &NodeBeat) -> StoreResult<()> {
+        let mut call = self.beat.prepare_invoke();
+        call.key(self.link.nodes()).arg(&beat.id);
+        call.arg(serde_json::to_string(beat).expect("a beat is JSON")).arg(Node::FORGOTTEN_AFTER_MS);
+        self.link.script::<i64>("tell of a node", &call).await.map(drop)
+    }
+
+    async fn leave(&self, id: &str) -> StoreResult<()> {
+        self.link
+            .command::<i64>("forget node", redis::cmd("HDEL").arg(self.link.nodes()).arg(id))
+            .await
+            .map(drop)
+    }
+
+    async fn all(&self) -> StoreResult<Vec<Node>> {
+        let told: Vec<(String, String)> =
+            self.link.command(LIST, redis::cmd("HGETALL").arg(self.link.nodes())).await?;
+        let now_ms = self.link.now_ms().await?;
+        let mut nodes = Vec::new();
+        for (id, value) in told {
+            match read(&value, now_ms) {
+                Some(node) if node.age_ms <= Node::FORGOTTEN_AFTER_MS => nodes.push(node),
+                _ => self.leave(&id).await?,
+            }
+        }
+        nodes.sort_by(|one, other| {
+            (&one.beat.role, one.beat.started_ms, &one.beat.id).cmp(&(
+                &other.beat.role,
+                other.beat.started_ms,
+                &other.beat.id,
+            ))
+        });
+        Ok(nodes)
+    }
+}

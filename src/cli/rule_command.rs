@@ -1,0 +1,196 @@
+//! `seckill rule …` calls the admin API from the command line.
+
+use clap::{Args, Subcommand};
+use serde_json::{Map, Value, json};
+
+use super::admin_client::{AdminClient, quoted};
+use super::output::{self, Format};
+
+#[derive(Debug, Args)]
+pub struct RuleCommand {
+    /// Admin listener, host:port.
+    #[arg(long, env = "SECKILL_ADMIN", default_value = "127.0.0.1:9090")]
+    admin: String,
+    /// API key (`seckill key create`); better set in the environment than typed.
+    #[arg(long, env = "SECKILL_API_KEY", hide_env_values = true)]
+    api_key: String,
+    #[command(subcommand)]
+    action: RuleAction,
+}
+
+#[derive(Debug, Subcommand)]
+enum RuleAction {
+    /// List them, with those of the configuration that hold.
+    List,
+    /// Let only so many requests pass. A rule of this name is replaced.
+    Limit {
+        #[command(flatten)]
+        step: Step,
+        /// Requests a second.
+        #[arg(long)]
+        rate: u32,
+        /// Requests at once; 0 for as many as a second has.
+        #[arg(long, default_value_t = 0)]
+        burst: u32,
+        /// Whose requests are counted together: all, route, user, address or sale.
+        #[arg(long, default_value = "all")]
+        scope: String,
+        /// Only these: purchase, order_read, order_list, pay, cancel, sale_read or sale_list.
+        #[arg(long)]
+        route: Option<String>,
+        /// Only those about this sale.
+        #[arg(long)]
+        sale: Option<String>,
+        #[command(flatten)]
+        terms: Terms,
+    },
+    /// Let nothing of somebody pass.
+    Block(OfCaller),
+    /// Let everything of somebody pass, whatever other rules say.
+    Allow(OfCaller),
+    /// Remove one.
+    Remove(Step),
+}
+
+#[derive(Debug, Args)]
+struct Step {
+    /// The rule's name: 1 to 64 characters of a-z, 0-9 and -.
+    rule: String,
+    /// Kept with the rule and in the audit log.
+    #[arg(long)]
+    reason: String,
+}
+
+#[derive(Debug, Args)]
+struct Terms {
+    /// Refuse nothing, but count what would be refused (seckill_rule_decisions_total).
+    #[arg(long)]
+    dry_run: bool,
+    /// When it ends, such as 2026-11-11T21:00:00Z.
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct OfCaller {
+    #[command(flatten)]
+    step: Step,
+    #[command(flatten)]
+    caller: Caller,
+    #[command(flatten)]
+    terms: Terms,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct Caller {
+    /// A user, as tokens name them.
+    #[arg(long)]
+    user: Option<String>,
+    /// An address, or a network such as 203.0.113.0/24.
+    #[arg(long)]
+    address: Option<String>,
+}
+
+impl Caller {
+    fn value(&self) -> Value {
+        match (&self.user, &self.address) {
+            (Some(user), _) => json!({ "user": user }),
+            (None, address) => json!({ "address": address }),
+        }
+    }
+}
+
+impl OfCaller {
+    async fn put(self, kind: &str, format: Format, client: &AdminClient) -> anyhow::Result<()> {
+        let Self { step, caller, terms } = self;
+        put(format, client, step, terms, json!({ "kind": kind, "value": caller.value() })).await
+    }
+}
+
+impl RuleCommand {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// When the admin API does not answer with a success.
+    pub async fn run(self, format: Format) -> anyhow::Result<()> {
+        let client = AdminClient { address: self.admin, key: self.api_key };
+        match self.action {
+            RuleAction::List => {
+                let answer = client.call("GET", "/rules", None).await?;
+                let rules = answer["rules"].as_array().map(Vec::as_slice).unwrap_or_default();
+                show(format, &answer, rules);
+                let nodes = &answer["nodes"];
+                let followed = format!("{} of {} nodes", nodes["following"], nodes["of"]);
+                output::talk(&format!("v{}, followed by {followed}", answer["version"]));
+                Ok(())
+            }
+            RuleAction::Limit { step, rate, burst, scope, route, sale, terms } => {
+                let mut body = json!({ "kind": "token_bucket", "value": { "rate": rate, "burst": burst }, "scope": scope });
+                let about = [("route", route), ("sale", sale)].into_iter();
+                let about = about.filter_map(|(name, value)| Some((name.to_owned(), Value::from(value?))));
+                body["match"] = Value::Object(about.collect::<Map<String, Value>>());
+                put(format, &client, step, terms, body).await
+            }
+            RuleAction::Block(of) => of.put("block", format, &client).await,
+            RuleAction::Allow(of) => of.put("allow", format, &client).await,
+            RuleAction::Remove(Step { rule, reason }) => {
+                let path = format!("/rules/{}?reason={}", quoted(&rule), quoted(&reason));
+                let done = client.call("DELETE", &path, None).await?;
+                let row = ["id", "done", "version"].map(|key| cell(&done[key])).to_vec();
+                output::print(format, &done, &["RULE", "DONE", "VERSION"], &[row]);
+                Ok(())
+            }
+        }
+    }
+}
+
+async fn put(
+    format: Format,
+    client: &AdminClient,
+    Step { rule, reason }: Step,
+    terms: Terms,
+    mut body: Value,
+) -> anyhow::Result<()> {
+    body["reason"] = json!(reason);
+    body["mode"] = json!(if terms.dry_run { "dry_run" } else { "enforce" });
+    if let Some(until) = terms.until {
+        body["until"] = json!(until);
+    }
+    let answer = client.call("PUT", &format!("/rules/{}", quoted(&rule)), Some(body)).await?;
+    show(format, &answer, std::slice::from_ref(&answer));
+    Ok(())
+}
+
+fn show(format: Format, answer: &Value, rules: &[Value]) {
+    let row = |rule: &Value| {
+        let mut row = ["id", "origin", "kind", "value", "scope", "match", "mode", "until"]
+            .map(|key| cell(&rule[key]))
+            .to_vec();
+        if rule["is_over"] == true {
+            row.push("over".to_owned());
+        }
+        row
+    };
+    let rows: Vec<Vec<String>> = rules.iter().map(row).collect();
+    output::print(
+        format,
+        answer,
+        &["RULE", "ORIGIN", "KIND", "VALUE", "SCOPE", "MATCH", "MODE", "UNTIL"],
+        &rows,
+    );
+}
+
+/// Writes a value for a table: an object as `name=value`.
+fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::Object(members) if members.is_empty() => "-".to_owned(),
+        Value::Object(members) => members
+            .iter()
+            .map(|(name, value)| format!("{name}={}", cell(value)))
+            .collect::<Vec<_>>()
+            .join(" "),
+        value => value.as_str().map_or_else(|| value.to_string(), str::to_owned),
+    }
+}

@@ -1,0 +1,172 @@
+//! The admin routes of rules of traffic. The paths below stand under `/api/v1/admin`.
+
+use actix_web::http::header::ETAG;
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::sales::{ReasonQuery, checked_reason, if_versions, read_body};
+use super::{Scope, change, operator};
+use crate::domain::RuleId;
+use crate::domain::node::Node;
+use crate::domain::rule::{
+    About, Limit, RULES_MAX, Rule, RuleChange, RuleChanged, RuleMode, RuleTerms, Scope as Counted,
+};
+use crate::http::Context;
+use crate::http::problem::{Code, Problem};
+use crate::http::shopper::{parse_rfc3339, rfc3339};
+
+/// The body that puts a rule in place.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PutBody {
+    #[serde(default)]
+    scope: Counted,
+    #[serde(default, rename = "match")]
+    about: About,
+    kind: String,
+    value: Value,
+    #[serde(default)]
+    mode: RuleMode,
+    #[serde(default)]
+    until: Option<String>,
+    reason: String,
+}
+
+/// A rule as operators see it.
+#[derive(Serialize)]
+struct View<'a> {
+    id: &'a RuleId,
+    /// `directory`, or `config` for a rule that the configuration has.
+    origin: &'static str,
+    scope: Counted,
+    #[serde(rename = "match")]
+    about: &'a About,
+    #[serde(flatten)]
+    limit: &'a Limit,
+    mode: RuleMode,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    until: Option<String>,
+    /// Whether its time is over.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    is_over: bool,
+    reason: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<u64>,
+}
+
+/// All rules, and how far the processes follow them.
+#[derive(Serialize)]
+struct ListView<'a> {
+    version: u64,
+    nodes: NodesView,
+    rules: Vec<View<'a>>,
+}
+
+/// How many of the processes that are there follow the version.
+#[derive(Serialize)]
+struct NodesView {
+    following: usize,
+    of: usize,
+}
+
+impl PutBody {
+    fn terms(self) -> Result<RuleTerms, Problem> {
+        let reason = checked_reason(&self.reason)?;
+        let until_ms = self.until.as_deref().map(|text| parse_rfc3339("/until", text)).transpose()?;
+        let limit: Limit =
+            serde_path_to_error::deserialize(json!({ "kind": self.kind, "value": self.value }))
+                .map_err(|error| Problem::invalid("/value", error.into_inner().to_string()))?;
+        let terms =
+            RuleTerms { scope: self.scope, about: self.about, limit, mode: self.mode, until_ms, reason };
+        terms.check().map_err(|fault| Problem::invalid(fault.pointer, fault.detail))?;
+        Ok(terms)
+    }
+}
+
+fn view<'a>(rule: &'a Rule, origin: &'static str, now_ms: i64) -> View<'a> {
+    let Rule { id, terms, version } = rule;
+    View {
+        id,
+        origin,
+        scope: terms.scope,
+        about: &terms.about,
+        limit: &terms.limit,
+        mode: terms.mode,
+        until: terms.until_ms.map(rfc3339),
+        is_over: !terms.holds_at(now_ms),
+        reason: &terms.reason,
+        version: (*version > 0).then_some(*version),
+    }
+}
+
+fn id_of(path: &str) -> Result<RuleId, Problem> {
+    RuleId::parse(path).map_err(|error| Problem::invalid("", error.to_string()))
+}
+
+/// Answers `GET /rules`: all rules, ascending by id, and first those of the configuration that hold.
+///
+/// # Errors
+/// `dependency_unavailable`.
+pub async fn list(request: HttpRequest, context: web::Data<Context>) -> Result<HttpResponse, Problem> {
+    operator(&request, &context, Scope::LimitsRead).await?;
+    let (set, configured) = context.shop.rules().await?;
+    let now_ms = context.shop.now_ms();
+    let configured = configured.iter().map(|rule| view(rule, "config", now_ms));
+    let rules = configured.chain(set.rules.iter().map(|rule| view(rule, "directory", now_ms)));
+    let nodes = context.shop.nodes().await?;
+    let there: Vec<&Node> = nodes.iter().filter(|node| !node.is_lost()).collect();
+    let following = there.iter().filter(|node| node.beat.rules_version == set.version).count();
+    let nodes = NodesView { following, of: there.len() };
+    Ok(HttpResponse::Ok().json(ListView { version: set.version, nodes, rules: rules.collect() }))
+}
+
+/// Answers `PUT /rules/{rule}`: puts a rule in place, or another one in its place.
+///
+/// # Errors
+/// `validation_failed`; `etag_mismatch` when `If-Match` names another version of it; `too_many_rules`.
+pub async fn put(
+    request: HttpRequest,
+    path: web::Path<String>,
+    payload: web::Payload,
+    context: web::Data<Context>,
+) -> Result<HttpResponse, Problem> {
+    let operator = operator(&request, &context, Scope::LimitsWrite).await?;
+    let terms = read_body::<PutBody>(&request, payload, &context).await?.terms()?;
+    let wish = RuleChange { id: id_of(&path)?, terms: Some(terms), seen: if_versions(&request)? };
+    let reason = wish.terms.as_ref().map_or("", |terms| &terms.reason);
+    let change = change(&request, &operator, "rule_put", reason);
+    let version = changed(context.shop.change_rule(&wish, &change).await?)?;
+    let RuleChange { id, terms, .. } = wish;
+    let Some(terms) = terms else { return Err(Problem::new(Code::Internal)) };
+    let rule = Rule { id, terms, version };
+    let view = view(&rule, "directory", context.shop.now_ms());
+    Ok(HttpResponse::Ok().insert_header((ETAG, format!("\"{version}\""))).json(view))
+}
+
+/// Answers `DELETE /rules/{rule}?reason=`.
+///
+/// # Errors
+/// `rule_not_found`; `etag_mismatch` as [`put`].
+pub async fn remove(
+    request: HttpRequest,
+    path: web::Path<String>,
+    query: web::Query<ReasonQuery>,
+    context: web::Data<Context>,
+) -> Result<HttpResponse, Problem> {
+    let operator = operator(&request, &context, Scope::LimitsWrite).await?;
+    let reason = query.checked()?;
+    let change = change(&request, &operator, "rule_remove", &reason);
+    let wish = RuleChange { id: id_of(&path)?, terms: None, seen: if_versions(&request)? };
+    let version = changed(context.shop.change_rule(&wish, &change).await?)?;
+    Ok(HttpResponse::Ok().json(json!({ "id": wish.id, "done": "removed", "version": version })))
+}
+
+fn changed(changed: RuleChanged) -> Result<u64, Problem> {
+    match changed {
+        RuleChanged::Done(version) => Ok(version),
+        RuleChanged::VersionMoved => Err(Problem::new(Code::EtagMismatch)),
+        RuleChanged::Unknown => Err(Problem::new(Code::RuleNotFound)),
+        RuleChanged::TooMany => Err(Problem::new(Code::TooManyRules).with("rules_max", RULES_MAX)),
+    }
+}

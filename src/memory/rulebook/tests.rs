@@ -1,0 +1,131 @@
+//! Tests of the rulebook: whom a rule counts, and when it holds.
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::clock::Clock;
+
+fn rule(id: &str, terms: Value) -> Rule {
+    let mut terms = terms;
+    terms["reason"] = json!("a test");
+    let terms = RuleTerms::read(&terms.to_string()).expect("a rule");
+    Rule { id: RuleId::parse(id).expect("a slug"), terms, version: 1 }
+}
+
+fn set(version: u64, rules: Vec<Rule>) -> RuleSet {
+    RuleSet { version, rules }
+}
+
+struct Crowd {
+    book: Rulebook,
+    clock: Clock,
+}
+
+impl Crowd {
+    fn new(rules: Vec<Rule>) -> Self {
+        let book = Rulebook::new([(5, 2), (0, 0)]);
+        book.take(set(1, rules), 0);
+        Self { book, clock: Clock::manual(0) }
+    }
+
+    fn ask(&self, way: Way, user: &str, address: &str, sale: &str) -> Result<(), Refused> {
+        let (user, sale) = (UserId::parse(user).ok(), SaleId::parse(sale).ok());
+        let address = address.parse().expect("an address");
+        let asker = Asker { way, user: user.as_ref(), address, sale: sale.as_ref() };
+        self.book.check(&asker, self.clock.monotonic(), self.clock.now_ms())
+    }
+
+    fn passed(&self, way: Way, user: &str, address: &str, sale: &str) -> usize {
+        (0..100).take_while(|_| self.ask(way, user, address, sale).is_ok()).count()
+    }
+}
+
+fn bucket(scope: &str, about: Value, burst: u32) -> Value {
+    json!({ "scope": scope, "match": about, "kind": "token_bucket", "value": { "rate": 1, "burst": burst } })
+}
+
+#[test]
+fn a_way_knows_its_place() {
+    assert!(Way::ALL.iter().enumerate().all(|(index, way)| way.index() == index));
+}
+
+#[test]
+fn each_scope_counts_by_its_own_key() {
+    let crowd = Crowd::new(vec![
+        rule("all", bucket("all", json!({ "route": "sale_list" }), 3)),
+        rule("route", bucket("route", json!({}), 50)),
+        rule("sale", bucket("sale", json!({ "route": "sale_read" }), 4)),
+        rule("user", bucket("user", json!({ "route": "order_list" }), 5)),
+        rule("address", bucket("address", json!({ "route": "order_read" }), 6)),
+    ]);
+    assert_eq!(crowd.passed(Way::SaleList, "a", "1.1.1.1", ""), 3);
+    assert_eq!(crowd.passed(Way::SaleList, "b", "1.1.1.2", ""), 0, "all together");
+    assert_eq!(crowd.passed(Way::SaleRead, "a", "1.1.1.1", "one"), 4);
+    assert_eq!(crowd.passed(Way::SaleRead, "a", "1.1.1.1", "two"), 4);
+    assert_eq!(crowd.passed(Way::OrderList, "a", "1.1.1.1", ""), 5);
+    assert_eq!(crowd.passed(Way::OrderList, "b", "1.1.1.1", ""), 5);
+    assert_eq!(crowd.passed(Way::OrderRead, "a", "2001:db8::1", ""), 6);
+    assert_eq!(crowd.passed(Way::OrderRead, "b", "2001:db8::2", ""), 0, "one subscriber's network");
+    assert_eq!(crowd.passed(Way::OrderRead, "b", "2001:db8:0:1::2", ""), 6);
+    assert_eq!(crowd.passed(Way::Cancel, "a", "1.1.1.1", ""), 50);
+    assert_eq!(crowd.passed(Way::Pay, "a", "1.1.1.1", ""), 50, "another way");
+}
+
+#[test]
+fn the_configuration_holds_for_a_scope_that_has_no_rule() {
+    let crowd = Crowd::new(vec![]);
+    let refused = |rule: &str| Refused::TooFast {
+        rule: RuleId::parse(rule).expect("a slug"),
+        retry_after: Duration::from_millis(200),
+    };
+    assert_eq!(crowd.passed(Way::Purchase, "a", "1.1.1.1", "s"), 2);
+    assert_eq!(crowd.ask(Way::Purchase, "a", "1.1.1.1", "s"), Err(refused("user")));
+    assert!(crowd.ask(Way::OrderRead, "a", "1.1.1.1", "s").is_ok(), "it is about purchases");
+    let mut dry = bucket("user", json!({}), 9);
+    dry["mode"] = json!("dry_run");
+    crowd.book.take(set(2, vec![rule("mine", dry)]), 0);
+    assert_eq!(crowd.passed(Way::Purchase, "b", "1.1.1.1", "s"), 2, "a dry run changes nothing");
+    let mut mine = bucket("user", json!({}), 9);
+    mine["until_ms"] = json!(50);
+    crowd.book.take(set(3, vec![rule("mine", mine.clone())]), 0);
+    assert_eq!(crowd.passed(Way::Purchase, "c", "1.1.1.1", "s"), 9);
+    crowd.book.take(set(3, vec![rule("mine", mine)]), 50);
+    assert_eq!(crowd.passed(Way::Purchase, "d", "1.1.1.1", "s"), 2, "its time is over");
+}
+
+#[test]
+fn a_changed_rule_keeps_its_count() {
+    let crowd = Crowd::new(vec![rule("all", bucket("all", json!({}), 3))]);
+    assert_eq!(crowd.passed(Way::SaleList, "a", "1.1.1.1", ""), 3);
+    crowd.book.take(set(3, vec![rule("all", bucket("all", json!({}), 4))]), 0);
+    assert_eq!(crowd.passed(Way::SaleList, "a", "1.1.1.1", ""), 1);
+    crowd.book.take(set(4, vec![]), 0);
+    assert_eq!(crowd.passed(Way::SaleList, "a", "1.1.1.1", ""), 100);
+}
+
+#[test]
+fn who_is_blocked_is_refused_everywhere_and_who_is_allowed_nowhere() {
+    let caller = |kind: &str, value: Value| json!({ "kind": kind, "value": value });
+    let mut dry = caller("block", json!({ "user": "watched" }));
+    dry["mode"] = json!("dry_run");
+    let mut over = caller("block", json!({ "user": "once" }));
+    over["until_ms"] = json!(0);
+    let crowd = Crowd::new(vec![
+        rule("all", bucket("all", json!({}), 1)),
+        rule("net", caller("block", json!({ "address": "10.0.0.0/8" }))),
+        rule("six", caller("block", json!({ "address": "2001:db8::/32" }))),
+        rule("bad", caller("block", json!({ "user": "bad" }))),
+        rule("good", caller("allow", json!({ "address": "10.1.1.1" }))),
+        rule("dry", dry),
+        rule("over", over),
+    ]);
+    let blocked = |rule: &str| Err(Refused::Blocked(RuleId::parse(rule).expect("a slug")));
+    assert_eq!(crowd.ask(Way::SaleList, "a", "10.2.3.4", ""), blocked("net"));
+    assert_eq!(crowd.ask(Way::SaleList, "a", "::ffff:10.2.3.4", ""), blocked("net"));
+    assert_eq!(crowd.ask(Way::SaleList, "a", "2001:db8:7::1", ""), blocked("six"));
+    assert_eq!(crowd.ask(Way::Purchase, "bad", "1.1.1.1", "s"), blocked("bad"));
+    assert_eq!(crowd.passed(Way::SaleList, "bad", "10.1.1.1", ""), 100, "allowed, whatever others say");
+    assert_eq!(crowd.passed(Way::SaleList, "watched", "1.1.1.1", ""), 1);
+    assert!(crowd.ask(Way::SaleList, "once", "1.1.1.1", "").is_err(), "only the bucket is empty");
+    assert_ne!(crowd.ask(Way::SaleList, "once", "1.1.1.1", ""), blocked("over"));
+}

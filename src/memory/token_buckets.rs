@@ -1,0 +1,184 @@
+//! Token buckets. One holds up to `burst` tokens and gains `rate` of them a second; who asks takes one.
+//!
+//! A bucket is one number: the moment at which it will be full again. So a bucket that is full needs no memory, and the
+//! buckets of many keys stand in a table of a fixed size. Source: GCRA, ATM Forum Traffic Management 4.1, §4.4.2.
+//!
+//! Invariant: in any time span a bucket gives at most `burst + rate × span` tokens, unless more keys than the table has
+//! room for are on the way to being full. Then the bucket that is nearest to full is forgotten, as if it were full.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+const SECOND_NS: u64 = 1_000_000_000;
+/// Buckets of one set. A key belongs to one set, and any of its places.
+const WAYS: usize = 8;
+
+/// How fast a bucket fills, and how much it holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// Time in which one token comes.
+    each_ns: u64,
+    /// Time in which an empty bucket is full.
+    full_ns: u64,
+}
+
+impl Rate {
+    /// Makes a rate of 1 to a million tokens a second. A burst of 0 is the tokens of one second.
+    ///
+    /// # Panics
+    /// For a rate of 0.
+    pub fn new(per_s: u32, burst: u32) -> Self {
+        let each_ns = SECOND_NS / u64::from(per_s);
+        let burst = if burst == 0 { per_s } else { burst };
+        Self { each_ns, full_ns: each_ns * u64::from(burst) }
+    }
+
+    /// Takes a token out of a bucket that is full at `full_at_ns`, and answers when it is full then.
+    ///
+    /// # Errors
+    /// How long it is until there is a token.
+    fn take(self, full_at_ns: u64, now_ns: u64) -> Result<u64, Duration> {
+        let then_ns = full_at_ns.max(now_ns) + self.each_ns;
+        match (then_ns - now_ns).checked_sub(self.full_ns) {
+            None | Some(0) => Ok(then_ns),
+            Some(wait_ns) => Err(Duration::from_nanos(wait_ns)),
+        }
+    }
+}
+
+/// One bucket. It begins full.
+#[derive(Debug, Default)]
+pub struct Bucket(AtomicU64);
+
+impl Bucket {
+    /// Takes a token. `now_ns` is of a clock that never goes back.
+    ///
+    /// # Errors
+    /// How long it is until there is a token.
+    pub fn take(&self, rate: Rate, now_ns: u64) -> Result<(), Duration> {
+        let mut full_at_ns = self.0.load(Ordering::Relaxed);
+        loop {
+            let then_ns = rate.take(full_at_ns, now_ns)?;
+            match self.0.compare_exchange_weak(full_at_ns, then_ns, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return Ok(()),
+                Err(changed) => full_at_ns = changed,
+            }
+        }
+    }
+}
+
+/// The buckets of many keys, in memory of a fixed size.
+pub struct Buckets {
+    sets: Box<[Mutex<[Place; WAYS]>]>,
+    /// Selects a set by the key's low bits.
+    mask: u64,
+}
+
+/// A key whose bucket may not be full.
+#[derive(Debug, Clone, Copy, Default)]
+struct Place {
+    key: u64,
+    full_at_ns: u64,
+}
+
+impl Buckets {
+    /// Makes room for about so many keys that are not full: the next power of two, and at least eight. A key takes 17
+    /// bytes.
+    pub fn new(keys: usize) -> Self {
+        let sets = keys.div_ceil(WAYS).next_power_of_two();
+        let set = || Mutex::new([Place::default(); WAYS]);
+        let mask = u64::try_from(sets - 1).expect("an address");
+        Self { sets: std::iter::repeat_with(set).take(sets).collect(), mask }
+    }
+
+    /// Takes a token of a key, which is a hash that is spread over all of its bits. Keys with the same hash share a
+    /// bucket.
+    ///
+    /// # Errors
+    /// How long it is until there is a token.
+    pub fn take(&self, key: u64, rate: Rate, now_ns: u64) -> Result<(), Duration> {
+        let set = usize::try_from(key & self.mask).expect("a set");
+        let mut places = self.sets[set].lock().expect("no code panics while holding it");
+        let own = places.iter().position(|place| place.key == key);
+        let place = own.unwrap_or_else(|| nearest_to_full(&places[..]));
+        let full_at_ns = if own.is_some() { places[place].full_at_ns } else { 0 };
+        let full_at_ns = rate.take(full_at_ns, now_ns)?;
+        places[place] = Place { key, full_at_ns };
+        Ok(())
+    }
+}
+
+/// Finds the place that is full first, or is full already.
+fn nearest_to_full(places: &[Place]) -> usize {
+    let first = places.iter().enumerate().min_by_key(|(_, place)| place.full_at_ns);
+    first.map_or(0, |(index, _)| index)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn taken(bucket: &Bucket, rate: Rate, now_ns: u64) -> u32 {
+        (0..).take_while(|_| bucket.take(rate, now_ns).is_ok()).count().try_into().expect("few")
+    }
+
+    #[test]
+    fn a_bucket_gives_its_burst_and_then_its_rate() {
+        let (bucket, rate) = (Bucket::default(), Rate::new(10, 25));
+        assert_eq!(taken(&bucket, rate, 5), 25);
+        assert_eq!(bucket.take(rate, 5), Err(Duration::from_millis(100)));
+        assert_eq!(taken(&bucket, rate, 5 + SECOND_NS / 2), 5);
+        assert_eq!(taken(&bucket, rate, 5 + 100 * SECOND_NS), 25, "it holds no more");
+        assert_eq!(Rate::new(7, 0), Rate::new(7, 7));
+    }
+
+    #[test]
+    fn of_more_keys_than_there_is_room_for_the_nearest_to_full_is_forgotten() {
+        let (buckets, slow, fast) = (Buckets::new(WAYS), Rate::new(1, 1), Rate::new(1000, 1));
+        let now_ns = SECOND_NS;
+        assert_eq!(buckets.take(1, slow, now_ns), Ok(()));
+        for key in 2..100 {
+            assert_eq!(buckets.take(key, fast, now_ns), Ok(()));
+        }
+        assert!(buckets.take(1, slow, now_ns).is_err(), "it is full last");
+        assert!(buckets.take(99, fast, now_ns).is_err());
+        assert_eq!(buckets.take(2, fast, now_ns), Ok(()), "forgotten");
+    }
+
+    proptest! {
+        #[test]
+        fn no_span_gives_more_than_the_burst_and_the_rate(
+            steps in prop::collection::vec((0u64..400_000_000, 0u64..3), 1..200),
+            (per_s, burst) in (1u32..50, 1u32..20),
+        ) {
+            let (buckets, rate) = (Buckets::new(64), Rate::new(per_s, burst));
+            let mut now_ns = 7;
+            let mut given: Vec<(u64, u64)> = Vec::new();
+            for (pause_ns, key) in steps {
+                now_ns += pause_ns;
+                let before: Vec<u64> = given.iter().filter(|(of, _)| *of == key).map(|(_, at)| *at).collect();
+                match buckets.take(key, rate, now_ns) {
+                    Ok(()) => given.push((key, now_ns)),
+                    Err(wait) => {
+                        // Refused only when the span since some token was given has had all that it may have.
+                        let is_spent = before.iter().enumerate().any(|(index, at)| {
+                            let tokens = u64::try_from(before.len() - index).expect("few");
+                            tokens * rate.each_ns + rate.each_ns > rate.full_ns + (now_ns - at)
+                        });
+                        prop_assert!(is_spent, "refused without need");
+                        prop_assert!(wait <= Duration::from_nanos(rate.each_ns));
+                        prop_assert!(rate.take(0, now_ns).is_ok());
+                    }
+                }
+                for (index, (_, from)) in given.iter().enumerate().filter(|(_, (of, _))| *of == key) {
+                    let tokens = given[index..].iter().filter(|(of, _)| *of == key).count();
+                    let tokens = u64::try_from(tokens).expect("few");
+                    prop_assert!(tokens * rate.each_ns <= rate.full_ns + (now_ns - from));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! Rules of traffic: operators make them, and every request is asked about by them.
+
+use std::net::IpAddr;
+
+use super::{Failure, Shop};
+use crate::domain::node::Node;
+use crate::domain::rule::{Rule, RuleChange, RuleChanged, RuleSet, Way};
+use crate::domain::{Change, SaleId, UserId};
+use crate::memory::rulebook::{Asker, Refused};
+
+impl Shop {
+    /// Asks the rules about a request of the public listener.
+    ///
+    /// # Errors
+    /// The refusal of a rule.
+    pub fn ask_rules(
+        &self,
+        way: Way,
+        user: Option<&UserId>,
+        address: IpAddr,
+        sale: Option<&SaleId>,
+    ) -> Result<(), Refused> {
+        let asker = Asker { way, user, address, sale };
+        self.memory.rules.check(&asker, self.clock.monotonic(), self.clock.now_ms())
+    }
+
+    /// Reads all rules, and those of the configuration that hold beside them.
+    ///
+    /// # Errors
+    /// When they could not be read.
+    pub async fn rules(&self) -> Result<(RuleSet, Vec<Rule>), Failure> {
+        let renewed = self.memory.rules.renew(self.ports.rules.as_ref(), self.now_ms()).await;
+        renewed.map_err(Failure::of_read)?;
+        Ok(self.memory.rules.rules())
+    }
+
+    /// Lists the processes of the shop, and those that were lost a while ago.
+    ///
+    /// # Errors
+    /// When they could not be read.
+    pub async fn nodes(&self) -> Result<Vec<Node>, Failure> {
+        self.ports.nodes.all().await.map_err(Failure::of_read)
+    }
+
+    /// Changes a rule. This process follows it at once, and every other one within a second. Idempotent, but for the
+    /// version; every call that changes something is noted in the audit log.
+    ///
+    /// # Errors
+    /// When the directory failed.
+    pub async fn change_rule(&self, wish: &RuleChange, change: &Change) -> Result<RuleChanged, Failure> {
+        let changed = self.ports.rules.change(wish, change).await?;
+        // The change stands, whether it can be read again now or with the next look.
+        if let Err(error) = self.memory.rules.renew(self.ports.rules.as_ref(), self.now_ms()).await {
+            tracing::warn!(%error, "a changed rule is read later");
+        }
+        Ok(changed)
+    }
+}

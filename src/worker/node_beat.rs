@@ -1,0 +1,43 @@
+//! Tells what this process is and does, so that operators and other processes know that it is there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::driver::{Progress, Task};
+use crate::domain::node::NodeBeat;
+use crate::memory::rulebook::Rulebook;
+use crate::ports::{Nodes, StoreResult};
+
+/// The task that tells of this process.
+pub struct TellNode {
+    /// Where it is told.
+    pub nodes: Arc<dyn Nodes>,
+    /// What stays the same.
+    pub node: NodeBeat,
+    /// The rules that the process follows.
+    pub rulebook: Arc<Rulebook>,
+    /// Answers whether the process goes away.
+    pub is_leaving: Box<dyn Fn() -> bool + Send + Sync>,
+    /// Time between two times.
+    pub period: Duration,
+}
+
+#[async_trait]
+impl Task for TellNode {
+    fn name(&self) -> &'static str {
+        "node_beat"
+    }
+
+    fn period(&self) -> Duration {
+        self.period
+    }
+
+    /// Tells once.
+    async fn run_once(&self) -> StoreResult<Progress> {
+        let (rules_version, draining) = (self.rulebook.version(), (self.is_leaving)());
+        self.nodes.beat(&NodeBeat { rules_version, draining, ..self.node.clone() }).await?;
+        Ok(Progress::of(0))
+    }
+}
