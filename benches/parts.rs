@@ -8,6 +8,8 @@
 mod bare;
 #[path = "parts/fixture.rs"]
 mod fixture;
+#[path = "parts/limits.rs"]
+mod limits;
 #[path = "parts/raw_insert.rs"]
 mod raw_insert;
 #[path = "parts/requests.rs"]
@@ -47,6 +49,12 @@ enum Part {
         #[arg(long, default_value_t = 512)]
         askers: usize,
     },
+    /// A limit that four processes share. Slices: `prepare RULE`, then `go SECONDS`.
+    Limits {
+        /// What the limit lets pass in a second.
+        #[arg(long, default_value_t = 100_000)]
+        rate: u32,
+    },
     /// The order store, all partitions at once. Slices: `prepare BATCHES` (of each partition), then `go`.
     Writer,
     /// Multi-row INSERTs of the same rows into equal tables. Slices as `writer`.
@@ -63,6 +71,7 @@ fn main() -> anyhow::Result<()> {
     match cli.part {
         Some(Part::Bare) => bare::run(&config),
         Some(Part::Reserve { askers }) => reserve::run(&config, askers),
+        Some(Part::Limits { rate }) => limits::run(&config, rate),
         Some(Part::Writer) => writer::run(&config),
         Some(Part::RawInsert) => raw_insert::run(&config),
         Some(Part::Refused { requests }) => requests::refused(&config, requests),

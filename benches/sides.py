@@ -39,8 +39,8 @@ def folder(name):
 # ---- refusals -------------------------------------------------------------------------------------------------
 
 @contextlib.contextmanager
-def refusing(side, options, outcome, pace, **settings):
-    """A front that answers every click with `outcome`."""
+def refusing(side, options, outcome, pace, rules=(), **settings):
+    """A front that answers every click with `outcome`. `rules` are put in place before: (name, body)."""
     stage.need("wrk", "wrk")
     # Every sale that is on costs a front something in the background: those of earlier runs are not this row's.
     environment = side.fresh("refused_", http__workers=1, **settings)
@@ -51,6 +51,8 @@ def refusing(side, options, outcome, pace, **settings):
         stage.wait_ready(front, side.admin)
         stock = 500 if outcome == "sold_out" else 10_000_000
         sale = stage.open_sale(side, environment, stock, key)
+        for name, body in rules:
+            stage.put_rule(side, environment, key, name, body)
         if outcome == "sold_out":
             sell_out(side, sale, stock)
         names = [f"buyer-{number:010}" for number in range(USERS)]
@@ -114,6 +116,27 @@ def wrk(options, address, sale, pace, counted, others):
     found = json.loads(done.stdout.splitlines()[-1])
     check(found["refusals"] > 0.999 * found["requests"] and found["failures"] == 0, f"not all refused: {found}")
     return found, {name: spent[name] for name in counted}, {name: spent[name] for name in others}
+
+
+# ---- limits that all processes share --------------------------------------------------------------------------
+
+@contextlib.contextmanager
+def limiting(side, options):
+    """Four limiters that share a limit, and are asked half as often again as it allows."""
+    stack, pids = side.stack, {"redis": side.stack.pids["redis"]}
+    environment = side.fresh("limits_")
+    with stage.pinned(pids["redis"], SERVER_CORE), \
+            stage.part(side, environment, "limits", core=GENERATOR_CORE) as child:
+        limiters = stage.Part(child)
+
+        def limit(seconds=options.seconds):
+            limiters.ask(f"prepare bench-{time.time_ns() // 1_000_000}")
+            stack.redis_at_rest()
+            before = stage.cpu_now(pids)
+            found = limiters.ask(f"go {seconds}")
+            return slice_of(found["passed"], stage.cpu_between(before, stage.cpu_now(pids)), **found)
+
+        yield limit
 
 
 # ---- reservations ---------------------------------------------------------------------------------------------

@@ -320,6 +320,30 @@ def open_sale(side, environment, stock, key=None, amount=19900, **terms):
     return sale
 
 
+def fifty_rules():
+    """Rules of an operator, (name, body): callers, routes and sales, then ten that every purchase walks, and one that
+    refuses nearly all. Names say in which order they are asked."""
+    def rule(kind, value, **more):
+        return {"kind": kind, "value": value, **more}
+
+    def bucket(scope, rate=1_000_000, **about):
+        return rule("token_bucket", {"rate": rate, "burst": rate}, scope=scope, match=about)
+
+    yield from ((f"a{n}", rule("block", {"user": f"bot-{n}"})) for n in range(15))
+    yield from ((f"b{n}", rule("block", {"address": f"10.{n}.0.0/16"})) for n in range(9))
+    yield from ((f"c{n}", bucket("user", route="order_read")) for n in range(10))
+    yield from ((f"d{n}", bucket("all", route="purchase", sale=f"another-{n}")) for n in range(5))
+    for scope, count in (("all", 4), ("user", 2), ("address", 2), ("sale", 2)):
+        yield from ((f"e-{scope}-{n}", bucket(scope, route="purchase")) for n in range(count))
+    yield "z", bucket("user", 1, route="purchase")
+
+
+def put_rule(side, environment, key, name, body):
+    """Puts a rule of traffic in place."""
+    side.run("rule", "put", name, "-", "--reason", "bench", environment=operating(side, environment, key),
+             text=json.dumps(body))
+
+
 def end_sale(side, environment, sale, key):
     """Ends a sale: one that is on costs its side something all the time."""
     side.run("sale", "end", sale, "--reason", "bench", environment=operating(side, environment, key))

@@ -107,7 +107,7 @@ pub async fn start_on(
     let (front, back) = (Tasks::on_current_runtime(), Tasks::on_current_runtime());
     let published = servers::published_keys(config, role, &tokens, &clock, &back).await?;
     backend.probes.extend(published.iter().map(|published| published.probe.clone()));
-    let memory = Memory::new(map, Rulebook::new(config.limits.rates()));
+    let memory = Memory::new(map, Rulebook::new(config.limits.rates(), backend.token_leases.is_some()));
     let outbound = outbound(config)?;
     let ports = (backend.clone(), till::till(&config.payment, &clock)?, outbound.clone());
     let shop = Shop::new(ports, memory.clone(), settings(config), map, clock.clone(), front.clone());

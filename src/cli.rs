@@ -7,6 +7,7 @@ mod dead_letters_command;
 #[cfg(feature = "embedded")]
 mod demo_command;
 mod failure;
+mod input;
 mod key_command;
 mod notify_command;
 mod output;

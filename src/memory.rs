@@ -5,9 +5,12 @@
 
 pub mod catalog;
 pub mod health;
+pub mod key_table;
+pub mod leaky_bucket;
 pub mod pace;
 pub mod rulebook;
 pub mod token_buckets;
+pub mod token_leases;
 
 use std::sync::Arc;
 

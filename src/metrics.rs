@@ -65,6 +65,10 @@ metrics_table! {
         "Purchases from a trusted proxy whose header holds no address; all of its clients share one limit";
     RULE_DECISIONS Counter "seckill_rule_decisions_total" ["rule", "decision"]
         "Requests that a rule of traffic has refused, or would have";
+    TOKEN_LEASES Counter "seckill_token_leases_total" ["result"]
+        "Calls for tokens of a limit that all processes share: given, short, failed";
+    TOKENS_LEASED Counter "seckill_tokens_leased_total" []
+        "Tokens that this process was given of limits that all processes share";
     RULES_VERSION Gauge "seckill_rules_version" []
         "The version of the rules of traffic that the process follows";
     SHED Counter "seckill_shed_total" ["reason"]

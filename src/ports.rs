@@ -34,6 +34,7 @@ mod sale_store;
 mod settling;
 mod store_error;
 mod subscriptions;
+mod token_leases;
 mod views;
 mod watermarks;
 
@@ -71,6 +72,7 @@ pub use sale_store::SaleStore;
 pub use settling::{Seal, Settling, Waiting};
 pub use store_error::{Effect, ErrorKind, StoreError, StoreResult};
 pub use subscriptions::{Message, Outbound, Subscriptions};
+pub use token_leases::{TokenGrant, TokenLeases, TokenWish};
 pub use views::{VIEWS, Views};
 pub use watermarks::Watermarks;
 
@@ -123,6 +125,8 @@ pub struct Ports {
     pub nodes: Arc<dyn Nodes>,
     /// Knows the rules of traffic.
     pub rules: Arc<dyn Rules>,
+    /// Shares buckets of tokens among the processes; `None` where one process is all.
+    pub token_leases: Option<Arc<dyn TokenLeases>>,
     /// Knows the sales.
     pub sales: Arc<dyn SaleStore>,
     /// Settles sales.

@@ -27,6 +27,7 @@ pub mod status;
 pub mod submit;
 pub mod subscriptions;
 pub mod till;
+pub mod traffic;
 pub mod views;
 
 use std::sync::Arc;
@@ -45,6 +46,7 @@ use bucket_queues::BucketQueues;
 pub use failure::Failure;
 pub use settings::Settings;
 pub use till::Till;
+use traffic::Traffic;
 
 /// The shop: all use cases over one backend. Every request shares it.
 pub struct Shop {
@@ -61,6 +63,7 @@ pub struct Shop {
     admission: Admission,
     queues: BucketQueues,
     waiters: tokio::sync::Semaphore,
+    traffic: Arc<Traffic>,
     leaving: AtomicBool,
 }
 
@@ -79,6 +82,12 @@ impl Shop {
             admission: Admission::new(&settings),
             queues: BucketQueues::new(&settings, clock.clone()),
             waiters: tokio::sync::Semaphore::new(settings.waiters_max),
+            traffic: Traffic::new(
+                memory.rules.clone(),
+                ports.token_leases.clone(),
+                clock.clone(),
+                tasks.clone(),
+            ),
             leaving: AtomicBool::new(false),
             memory,
             till,
@@ -93,6 +102,11 @@ impl Shop {
 
     fn bucket(&self, sale: &Sale, shard: Shard) -> BucketId {
         BucketId { sale: sale.id.clone(), bucket: self.map.bucket_of(shard, sale.buckets) }
+    }
+
+    /// Answers the rules of traffic.
+    pub fn traffic(&self) -> &Arc<Traffic> {
+        &self.traffic
     }
 
     /// Answers the sales as they are known now. Costs no I/O.

@@ -136,7 +136,7 @@ impl Front {
             ports.gates.set_gates(&sale, &placed).await?;
             let tasks = Tasks::on_current_runtime();
             let map = config.shard_map()?;
-            let memory = Memory::new(map, Rulebook::new(config.limits.rates()));
+            let memory = Memory::new(map, Rulebook::new(config.limits.rates(), true));
             memory.catalog.put(sale.clone());
             let outbound: Arc<dyn Outbound> = Arc::new(HttpOutbound::new(&config.events)?);
             let shop =

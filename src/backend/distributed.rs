@@ -48,6 +48,7 @@ mod redis_link;
 mod redis_nodes;
 mod redis_outbox;
 mod redis_refills;
+mod redis_token_leases;
 mod settings;
 mod settling;
 mod watermarks;
@@ -92,6 +93,7 @@ use redis_link::RedisLink;
 use redis_nodes::RedisNodes;
 use redis_outbox::RedisOutbox;
 use redis_refills::RedisRefills;
+use redis_token_leases::RedisTokenLeases;
 pub use settings::Settings;
 use settling::DistributedSettling;
 use watermarks::RedisWatermarks;
@@ -135,6 +137,7 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Ports> {
         subscriptions: Arc::new(MysqlSubscriptions::new(mysql.clone())),
         rules: Arc::new(MysqlRules::new(mysql.clone())),
         nodes: Arc::new(RedisNodes::new(redis.link.clone())),
+        token_leases: Some(Arc::new(RedisTokenLeases::new(redis.link.clone()))),
         event_topic,
         payments: Arc::new(MysqlPayments::new(mysql.clone())),
         captures: Arc::new(MysqlCaptures::new(mysql.clone())),

@@ -127,6 +127,7 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Opened> {
         events: Arc::new(SqliteEvents { sqlite: sqlite.clone() }),
         views: Arc::new(SqliteViews { sqlite: sqlite.clone() }),
         subscriptions: Arc::new(SqliteSubscriptions { sqlite: sqlite.clone() }),
+        token_leases: None,
         nodes: Arc::new(OwnNode { clock: clock.clone(), told: Mutex::default() }),
         rules: Arc::new(SqliteRules { sqlite: sqlite.clone() }),
         event_topic: None,

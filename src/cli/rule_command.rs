@@ -1,9 +1,12 @@
 //! `seckill rule …` calls the admin API from the command line.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
 use super::admin_client::{AdminClient, quoted};
+use super::input;
 use super::output::{self, Format};
 
 #[derive(Debug, Args)]
@@ -22,6 +25,13 @@ pub struct RuleCommand {
 enum RuleAction {
     /// List them, with those of the configuration that hold.
     List,
+    /// Put one in place from a JSON file, as docs/api.md has it. A rule of this name is replaced.
+    Put {
+        #[command(flatten)]
+        step: Step,
+        /// The file, or - for standard input. It needs no reason.
+        file: PathBuf,
+    },
     /// Let only so many requests pass. A rule of this name is replaced.
     Limit {
         #[command(flatten)]
@@ -32,15 +42,35 @@ enum RuleAction {
         /// Requests at once; 0 for as many as a second has.
         #[arg(long, default_value_t = 0)]
         burst: u32,
+        /// Count in all processes together, not in each by itself.
+        #[arg(long)]
+        cluster: bool,
         /// Whose requests are counted together: all, route, user, address or sale.
         #[arg(long, default_value = "all")]
         scope: String,
-        /// Only these: purchase, order_read, order_list, pay, cancel, sale_read or sale_list.
+        #[command(flatten)]
+        about: About,
+        #[command(flatten)]
+        terms: Terms,
+    },
+    /// Let requests pass one after the other: the others wait for their turn. A rule of this name is replaced.
+    Smooth {
+        #[command(flatten)]
+        step: Step,
+        /// Requests a second.
         #[arg(long)]
-        route: Option<String>,
-        /// Only those about this sale.
+        rate: u32,
+        /// How long a request waits at most, in ms.
         #[arg(long)]
-        sale: Option<String>,
+        queue_ms: u32,
+        /// Count in all processes together, not in each by itself.
+        #[arg(long)]
+        cluster: bool,
+        /// Which requests share a queue: all, or those of each route.
+        #[arg(long, default_value = "all")]
+        scope: String,
+        #[command(flatten)]
+        about: About,
         #[command(flatten)]
         terms: Terms,
     },
@@ -59,6 +89,24 @@ struct Step {
     /// Kept with the rule and in the audit log.
     #[arg(long)]
     reason: String,
+}
+
+#[derive(Debug, Args)]
+struct About {
+    /// Only these: purchase, order_read, order_list, pay, cancel, sale_read or sale_list.
+    #[arg(long)]
+    route: Option<String>,
+    /// Only those about this sale.
+    #[arg(long)]
+    sale: Option<String>,
+}
+
+impl About {
+    fn value(self) -> Value {
+        let given = [("route", self.route), ("sale", self.sale)].into_iter();
+        let given = given.filter_map(|(name, value)| Some((name.to_owned(), Value::from(value?))));
+        Value::Object(given.collect::<Map<String, Value>>())
+    }
 }
 
 #[derive(Debug, Args)]
@@ -125,11 +173,24 @@ impl RuleCommand {
                 output::talk(&format!("v{}, followed by {followed}", answer["version"]));
                 Ok(())
             }
-            RuleAction::Limit { step, rate, burst, scope, route, sale, terms } => {
-                let mut body = json!({ "kind": "token_bucket", "value": { "rate": rate, "burst": burst }, "scope": scope });
-                let about = [("route", route), ("sale", sale)].into_iter();
-                let about = about.filter_map(|(name, value)| Some((name.to_owned(), Value::from(value?))));
-                body["match"] = Value::Object(about.collect::<Map<String, Value>>());
+            RuleAction::Put { step: Step { rule, reason }, file } => {
+                let mut body = input::document(&file)?;
+                anyhow::ensure!(body.is_object(), "a rule is a JSON object");
+                body["reason"] = json!(reason);
+                let answer = client.call("PUT", &format!("/rules/{}", quoted(&rule)), Some(body)).await?;
+                show(format, &answer, std::slice::from_ref(&answer));
+                Ok(())
+            }
+            RuleAction::Limit { step, rate, burst, cluster, scope, about, terms } => {
+                let value = json!({ "rate": rate, "burst": burst, "cluster": cluster });
+                let body =
+                    json!({ "kind": "token_bucket", "value": value, "scope": scope, "match": about.value() });
+                put(format, &client, step, terms, body).await
+            }
+            RuleAction::Smooth { step, rate, queue_ms, cluster, scope, about, terms } => {
+                let value = json!({ "rate": rate, "queue_ms": queue_ms, "cluster": cluster });
+                let body =
+                    json!({ "kind": "leaky_bucket", "value": value, "scope": scope, "match": about.value() });
                 put(format, &client, step, terms, body).await
             }
             RuleAction::Block(of) => of.put("block", format, &client).await,

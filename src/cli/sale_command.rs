@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::admin_client::AdminClient;
+use super::input;
 use super::output::{self, Format};
 
 #[derive(Debug, Args)]
@@ -77,10 +77,7 @@ impl SaleCommand {
         let client = AdminClient { address: self.admin, key: self.api_key };
         match self.action {
             SaleAction::Create { file } => {
-                let text = read(&file)?;
-                // Editors of Windows put a byte order mark first. Source: RFC 8259 §8.1.
-                let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-                let body: Value = serde_json::from_str(text).context("the file is not JSON")?;
+                let body = input::document(&file)?;
                 show(format, &client.call("POST", "/sales", Some(body)).await?);
             }
             SaleAction::List => list(format, &all_sales(&client).await?),
@@ -107,13 +104,6 @@ impl SaleCommand {
         }
         Ok(())
     }
-}
-
-fn read(file: &PathBuf) -> anyhow::Result<String> {
-    if file.as_os_str() == "-" {
-        return Ok(std::io::read_to_string(std::io::stdin())?);
-    }
-    std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))
 }
 
 /// Reads all pages of sales as one answer.

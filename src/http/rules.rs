@@ -9,23 +9,23 @@ use super::problem::{Code, Problem};
 use crate::chance::Chance;
 use crate::domain::rule::Way;
 use crate::domain::{SaleId, UserId};
-use crate::memory::rulebook::Refused;
+use crate::memory::rulebook::{Asker, Refused};
 
 /// The shortest wait that a refusal asks for, so that a crowd does not come again at once.
 const WAIT_MS_MIN: u64 = 100;
 
-/// Asks the rules about a request.
+/// Asks the rules about a request, and waits as long as they say.
 ///
 /// # Errors
 /// `rate_limited` and `blocked`, each with the rule as `policy`.
-pub fn pass(
+pub async fn pass(
     request: &HttpRequest,
     context: &Context,
     way: Way,
     (user, sale): (Option<&UserId>, Option<&SaleId>),
 ) -> Result<(), Problem> {
     let address = context.addresses.of(request, context.shop.now_ms());
-    context.shop.ask_rules(way, user, address, sale).map_err(refusal)
+    context.shop.traffic().pass(&Asker { way, user, address, sale }).await.map_err(refusal)
 }
 
 /// Translates the refusal of a rule.

@@ -3,40 +3,28 @@
 //! Invariant: whoever asks sees the rules of one version, whole. Asking takes no lock that all share, and allocates
 //! nothing. A rule that is changed keeps what it has counted, because it counts under its id.
 
-use std::collections::{BTreeSet, HashMap};
-use std::hash::{BuildHasher, Hash, RandomState};
-use std::net::{IpAddr, Ipv6Addr};
+mod asker;
+mod callers;
+mod ready;
+mod tables;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use ipnet::IpNet;
 use metrics::{Counter, counter};
 
-use super::token_buckets::{Bucket, Buckets, Rate};
+use super::leaky_bucket::{Entered, LeakyBucket, Waiter};
+use super::token_leases::{LeaseOf, LeaseWish, Shared, Taken};
 use crate::clock::Moment;
-use crate::domain::rule::{About, Caller, Limit, Rule, RuleMode, RuleSet, RuleTerms, Scope, TokenRate, Way};
-use crate::domain::{RuleId, SaleId, UserId};
-use crate::metrics::{RULE_DECISIONS, SHED};
+use crate::domain::RuleId;
+use crate::domain::rule::{About, Limit, Rule, RuleMode, RuleSet, RuleTerms, Scope, TokenRate, Way};
+use crate::metrics::SHED;
 use crate::ports::{Rules, StoreResult};
-
-/// Users, and addresses, whose buckets are not full. They take some nine megabytes each.
-const KEYS: usize = 1 << 19;
-/// Sales of one rule whose buckets are not full.
-const SALES: usize = 512;
-
-/// Who asks for what.
-#[derive(Debug, Clone, Copy)]
-pub struct Asker<'a> {
-    /// What is asked for.
-    pub way: Way,
-    /// The user, from the verified token.
-    pub user: Option<&'a UserId>,
-    /// The address, as far as our own proxies say.
-    pub address: IpAddr,
-    /// The sale that the request is about.
-    pub sale: Option<&'a SaleId>,
-}
+pub use asker::Asker;
+use asker::subscriber;
+use ready::{Counted, Counts, Ready};
+use tables::Tables;
 
 /// The refusal of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,95 +45,59 @@ pub struct Rulebook {
     ready: ArcSwap<Ready>,
     reading: futures::lock::Mutex<()>,
     configured: Vec<Rule>,
-    users: Buckets,
-    addresses: Buckets,
-    hasher: RandomState,
+    tables: Tables,
     /// Looked up by its labels only once.
     shed: Counter,
 }
 
-/// The rules of one version.
-#[derive(Default)]
-struct Ready {
-    set: RuleSet,
-    /// The rules of the configuration that hold, because no other rule has their scope.
-    configured: Vec<Rule>,
-    /// When the next rule ends, ms since 1970.
-    ends_ms: Option<i64>,
-    callers: Callers,
-    /// The rules that count, by the index of the way.
-    by_way: [Vec<Counted>; Way::ALL.len()],
-    /// The buckets that more than one version uses.
-    kept: HashMap<(RuleId, Option<Way>), Kept>,
+/// A request that a rule does not answer yet. Whoever knows the answer goes on with [`Rulebook::go_on`].
+pub struct Pending {
+    /// Where to go on.
+    pub stop: Stop,
+    /// What it waits for.
+    pub wait: Wait,
+    /// Whether the rule only counts, so that nobody should wait for it.
+    pub is_dry: bool,
 }
 
-impl Ready {
-    /// Answers whether a rule that held has ended.
-    fn is_over(&self, now_ms: i64) -> bool {
-        self.ends_ms.is_some_and(|ends_ms| ends_ms <= now_ms)
-    }
-}
-
-/// A bucket, or the buckets of sales.
+/// A rule at which a request has stopped.
 #[derive(Clone)]
-enum Kept {
-    One(Arc<Bucket>),
-    OfSales(Arc<Buckets>),
+pub struct Stop {
+    ready: Arc<Ready>,
+    index: usize,
 }
 
-/// A rule that counts.
-struct Counted {
-    id: RuleId,
-    sale: Option<SaleId>,
-    until_ms: i64,
-    rate: Rate,
-    counts: Counts,
-    is_dry: bool,
-    refused: Counter,
+/// What a request waits for.
+pub enum Wait {
+    /// For a token of a bucket that all processes share.
+    Lease(LeaseWish),
+    /// For its turn.
+    Turn {
+        /// Its place.
+        waiter: Waiter,
+        /// The bucket.
+        bucket: Arc<LeakyBucket>,
+        /// Whether somebody has to begin to call those who wait.
+        calls: bool,
+    },
 }
 
-/// By what a rule counts. A number makes the keys of one rule differ from those of others.
-enum Counts {
-    Together(Arc<Bucket>),
-    Sales(Arc<Buckets>),
-    Users(u64),
-    Addresses(u64),
-}
-
-/// The rules about single callers.
-#[derive(Default)]
-struct Callers {
-    users: HashMap<UserId, Vec<Named>>,
-    networks: HashMap<IpNet, Vec<Named>>,
-    /// The lengths of the networks' prefixes, of IPv4 and of IPv6.
-    prefixes: [BTreeSet<u8>; 2],
-}
-
-/// A rule about one caller.
-struct Named {
-    id: RuleId,
-    until_ms: i64,
-    allows: bool,
-    is_dry: bool,
-    refused: Counter,
-}
-
-/// What the rules about single callers say of one.
-#[derive(Default)]
-struct Judged<'a> {
-    is_allowed: bool,
-    blocked: Option<&'a Named>,
+/// What one rule says of a request.
+enum Said {
+    Passes,
+    Refused(Duration),
+    Waits(Wait),
 }
 
 impl Rulebook {
     /// Makes a rulebook that has the rules of the configuration alone: how many purchases pass a second, and at once,
-    /// of a user, and of an address. A rate of 0 is no rule.
-    pub fn new([users, addresses]: [(u32, u32); 2]) -> Self {
+    /// of a user, and of an address. A rate of 0 is no rule. `is_shared` says whether there may be other processes.
+    pub fn new([users, addresses]: [(u32, u32); 2], is_shared: bool) -> Self {
         let rule = |id: &str, scope, (rate, burst)| {
             let terms = RuleTerms {
                 scope,
                 about: About { route: Some(Way::Purchase), sale: None },
-                limit: Limit::TokenBucket(TokenRate { rate, burst }),
+                limit: Limit::TokenBucket(TokenRate { rate, burst, cluster: false }),
                 mode: RuleMode::Enforce,
                 until_ms: None,
                 reason: "the configuration".to_owned(),
@@ -153,18 +105,16 @@ impl Rulebook {
             (rate > 0).then(|| Rule { id: RuleId::parse(id).expect("a slug"), terms, version: 0 })
         };
         let configured = [rule("user", Scope::User, users), rule("address", Scope::Address, addresses)];
-        let book = Self {
-            ready: ArcSwap::default(),
+        let configured: Vec<Rule> = configured.into_iter().flatten().collect();
+        let tables = Tables::new(is_shared);
+        let ready = Ready::new(RuleSet::default(), &configured, &Ready::default(), &tables, i64::MIN);
+        Self {
+            ready: ArcSwap::from_pointee(ready),
             reading: futures::lock::Mutex::default(),
-            configured: configured.into_iter().flatten().collect(),
-            users: Buckets::new(KEYS),
-            addresses: Buckets::new(KEYS),
-            hasher: RandomState::new(),
+            configured,
+            tables,
             shed: counter!(SHED, "reason" => "rate_limited"),
-        };
-        let ready = book.made_ready(RuleSet::default(), &Ready::default(), i64::MIN);
-        book.ready.store(Arc::new(ready));
-        book
+        }
     }
 
     /// Answers the version of the rules that hold.
@@ -194,202 +144,148 @@ impl Rulebook {
     }
 
     /// Takes rules over. Rules whose time is over are left out.
-    fn take(&self, set: RuleSet, now_ms: i64) {
+    pub fn take(&self, set: RuleSet, now_ms: i64) {
         let before = self.ready.load_full();
-        self.ready.store(Arc::new(self.made_ready(set, &before, now_ms)));
+        let ready = Ready::new(set, &self.configured, &before, &self.tables, now_ms);
+        self.ready.store(Arc::new(ready));
     }
 
-    /// Asks all rules. Where one lets nothing pass, those before it have counted the request all the same.
+    /// Asks all rules. Where one lets nothing pass, those before it have counted the request all the same. Answers what
+    /// the request has to wait for before the rest of them can be asked, if anything.
     ///
     /// # Errors
     /// The refusal of the first rule that refuses.
-    pub fn check(&self, asker: &Asker<'_>, now: Moment, now_ms: i64) -> Result<(), Refused> {
+    pub fn check(&self, asker: &Asker<'_>, now: Moment, now_ms: i64) -> Result<Option<Pending>, Refused> {
         let ready = self.ready.load();
         let judged = ready.callers.judge(asker, now_ms);
         if judged.is_allowed {
-            return Ok(());
+            return Ok(None);
         }
         if let Some(named) = judged.blocked {
             named.refused.increment(1);
             return Err(Refused::Blocked(named.id.clone()));
         }
-        for rule in &ready.by_way[asker.way.index()] {
-            if now_ms >= rule.until_ms || rule.sale.as_ref().is_some_and(|sale| Some(sale) != asker.sale) {
+        let waits = self.walk(&ready, 0, asker, now, now_ms)?;
+        Ok(waits.map(|waits| pending(Arc::clone(&ready), asker, waits)))
+    }
+
+    /// Goes on with a request that had to wait. `answer` is the time after which it may come again, when the rule
+    /// refuses it.
+    ///
+    /// # Errors
+    /// As [`Self::check`].
+    pub fn go_on(
+        &self,
+        Stop { ready, index }: Stop,
+        answer: Result<(), Duration>,
+        asker: &Asker<'_>,
+        now: Moment,
+        now_ms: i64,
+    ) -> Result<Option<Pending>, Refused> {
+        if let Err(retry_after) = answer {
+            self.refuse(&ready.by_way[asker.way.index()][index], retry_after)?;
+        }
+        let waits = self.walk(&ready, index + 1, asker, now, now_ms)?;
+        Ok(waits.map(|waits| pending(ready, asker, waits)))
+    }
+
+    /// Counts that the rule at which a request had stopped would refuse it, or has.
+    pub fn note_refused(&self, Stop { ready, index }: &Stop, way: Way) {
+        ready.by_way[way.index()][*index].refused.increment(1);
+    }
+
+    fn walk(
+        &self,
+        ready: &Ready,
+        from: usize,
+        asker: &Asker<'_>,
+        now: Moment,
+        now_ms: i64,
+    ) -> Result<Option<(usize, Wait)>, Refused> {
+        for (index, rule) in ready.by_way[asker.way.index()].iter().enumerate().skip(from) {
+            if !rule.holds(asker, now_ms) {
                 continue;
             }
-            let Err(retry_after) = self.count(rule, asker, now) else { continue };
-            rule.refused.increment(1);
-            if !rule.is_dry {
-                self.shed.increment(1);
-                return Err(Refused::TooFast { rule: rule.id.clone(), retry_after });
+            match self.ask(rule, asker, now.ns()) {
+                Said::Passes => {}
+                Said::Refused(retry_after) => self.refuse(rule, retry_after)?,
+                Said::Waits(wait) => return Ok(Some((index, wait))),
             }
         }
-        Ok(())
+        Ok(None)
     }
 
-    fn count(&self, rule: &Counted, asker: &Asker<'_>, now: Moment) -> Result<(), Duration> {
-        let now_ns = now.ns();
-        let of = |buckets: &Buckets, number: u64, key: u64| buckets.take(number ^ key, rule.rate, now_ns);
-        match (&rule.counts, asker) {
-            (Counts::Together(bucket), _) => bucket.take(rule.rate, now_ns),
-            (Counts::Sales(buckets), Asker { sale: Some(sale), .. }) => of(buckets, 0, self.hash(sale)),
-            (Counts::Users(number), Asker { user: Some(user), .. }) => {
-                of(&self.users, *number, self.hash(user))
-            }
-            (Counts::Addresses(number), Asker { address, .. }) => {
-                of(&self.addresses, *number, self.hash(&subscriber(*address)))
-            }
-            // Who has no such name is not counted by it.
-            _ => Ok(()),
+    fn refuse(&self, rule: &Counted, retry_after: Duration) -> Result<(), Refused> {
+        rule.refused.increment(1);
+        if rule.is_dry {
+            return Ok(());
         }
+        self.shed.increment(1);
+        Err(Refused::TooFast { rule: rule.id.clone(), retry_after })
     }
 
-    fn hash(&self, key: &(impl Hash + ?Sized)) -> u64 {
-        self.hasher.hash_one(key)
-    }
-
-    fn made_ready(&self, set: RuleSet, before: &Ready, now_ms: i64) -> Ready {
-        let holding: Vec<&Rule> = set.rules.iter().filter(|rule| rule.terms.holds_at(now_ms)).collect();
-        let has_scope = |configured: &Rule| {
-            holding.iter().any(|rule| {
-                let of_purchases = rule.terms.about.route.is_none_or(|way| way == Way::Purchase);
-                let is_limit = matches!(rule.terms.limit, Limit::TokenBucket(_));
-                let is_whole = rule.terms.mode == RuleMode::Enforce && rule.terms.about.sale.is_none();
-                of_purchases && is_limit && is_whole && rule.terms.scope == configured.terms.scope
-            })
-        };
-        let configured = self.configured.iter().filter(|rule| !has_scope(rule)).cloned().collect();
-        let mut ready = Ready {
-            ends_ms: holding.iter().filter_map(|rule| rule.terms.until_ms).min(),
-            configured,
-            ..Ready::default()
-        };
-        let all: Vec<&Rule> = ready.configured.iter().chain(holding).collect();
-        let (mut callers, mut by_way) = (Callers::default(), <[Vec<Counted>; Way::ALL.len()]>::default());
-        for rule in all {
-            match &rule.terms.limit {
-                Limit::TokenBucket(rate) => {
-                    for way in
-                        Way::ALL.into_iter().filter(|way| rule.terms.about.route.is_none_or(|of| of == *way))
-                    {
-                        by_way[way.index()].push(self.counted(rule, *rate, way, before, &mut ready.kept));
-                    }
+    fn ask(&self, rule: &Counted, asker: &Asker<'_>, now_ns: u64) -> Said {
+        let said = |taken: Result<(), Duration>| taken.map_or_else(Said::Refused, |()| Said::Passes);
+        match &rule.counts {
+            Counts::One(bucket, rate) => said(bucket.take(*rate, now_ns)),
+            Counts::Keys(buckets, rate) => match self.key(rule, asker) {
+                Some(key) => said(buckets.take(key, *rate, now_ns)),
+                // Who has no such name is not counted by it.
+                None => Said::Passes,
+            },
+            Counts::OneShared(lease, shared) => match lease.take(shared, now_ns) {
+                Taken::Given => Said::Passes,
+                Taken::Refused(wait) => Said::Refused(wait),
+                Taken::Asks => asks(rule, asker, LeaseOf::One(lease.clone()), *shared),
+            },
+            Counts::KeysShared(leases, shared) => match self.key(rule, asker) {
+                Some(key) => match leases.take(key, shared, now_ns) {
+                    Taken::Given => Said::Passes,
+                    Taken::Refused(wait) => Said::Refused(wait),
+                    Taken::Asks => asks(rule, asker, LeaseOf::Key(leases.clone(), key), *shared),
+                },
+                None => Said::Passes,
+            },
+            Counts::Leaky(bucket) => match bucket.enter(now_ns) {
+                Entered::Passed => Said::Passes,
+                Entered::Waits { waiter, calls } => {
+                    Said::Waits(Wait::Turn { waiter, bucket: bucket.clone(), calls })
                 }
-                Limit::Block(caller) => callers.add(caller, named(rule, false)),
-                Limit::Allow(caller) => callers.add(caller, named(rule, true)),
-            }
+                Entered::Full => Said::Refused(bucket.patience()),
+            },
         }
-        (ready.callers, ready.by_way, ready.set) = (callers, by_way, set);
-        ready
     }
 
-    fn counted(
-        &self,
-        rule: &Rule,
-        rate: TokenRate,
-        way: Way,
-        before: &Ready,
-        kept: &mut HashMap<(RuleId, Option<Way>), Kept>,
-    ) -> Counted {
-        let mut keep = |of: Option<Way>, make: fn() -> Kept| {
-            let key = (rule.id.clone(), of);
-            kept.entry(key)
-                .or_insert_with_key(|key| before.kept.get(key).cloned().unwrap_or_else(make))
-                .clone()
+    /// Answers the key under which the rule counts the request, if it has one.
+    fn key(&self, rule: &Counted, asker: &Asker<'_>) -> Option<u64> {
+        let key = match rule.scope {
+            Scope::All | Scope::Route => None,
+            Scope::User => asker.user.map(|user| self.tables.hash(user)),
+            Scope::Address => Some(self.tables.hash(&subscriber(asker.address))),
+            Scope::Sale => asker.sale.map(|sale| self.tables.hash(sale)),
         };
-        let one = || Kept::One(Arc::default());
-        let of_sales = || Kept::OfSales(Arc::new(Buckets::new(SALES)));
-        let kept = match rule.terms.scope {
-            Scope::All => Some(keep(None, one)),
-            Scope::Route => Some(keep(Some(way), one)),
-            Scope::Sale => Some(keep(None, of_sales)),
-            Scope::User | Scope::Address => None,
-        };
-        let number = self.hash(rule.id.as_str());
-        let counts = match (kept, rule.terms.scope) {
-            (Some(Kept::One(bucket)), _) => Counts::Together(bucket),
-            (Some(Kept::OfSales(buckets)), _) => Counts::Sales(buckets),
-            (None, Scope::Address) => Counts::Addresses(number),
-            (None, _) => Counts::Users(number),
-        };
-        Counted {
-            id: rule.id.clone(),
-            sale: rule.terms.about.sale.clone(),
-            until_ms: rule.terms.until_ms.unwrap_or(i64::MAX),
-            rate: Rate::new(rate.rate, rate.burst),
-            counts,
-            is_dry: rule.terms.mode == RuleMode::DryRun,
-            refused: decisions(rule),
-        }
+        key.map(|key| rule.number ^ key)
     }
 }
 
-/// The count of what a rule has refused, or would have.
-fn decisions(rule: &Rule) -> Counter {
-    let decision = match rule.terms.mode {
-        RuleMode::Enforce => "refused",
-        RuleMode::DryRun => "would_refuse",
-    };
-    counter!(RULE_DECISIONS, "rule" => rule.id.to_string(), "decision" => decision)
+fn pending(ready: Arc<Ready>, asker: &Asker<'_>, (index, wait): (usize, Wait)) -> Pending {
+    let is_dry = ready.by_way[asker.way.index()][index].is_dry;
+    Pending { stop: Stop { ready, index }, wait, is_dry }
 }
 
-fn named(rule: &Rule, allows: bool) -> Named {
-    Named {
-        id: rule.id.clone(),
-        until_ms: rule.terms.until_ms.unwrap_or(i64::MAX),
-        allows,
-        is_dry: rule.terms.mode == RuleMode::DryRun,
-        refused: decisions(rule),
-    }
+fn asks(rule: &Counted, asker: &Asker<'_>, lease: LeaseOf, shared: Shared) -> Said {
+    Said::Waits(Wait::Lease(LeaseWish { bucket: bucket_name(rule, asker), lease, shared }))
 }
 
-impl Callers {
-    fn add(&mut self, caller: &Caller, named: Named) {
-        let of = match caller {
-            Caller::User(user) => self.users.entry(user.clone()).or_default(),
-            Caller::Address(network) => {
-                self.prefixes[usize::from(network.addr().is_ipv6())].insert(network.prefix_len());
-                self.networks.entry(*network).or_default()
-            }
-        };
-        of.push(named);
-    }
-
-    fn judge(&self, asker: &Asker<'_>, now_ms: i64) -> Judged<'_> {
-        let mut judged = Judged::default();
-        if let Some(user) = asker.user.filter(|_| !self.users.is_empty()) {
-            judged.hear(self.users.get(user), now_ms);
-        }
-        let address = asker.address.to_canonical();
-        for prefix in &self.prefixes[usize::from(address.is_ipv6())] {
-            let network = IpNet::new(address, *prefix).map(|network| network.trunc());
-            judged.hear(network.ok().and_then(|network| self.networks.get(&network)), now_ms);
-        }
-        judged
-    }
-}
-
-impl<'a> Judged<'a> {
-    fn hear(&mut self, rules: Option<&'a Vec<Named>>, now_ms: i64) {
-        for named in rules.into_iter().flatten().filter(|named| now_ms < named.until_ms) {
-            match (named.is_dry, named.allows) {
-                (false, true) => self.is_allowed = true,
-                (false, false) => self.blocked = self.blocked.or(Some(named)),
-                (true, true) => {}
-                (true, false) => named.refused.increment(1),
-            }
-        }
-    }
-}
-
-/// Answers the network of one subscriber: an IPv4 address, or an IPv6 /64.
-fn subscriber(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => {
-            let s = v6.segments();
-            IpAddr::V6(Ipv6Addr::new(s[0], s[1], s[2], s[3], 0, 0, 0, 0))
-        }
-        v4 => v4,
+/// Answers the name under which all processes share the bucket of a request.
+fn bucket_name(rule: &Counted, asker: &Asker<'_>) -> String {
+    let Counted { id, scope, .. } = rule;
+    match (scope, asker) {
+        (Scope::Route, _) => format!("{id}:route:{}", asker.way.as_str()),
+        (Scope::User, Asker { user: Some(user), .. }) => format!("{id}:user:{user}"),
+        (Scope::Sale, Asker { sale: Some(sale), .. }) => format!("{id}:sale:{sale}"),
+        (Scope::Address, _) => format!("{id}:address:{}", subscriber(asker.address)),
+        _ => id.to_string(),
     }
 }
 

@@ -6,13 +6,13 @@
 //! Invariant: in any time span a bucket gives at most `burst + rate × span` tokens, unless more keys than the table has
 //! room for are on the way to being full. Then the bucket that is nearest to full is forgotten, as if it were full.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-const SECOND_NS: u64 = 1_000_000_000;
-/// Buckets of one set. A key belongs to one set, and any of its places.
-const WAYS: usize = 8;
+use super::key_table::{Fading, KeyTable};
+
+/// A second, in ns.
+pub const SECOND_NS: u64 = 1_000_000_000;
 
 /// How fast a bucket fills, and how much it holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,11 +34,28 @@ impl Rate {
         Self { each_ns, full_ns: each_ns * u64::from(burst) }
     }
 
+    /// Answers a share of the rate, and of what the bucket holds, but at least one token.
+    pub fn shared(self, share: f64) -> Self {
+        let each_ns = Duration::from_nanos(self.each_ns).div_f64(share);
+        let each_ns = u64::try_from(each_ns.as_nanos()).unwrap_or(u64::MAX / 2);
+        Self { each_ns, full_ns: self.full_ns.max(each_ns) }
+    }
+
+    /// Answers the time in which an empty bucket is full, in ns.
+    pub fn full_ns(self) -> u64 {
+        self.full_ns
+    }
+
+    /// Answers the time in which one token comes, in ns.
+    pub fn each_ns(self) -> u64 {
+        self.each_ns
+    }
+
     /// Takes a token out of a bucket that is full at `full_at_ns`, and answers when it is full then.
     ///
     /// # Errors
     /// How long it is until there is a token.
-    fn take(self, full_at_ns: u64, now_ns: u64) -> Result<u64, Duration> {
+    pub fn take(self, full_at_ns: u64, now_ns: u64) -> Result<u64, Duration> {
         let then_ns = full_at_ns.max(now_ns) + self.each_ns;
         match (then_ns - now_ns).checked_sub(self.full_ns) {
             None | Some(0) => Ok(then_ns),
@@ -68,56 +85,37 @@ impl Bucket {
     }
 }
 
-/// The buckets of many keys, in memory of a fixed size.
-pub struct Buckets {
-    sets: Box<[Mutex<[Place; WAYS]>]>,
-    /// Selects a set by the key's low bits.
-    mask: u64,
-}
+/// The buckets of many keys, in memory of a fixed size. A key takes 17 bytes.
+pub type Buckets = KeyTable<FullAt>;
 
-/// A key whose bucket may not be full.
+/// The moment at which a bucket is full, in ns.
 #[derive(Debug, Clone, Copy, Default)]
-struct Place {
-    key: u64,
-    full_at_ns: u64,
+pub struct FullAt(u64);
+
+impl Fading for FullAt {
+    fn fades_at_ns(&self) -> u64 {
+        self.0
+    }
 }
 
 impl Buckets {
-    /// Makes room for about so many keys that are not full: the next power of two, and at least eight. A key takes 17
-    /// bytes.
-    pub fn new(keys: usize) -> Self {
-        let sets = keys.div_ceil(WAYS).next_power_of_two();
-        let set = || Mutex::new([Place::default(); WAYS]);
-        let mask = u64::try_from(sets - 1).expect("an address");
-        Self { sets: std::iter::repeat_with(set).take(sets).collect(), mask }
-    }
-
-    /// Takes a token of a key, which is a hash that is spread over all of its bits. Keys with the same hash share a
-    /// bucket.
+    /// Takes a token of a key.
     ///
     /// # Errors
     /// How long it is until there is a token.
     pub fn take(&self, key: u64, rate: Rate, now_ns: u64) -> Result<(), Duration> {
-        let set = usize::try_from(key & self.mask).expect("a set");
-        let mut places = self.sets[set].lock().expect("no code panics while holding it");
-        let own = places.iter().position(|place| place.key == key);
-        let place = own.unwrap_or_else(|| nearest_to_full(&places[..]));
-        let full_at_ns = if own.is_some() { places[place].full_at_ns } else { 0 };
-        let full_at_ns = rate.take(full_at_ns, now_ns)?;
-        places[place] = Place { key, full_at_ns };
-        Ok(())
+        self.with(key, |full_at| {
+            full_at.0 = rate.take(full_at.0, now_ns)?;
+            Ok(())
+        })
     }
-}
-
-/// Finds the place that is full first, or is full already.
-fn nearest_to_full(places: &[Place]) -> usize {
-    let first = places.iter().enumerate().min_by_key(|(_, place)| place.full_at_ns);
-    first.map_or(0, |(index, _)| index)
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+
+    use super::super::key_table::PLACES;
 
     use super::*;
 
@@ -137,7 +135,7 @@ mod tests {
 
     #[test]
     fn of_more_keys_than_there_is_room_for_the_nearest_to_full_is_forgotten() {
-        let (buckets, slow, fast) = (Buckets::new(WAYS), Rate::new(1, 1), Rate::new(1000, 1));
+        let (buckets, slow, fast) = (Buckets::new(PLACES), Rate::new(1, 1), Rate::new(1000, 1));
         let now_ns = SECOND_NS;
         assert_eq!(buckets.take(1, slow, now_ns), Ok(()));
         for key in 2..100 {

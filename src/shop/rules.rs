@@ -1,29 +1,11 @@
-//! Rules of traffic: operators make them, and every request is asked about by them.
-
-use std::net::IpAddr;
+//! Operators make rules of traffic, and see which processes follow them.
 
 use super::{Failure, Shop};
+use crate::domain::Change;
 use crate::domain::node::Node;
-use crate::domain::rule::{Rule, RuleChange, RuleChanged, RuleSet, Way};
-use crate::domain::{Change, SaleId, UserId};
-use crate::memory::rulebook::{Asker, Refused};
+use crate::domain::rule::{Rule, RuleChange, RuleChanged, RuleSet};
 
 impl Shop {
-    /// Asks the rules about a request of the public listener.
-    ///
-    /// # Errors
-    /// The refusal of a rule.
-    pub fn ask_rules(
-        &self,
-        way: Way,
-        user: Option<&UserId>,
-        address: IpAddr,
-        sale: Option<&SaleId>,
-    ) -> Result<(), Refused> {
-        let asker = Asker { way, user, address, sale };
-        self.memory.rules.check(&asker, self.clock.monotonic(), self.clock.now_ms())
-    }
-
     /// Reads all rules, and those of the configuration that hold beside them.
     ///
     /// # Errors

@@ -17,6 +17,7 @@ use crate::domain::reservation::{Denial, Fingerprint, OutboxEntryId, Reservation
 use crate::domain::rule::Way;
 use crate::domain::sale::Phase;
 use crate::domain::{BucketId, Order, OrderId, OrderRecord, OrderState, Quantity, Reference, Sale, SkuId};
+use crate::memory::rulebook::{Asker, Pending};
 use crate::metrics::{RESERVE_BATCH, SHED};
 use crate::ports::{Effect, ErrorKind, StoreError, StoreResult};
 
@@ -25,6 +26,21 @@ const GATHERS_MAX: usize = 4;
 
 /// The answer to a purchase.
 type Submitted = Result<Accepted, Refusal>;
+
+/// Whether the rules of traffic were asked about a purchase.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    No,
+    Yes,
+}
+
+/// What a purchase goes on with.
+enum Decided {
+    /// With the answer of the task that reserves and queues.
+    Reserves(oneshot::Receiver<Submitted>),
+    /// With what a rule has it wait for.
+    Waits(Box<Pending>),
+}
 
 /// What the task of a purchase has to know of its sale.
 #[derive(Clone, Copy)]
@@ -52,15 +68,22 @@ impl ReplyTo {
     }
 }
 
+/// Answers who asks for a purchase.
+fn asker(purchase: &Purchase) -> Asker<'_> {
+    let Purchase { user, address, sale, .. } = purchase;
+    Asker { way: Way::Purchase, user: Some(user), address: *address, sale: Some(sale) }
+}
+
 impl Shop {
     /// Buys, or answers why not. Idempotent by sale, user and key.
     ///
     /// # Errors
     /// The refusal. Only [`Refusal::OutcomeUnknown`] leaves open whether there is an order.
     pub async fn submit(self: &Arc<Self>, purchase: &Purchase) -> Result<Accepted, Refusal> {
-        let submitted = match self.decide(purchase) {
+        let submitted = match self.decide(purchase, Asked::No) {
             // Only a panic ends the task without an answer, and the panic may have come after the reservation.
-            Ok(answer) => answer.await.unwrap_or(Err(Refusal::OutcomeUnknown)),
+            Ok(Decided::Reserves(answer)) => answer.await.unwrap_or(Err(Refusal::OutcomeUnknown)),
+            Ok(Decided::Waits(pending)) => Box::pin(self.submit_later(pending, purchase)).await,
             Err(Refusal::UnknownSale) => self.submit_to_settled(purchase).await,
             Err(refusal) => Err(refusal),
         };
@@ -70,9 +93,20 @@ impl Shop {
         submitted
     }
 
+    /// Buys after a rule has let the purchase wait. Everything but the rules is looked at again, because it may be
+    /// otherwise now.
+    async fn submit_later(self: &Arc<Self>, pending: Box<Pending>, purchase: &Purchase) -> Submitted {
+        self.traffic.wait(pending, &asker(purchase)).await.map_err(Refusal::Ruled)?;
+        match self.decide(purchase, Asked::Yes)? {
+            Decided::Reserves(answer) => answer.await.unwrap_or(Err(Refusal::OutcomeUnknown)),
+            // Rules that were asked let nobody wait.
+            Decided::Waits(_) => Err(Refusal::Unavailable),
+        }
+    }
+
     /// Runs the checks that need no I/O, then spawns the task that reserves and queues. This is no `async fn`, because
     /// its variables would be part of every request's future.
-    fn decide(self: &Arc<Self>, purchase: &Purchase) -> Result<oneshot::Receiver<Submitted>, Refusal> {
+    fn decide(self: &Arc<Self>, purchase: &Purchase, rules: Asked) -> Result<Decided, Refusal> {
         let snapshot = self.catalog();
         let now_ms = self.clock.now_ms();
         let Some((sale, phase)) = snapshot.visible(&purchase.sale, now_ms) else {
@@ -82,6 +116,11 @@ impl Shop {
         let shard = self.map.shard_of(&purchase.user);
         let bucket = self.bucket(sale, shard);
         self.check_locally(purchase, sale, phase, &bucket, now_ms)?;
+        if rules == Asked::No
+            && let Some(pending) = self.traffic.ask(&asker(purchase)).map_err(Refusal::Ruled)?
+        {
+            return Ok(Decided::Waits(pending));
+        }
         if self.admission.is_draining() {
             counter!(SHED, "reason" => "draining").increment(1);
             return Err(Refusal::Draining);
@@ -105,15 +144,15 @@ impl Shop {
         let (answer, receiver) = oneshot::channel();
         let reply_to = ReplyTo { answer, place };
         self.tasks.spawn_here(self.clone().reserve_and_queue(terms, bucket, request, reply_to));
-        Ok(receiver)
+        Ok(Decided::Reserves(receiver))
     }
 
     /// Answers a purchase of a settled sale: with the order that the same key made, or that the sale is over.
-    async fn submit_to_settled(&self, purchase: &Purchase) -> Submitted {
+    async fn submit_to_settled(self: &Arc<Self>, purchase: &Purchase) -> Submitted {
         let Some(month) = self.catalog().settled.get(&purchase.sale).copied() else {
             return Err(Refusal::UnknownSale);
         };
-        self.ask_rules_of(purchase)?;
+        self.traffic.pass(&asker(purchase)).await.map_err(Refusal::Ruled)?;
         let _place = self.admission.enter().ok_or(Refusal::Overloaded)?;
         let Purchase { user, sale, key, sku, quantity, reference, .. } = purchase;
         let order = OrderId::derive(self.map.shard_of(user), month, sale, user, key);
@@ -136,8 +175,8 @@ impl Shop {
         }
     }
 
-    /// Checks the sale, the sold-out flag and the rate limits (step 1). A buyer's repeated request passes all of them
-    /// but the rate limits, because only Redis knows that it is repeated.
+    /// Checks the sale and the sold-out flag (step 1). The rules are asked after it. A buyer's repeated request passes
+    /// all of them but the rules, because only Redis knows that it is repeated.
     fn check_locally(
         &self,
         purchase: &Purchase,
@@ -160,12 +199,7 @@ impl Shop {
         if self.queues.sold_out.refuses(bucket, &purchase.sku, &purchase.user) {
             return Err(Refusal::SoldOut);
         }
-        self.ask_rules_of(purchase)
-    }
-
-    fn ask_rules_of(&self, purchase: &Purchase) -> Result<(), Refusal> {
-        let Purchase { user, address, sale, .. } = purchase;
-        self.ask_rules(Way::Purchase, Some(user), *address, Some(sale)).map_err(Refusal::Ruled)
+        Ok(())
     }
 
     /// Reserves and queues one purchase, in a task of its own. It goes on after the buyer has the answer, so that a

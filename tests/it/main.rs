@@ -13,6 +13,8 @@ mod stripe;
 mod wishes;
 
 #[cfg(feature = "distributed")]
+mod cluster_limits;
+#[cfg(feature = "distributed")]
 mod dead_letters;
 #[cfg(feature = "embedded")]
 mod demo;

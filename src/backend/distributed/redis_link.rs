@@ -197,6 +197,11 @@ impl RedisLink {
         format!("{}nodes", self.prefix)
     }
 
+    /// Answers the name of a bucket of tokens that all processes share. One call asks for many, so they share a slot.
+    pub fn limit(&self, bucket: &str) -> String {
+        format!("{}{{limits}}:{bucket}", self.prefix)
+    }
+
     /// Runs a script by its hash, and loads it when the server has lost it.
     ///
     /// # Errors

@@ -159,7 +159,7 @@ pub async fn read(
     context: web::Data<Context>,
 ) -> Result<HttpResponse, Problem> {
     let user = extract::shopper(&request, &context).await?;
-    pass(&request, &context, Way::OrderRead, (Some(&user), None))?;
+    pass(&request, &context, Way::OrderRead, (Some(&user), None)).await?;
     let not_found = || Problem::new(Code::OrderNotFound).detail(LOST);
     let id = OrderId::parse(&path.into_inner()).map_err(|_| not_found())?;
     let order = match query.wait {
@@ -205,7 +205,7 @@ pub async fn no_body(
     if !body.is_empty() {
         let NothingBody {} = extract::json(request, &body)?;
     }
-    pass(request, context, way, (Some(&user), None))?;
+    pass(request, context, way, (Some(&user), None)).await?;
     Ok(user)
 }
 
@@ -234,7 +234,7 @@ pub async fn list(
     context: web::Data<Context>,
 ) -> Result<HttpResponse, Problem> {
     let user = extract::shopper(&request, &context).await?;
-    pass(&request, &context, Way::OrderList, (Some(&user), None))?;
+    pass(&request, &context, Way::OrderList, (Some(&user), None)).await?;
     let (after, limit) = query.page()?;
     let page = context.shop.orders(&user, after, limit).await?;
     let orders = page.orders.iter().map(|order| view(order, &context)).collect();

@@ -115,7 +115,7 @@ pub async fn list(
     query: web::Query<SalesQuery>,
     context: web::Data<Context>,
 ) -> Result<HttpResponse, Problem> {
-    pass(&request, &context, Way::SaleList, (None, None))?;
+    pass(&request, &context, Way::SaleList, (None, None)).await?;
     let snapshot = read_catalog(&context)?;
     let now_ms = context.shop.now_ms();
     let is_recent = |sale: &Sale, phase| phase != Phase::Ended || sale.ends_ms >= now_ms - RECENT_MS;
@@ -143,7 +143,7 @@ pub async fn read(
 ) -> Result<HttpResponse, Problem> {
     let not_found = || Problem::new(Code::SaleNotFound);
     let id = SaleId::parse(&path.into_inner()).map_err(|_| not_found())?;
-    pass(&request, &context, Way::SaleRead, (None, Some(&id)))?;
+    pass(&request, &context, Way::SaleRead, (None, Some(&id))).await?;
     let snapshot = read_catalog(&context)?;
     if snapshot.settled.contains_key(&id) {
         let (sale, bands) = context.shop.settled_sale(&id).await?.ok_or_else(not_found)?;

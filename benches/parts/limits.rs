@@ -1,0 +1,102 @@
+//! Asks a limit that four processes share, as requests ask it, with uneven traffic. The four are in this process, each
+//! with rules and leases of its own.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use futures::stream::{FuturesUnordered, StreamExt as _};
+use seckill::clock::Clock;
+use seckill::config::Config;
+use seckill::domain::RuleId;
+use seckill::domain::rule::{Rule, RuleSet, RuleTerms, Way};
+use seckill::memory::rulebook::{Asker, Rulebook};
+use seckill::ports::Ports;
+use seckill::shop::traffic::Traffic;
+use seckill::shutdown::Tasks;
+use serde_json::{Value, json};
+
+use crate::{fixture, slices};
+
+/// How the traffic is divided, in percent.
+const UNEVEN: [u64; 4] = [90, 5, 3, 2];
+/// What is counted together, of what passed.
+const STEP: Duration = Duration::from_millis(100);
+
+/// Serves slices: `prepare RULE`, then `go SECONDS`. The demand is half as much again as `rate`, per second.
+pub fn run(config: &Config, rate: u32) -> anyhow::Result<()> {
+    let runtime = slices::runtime()?;
+    let ports = runtime.block_on(fixture::open(config))?;
+    let mut fronts = None;
+    slices::serve(|word, argument| match word {
+        "prepare" => {
+            let terms = json!({ "kind": "token_bucket", "reason": "bench",
+                "value": { "rate": rate, "burst": rate / 10, "cluster": true } });
+            let terms = RuleTerms::read(&terms.to_string()).map_err(anyhow::Error::msg)?;
+            let rule = Rule { id: RuleId::parse(argument)?, terms, version: 1 };
+            let set = RuleSet { version: 1, rules: vec![rule] };
+            fronts = Some(runtime.block_on(async { UNEVEN.map(|_| front(&ports, &set)) }));
+            Ok(json!({}))
+        }
+        "go" => {
+            let fronts = fronts.take().context("prepare first")?;
+            runtime.block_on(ask(fronts, u64::from(rate), Duration::from_secs_f64(argument.parse()?)))
+        }
+        _ => anyhow::bail!("unknown word"),
+    })
+}
+
+fn front(ports: &Ports, set: &RuleSet) -> Arc<Traffic> {
+    let rulebook = Arc::new(Rulebook::new([(0, 0); 2], true));
+    rulebook.take(set.clone(), Clock::System.now_ms());
+    let tasks = Tasks::on_current_runtime();
+    Traffic::new(rulebook, ports.token_leases.clone(), Clock::System, tasks)
+}
+
+async fn ask(fronts: [Arc<Traffic>; 4], rate: u64, duration: Duration) -> anyhow::Result<Value> {
+    let tasks = Tasks::on_current_runtime();
+    let demands = fronts.into_iter().zip(UNEVEN).map(|(front, share)| {
+        let per_s = rate * 3 / 2 * share / 100;
+        tasks.spawn(demand(front, per_s, duration))
+    });
+    let (mut asked, mut passed) = (0, Vec::new());
+    for found in futures::future::try_join_all(demands).await? {
+        asked += found.0;
+        passed.resize(found.1.len().max(passed.len()), 0);
+        passed.iter_mut().zip(found.1).for_each(|(all, of_one): (&mut u64, u64)| *all += of_one);
+    }
+    Ok(json!({ "asked": asked, "passed": passed.iter().sum::<u64>(), "steps": passed }))
+}
+
+/// Asks so often a second. Answers how often it did, and how much passed in each step.
+async fn demand(front: Arc<Traffic>, per_s: u64, duration: Duration) -> (u64, Vec<u64>) {
+    let asker = Asker { way: Way::Purchase, user: None, address: IpAddr::from([127, 0, 0, 1]), sale: None };
+    let (began, mut asked, mut passed) = (Instant::now(), 0, Vec::new());
+    let mut waiting = FuturesUnordered::new();
+    let mut note = |has_passed: bool| {
+        let step = usize::try_from(began.elapsed().as_millis() / STEP.as_millis()).unwrap_or(usize::MAX);
+        passed.resize((step + 1).max(passed.len()), 0);
+        passed[step] += u64::from(has_passed);
+    };
+    while began.elapsed() < duration {
+        let due = per_s * u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX) / 1_000_000;
+        for _ in asked..due {
+            match front.ask(&asker) {
+                Ok(None) => note(true),
+                Ok(Some(pending)) => waiting.push(front.wait(pending, &asker)),
+                Err(_) => note(false),
+            }
+        }
+        asked = asked.max(due);
+        let rest = Clock::System.sleep(Duration::from_millis(1));
+        tokio::pin!(rest);
+        loop {
+            tokio::select! {
+                () = &mut rest => break,
+                Some(answer) = waiting.next() => note(answer.is_ok()),
+            }
+        }
+    }
+    (asked, passed)
+}
