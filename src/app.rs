@@ -123,6 +123,7 @@ pub async fn start_on(
         tokens,
         learn_keys: published.as_ref().map(|published| published.learn.clone()),
         addresses: servers::client_addresses(config),
+        device_header: config.http.device_header.as_ref().and_then(|header| header.parse().ok()),
         body_timeout_ms: config.http.body_timeout_ms,
         webhook_body_bytes_max: config.payment.webhook_body_bytes_max,
         clock: clock.clone(),
@@ -135,16 +136,7 @@ pub async fn start_on(
     let shopper = shopper_server.as_ref().map(|server| server.address);
     let (admin, admin_server) = servers::admin_server(config, context, &back)?;
     tracing::info!(?role, ?shopper, %admin, version = env!("CARGO_PKG_VERSION"), "serving");
-    let node = NodeBeat {
-        id: holder.iter().map(|byte| format!("{byte:02x}")).collect(),
-        role: role.as_str().to_owned(),
-        admin: admin.to_string(),
-        shopper: shopper.map(|address| address.to_string()),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        started_ms: clock.now_ms(),
-        rules_version: 0,
-        draining: false,
-    };
+    let node = this_node(holder, role, (admin, shopper), clock.now_ms());
     let leaving = shop.clone();
     let tell = TellNode {
         nodes: backend.nodes.clone(),
@@ -169,6 +161,25 @@ pub async fn start_on(
         front,
         back,
     })
+}
+
+/// Answers what this process tells of itself.
+fn this_node(
+    holder: [u8; 16],
+    role: Role,
+    (admin, shopper): (SocketAddr, Option<SocketAddr>),
+    started_ms: i64,
+) -> NodeBeat {
+    NodeBeat {
+        id: holder.iter().map(|byte| format!("{byte:02x}")).collect(),
+        role: role.as_str().to_owned(),
+        admin: admin.to_string(),
+        shopper: shopper.map(|address| address.to_string()),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started_ms,
+        rules_version: 0,
+        draining: false,
+    }
 }
 
 impl Running {

@@ -20,6 +20,7 @@ mod recover_command;
 mod rule_command;
 mod runtime;
 mod sale_command;
+mod switch_command;
 mod token_command;
 mod transfer_command;
 mod views_command;
@@ -118,6 +119,8 @@ enum Command {
     Webhooks(webhooks_command::WebhooksCommand),
     /// Say how often somebody may ask, and who may not, over the admin API.
     Rule(rule_command::RuleCommand),
+    /// Turn things off while they are too much (read_only, no_lists, …), and on again.
+    Switch(switch_command::SwitchCommand),
     /// Payments, through the admin API.
     Payments(payments_command::PaymentsCommand),
     /// Whether the inventory, the databases and the order log fit together, through the admin API.
@@ -211,6 +214,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Notify(command) => block_on(command.run(&config()?))?,
         Command::Webhooks(command) => block_on(command.run(format))?,
         Command::Rule(command) => block_on(command.run(format))?,
+        Command::Switch(command) => block_on(command.run(format))?,
         Command::Payments(command) => block_on(command.run(format))?,
         Command::Reconcile(command) => block_on(command.run(format))?,
         #[cfg(feature = "distributed")]

@@ -8,6 +8,7 @@ pub mod headers;
 pub mod middleware;
 pub mod paging;
 pub mod problem;
+pub mod rate_limit;
 pub mod router;
 pub mod rules;
 pub mod shopper;
@@ -15,6 +16,7 @@ pub mod simulator;
 
 use std::sync::Arc;
 
+use actix_web::http::header::HeaderName;
 use futures::future::BoxFuture;
 use metrics_exporter_prometheus::PrometheusHandle;
 
@@ -38,6 +40,8 @@ pub struct Context {
     pub learn_keys: Option<LearnKeys>,
     /// Finds the addresses of clients behind proxies.
     pub addresses: ClientAddresses,
+    /// The header in which the shop's app names the shopper's device; `None` when none does.
+    pub device_header: Option<HeaderName>,
     /// How long a client may take to send a request's body.
     pub body_timeout_ms: u64,
     /// The largest event of the payment provider that is read.

@@ -181,6 +181,7 @@ pub const ADMISSION_OUTCOMES: &[&str] = &[
     "unknown_sku",
     "throttled",
     "blocked",
+    "switched_off",
     "overloaded",
     "unavailable",
     "outcome_unknown",

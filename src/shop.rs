@@ -34,6 +34,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::clock::Clock;
+use crate::domain::rule::Switch;
 use crate::domain::{BucketId, Order, Sale, SaleId, Shard, ShardMap, SkuId};
 use crate::memory::Memory;
 use crate::memory::catalog::Snapshot;
@@ -133,9 +134,10 @@ impl Shop {
         self.memory.pace.poll_after_ms(self.map.part_of(order.id.shard()))
     }
 
-    /// Answers how many seconds a client waits that asks for `wanted_s`: at most `admission.wait_s_max`.
+    /// Answers how many seconds a client waits that asks for `wanted_s`: at most `admission.wait_s_max`, and none while
+    /// an operator has switched waiting off.
     pub fn wait_s(&self, wanted_s: u64) -> u64 {
-        wanted_s.min(self.settings.wait_s_max)
+        if self.traffic.is_off(Switch::NoWaits) { 0 } else { wanted_s.min(self.settings.wait_s_max) }
     }
 
     /// Forgets what belongs to sales that are over. Shows as metrics how many purchases are

@@ -71,7 +71,13 @@ async fn ask(fronts: [Arc<Traffic>; 4], rate: u64, duration: Duration) -> anyhow
 
 /// Asks so often a second. Answers how often it did, and how much passed in each step.
 async fn demand(front: Arc<Traffic>, per_s: u64, duration: Duration) -> (u64, Vec<u64>) {
-    let asker = Asker { way: Way::Purchase, user: None, address: IpAddr::from([127, 0, 0, 1]), sale: None };
+    let asker = Asker {
+        way: Way::Purchase,
+        user: None,
+        address: IpAddr::from([127, 0, 0, 1]),
+        sale: None,
+        device: None,
+    };
     let (began, mut asked, mut passed) = (Instant::now(), 0, Vec::new());
     let mut waiting = FuturesUnordered::new();
     let mut note = |has_passed: bool| {
@@ -83,8 +89,8 @@ async fn demand(front: Arc<Traffic>, per_s: u64, duration: Duration) -> (u64, Ve
         let due = per_s * u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX) / 1_000_000;
         for _ in asked..due {
             match front.ask(&asker) {
-                Ok(None) => note(true),
-                Ok(Some(pending)) => waiting.push(front.wait(pending, &asker)),
+                Ok(passes) if passes.pending.is_none() => note(true),
+                Ok(passes) => waiting.push(front.wait(passes, &asker)),
                 Err(_) => note(false),
             }
         }

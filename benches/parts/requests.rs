@@ -147,6 +147,7 @@ impl Front {
                 audience: config.auth.audience.clone(),
                 issuer: config.auth.issuer.clone(),
                 leeway_s: config.auth.leeway_s,
+                device_claim: None,
                 verified_max: config.auth.verified_tokens_max,
             };
             anyhow::Ok(Context {
@@ -154,6 +155,7 @@ impl Front {
                 tokens: Arc::new(Tokens::new(vec![key], &rules, Clock::System)),
                 learn_keys: None,
                 addresses: ClientAddresses::new(Vec::new(), ForwardedHeader::XForwardedFor),
+                device_header: None,
                 body_timeout_ms: config.http.body_timeout_ms,
                 webhook_body_bytes_max: config.payment.webhook_body_bytes_max,
                 clock: Clock::System,

@@ -60,6 +60,7 @@ fn token_rules(auth: &AuthConfig) -> TokenRules {
         audience: auth.audience.clone(),
         issuer: auth.issuer.clone(),
         leeway_s: auth.leeway_s,
+        device_claim: auth.device_claim.clone(),
         verified_max: auth.verified_tokens_max,
     }
 }
@@ -176,6 +177,9 @@ fn cors(origins: &[String]) -> Cors {
             "Retry-After",
             "ETag",
             "Idempotent-Replayed",
+            "RateLimit",
+            "RateLimit-Policy",
+            "X-Seckill-Flags",
             "Preference-Applied",
             "X-Request-Id",
         ])

@@ -122,6 +122,9 @@ section!(
         trusted_proxies: Vec<IpNet>,
         /// The only header in which a trusted proxy names its client.
         forwarded_header: ForwardedHeader,
+        /// The header in which the shop's app names the shopper's device.
+        #[serde(deserialize_with = "text")]
+        device_header: Option<String>,
         /// The origins whose pages may call the API from a browser: `https://shop.example`, or `*` alone for all.
         #[serde(deserialize_with = "origins")]
         cors_origins: Vec<String>,
@@ -183,6 +186,9 @@ section!(
         /// The `iss` that a token must have; `None` accepts any.
         #[serde(deserialize_with = "text")]
         issuer: Option<String>,
+        /// The claim that names the shopper's device.
+        #[serde(deserialize_with = "text")]
+        device_claim: Option<String>,
         /// The clock difference that is forgiven when `exp` and `nbf` are checked.
         leeway_s: u64,
         /// The most verified tokens that are remembered.

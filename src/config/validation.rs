@@ -51,6 +51,13 @@ impl Config {
         if prefix.len() > 40 || !prefix.bytes().all(is_plain) {
             return Err(ConfigError::invalid("mysql.database_prefix", "must be at most 40 of a-z 0-9 _"));
         }
+        let is_of_header = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        if self.http.device_header.as_deref().is_some_and(|header| !header.bytes().all(is_of_header)) {
+            return Err(ConfigError::invalid(
+                "http.device_header",
+                "must be a header's name: a-z, 0-9 and -",
+            ));
+        }
         if self.redis.key_prefix.contains(['{', '}']) {
             return Err(ConfigError::invalid("redis.key_prefix", "must not contain { or }"));
         }

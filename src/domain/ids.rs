@@ -110,6 +110,14 @@ text_id!(
     SkuId, "SKU id", 32, str::len, is_slug, "1 to 32 characters of a-z, 0-9 and -"
 );
 text_id!(
+    /// A shopper's device, as the identity provider or the shop's app names it.
+    DeviceId, "device id", 128, str::len, is_visible, "1 to 128 visible ASCII characters"
+);
+text_id!(
+    /// A feature's slug, chosen by the operator.
+    FlagId, "flag", 32, str::len, is_slug, "1 to 32 characters of a-z, 0-9 and -"
+);
+text_id!(
     /// A rule's slug, chosen by the operator.
     RuleId, "rule id", 64, str::len, is_slug, "1 to 64 characters of a-z, 0-9 and -"
 );

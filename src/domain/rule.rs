@@ -4,15 +4,19 @@
 //! the words of its kind, so that a new kind needs no new table. A process that cannot read one rule takes none of the
 //! newer ones over.
 
+mod grey;
 mod limit;
 mod scope;
+mod switch;
 
 use serde::{Deserialize, Serialize};
 
 use super::ids::RuleId;
+pub use grey::*;
 pub use limit::*;
 use scope::fault;
 pub use scope::{About, InvalidRule, Scope, Way};
+pub use switch::*;
 
 /// Most rules of a shop. Every process keeps all of them, and a request walks those of its route.
 pub const RULES_MAX: usize = 1000;

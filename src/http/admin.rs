@@ -1,5 +1,6 @@
 //! The handlers of the operators' listener.
 
+pub mod changes;
 pub mod dead_letters;
 pub mod events;
 pub mod health;
@@ -9,6 +10,7 @@ pub mod payments;
 pub mod reconcile;
 pub mod rules;
 pub mod sales;
+pub mod switches;
 pub mod views;
 pub mod webhooks;
 

@@ -7,6 +7,8 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use foldhash::fast::RandomState;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
@@ -18,7 +20,7 @@ use sha2::{Digest, Sha256};
 
 use super::problem::{Code, Problem};
 use crate::clock::Clock;
-use crate::domain::UserId;
+use crate::domain::{DeviceId, UserId};
 use crate::metrics::UNAUTHENTICATED;
 
 #[cfg(not(feature = "public-keys"))]
@@ -48,6 +50,8 @@ pub struct TokenRules {
     pub issuer: Option<String>,
     /// The clock difference that is forgiven when `exp` and `nbf` are checked, in seconds.
     pub leeway_s: u64,
+    /// The claim that names the shopper's device; `None` when none does.
+    pub device_claim: Option<String>,
     /// The most verified tokens that are remembered.
     pub verified_max: usize,
 }
@@ -145,9 +149,18 @@ impl Cause {
     }
 }
 
+/// Who a token speaks of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shopper {
+    /// The user.
+    pub user: UserId,
+    /// The device, when the token names one, or the request does.
+    pub device: Option<DeviceId>,
+}
+
 #[derive(Clone)]
 struct Verified {
-    user: UserId,
+    shopper: Shopper,
     /// When the token is valid: from `nbf` until `exp`, the leeway included.
     valid_ms: Range<i64>,
     /// How often keys had been published when it was verified.
@@ -199,11 +212,11 @@ impl Tokens {
         self.publications.fetch_add(1, Ordering::Release);
     }
 
-    /// Verifies the token of an `Authorization` header, and returns its user.
+    /// Verifies the token of an `Authorization` header, and returns whom it speaks of.
     ///
     /// # Errors
     /// The cause, which only operators may learn ([`Cause::refuse`]).
-    pub fn shopper(&self, authorization: Option<&str>) -> Result<UserId, Cause> {
+    pub fn shopper(&self, authorization: Option<&str>) -> Result<Shopper, Cause> {
         let token = authorization.and_then(bearer).ok_or(Cause::Missing)?;
         if token.len() > TOKEN_BYTES_MAX {
             return Err(Cause::Malformed);
@@ -212,12 +225,12 @@ impl Tokens {
             && verified.valid_ms.contains(&self.clock.now_ms())
             && verified.publications == self.publications.load(Ordering::Relaxed)
         {
-            return Ok(verified.user);
+            return Ok(verified.shopper);
         }
         let verified = self.verify(token)?;
-        let user = verified.user.clone();
+        let shopper = verified.shopper.clone();
         self.verified.insert(token.into(), verified);
-        Ok(user)
+        Ok(shopper)
     }
 
     fn verify(&self, token: &str) -> Result<Verified, Cause> {
@@ -257,8 +270,17 @@ impl Tokens {
             return Err(Cause::NotYetValid);
         }
         let user = UserId::parse(&claims.sub).map_err(|_| Cause::Claims)?;
-        Ok(Verified { user, valid_ms: begins_ms..expires_ms, publications })
+        let device = self.rules.device_claim.as_deref().and_then(|name| claim(token, name));
+        let shopper = Shopper { user, device };
+        Ok(Verified { shopper, valid_ms: begins_ms..expires_ms, publications })
     }
+}
+
+/// Reads a claim of a token that was verified. One that is no device id is none.
+fn claim(token: &str, name: &str) -> Option<DeviceId> {
+    let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
+    let claims: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&payload).ok()?;
+    DeviceId::parse(claims.get(name)?.as_str()?).ok()
 }
 
 /// Returns the credential of a `Bearer` header.

@@ -11,10 +11,10 @@ use serde::de::DeserializeOwned;
 use serde_path_to_error::{Path, Segment};
 
 use super::Context;
-use super::auth::Cause;
+use super::auth::{Cause, Shopper};
 use super::headers::{TwoValues, entries, sole, split, unquoted};
 use super::problem::{Code, Problem};
-use crate::domain::{IdempotencyKey, Object, UserId};
+use crate::domain::{DeviceId, IdempotencyKey, Object};
 
 /// The longest body of a shopper's request. A purchase's body has some 50 bytes.
 pub const SHOPPER_BODY_BYTES_MAX: usize = 1024;
@@ -24,21 +24,27 @@ pub const ADMIN_BODY_BYTES_MAX: usize = 64 * 1024;
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 
-/// Verifies the token of a request, and returns its user.
+/// Verifies the token of a request, and returns whom it speaks of. When it names no device, the header that the
+/// configuration names may.
 ///
 /// # Errors `unauthenticated`, also for a request with two different tokens; `dependency_unavailable` while the keys
 /// that may have signed the token were never read.
-pub async fn shopper(request: &HttpRequest, context: &Context) -> Result<UserId, Problem> {
+pub async fn shopper(request: &HttpRequest, context: &Context) -> Result<Shopper, Problem> {
     let authorization = authorization(request)?;
-    let mut user = context.tokens.shopper(authorization);
-    if let (Err(Cause::UnknownKey), Some(learn)) = (&user, &context.learn_keys) {
+    let mut shopper = context.tokens.shopper(authorization);
+    if let (Err(Cause::UnknownKey), Some(learn)) = (&shopper, &context.learn_keys) {
         let are_known = learn().await;
-        user = context.tokens.shopper(authorization);
-        if user == Err(Cause::UnknownKey) && !are_known {
+        shopper = context.tokens.shopper(authorization);
+        if shopper == Err(Cause::UnknownKey) && !are_known {
             return Err(Problem::new(Code::DependencyUnavailable));
         }
     }
-    user.map_err(Cause::refuse)
+    let mut shopper = shopper.map_err(Cause::refuse)?;
+    if let (None, Some(header)) = (&shopper.device, &context.device_header) {
+        let named = request.headers().get(header).and_then(|value| value.to_str().ok());
+        shopper.device = named.and_then(|device| DeviceId::parse(device).ok());
+    }
+    Ok(shopper)
 }
 
 /// Finds the `Authorization` header, when it is text.

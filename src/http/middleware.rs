@@ -26,6 +26,7 @@ use metrics::{Histogram, histogram};
 use super::Context;
 use super::extract::collected;
 use super::problem::{Code, Problem};
+use super::rules::Told;
 use super::shopper::payments::WEBHOOK;
 use crate::chance::Chance;
 use crate::metrics::HTTP_DURATION;
@@ -80,6 +81,10 @@ pub async fn around(
         None => (next.call(request).await?.map_into_boxed_body(), None),
         Some((problem, unread)) => (request.into_response(HttpResponse::from_error(problem)), Some(unread)),
     };
+    let told = response.request().extensions_mut().remove::<Told>();
+    if let Some(told) = told {
+        told.write(response.headers_mut());
+    }
     let kept = response.request().extensions().get::<RequestId>().copied();
     let id = kept.unwrap_or_else(RequestId::new);
     let status = response.status();

@@ -3,6 +3,8 @@
 //! One table says the status, the title and the retryability of each code. It is exhaustive and has no default arm.
 //! docs/api.md has the same rows, and a test compares them.
 
+use std::time::Duration;
+
 use actix_web::http::StatusCode;
 use actix_web::http::header::{
     ACCEPT, ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
@@ -10,6 +12,8 @@ use actix_web::http::header::{
 use actix_web::{HttpResponse, ResponseError};
 use serde_json::{Value, json};
 
+use super::rate_limit::write_limit;
+use crate::memory::rulebook::Policy;
 use crate::shop::Failure;
 
 macro_rules! codes {
@@ -88,6 +92,7 @@ codes! {
     HeadersTooLarge "headers_too_large" 431 false "The request's headers are too large.";
     RateLimited "rate_limited" 429 true "You are too fast.";
     Internal "internal" 500 true "Something broke on our side.";
+    SwitchedOff "switched_off" 503 true "This is switched off for now; nothing was changed.";
     Overloaded "overloaded" 503 true "Too many requests at once; nothing was changed.";
     DependencyUnavailable "dependency_unavailable" 503 true "A part of the service is down; nothing was changed.";
     Draining "draining" 503 true "This server is going away; nothing was changed.";
@@ -104,13 +109,15 @@ pub struct Problem {
     members: Vec<(&'static str, Value)>,
     retry_after_ms: Option<u64>,
     allow: Option<&'static str>,
+    /// The limit that refuses.
+    limit: Option<Policy>,
 }
 
 impl Problem {
     /// Makes a problem without detail. A retryable one may be repeated after a second.
     pub fn new(code: Code) -> Self {
         let retry_after_ms = code.is_retryable().then_some(1000);
-        Self { code, detail: None, members: Vec::new(), retry_after_ms, allow: None }
+        Self { code, detail: None, members: Vec::new(), retry_after_ms, allow: None, limit: None }
     }
 
     /// Makes the problem of an address that does not know the request's method, but `methods`: `GET, HEAD`.
@@ -127,6 +134,12 @@ impl Problem {
     /// Adds an extension member. Each name may be added once.
     pub fn with(mut self, name: &'static str, value: impl Into<Value>) -> Self {
         self.members.push((name, value.into()));
+        self
+    }
+
+    /// Sets the limit that refuses.
+    pub fn limit(mut self, policy: Policy) -> Self {
+        self.limit = Some(policy);
         self
     }
 
@@ -240,6 +253,9 @@ impl ResponseError for Problem {
         }
         if let Some(ms) = self.retry_after_ms {
             headers.insert(RETRY_AFTER, HeaderValue::from(ms.div_ceil(1000)));
+        }
+        if let Some(policy) = &self.limit {
+            write_limit(headers, policy, 0, Duration::from_millis(self.retry_after_ms.unwrap_or_default()));
         }
         response
     }

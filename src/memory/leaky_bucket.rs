@@ -48,7 +48,7 @@ impl Turns {
     fn take(&self, now_ns: u64) -> Taken {
         match self {
             Self::Own(bucket, rate) => match bucket.take(*rate, now_ns) {
-                Ok(()) => Taken::Given,
+                Ok(_) => Taken::Given,
                 Err(wait) => Taken::Refused(wait),
             },
             Self::Shared(wish) => wish.lease.take(&wish.shared, now_ns),

@@ -5,9 +5,13 @@
 
 mod asker;
 mod callers;
+mod greys;
 mod ready;
+mod standing;
+mod switches;
 mod tables;
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,15 +19,18 @@ use arc_swap::ArcSwap;
 use metrics::{Counter, counter};
 
 use super::leaky_bucket::{Entered, LeakyBucket, Waiter};
+use super::token_buckets::Rate;
 use super::token_leases::{LeaseOf, LeaseWish, Shared, Taken};
 use crate::clock::Moment;
-use crate::domain::RuleId;
-use crate::domain::rule::{About, Limit, Rule, RuleMode, RuleSet, RuleTerms, Scope, TokenRate, Way};
+use crate::domain::rule::{About, Limit, Rule, RuleMode, RuleSet, RuleTerms, Scope, Switch, TokenRate, Way};
+use crate::domain::{DeviceId, RuleId, SaleId, UserId};
 use crate::metrics::SHED;
 use crate::ports::{Rules, StoreResult};
 pub use asker::Asker;
 use asker::subscriber;
+pub use greys::Given;
 use ready::{Counted, Counts, Ready};
+pub use standing::{Policy, Standing};
 use tables::Tables;
 
 /// The refusal of a rule.
@@ -34,10 +41,21 @@ pub enum Refused {
     /// The rule has let pass as many as it may.
     TooFast {
         /// The rule.
-        rule: RuleId,
+        policy: Policy,
         /// After how long it would let one pass.
         retry_after: Duration,
     },
+    /// An operator has switched it off.
+    SwitchedOff(Switch),
+}
+
+/// What rules say of a request that none of them has refused.
+#[derive(Default)]
+pub struct Passes {
+    /// What it has to wait for before the rest of them can be asked.
+    pub pending: Option<Pending>,
+    /// How much is left of the scarcest limit that is the caller's own.
+    pub standing: Option<Standing>,
 }
 
 /// The rules of a process.
@@ -84,7 +102,8 @@ pub enum Wait {
 
 /// What one rule says of a request.
 enum Said {
-    Passes,
+    /// It passes, and the bucket that is the caller's own is full after so many ns.
+    Passes(Option<(Rate, u64)>),
     Refused(Duration),
     Waits(Wait),
 }
@@ -150,23 +169,45 @@ impl Rulebook {
         self.ready.store(Arc::new(ready));
     }
 
-    /// Asks all rules. Where one lets nothing pass, those before it have counted the request all the same. Answers what
-    /// the request has to wait for before the rest of them can be asked, if anything.
+    /// Answers whether an operator has switched something off.
+    pub fn is_off(&self, switch: Switch, now_ms: i64) -> bool {
+        self.ready.load().switches.holds(switch, now_ms)
+    }
+
+    /// Answers whether a sale is hidden from some.
+    pub fn hides_sales(&self) -> bool {
+        self.ready.load().greys.hides_any()
+    }
+
+    /// Answers whether somebody sees a sale. Who is not known sees none that is hidden from some.
+    pub fn shows(&self, sale: &SaleId, who: Option<(&UserId, Option<&DeviceId>)>, now_ms: i64) -> bool {
+        self.ready.load().greys.shows(sale, who, now_ms)
+    }
+
+    /// Answers what somebody gets beside what all get.
+    pub fn given(&self, user: &UserId, device: Option<&DeviceId>, now_ms: i64) -> Given {
+        self.ready.load().greys.given(user, device, now_ms)
+    }
+
+    /// Asks all rules. Where one lets nothing pass, those before it have counted the request all the same.
     ///
     /// # Errors
     /// The refusal of the first rule that refuses.
-    pub fn check(&self, asker: &Asker<'_>, now: Moment, now_ms: i64) -> Result<Option<Pending>, Refused> {
+    pub fn check(&self, asker: &Asker<'_>, now: Moment, now_ms: i64) -> Result<Passes, Refused> {
         let ready = self.ready.load();
+        if let Some(switch) = ready.switches.refusing(asker.way, now_ms) {
+            return Err(Refused::SwitchedOff(switch));
+        }
         let judged = ready.callers.judge(asker, now_ms);
         if judged.is_allowed {
-            return Ok(None);
+            return Ok(Passes::default());
         }
         if let Some(named) = judged.blocked {
             named.refused.increment(1);
             return Err(Refused::Blocked(named.id.clone()));
         }
-        let waits = self.walk(&ready, 0, asker, now, now_ms)?;
-        Ok(waits.map(|waits| pending(Arc::clone(&ready), asker, waits)))
+        let Walked { waits, standing } = self.walk(&ready, 0, asker, now, now_ms)?;
+        Ok(Passes { pending: waits.map(|waits| pending(Arc::clone(&ready), asker, waits)), standing })
     }
 
     /// Goes on with a request that had to wait. `answer` is the time after which it may come again, when the rule
@@ -181,12 +222,12 @@ impl Rulebook {
         asker: &Asker<'_>,
         now: Moment,
         now_ms: i64,
-    ) -> Result<Option<Pending>, Refused> {
+    ) -> Result<Passes, Refused> {
         if let Err(retry_after) = answer {
             self.refuse(&ready.by_way[asker.way.index()][index], retry_after)?;
         }
-        let waits = self.walk(&ready, index + 1, asker, now, now_ms)?;
-        Ok(waits.map(|waits| pending(ready, asker, waits)))
+        let Walked { waits, standing } = self.walk(&ready, index + 1, asker, now, now_ms)?;
+        Ok(Passes { pending: waits.map(|waits| pending(ready, asker, waits)), standing })
     }
 
     /// Counts that the rule at which a request had stopped would refuse it, or has.
@@ -201,18 +242,34 @@ impl Rulebook {
         asker: &Asker<'_>,
         now: Moment,
         now_ms: i64,
-    ) -> Result<Option<(usize, Wait)>, Refused> {
-        for (index, rule) in ready.by_way[asker.way.index()].iter().enumerate().skip(from) {
+    ) -> Result<Walked, Refused> {
+        let (hashes, mut scarcest) = (Hashes::default(), None);
+        let rules = &ready.by_way[asker.way.index()];
+        let mut waits = None;
+        for (index, rule) in rules.iter().enumerate().skip(from) {
             if !rule.holds(asker, now_ms) {
                 continue;
             }
-            match self.ask(rule, asker, now.ns()) {
-                Said::Passes => {}
+            match self.ask(rule, asker, &hashes, now.ns()) {
+                Said::Passes(Some((rate, full_in_ns))) if !rule.is_dry => {
+                    let left = rate.left(full_in_ns);
+                    if scarcest.is_none_or(|(_, least, _)| left < least) {
+                        scarcest = Some((index, left, full_in_ns));
+                    }
+                }
+                Said::Passes(_) => {}
                 Said::Refused(retry_after) => self.refuse(rule, retry_after)?,
-                Said::Waits(wait) => return Ok(Some((index, wait))),
+                Said::Waits(wait) => {
+                    waits = Some((index, wait));
+                    break;
+                }
             }
         }
-        Ok(None)
+        let standing = scarcest.map(|(index, remaining, full_in_ns)| {
+            let policy = rules[index].policy.clone();
+            Standing { policy, remaining, full_in_ns }
+        });
+        Ok(Walked { waits, standing })
     }
 
     fn refuse(&self, rule: &Counted, retry_after: Duration) -> Result<(), Refused> {
@@ -221,33 +278,34 @@ impl Rulebook {
             return Ok(());
         }
         self.shed.increment(1);
-        Err(Refused::TooFast { rule: rule.id.clone(), retry_after })
+        Err(Refused::TooFast { policy: rule.policy.clone(), retry_after })
     }
 
-    fn ask(&self, rule: &Counted, asker: &Asker<'_>, now_ns: u64) -> Said {
-        let said = |taken: Result<(), Duration>| taken.map_or_else(Said::Refused, |()| Said::Passes);
+    fn ask(&self, rule: &Counted, asker: &Asker<'_>, hashes: &Hashes, now_ns: u64) -> Said {
+        let said = |taken: Result<u64, Duration>| taken.map_or_else(Said::Refused, |_| Said::Passes(None));
+        let own = |rate: Rate, taken: Result<u64, Duration>| {
+            taken.map_or_else(Said::Refused, |full_in_ns| Said::Passes(Some((rate, full_in_ns))))
+        };
+        let leased = |taken: Taken, lease: &dyn Fn() -> LeaseOf, shared: Shared| match taken {
+            Taken::Given => Said::Passes(None),
+            Taken::Refused(wait) => Said::Refused(wait),
+            Taken::Asks => asks(rule, asker, lease(), shared),
+        };
+        // Who has no such name is not counted by it.
+        let key = || self.key(rule, asker, hashes);
         match &rule.counts {
             Counts::One(bucket, rate) => said(bucket.take(*rate, now_ns)),
-            Counts::Keys(buckets, rate) => match self.key(rule, asker) {
-                Some(key) => said(buckets.take(key, *rate, now_ns)),
-                // Who has no such name is not counted by it.
-                None => Said::Passes,
-            },
-            Counts::OneShared(lease, shared) => match lease.take(shared, now_ns) {
-                Taken::Given => Said::Passes,
-                Taken::Refused(wait) => Said::Refused(wait),
-                Taken::Asks => asks(rule, asker, LeaseOf::One(lease.clone()), *shared),
-            },
-            Counts::KeysShared(leases, shared) => match self.key(rule, asker) {
-                Some(key) => match leases.take(key, shared, now_ns) {
-                    Taken::Given => Said::Passes,
-                    Taken::Refused(wait) => Said::Refused(wait),
-                    Taken::Asks => asks(rule, asker, LeaseOf::Key(leases.clone(), key), *shared),
-                },
-                None => Said::Passes,
-            },
+            Counts::Keys(buckets, rate) => {
+                key().map_or(Said::Passes(None), |key| own(*rate, buckets.take(key, *rate, now_ns)))
+            }
+            Counts::OneShared(lease, shared) => {
+                leased(lease.take(shared, now_ns), &|| LeaseOf::One(lease.clone()), *shared)
+            }
+            Counts::KeysShared(leases, shared) => key().map_or(Said::Passes(None), |key| {
+                leased(leases.take(key, shared, now_ns), &|| LeaseOf::Key(leases.clone(), key), *shared)
+            }),
             Counts::Leaky(bucket) => match bucket.enter(now_ns) {
-                Entered::Passed => Said::Passes,
+                Entered::Passed => Said::Passes(None),
                 Entered::Waits { waiter, calls } => {
                     Said::Waits(Wait::Turn { waiter, bucket: bucket.clone(), calls })
                 }
@@ -257,15 +315,32 @@ impl Rulebook {
     }
 
     /// Answers the key under which the rule counts the request, if it has one.
-    fn key(&self, rule: &Counted, asker: &Asker<'_>) -> Option<u64> {
+    fn key(&self, rule: &Counted, asker: &Asker<'_>, hashes: &Hashes) -> Option<u64> {
+        let address = || *hashes.address.get_or_init(|| self.tables.hash(&subscriber(asker.address)));
         let key = match rule.scope {
             Scope::All | Scope::Route => None,
-            Scope::User => asker.user.map(|user| self.tables.hash(user)),
-            Scope::Address => Some(self.tables.hash(&subscriber(asker.address))),
-            Scope::Sale => asker.sale.map(|sale| self.tables.hash(sale)),
+            Scope::User => asker.user.map(|user| *hashes.user.get_or_init(|| self.tables.hash(user))),
+            Scope::Address => Some(address()),
+            Scope::Device => Some(asker.device.map_or_else(address, |device| self.tables.hash(device))),
+            Scope::Sale => asker.sale.map(|sale| *hashes.sale.get_or_init(|| self.tables.hash(sale))),
         };
         key.map(|key| rule.number ^ key)
     }
+}
+
+/// How far the rules were asked.
+struct Walked {
+    /// The rule that has the request wait, and for what.
+    waits: Option<(usize, Wait)>,
+    standing: Option<Standing>,
+}
+
+/// The hashes of one asker, each made once.
+#[derive(Default)]
+struct Hashes {
+    user: OnceCell<u64>,
+    address: OnceCell<u64>,
+    sale: OnceCell<u64>,
 }
 
 fn pending(ready: Arc<Ready>, asker: &Asker<'_>, (index, wait): (usize, Wait)) -> Pending {
@@ -284,7 +359,8 @@ fn bucket_name(rule: &Counted, asker: &Asker<'_>) -> String {
         (Scope::Route, _) => format!("{id}:route:{}", asker.way.as_str()),
         (Scope::User, Asker { user: Some(user), .. }) => format!("{id}:user:{user}"),
         (Scope::Sale, Asker { sale: Some(sale), .. }) => format!("{id}:sale:{sale}"),
-        (Scope::Address, _) => format!("{id}:address:{}", subscriber(asker.address)),
+        (Scope::Device, Asker { device: Some(device), .. }) => format!("{id}:device:{device}"),
+        (Scope::Address | Scope::Device, _) => format!("{id}:address:{}", subscriber(asker.address)),
         _ => id.to_string(),
     }
 }

@@ -46,9 +46,9 @@ impl Rate {
         self.full_ns
     }
 
-    /// Answers the time in which one token comes, in ns.
-    pub fn each_ns(self) -> u64 {
-        self.each_ns
+    /// Answers how many tokens there are in a bucket that is full after so many ns.
+    pub fn left(self, full_in_ns: u64) -> u64 {
+        self.full_ns.saturating_sub(full_in_ns) / self.each_ns
     }
 
     /// Takes a token out of a bucket that is full at `full_at_ns`, and answers when it is full then.
@@ -69,16 +69,16 @@ impl Rate {
 pub struct Bucket(AtomicU64);
 
 impl Bucket {
-    /// Takes a token. `now_ns` is of a clock that never goes back.
+    /// Takes a token, and answers after how many ns the bucket is full. `now_ns` is of a clock that never goes back.
     ///
     /// # Errors
     /// How long it is until there is a token.
-    pub fn take(&self, rate: Rate, now_ns: u64) -> Result<(), Duration> {
+    pub fn take(&self, rate: Rate, now_ns: u64) -> Result<u64, Duration> {
         let mut full_at_ns = self.0.load(Ordering::Relaxed);
         loop {
             let then_ns = rate.take(full_at_ns, now_ns)?;
             match self.0.compare_exchange_weak(full_at_ns, then_ns, Ordering::Relaxed, Ordering::Relaxed) {
-                Ok(_) => return Ok(()),
+                Ok(_) => return Ok(then_ns - now_ns),
                 Err(changed) => full_at_ns = changed,
             }
         }
@@ -99,14 +99,14 @@ impl Fading for FullAt {
 }
 
 impl Buckets {
-    /// Takes a token of a key.
+    /// Takes a token of a key, and answers after how many ns its bucket is full.
     ///
     /// # Errors
     /// How long it is until there is a token.
-    pub fn take(&self, key: u64, rate: Rate, now_ns: u64) -> Result<(), Duration> {
+    pub fn take(&self, key: u64, rate: Rate, now_ns: u64) -> Result<u64, Duration> {
         self.with(key, |full_at| {
             full_at.0 = rate.take(full_at.0, now_ns)?;
-            Ok(())
+            Ok(full_at.0 - now_ns)
         })
     }
 }
@@ -137,13 +137,13 @@ mod tests {
     fn of_more_keys_than_there_is_room_for_the_nearest_to_full_is_forgotten() {
         let (buckets, slow, fast) = (Buckets::new(PLACES), Rate::new(1, 1), Rate::new(1000, 1));
         let now_ns = SECOND_NS;
-        assert_eq!(buckets.take(1, slow, now_ns), Ok(()));
+        assert!(buckets.take(1, slow, now_ns).is_ok());
         for key in 2..100 {
-            assert_eq!(buckets.take(key, fast, now_ns), Ok(()));
+            assert!(buckets.take(key, fast, now_ns).is_ok());
         }
         assert!(buckets.take(1, slow, now_ns).is_err(), "it is full last");
         assert!(buckets.take(99, fast, now_ns).is_err());
-        assert_eq!(buckets.take(2, fast, now_ns), Ok(()), "forgotten");
+        assert!(buckets.take(2, fast, now_ns).is_ok(), "forgotten");
     }
 
     proptest! {
@@ -159,7 +159,10 @@ mod tests {
                 now_ns += pause_ns;
                 let before: Vec<u64> = given.iter().filter(|(of, _)| *of == key).map(|(_, at)| *at).collect();
                 match buckets.take(key, rate, now_ns) {
-                    Ok(()) => given.push((key, now_ns)),
+                    Ok(full_in_ns) => {
+                        prop_assert!(full_in_ns <= rate.full_ns && rate.left(full_in_ns) < burst.into());
+                        given.push((key, now_ns));
+                    }
                     Err(wait) => {
                         // Refused only when the span since some token was given has had all that it may have.
                         let is_spent = before.iter().enumerate().any(|(index, at)| {

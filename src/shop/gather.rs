@@ -8,11 +8,57 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Shop;
-use super::bucket_queues::{BucketQueue, Left};
+use super::bucket_queues::{Answer, Answered, BucketQueue, Left};
+use crate::domain::reservation::{Denial, ReserveRequest};
 use crate::domain::{BucketId, Sale, SkuId};
 use crate::ports::{BucketState, Effect, ErrorKind, StoreError, StoreResult};
 
+/// How often a purchase has units of other buckets gathered, before it is told to come again.
+const GATHERS_MAX: usize = 4;
+
 impl Shop {
+    /// Tries again with units of the other buckets, when this one had too few. What is said to be left is left of the
+    /// whole sale.
+    pub(super) async fn with_other_buckets(
+        self: &Arc<Self>,
+        queue: &BucketQueue,
+        bucket: &BucketId,
+        request: ReserveRequest,
+        (mut answer, mut attempts): (Answer, u32),
+    ) -> (Answer, u32) {
+        let (sku, units) = (&request.record.sku_id, request.record.quantity.units());
+        for _ in 0..GATHERS_MAX {
+            let Ok(Answered::Denied { denial: Denial::SoldOut { available, orders_seen }, asked }) =
+                &mut answer
+            else {
+                return (answer, attempts);
+            };
+            match self.gather(queue, bucket, sku, units).await {
+                Ok(left) if left < units => {
+                    let denial = Denial::SoldOut { available: left, orders_seen: *orders_seen };
+                    return (Ok(Answered::Denied { denial, asked: *asked }), attempts);
+                }
+                Ok(left) => *available = left,
+                Err(error) => {
+                    // No unit was reserved, whatever was moved.
+                    tracing::warn!(%error, sale = %bucket.sale, "units not gathered");
+                    let source = "units of other buckets could not be had".into();
+                    let (kind, effect) = (error.kind, Effect::NotApplied);
+                    let error = StoreError { kind, effect, context: "gather units", source };
+                    return (Err(Arc::new(error)), attempts);
+                }
+            }
+            (answer, attempts) = self.reserve(queue, bucket, request.clone()).await;
+        }
+        if let Ok(Answered::Denied { denial: Denial::SoldOut { .. }, .. }) = answer {
+            // There are units, and others were quicker every time.
+            let source = "others took the units that were gathered".into();
+            let (kind, effect) = (ErrorKind::Conflict, Effect::NotApplied);
+            answer = Err(Arc::new(StoreError { kind, effect, context: "gather units", source }));
+        }
+        (answer, attempts)
+    }
+
     /// Moves units into a bucket until it has `units` of a SKU, if there are so many. Answers how many the sale has
     /// left, over all buckets and on their way. Nothing is reserved: others may be quicker.
     ///

@@ -2,14 +2,18 @@
 
 use std::net::IpAddr;
 
-use crate::domain::{IdempotencyKey, Order, OrderState, Quantity, Reference, SaleId, SkuId, UserId};
-use crate::memory::rulebook::Refused;
+use crate::domain::{
+    DeviceId, IdempotencyKey, Order, OrderState, Quantity, Reference, SaleId, SkuId, UserId,
+};
+use crate::memory::rulebook::{Refused, Standing};
 
 /// One purchase, as a shopper asks for it.
 #[derive(Debug, Clone)]
 pub struct Purchase {
     /// The buyer, from the verified token and never from the request's body (I6).
     pub user: UserId,
+    /// The buyer's device, when the token or the request names one.
+    pub device: Option<DeviceId>,
     /// The address that the request came from, as far as our own proxies say.
     pub address: IpAddr,
     /// The sale of the request's path.
@@ -33,6 +37,8 @@ pub struct Accepted {
     pub order: Order,
     /// Whether an earlier request made it.
     pub replayed: bool,
+    /// How much is left of the buyer's scarcest limit.
+    pub standing: Option<Standing>,
 }
 
 /// Why a purchase was not accepted. All but the last four are decisions of the shop. The last four are failures, which
@@ -88,6 +94,11 @@ pub enum Refusal {
 }
 
 impl Accepted {
+    /// Makes the answer of an order that stands.
+    pub fn new(order: Order, replayed: bool) -> Self {
+        Self { order, replayed, standing: None }
+    }
+
     /// Answers the word of `seckill_admission_total`.
     pub fn outcome(&self) -> &'static str {
         match self {
@@ -115,6 +126,7 @@ impl Refusal {
             Self::KeyReused => "key_reused",
             Self::Ruled(Refused::TooFast { .. }) => "throttled",
             Self::Ruled(Refused::Blocked(_)) => "blocked",
+            Self::Ruled(Refused::SwitchedOff(_)) => "switched_off",
             Self::Overloaded | Self::Draining => "overloaded",
             Self::Unavailable => "unavailable",
             Self::OutcomeUnknown => "outcome_unknown",

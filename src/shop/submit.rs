@@ -17,29 +17,26 @@ use crate::domain::reservation::{Denial, Fingerprint, OutboxEntryId, Reservation
 use crate::domain::rule::Way;
 use crate::domain::sale::Phase;
 use crate::domain::{BucketId, Order, OrderId, OrderRecord, OrderState, Quantity, Reference, Sale, SkuId};
-use crate::memory::rulebook::{Asker, Pending};
+use crate::memory::rulebook::{Asker, Passes, Standing};
 use crate::metrics::{RESERVE_BATCH, SHED};
 use crate::ports::{Effect, ErrorKind, StoreError, StoreResult};
-
-/// How often a purchase has units of other buckets gathered, before it is told to come again.
-const GATHERS_MAX: usize = 4;
 
 /// The answer to a purchase.
 type Submitted = Result<Accepted, Refusal>;
 
 /// Whether the rules of traffic were asked about a purchase.
-#[derive(Clone, Copy, PartialEq, Eq)]
 enum Asked {
     No,
-    Yes,
+    /// They were, and answered how much is left of the buyer's scarcest limit.
+    Yes(Option<Standing>),
 }
 
 /// What a purchase goes on with.
 enum Decided {
     /// With the answer of the task that reserves and queues.
-    Reserves(oneshot::Receiver<Submitted>),
+    Reserves(oneshot::Receiver<Submitted>, Option<Standing>),
     /// With what a rule has it wait for.
-    Waits(Box<Pending>),
+    Waits(Box<Passes>),
 }
 
 /// What the task of a purchase has to know of its sale.
@@ -68,10 +65,23 @@ impl ReplyTo {
     }
 }
 
+/// Waits for the answer of the task that reserves and queues.
+async fn told(answer: oneshot::Receiver<Submitted>, standing: Option<Standing>) -> Submitted {
+    // Only a panic ends the task without an answer, and the panic may have come after the reservation.
+    let submitted = answer.await.unwrap_or(Err(Refusal::OutcomeUnknown));
+    submitted.map(|accepted| Accepted { standing, ..accepted })
+}
+
 /// Answers who asks for a purchase.
 fn asker(purchase: &Purchase) -> Asker<'_> {
-    let Purchase { user, address, sale, .. } = purchase;
-    Asker { way: Way::Purchase, user: Some(user), address: *address, sale: Some(sale) }
+    let Purchase { user, address, sale, device, .. } = purchase;
+    Asker {
+        way: Way::Purchase,
+        user: Some(user),
+        address: *address,
+        sale: Some(sale),
+        device: device.as_ref(),
+    }
 }
 
 impl Shop {
@@ -81,9 +91,8 @@ impl Shop {
     /// The refusal. Only [`Refusal::OutcomeUnknown`] leaves open whether there is an order.
     pub async fn submit(self: &Arc<Self>, purchase: &Purchase) -> Result<Accepted, Refusal> {
         let submitted = match self.decide(purchase, Asked::No) {
-            // Only a panic ends the task without an answer, and the panic may have come after the reservation.
-            Ok(Decided::Reserves(answer)) => answer.await.unwrap_or(Err(Refusal::OutcomeUnknown)),
-            Ok(Decided::Waits(pending)) => Box::pin(self.submit_later(pending, purchase)).await,
+            Ok(Decided::Reserves(answer, standing)) => told(answer, standing).await,
+            Ok(Decided::Waits(passes)) => Box::pin(self.submit_later(*passes, purchase)).await,
             Err(Refusal::UnknownSale) => self.submit_to_settled(purchase).await,
             Err(refusal) => Err(refusal),
         };
@@ -95,10 +104,10 @@ impl Shop {
 
     /// Buys after a rule has let the purchase wait. Everything but the rules is looked at again, because it may be
     /// otherwise now.
-    async fn submit_later(self: &Arc<Self>, pending: Box<Pending>, purchase: &Purchase) -> Submitted {
-        self.traffic.wait(pending, &asker(purchase)).await.map_err(Refusal::Ruled)?;
-        match self.decide(purchase, Asked::Yes)? {
-            Decided::Reserves(answer) => answer.await.unwrap_or(Err(Refusal::OutcomeUnknown)),
+    async fn submit_later(self: &Arc<Self>, passes: Passes, purchase: &Purchase) -> Submitted {
+        let standing = self.traffic.wait(passes, &asker(purchase)).await.map_err(Refusal::Ruled)?;
+        match self.decide(purchase, Asked::Yes(standing))? {
+            Decided::Reserves(answer, standing) => told(answer, standing).await,
             // Rules that were asked let nobody wait.
             Decided::Waits(_) => Err(Refusal::Unavailable),
         }
@@ -113,14 +122,22 @@ impl Shop {
             // A front that has not read the directory yet does not know which sales there are.
             return Err(if snapshot.is_read { Refusal::UnknownSale } else { Refusal::Unavailable });
         };
+        if !self.traffic.shows(&sale.id, Some((&purchase.user, purchase.device.as_ref()))) {
+            return Err(Refusal::UnknownSale);
+        }
         let shard = self.map.shard_of(&purchase.user);
         let bucket = self.bucket(sale, shard);
         self.check_locally(purchase, sale, phase, &bucket, now_ms)?;
-        if rules == Asked::No
-            && let Some(pending) = self.traffic.ask(&asker(purchase)).map_err(Refusal::Ruled)?
-        {
-            return Ok(Decided::Waits(pending));
-        }
+        let standing = match rules {
+            Asked::Yes(standing) => standing,
+            Asked::No => {
+                let passes = self.traffic.ask(&asker(purchase)).map_err(Refusal::Ruled)?;
+                if passes.pending.is_some() {
+                    return Ok(Decided::Waits(Box::new(passes)));
+                }
+                passes.standing
+            }
+        };
         if self.admission.is_draining() {
             counter!(SHED, "reason" => "draining").increment(1);
             return Err(Refusal::Draining);
@@ -144,7 +161,7 @@ impl Shop {
         let (answer, receiver) = oneshot::channel();
         let reply_to = ReplyTo { answer, place };
         self.tasks.spawn_here(self.clone().reserve_and_queue(terms, bucket, request, reply_to));
-        Ok(Decided::Reserves(receiver))
+        Ok(Decided::Reserves(receiver, standing))
     }
 
     /// Answers a purchase of a settled sale: with the order that the same key made, or that the sale is over.
@@ -167,7 +184,7 @@ impl Shop {
     ) -> Submitted {
         match self.ports.orders.order(order).await {
             Ok(Some(order)) if (&order.sku, order.quantity, order.reference.as_ref()) == asked => {
-                Ok(Accepted { order, replayed: true })
+                Ok(Accepted::new(order, true))
             }
             Ok(Some(_)) => Err(Refusal::KeyReused),
             Ok(None) => Err(Refusal::Ended),
@@ -252,7 +269,7 @@ impl Shop {
 
     /// Reserves (steps 3 and 6), and answers also how many attempts that took. A call without an answer is repeated
     /// once with the same ids. The error is `NotApplied` when no attempt can have taken anything.
-    async fn reserve(
+    pub(super) async fn reserve(
         self: &Arc<Self>,
         queue: &BucketQueue,
         bucket: &BucketId,
@@ -271,48 +288,6 @@ impl Shop {
             }
             decided => (decided, 1),
         }
-    }
-
-    /// Tries again with units of the other buckets, when this one had too few. What is said to be left is left of the
-    /// whole sale.
-    async fn with_other_buckets(
-        self: &Arc<Self>,
-        queue: &BucketQueue,
-        bucket: &BucketId,
-        request: ReserveRequest,
-        (mut answer, mut attempts): (Answer, u32),
-    ) -> (Answer, u32) {
-        let (sku, units) = (&request.record.sku_id, request.record.quantity.units());
-        for _ in 0..GATHERS_MAX {
-            let Ok(Answered::Denied { denial: Denial::SoldOut { available, orders_seen }, asked }) =
-                &mut answer
-            else {
-                return (answer, attempts);
-            };
-            match self.gather(queue, bucket, sku, units).await {
-                Ok(left) if left < units => {
-                    let denial = Denial::SoldOut { available: left, orders_seen: *orders_seen };
-                    return (Ok(Answered::Denied { denial, asked: *asked }), attempts);
-                }
-                Ok(left) => *available = left,
-                Err(error) => {
-                    // No unit was reserved, whatever was moved.
-                    tracing::warn!(%error, sale = %bucket.sale, "units not gathered");
-                    let source = "units of other buckets could not be had".into();
-                    let (kind, effect) = (error.kind, Effect::NotApplied);
-                    let error = StoreError { kind, effect, context: "gather units", source };
-                    return (Err(Arc::new(error)), attempts);
-                }
-            }
-            (answer, attempts) = self.reserve(queue, bucket, request.clone()).await;
-        }
-        if let Ok(Answered::Denied { denial: Denial::SoldOut { .. }, .. }) = answer {
-            // There are units, and others were quicker every time.
-            let source = "others took the units that were gathered".into();
-            let (kind, effect) = (ErrorKind::Conflict, Effect::NotApplied);
-            answer = Err(Arc::new(StoreError { kind, effect, context: "gather units", source }));
-        }
-        (answer, attempts)
     }
 
     /// Reserves in one call, together with the purchases that wait at the same time.
@@ -357,7 +332,7 @@ impl Shop {
         let in_time = self.clock.timeout(wait, &mut append).await;
         let state = if let Ok(Ok(())) = in_time { OrderState::Queued } else { OrderState::Reserved };
         let order = record.order_id;
-        reply_to.tell(Ok(Accepted { order: pending_order(record, state), replayed: false }));
+        reply_to.tell(Ok(Accepted::new(pending_order(record, state), false)));
         let appended = match in_time {
             Ok(appended) => appended,
             Err(_) => append.await,
@@ -404,7 +379,7 @@ impl Shop {
                 ..pending_order(OrderRecord { accepted_ms: held.reserved_ms, ..record }, held.state)
             },
         };
-        Accepted { order, replayed }
+        Accepted::new(order, replayed)
     }
 
     /// Notes that a SKU was sold out after `asked`. When the winners are not known, spawns the task that reads them.

@@ -9,8 +9,10 @@ use metrics::{Counter, counter};
 
 use super::batching::{Batcher, Tempo};
 use crate::clock::Clock;
+use crate::domain::rule::Switch;
+use crate::domain::{DeviceId, SaleId, UserId};
 use crate::memory::leaky_bucket::{Called, LeakyBucket};
-use crate::memory::rulebook::{Asker, Pending, Refused, Rulebook, Wait};
+use crate::memory::rulebook::{Asker, Given, Passes, Pending, Refused, Rulebook, Standing, Wait};
 use crate::memory::token_leases::LeaseWish;
 use crate::metrics::{TOKEN_LEASES, TOKENS_LEASED};
 use crate::ports::{TokenGrant, TokenLeases, TokenWish};
@@ -70,35 +72,57 @@ impl Traffic {
         Arc::new(Self { rulebook, token_leases, leases, clock, tasks, counts: Counts::new() })
     }
 
-    /// Asks the rules about a request of the public listener. Answers what it has to wait for, if anything: see
-    /// [`Self::wait`].
+    /// Asks the rules about a request of the public listener. It may have to wait: see [`Self::wait`].
     ///
     /// # Errors
     /// The refusal of a rule.
-    pub fn ask(&self, asker: &Asker<'_>) -> Result<Option<Box<Pending>>, Refused> {
-        let pending = self.rulebook.check(asker, self.clock.monotonic(), self.clock.now_ms())?;
-        Ok(pending.map(Box::new))
+    pub fn ask(&self, asker: &Asker<'_>) -> Result<Passes, Refused> {
+        self.rulebook.check(asker, self.clock.monotonic(), self.clock.now_ms())
     }
 
-    /// Asks the rules about a request of the public listener, and waits as long as they say.
+    /// Asks the rules about a request of the public listener, and waits as long as they say. Answers how much is left
+    /// of the caller's scarcest limit.
     ///
     /// # Errors
     /// The refusal of a rule.
-    pub async fn pass(self: &Arc<Self>, asker: &Asker<'_>) -> Result<(), Refused> {
-        match self.ask(asker)? {
-            None => Ok(()),
-            Some(pending) => Box::pin(self.wait(pending, asker)).await,
+    pub async fn pass(self: &Arc<Self>, asker: &Asker<'_>) -> Result<Option<Standing>, Refused> {
+        let passes = self.ask(asker)?;
+        if passes.pending.is_none() {
+            return Ok(passes.standing);
         }
+        Box::pin(self.wait(passes, asker)).await
     }
 
-    /// Waits for what a rule has said, and asks the rules after it.
+    /// Answers whether an operator has switched something off.
+    pub fn is_off(&self, switch: Switch) -> bool {
+        self.rulebook.is_off(switch, self.clock.now_ms())
+    }
+
+    /// Answers whether a sale is hidden from some.
+    pub fn hides_sales(&self) -> bool {
+        self.rulebook.hides_sales()
+    }
+
+    /// Answers whether somebody sees a sale. Who is not known sees none that is hidden from some.
+    pub fn shows(&self, sale: &SaleId, who: Option<(&UserId, Option<&DeviceId>)>) -> bool {
+        self.rulebook.shows(sale, who, self.clock.now_ms())
+    }
+
+    /// Answers what somebody gets beside what all get.
+    pub fn given(&self, user: &UserId, device: Option<&DeviceId>) -> Given {
+        self.rulebook.given(user, device, self.clock.now_ms())
+    }
+
+    /// Waits for what a rule has said, and asks the rules after it. Answers as [`Self::pass`].
     ///
     /// # Errors
     /// The refusal of a rule.
-    pub async fn wait(self: &Arc<Self>, pending: Box<Pending>, asker: &Asker<'_>) -> Result<(), Refused> {
-        let mut pending = *pending;
-        loop {
-            let Pending { stop, wait, is_dry } = pending;
+    pub async fn wait(
+        self: &Arc<Self>,
+        mut passes: Passes,
+        asker: &Asker<'_>,
+    ) -> Result<Option<Standing>, Refused> {
+        while let Some(Pending { stop, wait, is_dry }) = passes.pending.take() {
             let answer = match wait {
                 Wait::Lease(wish) if is_dry => {
                     let (traffic, stop, way) = (self.clone(), stop.clone(), asker.way);
@@ -119,11 +143,11 @@ impl Traffic {
                 }
             };
             let (now, now_ms) = (self.clock.monotonic(), self.clock.now_ms());
-            match self.rulebook.go_on(stop, answer, asker, now, now_ms)? {
-                None => return Ok(()),
-                Some(next) => pending = next,
-            }
+            let next = self.rulebook.go_on(stop, answer, asker, now, now_ms)?;
+            passes.standing = Standing::scarcer(passes.standing, next.standing);
+            passes.pending = next.pending;
         }
+        Ok(passes.standing)
     }
 
     /// Asks for a token of a shared bucket, together with the requests that wait at the same time.
@@ -240,7 +264,7 @@ mod tests {
 
     fn asker() -> Asker<'static> {
         let address = std::net::IpAddr::from([127, 0, 0, 1]);
-        Asker { way: Way::SaleList, user: None, address, sale: None }
+        Asker { way: Way::SaleList, user: None, address, sale: None, device: None }
     }
 
     async fn settle() {
@@ -308,7 +332,7 @@ mod tests {
         terms["mode"] = json!("dry_run");
         let (traffic, _clock) = traffic(terms);
         for _ in 0..100 {
-            assert!(traffic.ask(&asker()).is_ok_and(|pending| pending.is_none()));
+            assert!(traffic.ask(&asker()).is_ok_and(|passes| passes.pending.is_none()));
         }
     }
 }

@@ -159,6 +159,7 @@ fn tokens(setting: Setting, clock: &Clock) -> Tokens {
         audience: "seckill".to_owned(),
         issuer: setting.has_issuer.then(|| "shop".to_owned()),
         leeway_s: 5,
+        device_claim: None,
         verified_max: 64,
     };
     Tokens::new(vec![key], &rules, clock.clone())
@@ -168,9 +169,9 @@ fn tokens(setting: Setting, clock: &Clock) -> Tokens {
 fn asked(tokens: &Tokens, authorization: &str, setting: Setting) -> Option<Proof> {
     let proof = proof(authorization, setting);
     match tokens.shopper(Some(authorization)) {
-        Ok(user) => {
+        Ok(shopper) => {
             let proven = proof.as_ref().map(|proof| proof.user.as_str());
-            assert_eq!(Some(user.as_str()), proven, "a token that proves nothing was believed");
+            assert_eq!(Some(shopper.user.as_str()), proven, "a token that proves nothing was believed");
         }
         Err(_) => {
             assert!(!proof.as_ref().is_some_and(|proof| proof.is_plain), "a good token was refused");

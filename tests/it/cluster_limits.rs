@@ -54,7 +54,7 @@ async fn front(ports: &Ports) -> Arc<Traffic> {
 }
 
 fn asker(way: Way) -> Asker<'static> {
-    Asker { way, user: None, address: IpAddr::from([127, 0, 0, 1]), sale: None }
+    Asker { way, user: None, address: IpAddr::from([127, 0, 0, 1]), sale: None, device: None }
 }
 
 /// Asks so often a second, until the end, and notes what passes.

@@ -30,6 +30,7 @@ mod dead_letters;
 mod doors;
 pub mod ends;
 mod faults;
+mod greys;
 pub mod http_errors;
 mod journal;
 mod payment_events;

@@ -60,8 +60,13 @@ struct Reader {
 impl Reader {
     fn of(auth: &AuthConfig) -> Self {
         let clock = Clock::manual(1_900_000_000_000);
-        let rules =
-            TokenRules { audience: "seckill".to_owned(), issuer: None, leeway_s: 5, verified_max: 100 };
+        let rules = TokenRules {
+            audience: "seckill".to_owned(),
+            issuer: None,
+            leeway_s: 5,
+            device_claim: None,
+            verified_max: 100,
+        };
         let tokens = Arc::new(Tokens::new(Vec::new(), &rules, clock.clone()));
         let keys = PublishedKeys::of(auth, &tokens, &clock).expect("a reader").expect("a source");
         Self { keys, tokens, clock }

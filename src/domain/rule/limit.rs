@@ -3,8 +3,10 @@
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::grey::Grey;
 use super::scope::{About, InvalidRule, Scope, fault};
-use crate::domain::ids::UserId;
+use super::switch::Switch;
+use crate::domain::ids::{DeviceId, UserId};
 
 /// What happens to the requests that a rule is about.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +20,10 @@ pub enum Limit {
     Block(Caller),
     /// All of a caller's pass, whatever other rules say.
     Allow(Caller),
+    /// Some users see or get what the others do not.
+    Grey(Grey),
+    /// Something is off.
+    Switch(Switch),
 }
 
 impl Limit {
@@ -28,6 +34,8 @@ impl Limit {
             Self::LeakyBucket(_) => "leaky_bucket",
             Self::Block(_) => "block",
             Self::Allow(_) => "allow",
+            Self::Grey(_) => "grey",
+            Self::Switch(_) => "switch",
         }
     }
 
@@ -36,13 +44,14 @@ impl Limit {
         match self {
             Self::TokenBucket(rate) => rate.check(),
             Self::LeakyBucket(rate) => rate.check(scope),
-            Self::Block(_) | Self::Allow(_) if scope != Scope::All => {
-                fault("/scope", "a rule about one caller counts nobody: leave it out")
+            Self::Block(_) | Self::Allow(_) | Self::Grey(_) | Self::Switch(_) if scope != Scope::All => {
+                fault("/scope", "a rule of this kind counts nobody: leave it out")
             }
-            Self::Block(_) | Self::Allow(_) if !about.is_all() => {
-                fault("/match", "a rule about one caller holds for all requests: leave it out")
+            Self::Block(_) | Self::Allow(_) | Self::Grey(_) | Self::Switch(_) if !about.is_all() => {
+                fault("/match", "a rule of this kind is about no single route or sale: leave it out")
             }
-            Self::Block(_) | Self::Allow(_) => Ok(()),
+            Self::Grey(grey) => grey.check(),
+            Self::Block(_) | Self::Allow(_) | Self::Switch(_) => Ok(()),
         }
     }
 }
@@ -126,7 +135,7 @@ impl LeakyRate {
         }
         match scope {
             Scope::All | Scope::Route => Ok(()),
-            Scope::User | Scope::Address | Scope::Sale => {
+            Scope::User | Scope::Address | Scope::Device | Scope::Sale => {
                 fault("/scope", "must be all or route: everybody waits in one queue; match selects a sale")
             }
         }
@@ -141,6 +150,8 @@ pub enum Caller {
     User(UserId),
     /// All addresses of a network; a single address is the network of it alone.
     Address(#[serde(with = "network")] IpNet),
+    /// A device.
+    Device(DeviceId),
 }
 
 /// Reads and writes a network: `203.0.113.0/24`, or an address alone.

@@ -86,6 +86,9 @@ pub enum Scope {
     User,
     /// Those of one IPv4 address, or of one IPv6 /64 network.
     Address,
+    /// Those of one device. Requests that name none are counted by their address, so that nobody gains by leaving it
+    /// out.
+    Device,
     /// Those about one sale. A request about none is not counted.
     Sale,
 }

@@ -3,7 +3,7 @@
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
 
-use super::sales::{checked_reason, read_body};
+use super::changes::{checked_reason, read_body};
 use super::{Scope, change, operator};
 use crate::domain::record::Poison;
 use crate::domain::{DeadLetter, DeadLetterId, LetterQuery, LetterState, OrderId, OrderRecord, SaleId};

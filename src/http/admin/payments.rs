@@ -3,7 +3,7 @@
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
 
-use super::sales::{ReasonBody, checked_reason, read_body};
+use super::changes::{ReasonBody, checked_reason, read_body};
 use super::{Scope, change, operator};
 use crate::domain::payment::{REFERENCE_MAX, RefundKey, RefundState};
 use crate::http::Context;

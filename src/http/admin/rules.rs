@@ -5,7 +5,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::sales::{ReasonQuery, checked_reason, if_versions, read_body};
+use super::changes::{ReasonQuery, checked_reason, if_versions, read_body};
 use super::{Scope, change, operator};
 use crate::domain::RuleId;
 use crate::domain::node::Node;

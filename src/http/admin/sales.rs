@@ -2,26 +2,24 @@
 //! below stand under `/api/v1/admin`.
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{ETAG, IF_MATCH, LOCATION};
+use actix_web::http::header::{ETAG, LOCATION};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, web};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::changes::{ReasonBody, checked_reason, if_versions, read_body};
 use super::{Scope, change as audit, operator};
+use crate::domain::rule::Switch;
 use crate::domain::sale::SaleAction;
 use crate::domain::{Holdings, Item, Money, Object, Sale, SaleId, SaleState, SkuId};
-use crate::http::extract::ADMIN_BODY_BYTES_MAX;
-use crate::http::headers::entries;
+use crate::http::Context;
 use crate::http::paging::SalesQuery;
 use crate::http::problem::{Code, Problem};
+use crate::http::rules::while_on;
 use crate::http::shopper::{parse_rfc3339, rfc3339};
-use crate::http::{Context, extract};
 use crate::shop::operate::{Changed, Patch, StockView};
 use crate::shop::settle::Settled;
 
-/// Longest reason of a change, in characters.
-const REASON_MAX: usize = 200;
 /// How long an order waits for its payment when the body of a new sale does not say.
 const PAYMENT_WINDOW_DEFAULT_MS: i64 = 900_000;
 
@@ -62,13 +60,6 @@ pub struct PatchBody {
     payment_window_ms: Option<i64>,
     buckets: Option<u16>,
     items: Option<Vec<Object<ItemBody>>>,
-    reason: String,
-}
-
-/// The body of an action that takes a sale through its life.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ReasonBody {
     reason: String,
 }
 
@@ -118,86 +109,12 @@ impl PatchBody {
     }
 }
 
-impl ReasonBody {
-    /// Returns the reason for the audit log.
-    ///
-    /// # Errors
-    /// `validation_failed` when the reason is empty or too long.
-    pub fn reason(self) -> Result<String, Problem> {
-        checked_reason(&self.reason)
-    }
-}
-
 fn items(bodies: Vec<Object<ItemBody>>) -> Vec<Item> {
     let item = |Object(body)| {
         let ItemBody { sku_id, name, stock, price } = body;
         Item { sku_id, name, stock, price }
     };
     bodies.into_iter().map(item).collect()
-}
-
-/// Checks the reason of a change.
-///
-/// # Errors
-/// `validation_failed` when it is empty or too long.
-pub fn checked_reason(reason: &str) -> Result<String, Problem> {
-    let reason = reason.trim();
-    if reason.is_empty() || reason.chars().count() > REASON_MAX {
-        return Err(Problem::invalid("/reason", format!("must have 1 to {REASON_MAX} characters")));
-    }
-    Ok(reason.to_owned())
-}
-
-/// The query string of a removal.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ReasonQuery {
-    reason: Option<String>,
-}
-
-impl ReasonQuery {
-    /// Answers the checked reason.
-    ///
-    /// # Errors
-    /// As [`checked_reason`].
-    pub fn checked(&self) -> Result<String, Problem> {
-        checked_reason(self.reason.as_deref().unwrap_or_default())
-    }
-}
-
-/// Reads the versions of which the header `If-Match` asks for one. `None` means that any version will do. All lines are
-/// one list. Source: RFC 9110 §13.1.1.
-///
-/// # Errors
-/// `etag_mismatch` when no entry can match, because all of them are weak.
-pub fn if_versions(request: &HttpRequest) -> Result<Option<Vec<u64>>, Problem> {
-    if !request.headers().contains_key(IF_MATCH) {
-        return Ok(None);
-    }
-    let tags = entries(request, &IF_MATCH);
-    if tags.contains(&"*") {
-        return Ok(None);
-    }
-    let is_weak = |tag: &&str| tag.starts_with("W/");
-    if !tags.is_empty() && tags.iter().all(is_weak) {
-        return Err(Problem::new(Code::EtagMismatch).detail(
-            "If-Match never matches a weak tag (W/\"…\"): send the ETag as this server wrote it, without W/. A proxy \
-             that compresses answers may have made it weak.",
-        ));
-    }
-    Ok(Some(tags.into_iter().filter_map(|tag| extract::digits(tag.trim_matches('"'))).collect()))
-}
-
-/// Reads the JSON body of a request of operators.
-///
-/// # Errors
-/// As [`extract::body`] and [`extract::json`].
-pub async fn read_body<T: DeserializeOwned>(
-    request: &HttpRequest,
-    payload: web::Payload,
-    context: &Context,
-) -> Result<T, Problem> {
-    extract::json(request, &extract::body(request, payload, ADMIN_BODY_BYTES_MAX, context).await?)
 }
 
 /// Reads the id of a sale from a path.
@@ -250,6 +167,7 @@ pub async fn create(
 ) -> Result<HttpResponse, Problem> {
     let operator = operator(&request, &context, Scope::SalesWrite).await?;
     let (sale, reason) = read_body::<CreateBody>(&request, payload, &context).await?.sale()?;
+    while_on(&context, Switch::NoNewSales)?;
     let change = audit(&request, &operator, "create", &reason);
     let sale = done(context.shop.create_sale(sale, &change).await?)?;
     Ok(respond(StatusCode::CREATED, &sale))
@@ -288,6 +206,9 @@ pub async fn advance(
     let (sale, action) = path.into_inner();
     let action = SaleAction::parse(&action).ok_or_else(|| Problem::new(Code::NotFound))?;
     let reason = read_body::<ReasonBody>(&request, payload, &context).await?.reason()?;
+    if action == SaleAction::Publish {
+        while_on(&context, Switch::NoNewSales)?;
+    }
     let change = audit(&request, &operator, action.as_str(), &reason);
     let sale = done(context.shop.advance_sale(&sale_id(&sale)?, action, &change).await?)?;
     Ok(respond(StatusCode::OK, &sale))

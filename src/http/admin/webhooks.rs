@@ -5,8 +5,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 
+use super::changes::{ReasonBody, ReasonQuery, checked_reason, read_body};
 use super::events::parse_cursor;
-use super::sales::{ReasonBody, ReasonQuery, checked_reason, read_body};
 use super::{Scope, change, operator};
 use crate::chance;
 use crate::domain::order_life::ARROWS;

@@ -15,7 +15,13 @@ const NOW_S: i64 = 4_000_000_000;
 const SECRET: &[u8] = b"a secret of the tests, 32 bytes or more";
 
 fn rules() -> TokenRules {
-    TokenRules { audience: "seckill".to_owned(), issuer: None, leeway_s: 5, verified_max: 100 }
+    TokenRules {
+        audience: "seckill".to_owned(),
+        issuer: None,
+        leeway_s: 5,
+        device_claim: None,
+        verified_max: 100,
+    }
 }
 
 fn secret_key() -> TokenKey {
@@ -35,7 +41,7 @@ fn hs256(claims: &Value) -> String {
 }
 
 fn user(tokens: &Tokens, token: &str) -> Option<String> {
-    tokens.shopper(Some(&format!("Bearer {token}"))).ok().map(|user| user.to_string())
+    tokens.shopper(Some(&format!("Bearer {token}"))).ok().map(|shopper| shopper.user.to_string())
 }
 
 #[test]
@@ -68,7 +74,7 @@ fn operators_can_tell_the_causes_of_a_refusal_apart() {
         (signed, Cause::Signature),
         ("no.token".to_owned(), Cause::Malformed),
     ] {
-        assert_eq!(tokens.verify(&token).map(|verified| verified.user), Err(cause), "{token}");
+        assert_eq!(tokens.verify(&token).map(|verified| verified.shopper.user), Err(cause), "{token}");
     }
     let words: Vec<&str> = UNAUTHENTICATED_CAUSES.to_vec();
     let all = [
@@ -134,7 +140,13 @@ fn a_remembered_token_is_forgotten_when_it_expires() {
 fn a_required_issuer_must_be_named() {
     let key = TokenKey { kid: None, algorithm: Algorithm::HS256, key: DecodingKey::from_secret(SECRET) };
     let issuer = Some("shop".to_owned());
-    let rules = TokenRules { audience: "seckill".to_owned(), issuer, leeway_s: 5, verified_max: 100 };
+    let rules = TokenRules {
+        audience: "seckill".to_owned(),
+        issuer,
+        leeway_s: 5,
+        device_claim: None,
+        verified_max: 100,
+    };
     let tokens = Tokens::new(vec![key], &rules, Clock::System);
     let of = |issuer: &str| hs256(&json!({ "sub": "alice", "aud": "seckill", "exp": NOW_S, "iss": issuer }));
     assert!(user(&tokens, &of("shop")).is_some());

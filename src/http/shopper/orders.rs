@@ -19,9 +19,10 @@ use crate::domain::{
     Money, Month, Order, OrderCursor, OrderId, OrderState, Payment, Quantity, Reference, SaleId, SkuId,
     UserId,
 };
+use crate::http::auth::Shopper;
 use crate::http::extract::SHOPPER_BODY_BYTES_MAX;
 use crate::http::problem::{Code, Problem};
-use crate::http::rules::{pass, refusal as ruled};
+use crate::http::rules::{pass, refusal as ruled, tell};
 use crate::http::{Context, extract};
 use crate::shop::cancel::Cancelled;
 use crate::shop::purchase::{Accepted, Purchase, Refusal};
@@ -95,7 +96,7 @@ pub async fn place(
     let purchase = purchase(&request, &body, &context).await?;
     match context.shop.submit(&purchase).await {
         // The future is large. It stands in a box, so that a refusal does not carry room for it.
-        Ok(order) => Ok(Box::pin(accepted(&request, &context, &purchase.user, order)).await),
+        Ok(order) => Ok(Box::pin(accepted(&request, &context, &purchase, order)).await),
         Err(refusal) => {
             let may_return = || context.shop.may_return(&purchase.sale, &purchase.sku);
             Err(problem(refusal, may_return))
@@ -104,22 +105,23 @@ pub async fn place(
 }
 
 async fn purchase(request: &HttpRequest, body: &[u8], context: &Context) -> Result<Purchase, Problem> {
-    let user = extract::shopper(request, context).await?;
+    let Shopper { user, device } = extract::shopper(request, context).await?;
     let key = extract::idempotency_key(request)?;
     let PlaceBody { sku_id, quantity, reference } = extract::json(request, body)?;
     let sale = request.match_info().get("sale").and_then(|sale| SaleId::parse(sale).ok());
     let sale = sale.ok_or_else(|| Problem::new(Code::SaleNotFound))?;
     let address = context.addresses.of(request, context.shop.now_ms());
     let waits = extract::prefer_wait_s(request).is_some_and(|seconds| seconds > 0);
-    Ok(Purchase { user, address, sale, sku: sku_id, quantity, reference, key, waits })
+    Ok(Purchase { user, device, address, sale, sku: sku_id, quantity, reference, key, waits })
 }
 
 async fn accepted(
     request: &HttpRequest,
     context: &Context,
-    user: &UserId,
-    Accepted { mut order, replayed }: Accepted,
+    Purchase { user, device, .. }: &Purchase,
+    Accepted { mut order, replayed, standing }: Accepted,
 ) -> HttpResponse {
+    tell(request, context, Some((user, device.as_ref())), standing);
     let wait_s = extract::prefer_wait_s(request);
     if let Some(wait_s) = wait_s.filter(|_| order.state.is_pending()) {
         // When reading the order again fails, the order stands all the same.
@@ -158,8 +160,9 @@ pub async fn read(
     query: web::Query<ReadQuery>,
     context: web::Data<Context>,
 ) -> Result<HttpResponse, Problem> {
-    let user = extract::shopper(&request, &context).await?;
-    pass(&request, &context, Way::OrderRead, (Some(&user), None)).await?;
+    let shopper = extract::shopper(&request, &context).await?;
+    pass(&request, &context, Way::OrderRead, (Some(&shopper), None)).await?;
+    let user = shopper.user;
     let not_found = || Problem::new(Code::OrderNotFound).detail(LOST);
     let id = OrderId::parse(&path.into_inner()).map_err(|_| not_found())?;
     let order = match query.wait {
@@ -200,13 +203,13 @@ pub async fn no_body(
     way: Way,
 ) -> Result<UserId, Problem> {
     let body = extract::body(request, payload, SHOPPER_BODY_BYTES_MAX, context).await?;
-    let user = extract::shopper(request, context).await?;
+    let shopper = extract::shopper(request, context).await?;
     extract::idempotency_key(request)?;
     if !body.is_empty() {
         let NothingBody {} = extract::json(request, &body)?;
     }
-    pass(request, context, way, (Some(&user), None)).await?;
-    Ok(user)
+    pass(request, context, way, (Some(&shopper), None)).await?;
+    Ok(shopper.user)
 }
 
 /// Translates the answer to who gives an order up.
@@ -233,10 +236,10 @@ pub async fn list(
     query: web::Query<ListQuery>,
     context: web::Data<Context>,
 ) -> Result<HttpResponse, Problem> {
-    let user = extract::shopper(&request, &context).await?;
-    pass(&request, &context, Way::OrderList, (Some(&user), None)).await?;
+    let shopper = extract::shopper(&request, &context).await?;
+    pass(&request, &context, Way::OrderList, (Some(&shopper), None)).await?;
     let (after, limit) = query.page()?;
-    let page = context.shop.orders(&user, after, limit).await?;
+    let page = context.shop.orders(&shopper.user, after, limit).await?;
     let orders = page.orders.iter().map(|order| view(order, &context)).collect();
     let page = PageView { orders, next_cursor: page.next.map(|next| cursor_text(&next)) };
     Ok(HttpResponse::Ok().insert_header((CACHE_CONTROL, "no-store")).json(page))

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use actix_web::http::header::{CACHE_CONTROL, ETAG, IF_NONE_MATCH};
+use actix_web::http::header::{CACHE_CONTROL, ETAG, IF_NONE_MATCH, VARY};
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -12,10 +12,11 @@ use super::rfc3339;
 use crate::domain::rule::Way;
 use crate::domain::sale::Phase;
 use crate::domain::{Item, Money, Sale, SaleId, SkuId};
-use crate::http::Context;
+use crate::http::auth::Shopper;
 use crate::http::paging::SalesQuery;
 use crate::http::problem::{Code, Problem};
 use crate::http::rules::pass;
+use crate::http::{Context, extract};
 use crate::memory::catalog::{Snapshot, StockBand};
 
 /// How long after its end a sale is still listed.
@@ -120,10 +121,44 @@ pub async fn list(
     let now_ms = context.shop.now_ms();
     let is_recent = |sale: &Sale, phase| phase != Phase::Ended || sale.ends_ms >= now_ms - RECENT_MS;
     let visible = snapshot.sales.values().filter_map(|sale| Some((sale, sale.phase(now_ms)?)));
-    let visible = visible.filter(|(sale, phase)| is_recent(sale, *phase));
+    let audience = Audience::of(&request, &context).await?;
+    let visible =
+        visible.filter(|(sale, phase)| is_recent(sale, *phase) && audience.sees(&context, &sale.id));
     let page = query.page(visible, |(sale, _)| sale)?;
     let sales = page.sales.iter().map(|(sale, phase)| SaleView::of(sale, *phase, &snapshot)).collect();
-    Ok(cacheable(&request, &ListView { sales, next_cursor: page.next }))
+    Ok(cacheable(&request, &audience, &ListView { sales, next_cursor: page.next }))
+}
+
+/// Who looks at sales.
+enum Audience {
+    /// Anybody: every sale is for all, so one answer fits all.
+    All,
+    /// Somebody without a token, while some sales are for some only.
+    Unknown,
+    /// A shopper, while some sales are for some only.
+    Known(Shopper),
+}
+
+impl Audience {
+    /// Looks for a token only while it matters. One that is not valid is refused.
+    async fn of(request: &HttpRequest, context: &Context) -> Result<Self, Problem> {
+        if !context.shop.traffic().hides_sales() {
+            return Ok(Self::All);
+        }
+        match extract::authorization(request)? {
+            None => Ok(Self::Unknown),
+            Some(_) => Ok(Self::Known(extract::shopper(request, context).await?)),
+        }
+    }
+
+    fn sees(&self, context: &Context, sale: &SaleId) -> bool {
+        let who = match self {
+            Self::All => return true,
+            Self::Unknown => None,
+            Self::Known(shopper) => Some((&shopper.user, shopper.device.as_ref())),
+        };
+        context.shop.traffic().shows(sale, who)
+    }
 }
 
 /// Returns the sales, when this process knows them.
@@ -145,16 +180,21 @@ pub async fn read(
     let id = SaleId::parse(&path.into_inner()).map_err(|_| not_found())?;
     pass(&request, &context, Way::SaleRead, (None, Some(&id))).await?;
     let snapshot = read_catalog(&context)?;
+    let audience = Audience::of(&request, &context).await?;
+    if !audience.sees(&context, &id) {
+        return Err(not_found());
+    }
     if snapshot.settled.contains_key(&id) {
         let (sale, bands) = context.shop.settled_sale(&id).await?.ok_or_else(not_found)?;
         let band = |sku: &SkuId| bands.get(sku).copied().unwrap_or(StockBand::Plenty);
-        return Ok(cacheable(&request, &SaleView::with(&sale, Phase::Ended, band)));
+        return Ok(cacheable(&request, &audience, &SaleView::with(&sale, Phase::Ended, band)));
     }
     let (sale, phase) = snapshot.visible(&id, context.shop.now_ms()).ok_or_else(not_found)?;
-    Ok(cacheable(&request, &SaleView::of(sale, phase, &snapshot)))
+    Ok(cacheable(&request, &audience, &SaleView::of(sale, phase, &snapshot)))
 }
 
-fn cacheable(request: &HttpRequest, body: &impl Serialize) -> HttpResponse {
+/// Answers with what may be kept for a moment: by everybody, or by its shopper alone when others see something else.
+fn cacheable(request: &HttpRequest, audience: &Audience, body: &impl Serialize) -> HttpResponse {
     let text = serde_json::to_string(body).expect("a view of texts and numbers always serialises");
     let digest = Sha256::digest(text.as_bytes());
     let word = digest.iter().take(8).fold(0u64, |word, byte| (word << 8) | u64::from(*byte));
@@ -162,6 +202,13 @@ fn cacheable(request: &HttpRequest, body: &impl Serialize) -> HttpResponse {
     let mut known = request.headers().get_all(IF_NONE_MATCH).filter_map(|value| value.to_str().ok());
     let is_known = known.any(|value| value == "*" || value.contains(&etag));
     let mut response = if is_known { HttpResponse::NotModified() } else { HttpResponse::Ok() };
-    response.insert_header((CACHE_CONTROL, "public, max-age=1")).insert_header((ETAG, etag));
+    let kept_by = match audience {
+        Audience::All | Audience::Unknown => "public, max-age=1",
+        Audience::Known(_) => "private, no-store",
+    };
+    response.insert_header((CACHE_CONTROL, kept_by)).insert_header((ETAG, etag));
+    if !matches!(audience, Audience::All) {
+        response.append_header((VARY, "Authorization"));
+    }
     if is_known { response.finish() } else { response.content_type("application/json").body(text) }
 }

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use crate::domain::rule::Way;
-use crate::domain::{SaleId, UserId};
+use crate::domain::{DeviceId, SaleId, UserId};
 
 /// Who asks for what.
 #[derive(Debug, Clone, Copy)]
@@ -16,6 +16,8 @@ pub struct Asker<'a> {
     pub address: IpAddr,
     /// The sale that the request is about.
     pub sale: Option<&'a SaleId>,
+    /// The device, from the verified token or from the header that the configuration names.
+    pub device: Option<&'a DeviceId>,
 }
 
 /// Answers the network of one subscriber: an IPv4 address, or an IPv6 /64.

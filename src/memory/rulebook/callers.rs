@@ -7,13 +7,14 @@ use metrics::{Counter, counter};
 
 use super::asker::Asker;
 use crate::domain::rule::{Caller, Rule, RuleMode};
-use crate::domain::{RuleId, UserId};
+use crate::domain::{DeviceId, RuleId, UserId};
 use crate::metrics::RULE_DECISIONS;
 
 /// The rules about single callers.
 #[derive(Default)]
 pub struct Callers {
     users: HashMap<UserId, Vec<Named>>,
+    devices: HashMap<DeviceId, Vec<Named>>,
     networks: HashMap<IpNet, Vec<Named>>,
     /// The lengths of the networks' prefixes, of IPv4 and of IPv6.
     prefixes: [BTreeSet<u8>; 2],
@@ -55,6 +56,7 @@ impl Callers {
     pub fn add(&mut self, caller: &Caller, named: Named) {
         let of = match caller {
             Caller::User(user) => self.users.entry(user.clone()).or_default(),
+            Caller::Device(device) => self.devices.entry(device.clone()).or_default(),
             Caller::Address(network) => {
                 self.prefixes[usize::from(network.addr().is_ipv6())].insert(network.prefix_len());
                 self.networks.entry(*network).or_default()
@@ -68,6 +70,9 @@ impl Callers {
         let mut judged = Judged::default();
         if let Some(user) = asker.user.filter(|_| !self.users.is_empty()) {
             judged.hear(self.users.get(user), now_ms);
+        }
+        if let Some(device) = asker.device.filter(|_| !self.devices.is_empty()) {
+            judged.hear(self.devices.get(device), now_ms);
         }
         let address = asker.address.to_canonical();
         for prefix in &self.prefixes[usize::from(address.is_ipv6())] {

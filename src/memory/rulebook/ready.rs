@@ -7,6 +7,9 @@ use metrics::Counter;
 
 use super::asker::Asker;
 use super::callers::{Callers, decisions, named};
+use super::greys::Greys;
+use super::standing::Policy;
+use super::switches::Switches;
 use super::tables::Tables;
 use crate::domain::rule::{LeakyRate, Limit, Rule, RuleMode, RuleSet, Scope, TokenRate, Way};
 use crate::domain::{RuleId, SaleId};
@@ -28,6 +31,10 @@ pub struct Ready {
     ends_ms: Option<i64>,
     /// Those about single callers.
     pub callers: Callers,
+    /// What is off.
+    pub switches: Switches,
+    /// What some users see or get.
+    pub greys: Greys,
     /// Those that count, by the index of the way.
     pub by_way: [Vec<Counted>; Way::ALL.len()],
     /// What more than one version uses.
@@ -44,6 +51,8 @@ pub struct Counted {
     pub is_dry: bool,
     /// What it has refused, or would have.
     pub refused: Counter,
+    /// How it is told to clients.
+    pub policy: Policy,
     /// Whose requests it counts together.
     pub scope: Scope,
     /// Makes the keys of one rule differ from those of others.
@@ -118,6 +127,8 @@ impl Ready {
                 Limit::Block(caller) => ready.callers.add(caller, named(rule, false)),
                 Limit::Allow(caller) => ready.callers.add(caller, named(rule, true)),
                 Limit::TokenBucket(_) | Limit::LeakyBucket(_) => ready.count(rule, before, tables),
+                Limit::Grey(grey) => ready.greys.add(rule, grey),
+                Limit::Switch(switch) => ready.switches.add(rule, *switch),
             }
         }
         ready.set = set;
@@ -128,10 +139,16 @@ impl Ready {
     fn count(&mut self, rule: &Rule, before: &Self, tables: &Tables) {
         let about = &rule.terms.about;
         for way in Way::ALL.into_iter().filter(|way| about.route.is_none_or(|of| of == *way)) {
-            let counts = match rule.terms.limit {
-                Limit::TokenBucket(rate) => self.tokens(rule, rate, way, before, tables),
-                Limit::LeakyBucket(rate) => self.turns(rule, rate, way, before, tables),
-                Limit::Block(_) | Limit::Allow(_) => return,
+            let (counts, policy) = match rule.terms.limit {
+                Limit::TokenBucket(rate) => (
+                    self.tokens(rule, rate, way, before, tables),
+                    Policy::new(&rule.id, rate.rate, rate.holds()),
+                ),
+                Limit::LeakyBucket(rate) => {
+                    let holds = u32::try_from(rate.queue_max()).unwrap_or(u32::MAX);
+                    (self.turns(rule, rate, way, before, tables), Policy::new(&rule.id, rate.rate, holds))
+                }
+                _ => return,
             };
             self.by_way[way.index()].push(Counted {
                 id: rule.id.clone(),
@@ -139,6 +156,7 @@ impl Ready {
                 until_ms: rule.terms.until_ms.unwrap_or(i64::MAX),
                 is_dry: rule.terms.mode == RuleMode::DryRun,
                 refused: decisions(rule),
+                policy,
                 scope: rule.terms.scope,
                 number: tables.hash(rule.id.as_str()),
                 counts,
@@ -159,12 +177,12 @@ impl Ready {
                 Counts::Keys(self.keep(key, before, Kept::as_sales, Kept::Sales, make), own)
             }
             (None, Scope::User) => Counts::Keys(tables.users.clone(), own),
-            (None, Scope::Address) => Counts::Keys(tables.addresses.clone(), own),
+            (None, Scope::Address | Scope::Device) => Counts::Keys(tables.addresses.clone(), own),
             (Some(shared), Scope::All | Scope::Route) => {
                 let lease = self.keep(key, before, Kept::as_lease, Kept::Lease, OneLease::default);
                 Counts::OneShared(lease, shared)
             }
-            (Some(shared), Scope::Sale | Scope::User | Scope::Address) => {
+            (Some(shared), Scope::Sale | Scope::User | Scope::Address | Scope::Device) => {
                 Counts::KeysShared(tables.leases().clone(), shared)
             }
         }

@@ -34,9 +34,9 @@ impl Crowd {
     fn ask(&self, way: Way, user: &str, address: &str, sale: &str) -> Result<(), Refused> {
         let (user, sale) = (UserId::parse(user).ok(), SaleId::parse(sale).ok());
         let address = address.parse().expect("an address");
-        let asker = Asker { way, user: user.as_ref(), address, sale: sale.as_ref() };
+        let asker = Asker { way, user: user.as_ref(), address, sale: sale.as_ref(), device: None };
         let passed = self.book.check(&asker, self.clock.monotonic(), self.clock.now_ms())?;
-        assert!(passed.is_none(), "nobody has to wait");
+        assert!(passed.pending.is_none(), "nobody has to wait");
         Ok(())
     }
 
@@ -80,7 +80,7 @@ fn each_scope_counts_by_its_own_key() {
 fn the_configuration_holds_for_a_scope_that_has_no_rule() {
     let crowd = Crowd::new(vec![]);
     let refused = |rule: &str| Refused::TooFast {
-        rule: RuleId::parse(rule).expect("a slug"),
+        policy: Policy::new(&RuleId::parse(rule).expect("a slug"), 5, 2),
         retry_after: Duration::from_millis(200),
     };
     assert_eq!(crowd.passed(Way::Purchase, "a", "1.1.1.1", "s"), 2);
@@ -148,7 +148,7 @@ fn asking_fifty_rules_allocates_nothing_whatever_they_say() {
     let crowd = Crowd::new(rules);
     let (user, sale) = (UserId::parse("ada").expect("a user"), SaleId::parse("drop").expect("a sale"));
     let address = IpAddr::from([192, 0, 2, 1]);
-    let asker = Asker { way: Way::SaleRead, user: Some(&user), address, sale: Some(&sale) };
+    let asker = Asker { way: Way::SaleRead, user: Some(&user), address, sale: Some(&sale), device: None };
     let (now, now_ms) = (crowd.clock.monotonic(), crowd.clock.now_ms());
     let mut answers = [0; 2];
     let counted = allocation_counter::measure(|| {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use actix_web::HttpRequest;
 use actix_web::web::Query;
 use seckill::domain::{OrderId, SaleId};
-use seckill::http::admin::sales::if_versions;
+use seckill::http::admin::changes::if_versions;
 use seckill::http::client_address::{ClientAddresses, ForwardedHeader};
 use seckill::http::extract;
 use seckill::http::shopper::orders::{ListQuery, ReadQuery, cursor_text};

@@ -1,0 +1,102 @@
+//! The admin routes of switches. A switch that is on is a rule of its kind.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::{Deserialize, Serialize};
+
+use super::changes::{checked_reason, read_body};
+use super::{Scope, change, operator};
+use crate::domain::rule::{
+    About, Limit, Rule, RuleChange, RuleChanged, RuleMode, RuleTerms, Scope as Counted, Switch,
+};
+use crate::http::Context;
+use crate::http::problem::{Code, Problem};
+use crate::http::shopper::{parse_rfc3339, rfc3339};
+
+/// A switch as operators see it.
+#[derive(Serialize)]
+struct View {
+    switch: Switch,
+    is_on: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    until: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
+/// All switches.
+#[derive(Serialize)]
+struct ListView {
+    switches: Vec<View>,
+}
+
+/// The body that sets a switch.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PutBody {
+    is_on: bool,
+    #[serde(default)]
+    until: Option<String>,
+    reason: String,
+}
+
+fn view(switch: Switch, rules: &[Rule], now_ms: i64) -> View {
+    let sets = |rule: &&Rule| {
+        let terms = &rule.terms;
+        terms.limit == Limit::Switch(switch) && terms.mode == RuleMode::Enforce && terms.holds_at(now_ms)
+    };
+    let rule = rules.iter().find(sets);
+    View {
+        switch,
+        is_on: rule.is_some(),
+        until: rule.and_then(|rule| rule.terms.until_ms).map(rfc3339),
+        reason: rule.map(|rule| rule.terms.reason.clone()),
+    }
+}
+
+/// Answers `GET /switches`: all of them.
+///
+/// # Errors
+/// `dependency_unavailable`.
+pub async fn list(request: HttpRequest, context: web::Data<Context>) -> Result<HttpResponse, Problem> {
+    operator(&request, &context, Scope::LimitsRead).await?;
+    let (set, _) = context.shop.rules().await?;
+    let now_ms = context.shop.now_ms();
+    let switches = Switch::ALL.map(|switch| view(switch, &set.rules, now_ms)).into();
+    Ok(HttpResponse::Ok().json(ListView { switches }))
+}
+
+/// Answers `PUT /switches/{switch}`: sets one. Idempotent.
+///
+/// # Errors
+/// `not_found` for a switch that there is not, `validation_failed`, `too_many_rules`.
+pub async fn put(
+    request: HttpRequest,
+    path: web::Path<String>,
+    payload: web::Payload,
+    context: web::Data<Context>,
+) -> Result<HttpResponse, Problem> {
+    let operator = operator(&request, &context, Scope::LimitsWrite).await?;
+    let switch = Switch::ALL.into_iter().find(|switch| switch.as_str() == path.as_str());
+    let switch = switch.ok_or_else(|| Problem::new(Code::NotFound))?;
+    let PutBody { is_on, until, reason } = read_body(&request, payload, &context).await?;
+    let reason = checked_reason(&reason)?;
+    let until_ms = until.as_deref().map(|text| parse_rfc3339("/until", text)).transpose()?;
+    let change = change(&request, &operator, if is_on { "switch_on" } else { "switch_off" }, &reason);
+    let terms = is_on.then(|| RuleTerms {
+        scope: Counted::All,
+        about: About::default(),
+        limit: Limit::Switch(switch),
+        mode: RuleMode::Enforce,
+        until_ms,
+        reason,
+    });
+    let wish = RuleChange { id: switch.rule(), terms, seen: None };
+    match context.shop.change_rule(&wish, &change).await? {
+        // One that is off already stays off.
+        RuleChanged::Done(_) | RuleChanged::Unknown => {}
+        RuleChanged::TooMany => return Err(Problem::new(Code::TooManyRules)),
+        RuleChanged::VersionMoved => return Err(Problem::new(Code::Internal)),
+    }
+    let (set, _) = context.shop.rules().await?;
+    Ok(HttpResponse::Ok().json(view(switch, &set.rules, context.shop.now_ms())))
+}

@@ -1,0 +1,25 @@
+//! The headers by which clients learn of limits. Source: draft-ietf-httpapi-ratelimit-headers-10.
+
+use std::time::Duration;
+
+use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::memory::rulebook::Policy;
+
+const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+
+/// Writes a limit, how much is left of it, and after what time there is more.
+pub fn write_limit(headers: &mut HeaderMap, policy: &Policy, remaining: u64, reset: Duration) {
+    let reset_s = reset.as_secs() + u64::from(reset.subsec_nanos() > 0);
+    let standing = format!("\"{}\";r={remaining};t={reset_s}", policy.rule);
+    for (name, value) in [
+        (RATE_LIMIT_POLICY, HeaderValue::from_str(&policy.text)),
+        (RATE_LIMIT, HeaderValue::from_maybe_shared(standing)),
+    ] {
+        // Names of rules are slugs, so both are header values.
+        if let Ok(value) = value {
+            headers.insert(name, value);
+        }
+    }
+}
