@@ -26,9 +26,10 @@ use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::chance;
 use crate::clock::Clock;
-use crate::config::{Config, Expiry, Mode};
+use crate::config::{Config, Expiry, Mode, Secret};
 use crate::domain::alarm::{AlarmKey, Call, DueCall};
 use crate::domain::node::NodeBeat;
+use crate::domain::purchase_token::{TokenKey, TokenKeys};
 use crate::http::Context;
 use crate::memory::Memory;
 use crate::memory::rulebook::Rulebook;
@@ -237,10 +238,27 @@ fn settings(config: &Config) -> Settings {
         outbox_orders_max: admission.outbox_orders_max,
         wait_s_max: admission.wait_s_max,
         waiters_max: admission.waiters_max,
+        token_keys: token_keys(config),
         down_after_ms: config.readiness.down_after_ms,
         overdue: (payment.expiry == Expiry::On)
             .then_some(Grace { ms: payment.grace_ms, closing_ms: payment.closing_max_ms }),
     }
+}
+
+/// Makes the keys of purchase tokens. A process that is alone needs no secret that others know.
+fn token_keys(config: &Config) -> Option<TokenKeys> {
+    let auth = &config.auth;
+    let key = |id: u8, secret: &Secret| match secret.expose() {
+        "" => None,
+        secret => Some(TokenKey::new(id, secret.as_bytes())),
+    };
+    let own = || {
+        let secret: [u8; 32] = chance::bytes();
+        (config.backend.mode == Mode::Embedded).then(|| TokenKey::new(auth.purchase_token_key, &secret))
+    };
+    let current = key(auth.purchase_token_key, &auth.purchase_token_secret).or_else(own)?;
+    let previous = key(auth.purchase_token_previous_key, &auth.purchase_token_previous_secret);
+    Some(TokenKeys { current, previous })
 }
 
 /// Makes the way out, and checks the address to which it certainly leads.

@@ -9,6 +9,7 @@
 //! - What is loaded is what was written, never a rounded or otherwise converted form of it.
 //! - No message holds a value that may be a secret.
 
+mod auth;
 mod config_error;
 mod layers;
 mod payment;
@@ -22,6 +23,7 @@ mod validation;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+pub use auth::{AuthConfig, PublicKeyAlgorithm};
 pub use config_error::ConfigError;
 pub use layers::Explained;
 use layers::{DEFAULTS, Layers, SECRETS};
@@ -135,6 +137,8 @@ impl Config {
             (SECRETS[5], &payment.webhook_secret_file, &mut payment.webhook_secret),
             (SECRETS[6], &payment.webhook_previous_secret_file, &mut payment.webhook_previous_secret),
             (SECRETS[7], &self.notify.secret_file, &mut self.notify.secret),
+            (SECRETS[8], &auth.purchase_token_secret_file, &mut auth.purchase_token_secret),
+            (SECRETS[9], &auth.purchase_token_previous_secret_file, &mut auth.purchase_token_previous_secret),
         ];
         for (key, path, secret) in slots {
             if let Some(path) = path {

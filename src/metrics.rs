@@ -179,6 +179,8 @@ pub const ADMISSION_OUTCOMES: &[&str] = &[
     "ended",
     "unknown_sale",
     "unknown_sku",
+    "token_required",
+    "token_invalid",
     "throttled",
     "blocked",
     "switched_off",

@@ -17,6 +17,7 @@ pub mod operate;
 pub mod pay;
 pub mod payment_events;
 pub mod payment_rounds;
+pub mod proofs;
 pub mod purchase;
 pub mod reconcile;
 pub mod rules;
@@ -27,6 +28,7 @@ pub mod status;
 pub mod submit;
 pub mod subscriptions;
 pub mod till;
+pub mod tokens;
 pub mod traffic;
 pub mod views;
 

@@ -34,6 +34,7 @@ pub fn sale(id: &str, stock: u32) -> anyhow::Result<Sale> {
         ends_ms: now_ms + 86_400_000,
         buyer_limit: 1,
         unpaid_max: 3,
+        access: seckill::domain::Access::default(),
         payment_window_ms: 900_000,
         buckets: 1,
         epoch: 1,

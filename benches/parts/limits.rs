@@ -48,7 +48,7 @@ pub fn run(config: &Config, rate: u32) -> anyhow::Result<()> {
 }
 
 fn front(ports: &Ports, set: &RuleSet) -> Arc<Traffic> {
-    let rulebook = Arc::new(Rulebook::new([(0, 0); 2], true));
+    let rulebook = Arc::new(Rulebook::new([(0, 0); 3], true));
     rulebook.take(set.clone(), Clock::System.now_ms());
     let tasks = Tasks::on_current_runtime();
     Traffic::new(rulebook, ports.token_leases.clone(), Clock::System, tasks)

@@ -16,7 +16,8 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, encode};
 use metrics_exporter_prometheus::PrometheusHandle;
 use seckill::clock::Clock;
 use seckill::config::Config;
-use seckill::domain::Sale;
+use seckill::domain::purchase_token::{self, Bound, TokenKeys};
+use seckill::domain::{DeviceId, Sale, SaleId, UserId};
 use seckill::http::auth::{TokenKey, TokenRules, Tokens};
 use seckill::http::client_address::{ClientAddresses, ForwardedHeader};
 use seckill::http::{Context, middleware, router};
@@ -91,6 +92,24 @@ pub fn accepted(config: &Config, requests: usize) -> anyhow::Result<()> {
         front.system.block_on(send(&service, std::mem::take(&mut clicks), StatusCode::ACCEPTED))
     })?;
     slices::say(&json!({ "accepted": requests }))
+}
+
+/// Counts N checks of the purchase tokens of as many buyers.
+pub fn checked_token(requests: usize) -> anyhow::Result<()> {
+    let keys = TokenKeys { current: purchase_token::TokenKey::new(1, &[7; 32]), previous: None };
+    let (sale, device) =
+        (SaleId::parse("friday-drop")?, DeviceId::parse("0123456789abcdef0123456789abcdef")?);
+    let users: Vec<UserId> =
+        (0..requests).map(|n| UserId::parse(&format!("buyer-{n:010}"))).collect::<Result<_, _>>()?;
+    let bound = |user| Bound { user, sale: &sale, device: Some(&device) };
+    let tokens: Vec<String> = users.iter().map(|user| keys.issue(bound(user), 0, i64::MAX)).collect();
+    measured_requests(&mut || {
+        for (user, token) in users.iter().zip(&tokens) {
+            anyhow::ensure!(keys.check(token, bound(user), 1, 0).is_ok(), "not its own token");
+        }
+        Ok(())
+    })?;
+    slices::say(&json!({ "checked-token": requests }))
 }
 
 /// Runs what is counted: everything that happens on this thread while the requests are answered one after another. The
@@ -220,6 +239,7 @@ fn settings(config: &Config) -> Settings {
         opening_skew_ms: admission.opening_skew_ms,
         append_wait_ms: admission.append_wait_ms,
         outbox_orders_max: admission.outbox_orders_max,
+        token_keys: None,
         down_after_ms: 1500,
         wait_s_max: admission.wait_s_max,
         waiters_max: admission.waiters_max,

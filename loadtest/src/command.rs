@@ -89,7 +89,12 @@ pub async fn run(config: &Config, args: &RunArgs) -> anyhow::Result<Summary> {
         quantity: args.quantity,
         reference: args.reference.clone(),
     };
-    let crowd = Arc::new(Crowd::gather(basket, schedule, seed, client.clone(), &mint, conduct)?);
+    let mut crowd = Crowd::gather(basket, schedule, seed, client.clone(), &mint, conduct)?;
+    if sale.policy.purchase_token {
+        say(&format!("{} buyers get their purchase tokens", crowd.schedule().users));
+        crowd.fetch_tokens().await?;
+    }
+    let crowd = Arc::new(crowd);
     let opens = match args.wait_open {
         true => opening::instant_of(&client, sale.starts_ms()?).await?,
         false => None,

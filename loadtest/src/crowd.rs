@@ -32,6 +32,7 @@ use crate::buyers::{Buyers, Ending, Fault, Purchase};
 use crate::client::{Client, NoReply};
 use crate::journal::{Class, Entry, Kind};
 use crate::progress::Counters;
+use crate::purchase_tokens::PurchaseTokens;
 use crate::schedule::{Click, Schedule};
 use crate::token::Mint;
 use answer::Answer;
@@ -77,6 +78,8 @@ pub struct Crowd {
     client: Arc<Client>,
     uri: Uri,
     body: Bytes,
+    /// The purchase tokens, when the sale asks for them.
+    purchase_tokens: Option<PurchaseTokens>,
     /// The `Authorization` headers, by user number.
     tokens: Vec<HeaderValue>,
     /// The idempotency keys, by key number.
@@ -176,6 +179,7 @@ impl Crowd {
         Ok(Self {
             uri: uri.parse().with_context(|| format!("{} is not a sale id", basket.sale))?,
             body: body.to_string().into(),
+            purchase_tokens: None,
             tokens: tokens.collect::<anyhow::Result<_>>()?,
             keys: keys.collect::<anyhow::Result<_>>()?,
             taken: (0..schedule.keys).map(|_| AtomicBool::new(false)).collect(),
@@ -186,6 +190,16 @@ impl Crowd {
             client,
             conduct,
         })
+    }
+
+    /// Gets a purchase token for each buyer.
+    ///
+    /// # Errors
+    /// When one gets none.
+    pub async fn fetch_tokens(&mut self) -> anyhow::Result<()> {
+        let tokens = PurchaseTokens::fetch(&self.client, &self.basket.sale, &self.tokens).await?;
+        self.purchase_tokens = Some(tokens);
+        Ok(())
     }
 
     /// Returns the sale's id.
@@ -270,6 +284,18 @@ impl Crowd {
     }
 
     async fn send(&self, click: Click) -> (Duration, Answer) {
+        let (waited, answer) = self.send_once(click).await;
+        let Some(tokens) = self.purchase_tokens.as_ref() else { return (waited, answer) };
+        let user = index(click.user);
+        let is_over = answer.code.as_deref() == Some("purchase_token_invalid");
+        // A buyer whose token has expired gets another one, and clicks again with the same key.
+        if is_over && tokens.renew(&self.client, user, &self.tokens[user]).await.is_ok() {
+            return self.send_once(click).await;
+        }
+        (waited, answer)
+    }
+
+    async fn send_once(&self, click: Click) -> (Duration, Answer) {
         match self.request(click) {
             Ok(request) => {
                 let exchange = self.client.send(request).await;
@@ -285,7 +311,10 @@ impl Crowd {
             .header(AUTHORIZATION, &self.tokens[index(click.user)])
             .header("idempotency-key", &self.keys[index(click.key)])
             .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
-            .body(Full::new(self.body.clone()))
+            .body(Full::new(match &self.purchase_tokens {
+                Some(tokens) => tokens.body(&self.body, index(click.user)),
+                None => self.body.clone(),
+            }))
     }
 
     /// Decides what the buyer of a click does after its answer. Of the clicks of a key one goes on, because a key is

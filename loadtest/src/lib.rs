@@ -23,6 +23,7 @@ pub mod journal;
 pub mod opening;
 pub mod order_life;
 pub mod progress;
+pub mod purchase_tokens;
 pub mod report;
 pub mod schedule;
 pub mod token;

@@ -20,8 +20,19 @@ pub struct SaleView {
     pub status: String,
     /// The opening, as RFC 3339.
     pub starts_at: String,
+    /// What a purchase needs.
+    #[serde(default)]
+    pub policy: PolicyView,
     /// The SKUs of the sale.
     pub items: Vec<ItemView>,
+}
+
+/// What a purchase in a sale needs.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct PolicyView {
+    /// Whether it needs a purchase token.
+    #[serde(default)]
+    pub purchase_token: bool,
 }
 
 /// An item of a sale as shoppers see it.
@@ -134,6 +145,7 @@ mod tests {
         let view = |starts_at: &str| SaleView {
             status: "upcoming".to_owned(),
             starts_at: starts_at.to_owned(),
+            policy: PolicyView::default(),
             items: Vec::new(),
         };
         assert_eq!(view("2026-01-01T00:00:00.007Z").starts_ms().expect("a time"), 1_767_225_600_007);

@@ -108,6 +108,7 @@ mod tests {
             ends_ms: 20_000,
             buyer_limit: 1,
             unpaid_max: 3,
+            access: crate::domain::Access::default(),
             payment_window_ms: 60_000,
             buckets: 1,
             epoch: 1,

@@ -55,6 +55,7 @@ Examples:
   seckill demo
   seckill demo --rush
   seckill demo --rush --buyers 2000 --units 50 --opens-in 3
+  seckill demo --rush --buyers 2000 --purchase-token --proof-of-work 3
   seckill demo --bind 127.0.0.1:8081 --admin-bind 127.0.0.1:9091";
 
 #[derive(Debug, Args)]
@@ -71,6 +72,13 @@ pub struct DemoCommand {
     #[arg(long, value_name = "N", default_value_t = 100,
           value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
     units: u32,
+    /// Sell only with purchase tokens.
+    #[arg(long)]
+    purchase_token: bool,
+    /// Ask for a proof of work for each token: so many zeros, each of them sixteen times the work.
+    #[arg(long, value_name = "ZEROS", requires_all = ["rush", "purchase_token"], default_value_t = 0,
+          value_parser = clap::value_parser!(u8).range(0..=6))]
+    proof_of_work: u8,
     /// Seconds until the sale opens.
     #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u32).range(0..=86_400))]
     opens_in: u32,
@@ -179,6 +187,7 @@ impl DemoCommand {
             opens_at: &rfc3339(sale.starts_ms),
             token: &token_command::mint(&config.auth, &UserId::parse(SHOPPER)?, now_s, TOKEN_LASTS_S)?,
             api_key: &secrets.api_key,
+            purchase_token: self.purchase_token,
             rush: self.rush,
         };
         output::data(&guide.text());
@@ -239,6 +248,7 @@ impl DemoCommand {
         let sale = json!({
             "id": id, "name": format!("Drop {number}"), "buyer_limit": 1,
             "starts_at": rfc3339(starts_ms), "ends_at": rfc3339(starts_ms + SALE_LASTS_MS),
+            "access": { "purchase_token": self.purchase_token, "proof_of_work": self.proof_of_work },
             "items": [{ "sku_id": SKU, "name": "Phone X", "stock": self.units,
                         "price": { "amount": 19_900, "currency": "CNY" } }],
         });

@@ -17,7 +17,7 @@ use super::sections::shown_url;
 /// The text of `config/default.toml`, which has every key with its default.
 pub const DEFAULTS: &str = include_str!("../../config/default.toml");
 /// The keys whose values are never shown.
-pub const SECRETS: [&str; 8] = [
+pub const SECRETS: [&str; 10] = [
     "auth.hs256_secret",
     "auth.hs256_previous_secret",
     "redis.password",
@@ -26,6 +26,8 @@ pub const SECRETS: [&str; 8] = [
     "payment.webhook_secret",
     "payment.webhook_previous_secret",
     "notify.secret",
+    "auth.purchase_token_secret",
+    "auth.purchase_token_previous_secret",
 ];
 
 /// A key's value and where it came from, for `seckill config explain`.

@@ -6,8 +6,10 @@ use super::sections::Config;
 
 impl Config {
     fn ranges_of_traffic(&self) -> Vec<(&'static str, i128, RangeInclusive<i128>)> {
-        let Self { admission, limits, .. } = self;
+        let Self { auth, admission, limits, .. } = self;
         vec![
+            ("auth.purchase_token_key", wide(auth.purchase_token_key), 0..=255),
+            ("auth.purchase_token_previous_key", wide(auth.purchase_token_previous_key), 0..=255),
             ("admission.append_wait_ms", wide(admission.append_wait_ms), 1..=10_000),
             ("admission.wait_s_max", wide(admission.wait_s_max), 0..=60),
             ("admission.waiters_max", wide(admission.waiters_max), 0..=1_000_000),
@@ -15,6 +17,8 @@ impl Config {
             ("limits.user_burst", wide(limits.user_burst), 0..=1_000_000),
             ("limits.address_per_s", wide(limits.address_per_s), 0..=1_000_000),
             ("limits.address_burst", wide(limits.address_burst), 0..=1_000_000),
+            ("limits.tokens_per_s", wide(limits.tokens_per_s), 0..=1_000_000),
+            ("limits.tokens_burst", wide(limits.tokens_burst), 0..=1_000_000),
         ]
     }
 

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use serde::Deserialize;
 
+use super::auth::AuthConfig;
 use super::config_error::ConfigError;
 use super::payment::PaymentConfig;
 use super::readers::{networks, origins, path, text};
@@ -149,63 +150,6 @@ section!(
     }
 );
 section!(
-    /// The keys and rules by which shoppers' tokens are checked.
-    AuthConfig {
-        /// The secret of HS256, of at least 32 bytes; empty when it is not set.
-        hs256_secret: Secret,
-        /// A file to read the secret from.
-        #[serde(deserialize_with = "path")]
-        hs256_secret_file: Option<PathBuf>,
-        /// The id of the secret. A token must name it when it is set.
-        #[serde(deserialize_with = "text")]
-        hs256_kid: Option<String>,
-        /// The secret before a rotation, which is accepted as well; empty when there is none.
-        hs256_previous_secret: Secret,
-        /// A file to read the previous secret from.
-        #[serde(deserialize_with = "path")]
-        hs256_previous_secret_file: Option<PathBuf>,
-        /// The id of the previous secret.
-        #[serde(deserialize_with = "text")]
-        hs256_previous_kid: Option<String>,
-        /// A public key in PEM form.
-        #[serde(deserialize_with = "path")]
-        public_key_file: Option<PathBuf>,
-        /// The only algorithm that the public key accepts.
-        public_key_algorithm: PublicKeyAlgorithm,
-        /// The id of the public key. A token must name it when it is set.
-        #[serde(deserialize_with = "text")]
-        public_key_kid: Option<String>,
-        /// A JWK Set with more public keys.
-        #[serde(deserialize_with = "path")]
-        jwks_file: Option<PathBuf>,
-        /// The address of such a set.
-        #[serde(deserialize_with = "text")]
-        jwks_url: Option<String>,
-        /// The `aud` that a token must have.
-        audience: String,
-        /// The `iss` that a token must have; `None` accepts any.
-        #[serde(deserialize_with = "text")]
-        issuer: Option<String>,
-        /// The claim that names the shopper's device.
-        #[serde(deserialize_with = "text")]
-        device_claim: Option<String>,
-        /// The clock difference that is forgiven when `exp` and `nbf` are checked.
-        leeway_s: u64,
-        /// The most verified tokens that are remembered.
-        verified_tokens_max: usize,
-    }
-);
-
-/// The algorithm of a public key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-pub enum PublicKeyAlgorithm {
-    /// Ed25519.
-    EdDSA,
-    /// RSA with SHA-256.
-    RS256,
-}
-
-section!(
     /// The limits and waits of the front.
     AdmissionConfig {
         /// The most purchases between reservation and answer.
@@ -236,14 +180,23 @@ section!(
         /// Purchases from one address per second.
         address_per_s: u32,
         /// Purchases that may come from one address at once.
-        address_burst: u32
+        address_burst: u32,
+        /// Purchase tokens a second of one user; 0 for no limit.
+        tokens_per_s: u32,
+        /// Purchase tokens of one user at once.
+        tokens_burst: u32
     }
 );
 
 impl LimitsConfig {
-    /// Answers how many purchases pass a second, and at once: of a user, and of an address.
-    pub fn rates(&self) -> [(u32, u32); 2] {
-        [(self.user_per_s, self.user_burst), (self.address_per_s, self.address_burst)]
+    /// Answers how many purchases pass a second, and at once: of a user, and of an address; and how many purchase
+    /// tokens of a user.
+    pub fn rates(&self) -> [(u32, u32); 3] {
+        [
+            (self.user_per_s, self.user_burst),
+            (self.address_per_s, self.address_burst),
+            (self.tokens_per_s, self.tokens_burst),
+        ]
     }
 }
 

@@ -1,8 +1,9 @@
 //! What must hold of a configuration beyond the types and ranges of its keys.
 
+use super::auth::AuthConfig;
 use super::config_error::ConfigError;
 use super::readers::is_safe_source;
-use super::sections::{AuthConfig, Config};
+use super::sections::Config;
 
 impl Config {
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
@@ -10,6 +11,8 @@ impl Config {
         let secrets = [
             ("auth.hs256_secret", &self.auth.hs256_secret),
             ("auth.hs256_previous_secret", &self.auth.hs256_previous_secret),
+            ("auth.purchase_token_secret", &self.auth.purchase_token_secret),
+            ("auth.purchase_token_previous_secret", &self.auth.purchase_token_previous_secret),
         ];
         for (key, secret) in secrets {
             if (1..32).contains(&secret.expose().len()) {
@@ -23,6 +26,13 @@ impl Config {
             }
         }
         self.auth.validate()?;
+        let is_rotating = !self.auth.purchase_token_previous_secret.expose().is_empty();
+        if is_rotating && self.auth.purchase_token_previous_key == self.auth.purchase_token_key {
+            return Err(ConfigError::invalid(
+                "auth.purchase_token_previous_key",
+                "must be another number than auth.purchase_token_key",
+            ));
+        }
         self.payment.validate()?;
         self.notify.validate()?;
         if self.kafka.min_insync_replicas > self.kafka.replication_factor {

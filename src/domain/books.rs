@@ -346,6 +346,7 @@ mod tests {
             ends_ms: 2,
             buyer_limit: 9,
             unpaid_max: 3,
+            access: crate::domain::Access::default(),
             payment_window_ms: 1,
             buckets: 2,
             epoch: 1,

@@ -40,6 +40,9 @@ pub struct Sale {
     /// [`Sale::UNPAID_MAX`].
     #[serde(default = "unpaid_max_default")]
     pub unpaid_max: u32,
+    /// What a purchase needs beside its buyer.
+    #[serde(default)]
+    pub access: Access,
     /// How long a persisted order waits for its payment, in ms: ten seconds to a day.
     pub payment_window_ms: i64,
     /// Redis slots that its stock is spread over: a power of two, 1 to [`Sale::BUCKETS_MAX`].
@@ -54,6 +57,24 @@ pub struct Sale {
     pub version: u64,
     /// 1 to [`Sale::ITEMS_MAX`], ascending by SKU id.
     pub items: Vec<Item>,
+}
+
+/// What a purchase needs beside its buyer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Access {
+    /// A purchase token.
+    #[serde(default)]
+    pub purchase_token: bool,
+    /// For that a proof of work: hexadecimal zeros that a hash has to begin with, 0 (no proof) to
+    /// [`Access::PROOF_MAX`]. Each makes it sixteen times as much work.
+    #[serde(default)]
+    pub proof_of_work: u8,
+}
+
+impl Access {
+    /// The hardest proof: some 17 million hashes.
+    pub const PROOF_MAX: u8 = 6;
 }
 
 /// Where a sale is in its life.
@@ -297,6 +318,13 @@ impl Sale {
         if self.unpaid_max > Self::UNPAID_MAX {
             return fault("/unpaid_max", format!("must be from 0 to {}", Self::UNPAID_MAX));
         }
+        if self.access.proof_of_work > Access::PROOF_MAX {
+            return fault("/access/proof_of_work", format!("must be from 0 to {}", Access::PROOF_MAX));
+        }
+        if self.access.proof_of_work > 0 && !self.access.purchase_token {
+            let detail = "is asked for with a purchase token: set purchase_token to true";
+            return fault("/access/proof_of_work", detail.to_owned());
+        }
         if !Self::PAYMENT_WINDOW_MS.contains(&self.payment_window_ms) {
             return fault("/payment_window_ms", "must be from 10000 to 86400000".to_owned());
         }
@@ -346,6 +374,7 @@ mod tests {
             ends_ms: 2,
             buyer_limit: 1,
             unpaid_max: 3,
+            access: Access::default(),
             payment_window_ms: 60_000,
             buckets: 8,
             epoch: 1,

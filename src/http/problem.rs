@@ -58,6 +58,11 @@ codes! {
     Unauthenticated "unauthenticated" 401 false "A valid credential is required.";
     Forbidden "forbidden" 403 false "This credential does not allow that.";
     Blocked "blocked" 403 false "You are blocked.";
+    PurchaseTokenRequired "purchase_token_required" 403 false
+        "This sale sells only with a purchase token.";
+    PurchaseTokenInvalid "purchase_token_invalid" 403 false "The purchase token does not serve.";
+    ProofRequired "proof_required" 403 false "This sale asks for a proof of work: solve the challenge.";
+    ProofInvalid "proof_invalid" 403 false "The proof of work does not serve: solve this challenge.";
     NotFound "not_found" 404 false "There is nothing at this address.";
     SaleNotFound "sale_not_found" 404 false "There is no such sale.";
     SkuNotFound "sku_not_found" 404 false "The sale has no such SKU.";

@@ -25,6 +25,7 @@ pub fn shopper_routes(app: &mut ServiceConfig) {
                 .service(at("/time", "GET, HEAD", [read().to(shopper::sales::time)]))
                 .service(at("/sales", "GET, HEAD", [read().to(shopper::sales::list)]))
                 .service(at("/sales/{sale}", "GET, HEAD", [read().to(shopper::sales::read)]))
+                .service(at("/sales/{sale}/token", "POST", [post().to(shopper::tokens::issue)]))
                 .service(at("/orders", "GET, HEAD", [read().to(shopper::orders::list)]))
                 .service(at("/orders/{order}", "GET, HEAD", [read().to(shopper::orders::read)]))
                 .service(at("/orders/{order}/cancel", "POST", [post().to(shopper::orders::cancel)]))

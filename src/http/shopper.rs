@@ -5,6 +5,7 @@ pub mod payment_view;
 pub mod payments;
 pub mod problems;
 pub mod sales;
+pub mod tokens;
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;

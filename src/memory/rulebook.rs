@@ -110,12 +110,13 @@ enum Said {
 
 impl Rulebook {
     /// Makes a rulebook that has the rules of the configuration alone: how many purchases pass a second, and at once,
-    /// of a user, and of an address. A rate of 0 is no rule. `is_shared` says whether there may be other processes.
-    pub fn new([users, addresses]: [(u32, u32); 2], is_shared: bool) -> Self {
-        let rule = |id: &str, scope, (rate, burst)| {
+    /// of a user, and of an address, and how many purchase tokens a user gets. A rate of 0 is no rule. `is_shared` says
+    /// whether there may be other processes.
+    pub fn new([users, addresses, tokens]: [(u32, u32); 3], is_shared: bool) -> Self {
+        let rule = |id: &str, scope, way, (rate, burst)| {
             let terms = RuleTerms {
                 scope,
-                about: About { route: Some(Way::Purchase), sale: None },
+                about: About { route: Some(way), sale: None },
                 limit: Limit::TokenBucket(TokenRate { rate, burst, cluster: false }),
                 mode: RuleMode::Enforce,
                 until_ms: None,
@@ -123,7 +124,11 @@ impl Rulebook {
             };
             (rate > 0).then(|| Rule { id: RuleId::parse(id).expect("a slug"), terms, version: 0 })
         };
-        let configured = [rule("user", Scope::User, users), rule("address", Scope::Address, addresses)];
+        let configured = [
+            rule("user", Scope::User, Way::Purchase, users),
+            rule("address", Scope::Address, Way::Purchase, addresses),
+            rule("token", Scope::User, Way::Token, tokens),
+        ];
         let configured: Vec<Rule> = configured.into_iter().flatten().collect();
         let tables = Tables::new(is_shared);
         let ready = Ready::new(RuleSet::default(), &configured, &Ready::default(), &tables, i64::MIN);

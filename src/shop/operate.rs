@@ -4,7 +4,7 @@
 use super::{Failure, Shop};
 use crate::domain::operator::Subject;
 use crate::domain::sale::{InvalidSale, SaleAction};
-use crate::domain::{ApiKey, Change, Holdings, Item, Money, Sale, SaleId, SaleState, SkuId};
+use crate::domain::{Access, ApiKey, Change, Holdings, Item, Money, Sale, SaleId, SaleState, SkuId};
 use crate::ports::{Placed, StoreResult};
 
 /// The answer to a change.
@@ -52,6 +52,8 @@ pub struct Patch {
     pub buyer_limit: Option<u32>,
     /// Most orders that one buyer may leave unpaid.
     pub unpaid_max: Option<u32>,
+    /// What a purchase needs beside its buyer.
+    pub access: Option<Access>,
     /// How long an order waits for its payment, in ms.
     pub payment_window_ms: Option<i64>,
     /// The number of buckets.
@@ -135,6 +137,7 @@ impl Shop {
             ends_ms: patch.ends_ms.unwrap_or(old.ends_ms),
             buyer_limit: patch.buyer_limit.unwrap_or(old.buyer_limit),
             unpaid_max: patch.unpaid_max.unwrap_or(old.unpaid_max),
+            access: patch.access.unwrap_or(old.access),
             payment_window_ms: patch.payment_window_ms.unwrap_or(old.payment_window_ms),
             buckets: patch.buckets.unwrap_or(old.buckets),
             items: patch.items.unwrap_or(old.items),
@@ -152,6 +155,10 @@ impl Shop {
     /// provider takes what the smallest and the largest order would cost.
     fn check(&self, sale: &Sale) -> Result<(), InvalidSale> {
         sale.validate(self.map.shards())?;
+        if sale.access.purchase_token && self.settings.token_keys.is_none() {
+            let detail = "needs auth.purchase_token_secret, which is not set".to_owned();
+            return Err(InvalidSale { pointer: "/access/purchase_token".to_owned(), detail });
+        }
         let Some(till) = &self.till else { return Ok(()) };
         for (index, item) in sale.items.iter().enumerate().filter(|(_, item)| item.price.amount() > 0) {
             for units in [1, sale.buyer_limit] {

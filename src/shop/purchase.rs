@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use crate::domain::purchase_token::TokenFault;
 use crate::domain::{
     DeviceId, IdempotencyKey, Order, OrderState, Quantity, Reference, SaleId, SkuId, UserId,
 };
@@ -24,6 +25,8 @@ pub struct Purchase {
     pub quantity: Quantity,
     /// The shop's own name for the order.
     pub reference: Option<Reference>,
+    /// The buyer's purchase token.
+    pub token: Option<String>,
     /// The client's name for this purchase. The same key of the same buyer and sale is the same order.
     pub key: IdempotencyKey,
     /// Whether its client waits for its row.
@@ -60,6 +63,10 @@ pub enum Refusal {
     Paused,
     /// The sale is over.
     Ended,
+    /// The sale requires a purchase token, and there is none.
+    TokenRequired,
+    /// The purchase token does not serve.
+    TokenInvalid(TokenFault),
     /// No unit is left.
     SoldOut,
     /// Fewer units are left than were asked for.
@@ -119,6 +126,8 @@ impl Refusal {
             Self::Delayed => "delayed",
             Self::Paused => "paused",
             Self::Ended => "ended",
+            Self::TokenRequired => "token_required",
+            Self::TokenInvalid(_) => "token_invalid",
             Self::SoldOut => "sold_out",
             Self::FewerLeft { .. } => "fewer_left",
             Self::LimitReached { .. } => "limit_reached",

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::domain::purchase_token::TokenKeys;
 use crate::ports::Grace;
 
 /// Bounds of the use cases. Units are in the names.
@@ -24,6 +25,8 @@ pub struct Settings {
     pub wait_s_max: u64,
     /// Most requests that wait for their order at the same time.
     pub waiters_max: usize,
+    /// The keys of purchase tokens; `None` where none is configured.
+    pub token_keys: Option<TokenKeys>,
     /// After how long without one good probe a component is down.
     pub down_after_ms: u64,
     /// How long unpaid orders are kept; `None` when they do not expire.

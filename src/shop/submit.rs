@@ -13,6 +13,7 @@ use super::Shop;
 use super::bucket_queues::{Answer, Answered, BucketQueue, SharedEntry};
 use super::purchase::{Accepted, Purchase, Refusal};
 use crate::clock::Moment;
+use crate::domain::purchase_token::{Bound, TokenFault};
 use crate::domain::reservation::{Denial, Fingerprint, OutboxEntryId, Reservation, ReserveRequest};
 use crate::domain::rule::Way;
 use crate::domain::sale::Phase;
@@ -216,7 +217,21 @@ impl Shop {
         if self.queues.sold_out.refuses(bucket, &purchase.sku, &purchase.user) {
             return Err(Refusal::SoldOut);
         }
-        Ok(())
+        if sale.access.purchase_token { self.check_token(purchase, sale, now_ms) } else { Ok(()) }
+    }
+
+    /// Checks the buyer's purchase token.
+    fn check_token(&self, purchase: &Purchase, sale: &Sale, now_ms: i64) -> Result<(), Refusal> {
+        let Some(keys) = &self.settings.token_keys else {
+            tracing::error!(sale = %sale.id, "auth.purchase_token_secret is not set: the sale sells nothing here");
+            return Err(Refusal::Unavailable);
+        };
+        let token = purchase.token.as_deref().ok_or(Refusal::TokenRequired)?;
+        let bound = Bound { user: &purchase.user, sale: &sale.id, device: purchase.device.as_ref() };
+        keys.check(token, bound, now_ms, self.settings.opening_skew_ms).map_err(|fault| match fault {
+            TokenFault::Early => Refusal::NotStarted { starts_ms: sale.starts_ms },
+            TokenFault::Foreign | TokenFault::Expired => Refusal::TokenInvalid(fault),
+        })
     }
 
     /// Reserves and queues one purchase, in a task of its own. It goes on after the buyer has the answer, so that a

@@ -257,7 +257,7 @@ mod tests {
         terms["reason"] = json!("a test");
         let terms = RuleTerms::read(&terms.to_string()).expect("a rule");
         let rule = Rule { id: RuleId::parse("one").expect("a slug"), terms, version: 1 };
-        let (rulebook, clock) = (Arc::new(Rulebook::new([(0, 0); 2], false)), Clock::manual(1));
+        let (rulebook, clock) = (Arc::new(Rulebook::new([(0, 0); 3], false)), Clock::manual(1));
         rulebook.take(RuleSet { version: 1, rules: vec![rule] }, 0);
         (Traffic::new(rulebook, None, clock.clone(), Tasks::on_current_runtime()), clock)
     }

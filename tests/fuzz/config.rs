@@ -17,7 +17,7 @@ use crate::engine::{Target, run};
 
 /// The markers that no message and no debug text may hold: a text, and a number for secrets that lost their quotes.
 const MARKERS: [&str; 2] = ["S3CRET-MARKER", "48151623421084815162342108481516234210"];
-const SECRETS: [&str; 8] = [
+const SECRETS: [&str; 10] = [
     "auth.hs256_secret",
     "auth.hs256_previous_secret",
     "redis.password",
@@ -26,6 +26,8 @@ const SECRETS: [&str; 8] = [
     "notify.secret",
     "payment.webhook_secret",
     "payment.webhook_previous_secret",
+    "auth.purchase_token_secret",
+    "auth.purchase_token_previous_secret",
 ];
 const FLAGS: [&str; 2] = ["http.bind", "admin.bind"];
 
@@ -258,6 +260,8 @@ fn secret_of<'a>(config: &'a Config, key: &str) -> &'a str {
         "redis.password" => config.redis.password.expose(),
         "payment.api_key" => config.payment.api_key.expose(),
         "notify.secret" => config.notify.secret.expose(),
+        "auth.purchase_token_secret" => config.auth.purchase_token_secret.expose(),
+        "auth.purchase_token_previous_secret" => config.auth.purchase_token_previous_secret.expose(),
         "payment.webhook_secret" => config.payment.webhook_secret.expose(),
         "payment.webhook_previous_secret" => config.payment.webhook_previous_secret.expose(),
         _ => config.mysql.password.expose(),

@@ -40,6 +40,7 @@ fn sale() -> Sale {
         ends_ms: 1_700_000_100_000,
         buyer_limit: LIMIT,
         unpaid_max: 3,
+        access: seckill::domain::Access::default(),
         payment_window_ms: 60_000,
         buckets: 1,
         epoch: 1,

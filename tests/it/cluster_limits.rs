@@ -47,7 +47,7 @@ async fn put(ports: &Ports, id: &str, mut terms: Value) {
 
 /// The limiter of one process.
 async fn front(ports: &Ports) -> Arc<Traffic> {
-    let rulebook = Arc::new(Rulebook::new([(0, 0); 2], true));
+    let rulebook = Arc::new(Rulebook::new([(0, 0); 3], true));
     rulebook.renew(ports.rules.as_ref(), Clock::System.now_ms()).await.expect("rules");
     let tasks = Tasks::on_current_runtime();
     Traffic::new(rulebook, ports.token_leases.clone(), Clock::System, tasks)

@@ -41,5 +41,6 @@ mod refunds;
 mod retention;
 mod rules;
 mod settling;
+mod tokens;
 mod webhooks;
 pub mod writer;

@@ -161,6 +161,7 @@ pub fn sale(id: &SaleId, epoch: u32, stock: &BTreeMap<SkuId, u32>) -> Sale {
         ends_ms: 2,
         buyer_limit: 1,
         unpaid_max: 0,
+        access: seckill::domain::Access::default(),
         payment_window_ms: HOUR_MS,
         buckets: 1,
         epoch,

@@ -72,7 +72,7 @@ async fn without_kafka_orders_are_reserved_up_to_the_bound_and_delivered_afterwa
     for loss in LOSSES {
         let bound = OUTBOX_MAX.to_string();
         let mut world = World::new(&[("admission.outbox_orders_max", &bound)]).await;
-        sell_through(&mut world, loss).await;
+        Box::pin(sell_through(&mut world, loss)).await;
     }
 }
 

@@ -10,7 +10,7 @@ use sqlx::{MySql, MySqlConnection, Row, Transaction};
 use super::mysql::{Mysql, failed, is_duplicate};
 use crate::backend::readable::readable;
 use crate::domain::operator::Subject;
-use crate::domain::{ApiKey, Change, Item, Money, Sale, SaleId, SaleState, SkuId};
+use crate::domain::{Access, ApiKey, Change, Item, Money, Sale, SaleId, SaleState, SkuId};
 use crate::ports::{AuditLog, Keys, SaleStore, StoreError, StoreResult};
 
 /// Serves sales and API keys from the directory database.
@@ -19,7 +19,7 @@ pub struct MysqlSaleStore {
 }
 
 const SALES: &str = "SELECT s.sale_id, s.name, s.state, s.starts_ms, s.ends_ms, s.buyer_limit, \
-     s.unpaid_max, s.payment_window_ms, s.buckets, s.version, e.epoch, e.in_place \
+     s.unpaid_max, s.purchase_token, s.proof_of_work, s.payment_window_ms, s.buckets, s.version, e.epoch, e.in_place \
      FROM {directory}.sales s JOIN {directory}.epochs e ON e.sale_id = s.sale_id";
 const ITEMS: &str = "SELECT sale_id, sku_id, name, stock, unit_price, currency FROM {directory}.items";
 
@@ -120,7 +120,8 @@ impl MysqlSaleStore {
         let context = "create sale";
         let mut tx = self.begin().await?;
         let text = "INSERT INTO {directory}.sales (sale_id, name, state, starts_ms, ends_ms, buyer_limit, \
-                    unpaid_max, payment_window_ms, buckets, version) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+                    unpaid_max, purchase_token, proof_of_work, payment_window_ms, buckets, version) \
+                    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
         let inserted = sqlx::query(self.mysql.directory_sql(text))
             .bind(sale.id.as_str().as_bytes())
             .bind(&sale.name)
@@ -129,6 +130,8 @@ impl MysqlSaleStore {
             .bind(sale.ends_ms)
             .bind(sale.buyer_limit)
             .bind(sale.unpaid_max)
+            .bind(sale.access.purchase_token)
+            .bind(i32::from(sale.access.proof_of_work))
             .bind(sale.payment_window_ms)
             .bind(sale.buckets)
             .bind(sale.version)
@@ -157,7 +160,7 @@ impl MysqlSaleStore {
         let context = "change sale";
         let mut tx = self.begin().await?;
         let text = "UPDATE {directory}.sales SET name = ?, state = ?, starts_ms = ?, ends_ms = ?, \
-                    buyer_limit = ?, unpaid_max = ?, payment_window_ms = ?, buckets = ?, version = ? \
+                    buyer_limit = ?, unpaid_max = ?, purchase_token = ?, proof_of_work = ?, payment_window_ms = ?, buckets = ?, version = ? \
                     WHERE sale_id = ? AND version = ?";
         let changed = sqlx::query(self.mysql.directory_sql(text))
             .bind(&sale.name)
@@ -166,6 +169,8 @@ impl MysqlSaleStore {
             .bind(sale.ends_ms)
             .bind(sale.buyer_limit)
             .bind(sale.unpaid_max)
+            .bind(sale.access.purchase_token)
+            .bind(i32::from(sale.access.proof_of_work))
             .bind(sale.payment_window_ms)
             .bind(sale.buckets)
             .bind(sale.version)
@@ -322,6 +327,10 @@ fn read_sale(row: &MySqlRow) -> Option<Sale> {
         ends_ms: row.try_get("ends_ms").ok()?,
         buyer_limit: count(row, "buyer_limit")?,
         unpaid_max: count(row, "unpaid_max")?,
+        access: Access {
+            purchase_token: row.try_get("purchase_token").ok()?,
+            proof_of_work: u8::try_from(count(row, "proof_of_work")?).ok()?,
+        },
         payment_window_ms: row.try_get("payment_window_ms").ok()?,
         buckets: u16::try_from(count(row, "buckets")?).ok()?,
         epoch: count(row, "epoch")?,

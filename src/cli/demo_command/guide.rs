@@ -33,6 +33,8 @@ pub struct Guide<'a> {
     pub token: &'a str,
     /// A key with which the reader can operate the sale.
     pub api_key: &'a str,
+    /// Whether a purchase needs a purchase token.
+    pub purchase_token: bool,
     /// Whether the demo sends a crowd by itself.
     pub rush: bool,
 }
@@ -61,10 +63,18 @@ impl Guide<'_> {
         line("\nIn another terminal, buy one (409 sale_not_started before the opening):");
         line(&format!("export TOKEN={token}"));
         line(&format!("curl -sw '\\n' http://{shopper}/api/v1/sales/{sale}"));
+        let mut more = "";
+        if self.purchase_token {
+            line(&format!(
+                "PURCHASE_TOKEN=$(curl -s -X POST http://{shopper}/api/v1/sales/{sale}/token \
+                 -H \"Authorization: Bearer $TOKEN\" | sed 's/.*\"purchase_token\":\"\\([^\"]*\\)\".*/\\1/')"
+            ));
+            more = ",\"purchase_token\":\"'$PURCHASE_TOKEN'\"";
+        }
         line(&format!(
             "curl -sw '\\n' -X POST http://{shopper}/api/v1/sales/{sale}/orders -H \"Authorization: Bearer $TOKEN\" \
              -H 'Idempotency-Key: my-first-click' -H 'Content-Type: application/json' -H 'Prefer: wait=5' \
-             -d '{{\"sku_id\":\"{sku}\",\"quantity\":1}}'"
+             -d '{{\"sku_id\":\"{sku}\",\"quantity\":1{more}}}'"
         ));
         line(
             "\nThen pay it: open the redirect_url that this prints in a browser, and press Pay (play money):",

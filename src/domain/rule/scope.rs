@@ -10,6 +10,8 @@ use crate::domain::ids::SaleId;
 pub enum Way {
     /// `POST /sales/{sale}/orders`.
     Purchase,
+    /// `POST /sales/{sale}/token`.
+    Token,
     /// `GET /orders/{order}`.
     OrderRead,
     /// `GET /orders`.
@@ -26,8 +28,9 @@ pub enum Way {
 
 impl Way {
     /// All ways.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Purchase,
+        Self::Token,
         Self::OrderRead,
         Self::OrderList,
         Self::Pay,
@@ -43,13 +46,14 @@ impl Way {
 
     /// Answers whether its requests name a sale, by their path.
     pub(super) fn names_sale(self) -> bool {
-        matches!(self, Self::Purchase | Self::SaleRead)
+        matches!(self, Self::Purchase | Self::Token | Self::SaleRead)
     }
 
     /// Answers its word in rules.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Purchase => "purchase",
+            Self::Token => "token",
             Self::OrderRead => "order_read",
             Self::OrderList => "order_list",
             Self::Pay => "pay",
@@ -63,12 +67,13 @@ impl Way {
     pub fn index(self) -> usize {
         match self {
             Self::Purchase => 0,
-            Self::OrderRead => 1,
-            Self::OrderList => 2,
-            Self::Pay => 3,
-            Self::Cancel => 4,
-            Self::SaleRead => 5,
-            Self::SaleList => 6,
+            Self::Token => 1,
+            Self::OrderRead => 2,
+            Self::OrderList => 3,
+            Self::Pay => 4,
+            Self::Cancel => 5,
+            Self::SaleRead => 6,
+            Self::SaleList => 7,
         }
     }
 }

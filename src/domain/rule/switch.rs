@@ -51,8 +51,8 @@ impl Switch {
     /// Answers whether it refuses the requests of a way.
     pub fn refuses(self, way: Way) -> bool {
         match self {
-            Self::ReadOnly => matches!(way, Way::Purchase | Way::Pay | Way::Cancel),
-            Self::NoPurchases => way == Way::Purchase,
+            Self::ReadOnly => matches!(way, Way::Purchase | Way::Token | Way::Pay | Way::Cancel),
+            Self::NoPurchases => matches!(way, Way::Purchase | Way::Token),
             Self::NoLists => matches!(way, Way::OrderList | Way::SaleList),
             Self::NoNewSales | Self::NoWaits => false,
         }

@@ -17,6 +17,7 @@ fn sale() -> Sale {
         ends_ms: 1,
         buyer_limit: 1,
         unpaid_max: 3,
+        access: crate::domain::Access::default(),
         payment_window_ms: WINDOW_MS,
         buckets: 1,
         epoch: 7,

@@ -11,7 +11,7 @@ use super::changes::{ReasonBody, checked_reason, if_versions, read_body};
 use super::{Scope, change as audit, operator};
 use crate::domain::rule::Switch;
 use crate::domain::sale::SaleAction;
-use crate::domain::{Holdings, Item, Money, Object, Sale, SaleId, SaleState, SkuId};
+use crate::domain::{Access, Holdings, Item, Money, Object, Sale, SaleId, SaleState, SkuId};
 use crate::http::Context;
 use crate::http::paging::SalesQuery;
 use crate::http::problem::{Code, Problem};
@@ -42,6 +42,8 @@ pub struct CreateBody {
     ends_at: String,
     buyer_limit: u32,
     unpaid_max: Option<u32>,
+    #[serde(default)]
+    access: Access,
     payment_window_ms: Option<i64>,
     buckets: Option<u16>,
     items: Vec<Object<ItemBody>>,
@@ -57,6 +59,7 @@ pub struct PatchBody {
     ends_at: Option<String>,
     buyer_limit: Option<u32>,
     unpaid_max: Option<u32>,
+    access: Option<Access>,
     payment_window_ms: Option<i64>,
     buckets: Option<u16>,
     items: Option<Vec<Object<ItemBody>>>,
@@ -77,6 +80,7 @@ impl CreateBody {
             ends_ms: parse_rfc3339("/ends_at", &self.ends_at)?,
             buyer_limit: self.buyer_limit,
             unpaid_max: self.unpaid_max.unwrap_or(Sale::UNPAID_MAX_DEFAULT),
+            access: self.access,
             payment_window_ms: self.payment_window_ms.unwrap_or(PAYMENT_WINDOW_DEFAULT_MS),
             buckets: self.buckets.unwrap_or(1),
             epoch: 1,
@@ -101,6 +105,7 @@ impl PatchBody {
             ends_ms: time("/ends_at", self.ends_at)?,
             buyer_limit: self.buyer_limit,
             unpaid_max: self.unpaid_max,
+            access: self.access,
             payment_window_ms: self.payment_window_ms,
             buckets: self.buckets,
             items: self.items.map(items),
@@ -344,6 +349,7 @@ struct SaleView<'a> {
     ends_at: String,
     buyer_limit: u32,
     unpaid_max: u32,
+    access: Access,
     payment_window_ms: i64,
     buckets: u16,
     epoch: u32,
@@ -359,7 +365,7 @@ struct ListView<'a> {
 
 impl<'a> SaleView<'a> {
     fn of(sale: &'a Sale) -> Self {
-        let Sale { buyer_limit, unpaid_max, payment_window_ms, buckets, epoch, version, .. } = *sale;
+        let Sale { buyer_limit, unpaid_max, access, payment_window_ms, buckets, epoch, version, .. } = *sale;
         Self {
             id: &sale.id,
             name: &sale.name,
@@ -369,6 +375,7 @@ impl<'a> SaleView<'a> {
             ends_at: rfc3339(sale.ends_ms),
             buyer_limit,
             unpaid_max,
+            access,
             payment_window_ms,
             buckets,
             epoch,

@@ -14,6 +14,7 @@ use super::payment_view::{PaymentView, payment_view};
 use super::rfc3339;
 use crate::chance::Chance;
 use crate::domain::order::RejectReason;
+use crate::domain::purchase_token::TokenFault;
 use crate::domain::rule::Way;
 use crate::domain::{
     Money, Month, Order, OrderCursor, OrderId, OrderState, Payment, Quantity, Reference, SaleId, SkuId,
@@ -43,6 +44,9 @@ pub struct PlaceBody {
     /// The shop's own name for the order. It comes back with the order, its events and exports.
     #[serde(default)]
     pub reference: Option<Reference>,
+    /// The token of `POST /sales/{sale}/token`.
+    #[serde(default)]
+    pub purchase_token: Option<String>,
 }
 
 /// The body of a call that needs none.
@@ -107,12 +111,13 @@ pub async fn place(
 async fn purchase(request: &HttpRequest, body: &[u8], context: &Context) -> Result<Purchase, Problem> {
     let Shopper { user, device } = extract::shopper(request, context).await?;
     let key = extract::idempotency_key(request)?;
-    let PlaceBody { sku_id, quantity, reference } = extract::json(request, body)?;
+    let PlaceBody { sku_id, quantity, reference, purchase_token } = extract::json(request, body)?;
     let sale = request.match_info().get("sale").and_then(|sale| SaleId::parse(sale).ok());
     let sale = sale.ok_or_else(|| Problem::new(Code::SaleNotFound))?;
     let address = context.addresses.of(request, context.shop.now_ms());
     let waits = extract::prefer_wait_s(request).is_some_and(|seconds| seconds > 0);
-    Ok(Purchase { user, device, address, sale, sku: sku_id, quantity, reference, key, waits })
+    let (sku, token) = (sku_id, purchase_token);
+    Ok(Purchase { user, device, address, sale, sku, quantity, reference, token, key, waits })
 }
 
 async fn accepted(
@@ -356,6 +361,11 @@ fn problem(refusal: Refusal, may_return: impl Fn() -> bool) -> Problem {
         Refusal::Delayed => Problem::new(Code::SaleDelayed).retry_after_ms(with_jitter(5000)),
         Refusal::Paused => Problem::new(Code::SalePaused),
         Refusal::Ended => Problem::new(Code::SaleEnded),
+        Refusal::TokenRequired => Problem::new(Code::PurchaseTokenRequired),
+        Refusal::TokenInvalid(fault) => Problem::new(Code::PurchaseTokenInvalid).detail(match fault {
+            TokenFault::Expired => "It has expired: ask for another one.",
+            TokenFault::Early | TokenFault::Foreign => "It is not of this buyer, sale and device.",
+        }),
         Refusal::SoldOut => Problem::new(Code::SoldOut).with("may_return", may_return()),
         Refusal::FewerLeft { left } => Problem::new(Code::FewerLeft).with("left", left),
         Refusal::LimitReached { held, limit } => Problem::new(Code::LimitReached)

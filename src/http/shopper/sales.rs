@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use super::rfc3339;
 use crate::domain::rule::Way;
 use crate::domain::sale::Phase;
-use crate::domain::{Item, Money, Sale, SaleId, SkuId};
+use crate::domain::{Access, Item, Money, Sale, SaleId, SkuId};
 use crate::http::auth::Shopper;
 use crate::http::paging::SalesQuery;
 use crate::http::problem::{Code, Problem};
@@ -45,6 +45,8 @@ struct SaleView<'a> {
 struct PolicyView {
     buyer_limit: u32,
     unpaid_max: u32,
+    #[serde(flatten)]
+    access: Access,
     payment_window_ms: i64,
 }
 
@@ -81,14 +83,14 @@ impl<'a> SaleView<'a> {
             price: &item.price,
             stock: band(&item.sku_id),
         };
-        let Sale { buyer_limit, unpaid_max, payment_window_ms, .. } = *sale;
+        let Sale { buyer_limit, unpaid_max, access, payment_window_ms, .. } = *sale;
         Self {
             id: &sale.id,
             name: &sale.name,
             status: phase,
             starts_at: rfc3339(sale.starts_ms),
             ends_at: rfc3339(sale.ends_ms),
-            policy: PolicyView { buyer_limit, unpaid_max, payment_window_ms },
+            policy: PolicyView { buyer_limit, unpaid_max, access, payment_window_ms },
             items: sale.items.iter().map(item).collect(),
             links: LinksView {
                 sale: format!("/api/v1/sales/{}", sale.id),

@@ -237,10 +237,11 @@ fn bucket_of_all(rule: &Rule, way: Way) -> String {
     }
 }
 
-/// Answers whether a rule takes the place of one of the configuration: it limits all purchases by the same scope.
+/// Answers whether a rule takes the place of one of the configuration: it limits all requests of its route by its
+/// scope.
 fn replaces(rule: &Rule, configured: &Rule) -> bool {
-    let of_purchases = rule.terms.about.route.is_none_or(|way| way == Way::Purchase);
+    let of_route = rule.terms.about.route.is_none_or(|way| Some(way) == configured.terms.about.route);
     let is_limit = matches!(rule.terms.limit, Limit::TokenBucket(_));
     let is_whole = rule.terms.mode == RuleMode::Enforce && rule.terms.about.sale.is_none();
-    of_purchases && is_limit && is_whole && rule.terms.scope == configured.terms.scope
+    of_route && is_limit && is_whole && rule.terms.scope == configured.terms.scope
 }

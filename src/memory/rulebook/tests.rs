@@ -26,7 +26,7 @@ struct Crowd {
 
 impl Crowd {
     fn new(rules: Vec<Rule>) -> Self {
-        let book = Rulebook::new([(5, 2), (0, 0)], false);
+        let book = Rulebook::new([(5, 2), (0, 0), (0, 0)], false);
         book.take(set(1, rules), 0);
         Self { book, clock: Clock::manual(0) }
     }

@@ -18,6 +18,7 @@ fn sale() -> Sale {
         ends_ms: 1_778_806_800_000,
         buyer_limit: 2,
         unpaid_max: 3,
+        access: crate::domain::Access::default(),
         payment_window_ms: 60_000,
         buckets: 1,
         epoch: 1,

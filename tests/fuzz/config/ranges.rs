@@ -26,6 +26,8 @@ ranges! {
     "http.body_timeout_ms" http.body_timeout_ms 1..=600_000;
     "http.keep_alive_ms" http.keep_alive_ms 1..=3_600_000;
     "auth.leeway_s" auth.leeway_s 0..=600;
+    "auth.purchase_token_key" auth.purchase_token_key 0..=255;
+    "auth.purchase_token_previous_key" auth.purchase_token_previous_key 0..=255;
     "auth.verified_tokens_max" auth.verified_tokens_max 1..=10_000_000;
     "admission.in_flight_max" admission.in_flight_max 1..=1_000_000;
     "admission.reserve_batch_max" admission.reserve_batch_max 1..=128;
@@ -39,6 +41,8 @@ ranges! {
     "limits.user_burst" limits.user_burst 0..=1_000_000;
     "limits.address_per_s" limits.address_per_s 0..=1_000_000;
     "limits.address_burst" limits.address_burst 0..=1_000_000;
+    "limits.tokens_per_s" limits.tokens_per_s 0..=1_000_000;
+    "limits.tokens_burst" limits.tokens_burst 0..=1_000_000;
     "catalog.refresh_ms" catalog.refresh_ms 50..=60_000;
     "shards.shards" shards.shards 1..=4096;
     "shards.partitions" shards.partitions 1..=4096;

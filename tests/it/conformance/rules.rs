@@ -47,7 +47,8 @@ async fn lists(shop: &TestShop, user: &str) -> usize {
 }
 
 async fn a_rule_is_put_replaced_listed_and_removed(mode: Mode) {
-    let shop = TestShop::start_with(mode, &[("limits.address_per_s", "9")]).await;
+    let flags = [("limits.address_per_s", "9"), ("limits.tokens_per_s", "0")];
+    let shop = TestShop::start_with(mode, &flags).await;
     let listed = rules(&shop).await;
     let configured = &listed["rules"][0];
     assert_eq!((&listed["version"], &configured["origin"]), (&json!(0), &json!("config")), "{listed}");

@@ -62,6 +62,7 @@ impl Bench {
             ends_ms: now_ms + 1_000_000,
             buyer_limit,
             unpaid_max: 3,
+            access: seckill::domain::Access::default(),
             payment_window_ms: 60_000,
             buckets: 1,
             epoch: 1,
