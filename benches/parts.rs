@@ -49,6 +49,8 @@ enum Part {
         #[arg(long, default_value_t = 512)]
         askers: usize,
     },
+    /// N requests, each of a user, an address and a device that were never seen, under rules about all of them.
+    FreshKeys { requests: u32 },
     /// A limit that four processes share. Slices: `prepare RULE`, then `go SECONDS`.
     Limits {
         /// What the limit lets pass in a second.
@@ -73,6 +75,7 @@ fn main() -> anyhow::Result<()> {
     match cli.part {
         Some(Part::Bare) => bare::run(&config),
         Some(Part::Reserve { askers }) => reserve::run(&config, askers),
+        Some(Part::FreshKeys { requests }) => limits::fresh_keys(requests),
         Some(Part::Limits { rate }) => limits::run(&config, rate),
         Some(Part::Writer) => writer::run(&config),
         Some(Part::RawInsert) => raw_insert::run(&config),

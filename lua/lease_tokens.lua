@@ -14,14 +14,15 @@ for number, key in ipairs(KEYS) do
   local room_us = each_us * ARGV[number * 3 - 1]
   local wished = tonumber(ARGV[number * 3])
   local full_us, given = string.match(redis.call('GET', key) or '', '^(%d+%.%d+)|(%d+)$')
-  -- Later than this it can be only when the clock was set back. Then the bucket is as good as empty.
-  full_us = math.min(math.max(tonumber(full_us or 0), now_us), now_us + room_us)
-  local tokens = math.min(wished, math.floor((now_us + room_us - full_us) / each_us))
-  full_us = full_us + tokens * each_us
+  -- It is full later than this only when the clock was set back. Then it is as good as empty.
+  local ahead_us = math.min(math.max(tonumber(full_us or 0) - now_us, 0), room_us)
+  -- A time of this size is exact to a quarter of a µs, which must not cost a token.
+  local tokens = math.min(wished, math.floor((room_us - ahead_us + 0.5) / each_us))
+  ahead_us = math.min(ahead_us + tokens * each_us, room_us)
   given = tonumber(given or 0) + tokens
-  local keep_ms = math.ceil((full_us - now_us) / 1000) + 60000
-  redis.call('SET', key, string.format('%.2f|%.0f', full_us, given), 'PX', keep_ms)
-  local wait_us = math.max(0, math.ceil(full_us + each_us - now_us - room_us))
+  local keep_ms = math.ceil(ahead_us / 1000) + 60000
+  redis.call('SET', key, string.format('%.2f|%.0f', now_us + ahead_us, given), 'PX', keep_ms)
+  local wait_us = math.max(0, math.ceil(ahead_us + each_us - room_us - 0.5))
   result[#result + 1] = { tokens, wait_us, given }
 end
 return result

@@ -3,6 +3,7 @@
 mod auto_preheat;
 mod auto_reconcile;
 mod auto_settle;
+mod guarded;
 mod open;
 mod payment_tasks;
 #[cfg(feature = "public-keys")]
@@ -26,12 +27,14 @@ use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::chance;
 use crate::clock::Clock;
-use crate::config::{Config, Expiry, Mode, Secret};
+use crate::config::{Config, Expiry, Mode, ProviderKind, Secret};
 use crate::domain::alarm::{AlarmKey, Call, DueCall};
 use crate::domain::node::NodeBeat;
 use crate::domain::purchase_token::{TokenKey, TokenKeys};
+use crate::domain::{DependencyId, Instance, ShardMap};
 use crate::http::Context;
 use crate::memory::Memory;
+use crate::memory::guards::{Guards, Roles};
 use crate::memory::rulebook::Rulebook;
 use crate::outbound::HttpOutbound;
 use crate::ports::{Grace, Nodes, OrderLog, Outbound, Ports};
@@ -40,6 +43,7 @@ use crate::shutdown::Tasks;
 use crate::worker::driver::{Driver, Signal};
 use crate::worker::node_beat::TellNode;
 
+use guarded::guarded;
 pub use open::*;
 #[cfg(feature = "distributed")]
 pub use recover::{Recovered, Wish, recover_mysql};
@@ -108,9 +112,12 @@ pub async fn start_on(
     let (front, back) = (Tasks::on_current_runtime(), Tasks::on_current_runtime());
     let published = servers::published_keys(config, role, &tokens, &clock, &back).await?;
     backend.probes.extend(published.iter().map(|published| published.probe.clone()));
-    let memory = Memory::new(map, Rulebook::new(config.limits.rates(), backend.token_leases.is_some()));
+    let guards = Arc::new(Guards::new(roles(config, map)?));
+    let rulebook = Rulebook::new(config.limits.rates(), backend.token_leases.is_some(), guards.clone());
+    let memory = Memory::new(map, rulebook, guards.clone());
     let outbound = outbound(config)?;
-    let ports = (backend.clone(), till::till(&config.payment, &clock)?, outbound.clone());
+    let of_buyers = guarded(backend.clone(), &guards, map, &clock);
+    let ports = (of_buyers, till::till(&config.payment, &guards, &clock)?, outbound.clone());
     let shop = Shop::new(ports, memory.clone(), settings(config), map, clock.clone(), front.clone());
     let (ports, holder) = (&backend, chance::bytes());
     let workers = Workers { ports, memory: &memory, config, clock: &clock, tasks: &back, outbound, holder };
@@ -162,6 +169,21 @@ pub async fn start_on(
         front,
         back,
     })
+}
+
+/// Names what the shop stands on.
+fn roles(config: &Config, map: ShardMap) -> anyhow::Result<Roles> {
+    let name = |text: &str| DependencyId::parse(text);
+    let provider = (config.payment.provider != ProviderKind::None).then(|| name("provider")).transpose()?;
+    let folder = |_| name("folder");
+    let instance = |instance: Instance| name(&format!("mysql-{}", instance.number()));
+    let is_embedded = config.backend.mode == Mode::Embedded;
+    let (inventory, order_log) = if is_embedded { ("folder", "folder") } else { ("redis", "kafka") };
+    let databases = match is_embedded {
+        true => map.all_instances().map(folder).collect::<Result<_, _>>()?,
+        false => map.all_instances().map(instance).collect::<Result<_, _>>()?,
+    };
+    Ok(Roles { inventory: Some(name(inventory)?), order_log: Some(name(order_log)?), databases, provider })
 }
 
 /// Answers what this process tells of itself.

@@ -1,6 +1,7 @@
 //! The command line. Data goes to stdout, and messages for people go to stderr.
 
 mod admin_client;
+mod breaker_command;
 mod config_command;
 mod configured;
 mod dead_letters_command;
@@ -121,6 +122,8 @@ enum Command {
     Rule(rule_command::RuleCommand),
     /// Turn things off while they are too much (read_only, no_lists, …), and on again.
     Switch(switch_command::SwitchCommand),
+    /// Show the circuit breakers of a process, and force them in all.
+    Breaker(breaker_command::BreakerCommand),
     /// Payments, through the admin API.
     Payments(payments_command::PaymentsCommand),
     /// Whether the inventory, the databases and the order log fit together, through the admin API.
@@ -215,6 +218,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Webhooks(command) => block_on(command.run(format))?,
         Command::Rule(command) => block_on(command.run(format))?,
         Command::Switch(command) => block_on(command.run(format))?,
+        Command::Breaker(command) => block_on(command.run(format))?,
         Command::Payments(command) => block_on(command.run(format))?,
         Command::Reconcile(command) => block_on(command.run(format))?,
         #[cfg(feature = "distributed")]

@@ -43,7 +43,7 @@ pub use dead_letter::{DeadLetter, DeadLetterId, LetterQuery, LetterState};
 pub use decided::TakenStep;
 pub use exported::{Exported, ExportedPayment};
 pub use fence::Fences;
-pub use ids::{DeviceId, FlagId, IdempotencyKey, Reference, RuleId, SaleId, SkuId, UserId};
+pub use ids::{DependencyId, DeviceId, FlagId, IdempotencyKey, Reference, RuleId, SaleId, SkuId, UserId};
 pub use journal::OrderMove;
 pub use log_position::{Halt, LogId, Position};
 pub use money::{Money, Quantity};

@@ -4,6 +4,7 @@
 //! Invariant: a process has one catalog and one pace. A reader of the catalog sees one moment of it, whole.
 
 pub mod catalog;
+pub mod guards;
 pub mod health;
 pub mod key_table;
 pub mod leaky_bucket;
@@ -25,17 +26,20 @@ pub struct Memory {
     pub pace: Arc<pace::Pace>,
     /// The rules of traffic.
     pub rules: Arc<rulebook::Rulebook>,
+    /// The guards of what the shop stands on.
+    pub guards: Arc<guards::Guards>,
     /// How the components fared.
     pub health: Arc<health::Health>,
 }
 
 impl Memory {
     /// Makes a memory that knows nothing yet but the rules of the configuration.
-    pub fn new(map: ShardMap, rules: rulebook::Rulebook) -> Self {
+    pub fn new(map: ShardMap, rules: rulebook::Rulebook, guards: Arc<guards::Guards>) -> Self {
         Self {
             catalog: Arc::default(),
             pace: Arc::new(pace::Pace::new(map.parts())),
             rules: Arc::new(rules),
+            guards,
             health: Arc::default(),
         }
     }

@@ -69,6 +69,14 @@ metrics_table! {
         "Calls for tokens of a limit that all processes share: given, short, failed";
     TOKENS_LEASED Counter "seckill_tokens_leased_total" []
         "Tokens that this process was given of limits that all processes share";
+    BREAKER_STATE Gauge "seckill_breaker_state" ["dependency"]
+        "0 while calls are made, 1 while none is, 2 while some are tried";
+    BREAKER_TRANSITIONS Counter "seckill_breaker_transitions_total" ["dependency", "to"]
+        "Changes of a breaker";
+    CALLS_REFUSED Counter "seckill_calls_refused_total" ["dependency", "reason"]
+        "Calls to a dependency that were not made: open, busy";
+    CONCURRENCY_LIMIT Gauge "seckill_concurrency_limit" ["dependency"]
+        "Calls to a dependency that may be in flight; 0 without a limit";
     RULES_VERSION Gauge "seckill_rules_version" []
         "The version of the rules of traffic that the process follows";
     SHED Counter "seckill_shed_total" ["reason"]

@@ -9,8 +9,8 @@ use anyhow::Context as _;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use seckill::clock::Clock;
 use seckill::config::Config;
-use seckill::domain::RuleId;
 use seckill::domain::rule::{Rule, RuleSet, RuleTerms, Way};
+use seckill::domain::{DeviceId, RuleId, UserId};
 use seckill::memory::rulebook::{Asker, Rulebook};
 use seckill::ports::Ports;
 use seckill::shop::traffic::Traffic;
@@ -47,8 +47,42 @@ pub fn run(config: &Config, rate: u32) -> anyhow::Result<()> {
     })
 }
 
+/// Asks rules about users, addresses and devices, in this process and in all, as often as it is told, each time with
+/// keys that were never seen. Says how much memory the process has before and afterwards, in bytes.
+pub fn fresh_keys(requests: u32) -> anyhow::Result<()> {
+    let book = Rulebook::new([(5, 10), (200, 400), (1, 5)], true, Arc::default());
+    let scopes = ["user", "address", "device"].into_iter().flat_map(|scope| [(scope, false), (scope, true)]);
+    let rules = scopes.map(|(scope, cluster)| {
+        let value = json!({ "rate": 5, "burst": 10, "cluster": cluster });
+        let terms = json!({ "scope": scope, "kind": "token_bucket", "value": value, "reason": "bench" });
+        let terms = RuleTerms::read(&terms.to_string()).map_err(anyhow::Error::msg)?;
+        anyhow::Ok(Rule { id: RuleId::parse(&format!("{scope}-{cluster}"))?, terms, version: 1 })
+    });
+    book.take(RuleSet { version: 1, rules: rules.collect::<Result<_, _>>()? }, 0);
+    let ask = |number: u32| {
+        let user = UserId::parse(&format!("fresh-{number}"))?;
+        let device = DeviceId::parse(&format!("device-{number}"))?;
+        let (address, way) = (IpAddr::from(number.to_be_bytes()), Way::OrderList);
+        let asker = Asker { way, user: Some(&user), address, sale: None, device: Some(&device) };
+        anyhow::Ok(book.check(&asker, Clock::System.monotonic(), 0).is_ok())
+    };
+    // The tables are there from the first request on, and their pages from the first keys on.
+    (0..2_000_000).map(ask).collect::<Result<Vec<bool>, _>>()?;
+    let before = resident()?;
+    let passed =
+        (2_000_000..2_000_000 + requests).map(ask).filter(|passed| matches!(passed, Ok(true))).count();
+    slices::say(&json!({ "asked": requests, "passed": passed, "before": before, "after": resident()? }))
+}
+
+/// Reads how much memory this process has.
+fn resident() -> anyhow::Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    Ok(line.trim().trim_end_matches(" kB").trim().parse::<u64>()? * 1024)
+}
+
 fn front(ports: &Ports, set: &RuleSet) -> Arc<Traffic> {
-    let rulebook = Arc::new(Rulebook::new([(0, 0); 3], true));
+    let rulebook = Arc::new(Rulebook::new([(0, 0); 3], true, Arc::default()));
     rulebook.take(set.clone(), Clock::System.now_ms());
     let tasks = Tasks::on_current_runtime();
     Traffic::new(rulebook, ports.token_leases.clone(), Clock::System, tasks)

@@ -17,6 +17,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use seckill::clock::Clock;
 use seckill::config::Config;
 use seckill::domain::purchase_token::{self, Bound, TokenKeys};
+use seckill::domain::rule::RuleSet;
 use seckill::domain::{DeviceId, Sale, SaleId, UserId};
 use seckill::http::auth::{TokenKey, TokenRules, Tokens};
 use seckill::http::client_address::{ClientAddresses, ForwardedHeader};
@@ -155,7 +156,9 @@ impl Front {
             ports.gates.set_gates(&sale, &placed).await?;
             let tasks = Tasks::on_current_runtime();
             let map = config.shard_map()?;
-            let memory = Memory::new(map, Rulebook::new(config.limits.rates(), true));
+            let memory =
+                Memory::new(map, Rulebook::new(config.limits.rates(), true, Arc::default()), Arc::default());
+            memory.rules.take(RuleSet::default(), Clock::System.now_ms());
             memory.catalog.put(sale.clone());
             let outbound: Arc<dyn Outbound> = Arc::new(HttpOutbound::new(&config.events)?);
             let shop =

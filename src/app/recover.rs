@@ -17,6 +17,7 @@ use crate::domain::{
     Capture, Change, ExportedPayment, Mover, Order, OrderId, OrderMove, OrderState, Part, PaymentId,
     PaymentRequest, Sales,
 };
+use crate::memory::guards::Guards;
 use crate::ports::{Moved, StoreResult, Taken};
 use crate::shop::Till;
 
@@ -89,7 +90,8 @@ pub async fn recover_mysql(config: &Config, wish: Wish, tell: &dyn Fn(&str)) -> 
     let stores = Recoverer::new(&backend_settings(config)?, wish.instance, Clock::System).await?;
     let found = stores.look().await?;
     let done = Recovered { set_back: found.set_back, ..Recovered::default() };
-    let mut recovery = Recovery { stores, till: till(&config.payment, &Clock::System)?, done, tell };
+    let till = till(&config.payment, &Guards::default(), &Clock::System)?;
+    let mut recovery = Recovery { stores, till, done, tell };
     if found.set_back.is_none() && wish.since_ms.is_none() {
         tell(&format!(
             "mysql-{} has all that the shop has seen of it. When you know that it was set back and used since, say when \

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use super::guarded::guarded_provider;
 use crate::clock::Clock;
 use crate::config::{PaymentConfig, ProviderKind};
 use crate::domain::PaymentTerms;
+use crate::memory::guards::Guards;
 use crate::provider::stripe::{PAGE_MS_MAX, PAGE_MS_MIN, Stripe};
 use crate::shop::Till;
 
@@ -12,7 +14,7 @@ use crate::shop::Till;
 ///
 /// # Errors
 /// When the provider's client cannot be made, or this program was built without what it needs.
-pub fn till(payment: &PaymentConfig, clock: &Clock) -> anyhow::Result<Option<Till>> {
+pub fn till(payment: &PaymentConfig, guards: &Guards, clock: &Clock) -> anyhow::Result<Option<Till>> {
     if payment.provider == ProviderKind::None {
         return Ok(None);
     }
@@ -24,7 +26,7 @@ pub fn till(payment: &PaymentConfig, clock: &Clock) -> anyhow::Result<Option<Til
     let provider = Stripe::new(api, &payment.deployment, payment.timeout_ms, clock.clone())?;
     let secrets = [&payment.webhook_secret, &payment.webhook_previous_secret];
     Ok(Some(Till {
-        provider: Arc::new(provider),
+        provider: guarded_provider(Arc::new(provider), guards, clock),
         terms: PaymentTerms {
             deployment: payment.deployment.clone(),
             return_url: payment.return_url.clone(),

@@ -45,7 +45,7 @@ enum RuleAction {
         /// Count in all processes together, not in each by itself.
         #[arg(long)]
         cluster: bool,
-        /// Whose requests are counted together: all, route, user, address or sale.
+        /// Whose requests are counted together: all, route, user, address, device or sale.
         #[arg(long, default_value = "all")]
         scope: String,
         #[command(flatten)]
@@ -93,7 +93,7 @@ struct Step {
 
 #[derive(Debug, Args)]
 struct About {
-    /// Only these: purchase, order_read, order_list, pay, cancel, sale_read or sale_list.
+    /// Only these: purchase, token, order_read, order_list, pay, cancel, sale_read or sale_list.
     #[arg(long)]
     route: Option<String>,
     /// Only those about this sale.
@@ -138,13 +138,17 @@ struct Caller {
     /// An address, or a network such as 203.0.113.0/24.
     #[arg(long)]
     address: Option<String>,
+    /// A device, as auth.device_claim or http.device_header name them.
+    #[arg(long)]
+    device: Option<String>,
 }
 
 impl Caller {
     fn value(&self) -> Value {
-        match (&self.user, &self.address) {
+        match (&self.user, &self.device) {
             (Some(user), _) => json!({ "user": user }),
-            (None, address) => json!({ "address": address }),
+            (None, Some(device)) => json!({ "device": device }),
+            (None, None) => json!({ "address": self.address }),
         }
     }
 }
@@ -169,7 +173,10 @@ impl RuleCommand {
                 let rules = answer["rules"].as_array().map(Vec::as_slice).unwrap_or_default();
                 show(format, &answer, rules);
                 let nodes = &answer["nodes"];
-                let followed = format!("{} of {} nodes", nodes["following"], nodes["of"]);
+                let followed = match nodes {
+                    Value::Null => "nobody knows how many nodes".to_owned(),
+                    nodes => format!("{} of {} nodes", nodes["following"], nodes["of"]),
+                };
                 output::talk(&format!("v{}, followed by {followed}", answer["version"]));
                 Ok(())
             }

@@ -114,6 +114,10 @@ text_id!(
     DeviceId, "device id", 128, str::len, is_visible, "1 to 128 visible ASCII characters"
 );
 text_id!(
+    /// Something that the shop stands on: `redis`, `kafka`, `mysql-0`, `provider`, and in embedded mode `folder`.
+    DependencyId, "dependency", 32, str::len, is_slug, "1 to 32 characters of a-z, 0-9 and -"
+);
+text_id!(
     /// A feature's slug, chosen by the operator.
     FlagId, "flag", 32, str::len, is_slug, "1 to 32 characters of a-z, 0-9 and -"
 );

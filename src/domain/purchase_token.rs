@@ -81,9 +81,10 @@ pub enum TokenFault {
 }
 
 impl TokenKeys {
-    /// Answers the secret by which challenges for a proof of work are known again.
-    pub fn proof_secret(&self) -> String {
-        URL_SAFE_NO_PAD.encode(self.current.proof_key)
+    /// Answers the secrets by which challenges for a proof of work are known again. The first one makes new ones.
+    pub fn proof_secrets(&self) -> Vec<String> {
+        let keys = [Some(&self.current), self.previous.as_ref()].into_iter().flatten();
+        keys.map(|key| URL_SAFE_NO_PAD.encode(key.proof_key)).collect()
     }
 
     /// Makes a token that is valid from `not_before_ms` until `expires_ms`, ms since 1970.

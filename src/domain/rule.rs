@@ -4,6 +4,7 @@
 //! the words of its kind, so that a new kind needs no new table. A process that cannot read one rule takes none of the
 //! newer ones over.
 
+mod dependency;
 mod grey;
 mod limit;
 mod scope;
@@ -12,6 +13,7 @@ mod switch;
 use serde::{Deserialize, Serialize};
 
 use super::ids::RuleId;
+pub use dependency::*;
 pub use grey::*;
 pub use limit::*;
 use scope::fault;

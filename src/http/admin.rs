@@ -1,5 +1,6 @@
 //! The handlers of the operators' listener.
 
+pub mod breakers;
 pub mod changes;
 pub mod dead_letters;
 pub mod events;

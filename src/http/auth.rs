@@ -156,6 +156,15 @@ pub struct Shopper {
     pub user: UserId,
     /// The device, when the token names one, or the request does.
     pub device: Option<DeviceId>,
+    /// Whether it is the token that names it. A client may write anything into a request.
+    pub is_device_proven: bool,
+}
+
+impl Shopper {
+    /// Answers the device, when the token names it.
+    pub fn proven_device(&self) -> Option<&DeviceId> {
+        self.device.as_ref().filter(|_| self.is_device_proven)
+    }
 }
 
 #[derive(Clone)]
@@ -271,7 +280,7 @@ impl Tokens {
         }
         let user = UserId::parse(&claims.sub).map_err(|_| Cause::Claims)?;
         let device = self.rules.device_claim.as_deref().and_then(|name| claim(token, name));
-        let shopper = Shopper { user, device };
+        let shopper = Shopper { user, is_device_proven: device.is_some(), device };
         Ok(Verified { shopper, valid_ms: begins_ms..expires_ms, publications })
     }
 }

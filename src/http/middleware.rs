@@ -28,6 +28,7 @@ use super::extract::collected;
 use super::problem::{Code, Problem};
 use super::rules::Told;
 use super::shopper::payments::WEBHOOK;
+use super::shopper::tokens;
 use crate::chance::Chance;
 use crate::metrics::HTTP_DURATION;
 
@@ -114,7 +115,11 @@ async fn unread_chunks(request: &mut ServiceRequest) -> Option<(Problem, Payload
     let context = request.app_data::<Data<Context>>()?.clone();
     let BodyMax(bytes_max) = *request.app_data::<BodyMax>()?;
     // No route was found yet.
-    let bytes_max = if request.path() == WEBHOOK { context.webhook_body_bytes_max } else { bytes_max };
+    let bytes_max = match request.path() {
+        WEBHOOK => context.webhook_body_bytes_max,
+        path if path.ends_with("/token") => bytes_max.max(tokens::BODY_BYTES_MAX),
+        _ => bytes_max,
+    };
     let mut payload = request.take_payload();
     match collected(&mut payload, bytes_max, &context).await {
         Ok(body) => {

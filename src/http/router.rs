@@ -64,6 +64,8 @@ pub fn admin_routes(app: &mut ServiceConfig) {
                 .service(at("/nodes", "GET, HEAD", [read().to(admin::nodes::list)]))
                 .service(at("/rules", "GET, HEAD", [read().to(admin::rules::list)]))
                 .service(at("/rules/{rule}", "PUT, DELETE", rule))
+                .service(at("/breakers", "GET, HEAD", [read().to(admin::breakers::list)]))
+                .service(at("/breakers/{dependency}", "POST", [post().to(admin::breakers::force)]))
                 .service(at("/switches", "GET, HEAD", [read().to(admin::switches::list)]))
                 .service(at("/switches/{switch}", "PUT", [put().to(admin::switches::put)]))
                 .service(at("/events", "GET, HEAD", [read().to(admin::events::list)]))

@@ -60,7 +60,10 @@ pub async fn pass(
     let (user, device) = who.unzip();
     let asker = Asker { way, user, address, sale, device: device.flatten() };
     let standing = context.shop.traffic().pass(&asker).await.map_err(refusal)?;
-    tell(request, context, who, standing);
+    // What anybody may be shown from a cache says nothing of one client.
+    if let Some(shopper) = shopper {
+        tell(request, context, (&shopper.user, shopper.proven_device()), standing);
+    }
     Ok(())
 }
 
@@ -76,10 +79,10 @@ pub fn while_on(context: &Context, switch: Switch) -> Result<(), Problem> {
 pub fn tell(
     request: &HttpRequest,
     context: &Context,
-    who: Option<(&UserId, Option<&DeviceId>)>,
+    (user, device): (&UserId, Option<&DeviceId>),
     standing: Option<Standing>,
 ) {
-    let given = who.map(|(user, device)| context.shop.traffic().given(user, device)).unwrap_or_default();
+    let given = context.shop.traffic().given(user, device);
     // A request that keeps nothing needs no table.
     if standing.is_some() || given != Given::default() {
         request.extensions_mut().insert(Told { standing, given });
@@ -90,6 +93,7 @@ pub fn tell(
 pub fn refusal(refused: Refused) -> Problem {
     match refused {
         Refused::Blocked(rule) => Problem::new(Code::Blocked).with("policy", rule.as_str()),
+        Refused::NotRead => Problem::new(Code::DependencyUnavailable),
         Refused::SwitchedOff(switch) => Problem::new(Code::SwitchedOff)
             .with("switch", switch.as_str())
             .retry_after_ms(Chance::System.with_jitter(5000)),

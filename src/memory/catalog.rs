@@ -1,6 +1,7 @@
 //! The sales as every part of a process sees them: one snapshot, which is replaced as a whole.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 
 use crate::domain::sale::Phase;
@@ -89,6 +90,8 @@ pub struct Snapshot {
 #[derive(Default)]
 pub struct Catalog {
     current: RwLock<Arc<Snapshot>>,
+    /// Orders that this process has put into the outbox since the last look.
+    late: AtomicU64,
 }
 
 impl Catalog {
@@ -162,7 +165,18 @@ impl Catalog {
 
     /// Notes what was read of the stock.
     pub fn set_stock(&self, stock: Stock) {
+        self.late.store(0, Ordering::Relaxed);
         self.change(|next| next.stock = Arc::new(stock));
+    }
+
+    /// Notes an order that the order log has not taken in time, so that it waits in the outbox.
+    pub fn note_late(&self) {
+        self.late.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Answers how many orders this process has seen go into the outbox since the last look.
+    pub fn late(&self) -> u64 {
+        self.late.load(Ordering::Relaxed)
     }
 
     /// Notes what is gone for good.

@@ -30,6 +30,7 @@ pub struct LeakyBucket {
 }
 
 struct Queue {
+    rate: LeakyRate,
     turns: Turns,
     waiters: VecDeque<oneshot::Sender<()>>,
     /// Whether somebody calls the waiters.
@@ -120,13 +121,17 @@ impl LeakyBucket {
             waiting: AtomicUsize::new(0),
             queue_max: AtomicUsize::new(rate.queue_max()),
             queue_ms: AtomicU32::new(rate.queue_ms),
-            queue: Mutex::new(Queue { turns, waiters: VecDeque::new(), is_called: false }),
+            queue: Mutex::new(Queue { rate, turns, waiters: VecDeque::new(), is_called: false }),
         }
     }
 
-    /// Goes on with other numbers. Who waits keeps the place.
+    /// Goes on with these numbers. Who waits keeps the place.
     pub fn change(&self, rate: LeakyRate, shared: Option<String>) {
-        self.lock().turns = turns(rate, shared);
+        let mut queue = self.lock();
+        if queue.rate != rate {
+            (queue.rate, queue.turns) = (rate, turns(rate, shared));
+        }
+        drop(queue);
         self.queue_max.store(rate.queue_max(), Ordering::Relaxed);
         self.queue_ms.store(rate.queue_ms, Ordering::Relaxed);
     }

@@ -13,11 +13,13 @@ mod tables;
 
 use std::cell::OnceCell;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use metrics::{Counter, counter};
 
+use super::guards::Guards;
 use super::leaky_bucket::{Entered, LeakyBucket, Waiter};
 use super::token_buckets::Rate;
 use super::token_leases::{LeaseOf, LeaseWish, Shared, Taken};
@@ -47,6 +49,8 @@ pub enum Refused {
     },
     /// An operator has switched it off.
     SwitchedOff(Switch),
+    /// The rules were never read.
+    NotRead,
 }
 
 /// What rules say of a request that none of them has refused.
@@ -64,6 +68,9 @@ pub struct Rulebook {
     reading: futures::lock::Mutex<()>,
     configured: Vec<Rule>,
     tables: Tables,
+    guards: Arc<Guards>,
+    /// Whether the rules of the directory were ever read.
+    is_read: AtomicBool,
     /// Looked up by its labels only once.
     shed: Counter,
 }
@@ -111,8 +118,8 @@ enum Said {
 impl Rulebook {
     /// Makes a rulebook that has the rules of the configuration alone: how many purchases pass a second, and at once,
     /// of a user, and of an address, and how many purchase tokens a user gets. A rate of 0 is no rule. `is_shared` says
-    /// whether there may be other processes.
-    pub fn new([users, addresses, tokens]: [(u32, u32); 3], is_shared: bool) -> Self {
+    /// whether there may be other processes, and `guards` follow what rules say of dependencies.
+    pub fn new([users, addresses, tokens]: [(u32, u32); 3], is_shared: bool, guards: Arc<Guards>) -> Self {
         let rule = |id: &str, scope, way, (rate, burst)| {
             let terms = RuleTerms {
                 scope,
@@ -137,6 +144,8 @@ impl Rulebook {
             reading: futures::lock::Mutex::default(),
             configured,
             tables,
+            guards,
+            is_read: AtomicBool::new(false),
             shed: counter!(SHED, "reason" => "rate_limited"),
         }
     }
@@ -159,19 +168,31 @@ impl Rulebook {
     pub async fn renew(&self, rules: &dyn Rules, now_ms: i64) -> StoreResult<()> {
         // One after the other, so that what was read last is what holds.
         let _turn = self.reading.lock().await;
-        let other = rules.other_than(self.version()).await?;
+        // What has ended has ended, also while the directory cannot be read.
         let before = self.ready.load();
-        if let Some(set) = other.or_else(|| before.is_over(now_ms).then(|| before.set.clone())) {
+        if before.is_over(now_ms) {
+            self.take(before.set.clone(), now_ms);
+        }
+        if let Some(set) = rules.other_than(self.version()).await? {
             self.take(set, now_ms);
         }
+        self.is_read.store(true, Ordering::Release);
         Ok(())
     }
 
-    /// Takes rules over. Rules whose time is over are left out.
+    /// Takes rules over that were read. Those whose time is over are left out.
     pub fn take(&self, set: RuleSet, now_ms: i64) {
         let before = self.ready.load_full();
         let ready = Ready::new(set, &self.configured, &before, &self.tables, now_ms);
+        let holding = ready.set.rules.iter().filter(|rule| rule.terms.holds_at(now_ms));
+        self.guards.follow(holding);
         self.ready.store(Arc::new(ready));
+        self.is_read.store(true, Ordering::Release);
+    }
+
+    /// Answers whether the rules of the directory were ever read. Before that nobody knows who is to be refused.
+    pub fn is_read(&self) -> bool {
+        self.is_read.load(Ordering::Acquire)
     }
 
     /// Answers whether an operator has switched something off.
@@ -199,6 +220,9 @@ impl Rulebook {
     /// # Errors
     /// The refusal of the first rule that refuses.
     pub fn check(&self, asker: &Asker<'_>, now: Moment, now_ms: i64) -> Result<Passes, Refused> {
+        if !self.is_read() {
+            return Err(Refused::NotRead);
+        }
         let ready = self.ready.load();
         if let Some(switch) = ready.switches.refusing(asker.way, now_ms) {
             return Err(Refused::SwitchedOff(switch));
@@ -256,7 +280,7 @@ impl Rulebook {
                 continue;
             }
             match self.ask(rule, asker, &hashes, now.ns()) {
-                Said::Passes(Some((rate, full_in_ns))) if !rule.is_dry => {
+                Said::Passes(Some((rate, full_in_ns))) if !rule.is_dry && rule.scope != Scope::Sale => {
                     let left = rate.left(full_in_ns);
                     if scarcest.is_none_or(|(_, least, _)| left < least) {
                         scarcest = Some((index, left, full_in_ns));

@@ -51,14 +51,19 @@ impl Rate {
         self.full_ns.saturating_sub(full_in_ns) / self.each_ns
     }
 
-    /// Takes a token out of a bucket that is full at `full_at_ns`, and answers when it is full then.
+    /// Takes a token out of a bucket that is full at `full_at_ns`, and says when it is full then. One that was counted
+    /// by a slower rate is as good as empty, also when it has no token.
     ///
     /// # Errors
     /// How long it is until there is a token.
-    pub fn take(self, full_at_ns: u64, now_ns: u64) -> Result<u64, Duration> {
-        let then_ns = full_at_ns.max(now_ns) + self.each_ns;
+    pub fn take(self, full_at_ns: &mut u64, now_ns: u64) -> Result<(), Duration> {
+        *full_at_ns = (*full_at_ns).clamp(now_ns, now_ns + self.full_ns);
+        let then_ns = *full_at_ns + self.each_ns;
         match (then_ns - now_ns).checked_sub(self.full_ns) {
-            None | Some(0) => Ok(then_ns),
+            None | Some(0) => {
+                *full_at_ns = then_ns;
+                Ok(())
+            }
             Some(wait_ns) => Err(Duration::from_nanos(wait_ns)),
         }
     }
@@ -74,12 +79,17 @@ impl Bucket {
     /// # Errors
     /// How long it is until there is a token.
     pub fn take(&self, rate: Rate, now_ns: u64) -> Result<u64, Duration> {
-        let mut full_at_ns = self.0.load(Ordering::Relaxed);
+        let mut seen_ns = self.0.load(Ordering::Relaxed);
         loop {
-            let then_ns = rate.take(full_at_ns, now_ns)?;
-            match self.0.compare_exchange_weak(full_at_ns, then_ns, Ordering::Relaxed, Ordering::Relaxed) {
-                Ok(_) => return Ok(then_ns - now_ns),
-                Err(changed) => full_at_ns = changed,
+            let mut full_at_ns = seen_ns;
+            let taken = rate.take(&mut full_at_ns, now_ns).map(|()| full_at_ns - now_ns);
+            // Who is refused changes nothing, but for a bucket that was counted by a slower rate.
+            if taken.is_err() && full_at_ns >= seen_ns {
+                return taken;
+            }
+            match self.0.compare_exchange_weak(seen_ns, full_at_ns, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return taken,
+                Err(changed) => seen_ns = changed,
             }
         }
     }
@@ -105,7 +115,7 @@ impl Buckets {
     /// How long it is until there is a token.
     pub fn take(&self, key: u64, rate: Rate, now_ns: u64) -> Result<u64, Duration> {
         self.with(key, |full_at| {
-            full_at.0 = rate.take(full_at.0, now_ns)?;
+            rate.take(&mut full_at.0, now_ns)?;
             Ok(full_at.0 - now_ns)
         })
     }
@@ -131,6 +141,14 @@ mod tests {
         assert_eq!(taken(&bucket, rate, 5 + SECOND_NS / 2), 5);
         assert_eq!(taken(&bucket, rate, 5 + 100 * SECOND_NS), 25, "it holds no more");
         assert_eq!(Rate::new(7, 0), Rate::new(7, 7));
+    }
+
+    #[test]
+    fn a_bucket_that_was_counted_by_a_slower_rate_is_full_as_soon_as_the_new_one_says() {
+        let (bucket, slow, fast) = (Bucket::default(), Rate::new(10, 1000), Rate::new(1000, 1000));
+        assert_eq!(taken(&bucket, slow, 5), 1000);
+        assert_eq!(taken(&bucket, fast, 5), 0);
+        assert_eq!(taken(&bucket, fast, 5 + SECOND_NS / 2), 500);
     }
 
     #[test]
@@ -171,7 +189,7 @@ mod tests {
                         });
                         prop_assert!(is_spent, "refused without need");
                         prop_assert!(wait <= Duration::from_nanos(rate.each_ns));
-                        prop_assert!(rate.take(0, now_ns).is_ok());
+                        prop_assert!(rate.take(&mut 0, now_ns).is_ok());
                     }
                 }
                 for (index, (_, from)) in given.iter().enumerate().filter(|(_, (of, _))| *of == key) {

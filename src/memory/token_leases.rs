@@ -5,8 +5,9 @@
 //! one for each request. When the store cannot be asked, the process goes on alone, with its share of what all were
 //! given.
 //!
-//! Invariant: a lease is at most a tenth of a second of the rate, but at least one token. So in any time all processes
-//! let pass at most `burst + rate × time`, and one lease for each process.
+//! Invariant: what a process has in hand, beyond what waits for it, is at most a tenth of a second of the rate, but at
+//! least one token. So in any time all processes let pass at most `burst + rate × time`, and one lease for each
+//! process.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -91,11 +92,8 @@ impl Lease {
         }
         if now_ns < self.alone_until_ns {
             let share = self.split.share.unwrap_or(UNKNOWN_SHARE);
-            return match rate.shared(share).take(self.full_at_ns, now_ns) {
-                Ok(full_at_ns) => {
-                    self.full_at_ns = full_at_ns;
-                    Taken::Given
-                }
+            return match rate.shared(share).take(&mut self.full_at_ns, now_ns) {
+                Ok(()) => Taken::Given,
                 Err(wait) => Taken::Refused(wait),
             };
         }
@@ -105,13 +103,14 @@ impl Lease {
         }
     }
 
-    /// Answers how many tokens to wish for when `waiting` requests have none: as many as were used of late in
-    /// [`AIM_NS`], but at most four times as many as the last time.
+    /// Answers how many tokens to wish for when `waiting` requests have none: one for each of them, and in hand as many
+    /// as were used of late in [`AIM_NS`], but at most four times as many as the last time, and at most `most`.
     fn wish(&self, most: u32, waiting: u32, now_ns: u64) -> u32 {
         let used = u64::from(self.had - self.left);
         let passed_ns = now_ns.saturating_sub(self.began_ns).max(SECOND_NS / 1000);
         let wanted = (used * AIM_NS / passed_ns).min(u64::from(self.had) * 4);
-        u32::try_from(wanted).unwrap_or(most).max(waiting).clamp(1, most)
+        let in_hand = u32::try_from(wanted).unwrap_or(most).min(most);
+        if waiting == 0 { in_hand.max(1) } else { waiting + in_hand.saturating_sub(waiting) }
     }
 
     /// Takes a grant for `waiting` requests, and answers how many of them have a token. The call began at `asked_ns`.
@@ -221,7 +220,7 @@ impl LeaseOf {
 
     /// Answers how many tokens to wish for when `waiting` requests have none.
     pub fn wish(&self, shared: &Shared, waiting: u32, now_ns: u64) -> u32 {
-        self.with(|lease| lease.wish(shared.most, waiting, now_ns))
+        self.with(|lease| lease.wish(shared.most, waiting, now_ns)).min(shared.rate.holds())
     }
 
     /// Takes a grant for `waiting` requests, and answers how many of them have a token. `asked_ns` is when the call
@@ -313,7 +312,7 @@ mod tests {
         let (lease, shared) = (LeaseOf::One(Arc::default()), shared(1000));
         assert_eq!(lease.wish(&shared, 1, MS), 1, "nothing is known yet");
         assert_eq!(lease.wish(&shared, 9, MS), 9, "so many wait");
-        assert_eq!(lease.wish(&shared, 500, MS), 100, "a tenth of a second");
+        assert_eq!(lease.wish(&shared, 500, MS), 500, "one for each");
         lease.grant(10, 10, grant(10, 10), 0);
         assert_eq!(lease.wish(&shared, 1, 5 * MS), 40, "four times as many");
         assert_eq!(lease.wish(&shared, 1, 50 * MS), 10, "that was enough for as long as it is meant to be");
@@ -324,7 +323,12 @@ mod tests {
 
     #[test]
     fn a_slow_rate_is_leased_one_by_one() {
-        assert_eq!(LeaseOf::One(Arc::default()).wish(&shared(3), 5, MS), 1);
+        let lease = LeaseOf::One(Arc::default());
+        assert_eq!(
+            (lease.wish(&shared(3), 1, MS), lease.wish(&shared(3), 5, MS)),
+            (1, 3),
+            "no more than there can be"
+        );
     }
 
     #[test]

@@ -52,7 +52,7 @@ impl Shop {
             duties.into_iter().map(|(duty, able)| (duty, self.with_own_reasons(duty, able, &down))).collect();
         let status = match () {
             () if self.is_leaving() => Status::Draining,
-            () if !catalog.is_read || is_missing_own => Status::NotReady,
+            () if !catalog.is_read || !self.memory.rules.is_read() || is_missing_own => Status::NotReady,
             () if duties.values().all(|able| *able == Ability::Yes) => Status::Ready,
             () => Status::Degraded,
         };
@@ -66,6 +66,9 @@ impl Shop {
         let catalog = self.catalog();
         if !catalog.is_read {
             return Ability::No("the directory of sales was not read yet".to_owned());
+        }
+        if !self.memory.rules.is_read() {
+            return Ability::No("the rules of traffic were not read yet: the log says why".to_owned());
         }
         if duty != Duty::Buy {
             return able;

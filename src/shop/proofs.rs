@@ -19,8 +19,8 @@ const ALGORITHM: &str = "SHA-256";
 
 /// Makes challenges and checks their solutions.
 pub struct Proofs {
-    /// What only the processes of this shop know.
-    pub secret: String,
+    /// What only the processes of this shop know. The first one makes challenges, and all are accepted.
+    pub secrets: Vec<String>,
 }
 
 /// What a proof is about.
@@ -53,7 +53,7 @@ impl Proofs {
             cost: 1,
             data: Some(work.data()),
             expires_at: Some(now_ms / 1000 + LIFE_S),
-            hmac_signature_secret: Some(self.secret.clone()),
+            hmac_signature_secret: self.secrets.first().cloned(),
             key_prefix: work.prefix(),
             ..CreateChallengeOptions::default()
         });
@@ -71,8 +71,11 @@ impl Proofs {
             && said.key_prefix == work.prefix()
             && said.data.as_ref() == Some(&work.data())
             && said.expires_at.is_some_and(|expires_s| now_ms / 1000 < expires_s);
-        let options = VerifySolutionOptions::new(&challenge, &solution, &self.secret);
-        is_this && verify_solution(options).is_ok_and(|result| result.verified)
+        let is_signed_with = |secret: &String| {
+            let options = VerifySolutionOptions::new(&challenge, &solution, secret);
+            verify_solution(options).is_ok_and(|result| result.verified)
+        };
+        is_this && self.secrets.iter().any(is_signed_with)
     }
 }
 
@@ -94,7 +97,7 @@ mod tests {
     fn a_proof_serves_its_buyer_in_its_sale_for_its_time_and_its_work() {
         let (ada, bob) = (UserId::parse("ada").expect("a user"), UserId::parse("bob").expect("a user"));
         let (drop, other) = (SaleId::parse("drop").expect("a sale"), SaleId::parse("other").expect("a sale"));
-        let (proofs, now_ms) = (Proofs { secret: "s".repeat(32) }, Clock::System.now_ms());
+        let (proofs, now_ms) = (Proofs { secrets: vec!["s".repeat(32)] }, Clock::System.now_ms());
         let work = Work { user: &ada, sale: &drop, digits: 2 };
         let proof = solved(&proofs.challenge(work, now_ms).expect("a challenge"));
         assert!(proofs.is_good(&proof, work, now_ms) && proofs.is_good(&proof, work, now_ms));
@@ -103,7 +106,10 @@ mod tests {
             assert!(!proofs.is_good(&proof, wrong, now_ms), "{wrong:?}");
         }
         assert!(!proofs.is_good(&proof, work, now_ms + LIFE_S * 1000), "too late");
-        assert!(!Proofs { secret: "t".repeat(32) }.is_good(&proof, work, now_ms), "another shop's");
+        let with =
+            |secrets: &[&str]| Proofs { secrets: secrets.iter().map(|secret| secret.repeat(32)).collect() };
+        assert!(!with(&["t"]).is_good(&proof, work, now_ms), "another shop's");
+        assert!(with(&["t", "s"]).is_good(&proof, work, now_ms), "before a rotation");
         for text in ["", "x", "e30=", &proof[..proof.len() - 8]] {
             assert!(!proofs.is_good(text, work, now_ms), "{text}");
         }

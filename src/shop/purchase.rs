@@ -15,6 +15,8 @@ pub struct Purchase {
     pub user: UserId,
     /// The buyer's device, when the token or the request names one.
     pub device: Option<DeviceId>,
+    /// Whether it is the token that names it. A client may write anything into a request.
+    pub is_device_proven: bool,
     /// The address that the request came from, as far as our own proxies say.
     pub address: IpAddr,
     /// The sale of the request's path.
@@ -31,6 +33,13 @@ pub struct Purchase {
     pub key: IdempotencyKey,
     /// Whether its client waits for its row.
     pub waits: bool,
+}
+
+impl Purchase {
+    /// Answers the buyer's device, when the token names it.
+    pub fn proven_device(&self) -> Option<&DeviceId> {
+        self.device.as_ref().filter(|_| self.is_device_proven)
+    }
 }
 
 /// An order that stands.
@@ -136,6 +145,7 @@ impl Refusal {
             Self::Ruled(Refused::TooFast { .. }) => "throttled",
             Self::Ruled(Refused::Blocked(_)) => "blocked",
             Self::Ruled(Refused::SwitchedOff(_)) => "switched_off",
+            Self::Ruled(Refused::NotRead) => "unavailable",
             Self::Overloaded | Self::Draining => "overloaded",
             Self::Unavailable => "unavailable",
             Self::OutcomeUnknown => "outcome_unknown",

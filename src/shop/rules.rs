@@ -4,6 +4,7 @@ use super::{Failure, Shop};
 use crate::domain::Change;
 use crate::domain::node::Node;
 use crate::domain::rule::{Rule, RuleChange, RuleChanged, RuleSet};
+use crate::memory::guards::GuardStanding;
 
 impl Shop {
     /// Reads all rules, and those of the configuration that hold beside them.
@@ -14,6 +15,16 @@ impl Shop {
         let renewed = self.memory.rules.renew(self.ports.rules.as_ref(), self.now_ms()).await;
         renewed.map_err(Failure::of_read)?;
         Ok(self.memory.rules.rules())
+    }
+
+    /// Answers the rules of the directory that this process follows.
+    pub fn known_rules(&self) -> RuleSet {
+        self.memory.rules.rules().0
+    }
+
+    /// Answers how the guards of this process stand, ascending by dependency.
+    pub fn guards(&self) -> Vec<GuardStanding> {
+        self.memory.guards.standings(self.clock.monotonic().ns())
     }
 
     /// Lists the processes of the shop, and those that were lost a while ago.

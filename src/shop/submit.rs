@@ -13,7 +13,7 @@ use super::Shop;
 use super::bucket_queues::{Answer, Answered, BucketQueue, SharedEntry};
 use super::purchase::{Accepted, Purchase, Refusal};
 use crate::clock::Moment;
-use crate::domain::purchase_token::{Bound, TokenFault};
+use crate::domain::purchase_token::TokenFault;
 use crate::domain::reservation::{Denial, Fingerprint, OutboxEntryId, Reservation, ReserveRequest};
 use crate::domain::rule::Way;
 use crate::domain::sale::Phase;
@@ -23,7 +23,7 @@ use crate::metrics::{RESERVE_BATCH, SHED};
 use crate::ports::{Effect, ErrorKind, StoreError, StoreResult};
 
 /// The answer to a purchase.
-type Submitted = Result<Accepted, Refusal>;
+pub(super) type Submitted = Result<Accepted, Refusal>;
 
 /// Whether the rules of traffic were asked about a purchase.
 enum Asked {
@@ -74,7 +74,7 @@ async fn told(answer: oneshot::Receiver<Submitted>, standing: Option<Standing>) 
 }
 
 /// Answers who asks for a purchase.
-fn asker(purchase: &Purchase) -> Asker<'_> {
+pub(super) fn asker(purchase: &Purchase) -> Asker<'_> {
     let Purchase { user, address, sale, device, .. } = purchase;
     Asker {
         way: Way::Purchase,
@@ -95,6 +95,7 @@ impl Shop {
             Ok(Decided::Reserves(answer, standing)) => told(answer, standing).await,
             Ok(Decided::Waits(passes)) => Box::pin(self.submit_later(*passes, purchase)).await,
             Err(Refusal::UnknownSale) => self.submit_to_settled(purchase).await,
+            Err(Refusal::TokenInvalid(TokenFault::Expired)) => self.submit_expired(purchase).await,
             Err(refusal) => Err(refusal),
         };
         let is_known = submitted != Err(Refusal::UnknownSale);
@@ -123,7 +124,10 @@ impl Shop {
             // A front that has not read the directory yet does not know which sales there are.
             return Err(if snapshot.is_read { Refusal::UnknownSale } else { Refusal::Unavailable });
         };
-        if !self.traffic.shows(&sale.id, Some((&purchase.user, purchase.device.as_ref()))) {
+        if !self.memory.rules.is_read() {
+            return Err(Refusal::Unavailable);
+        }
+        if !self.traffic.shows(&sale.id, Some((&purchase.user, purchase.proven_device()))) {
             return Err(Refusal::UnknownSale);
         }
         let shard = self.map.shard_of(&purchase.user);
@@ -143,7 +147,9 @@ impl Shop {
             counter!(SHED, "reason" => "draining").increment(1);
             return Err(Refusal::Draining);
         }
-        if snapshot.stock.outbox_orders >= self.settings.outbox_orders_max {
+        // An order that the log does not take is answered at once, so many may come between two looks at the outbox.
+        let unsent = snapshot.stock.outbox_orders + self.memory.catalog.late();
+        if unsent >= self.settings.outbox_orders_max {
             counter!(SHED, "reason" => "outbox_full").increment(1);
             return Err(Refusal::Unavailable);
         }
@@ -170,6 +176,9 @@ impl Shop {
         let Some(month) = self.catalog().settled.get(&purchase.sale).copied() else {
             return Err(Refusal::UnknownSale);
         };
+        if !self.traffic.shows(&purchase.sale, Some((&purchase.user, purchase.proven_device()))) {
+            return Err(Refusal::UnknownSale);
+        }
         self.traffic.pass(&asker(purchase)).await.map_err(Refusal::Ruled)?;
         let _place = self.admission.enter().ok_or(Refusal::Overloaded)?;
         let Purchase { user, sale, key, sku, quantity, reference, .. } = purchase;
@@ -217,21 +226,11 @@ impl Shop {
         if self.queues.sold_out.refuses(bucket, &purchase.sku, &purchase.user) {
             return Err(Refusal::SoldOut);
         }
-        if sale.access.purchase_token { self.check_token(purchase, sale, now_ms) } else { Ok(()) }
-    }
-
-    /// Checks the buyer's purchase token.
-    fn check_token(&self, purchase: &Purchase, sale: &Sale, now_ms: i64) -> Result<(), Refusal> {
-        let Some(keys) = &self.settings.token_keys else {
-            tracing::error!(sale = %sale.id, "auth.purchase_token_secret is not set: the sale sells nothing here");
-            return Err(Refusal::Unavailable);
-        };
-        let token = purchase.token.as_deref().ok_or(Refusal::TokenRequired)?;
-        let bound = Bound { user: &purchase.user, sale: &sale.id, device: purchase.device.as_ref() };
-        keys.check(token, bound, now_ms, self.settings.opening_skew_ms).map_err(|fault| match fault {
-            TokenFault::Early => Refusal::NotStarted { starts_ms: sale.starts_ms },
-            TokenFault::Foreign | TokenFault::Expired => Refusal::TokenInvalid(fault),
-        })
+        // A sale that is over sells nothing, and tells who bought.
+        if sale.access.purchase_token && phase != Phase::Ended {
+            return self.check_token(purchase, sale, phase, now_ms);
+        }
+        Ok(())
     }
 
     /// Reserves and queues one purchase, in a task of its own. It goes on after the buyer has the answer, so that a
@@ -282,6 +281,12 @@ impl Shop {
         reply_to.tell(submitted);
     }
 
+    /// Answers whether a call without an answer may be repeated: one in ten may, or a crowd would make an inventory
+    /// that is too slow slower.
+    fn may_retry(&self) -> bool {
+        self.memory.guards.inventory().is_none_or(|guard| guard.may_retry())
+    }
+
     /// Reserves (steps 3 and 6), and answers also how many attempts that took. A call without an answer is repeated
     /// once with the same ids. The error is `NotApplied` when no attempt can have taken anything.
     pub(super) async fn reserve(
@@ -292,7 +297,7 @@ impl Shop {
     ) -> (Answer, u32) {
         let first = self.reserve_once(queue, bucket, request.clone()).await;
         match first {
-            Err(error) if error.effect == Effect::Unknown => {
+            Err(error) if error.effect == Effect::Unknown && self.may_retry() => {
                 match self.reserve_once(queue, bucket, request).await {
                     // The first attempt may still be applied, when what refuses the second is over by then. So its
                     // outcome stays open, also when the second failed.
@@ -347,6 +352,9 @@ impl Shop {
         let in_time = self.clock.timeout(wait, &mut append).await;
         let state = if let Ok(Ok(())) = in_time { OrderState::Queued } else { OrderState::Reserved };
         let order = record.order_id;
+        if state == OrderState::Reserved {
+            self.memory.catalog.note_late();
+        }
         reply_to.tell(Ok(Accepted::new(pending_order(record, state), false)));
         let appended = match in_time {
             Ok(appended) => appended,

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use metrics::{Counter, counter};
@@ -24,6 +25,9 @@ const LEASE_WAIT: Duration = Duration::from_millis(50);
 /// Requests of one call for tokens.
 const LEASES_MAX: usize = 256;
 
+/// Requests that wait for tokens at the same time. More of them are answered by this process alone.
+const WAITING_MAX: usize = 16 * LEASES_MAX;
+
 /// Whether a request has a token, and after how long it may come again when it has none.
 type Leased = Result<(), Duration>;
 
@@ -33,6 +37,8 @@ pub struct Traffic {
     token_leases: Option<Arc<dyn TokenLeases>>,
     /// Requests that wait for tokens of buckets that all processes share.
     leases: Arc<Batcher<LeaseWish, Leased>>,
+    /// How many wishes were not asked for yet, also those of requests that have gone.
+    waiting: AtomicUsize,
     clock: Clock,
     tasks: Tasks,
     counts: Counts,
@@ -69,7 +75,15 @@ impl Traffic {
         tasks: Tasks,
     ) -> Arc<Self> {
         let leases = Batcher::new(Tempo::without_distance(LEASES_MAX), clock.clone());
-        Arc::new(Self { rulebook, token_leases, leases, clock, tasks, counts: Counts::new() })
+        Arc::new(Self {
+            rulebook,
+            token_leases,
+            leases,
+            waiting: AtomicUsize::new(0),
+            clock,
+            tasks,
+            counts: Counts::new(),
+        })
     }
 
     /// Asks the rules about a request of the public listener. It may have to wait: see [`Self::wait`].
@@ -153,6 +167,10 @@ impl Traffic {
     /// Asks for a token of a shared bucket, together with the requests that wait at the same time.
     async fn lease(self: &Arc<Self>, wish: LeaseWish) -> Leased {
         let LeaseWish { lease, shared, .. } = wish.clone();
+        if self.waiting.load(Ordering::Relaxed) >= WAITING_MAX {
+            return lease.take_alone(&shared, self.clock.monotonic().ns());
+        }
+        self.waiting.fetch_add(1, Ordering::Relaxed);
         let answer = self.leases.ask(&self.tasks, wish, self.lease_call());
         match self.clock.timeout(LEASE_WAIT, answer).await {
             Ok(Ok(leased)) => leased,
@@ -169,6 +187,7 @@ impl Traffic {
 
     /// Asks for the tokens of all requests of a call. The first ones of each bucket have those that there are.
     async fn lease_for(self: Arc<Self>, batch: Vec<LeaseWish>) -> Vec<Leased> {
+        self.waiting.fetch_sub(batch.len(), Ordering::Relaxed);
         let mut waiting: HashMap<&str, u32> = HashMap::new();
         for wish in &batch {
             *waiting.entry(&wish.bucket).or_default() += 1;
@@ -244,8 +263,6 @@ impl Traffic {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
     use serde_json::{Value, json};
 
     use super::*;
@@ -257,7 +274,8 @@ mod tests {
         terms["reason"] = json!("a test");
         let terms = RuleTerms::read(&terms.to_string()).expect("a rule");
         let rule = Rule { id: RuleId::parse("one").expect("a slug"), terms, version: 1 };
-        let (rulebook, clock) = (Arc::new(Rulebook::new([(0, 0); 3], false)), Clock::manual(1));
+        let (rulebook, clock) =
+            (Arc::new(Rulebook::new([(0, 0); 3], false, Arc::default())), Clock::manual(1));
         rulebook.take(RuleSet { version: 1, rules: vec![rule] }, 0);
         (Traffic::new(rulebook, None, clock.clone(), Tasks::on_current_runtime()), clock)
     }

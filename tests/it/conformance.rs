@@ -23,6 +23,7 @@ macro_rules! in_both_modes {
 
 mod admin;
 mod books;
+mod breakers;
 mod broken_clients;
 mod connections;
 mod crowds;

@@ -3,6 +3,7 @@
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::dependency::{BreakerTerms, Concurrency};
 use super::grey::Grey;
 use super::scope::{About, InvalidRule, Scope, fault};
 use super::switch::Switch;
@@ -22,6 +23,10 @@ pub enum Limit {
     Allow(Caller),
     /// Some users see or get what the others do not.
     Grey(Grey),
+    /// Calls to a dependency are refused while they fail or take too long.
+    Breaker(BreakerTerms),
+    /// So many calls to a dependency may be in flight.
+    Concurrency(Concurrency),
     /// Something is off.
     Switch(Switch),
 }
@@ -35,6 +40,8 @@ impl Limit {
             Self::Block(_) => "block",
             Self::Allow(_) => "allow",
             Self::Grey(_) => "grey",
+            Self::Breaker(_) => "breaker",
+            Self::Concurrency(_) => "concurrency",
             Self::Switch(_) => "switch",
         }
     }
@@ -44,13 +51,13 @@ impl Limit {
         match self {
             Self::TokenBucket(rate) => rate.check(),
             Self::LeakyBucket(rate) => rate.check(scope),
-            Self::Block(_) | Self::Allow(_) | Self::Grey(_) | Self::Switch(_) if scope != Scope::All => {
-                fault("/scope", "a rule of this kind counts nobody: leave it out")
-            }
-            Self::Block(_) | Self::Allow(_) | Self::Grey(_) | Self::Switch(_) if !about.is_all() => {
+            _ if scope != Scope::All => fault("/scope", "a rule of this kind counts nobody: leave it out"),
+            _ if !about.is_all() => {
                 fault("/match", "a rule of this kind is about no single route or sale: leave it out")
             }
             Self::Grey(grey) => grey.check(),
+            Self::Breaker(breaker) => breaker.check(),
+            Self::Concurrency(concurrency) => concurrency.check(),
             Self::Block(_) | Self::Allow(_) | Self::Switch(_) => Ok(()),
         }
     }
@@ -170,7 +177,15 @@ mod network {
         let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
         let network = network
             .map_err(|_| de::Error::custom("must be an address or a network such as 203.0.113.0/24"))?;
-        // A network is named by any of its addresses, and kept by its first one.
+        // A network is named by any of its addresses, and kept by its first one. Callers are known by their IPv4
+        // address, also where it is written as an IPv6 one.
+        let network = match network {
+            IpNet::V6(mapped) if mapped.prefix_len() >= 96 => match mapped.addr().to_ipv4_mapped() {
+                Some(address) => IpNet::new(address.into(), mapped.prefix_len() - 96).unwrap_or(network),
+                None => network,
+            },
+            network => network,
+        };
         Ok(network.trunc())
     }
 }

@@ -24,6 +24,7 @@ fn a_rule_is_read_as_it_was_written() {
         read(document).map(|terms| terms.document()).unwrap_or_default().contains("\"203.0.113.0/24\"")
     };
     assert!(network("203.0.113.7/24"), "kept by its first address");
+    assert!(network("::ffff:203.0.113.7/120"), "an IPv4 network in other words");
     let one = serde_json::json!({ "kind": "block", "value": { "address": "203.0.113.7" }, "reason": "r" });
     assert!(read(one).expect("one address").document().contains("\"203.0.113.7/32\""));
 }

@@ -59,7 +59,8 @@ struct View<'a> {
 #[derive(Serialize)]
 struct ListView<'a> {
     version: u64,
-    nodes: NodesView,
+    /// `None` while the processes cannot be read.
+    nodes: Option<NodesView>,
     rules: Vec<View<'a>>,
 }
 
@@ -114,10 +115,12 @@ pub async fn list(request: HttpRequest, context: web::Data<Context>) -> Result<H
     let now_ms = context.shop.now_ms();
     let configured = configured.iter().map(|rule| view(rule, "config", now_ms));
     let rules = configured.chain(set.rules.iter().map(|rule| view(rule, "directory", now_ms)));
-    let nodes = context.shop.nodes().await?;
-    let there: Vec<&Node> = nodes.iter().filter(|node| !node.is_lost()).collect();
-    let following = there.iter().filter(|node| node.beat.rules_version == set.version).count();
-    let nodes = NodesView { following, of: there.len() };
+    // The rules are known, whether it is known who follows them or not.
+    let nodes = context.shop.nodes().await.ok().map(|nodes| {
+        let there: Vec<&Node> = nodes.iter().filter(|node| !node.is_lost()).collect();
+        let following = there.iter().filter(|node| node.beat.rules_version == set.version).count();
+        NodesView { following, of: there.len() }
+    });
     Ok(HttpResponse::Ok().json(ListView { version: set.version, nodes, rules: rules.collect() }))
 }
 

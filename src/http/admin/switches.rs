@@ -97,6 +97,13 @@ pub async fn put(
         RuleChanged::TooMany => return Err(Problem::new(Code::TooManyRules)),
         RuleChanged::VersionMoved => return Err(Problem::new(Code::Internal)),
     }
-    let (set, _) = context.shop.rules().await?;
-    Ok(HttpResponse::Ok().json(view(switch, &set.rules, context.shop.now_ms())))
+    let (set, now_ms) = (context.shop.known_rules(), context.shop.now_ms());
+    let others: Vec<Rule> = set.rules.into_iter().filter(|rule| rule.id != wish.id).collect();
+    let other = view(switch, &others, now_ms);
+    if !is_on && other.is_on {
+        let detail = "Another rule holds it on: see seckill rule list.";
+        return Err(Problem::new(Code::StateConflict).detail(detail).with("switch", switch.as_str()));
+    }
+    let own = wish.terms.map(|terms| Rule { id: wish.id, terms, version: set.version });
+    Ok(HttpResponse::Ok().json(view(switch, own.as_slice(), now_ms)))
 }

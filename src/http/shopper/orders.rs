@@ -109,7 +109,7 @@ pub async fn place(
 }
 
 async fn purchase(request: &HttpRequest, body: &[u8], context: &Context) -> Result<Purchase, Problem> {
-    let Shopper { user, device } = extract::shopper(request, context).await?;
+    let Shopper { user, device, is_device_proven } = extract::shopper(request, context).await?;
     let key = extract::idempotency_key(request)?;
     let PlaceBody { sku_id, quantity, reference, purchase_token } = extract::json(request, body)?;
     let sale = request.match_info().get("sale").and_then(|sale| SaleId::parse(sale).ok());
@@ -117,16 +117,29 @@ async fn purchase(request: &HttpRequest, body: &[u8], context: &Context) -> Resu
     let address = context.addresses.of(request, context.shop.now_ms());
     let waits = extract::prefer_wait_s(request).is_some_and(|seconds| seconds > 0);
     let (sku, token) = (sku_id, purchase_token);
-    Ok(Purchase { user, device, address, sale, sku, quantity, reference, token, key, waits })
+    Ok(Purchase {
+        user,
+        device,
+        is_device_proven,
+        address,
+        sale,
+        sku,
+        quantity,
+        reference,
+        token,
+        key,
+        waits,
+    })
 }
 
 async fn accepted(
     request: &HttpRequest,
     context: &Context,
-    Purchase { user, device, .. }: &Purchase,
+    purchase: &Purchase,
     Accepted { mut order, replayed, standing }: Accepted,
 ) -> HttpResponse {
-    tell(request, context, Some((user, device.as_ref())), standing);
+    let user = &purchase.user;
+    tell(request, context, (user, purchase.proven_device()), standing);
     let wait_s = extract::prefer_wait_s(request);
     if let Some(wait_s) = wait_s.filter(|_| order.state.is_pending()) {
         // When reading the order again fails, the order stands all the same.
@@ -364,7 +377,8 @@ fn problem(refusal: Refusal, may_return: impl Fn() -> bool) -> Problem {
         Refusal::TokenRequired => Problem::new(Code::PurchaseTokenRequired),
         Refusal::TokenInvalid(fault) => Problem::new(Code::PurchaseTokenInvalid).detail(match fault {
             TokenFault::Expired => "It has expired: ask for another one.",
-            TokenFault::Early | TokenFault::Foreign => "It is not of this buyer, sale and device.",
+            TokenFault::Early => "It is valid later: ask for another one.",
+            TokenFault::Foreign => "It is not of this buyer, sale and device.",
         }),
         Refusal::SoldOut => Problem::new(Code::SoldOut).with("may_return", may_return()),
         Refusal::FewerLeft { left } => Problem::new(Code::FewerLeft).with("left", left),

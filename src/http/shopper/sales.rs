@@ -157,7 +157,7 @@ impl Audience {
         let who = match self {
             Self::All => return true,
             Self::Unknown => None,
-            Self::Known(shopper) => Some((&shopper.user, shopper.device.as_ref())),
+            Self::Known(shopper) => Some((&shopper.user, shopper.proven_device())),
         };
         context.shop.traffic().shows(sale, who)
     }

@@ -10,10 +10,10 @@ use crate::domain::rule::Way;
 use crate::http::problem::{Code, Problem};
 use crate::http::rules::pass;
 use crate::http::{Context, extract};
-use crate::shop::tokens::NoToken;
+use crate::shop::tokens::{NoToken, TokenWish};
 
 /// The longest body: a solved challenge has some 600 bytes, and a user id in it at most 255 more.
-const BODY_BYTES_MAX: usize = 4096;
+pub const BODY_BYTES_MAX: usize = 4096;
 
 /// The body of a request for a token. It may be left out.
 #[derive(Default, Deserialize)]
@@ -48,8 +48,9 @@ pub async fn issue(
         if body.is_empty() { TokenBody::default() } else { extract::json(&request, &body)? };
     let sale = SaleId::parse(&path).map_err(|_| Problem::new(Code::SaleNotFound))?;
     pass(&request, &context, Way::Token, (Some(&shopper), Some(&sale))).await?;
-    let who = (&shopper.user, shopper.device.as_ref());
-    let issued = context.shop.issue_token(who, &sale, proof.as_deref()).map_err(refusal)?;
+    let wish =
+        TokenWish { user: &shopper.user, device: shopper.device.as_ref(), seen_by: shopper.proven_device() };
+    let issued = context.shop.issue_token(wish, &sale, proof.as_deref()).map_err(refusal)?;
     let view = TokenView {
         purchase_token: issued.token,
         not_before: rfc3339(issued.not_before_ms),

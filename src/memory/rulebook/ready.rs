@@ -129,6 +129,8 @@ impl Ready {
                 Limit::TokenBucket(_) | Limit::LeakyBucket(_) => ready.count(rule, before, tables),
                 Limit::Grey(grey) => ready.greys.add(rule, grey),
                 Limit::Switch(switch) => ready.switches.add(rule, *switch),
+                // The guards follow them.
+                Limit::Breaker(_) | Limit::Concurrency(_) => {}
             }
         }
         ready.set = set;
@@ -158,7 +160,8 @@ impl Ready {
                 refused: decisions(rule),
                 policy,
                 scope: rule.terms.scope,
-                number: tables.hash(rule.id.as_str()),
+                // A rule of the configuration may have the name of another one, and counts by itself.
+                number: tables.hash(&(rule.version == 0, rule.id.as_str())),
                 counts,
             });
         }

@@ -26,7 +26,7 @@ struct Crowd {
 
 impl Crowd {
     fn new(rules: Vec<Rule>) -> Self {
-        let book = Rulebook::new([(5, 2), (0, 0), (0, 0)], false);
+        let book = Rulebook::new([(5, 2), (0, 0), (0, 0)], false, Arc::default());
         book.take(set(1, rules), 0);
         Self { book, clock: Clock::manual(0) }
     }
@@ -96,6 +96,25 @@ fn the_configuration_holds_for_a_scope_that_has_no_rule() {
     assert_eq!(crowd.passed(Way::Purchase, "c", "1.1.1.1", "s"), 9);
     crowd.book.take(set(3, vec![rule("mine", mine)]), 50);
     assert_eq!(crowd.passed(Way::Purchase, "d", "1.1.1.1", "s"), 2, "its time is over");
+}
+
+#[test]
+fn a_rule_with_the_name_of_one_of_the_configuration_counts_by_itself() {
+    let mut dry = bucket("user", json!({}), 1);
+    dry["mode"] = json!("dry_run");
+    let crowd = Crowd::new(vec![rule("user", dry)]);
+    assert_eq!(crowd.passed(Way::Purchase, "a", "1.1.1.1", "s"), 2, "as the configuration says");
+}
+
+#[test]
+fn nobody_is_served_before_the_rules_were_read_and_what_has_ended_has_ended() {
+    let book = Rulebook::new([(0, 0); 3], false, Arc::default());
+    let (address, clock) = (IpAddr::from([192, 0, 2, 1]), Clock::manual(0));
+    let asker = Asker { way: Way::SaleList, user: None, address, sale: None, device: None };
+    let ask = || book.check(&asker, clock.monotonic(), clock.now_ms()).map(drop);
+    assert_eq!(ask(), Err(Refused::NotRead));
+    book.take(RuleSet::default(), 0);
+    assert_eq!(ask(), Ok(()));
 }
 
 #[test]

@@ -85,7 +85,7 @@ async fn a_sale_that_requires_a_token_sells_only_with_a_good_one(mode: Mode) {
         assert_eq!(refused.problem(), (403, code.to_owned()), "{purchase_token:?}: {refused:?}");
     }
     let refused = buy(&shop, "bob", "drop", "d1", Some(&early)).await;
-    assert_eq!(refused.problem(), (409, "sale_not_started".to_owned()), "{refused:?}");
+    assert_eq!(refused.problem(), (403, "purchase_token_invalid".to_owned()), "the sale is on: {refused:?}");
     let refused = buy(&shop, "ada", "drop", "d2", Some(&good)).await;
     assert_eq!(refused.problem(), (403, "purchase_token_invalid".to_owned()), "another device: {refused:?}");
 
@@ -93,6 +93,16 @@ async fn a_sale_that_requires_a_token_sells_only_with_a_good_one(mode: Mode) {
     assert_eq!(bought.status, 202, "{bought:?}");
     let again = buy(&shop, "ada", "drop", "d1", Some(&good)).await;
     assert_eq!((again.status / 100, again.header("Idempotent-Replayed")), (2, "true"), "{again:?}");
+    // Who had no answer in time repeats the call, whatever became of the token.
+    let ada = UserId::parse("ada").expect("a user");
+    let old = keys().issue(Bound { user: &ada, ..bound }, now_ms - 120_000, now_ms - 1);
+    let again = buy(&shop, "ada", "drop", "d1", Some(&old)).await;
+    assert_eq!((again.status / 100, again.header("Idempotent-Replayed")), (2, "true"), "{again:?}");
+    assert_eq!(shop.operate("POST", "/sales/drop/end", json!({ "reason": "enough" })).await.status, 200);
+    let again = buy(&shop, "ada", "drop", "d1", None).await;
+    assert_eq!((again.status / 100, again.header("Idempotent-Replayed")), (2, "true"), "{again:?}");
+    let late = buy(&shop, "bob", "drop", "d1", None).await;
+    assert_eq!(late.problem(), (409, "sale_ended".to_owned()), "{late:?}");
     assert_eq!(shop.buy("ada", "free", "phone", "k").await.status, 202, "not every sale asks for one");
     let none = ask(&shop, "ada", "nowhere", "d1", &json!({})).await;
     assert_eq!(none.problem(), (404, "sale_not_found".to_owned()));

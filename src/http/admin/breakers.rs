@@ -1,0 +1,117 @@
+//! The admin routes of circuit breakers: how those of this process stand, and what an operator says that all are.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::{Deserialize, Serialize};
+
+use super::changes::{checked_reason, read_body};
+use super::{Scope, change, operator};
+use crate::domain::DependencyId;
+use crate::domain::RuleId;
+use crate::domain::rule::{
+    About, BreakerTerms, Forced, Limit, Rule, RuleChange, RuleChanged, RuleMode, RuleTerms, Scope as Counted,
+};
+use crate::http::Context;
+use crate::http::problem::{Code, Problem};
+use crate::http::shopper::parse_rfc3339;
+use crate::memory::guards::GuardStanding;
+
+/// A breaker as operators see it.
+#[derive(Serialize)]
+struct View {
+    dependency: DependencyId,
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    forced: Option<Forced>,
+    in_flight: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    in_flight_max: Option<u32>,
+    calls: u32,
+    failed: u32,
+    slow: u32,
+}
+
+#[derive(Serialize)]
+struct ListView {
+    breakers: Vec<View>,
+}
+
+/// The body that forces a breaker, or leaves it to itself again.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PostBody {
+    forced: Option<Forced>,
+    #[serde(default)]
+    until: Option<String>,
+    reason: String,
+}
+
+fn view(standing: GuardStanding) -> View {
+    let GuardStanding { dependency, phase, forced, in_flight, limit, calls: [calls, failed, slow] } =
+        standing;
+    View { dependency, state: phase.as_str(), forced, in_flight, in_flight_max: limit, calls, failed, slow }
+}
+
+/// Answers `GET /breakers`: those of this process, with what their window holds.
+///
+/// # Errors
+/// `forbidden`.
+pub async fn list(request: HttpRequest, context: web::Data<Context>) -> Result<HttpResponse, Problem> {
+    operator(&request, &context, Scope::LimitsRead).await?;
+    let breakers = context.shop.guards().into_iter().map(view).collect();
+    Ok(HttpResponse::Ok().json(ListView { breakers }))
+}
+
+/// Answers `POST /breakers/{dependency}`: forces one in every process, or with `"forced":null` leaves it to itself
+/// again. Idempotent.
+///
+/// # Errors
+/// `not_found` for a dependency that there is not, `validation_failed`, `too_many_rules`.
+pub async fn force(
+    request: HttpRequest,
+    path: web::Path<String>,
+    payload: web::Payload,
+    context: web::Data<Context>,
+) -> Result<HttpResponse, Problem> {
+    let operator = operator(&request, &context, Scope::LimitsWrite).await?;
+    let is_known = |id: &DependencyId| context.shop.guards().iter().any(|guard| guard.dependency == *id);
+    let dependency = DependencyId::parse(&path).ok().filter(is_known);
+    let dependency = dependency.ok_or_else(|| Problem::new(Code::NotFound))?;
+    let PostBody { forced, until, reason } = read_body(&request, payload, &context).await?;
+    let reason = checked_reason(&reason)?;
+    let until_ms = until.as_deref().map(|text| parse_rfc3339("/until", text)).transpose()?;
+    let (set, _) = context.shop.rules().await?;
+    let rule = rule_of(&set.rules, &dependency);
+    let before = rule.map(|(_, breaker)| breaker.clone());
+    let default = BreakerTerms::of(dependency.clone());
+    let breaker = BreakerTerms { forced, ..before.unwrap_or_else(|| default.clone()) };
+    let id = match rule {
+        Some((rule, _)) => rule.id.clone(),
+        None => RuleId::parse(&format!("breaker-{dependency}")).map_err(|_| Problem::new(Code::Internal))?,
+    };
+    // A breaker that says what all say needs no rule.
+    let terms = (breaker != default).then(|| RuleTerms {
+        scope: Counted::All,
+        about: About::default(),
+        limit: Limit::Breaker(breaker),
+        mode: RuleMode::Enforce,
+        until_ms,
+        reason: reason.clone(),
+    });
+    let change = change(&request, &operator, "breaker_force", &reason);
+    match context.shop.change_rule(&RuleChange { id, terms, seen: None }, &change).await? {
+        RuleChanged::Done(_) | RuleChanged::Unknown => {}
+        RuleChanged::TooMany => return Err(Problem::new(Code::TooManyRules)),
+        RuleChanged::VersionMoved => return Err(Problem::new(Code::Internal)),
+    }
+    context.shop.rules().await?;
+    let standing = context.shop.guards().into_iter().find(|guard| guard.dependency == dependency);
+    Ok(HttpResponse::Ok().json(standing.map(view)))
+}
+
+/// Finds the rule of a dependency's breaker.
+fn rule_of<'a>(rules: &'a [Rule], dependency: &DependencyId) -> Option<(&'a Rule, &'a BreakerTerms)> {
+    rules.iter().find_map(|rule| match &rule.terms.limit {
+        Limit::Breaker(breaker) if breaker.dependency == *dependency => Some((rule, breaker)),
+        _ => None,
+    })
+}
