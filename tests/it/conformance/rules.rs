@@ -1,14 +1,12 @@
 //! Tests of rules of traffic: what operators say holds in every process within a second, and nothing else does.
 
-use std::time::{Duration, Instant};
-
 use seckill::app::Role;
 use seckill::clock::Clock;
 use seckill::config::Mode;
 use serde_json::{Value, json};
 
 use crate::client::{Answer, call};
-use crate::harness::{READ_ONLY_KEY, TestShop, eventually, open, operate, rfc3339, token};
+use crate::harness::{READ_ONLY_KEY, TestShop, eventually, open, operate, rfc3339};
 
 in_both_modes!(
     a_rule_is_put_replaced_listed_and_removed,
@@ -207,6 +205,10 @@ async fn a_rule_stands_after_a_restart_and_ends_at_its_time(mode: Mode) {
 #[cfg(feature = "distributed")]
 #[tokio::test(flavor = "multi_thread")]
 async fn every_process_follows_a_change_within_a_second() {
+    use std::time::{Duration, Instant};
+
+    use crate::harness::token;
+
     const FRONTS: usize = 5;
     const CHANGES: usize = 12;
     let first = TestShop::start(Mode::Distributed).await;
