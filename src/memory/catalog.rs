@@ -90,6 +90,8 @@ pub struct Snapshot {
 #[derive(Default)]
 pub struct Catalog {
     current: RwLock<Arc<Snapshot>>,
+    /// How often the stock was read.
+    looks: AtomicU64,
     /// Orders that this process has put into the outbox since the last look.
     late: AtomicU64,
 }
@@ -165,13 +167,22 @@ impl Catalog {
 
     /// Notes what was read of the stock.
     pub fn set_stock(&self, stock: Stock) {
+        self.looks.fetch_add(1, Ordering::Relaxed);
         self.late.store(0, Ordering::Relaxed);
         self.change(|next| next.stock = Arc::new(stock));
     }
 
-    /// Notes an order that the order log has not taken in time, so that it waits in the outbox.
-    pub fn note_late(&self) {
-        self.late.fetch_add(1, Ordering::Relaxed);
+    /// Answers how often the stock was read.
+    pub fn looks(&self) -> u64 {
+        self.looks.load(Ordering::Relaxed)
+    }
+
+    /// Notes an order that the order log has not taken in time, so that it waits in the outbox. `looks` is what
+    /// [`Self::looks`] answered before it was reserved: a later look may have seen it, and it is not counted twice.
+    pub fn note_late(&self, looks: u64) {
+        if looks == self.looks() {
+            self.late.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Answers how many orders this process has seen go into the outbox since the last look.

@@ -242,6 +242,7 @@ impl Shop {
         request: ReserveRequest,
         reply_to: ReplyTo,
     ) {
+        let looks = self.memory.catalog.looks();
         let queue = self.queues.queue(&bucket);
         let mut record = request.record.clone();
         let order = record.order_id;
@@ -256,7 +257,7 @@ impl Shop {
                 self.queues.sold_out.note_winner(&bucket, &record.user_id);
                 // One clock says when an order was accepted, whoever tells it: this answer, a later one, or the row.
                 (record.accepted_ms, record.epoch) = (reserved_ms, epoch);
-                if self.append(record, reply_to).await.is_ok() {
+                if self.append(record, reply_to, looks).await.is_ok() {
                     self.acknowledge(&queue, bucket, order, entry);
                 }
                 return;
@@ -345,7 +346,7 @@ impl Shop {
 
     /// Appends the record to the order log (step 4). The buyer has the answer after `append_wait_ms` at the latest, and
     /// then this waits on. The relay delivers a record that is never acknowledged.
-    async fn append(&self, record: OrderRecord, reply_to: ReplyTo) -> StoreResult<()> {
+    async fn append(&self, record: OrderRecord, reply_to: ReplyTo, looks: u64) -> StoreResult<()> {
         let began = self.clock.monotonic();
         let mut append = self.ports.order_log.append(record.order_id, record.encode());
         let wait = Duration::from_millis(self.settings.append_wait_ms);
@@ -353,7 +354,7 @@ impl Shop {
         let state = if let Ok(Ok(())) = in_time { OrderState::Queued } else { OrderState::Reserved };
         let order = record.order_id;
         if state == OrderState::Reserved {
-            self.memory.catalog.note_late();
+            self.memory.catalog.note_late(looks);
         }
         reply_to.tell(Ok(Accepted::new(pending_order(record, state), false)));
         let appended = match in_time {
