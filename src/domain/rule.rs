@@ -101,6 +101,12 @@ impl RuleTerms {
     /// The most characters of a reason.
     pub const REASON_MAX: usize = 200;
 
+    /// Makes the terms of a rule that holds for everything.
+    pub fn of_all(limit: Limit, until_ms: Option<i64>, reason: String) -> Self {
+        let (scope, about) = (Scope::All, About::default());
+        Self { scope, about, limit, mode: RuleMode::Enforce, until_ms, reason }
+    }
+
     /// Checks what the types do not say.
     ///
     /// # Errors

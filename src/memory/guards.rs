@@ -19,6 +19,7 @@ use crate::metrics::{BREAKER_STATE, BREAKER_TRANSITIONS, CALLS_REFUSED, CONCURRE
 const MS: u64 = SECOND_NS / 1000;
 /// Parts of a window.
 const PARTS: usize = 10;
+const PARTS_IN_WINDOW: u64 = 10;
 /// The least time between two cuts of a limit, so that one hiccup is one cut.
 const CUT_NS: u64 = 100 * MS;
 /// Calls that are made again may be so many of a hundred calls.
@@ -200,11 +201,6 @@ impl Guards {
         self.of(self.roles.provider.as_ref())
     }
 
-    /// Answers whether there is such a dependency.
-    pub fn knows(&self, name: &DependencyId) -> bool {
-        self.all.contains_key(name)
-    }
-
     /// Answers how all stand, ascending by name.
     pub fn standings(&self, now_ns: u64) -> Vec<GuardStanding> {
         self.all.values().map(|guard| guard.standing(now_ns)).collect()
@@ -266,9 +262,9 @@ impl Guard {
             let [least, most] = [limit.least(), limit.ceiling].map(|calls| u64::from(calls) * 1000);
             let is_new = self.terms.load().limit.is_none();
             state.limit = if is_new { most } else { state.limit.clamp(least, most) };
-            self.show(&state);
         }
         self.terms.store(Arc::new(terms));
+        self.show(&state);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -305,6 +301,7 @@ impl Guard {
         let mut is_tried = false;
         match (terms.breaker.forced, state.phase) {
             (Some(Forced::Closed), _) | (None, Phase::Closed) => {}
+            (Some(Forced::Open), _) if terms.is_dry => {}
             (Some(Forced::Open), _) => return Err(self.refused(Refused::Open)),
             (None, Phase::Open) => {
                 let is_over = now_ns.saturating_sub(state.since_ns) >= u64::from(terms.breaker.open_ms) * MS;
@@ -350,13 +347,13 @@ impl Guard {
         tracing::info!(dependency = %self.name, phase = phase.as_str(), "breaker");
         (state.phase, state.since_ns, state.tried, state.good) = (phase, now_ns, 0, 0);
         state.parts = [Part::default(); PARTS];
-        let (shown, counted) = match phase {
-            Phase::Closed => (0.0, &self.shown.closed),
-            Phase::Open => (1.0, &self.shown.opened),
-            Phase::HalfOpen => (2.0, &self.shown.half_opened),
-        };
-        self.shown.state.set(shown);
-        counted.increment(1);
+        match phase {
+            Phase::Closed => &self.shown.closed,
+            Phase::Open => &self.shown.opened,
+            Phase::HalfOpen => &self.shown.half_opened,
+        }
+        .increment(1);
+        self.show(state);
     }
 
     /// Counts a call, and decides.
@@ -401,8 +398,17 @@ impl Guard {
         self.show(state);
     }
 
+    /// Shows what is done with calls: a breaker that is forced does what an operator says, and a dry run refuses none.
     fn show(&self, state: &State) {
-        self.shown.limit.set(f64::from(state.may_be_in_flight()));
+        let terms = self.terms.load();
+        self.shown.state.set(match (terms.breaker.forced, state.phase) {
+            _ if terms.is_dry => 0.0,
+            (Some(Forced::Closed), _) | (None, Phase::Closed) => 0.0,
+            (Some(Forced::Open), _) | (None, Phase::Open) => 1.0,
+            (None, Phase::HalfOpen) => 2.0,
+        });
+        let limit = terms.limit.as_ref().map_or(0, |_| state.may_be_in_flight());
+        self.shown.limit.set(f64::from(limit));
     }
 }
 
@@ -413,10 +419,10 @@ impl State {
 
     /// Forgets the parts of the window that are over.
     fn turn(&mut self, breaker: &BreakerTerms, now_ns: u64) {
-        let part = now_ns / (u64::from(breaker.window_ms) * MS / 10).max(1);
-        let passed = part.saturating_sub(self.part).min(10);
+        let part = now_ns / (u64::from(breaker.window_ms) * MS / PARTS_IN_WINDOW).max(1);
+        let passed = part.saturating_sub(self.part).min(PARTS_IN_WINDOW);
         for past in 0..passed {
-            self.parts[usize::try_from((part - past) % 10).unwrap_or(0)] = Part::default();
+            self.parts[usize::try_from((part - past) % PARTS_IN_WINDOW).unwrap_or(0)] = Part::default();
         }
         self.part = self.part.max(part);
     }

@@ -31,7 +31,7 @@ use crate::ports::{Rules, StoreResult};
 pub use asker::Asker;
 use asker::subscriber;
 pub use greys::Given;
-use ready::{Counted, Counts, Ready};
+use ready::{Counted, Counts, Ready, bucket_of_all};
 pub use standing::{Policy, Standing};
 use tables::Tables;
 
@@ -385,12 +385,11 @@ fn asks(rule: &Counted, asker: &Asker<'_>, lease: LeaseOf, shared: Shared) -> Sa
 fn bucket_name(rule: &Counted, asker: &Asker<'_>) -> String {
     let Counted { id, scope, .. } = rule;
     match (scope, asker) {
-        (Scope::Route, _) => format!("{id}:route:{}", asker.way.as_str()),
         (Scope::User, Asker { user: Some(user), .. }) => format!("{id}:user:{user}"),
         (Scope::Sale, Asker { sale: Some(sale), .. }) => format!("{id}:sale:{sale}"),
         (Scope::Device, Asker { device: Some(device), .. }) => format!("{id}:device:{device}"),
         (Scope::Address | Scope::Device, _) => format!("{id}:address:{}", subscriber(asker.address)),
-        _ => id.to_string(),
+        _ => bucket_of_all(id, *scope, asker.way),
     }
 }
 

@@ -40,6 +40,9 @@ enum Decided {
     Waits(Box<Passes>),
 }
 
+/// What the body of a purchase asks for.
+pub(super) type Body<'a> = (&'a SkuId, Quantity, Option<&'a Reference>);
+
 /// What the task of a purchase has to know of its sale.
 #[derive(Clone, Copy)]
 struct Terms {
@@ -71,6 +74,15 @@ async fn told(answer: oneshot::Receiver<Submitted>, standing: Option<Standing>) 
     // Only a panic ends the task without an answer, and the panic may have come after the reservation.
     let submitted = answer.await.unwrap_or(Err(Refusal::OutcomeUnknown));
     submitted.map(|accepted| Accepted { standing, ..accepted })
+}
+
+/// Answers a purchase whose key has made an order already: with it, when it is what the body asks for.
+pub(super) fn replayed(order: Order, asked: Body<'_>) -> Submitted {
+    if (&order.sku, order.quantity, order.reference.as_ref()) == asked {
+        Ok(Accepted::new(order, true))
+    } else {
+        Err(Refusal::KeyReused)
+    }
 }
 
 /// Answers who asks for a purchase.
@@ -187,16 +199,9 @@ impl Shop {
     }
 
     /// Answers a purchase of a sale of which the inventory has nothing any more. `asked` is what its body asks for.
-    async fn replay_of_row(
-        &self,
-        order: OrderId,
-        asked: (&SkuId, Quantity, Option<&Reference>),
-    ) -> Submitted {
+    async fn replay_of_row(&self, order: OrderId, asked: Body<'_>) -> Submitted {
         match self.ports.orders.order(order).await {
-            Ok(Some(order)) if (&order.sku, order.quantity, order.reference.as_ref()) == asked => {
-                Ok(Accepted::new(order, true))
-            }
-            Ok(Some(_)) => Err(Refusal::KeyReused),
+            Ok(Some(order)) => replayed(order, asked),
             Ok(None) => Err(Refusal::Ended),
             Err(_) => Err(Refusal::Unavailable),
         }

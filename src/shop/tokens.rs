@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::Shop;
 use super::proofs::{Proofs, Work};
-use super::purchase::{Accepted, Purchase, Refusal};
-use super::submit::{Submitted, asker};
+use super::purchase::{Purchase, Refusal};
+use super::submit::{Submitted, asker, replayed};
 use crate::domain::purchase_token::{Bound, LIFE_MS, TokenFault};
 use crate::domain::sale::Phase;
 use crate::domain::{DeviceId, OrderId, Sale, SaleId, UserId};
@@ -117,12 +117,7 @@ impl Shop {
         let month = self.catalog().sales.get(sale).map(Sale::month).ok_or(Refusal::UnknownSale)?;
         let order = OrderId::derive(self.map.shard_of(user), month, sale, user, key);
         match self.order(user, order).await {
-            Ok(Some(order))
-                if (&order.sku, order.quantity, &order.reference) == (sku, *quantity, reference) =>
-            {
-                Ok(Accepted::new(order, true))
-            }
-            Ok(Some(_)) => Err(Refusal::KeyReused),
+            Ok(Some(order)) => replayed(order, (sku, *quantity, reference.as_ref())),
             Ok(None) => Err(Refusal::TokenInvalid(TokenFault::Expired)),
             Err(_) => Err(Refusal::Unavailable),
         }

@@ -3,16 +3,14 @@
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
 
-use super::changes::{checked_reason, read_body};
+use super::changes::{checked_reason, read_body, until_ms};
+use super::rules::changed;
 use super::{Scope, change, operator};
 use crate::domain::DependencyId;
 use crate::domain::RuleId;
-use crate::domain::rule::{
-    About, BreakerTerms, Forced, Limit, Rule, RuleChange, RuleChanged, RuleMode, RuleTerms, Scope as Counted,
-};
+use crate::domain::rule::{BreakerTerms, Forced, Limit, Rule, RuleChange, RuleChanged, RuleTerms};
 use crate::http::Context;
 use crate::http::problem::{Code, Problem};
-use crate::http::shopper::parse_rfc3339;
 use crate::memory::guards::GuardStanding;
 
 /// A breaker as operators see it.
@@ -73,12 +71,12 @@ pub async fn force(
     context: web::Data<Context>,
 ) -> Result<HttpResponse, Problem> {
     let operator = operator(&request, &context, Scope::LimitsWrite).await?;
-    let is_known = |id: &DependencyId| context.shop.guards().iter().any(|guard| guard.dependency == *id);
-    let dependency = DependencyId::parse(&path).ok().filter(is_known);
-    let dependency = dependency.ok_or_else(|| Problem::new(Code::NotFound))?;
+    let standing = context.shop.guards().into_iter().find(|guard| guard.dependency.as_str() == path.as_str());
+    let standing = standing.ok_or_else(|| Problem::new(Code::NotFound))?;
+    let dependency = standing.dependency.clone();
     let PostBody { forced, until, reason } = read_body(&request, payload, &context).await?;
     let reason = checked_reason(&reason)?;
-    let until_ms = until.as_deref().map(|text| parse_rfc3339("/until", text)).transpose()?;
+    let until_ms = until_ms(until.as_deref())?;
     let (set, _) = context.shop.rules().await?;
     let rule = rule_of(&set.rules, &dependency);
     let before = rule.map(|(_, breaker)| breaker.clone());
@@ -89,28 +87,20 @@ pub async fn force(
         None => RuleId::parse(&format!("breaker-{dependency}")).map_err(|_| Problem::new(Code::Internal))?,
     };
     // A breaker that says what all say needs no rule.
-    let terms = (breaker != default).then(|| RuleTerms {
-        scope: Counted::All,
-        about: About::default(),
-        limit: Limit::Breaker(breaker),
-        mode: RuleMode::Enforce,
-        until_ms,
-        reason: reason.clone(),
-    });
     let change = change(&request, &operator, "breaker_force", &reason);
+    let terms = (breaker != default).then(|| RuleTerms::of_all(Limit::Breaker(breaker), until_ms, reason));
     match context.shop.change_rule(&RuleChange { id, terms, seen: None }, &change).await? {
-        RuleChanged::Done(_) | RuleChanged::Unknown => {}
-        RuleChanged::TooMany => return Err(Problem::new(Code::TooManyRules)),
-        RuleChanged::VersionMoved => return Err(Problem::new(Code::Internal)),
+        // One that is left to itself already stays so.
+        RuleChanged::Unknown => {}
+        made => drop(changed(made)?),
     }
-    context.shop.rules().await?;
-    let standing = context.shop.guards().into_iter().find(|guard| guard.dependency == dependency);
-    Ok(HttpResponse::Ok().json(standing.map(view)))
+    // It stands, whether this process could read it again or not.
+    Ok(HttpResponse::Ok().json(view(GuardStanding { forced, ..standing })))
 }
 
-/// Finds the rule of a dependency's breaker.
+/// Finds the rule that a dependency's breaker follows: the last one of those that speak of it.
 fn rule_of<'a>(rules: &'a [Rule], dependency: &DependencyId) -> Option<(&'a Rule, &'a BreakerTerms)> {
-    rules.iter().find_map(|rule| match &rule.terms.limit {
+    rules.iter().rev().find_map(|rule| match &rule.terms.limit {
         Limit::Breaker(breaker) if breaker.dependency == *dependency => Some((rule, breaker)),
         _ => None,
     })

@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use crate::http::extract::ADMIN_BODY_BYTES_MAX;
 use crate::http::headers::entries;
 use crate::http::problem::{Code, Problem};
+use crate::http::shopper::parse_rfc3339;
 use crate::http::{Context, extract};
 
 /// Longest reason of a change, in characters.
@@ -57,6 +58,14 @@ impl ReasonQuery {
     pub fn checked(&self) -> Result<String, Problem> {
         checked_reason(self.reason.as_deref().unwrap_or_default())
     }
+}
+
+/// Reads when something ends.
+///
+/// # Errors
+/// `validation_failed` for what is no time.
+pub fn until_ms(until: Option<&str>) -> Result<Option<i64>, Problem> {
+    until.map(|text| parse_rfc3339("/until", text)).transpose()
 }
 
 /// Reads the versions of which the header `If-Match` asks for one. `None` means that any version will do. All lines are

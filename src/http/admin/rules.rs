@@ -5,7 +5,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::changes::{ReasonQuery, checked_reason, if_versions, read_body};
+use super::changes::{ReasonQuery, checked_reason, if_versions, read_body, until_ms};
 use super::{Scope, change, operator};
 use crate::domain::RuleId;
 use crate::domain::node::Node;
@@ -14,7 +14,7 @@ use crate::domain::rule::{
 };
 use crate::http::Context;
 use crate::http::problem::{Code, Problem};
-use crate::http::shopper::{parse_rfc3339, rfc3339};
+use crate::http::shopper::rfc3339;
 
 /// The body that puts a rule in place.
 #[derive(Deserialize)]
@@ -74,7 +74,7 @@ struct NodesView {
 impl PutBody {
     fn terms(self) -> Result<RuleTerms, Problem> {
         let reason = checked_reason(&self.reason)?;
-        let until_ms = self.until.as_deref().map(|text| parse_rfc3339("/until", text)).transpose()?;
+        let until_ms = until_ms(self.until.as_deref())?;
         let limit: Limit =
             serde_path_to_error::deserialize(json!({ "kind": self.kind, "value": self.value }))
                 .map_err(|error| Problem::invalid("/value", error.into_inner().to_string()))?;
@@ -165,7 +165,11 @@ pub async fn remove(
     Ok(HttpResponse::Ok().json(json!({ "id": wish.id, "done": "removed", "version": version })))
 }
 
-fn changed(changed: RuleChanged) -> Result<u64, Problem> {
+/// Answers the version that a change of a rule made.
+///
+/// # Errors
+/// What kept it from being made.
+pub fn changed(changed: RuleChanged) -> Result<u64, Problem> {
     match changed {
         RuleChanged::Done(version) => Ok(version),
         RuleChanged::VersionMoved => Err(Problem::new(Code::EtagMismatch)),

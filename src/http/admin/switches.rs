@@ -3,14 +3,13 @@
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
 
-use super::changes::{checked_reason, read_body};
+use super::changes::{checked_reason, read_body, until_ms};
+use super::rules::changed;
 use super::{Scope, change, operator};
-use crate::domain::rule::{
-    About, Limit, Rule, RuleChange, RuleChanged, RuleMode, RuleTerms, Scope as Counted, Switch,
-};
+use crate::domain::rule::{Limit, Rule, RuleChange, RuleChanged, RuleMode, RuleTerms, Switch};
 use crate::http::Context;
 use crate::http::problem::{Code, Problem};
-use crate::http::shopper::{parse_rfc3339, rfc3339};
+use crate::http::shopper::rfc3339;
 
 /// A switch as operators see it.
 #[derive(Serialize)]
@@ -80,22 +79,14 @@ pub async fn put(
     let switch = switch.ok_or_else(|| Problem::new(Code::NotFound))?;
     let PutBody { is_on, until, reason } = read_body(&request, payload, &context).await?;
     let reason = checked_reason(&reason)?;
-    let until_ms = until.as_deref().map(|text| parse_rfc3339("/until", text)).transpose()?;
+    let until_ms = until_ms(until.as_deref())?;
     let change = change(&request, &operator, if is_on { "switch_on" } else { "switch_off" }, &reason);
-    let terms = is_on.then(|| RuleTerms {
-        scope: Counted::All,
-        about: About::default(),
-        limit: Limit::Switch(switch),
-        mode: RuleMode::Enforce,
-        until_ms,
-        reason,
-    });
+    let terms = is_on.then(|| RuleTerms::of_all(Limit::Switch(switch), until_ms, reason));
     let wish = RuleChange { id: switch.rule(), terms, seen: None };
     match context.shop.change_rule(&wish, &change).await? {
         // One that is off already stays off.
-        RuleChanged::Done(_) | RuleChanged::Unknown => {}
-        RuleChanged::TooMany => return Err(Problem::new(Code::TooManyRules)),
-        RuleChanged::VersionMoved => return Err(Problem::new(Code::Internal)),
+        RuleChanged::Unknown => {}
+        made => drop(changed(made)?),
     }
     let (set, now_ms) = (context.shop.known_rules(), context.shop.now_ms());
     let others: Vec<Rule> = set.rules.into_iter().filter(|rule| rule.id != wish.id).collect();

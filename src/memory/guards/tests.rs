@@ -111,6 +111,10 @@ fn an_operator_forces_it_and_a_dry_run_only_counts() {
         assert_eq!(call(&guard, at_ms, 1, Outcome::Failed), Ok(()));
     }
     assert_eq!(guards.standings(80 * MS)[0].phase, Phase::Open, "but it would be open");
+    let mut dry = breaker(serde_json::json!({ "forced": "open" }));
+    dry["mode"] = "dry_run".into();
+    follow(&guards, &[dry]);
+    assert_eq!(call(&guard, 90, 1, Outcome::Answered), Ok(()), "a dry run refuses nothing, whatever it says");
 }
 
 #[test]

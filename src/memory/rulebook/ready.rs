@@ -198,7 +198,8 @@ impl Ready {
             let bucket = self.keep(key(rule, way), before, Kept::as_bucket, Kept::Bucket, Bucket::default);
             return Counts::One(bucket, Rate::new(rate.rate, holds));
         }
-        let shared = (rate.cluster && tables.is_shared).then(|| bucket_of_all(rule, way));
+        let shared =
+            (rate.cluster && tables.is_shared).then(|| bucket_of_all(&rule.id, rule.terms.scope, way));
         let make = || LeakyBucket::new(rate, shared.clone());
         let bucket = self.keep(key(rule, way), before, Kept::as_leaky, Kept::Leaky, make);
         bucket.change(rate, shared);
@@ -233,10 +234,10 @@ fn key(rule: &Rule, way: Way) -> Key {
 }
 
 /// Answers the name under which all processes share the bucket of all requests.
-fn bucket_of_all(rule: &Rule, way: Way) -> String {
-    match rule.terms.scope {
-        Scope::Route => format!("{}:route:{}", rule.id, way.as_str()),
-        _ => rule.id.to_string(),
+pub fn bucket_of_all(rule: &RuleId, scope: Scope, way: Way) -> String {
+    match scope {
+        Scope::Route => format!("{rule}:route:{}", way.as_str()),
+        _ => rule.to_string(),
     }
 }
 

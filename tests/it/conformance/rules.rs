@@ -1,12 +1,19 @@
 //! Tests of rules of traffic: what operators say holds in every process within a second, and nothing else does.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
 use seckill::app::Role;
 use seckill::clock::Clock;
 use seckill::config::Mode;
+use seckill::domain::Change;
+use seckill::domain::rule::{RuleChange, RuleChanged, RuleSet};
+use seckill::ports::{Rules, StoreError, StoreResult};
 use serde_json::{Value, json};
 
 use crate::client::{Answer, call};
-use crate::harness::{READ_ONLY_KEY, TestShop, eventually, open, operate, rfc3339};
+use crate::harness::{READ_ONLY_KEY, TestShop, config, eventually, migrated, open, operate, rfc3339};
 
 in_both_modes!(
     a_rule_is_put_replaced_listed_and_removed,
@@ -14,7 +21,69 @@ in_both_modes!(
     a_rule_limits_what_it_is_about_and_a_dry_run_nothing,
     who_is_blocked_is_refused_and_who_is_allowed_is_not_limited,
     a_rule_stands_after_a_restart_and_ends_at_its_time,
+    a_process_that_never_read_the_rules_serves_nobody_and_says_so,
+    a_process_that_was_cut_off_keeps_the_last_rules_and_catches_up,
 );
+
+/// The rules of a directory that can be cut off.
+struct Far {
+    rules: Arc<dyn Rules>,
+    is_cut_off: Arc<AtomicBool>,
+}
+
+#[async_trait]
+impl Rules for Far {
+    async fn other_than(&self, known: u64) -> StoreResult<Option<RuleSet>> {
+        if self.is_cut_off.load(Ordering::Relaxed) {
+            return Err(StoreError::broken("read rules", "a rule of another version"));
+        }
+        self.rules.other_than(known).await
+    }
+
+    async fn change(&self, wish: &RuleChange, change: &Change) -> StoreResult<RuleChanged> {
+        self.rules.change(wish, change).await
+    }
+}
+
+/// Starts a shop whose directory of rules the test can cut off.
+async fn far(mode: Mode, is_cut_off: &Arc<AtomicBool>) -> TestShop {
+    let config = config(mode, &[]);
+    migrated(&config).await;
+    let mut backend = open(&config).await;
+    backend.rules = Arc::new(Far { rules: backend.rules, is_cut_off: is_cut_off.clone() });
+    TestShop::start_on(config, backend, Role::All).await
+}
+
+async fn a_process_that_never_read_the_rules_serves_nobody_and_says_so(mode: Mode) {
+    let is_cut_off = Arc::new(AtomicBool::new(true));
+    let shop = far(mode, &is_cut_off).await;
+    shop.open_sale("drop", 1, &[("phone", 5)]).await;
+    let ready = call(shop.admin, "GET", "/readyz?verbose", &[], "").await;
+    assert!(ready.status == 503 && ready.text.contains("rules of traffic"), "{ready:?}");
+    let unavailable = (503, "dependency_unavailable".to_owned());
+    assert_eq!(shop.buy("ada", "drop", "phone", "k").await.problem(), unavailable);
+    for path in ["/api/v1/orders", "/api/v1/sales", "/api/v1/sales/drop"] {
+        assert_eq!(shop.get("ada", path).await.problem(), unavailable, "{path}");
+    }
+    is_cut_off.store(false, Ordering::Relaxed);
+    eventually("it serves", async || shop.buy("ada", "drop", "phone", "k").await.status == 202).await;
+    shop.finish().await;
+}
+
+async fn a_process_that_was_cut_off_keeps_the_last_rules_and_catches_up(mode: Mode) {
+    let is_cut_off = Arc::default();
+    let shop = far(mode, &is_cut_off).await;
+    let block = |user: &str| json!({ "kind": "block", "value": { "user": user }, "reason": "a test" });
+    assert_eq!(put(&shop, "one", block("ada")).await.status, 200);
+    is_cut_off.store(true, Ordering::Relaxed);
+    assert_eq!(put(&shop, "two", block("bob")).await.status, 200, "the change stands");
+    let status = async |user: &str| shop.get(user, "/api/v1/orders").await.status;
+    assert_eq!((status("ada").await, status("bob").await), (403, 200), "the last rules that it could read");
+    is_cut_off.store(false, Ordering::Relaxed);
+    eventually("it catches up", async || status("bob").await == 403).await;
+    assert_eq!(status("ada").await, 403);
+    shop.finish().await;
+}
 
 fn bucket(scope: &str, route: &str, burst: u32) -> Value {
     let value = json!({ "rate": 1, "burst": burst });

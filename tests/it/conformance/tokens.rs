@@ -6,7 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 use seckill::clock::Clock;
 use seckill::config::Mode;
 use seckill::domain::purchase_token::{Bound, TokenKey, TokenKeys};
-use seckill::domain::{DeviceId, SaleId, UserId};
+use seckill::domain::{DeviceId, SaleId, UserId, calendar};
 use serde_json::{Value, json};
 
 use crate::client::{Answer, call};
@@ -119,8 +119,8 @@ async fn a_token_is_given_before_the_opening_and_serves_from_it_on(mode: Mode) {
     body["access"] = json!({ "purchase_token": true });
     crate::harness::open_sale(shop.admin, body).await;
     let answer = ask(&shop, "ada", "soon", "d1", &json!({})).await.json();
-    assert_eq!(answer["not_before"], rfc3339(starts_ms), "{answer}");
-    assert_eq!(answer["expires_at"], rfc3339(starts_ms + 60_000), "{answer}");
+    assert_eq!(answer["not_before"], calendar::rfc3339(starts_ms), "{answer}");
+    assert_eq!(answer["expires_at"], calendar::rfc3339(starts_ms + 60_000), "{answer}");
     let purchase_token = answer["purchase_token"].as_str().expect("a token");
     let early = buy(&shop, "ada", "soon", "d1", Some(purchase_token)).await;
     assert_eq!(early.problem(), (409, "sale_not_started".to_owned()), "{early:?}");
