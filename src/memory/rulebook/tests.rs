@@ -100,7 +100,7 @@ fn the_configuration_holds_for_a_scope_that_has_no_rule() {
 
 #[test]
 fn a_rule_with_the_name_of_one_of_the_configuration_counts_by_itself() {
-    let mut dry = bucket("user", json!({}), 1);
+    let mut dry = bucket("user", json!({}), 5);
     dry["mode"] = json!("dry_run");
     let crowd = Crowd::new(vec![rule("user", dry)]);
     assert_eq!(crowd.passed(Way::Purchase, "a", "1.1.1.1", "s"), 2, "as the configuration says");
