@@ -3,6 +3,7 @@
 mod auto_preheat;
 mod auto_reconcile;
 mod auto_settle;
+mod forgetting;
 mod guarded;
 mod open;
 mod payment_tasks;
@@ -35,6 +36,7 @@ use crate::domain::{DependencyId, Instance, ShardMap};
 use crate::http::Context;
 use crate::memory::Memory;
 use crate::memory::guards::{Guards, Roles};
+use crate::memory::order_cache::OrderCache;
 use crate::memory::rulebook::Rulebook;
 use crate::outbound::HttpOutbound;
 use crate::ports::{Grace, Nodes, OrderLog, Outbound, Ports};
@@ -43,6 +45,7 @@ use crate::shutdown::Tasks;
 use crate::worker::driver::{Driver, Signal};
 use crate::worker::node_beat::TellNode;
 
+use forgetting::forgetting;
 use guarded::guarded;
 pub use open::*;
 #[cfg(feature = "distributed")]
@@ -114,7 +117,9 @@ pub async fn start_on(
     backend.probes.extend(published.iter().map(|published| published.probe.clone()));
     let guards = Arc::new(Guards::new(roles(config, map)?));
     let rulebook = Rulebook::new(config.limits.rates(), backend.token_leases.is_some(), guards.clone());
-    let memory = Memory::new(map, rulebook, guards.clone());
+    let orders_max = usize::try_from(config.cache.orders_max).unwrap_or(usize::MAX);
+    let memory = Memory::new(map, rulebook, guards.clone(), OrderCache::new(orders_max));
+    let backend = forgetting(backend, &memory.orders);
     let outbound = outbound(config)?;
     let of_buyers = guarded(backend.clone(), &guards, map, &clock);
     let ports = (of_buyers, till::till(&config.payment, &guards, &clock)?, outbound.clone());

@@ -38,6 +38,7 @@ pub mod subscription;
 pub mod told_order;
 pub mod view;
 pub mod watermark;
+pub mod whole_order;
 
 pub use dead_letter::{DeadLetter, DeadLetterId, LetterQuery, LetterState};
 pub use decided::TakenStep;
@@ -58,3 +59,4 @@ pub use record::OrderRecord;
 pub use sale::{Access, Item, Sale, SaleState, Sales};
 pub use shard::{BucketId, Instance, Month, Part, Shard, ShardMap};
 pub use stored_event::{EventNumbers, StoredEvent};
+pub use whole_order::WholeOrder;

@@ -8,6 +8,7 @@ pub mod guards;
 pub mod health;
 pub mod key_table;
 pub mod leaky_bucket;
+pub mod order_cache;
 pub mod pace;
 pub mod rulebook;
 pub mod token_buckets;
@@ -30,17 +31,25 @@ pub struct Memory {
     pub guards: Arc<guards::Guards>,
     /// How the components fared.
     pub health: Arc<health::Health>,
+    /// What was read of orders a moment ago.
+    pub orders: Arc<order_cache::OrderCache>,
 }
 
 impl Memory {
     /// Makes a memory that knows nothing yet but the rules of the configuration.
-    pub fn new(map: ShardMap, rules: rulebook::Rulebook, guards: Arc<guards::Guards>) -> Self {
+    pub fn new(
+        map: ShardMap,
+        rules: rulebook::Rulebook,
+        guards: Arc<guards::Guards>,
+        orders: order_cache::OrderCache,
+    ) -> Self {
         Self {
             catalog: Arc::default(),
             pace: Arc::new(pace::Pace::new(map.parts())),
             rules: Arc::new(rules),
             guards,
             health: Arc::default(),
+            orders: Arc::new(orders),
         }
     }
 }

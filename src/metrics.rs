@@ -79,6 +79,8 @@ metrics_table! {
         "Calls to a dependency that may be in flight; 0 without a limit";
     RULES_VERSION Gauge "seckill_rules_version" []
         "The version of the rules of traffic that the process follows";
+    ORDER_READS Counter "seckill_order_reads_total" ["from"]
+        "Reads of orders by what answered them: hold, process, copies, database";
     SHED Counter "seckill_shed_total" ["reason"]
         "Requests refused to protect the service";
     IN_FLIGHT Gauge "seckill_purchases_in_flight" []

@@ -16,6 +16,7 @@ mod keys;
 mod ledger;
 mod nodes;
 mod order_changes;
+mod order_copies;
 mod order_events;
 mod order_log;
 mod order_writes;
@@ -52,6 +53,7 @@ pub use keys::Keys;
 pub use ledger::Ledger;
 pub use nodes::Nodes;
 pub use order_changes::{Ending, Grace, Moved, OrderChanges, Overdue};
+pub use order_copies::{Copied, FORGOTTEN_MAX, OrderCopies};
 pub use order_events::{Backlog, EventPage, EventTopic, OrderEvents, Turn};
 pub use order_log::{IMPORT_RECORDS_MAX, LogEvent, LogIdentity, Offsets, OrderLog, OrderLogReader, Wake};
 pub use order_writes::{BatchOutcome, OrderWrites, TakenOver, Written};
@@ -111,6 +113,8 @@ pub struct Ports {
     pub positions: Arc<dyn Positions>,
     /// Reads orders.
     pub orders: Arc<dyn Orders>,
+    /// Keeps copies of orders, for many readers; `None` where the database is in the process.
+    pub order_copies: Option<Arc<dyn OrderCopies>>,
     /// Reads orders for an export.
     pub archive: Arc<dyn Archive>,
     /// Counts units.

@@ -14,6 +14,7 @@ pub mod failure;
 mod gather;
 pub mod health;
 pub mod operate;
+mod order_rows;
 pub mod pay;
 pub mod payment_events;
 pub mod payment_rounds;
@@ -47,6 +48,7 @@ use crate::shutdown::Tasks;
 use admission::Admission;
 use bucket_queues::BucketQueues;
 pub use failure::Failure;
+use order_rows::{OrderRows, Source};
 pub use settings::Settings;
 pub use till::Till;
 use traffic::Traffic;
@@ -66,6 +68,7 @@ pub struct Shop {
     admission: Admission,
     queues: BucketQueues,
     waiters: tokio::sync::Semaphore,
+    rows: OrderRows,
     traffic: Arc<Traffic>,
     leaving: AtomicBool,
 }
@@ -81,7 +84,13 @@ impl Shop {
         clock: Clock,
         tasks: Tasks,
     ) -> Arc<Self> {
+        let source = Source {
+            orders: ports.orders.clone(),
+            payments: till.as_ref().map(|_| ports.payments.clone()),
+            copies: ports.order_copies.clone(),
+        };
         Arc::new(Self {
+            rows: OrderRows::new(memory.orders.clone(), source, clock.clone()),
             admission: Admission::new(&settings),
             queues: BucketQueues::new(&settings, clock.clone()),
             waiters: tokio::sync::Semaphore::new(settings.waiters_max),

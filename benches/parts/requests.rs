@@ -23,6 +23,7 @@ use seckill::http::auth::{TokenKey, TokenRules, Tokens};
 use seckill::http::client_address::{ClientAddresses, ForwardedHeader};
 use seckill::http::{Context, middleware, router};
 use seckill::memory::Memory;
+use seckill::memory::order_cache::OrderCache;
 use seckill::memory::rulebook::Rulebook;
 use seckill::metrics::STAGE_DURATION;
 use seckill::outbound::HttpOutbound;
@@ -156,8 +157,8 @@ impl Front {
             ports.gates.set_gates(&sale, &placed).await?;
             let tasks = Tasks::on_current_runtime();
             let map = config.shard_map()?;
-            let memory =
-                Memory::new(map, Rulebook::new(config.limits.rates(), true, Arc::default()), Arc::default());
+            let rulebook = Rulebook::new(config.limits.rates(), true, Arc::default());
+            let memory = Memory::new(map, rulebook, Arc::default(), OrderCache::new(0));
             memory.rules.take(RuleSet::default(), Clock::System.now_ms());
             memory.catalog.put(sale.clone());
             let outbound: Arc<dyn Outbound> = Arc::new(HttpOutbound::new(&config.events)?);

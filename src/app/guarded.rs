@@ -13,13 +13,14 @@ use crate::domain::payment::{PaymentPage, RefundState};
 use crate::domain::reservation::{ReleaseRequest, Released, Reservation, ReserveRequest, Verdict};
 use crate::domain::{
     BucketId, Decision, Instance, Money, Month, Order, OrderCursor, OrderId, OrderRecord, Part, Payment,
-    PaymentId, PaymentRequest, PaymentTerms, Refund, ShardMap, UserId,
+    PaymentId, PaymentRequest, PaymentTerms, Refund, ShardMap, UserId, WholeOrder,
 };
 use crate::memory::guards::{Guard, Guards, Outcome};
 use crate::ports::{
-    Booked, Effect, ErrorKind, Inventory, LogIdentity, Offsets, OpenPage, Opened, OrderLog, OrderLogReader,
-    Orders, PaymentProvider, PaymentStep, Payments, Ports, ProviderBooks, ProviderEvent, ProviderRules,
-    Standing, StoreError, StoreResult, TokenGrant, TokenLeases, TokenWish, Wake,
+    Booked, Copied, Effect, ErrorKind, Inventory, LogIdentity, Offsets, OpenPage, Opened, OrderCopies,
+    OrderLog, OrderLogReader, Orders, PaymentProvider, PaymentStep, Payments, Ports, ProviderBooks,
+    ProviderEvent, ProviderRules, Standing, StoreError, StoreResult, TokenGrant, TokenLeases, TokenWish,
+    Wake,
 };
 
 /// A guard, and the clock by which it is asked.
@@ -61,6 +62,8 @@ pub fn guarded(mut ports: Ports, guards: &Guards, map: ShardMap, clock: &Clock) 
     let watched = |guard| Watched { guard, clock: clock.clone() };
     if let Some(guard) = guards.inventory().map(watched) {
         ports.inventory = Arc::new(GuardedInventory { of: ports.inventory, guard: guard.clone() });
+        let copies = |of| -> Arc<dyn OrderCopies> { Arc::new(GuardedCopies { of, guard: guard.clone() }) };
+        ports.order_copies = ports.order_copies.map(copies);
         let leases = |of| -> Arc<dyn TokenLeases> { Arc::new(GuardedLeases { of, guard }) };
         ports.token_leases = ports.token_leases.map(leases);
     }
@@ -97,6 +100,26 @@ struct GuardedLeases {
 impl TokenLeases for GuardedLeases {
     async fn lease(&self, wishes: &[TokenWish]) -> StoreResult<Vec<TokenGrant>> {
         self.guard.call("lease tokens", self.of.lease(wishes)).await
+    }
+}
+
+struct GuardedCopies {
+    of: Arc<dyn OrderCopies>,
+    guard: Watched,
+}
+
+#[async_trait]
+impl OrderCopies for GuardedCopies {
+    async fn read(&self, order: OrderId) -> StoreResult<Copied> {
+        self.guard.call("read copy", self.of.read(order)).await
+    }
+
+    async fn keep(&self, number: u64, copy: &WholeOrder) -> StoreResult<bool> {
+        self.guard.call("keep copy", self.of.keep(number, copy)).await
+    }
+
+    async fn forget(&self, orders: &[OrderId]) -> StoreResult<()> {
+        self.guard.call("forget copies", self.of.forget(orders)).await
     }
 }
 

@@ -278,6 +278,7 @@ impl Workers<'_> {
         start(Arc::new(ViewBuilder {
             reader: self.event_reader(VIEWS),
             views: self.ports.views.clone(),
+            copies: self.ports.order_copies.clone(),
             period: Duration::from_millis(self.config.events.views_interval_ms),
         }));
         if let Some(recovery) = &self.ports.recovery {

@@ -46,6 +46,7 @@ mod redis_gates;
 mod redis_inventory;
 mod redis_link;
 mod redis_nodes;
+mod redis_order_copies;
 mod redis_outbox;
 mod redis_refills;
 mod redis_token_leases;
@@ -59,8 +60,8 @@ use std::time::Duration;
 use crate::clock::Clock;
 use crate::config::RedisConfig;
 use crate::ports::{
-    AuditLog, Books, EventTopic, Gates, Inventory, Keys, OrderEvents, OrderLog, Outbox, Ports, Positions,
-    Probe, Recovery, Refills, StoreResult, Views, Watermarks,
+    AuditLog, Books, EventTopic, Gates, Inventory, Keys, OrderCopies, OrderEvents, OrderLog, Outbox, Ports,
+    Positions, Probe, Recovery, Refills, StoreResult, Views, Watermarks,
 };
 
 pub use kafka_client::Unawaited;
@@ -91,6 +92,7 @@ use redis_gates::RedisGates;
 use redis_inventory::RedisInventory;
 use redis_link::RedisLink;
 use redis_nodes::RedisNodes;
+use redis_order_copies::RedisOrderCopies;
 use redis_outbox::RedisOutbox;
 use redis_refills::RedisRefills;
 use redis_token_leases::RedisTokenLeases;
@@ -138,6 +140,9 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Ports> {
         rules: Arc::new(MysqlRules::new(mysql.clone())),
         nodes: Arc::new(RedisNodes::new(redis.link.clone())),
         token_leases: Some(Arc::new(RedisTokenLeases::new(redis.link.clone()))),
+        order_copies: (settings.order_copies_max > 0).then(|| -> Arc<dyn OrderCopies> {
+            Arc::new(RedisOrderCopies::new(redis.link.clone(), settings.order_copies_max))
+        }),
         event_topic,
         payments: Arc::new(MysqlPayments::new(mysql.clone())),
         captures: Arc::new(MysqlCaptures::new(mysql.clone())),

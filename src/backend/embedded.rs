@@ -128,6 +128,7 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Opened> {
         views: Arc::new(SqliteViews { sqlite: sqlite.clone() }),
         subscriptions: Arc::new(SqliteSubscriptions { sqlite: sqlite.clone() }),
         token_leases: None,
+        order_copies: None,
         nodes: Arc::new(OwnNode { clock: clock.clone(), told: Mutex::default() }),
         rules: Arc::new(SqliteRules { sqlite: sqlite.clone() }),
         event_topic: None,

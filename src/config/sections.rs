@@ -41,6 +41,8 @@ section!(
         limits: LimitsConfig,
         /// `[catalog]`
         catalog: CatalogConfig,
+        /// `[cache]`
+        cache: CacheConfig,
         /// `[shards]`
         shards: ShardsConfig,
         /// `[redis]`
@@ -205,6 +207,15 @@ section!(
     CatalogConfig {
         /// How often the catalog is read again.
         refresh_ms: u64
+    }
+);
+section!(
+    /// What is remembered of orders, so that reads do not reach the databases.
+    CacheConfig {
+        /// Most orders of which a process remembers what it has read; 0 for none.
+        orders_max: u32,
+        /// Most orders of which Redis keeps a copy; 0 for none.
+        copies_max: u32
     }
 );
 section!(

@@ -55,7 +55,7 @@ pub struct Decision {
 }
 
 /// An order as its buyer sees it, made from its row, its hold or its record.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Order {
     /// The order.
     pub id: OrderId,

@@ -188,7 +188,7 @@ impl PaymentRequest {
 }
 
 /// A payment page at the provider.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PaymentPage {
     /// The provider's id of it, at most [`REFERENCE_MAX`] bytes.
     pub reference: String,
@@ -202,7 +202,7 @@ pub const REFERENCE_MAX: usize = 255;
 pub const URL_MAX: usize = 4096;
 
 /// One attempt to pay an order.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Payment {
     /// Where it is in its life.
     pub state: PaymentState,
@@ -217,7 +217,7 @@ pub struct Payment {
 }
 
 /// Something that somebody did at the provider itself: a dispute, or a refund that the shop did not ask for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Notice {
     /// What was done: the provider's words, or `refund.unasked` for what only its books show.
     pub kind: String,
@@ -314,7 +314,7 @@ impl RefundState {
 }
 
 /// What a refund is keyed by, at the provider too: nothing is paid back twice.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum RefundKey {
     /// A payment of ours.
     Payment(PaymentId),
@@ -344,7 +344,7 @@ impl fmt::Display for RefundKey {
 }
 
 /// A capture that is paid back.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refund {
     /// What it is keyed by.
     pub key: RefundKey,

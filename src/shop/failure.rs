@@ -23,6 +23,12 @@ impl Failure {
         Self::from(StoreError { effect: Effect::NotApplied, ..error })
     }
 
+    /// Makes the failure of a read whose error others have, too.
+    pub(super) fn of_shared_read(error: &StoreError) -> Self {
+        tracing::warn!(%error, "use case failed");
+        Self::Unavailable
+    }
+
     /// Makes the failure of a change whose first part stands and whose second part failed with `error`.
     pub(super) fn applied_partly(stands: &str, missing: &str, error: StoreError) -> Self {
         tracing::warn!(%error, stands, "use case half done");

@@ -53,13 +53,13 @@ impl Shop {
     /// # Errors
     /// When a component failed, or the provider did: then the payment is known, and the next call goes on with it.
     pub async fn pay(self: &Arc<Self>, user: &UserId, id: OrderId) -> Result<Paying, Failure> {
-        let Some(order) = self.order(user, id).await? else { return Ok(Paying::Unknown) };
+        let Some(whole) = self.order(user, id).await? else { return Ok(Paying::Unknown) };
         if self.till.is_none() {
             return Ok(Paying::NoTill);
         }
         let shop = self.clone();
         let work = async move {
-            if order.unit_price.amount() == 0 {
+            if whole.order.unit_price.amount() == 0 {
                 shop.pay_nothing(id).await
             } else {
                 shop.open_payment(id).await
@@ -165,9 +165,9 @@ impl Shop {
         restock: bool,
         change: &Change,
     ) -> Result<Refunding, Failure> {
-        let Some(order) = self.any_order(id).await? else { return Ok(Refunding::Unknown) };
+        let Some(whole) = self.any_order(id).await? else { return Ok(Refunding::Unknown) };
         self.ports.audit_log.note(change, &Subject::Order { order_id: id }).await?;
-        let restock = restock && self.is_on_sale(&order);
+        let restock = restock && self.is_on_sale(&whole.order);
         match self.ports.refunds.refund_order(id, restock, &Mover::operator(change)).await? {
             Moved::Done { order, decision } => {
                 counter!(ORDERS, "status" => order.state.as_str()).increment(1);
@@ -183,7 +183,7 @@ impl Shop {
                 Ok(Refunding::Done(order))
             }
             Moved::Refused(order) | Moved::PaymentOpen(order) => Ok(Refunding::NotRefundable(order)),
-            Moved::Absent => Ok(Refunding::NotRefundable(Box::new(order))),
+            Moved::Absent => Ok(Refunding::NotRefundable(Box::new(whole.order.clone()))),
         }
     }
 

@@ -1,13 +1,17 @@
 //! Answers what became of an order. Redis knows it while the order is pending, and MySQL afterwards.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::counter;
 
 use super::{Failure, Shop};
 use crate::domain::reservation::Reservation;
-use crate::domain::{BucketId, Decision, Month, Order, OrderCursor, OrderId, OrderRecord, Sale, UserId};
-use crate::metrics::SHED;
+use crate::domain::{
+    BucketId, Decision, Month, Order, OrderCursor, OrderId, OrderRecord, Sale, UserId, WholeOrder,
+};
+use crate::memory::order_cache::Known;
+use crate::metrics::{ORDER_READS, SHED};
 
 /// A pending hold that is younger than this is believed, and MySQL is not asked.
 const FRESH_MS: i64 = 2_000;
@@ -21,6 +25,15 @@ const LOOK_LAST: Duration = Duration::from_millis(250);
 /// Most months that one page of a buyer's orders looks through.
 const MONTHS_MAX: usize = 12;
 
+/// How old what is read of a row may be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    /// A second.
+    MaybeLate,
+    /// Nothing at all.
+    Now,
+}
+
 /// A page of one buyer's orders, newest first.
 #[derive(Debug)]
 pub struct OrderPage {
@@ -31,32 +44,28 @@ pub struct OrderPage {
 }
 
 impl Shop {
-    /// Reads a buyer's own order; `None` when there is none, also when it is somebody else's. Costs one request to
-    /// Redis, and one to MySQL unless the order is fresh and pending; two when it has waited for long.
+    /// Reads a buyer's own order with its payments; `None` when there is none, also when it is somebody else's. An
+    /// order that has a row is known at most a second late, and most often costs nothing. Otherwise it costs one
+    /// request to Redis, and those to MySQL unless the order is fresh and pending.
     ///
     /// # Errors
     /// When neither Redis nor MySQL could tell, or this process has never read the directory.
-    pub async fn order(&self, user: &UserId, id: OrderId) -> Result<Option<Order>, Failure> {
-        self.look(user, id, true).await
-    }
-
-    /// Reads an order as [`Self::order`] does. `asks_delay` says whether to look for a dead letter.
-    async fn look(&self, user: &UserId, id: OrderId, asks_delay: bool) -> Result<Option<Order>, Failure> {
+    pub async fn order(&self, user: &UserId, id: OrderId) -> Result<Option<Arc<WholeOrder>>, Failure> {
         if id.shard() != self.map.shard_of(user) {
             return Ok(None);
         }
-        Ok(self.find(id, asks_delay).await?.filter(|order| order.user == *user))
+        Ok(self.find(id, Reading::MaybeLate).await?.filter(|whole| whole.order.user == *user))
     }
 
-    /// Reads anybody's order as [`Self::order`] does, for operators.
+    /// Reads anybody's order as it is now, for operators.
     ///
     /// # Errors
     /// As [`Self::order`].
-    pub async fn any_order(&self, id: OrderId) -> Result<Option<Order>, Failure> {
-        self.find(id, true).await
+    pub async fn any_order(&self, id: OrderId) -> Result<Option<Arc<WholeOrder>>, Failure> {
+        self.find(id, Reading::Now).await
     }
 
-    async fn find(&self, id: OrderId, asks_delay: bool) -> Result<Option<Order>, Failure> {
+    async fn find(&self, id: OrderId, reading: Reading) -> Result<Option<Arc<WholeOrder>>, Failure> {
         if !self.map.holds(id.shard()) {
             return Ok(None);
         }
@@ -64,14 +73,20 @@ impl Shop {
         if !self.catalog().is_read {
             return Err(Failure::Unavailable);
         }
+        if reading == Reading::MaybeLate
+            && let Some(whole) = self.rows.recent(id)
+        {
+            return Ok(Some(whole));
+        }
         let held = self.held(id, true).await;
         if let Ok(Some(held)) = &held
             && self.is_fresh(held)
         {
+            counter!(ORDER_READS, "from" => "hold").increment(1);
             return Ok(self.order_of(held));
         }
-        match self.ports.orders.order(id).await {
-            Ok(Some(order)) => Ok(Some(order)),
+        match self.row(id, reading, held.as_ref().ok().and_then(Option::as_ref)).await {
+            Ok(Some(whole)) => Ok(Some(whole)),
             Ok(None) => {
                 // The order has no row. Perhaps its sale is long over, and the writers were down all the time.
                 let held = match held? {
@@ -79,20 +94,37 @@ impl Shop {
                     None => self.held(id, false).await?,
                 };
                 let Some(held) = held else { return Ok(None) };
-                let is_delayed = asks_delay && self.is_delayed(&held).await;
-                Ok(self.order_of(&held).map(|order| Order { is_delayed, ..order }))
+                let is_delayed = self.is_delayed(&held).await;
+                Ok(self.order_of(&held).map(|mut whole| {
+                    Arc::make_mut(&mut whole).order.is_delayed = is_delayed;
+                    whole
+                }))
             }
             // The hold says at least that the order exists, and what is known of it.
             Err(error) => match held {
                 Ok(Some(held)) => Ok(self.order_of(&held)),
-                _ => Err(Failure::of_read(error)),
+                _ => Err(Failure::of_shared_read(&error)),
             },
+        }
+    }
+
+    /// Reads the row of an order, of which `held` is known.
+    async fn row(&self, id: OrderId, reading: Reading, held: Option<&Reservation>) -> Known {
+        let now = async || self.rows.read_now(id).await.map(|row| row.map(Arc::new)).map_err(Arc::new);
+        // What has no row yet may have it at any moment.
+        if reading == Reading::Now || held.is_some_and(|held| held.state.is_pending()) {
+            return now().await;
+        }
+        match self.rows.read(id).await {
+            // It was read before the order was decided.
+            Ok(None) if held.is_some() => now().await,
+            row => row,
         }
     }
 
     /// Reads an order like [`Self::order`], but looks again until the order is not pending or is delayed, `wait_s`
     /// seconds (bounded by [`Self::wait_s`]) are over, or the process drains. Looks only once when too many requests
-    /// wait already.
+    /// wait already. Between the first look and the last one, databases are read only of an order that was decided.
     ///
     /// # Errors
     /// As [`Self::order`].
@@ -101,25 +133,33 @@ impl Shop {
         user: &UserId,
         id: OrderId,
         wait_s: u64,
-    ) -> Result<Option<Order>, Failure> {
+    ) -> Result<Option<Arc<WholeOrder>>, Failure> {
         let deadline = self.clock.monotonic() + Duration::from_secs(self.wait_s(wait_s));
         let Ok(_place) = self.waiters.try_acquire() else {
             counter!(SHED, "reason" => "waiters").increment(1);
             return self.order(user, id).await;
         };
-        let (mut pause, mut is_first) = (LOOK_FIRST, true);
+        let (mut pause, mut whole) = (LOOK_FIRST, self.order(user, id).await?);
         loop {
-            let order = self.look(user, id, is_first).await?;
-            is_first = false;
             let left = deadline.since(self.clock.monotonic());
-            let may_change =
-                order.as_ref().is_some_and(|order| order.state.is_pending() && !order.is_delayed);
+            let order = whole.as_ref().map(|whole| &whole.order);
+            let may_change = order.is_some_and(|order| order.state.is_pending() && !order.is_delayed);
             if left.is_zero() || self.is_draining() || !may_change {
-                return Ok(order);
+                return Ok(whole);
             }
             self.clock.sleep(pause.min(left)).await;
+            let is_last = pause >= left;
             pause = (pause * 2).min(LOOK_LAST);
+            // A crowd that waits for orders must not keep their writers from the databases.
+            if is_last || !self.is_held_pending(id).await {
+                whole = self.order(user, id).await?;
+            }
         }
+    }
+
+    /// Answers whether the inventory says of an order that it is not decided.
+    async fn is_held_pending(&self, id: OrderId) -> bool {
+        matches!(self.held(id, true).await, Ok(Some(held)) if held.state.is_pending())
     }
 
     /// Reads a page of at most `limit` orders. Pending ones are not in it, because they have no row yet. A page looks
@@ -234,10 +274,10 @@ impl Shop {
     }
 
     /// Makes the order of a hold; `None` when the catalog does not know the sale or the item.
-    fn order_of(&self, held: &Reservation) -> Option<Order> {
+    fn order_of(&self, held: &Reservation) -> Option<Arc<WholeOrder>> {
         let snapshot = self.catalog();
         let item = snapshot.sales.get(&held.sale)?.item(&held.sku)?;
-        Some(Order {
+        let order = Order {
             id: held.id,
             sale: held.sale.clone(),
             sku: held.sku.clone(),
@@ -250,6 +290,7 @@ impl Shop {
             accepted_ms: held.reserved_ms,
             expires_ms: None,
             is_delayed: false,
-        })
+        };
+        Some(Arc::new(WholeOrder::from(order)))
     }
 }

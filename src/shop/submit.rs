@@ -106,8 +106,9 @@ impl Shop {
         let submitted = match self.decide(purchase, Asked::No) {
             Ok(Decided::Reserves(answer, standing)) => told(answer, standing).await,
             Ok(Decided::Waits(passes)) => Box::pin(self.submit_later(*passes, purchase)).await,
-            Err(Refusal::UnknownSale) => self.submit_to_settled(purchase).await,
-            Err(Refusal::TokenInvalid(TokenFault::Expired)) => self.submit_expired(purchase).await,
+            // Their futures are large, and all others would carry room for them.
+            Err(Refusal::UnknownSale) => Box::pin(self.submit_to_settled(purchase)).await,
+            Err(Refusal::TokenInvalid(TokenFault::Expired)) => Box::pin(self.submit_expired(purchase)).await,
             Err(refusal) => Err(refusal),
         };
         let is_known = submitted != Err(Refusal::UnknownSale);

@@ -117,7 +117,7 @@ impl Shop {
         let month = self.catalog().sales.get(sale).map(Sale::month).ok_or(Refusal::UnknownSale)?;
         let order = OrderId::derive(self.map.shard_of(user), month, sale, user, key);
         match self.order(user, order).await {
-            Ok(Some(order)) => replayed(order, (sku, *quantity, reference.as_ref())),
+            Ok(Some(whole)) => replayed(whole.order.clone(), (sku, *quantity, reference.as_ref())),
             Ok(None) => Err(Refusal::TokenInvalid(TokenFault::Expired)),
             Err(_) => Err(Refusal::Unavailable),
         }

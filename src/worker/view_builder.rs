@@ -1,4 +1,4 @@
-//! Builds the views of sales of their events.
+//! Builds the views of sales of their events, and has copies of orders removed that have changed.
 //!
 //! Invariant: what events say is added in the transaction that moves the reader behind them. So every event counts
 //! once, however often a process dies.
@@ -10,8 +10,9 @@ use async_trait::async_trait;
 
 use super::driver::{Progress, Task};
 use super::event_reader::EventReader;
-use crate::domain::{Instance, view};
-use crate::ports::{StoreResult, Views};
+use crate::domain::stored_event::Facts;
+use crate::domain::{Instance, OrderId, OrderState, StoredEvent, view};
+use crate::ports::{FORGOTTEN_MAX, OrderCopies, StoreResult, Views};
 
 /// The builder of a process. Any number of processes may have one.
 pub struct ViewBuilder {
@@ -19,6 +20,8 @@ pub struct ViewBuilder {
     pub reader: EventReader,
     /// The views.
     pub views: Arc<dyn Views>,
+    /// The copies of orders, where there are any.
+    pub copies: Option<Arc<dyn OrderCopies>>,
     /// Time between two rounds.
     pub period: Duration,
 }
@@ -27,6 +30,7 @@ impl ViewBuilder {
     /// Adds what the next events of an instance say. Answers how many these are, and whether there are more.
     async fn build(&self, at: Instance) -> StoreResult<(usize, bool)> {
         let Some(unread) = self.reader.unread(at).await? else { return Ok((0, false)) };
+        self.forget_copies(&unread.page.events).await;
         let (sales, unreadable) = view::count(&unread.page.events);
         if unreadable > 0 {
             tracing::error!(unreadable, "events that this version cannot read are in no view");
@@ -34,6 +38,20 @@ impl ViewBuilder {
         // Another process or a rebuild has moved the reader: the next run begins where it is.
         let is_added = self.views.add(at, (unread.from(), &unread.page.next), &sales).await?;
         Ok((if is_added { unread.page.events.len() } else { 0 }, unread.has_more || !is_added))
+    }
+
+    /// Removes the copies of orders that took a step after their first one. Who took the step has done so, unless the
+    /// process died over it.
+    async fn forget_copies(&self, events: &[StoredEvent]) {
+        let Some(copies) = &self.copies else { return };
+        let is_first = |facts: &Arc<Facts>| facts.from == OrderState::Queued.as_str();
+        let changed = events.iter().filter(|event| !event.facts.as_ref().is_some_and(is_first));
+        let orders: Vec<OrderId> = changed.map(|event| event.order).collect();
+        for some in orders.chunks(FORGOTTEN_MAX) {
+            if let Err(error) = copies.forget(some).await {
+                tracing::debug!(%error, "copies are not removed");
+            }
+        }
     }
 }
 

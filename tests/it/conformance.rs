@@ -34,6 +34,7 @@ mod faults;
 mod greys;
 pub mod http_errors;
 mod journal;
+mod order_reads;
 mod payment_events;
 mod payments;
 mod poison;

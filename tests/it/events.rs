@@ -40,7 +40,8 @@ fn publisher(ports: &Ports) -> EventPublisher {
 }
 
 fn builder(ports: &Ports) -> ViewBuilder {
-    ViewBuilder { reader: reader(ports, VIEWS), views: ports.views.clone(), period: Duration::ZERO }
+    let (reader, copies) = (reader(ports, VIEWS), ports.order_copies.clone());
+    ViewBuilder { reader, views: ports.views.clone(), copies, period: Duration::ZERO }
 }
 
 /// Runs a task until it has gone on so often, and drops it then, as the end of its process does. Answers whether it

@@ -35,6 +35,8 @@ mod notifications;
 #[cfg(feature = "distributed")]
 mod order_changes;
 #[cfg(feature = "distributed")]
+mod order_copies;
+#[cfg(feature = "distributed")]
 mod order_log;
 #[cfg(feature = "distributed")]
 mod own_redis;

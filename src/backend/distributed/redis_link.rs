@@ -202,6 +202,11 @@ impl RedisLink {
         format!("{}{{limits}}:{bucket}", self.prefix)
     }
 
+    /// Answers the name of a set of copies of orders. `form` is the form of the copies.
+    pub fn copies(&self, form: u32, set: u64) -> String {
+        format!("{}copies:{form}:{set}", self.prefix)
+    }
+
     /// Runs a script by its hash, and loads it when the server has lost it.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::changes::{ReasonBody, checked_reason, read_body};
 use super::{Scope, change, operator};
-use crate::domain::{Order, OrderId, UserId};
+use crate::domain::{Order, OrderId, Payment, UserId};
 use crate::http::Context;
 use crate::http::problem::{Code, Problem};
 use crate::http::shopper::orders::{Whole, cancelled};
@@ -19,9 +19,14 @@ struct View<'a> {
     order: Whole<'a>,
 }
 
+/// Answers with an order that was changed just now.
 async fn respond(order: &Order, context: &Context) -> Result<HttpResponse, Problem> {
     let payments = context.shop.payments(order).await?;
-    Ok(HttpResponse::Ok().json(View { user_id: &order.user, order: Whole::of(order, &payments, context) }))
+    Ok(answer(order, &payments, context))
+}
+
+fn answer(order: &Order, payments: &[Payment], context: &Context) -> HttpResponse {
+    HttpResponse::Ok().json(View { user_id: &order.user, order: Whole::of(order, payments, context) })
 }
 
 fn order_id(path: &str) -> Result<OrderId, Problem> {
@@ -38,8 +43,9 @@ pub async fn read(
     context: web::Data<Context>,
 ) -> Result<HttpResponse, Problem> {
     operator(&request, &context, Scope::OrdersRead).await?;
-    let order = context.shop.any_order(order_id(&path)?).await?;
-    respond(&order.ok_or_else(|| Problem::new(Code::OrderNotFound))?, &context).await
+    let whole = context.shop.any_order(order_id(&path)?).await?;
+    let whole = whole.ok_or_else(|| Problem::new(Code::OrderNotFound))?;
+    Ok(answer(&whole.order, &whole.payments, &context))
 }
 
 /// Answers `POST /orders/{order}/cancel`.

@@ -1,0 +1,106 @@
+//! Reads the rows of orders for their buyers: what this process has read a moment ago, a copy that all processes share,
+//! and the database, in this order.
+
+use std::sync::Arc;
+
+use futures::FutureExt;
+use metrics::counter;
+
+use crate::clock::Clock;
+use crate::domain::{OrderId, WholeOrder};
+use crate::memory::order_cache::{Known, OrderCache};
+use crate::metrics::ORDER_READS;
+use crate::ports::{Copied, OrderCopies, Orders, Payments, StoreResult};
+
+/// The rows of orders.
+pub struct OrderRows {
+    cache: Arc<OrderCache>,
+    source: Arc<Source>,
+    clock: Clock,
+}
+
+/// Where rows are read.
+pub struct Source {
+    /// The rows.
+    pub orders: Arc<dyn Orders>,
+    /// The payments; `None` where the shop takes no money.
+    pub payments: Option<Arc<dyn Payments>>,
+    /// The copies, where there are any.
+    pub copies: Option<Arc<dyn OrderCopies>>,
+}
+
+impl OrderRows {
+    /// Makes it over what this process has read.
+    pub fn new(cache: Arc<OrderCache>, source: Source, clock: Clock) -> Self {
+        Self { cache, source: Arc::new(source), clock }
+    }
+
+    /// Answers an order whose row was read a moment ago. Costs no I/O.
+    pub fn recent(&self, order: OrderId) -> Option<Arc<WholeOrder>> {
+        self.cache.recent(order, self.clock.monotonic())
+    }
+
+    /// Reads the row of an order, at most a second late. `None` when it has none.
+    ///
+    /// # Errors
+    /// When it is known nowhere but in the database, and that cannot be read.
+    pub async fn read(&self, order: OrderId) -> Known {
+        let read = || {
+            let source = self.source.clone();
+            async move { source.read(order).await.map_err(Arc::new) }.boxed()
+        };
+        self.cache.read(order, self.clock.monotonic(), read).await
+    }
+
+    /// Reads the row of an order as it is now.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn read_now(&self, order: OrderId) -> StoreResult<Option<WholeOrder>> {
+        self.source.database(order).await
+    }
+}
+
+impl Source {
+    /// Reads the copy, or else the database, of which it makes the copy if it may.
+    async fn read(&self, order: OrderId) -> StoreResult<Option<Arc<WholeOrder>>> {
+        let Some(copies) = &self.copies else { return self.database(order).await.map(wrapped) };
+        let number = match copies.read(order).await {
+            Ok(Copied::Found(whole)) => {
+                counter!(ORDER_READS, "from" => "copies").increment(1);
+                return Ok(Some(Arc::new(*whole)));
+            }
+            Ok(Copied::Wanted(number)) => Some(number),
+            Ok(Copied::Awaited) => None,
+            Err(error) => {
+                tracing::debug!(%error, "copies cannot be read");
+                None
+            }
+        };
+        let row = self.database(order).await;
+        // The copy is for others: whoever reads the order has it, whether or not it could be kept.
+        let done = match (number, &row) {
+            (Some(number), Ok(Some(whole))) => copies.keep(number, whole).await.map(drop),
+            (Some(_), _) => copies.forget(&[order]).await,
+            (None, _) => Ok(()),
+        };
+        if let Err(error) = done {
+            tracing::debug!(%error, "a copy was not kept");
+        }
+        row.map(wrapped)
+    }
+
+    async fn database(&self, order: OrderId) -> StoreResult<Option<WholeOrder>> {
+        counter!(ORDER_READS, "from" => "database").increment(1);
+        let Some(order) = self.orders.order(order).await? else { return Ok(None) };
+        let payments = match &self.payments {
+            Some(payments) => payments.of(order.id).await?,
+            None => Vec::new(),
+        };
+        Ok(Some(WholeOrder { order, payments }))
+    }
+}
+
+fn wrapped(row: Option<WholeOrder>) -> Option<Arc<WholeOrder>> {
+    row.map(Arc::new)
+}
