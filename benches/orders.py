@@ -18,6 +18,7 @@ import time
 
 import stage
 from figures import slice_of, take, turns
+from sides import GENERATOR_CORE
 from stage import RAW, SKU, check, talk
 
 SECOND, SECOND_ADMIN, PROVIDER = "127.0.0.1:18484", "127.0.0.1:18494", "127.0.0.1:18485"
@@ -27,6 +28,7 @@ ROUNDS = 100  # of units that come back; each has a sample of each front
 WINDOW_S, GRACE_S = 10, 1  # of the orders that expire: the least, and a short one
 CLICK_S = 0.005  # between two clicks on a front
 LIVE, PAID = 100_000, 20_000  # orders at which the books are looked at; those that are paid are live, too
+BROWSED_ORDERS, BROWSED_SALES, ZIPF = 10_000, 200, 1.1  # as a large shop's readers were described
 LOOKS_S, LOOKS_PAIRS = 330, 2  # eleven minutes with looks, and as many without
 KEPT_MS = 6 * 3_600_000  # longer than all slices together: no order expires in them
 FLAG_S = 0.25  # how long a front trusts that a SKU is sold out, by default
@@ -184,6 +186,48 @@ def finished(place, sale, units, before, began):
     talk(f"  {units} in {seconds:.1f} s, {1e6 / run['cost_us']:,.0f} per CPU-second, audit passed; µs each: "
          + ", ".join(f"{name} {of / units * 1e6:.1f}" for name, of in spent.items()))
     return run
+
+
+# ---- reads ----------------------------------------------------------------------------------------------------
+
+def browsing(place, slices, seconds):
+    """Slices of people who look at their orders and at sales, as many as 70 % of what a front can answer."""
+    stage.need("wrk", "wrk")
+    sale = place.open_sale(BROWSED_ORDERS, payment_window_ms=KEPT_MS)
+    shape = ["--shape", "constant", "--rate", "1000", "--duration", f"{BROWSED_ORDERS // 1000}", "--connections", "256"]
+    orders = place.sell(sale, BROWSED_ORDERS, shape)
+    random.shuffle(orders)
+    sales = [sale, *(place.open_sale(10) for _ in range(BROWSED_SALES - 1))]
+    token = "Authorization"
+    lists = RAW / "orders.txt", RAW / "sales.txt"
+    lists[0].write_text("".join(f"{bearer[token].split()[1]} /api/v1/orders/{order}\n" for order, bearer in orders))
+    lists[1].write_text("".join(f"/api/v1/sales/{each}\n" for each in sales))
+
+    def browse(rate):
+        command = ["taskset", "-c", str(GENERATOR_CORE), "wrk", "-t1", "-c64", f"-d{seconds}s", "-s",
+                   "benches/browse.lua", f"http://{place.side.shop}", "--", *map(str, lists), str(ZIPF), str(rate)]
+        done = subprocess.run(command, cwd=stage.ROOT, stdout=subprocess.PIPE, text=True, check=True)
+        found = json.loads(done.stdout.splitlines()[-1])
+        check(found["refusals"] + found["failures"] == 0, f"not all answered: {found}")
+        return found["requests"] / found["microseconds"] * 1e6
+
+    knee = browse(0)
+    pace = 0.7 * knee
+    talk(f"  {knee:,.0f} answers a second at most, and {pace:,.0f} from here on")
+    for _ in range(slices):
+        before, spent = reads(place), stage.cpu_now(place.pids)
+        answers = browse(pace) * seconds
+        spent = stage.cpu_between(spent, stage.cpu_now(place.pids))
+        yield {"answers": answers, "cpu_s": spent,
+               **{level: number - before.get(level, 0) for level, number in reads(place).items()}}
+    for each in sales:
+        place.end_sale(each)
+
+
+def reads(place):
+    """How many reads of orders each level of the front has answered."""
+    found = stage.samples(place.side.admin, "seckill_order_reads_total")
+    return {labels.split('from="')[1].split('"')[0]: value for labels, value in found.items()}
 
 
 # ---- looks at the books ---------------------------------------------------------------------------------------

@@ -45,6 +45,7 @@ def refusing(side, options, outcome, pace, rules=(), **settings):
     # Every sale that is on costs a front something in the background: those of earlier runs are not this row's.
     environment = side.fresh("refused_", http__workers=1, **settings)
     key = stage.make_key(side, environment)
+    rules_key = stage.make_key(side, environment, "limits:write") if rules else None
     role = "all" if "backend__mode" in settings else "api"
     front = [side.programs["seckill"], "serve", "--role", role, "--bind", side.shop, "--admin-bind", side.admin]
     with stage.running(front, environment, SERVER_CORE, stderr=subprocess.DEVNULL) as front:
@@ -52,7 +53,7 @@ def refusing(side, options, outcome, pace, rules=(), **settings):
         stock = 500 if outcome == "sold_out" else 10_000_000
         sale = stage.open_sale(side, environment, stock, key)
         for name, body in rules:
-            stage.put_rule(side, environment, key, name, body)
+            stage.put_rule(side, environment, rules_key, name, body)
         if outcome == "sold_out":
             sell_out(side, sale, stock)
         names = [f"buyer-{number:010}" for number in range(USERS)]

@@ -297,9 +297,10 @@ def token(secret, user):
     return (head + b"." + part(hmac.digest(secret.encode(), head, hashlib.sha256))).decode()
 
 
-def make_key(side, environment):
+def make_key(side, environment, *scopes):
     """An operator's key; of a data folder only while nobody serves it."""
-    return side.run("key", "create", "--name", "bench", environment=environment)
+    allows = ["--scopes", ",".join(scopes)] if scopes else []
+    return side.run("key", "create", "--name", "bench", *allows, environment=environment)
 
 
 def sale_name():

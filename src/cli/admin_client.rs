@@ -51,9 +51,17 @@ impl AdminClient {
             let bytes = limited.collect().await.map_err(|error| anyhow::anyhow!(error))?.to_bytes();
             anyhow::Ok((status, bytes))
         };
+        let mut exchange = std::pin::pin!(exchange);
         let (status, bytes) = tokio::select! {
-            answer = exchange => answer?,
-            ended = connection => { ended?; bail!("the connection ended without an answer") }
+            answer = &mut exchange => answer?,
+            // A server may answer and hang up at once, before it has read the body.
+            ended = connection => match exchange.await {
+                Ok(answer) => answer,
+                Err(error) => {
+                    ended?;
+                    return Err(error.context("the connection ended without an answer"));
+                }
+            },
         };
         let answer: Value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
         if status.is_success() {

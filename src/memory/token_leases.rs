@@ -113,10 +113,21 @@ impl Lease {
         if waiting == 0 { in_hand.max(1) } else { waiting + in_hand.saturating_sub(waiting) }
     }
 
+    /// Serves those of `waiting` requests for which there are tokens in hand: a call that was under way while they came
+    /// may have brought some.
+    fn serve(&mut self, waiting: u32, now_ns: u64) -> u32 {
+        let served = if now_ns < self.void_at_ns { waiting.min(self.left) } else { 0 };
+        self.left -= served;
+        served
+    }
+
     /// Takes a grant for `waiting` requests, and answers how many of them have a token. The call began at `asked_ns`.
-    fn grant(&mut self, wished: u32, waiting: u32, grant: TokenGrant, asked_ns: u64) -> u32 {
+    /// What another call has brought meanwhile stays in hand, at most `most` in all.
+    fn grant(&mut self, (wished, most): (u32, u32), waiting: u32, grant: TokenGrant, asked_ns: u64) -> u32 {
         let served = waiting.min(grant.tokens);
-        (self.left, self.had) = (grant.tokens - served, grant.tokens);
+        let in_hand = if asked_ns < self.void_at_ns { self.left } else { 0 };
+        self.left = in_hand.saturating_add(grant.tokens - served).min(most);
+        self.had = self.left + served;
         (self.began_ns, self.void_at_ns) = (asked_ns, asked_ns + LIFE_NS);
         let wait_ns = u64::try_from(grant.wait.as_nanos()).unwrap_or(SECOND_NS);
         let is_short = grant.tokens < wished;
@@ -223,10 +234,21 @@ impl LeaseOf {
         self.with(|lease| lease.wish(shared.most, waiting, now_ns)).min(shared.rate.holds())
     }
 
+    /// Serves those of `waiting` requests for which there are tokens in hand, and answers how many these are.
+    pub fn serve(&self, waiting: u32, now_ns: u64) -> u32 {
+        self.with(|lease| lease.serve(waiting, now_ns))
+    }
+
     /// Takes a grant for `waiting` requests, and answers how many of them have a token. `asked_ns` is when the call
     /// began.
-    pub fn grant(&self, wished: u32, waiting: u32, grant: TokenGrant, asked_ns: u64) -> u32 {
-        self.with(|lease| lease.grant(wished, waiting, grant, asked_ns))
+    pub fn grant(
+        &self,
+        shared: &Shared,
+        (wished, waiting): (u32, u32),
+        grant: TokenGrant,
+        asked_ns: u64,
+    ) -> u32 {
+        self.with(|lease| lease.grant((wished, shared.most), waiting, grant, asked_ns))
     }
 
     /// Goes on alone for a while, because the bucket could not be asked.
@@ -288,10 +310,10 @@ mod tests {
         for lease in both() {
             let shared = shared(1000);
             assert_eq!(lease.take(&shared, MS), Taken::Asks);
-            assert_eq!(lease.grant(20, 2, grant(20, 20), MS), 2);
+            assert_eq!(lease.grant(&shared, (20, 2), grant(20, 20), MS), 2);
             assert_eq!(taken(&lease, &shared, 5 * MS), 18);
             assert_eq!(lease.take(&shared, 5 * MS), Taken::Asks, "all that was wished for was there");
-            assert_eq!(lease.grant(20, 0, grant(20, 40), 6 * MS), 0);
+            assert_eq!(lease.grant(&shared, (20, 0), grant(20, 40), 6 * MS), 0);
             assert_eq!(lease.take(&shared, 6 * MS + LIFE_NS), Taken::Asks, "void");
         }
     }
@@ -300,7 +322,7 @@ mod tests {
     fn a_bucket_that_was_short_is_left_alone_for_a_moment() {
         for lease in both() {
             let shared = shared(1000);
-            assert_eq!(lease.grant(20, 3, grant(2, 2), MS), 2, "the third one has none");
+            assert_eq!(lease.grant(&shared, (20, 3), grant(2, 2), MS), 2, "the third one has none");
             assert_eq!(lease.take(&shared, 2 * MS), Taken::Refused(Duration::from_millis(9)));
             assert_eq!(lease.take(&shared, 5 * MS), Taken::Refused(Duration::from_millis(6)));
             assert_eq!(lease.take(&shared, 11 * MS), Taken::Asks);
@@ -313,12 +335,28 @@ mod tests {
         assert_eq!(lease.wish(&shared, 1, MS), 1, "nothing is known yet");
         assert_eq!(lease.wish(&shared, 9, MS), 9, "so many wait");
         assert_eq!(lease.wish(&shared, 500, MS), 500, "one for each");
-        lease.grant(10, 10, grant(10, 10), 0);
+        lease.grant(&shared, (10, 10), grant(10, 10), 0);
         assert_eq!(lease.wish(&shared, 1, 5 * MS), 40, "four times as many");
         assert_eq!(lease.wish(&shared, 1, 50 * MS), 10, "that was enough for as long as it is meant to be");
         assert_eq!(lease.wish(&shared, 1, 500 * MS), 1);
-        lease.grant(100, 0, grant(100, 110), 0);
+        lease.grant(&shared, (100, 0), grant(100, 110), 0);
         assert_eq!(lease.wish(&shared, 1, 50 * MS), 1, "none was used");
+    }
+
+    #[test]
+    fn what_two_calls_bring_is_all_there() {
+        for lease in both() {
+            let shared = shared(1000);
+            assert_eq!(lease.grant(&shared, (50, 10), grant(50, 50), MS), 10);
+            assert_eq!(lease.serve(15, 2 * MS), 15, "they came while it was asked for");
+            assert_eq!(lease.grant(&shared, (60, 5), grant(30, 80), 2 * MS), 5);
+            assert_eq!(lease.serve(1000, 3 * MS), 50);
+            assert_eq!(lease.grant(&shared, (90, 0), grant(90, 170), 3 * MS), 0);
+            lease.grant(&shared, (90, 0), grant(90, 260), 3 * MS);
+            assert_eq!(lease.serve(1000, 3 * MS), 100, "no more in hand than a tenth of a second has");
+            lease.grant(&shared, (90, 0), grant(90, 350), 3 * MS);
+            assert_eq!(lease.serve(1, 3 * MS + LIFE_NS), 0, "void");
+        }
     }
 
     #[test]
@@ -339,7 +377,7 @@ mod tests {
             // A quarter is its own.
             for _ in 0..30 {
                 given += 30;
-                lease.grant(10, 10, grant(10, given), now_ns);
+                lease.grant(&shared, (10, 10), grant(10, given), now_ns);
                 given += 10;
                 now_ns += 100 * MS;
             }
@@ -355,7 +393,7 @@ mod tests {
             // Failing again is no new burst.
             lease.fail(&shared, now_ns + ALONE_NS);
             assert!(taken(&lease, &shared, now_ns + ALONE_NS) <= 4);
-            lease.grant(10, 0, grant(10, 5), now_ns + ALONE_NS + MS);
+            lease.grant(&shared, (10, 0), grant(10, 5), now_ns + ALONE_NS + MS);
             assert_eq!(taken(&lease, &shared, now_ns + ALONE_NS + MS), 10, "back");
         }
     }

@@ -193,36 +193,40 @@ impl Traffic {
         for wish in &batch {
             *waiting.entry(&wish.bucket).or_default() += 1;
         }
-        let mut wishes: Vec<(LeaseWish, u32)> = Vec::with_capacity(waiting.len());
+        let now_ns = self.clock.monotonic().ns();
+        let mut served: HashMap<String, (u32, Option<Duration>)> = HashMap::with_capacity(waiting.len());
+        let mut wishes: Vec<(LeaseWish, u32)> = Vec::new();
         for wish in &batch {
-            if let Some(waiting) = waiting.remove(wish.bucket.as_str()) {
-                wishes.push((wish.clone(), waiting));
+            let Some(waiting) = waiting.remove(wish.bucket.as_str()) else { continue };
+            let at_once = wish.lease.serve(waiting, now_ns);
+            served.insert(wish.bucket.clone(), (at_once, None));
+            if at_once < waiting {
+                wishes.push((wish.clone(), waiting - at_once));
             }
         }
-        let mut answers: HashMap<String, (u32, Duration)> = HashMap::with_capacity(wishes.len());
-        match self.lease_tokens(&wishes).await {
-            Some(granted) => {
-                answers.extend(wishes.into_iter().map(|(wish, _)| wish.bucket).zip(granted));
-                let answer = |wish: LeaseWish| match answers.get_mut(&wish.bucket) {
-                    Some((served, _)) if *served > 0 => {
-                        *served -= 1;
-                        Ok(())
-                    }
-                    other => Err(other.map_or(LEASE_WAIT, |(_, wait)| *wait)),
-                };
-                batch.into_iter().map(answer).collect()
-            }
-            None => {
-                let now_ns = self.clock.monotonic().ns();
-                batch.into_iter().map(|wish| wish.lease.take_alone(&wish.shared, now_ns)).collect()
-            }
+        for ((wish, _), granted) in wishes.iter().zip(self.lease_tokens(&wishes).await.unwrap_or_default()) {
+            let (has, wait) = served.entry(wish.bucket.clone()).or_default();
+            (*has, *wait) = (*has + granted.0, Some(granted.1));
         }
+        let now_ns = self.clock.monotonic().ns();
+        let answer = |wish: LeaseWish| match served.get_mut(&wish.bucket) {
+            Some((has, _)) if *has > 0 => {
+                *has -= 1;
+                Ok(())
+            }
+            Some((_, Some(wait))) => Err(*wait),
+            _ => wish.lease.take_alone(&wish.shared, now_ns),
+        };
+        batch.into_iter().map(answer).collect()
     }
 
     /// Asks for tokens of shared buckets, for so many requests that wait for each. Answers how many of them have one,
     /// and after what time there is another one; `None` when the buckets could not be asked.
     async fn lease_tokens(&self, wishes: &[(LeaseWish, u32)]) -> Option<Vec<(u32, Duration)>> {
         let asked_ns = self.clock.monotonic().ns();
+        if wishes.is_empty() {
+            return None;
+        }
         let wished = wishes.iter().map(|(wish, waiting)| TokenWish {
             bucket: wish.bucket.clone(),
             rate: wish.shared.rate,
@@ -239,7 +243,7 @@ impl Traffic {
         };
         let granted = wishes.iter().zip(wished).zip(granted).map(|(((wish, waiting), wished), grant)| {
             self.counts.note(&wished, grant);
-            let served = wish.lease.grant(wished.tokens, *waiting, grant, asked_ns);
+            let served = wish.lease.grant(&wish.shared, (wished.tokens, *waiting), grant, asked_ns);
             (served, grant.wait)
         });
         Some(granted.collect())

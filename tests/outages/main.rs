@@ -16,8 +16,12 @@ mod kafka;
 mod lost_orders;
 mod mysql;
 mod processes;
+#[path = "../it/provider.rs"]
+#[expect(dead_code, reason = "the other test binary uses the rest")]
+mod provider;
 mod proxy;
 mod redis;
 mod set_back;
 mod shaving;
+mod sick;
 mod world;

@@ -29,6 +29,8 @@ pub struct Proxy {
     weather: watch::Sender<Weather>,
     /// How many answers to COMMIT are still to be lost.
     commits_to_lose: Arc<AtomicUsize>,
+    /// How many connections and questions came from the client.
+    calls: Arc<AtomicUsize>,
     listening: JoinHandle<()>,
 }
 
@@ -45,19 +47,26 @@ impl Proxy {
         let address = listener.local_addr().expect("an address");
         let (weather, forecast) = watch::channel(Weather::Fair);
         let commits_to_lose = Arc::new(AtomicUsize::new(0));
-        let lose = commits_to_lose.clone();
+        let calls = Arc::new(AtomicUsize::new(0));
+        let (lose, count) = (commits_to_lose.clone(), calls.clone());
         let listening = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
+                count.fetch_add(1, Ordering::Relaxed);
                 if *forecast.borrow() != Weather::Cut {
-                    tokio::spawn(pass(client, server, forecast.clone(), lose.clone()));
+                    tokio::spawn(pass(client, server, forecast.clone(), (lose.clone(), count.clone())));
                 }
             }
         });
-        Self { address, weather, commits_to_lose, listening }
+        Self { address, weather, commits_to_lose, calls, listening }
     }
 
     pub fn set(&self, weather: Weather) {
         self.weather.send_replace(weather);
+    }
+
+    /// Counts the connections and questions that have come from the client.
+    pub fn calls(&self) -> usize {
+        self.calls.load(Ordering::Relaxed)
     }
 
     /// Loses one answer: the next COMMIT reaches the server, and then the connection is cut.
@@ -74,14 +83,14 @@ async fn pass(
     client: TcpStream,
     server: SocketAddr,
     forecast: watch::Receiver<Weather>,
-    commits_to_lose: Arc<AtomicUsize>,
+    (commits_to_lose, calls): (Arc<AtomicUsize>, Arc<AtomicUsize>),
 ) {
     let Ok(upstream) = TcpStream::connect(server).await else { return };
     drop(client.set_nodelay(true).and(upstream.set_nodelay(true)));
     let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), upstream.into_split());
     let mut until_cut = forecast.clone();
     tokio::select! {
-        () = ask(from_client, to_server, commits_to_lose) => {}
+        () = ask(from_client, to_server, commits_to_lose, calls) => {}
         () = answer(from_server, to_client, forecast) => {}
         _ = until_cut.wait_for(|weather| *weather == Weather::Cut) => {}
     }
@@ -89,9 +98,15 @@ async fn pass(
 
 /// Passes bytes from the client to the server. It ends, and the connection with it, when the answer to a COMMIT is to
 /// be lost.
-async fn ask(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, commits_to_lose: Arc<AtomicUsize>) {
+async fn ask(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    commits_to_lose: Arc<AtomicUsize>,
+    calls: Arc<AtomicUsize>,
+) {
     let mut chunk = vec![0; 65_536];
     while let Ok(size @ 1..) = from.read(&mut chunk).await {
+        calls.fetch_add(1, Ordering::Relaxed);
         let is_commit = chunk[..size].windows(6).any(|word| word == b"COMMIT");
         let lose = is_commit && commits_to_lose.swap(0, Ordering::SeqCst) > 0;
         if to.write_all(&chunk[..size]).await.is_err() || lose {

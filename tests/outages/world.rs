@@ -85,7 +85,7 @@ impl World {
         Servers::of(&self.config)
     }
 
-    fn proxy(&self, part: &str) -> &Proxy {
+    pub fn proxy(&self, part: &str) -> &Proxy {
         match part {
             "redis" => &self.redis,
             "mysql-a" => &self.mysql[0],

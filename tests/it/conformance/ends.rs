@@ -196,6 +196,8 @@ async fn an_order_expires_after_the_grace_and_not_before(mode: Mode) {
     let (one, other) = tokio::join!(sweeper.run_once(), sweeper.run_once());
     assert_eq!(one.expect("a round").done + other.expect("a round").done, 1, "once");
     assert_eq!(sweeper.run_once().await.expect("a round").done, 0);
+    // The sweeper is another process to the shop, which may remember the order for a moment.
+    eventually("the buyer reads it", async || shop.status("ada", &order).await == "expired").await;
     let read = shop.get("ada", &format!("/api/v1/orders/{order}")).await.json();
     assert_eq!(
         (&read["status"], &read["final"], &read["expires_at"]),
