@@ -119,9 +119,10 @@ pub async fn start_on(
     let rulebook = Rulebook::new(config.limits.rates(), backend.token_leases.is_some(), guards.clone());
     let orders_max = usize::try_from(config.cache.orders_max).unwrap_or(usize::MAX);
     let memory = Memory::new(map, rulebook, guards.clone(), OrderCache::new(orders_max));
-    let backend = forgetting(backend, &memory.orders);
     let outbound = outbound(config)?;
-    let of_buyers = guarded(backend.clone(), &guards, map, &clock);
+    // Buyers do not wait for copies to be removed by a Redis that is known not to answer.
+    let of_buyers = forgetting(guarded(backend.clone(), &guards, map, &clock), &memory.orders, &clock);
+    let backend = forgetting(backend, &memory.orders, &clock);
     let ports = (of_buyers, till::till(&config.payment, &guards, &clock)?, outbound.clone());
     let shop = Shop::new(ports, memory.clone(), settings(config), map, clock.clone(), front.clone());
     let (ports, holder) = (&backend, chance::bytes());

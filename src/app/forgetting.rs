@@ -6,9 +6,11 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
+use crate::clock::Clock;
 use crate::domain::order_life::OrderEvent;
 use crate::domain::payment::RefundKey;
 use crate::domain::{
@@ -25,7 +27,11 @@ use crate::ports::{
 struct Memories {
     cache: Arc<OrderCache>,
     copies: Option<Arc<dyn OrderCopies>>,
+    clock: Clock,
 }
+
+/// How long a change waits for the removal of copies. What is on its way arrives all the same.
+const PATIENCE: Duration = Duration::from_millis(10);
 
 impl Memories {
     /// Makes a change, and has its orders forgotten, whatever came of it.
@@ -38,8 +44,10 @@ impl Memories {
         orders.iter().for_each(|order| self.cache.forget(*order));
         if let Some(copies) = &self.copies {
             for some in orders.chunks(FORGOTTEN_MAX) {
-                if let Err(error) = copies.forget(some).await {
-                    tracing::debug!(%error, "copies are not removed yet");
+                match self.clock.timeout(PATIENCE, copies.forget(some)).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => tracing::debug!(%error, "copies are not removed yet"),
+                    Err(late) => tracing::debug!(%late, "copies are not known to be removed"),
                 }
             }
         }
@@ -48,8 +56,8 @@ impl Memories {
 }
 
 /// Has the changes of all ports forget what is remembered.
-pub fn forgetting(mut ports: Ports, cache: &Arc<OrderCache>) -> Ports {
-    let with = Memories { cache: cache.clone(), copies: ports.order_copies.clone() };
+pub fn forgetting(mut ports: Ports, cache: &Arc<OrderCache>, clock: &Clock) -> Ports {
+    let with = Memories { cache: cache.clone(), copies: ports.order_copies.clone(), clock: clock.clone() };
     ports.order_changes = Arc::new(ForgettingChanges { of: ports.order_changes, with: with.clone() });
     ports.payments = Arc::new(ForgettingPayments { of: ports.payments, with: with.clone() });
     ports.captures = Arc::new(ForgettingCaptures { of: ports.captures, with: with.clone() });

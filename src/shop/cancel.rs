@@ -31,7 +31,7 @@ impl Shop {
     /// # Errors
     /// When a component failed. After an unknown outcome the order may be cancelled.
     pub async fn cancel(&self, user: &UserId, id: OrderId) -> Result<Cancelled, Failure> {
-        match self.order(user, id).await? {
+        match self.order_to_change(user, id).await? {
             Some(_) => self.give_up(id, &Mover::BUYER).await,
             None => Ok(Cancelled::Unknown),
         }

@@ -57,6 +57,26 @@ impl Shop {
         Ok(self.find(id, Reading::MaybeLate).await?.filter(|whole| whole.order.user == *user))
     }
 
+    /// Reads the order of a buyer who changes it. One that has a row is read in the database alone, so that nobody needs
+    /// Redis to pay.
+    ///
+    /// # Errors
+    /// As [`Self::order`].
+    pub(super) async fn order_to_change(
+        &self,
+        user: &UserId,
+        id: OrderId,
+    ) -> Result<Option<Arc<WholeOrder>>, Failure> {
+        if id.shard() != self.map.shard_of(user) {
+            return Ok(None);
+        }
+        match self.ports.orders.order(id).await.map_err(Failure::of_read)? {
+            Some(order) if order.user == *user => Ok(Some(Arc::new(WholeOrder::from(order)))),
+            Some(_) => Ok(None),
+            None => self.order(user, id).await,
+        }
+    }
+
     /// Reads anybody's order as it is now, for operators.
     ///
     /// # Errors

@@ -20,12 +20,14 @@ const RATE: u32 = 40;
 const WATCHED: Duration = Duration::from_millis(2000);
 /// Buyers of each instance who want to pay: more than do while the provider is watched.
 const PAYERS: usize = 1_000;
+/// Most faults of one illness that are shown.
+const FAULTS_SHOWN: usize = 6;
 /// How long breakers take until they know: after that the answers come at once.
 const KNOWN_AFTER: Duration = Duration::from_millis(1200);
 /// How soon all is well again.
 const WELL_WITHIN: Duration = Duration::from_secs(2);
-/// How long an answer of a path takes at most that needs what is ill, before that is known: the time limit of MySQL, and
-/// what the machine may add.
+/// How long an answer takes at most while nobody knows yet that something is ill: the time limit of MySQL and, here, of
+/// the provider, and what the machine may add.
 const ANSWERED_WITHIN: Duration = Duration::from_millis(2000 + 500);
 
 /// What the shop stands on.
@@ -60,6 +62,12 @@ enum Path {
 const PATHS: [Path; 6] = [Path::Sale, Path::Buy, Path::List(0), Path::List(1), Path::Pay(0), Path::Pay(1)];
 
 impl Path {
+    /// Answers whether it is served without a part as it is with it.
+    fn is_free_of(self, part: Part) -> bool {
+        // A purchase waits for the log for a moment, and is answered without it.
+        !(self.needs(part) || self == Self::Buy && part == Part::Kafka)
+    }
+
     /// Answers whether it cannot be served without a part.
     fn needs(self, part: Part) -> bool {
         match part {
@@ -214,12 +222,14 @@ fn calls(world: &World, provider: &Proxy, part: Part) -> usize {
     }
 }
 
-/// Checks the answers while a part is ill since `since`.
-fn check_answers(part: Part, illness: Illness, since: Instant, samples: &[Sample]) {
-    let what = format!("{part:?} {illness:?}");
+/// Answers what is wrong with the answers while a part is ill since `since`.
+fn wrong(part: Part, since: Instant, samples: &[Sample]) -> Vec<String> {
+    let mut found = Vec::new();
     for sample in samples {
         if !sample.path.needs(part) {
-            assert!(sample.is_served(), "{what}: {sample:?}");
+            if !sample.is_served() {
+                found.push(format!("{sample:?}, which needs nothing of it"));
+            }
             continue;
         }
         let is_documented = sample.is_served()
@@ -227,8 +237,9 @@ fn check_answers(part: Part, illness: Illness, since: Instant, samples: &[Sample
                 (sample.status, sample.code.as_str()),
                 (503, "dependency_unavailable") | (504, "outcome_unknown")
             );
-        assert!(is_documented, "{what}: {sample:?}");
-        assert!(sample.took < ANSWERED_WITHIN, "{what}: {sample:?}");
+        if !is_documented || sample.took > ANSWERED_WITHIN {
+            found.push(format!("{sample:?}"));
+        }
     }
     // What is known to be ill is not asked, and nobody waits for it.
     let mut late: Vec<Duration> = samples
@@ -237,9 +248,10 @@ fn check_answers(part: Part, illness: Illness, since: Instant, samples: &[Sample
         .map(|sample| sample.took)
         .collect();
     late.sort_unstable();
-    if let Some(median) = late.get(late.len() / 2) {
-        assert!(*median < Duration::from_millis(100), "{what}: half of them wait for {median:?}");
+    if let Some(median) = late.get(late.len() / 2).filter(|median| **median > Duration::from_millis(100)) {
+        found.push(format!("half of the late ones wait for {median:?}"));
     }
+    found
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -251,16 +263,16 @@ async fn who_needs_what_is_ill_is_told_so_and_nobody_else_notices() {
     let provider = Proxy::start(0, simulator.address).await;
     let url = format!("http://{}", provider.address);
     let mut flags = paying(&url);
-    flags.extend([("redis.response_timeout_ms", "140")]);
+    flags.extend([("redis.response_timeout_ms", "140"), ("payment.timeout_ms", "2000")]);
     let mut world = World::new(&flags).await;
     let watch = Watch::new(&world, PAYERS).await;
-    let mut report = Vec::new();
+    let (mut report, mut wrongs) = (Vec::new(), 0);
     for part in parts {
+        let before = calls(&world, &provider, part);
+        let well = watch.watch(WATCHED).await;
+        let asked_well = calls(&world, &provider, part) - before;
+        assert!(well.iter().all(Sample::is_served), "before {part:?} is ill: {well:?}");
         for illness in ILLNESSES {
-            let before = calls(&world, &provider, part);
-            let well = watch.watch(WATCHED).await;
-            let asked_well = calls(&world, &provider, part) - before;
-            assert!(well.iter().all(Sample::is_served), "{part:?} before {illness:?}: {well:?}");
             let before = calls(&world, &provider, part);
             let since = Instant::now();
             falls_ill(&mut world, &provider, part, illness).await;
@@ -269,27 +281,39 @@ async fn who_needs_what_is_ill_is_told_so_and_nobody_else_notices() {
             heals(&mut world, &provider);
             let healed = Instant::now();
             let after = watch.watch(WELL_WITHIN + Duration::from_secs(1)).await;
-            check_answers(part, illness, since, &ill);
-            let worst = PATHS.into_iter().filter(|path| !path.needs(part)).map(|path| {
+            let mut faults = wrong(part, since, &ill);
+            let worst = PATHS.into_iter().filter(|path| path.is_free_of(part)).map(|path| {
                 let (with, without) = (p99(&ill, path), p99(&well, path));
                 (with.as_secs_f64() / without.as_secs_f64(), path, with, without)
             });
             let worst = worst.max_by(|a, b| a.0.total_cmp(&b.0)).expect("the sale's page needs nothing");
             let failed = after.iter().filter(|sample| !sample.is_served()).map(|sample| sample.began);
             let well_after = failed.max().map_or(Duration::ZERO, |last| last - healed);
+            if well_after > WELL_WITHIN {
+                faults.push(format!("it is well again after {well_after:?}"));
+            }
+            // The margin is for what stands on other clocks: beats, leases, the rounds of the workers.
+            if asked_ill > asked_well * 11 / 10 + 50 {
+                faults.push(format!("it is asked {asked_ill} times, and {asked_well} times when it is well"));
+            }
+            // A machine of two cores that runs the shop, its servers and the crowd has hiccups of its own.
+            if worst.2 > worst.3 * 3 + Duration::from_millis(50) {
+                faults.push(format!(
+                    "{:?} has a p99 of {:?}, and of {:?} when all is well",
+                    worst.1, worst.2, worst.3
+                ));
+            }
+            wrongs += faults.len();
+            faults.truncate(FAULTS_SHOWN);
             report.push(format!(
                 "{part:?} {illness:?}: asked {asked_ill} times, {asked_well} when well; healthy p99 {:.2} ({:?} {:?} : {:?}); \
-                 well after {well_after:?}",
+                 well after {well_after:?}; {faults:#?}",
                 worst.0, worst.1, worst.2, worst.3
             ));
-            assert!(well_after <= WELL_WITHIN, "{report:#?}");
-            // The margin is for what stands on other clocks: beats, leases, the rounds of the workers.
-            assert!(asked_ill <= asked_well * 11 / 10 + 50, "{report:#?}");
-            // A machine of two cores that runs the shop, its servers and the crowd has hiccups of its own.
-            assert!(worst.2 <= worst.3 * 3 + Duration::from_millis(50), "{report:#?}");
         }
     }
-    println!("{report:#?}");
+    println!("{}", report.join("\n"));
+    assert_eq!(wrongs, 0, "{}", report.join("\n"));
     watch.shop.finish().await;
     world.finish().await;
 }

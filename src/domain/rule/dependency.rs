@@ -38,7 +38,7 @@ pub struct BreakerTerms {
 }
 
 fn window_ms() -> u32 {
-    2000
+    1000
 }
 
 fn calls_min() -> u32 {
@@ -54,7 +54,7 @@ fn slow_ms() -> u32 {
 }
 
 fn slow_percent() -> u8 {
-    80
+    60
 }
 
 fn open_ms() -> u32 {

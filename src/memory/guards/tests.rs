@@ -90,7 +90,7 @@ fn slow_calls_open_it_and_few_or_old_ones_do_not() {
         assert_eq!(call(&slow, at_ms, 60, Outcome::Answered), Ok(()));
     }
     assert_eq!(call(&slow, 70, 1, Outcome::Answered), Err(Refused::Open));
-    let (_guards, seldom) = guard(&[breaker(serde_json::json!({}))]);
+    let (_guards, seldom) = guard(&[breaker(serde_json::json!({ "window_ms": 2000 }))]);
     for at_s in 0..20 {
         assert_eq!(call(&seldom, at_s * 1000, 1, Outcome::Failed), Ok(()), "three in a window");
     }
