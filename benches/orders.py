@@ -29,6 +29,7 @@ WINDOW_S, GRACE_S = 10, 1  # of the orders that expire: the least, and a short o
 CLICK_S = 0.005  # between two clicks on a front
 LIVE, PAID = 100_000, 20_000  # orders at which the books are looked at; those that are paid are live, too
 BROWSED_ORDERS, BROWSED_SALES, ZIPF = 10_000, 200, 1.1  # as a large shop's readers were described
+BROWSED_BEFORE_S = 30  # until most orders were looked at once
 LOOKS_S, LOOKS_PAIRS = 330, 2  # eleven minutes with looks, and as many without
 KEPT_MS = 6 * 3_600_000  # longer than all slices together: no order expires in them
 FLAG_S = 0.25  # how long a front trusts that a SKU is sold out, by default
@@ -211,7 +212,8 @@ def browsing(place, slices, seconds):
         check(found["refusals"] + found["failures"] == 0, f"not all answered: {found}")
         return found["requests"] / found["microseconds"] * 1e6
 
-    knee = browse(0)
+    for _ in range(BROWSED_BEFORE_S // seconds):
+        knee = browse(0)
     pace = 0.7 * knee
     talk(f"  {knee:,.0f} answers a second at most, and {pace:,.0f} from here on")
     for _ in range(slices):

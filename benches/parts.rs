@@ -63,6 +63,8 @@ enum Part {
     RawInsert,
     /// N purchases of a sold-out sale through the router, in this process.
     Refused { requests: usize },
+    /// N purchases that a limit refuses, through the router, in this process.
+    Throttled { requests: usize },
     /// N checks of purchase tokens.
     CheckedToken { requests: usize },
     /// N purchases that are accepted, one after another, each by another buyer.
@@ -80,6 +82,7 @@ fn main() -> anyhow::Result<()> {
         Some(Part::Writer) => writer::run(&config),
         Some(Part::RawInsert) => raw_insert::run(&config),
         Some(Part::Refused { requests }) => requests::refused(&config, requests),
+        Some(Part::Throttled { requests }) => requests::throttled(&config, requests),
         Some(Part::CheckedToken { requests }) => requests::checked_token(requests),
         Some(Part::Accepted { requests }) => requests::accepted(&config, requests),
         None => slices::say(&serde_json::json!({ "hint": "a part of benches/run; see benches/run --help" })),

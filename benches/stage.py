@@ -336,7 +336,7 @@ def fifty_rules():
     yield from ((f"d{n}", bucket("all", route="purchase", sale=f"another-{n}")) for n in range(5))
     for scope, count in (("all", 4), ("user", 2), ("address", 2), ("sale", 2)):
         yield from ((f"e-{scope}-{n}", bucket(scope, route="purchase")) for n in range(count))
-    yield "z", bucket("user", 1, route="purchase")
+    yield "z", bucket("address", 1, route="purchase")
 
 
 def put_rule(side, environment, key, name, body):

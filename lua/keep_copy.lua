@@ -1,5 +1,5 @@
--- Keeps the copy of an order, if its caller may still make it: whoever changes the order takes that right away. Of a set
--- with too many copies another one goes.
+-- Keeps the copy of an order, if its caller may still make it: whoever changes the order takes that right away. Of a
+-- set with too many copies another one goes.
 --
 -- KEYS  1 a set of copies, as in read_copy.lua
 -- ARGV  1 order id, 2 the caller's number, 3 most copies of the set, 4 the copy

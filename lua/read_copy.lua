@@ -1,6 +1,7 @@
 -- Reads the copy of an order, or lets one caller make it. Who makes it takes no other copy's place before it is there.
 --
--- KEYS  1 a set of copies (order id -> = and the copy, or the number of who makes it, |, and until when in ms since 1970)
+-- KEYS  1 a set of copies (order id -> = and the copy, or the number of who makes it, |, and until when, in ms since
+--       1970)
 -- ARGV  1 order id, 2 the caller's number, 3 ms that the caller has to make the copy, 4 most copies of the set,
 --       5 ms that a set lives
 -- Result: the copy with its =; else 1 when the caller makes it, and 0 when not: another one does, or too many do

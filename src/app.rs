@@ -11,14 +11,16 @@ mod payment_tasks;
 mod published_keys;
 #[cfg(feature = "distributed")]
 mod recover;
+mod reload;
 mod role;
 mod servers;
 mod simulator;
 mod till;
 mod workers;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use actix_web::dev::ServerHandle;
@@ -28,7 +30,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::chance;
 use crate::clock::Clock;
-use crate::config::{Config, Expiry, Mode, ProviderKind, Secret};
+use crate::config::{Config, Expiry, Explained, Mode, ProviderKind, Secret};
 use crate::domain::alarm::{AlarmKey, Call, DueCall};
 use crate::domain::node::NodeBeat;
 use crate::domain::purchase_token::{TokenKey, TokenKeys};
@@ -50,6 +52,7 @@ use guarded::guarded;
 pub use open::*;
 #[cfg(feature = "distributed")]
 pub use recover::{Recovered, Wish, recover_mysql};
+pub use reload::{Load, Reloader};
 pub use role::Role;
 pub use servers::CannotListen;
 use servers::ShopperServer;
@@ -79,6 +82,8 @@ pub struct Running {
     node: (Arc<dyn Nodes>, String),
     front: Tasks,
     back: Tasks,
+    context: web::Data<Context>,
+    rules: Arc<Rulebook>,
 }
 
 /// Starts everything that a role runs, and returns when the process serves. Port 0 binds a free port.
@@ -116,9 +121,7 @@ pub async fn start_on(
     let published = servers::published_keys(config, role, &tokens, &clock, &back).await?;
     backend.probes.extend(published.iter().map(|published| published.probe.clone()));
     let guards = Arc::new(Guards::new(roles(config, map)?));
-    let rulebook = Rulebook::new(config.limits.rates(), backend.token_leases.is_some(), guards.clone());
-    let orders_max = usize::try_from(config.cache.orders_max).unwrap_or(usize::MAX);
-    let memory = Memory::new(map, rulebook, guards.clone(), OrderCache::new(orders_max));
+    let memory = memory(config, backend.token_leases.is_some(), map, &guards);
     let outbound = outbound(config)?;
     // Buyers do not wait for copies to be removed by a Redis that is known not to answer.
     let of_buyers = forgetting(guarded(backend.clone(), &guards, map, &clock), &memory.orders, &clock);
@@ -142,7 +145,10 @@ pub async fn start_on(
         webhook_body_bytes_max: config.payment.webhook_body_bytes_max,
         clock: clock.clone(),
         metrics,
+        process: node_id(holder),
+        reload: OnceLock::new(),
     });
+    let serving = context.clone();
     let shopper_server = match role {
         Role::Worker => None,
         Role::All | Role::Api => Some(servers::shopper_server(config, context.clone(), &back)?),
@@ -174,7 +180,16 @@ pub async fn start_on(
         node,
         front,
         back,
+        context: serving,
+        rules: memory.rules,
     })
+}
+
+/// Makes the memory of a process. `is_shared` says whether there may be other processes.
+fn memory(config: &Config, is_shared: bool, map: ShardMap, guards: &Arc<Guards>) -> Memory {
+    let rulebook = Rulebook::new(config.limits.rates(), is_shared, guards.clone());
+    let orders_max = usize::try_from(config.cache.orders_max).unwrap_or(usize::MAX);
+    Memory::new(map, rulebook, guards.clone(), OrderCache::new(orders_max))
 }
 
 /// Names what the shop stands on.
@@ -192,6 +207,11 @@ fn roles(config: &Config, map: ShardMap) -> anyhow::Result<Roles> {
     Ok(Roles { inventory: Some(name(inventory)?), order_log: Some(name(order_log)?), databases, provider })
 }
 
+/// Answers the id of this process.
+fn node_id(holder: [u8; 16]) -> String {
+    holder.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Answers what this process tells of itself.
 fn this_node(
     holder: [u8; 16],
@@ -200,7 +220,7 @@ fn this_node(
     started_ms: i64,
 ) -> NodeBeat {
     NodeBeat {
-        id: holder.iter().map(|byte| format!("{byte:02x}")).collect(),
+        id: node_id(holder),
         role: role.as_str().to_owned(),
         admin: admin.to_string(),
         shopper: shopper.map(|address| address.to_string()),
@@ -212,6 +232,16 @@ fn this_node(
 }
 
 impl Running {
+    /// Has the process read its configuration again with `load` when an operator says so. `followed` is what it has
+    /// started with.
+    pub fn reload_by(&self, load: Load, followed: BTreeMap<String, Explained>) -> Arc<Reloader> {
+        let reloader = Arc::new(Reloader::new(load, followed, self.rules.clone(), self.clock.clone()));
+        let by_operator = reloader.clone();
+        let reload = move || by_operator.reload().map_err(|error| error.to_string());
+        drop(self.context.reload.set(Arc::new(reload)));
+        reloader
+    }
+
     /// Says that this process goes away, and serves on for `notice`, so that balancers can turn away from it first.
     pub async fn give_notice(&self, notice: Duration) {
         self.shop.announce_end();

@@ -27,7 +27,7 @@ mod transfer_command;
 mod views_command;
 mod webhooks_command;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -38,8 +38,8 @@ use crate::app::{self, Role};
 #[cfg(feature = "distributed")]
 use crate::backend::distributed::migrate;
 use crate::clock::Clock;
-use crate::config::{Config, ConfigError, Mode, ProviderKind};
-use crate::shutdown::{Asked, Signals};
+use crate::config::{self, Config, ConfigError, Loaded, Mode, ProviderKind};
+use crate::shutdown::{Asked, Hangups, Signals};
 use crate::{metrics, telemetry};
 
 use runtime::block_on;
@@ -164,13 +164,10 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let Global { config: file, mode, data, output: format } = cli.global;
     let file = file.as_deref();
-    let load = |flags: &[(&str, String)]| {
-        let mut all = flags.to_vec();
-        all.extend(mode.map(|mode| ("backend.mode", mode.as_str().to_owned())));
-        all.extend(data.clone().map(|folder| ("embedded.folder", folder)));
-        configured::load(file, &all)
-    };
-    let config = || load(&[]).map(|loaded| loaded.config);
+    let mut flags = Vec::new();
+    flags.extend(mode.map(|mode| ("backend.mode", mode.as_str().to_owned())));
+    flags.extend(data.clone().map(|folder| ("embedded.folder", folder)));
+    let config = || configured::load(file, &flags).map(|loaded| loaded.config);
     match cli.command {
         #[cfg(feature = "embedded")]
         Command::Demo(command) => {
@@ -181,31 +178,28 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             return command.run(file, data.map(PathBuf::from));
         }
         Command::Serve { role, bind, admin_bind } => {
-            let mut flags = Vec::new();
             flags.extend(bind.map(|bind| ("http.bind", bind)));
             flags.extend(admin_bind.map(|bind| ("admin.bind", bind)));
-            let config = load(&flags)?.config;
-            telemetry::install(&config.log, Clock::System).context("log.filter is not a filter")?;
-            block_on(serve(&config, role))?;
+            start_serving(file, flags, role)?;
         }
         Command::Migrate { dry_run } => {
-            let config = load(&[])?.config;
+            let config = config()?;
             block_on(async { if dry_run { say_plan(&config).await } else { migrate(&config).await } })?;
         }
         Command::Export(file) => {
-            let config = load(&[])?.config;
+            let config = config()?;
             telemetry::install(&config.log, Clock::System).context("log.filter is not a filter")?;
             block_on(file.export(&config))?;
         }
         Command::Import(file) => {
-            let config = load(&[])?.config;
+            let config = config()?;
             telemetry::install(&config.log, Clock::System).context("log.filter is not a filter")?;
             block_on(file.import(&config))?;
         }
         Command::Sale(command) => block_on(command.run(format))?,
         Command::Position(command) => block_on(command.run(&config()?, format))?,
         Command::Provider(command) => {
-            let config = load(&[])?.config;
+            let config = config()?;
             telemetry::install(&config.log, Clock::System).context("log.filter is not a filter")?;
             block_on(command.run(&config))?;
         }
@@ -225,19 +219,31 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Recover(command) => block_on(command.run(&config()?, format))?,
         Command::Key(command) => block_on(command.run(&config()?))?,
         Command::Token(command) => command.run(&config()?, &Clock::System)?,
+        Command::Config(config_command::ConfigCommand::Reload(reload)) => block_on(reload.run(format))?,
         Command::Config(command) => command.run(file, format)?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-async fn serve(config: &Config, role: Role) -> anyhow::Result<()> {
+fn start_serving(file: Option<&Path>, flags: Vec<(&'static str, String)>, role: Role) -> anyhow::Result<()> {
+    let loaded = configured::load(file, &flags)?;
+    telemetry::install(&loaded.config.log, Clock::System).context("log.filter is not a filter")?;
+    let file = file.map(Path::to_owned);
+    let again = Box::new(move || config::load(file.as_deref(), &flags));
+    block_on(serve(loaded, again, role))
+}
+
+async fn serve(loaded: Loaded, again: app::Load, role: Role) -> anyhow::Result<()> {
+    let Loaded { config, keys, .. } = loaded;
+    let config = &config;
     let metrics = metrics::install()?;
     if role != Role::Worker {
         config.require_secrets()?;
     }
     app::wait_for_servers(config, app::Needed::Serving, output::talk).await?;
-    let signals = Signals::catch()?;
+    let (signals, hangups) = (Signals::catch()?, Hangups::catch()?);
     let running = app::start(config, role, metrics).await?;
+    let reloader = running.reload_by(again, keys);
     if config.payment.provider == ProviderKind::Simulator {
         tracing::warn!("payments are simulated: no money moves (payment.provider = \"simulator\")");
         output::talk("payments   play money: no money moves (payment.provider = \"simulator\")");
@@ -246,7 +252,18 @@ async fn serve(config: &Config, role: Role) -> anyhow::Result<()> {
         output::talk(&format!("shoppers   http://{address}/api/v1/sales"));
     }
     output::talk(&format!("operators  http://{}/readyz?verbose", running.admin));
-    let notice_ms = match signals.first().await {
+    let reload = || match reloader.reload() {
+        Ok(reloaded) if reloaded.at_restart.is_empty() => {}
+        Ok(reloaded) => {
+            tracing::warn!(keys = ?reloaded.at_restart, "these keys of the configuration need a restart");
+        }
+        Err(error) => tracing::error!(%error, "the configuration cannot be used: nothing was changed"),
+    };
+    let asked = tokio::select! {
+        asked = signals.first() => asked,
+        never = hangups.each(reload) => match never {},
+    };
+    let notice_ms = match asked {
         Asked::BySupervisor if running.shopper.is_some() => config.shutdown.notice_ms,
         _ => 0,
     };

@@ -120,6 +120,11 @@ fn key_of(variable: &str) -> Option<String> {
     variable.to_lowercase().strip_prefix(ENV_PREFIX).map(|key| key.replace("__", "."))
 }
 
+/// Answers whether a process follows a key without a restart, when it reads its configuration again.
+pub fn is_reloaded(key: &str) -> bool {
+    key.starts_with("limits.")
+}
+
 /// Returns the text of `config/default.toml`, with its comments. It is compiled in.
 pub fn defaults_text() -> &'static str {
     DEFAULTS

@@ -14,11 +14,12 @@ pub mod rules;
 pub mod shopper;
 pub mod simulator;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use actix_web::http::header::HeaderName;
 use futures::future::BoxFuture;
 use metrics_exporter_prometheus::PrometheusHandle;
+use serde::Serialize;
 
 use crate::clock::Clock;
 use crate::shop::Shop;
@@ -29,6 +30,18 @@ use client_address::ClientAddresses;
 /// read a moment ago, so that a crowd with made-up key ids costs the provider nothing. It answers whether keys were
 /// ever read. A read that has begun goes on when the future is dropped.
 pub type LearnKeys = Arc<dyn Fn() -> BoxFuture<'static, bool> + Send + Sync>;
+
+/// Reads the configuration again. Answers what is wrong with it, when nothing was changed.
+pub type Reload = Arc<dyn Fn() -> Result<Reloaded, String> + Send + Sync>;
+
+/// What came of reading the configuration again.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Reloaded {
+    /// The keys that have changed and are followed from now on, ascending.
+    pub followed: Vec<String>,
+    /// The keys that have changed and are followed after a restart, ascending.
+    pub at_restart: Vec<String>,
+}
 
 /// What every handler can reach. A process has one, and all of its threads share it.
 pub struct Context {
@@ -50,4 +63,8 @@ pub struct Context {
     pub clock: Clock,
     /// Renders the metrics of this process.
     pub metrics: PrometheusHandle,
+    /// The id of this process, as `GET /admin/nodes` has it.
+    pub process: String,
+    /// Reads the configuration again; nothing where it cannot be.
+    pub reload: OnceLock<Reload>,
 }

@@ -80,6 +80,29 @@ impl Tasks {
     }
 }
 
+/// The signal by which a process is told to read its configuration again. From when it is caught, it does not end the
+/// process.
+#[derive(Debug)]
+pub struct Hangups(Signal);
+
+impl Hangups {
+    /// Catches SIGHUP.
+    ///
+    /// # Errors
+    /// When the handler cannot be installed.
+    pub fn catch() -> std::io::Result<Self> {
+        signal(SignalKind::hangup()).map(Self)
+    }
+
+    /// Calls `hung_up` at each signal. Never ends.
+    pub async fn each(mut self, hung_up: impl Fn()) -> std::convert::Infallible {
+        loop {
+            self.0.recv().await;
+            hung_up();
+        }
+    }
+}
+
 /// Who asked the process to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asked {

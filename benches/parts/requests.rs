@@ -3,7 +3,7 @@
 //! The background tasks of a front (catalog, pace, upkeep of the metrics) do not run, so that the count does not depend
 //! on how long the requests take. callgrind collects inside [`measured_requests`], whose name `benches/run` knows.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use actix_web::body::MessageBody;
@@ -79,6 +79,24 @@ pub fn refused(config: &Config, requests: usize) -> anyhow::Result<()> {
     slices::say(&json!({ "refused": requests }))
 }
 
+/// Counts N refusals by a limit of one purchase a second for each buyer, while the clock stands still.
+pub fn throttled(config: &Config, requests: usize) -> anyhow::Result<()> {
+    let mut config = config.clone();
+    (config.limits.user_per_s, config.limits.user_burst) = (1, 1);
+    let front = Front::open_at(&config, 1_000_000, Clock::manual(Clock::System.now_ms()))?;
+    let service = front.system.block_on(init_service(app(front.context.clone())));
+    for buyer in 0..REFUSED_BUYERS {
+        // A buyer's first purchase passes, and its token is verified. What Redis answers does not matter here.
+        front.status(&service, front.click(buyer)?.to_request())?;
+    }
+    let click = |n| Ok(front.click(n % REFUSED_BUYERS)?.to_request());
+    let mut clicks = (0..requests).map(click).collect::<anyhow::Result<Vec<_>>>()?;
+    measured_requests(&mut || {
+        front.system.block_on(send(&service, std::mem::take(&mut clicks), StatusCode::TOO_MANY_REQUESTS))
+    })?;
+    slices::say(&json!({ "throttled": requests }))
+}
+
 /// Counts N acceptances, each of a buyer who was never seen. They are reserved in Redis and acknowledged by Kafka.
 pub fn accepted(config: &Config, requests: usize) -> anyhow::Result<()> {
     let front = Front::open(config, 1_000_000)?;
@@ -146,6 +164,10 @@ where
 
 impl Front {
     fn open(config: &Config, stock: u32) -> anyhow::Result<Self> {
+        Self::open_at(config, stock, Clock::System)
+    }
+
+    fn open_at(config: &Config, stock: u32, clock: Clock) -> anyhow::Result<Self> {
         let system = System::new();
         let metrics = seckill::metrics::install()?;
         let sale = fixture::sale(&format!("callgrind-{}", Clock::System.now_ms()), stock)?;
@@ -163,7 +185,7 @@ impl Front {
             memory.catalog.put(sale.clone());
             let outbound: Arc<dyn Outbound> = Arc::new(HttpOutbound::new(&config.events)?);
             let shop =
-                Shop::new((ports, None, outbound), memory, settings(config), map, Clock::System, tasks);
+                Shop::new((ports, None, outbound), memory, settings(config), map, clock.clone(), tasks);
             let key = DecodingKey::from_secret(secret.as_bytes());
             let key = TokenKey { kid: None, algorithm: Algorithm::HS256, key };
             let rules = TokenRules {
@@ -174,14 +196,16 @@ impl Front {
                 verified_max: config.auth.verified_tokens_max,
             };
             anyhow::Ok(Context {
+                process: String::new(),
+                reload: OnceLock::new(),
                 shop,
-                tokens: Arc::new(Tokens::new(vec![key], &rules, Clock::System)),
+                tokens: Arc::new(Tokens::new(vec![key], &rules, clock.clone())),
                 learn_keys: None,
                 addresses: ClientAddresses::new(Vec::new(), ForwardedHeader::XForwardedFor),
                 device_header: None,
                 body_timeout_ms: config.http.body_timeout_ms,
                 webhook_body_bytes_max: config.payment.webhook_body_bytes_max,
-                clock: Clock::System,
+                clock,
                 metrics: metrics.clone(),
             })
         })?;

@@ -110,6 +110,10 @@ struct GuardedCopies {
 
 #[async_trait]
 impl OrderCopies for GuardedCopies {
+    async fn find(&self, order: OrderId) -> StoreResult<Option<WholeOrder>> {
+        self.guard.call("find copy", self.of.find(order)).await
+    }
+
     async fn read(&self, order: OrderId) -> StoreResult<Copied> {
         self.guard.call("read copy", self.of.read(order)).await
     }

@@ -215,10 +215,15 @@ impl ShopperServer {
     }
 }
 
-/// Makes a listener whose queue holds a crowd that arrives at once.
-fn listener(address: SocketAddr) -> std::io::Result<Socket> {
+/// Makes a listener whose queue holds a crowd that arrives at once. The kernel cuts its connections when a client takes
+/// nothing for so long. Source: tcp(7), TCP_USER_TIMEOUT; connections have it of their listener.
+fn listener(address: SocketAddr, write_timeout_ms: u32) -> std::io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(Duration::from_millis(write_timeout_ms.into())))?;
+    #[cfg(not(target_os = "linux"))]
+    let _ = write_timeout_ms;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket)
@@ -254,7 +259,7 @@ pub fn shopper_server(
         server = server.workers(http.workers);
     }
     let refused = |source| CannotListen { address: http.bind, key: "http.bind", source };
-    let listener = listener(http.bind).map_err(refused)?;
+    let listener = listener(http.bind, http.write_timeout_ms).map_err(refused)?;
     let server = server.listen(listener.try_clone()?.into())?;
     let address = *server.addrs().first().context("the listener has no address")?;
     let server = server.run();
@@ -279,12 +284,10 @@ pub fn admin_server(
             .wrap(actix_web::middleware::from_fn(middleware::around))
             .configure(router::admin_routes)
     };
-    let server = HttpServer::new(build)
-        .disable_signals()
-        .workers(1)
-        .shutdown_timeout(1)
-        .bind(bind)
-        .map_err(|source| CannotListen { address: bind, key: "admin.bind", source })?;
+    let refused = |source| CannotListen { address: bind, key: "admin.bind", source };
+    let listener = listener(bind, config.http.write_timeout_ms).map_err(refused)?;
+    let server =
+        HttpServer::new(build).disable_signals().workers(1).shutdown_timeout(1).listen(listener.into())?;
     let address = *server.addrs().first().context("the listener has no address")?;
     let server = server.run();
     let handle = server.handle();

@@ -34,6 +34,7 @@ impl Config {
             ("http.connections_max", wide(http.connections_max), 1..=1_000_000),
             ("http.request_head_timeout_ms", wide(http.request_head_timeout_ms), 1..=600_000),
             ("http.body_timeout_ms", wide(http.body_timeout_ms), 1..=600_000),
+            ("http.write_timeout_ms", wide(http.write_timeout_ms), 1..=600_000),
             ("http.keep_alive_ms", wide(http.keep_alive_ms), 1..=3_600_000),
             ("auth.leeway_s", wide(auth.leeway_s), 0..=600),
             ("auth.verified_tokens_max", wide(auth.verified_tokens_max), 1..=10_000_000),

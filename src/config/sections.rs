@@ -118,6 +118,8 @@ section!(
         request_head_timeout_ms: u64,
         /// How long a client may take to send a request's body.
         body_timeout_ms: u64,
+        /// How long a client may take nothing of an answer.
+        write_timeout_ms: u32,
         /// How long an idle connection is kept.
         keep_alive_ms: u64,
         /// The networks of the peers whose `forwarded_header` is believed.

@@ -81,6 +81,11 @@ pub enum Subject {
         /// Each of the first 100, in a sentence.
         found: Vec<String>,
     },
+    /// The configuration of a process, which it reads again.
+    Configuration {
+        /// The id of the process.
+        process: String,
+    },
     /// A MySQL instance that was set back.
     Recovery {
         /// Its number.

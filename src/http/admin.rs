@@ -2,6 +2,7 @@
 
 pub mod breakers;
 pub mod changes;
+pub mod configuration;
 pub mod dead_letters;
 pub mod events;
 pub mod health;

@@ -62,6 +62,7 @@ pub fn admin_routes(app: &mut ServiceConfig) {
                 .service(at("/webhooks/{webhook}/rotate", "POST", [post().to(admin::webhooks::rotate)]))
                 .service(at("/webhooks/{webhook}/replay", "POST", [post().to(admin::webhooks::replay)]))
                 .service(at("/nodes", "GET, HEAD", [read().to(admin::nodes::list)]))
+                .service(at("/config/reload", "POST", [post().to(admin::configuration::reload)]))
                 .service(at("/rules", "GET, HEAD", [read().to(admin::rules::list)]))
                 .service(at("/rules/{rule}", "PUT, DELETE", rule))
                 .service(at("/breakers", "GET, HEAD", [read().to(admin::breakers::list)]))

@@ -27,7 +27,16 @@ pub const KEPT: Duration = Duration::from_millis(700);
 const FRESH_MS: u64 = 300;
 
 /// What a read of an order's row answers: the order with its payments, `None` when it has no row.
-pub type Known = Result<Option<Arc<WholeOrder>>, Arc<StoreError>>;
+pub type Known = Result<Option<Arc<WholeOrder>>, Unknown>;
+
+/// Why a read does not know the row of an order.
+#[derive(Debug, Clone)]
+pub enum Unknown {
+    /// It looked for a copy alone, and there is none.
+    NotCopied,
+    /// The row could not be read.
+    Failed(Arc<StoreError>),
+}
 
 /// The reads of a process. Those that were asked for least go first when there are too many.
 pub struct OrderCache {

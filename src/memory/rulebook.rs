@@ -66,7 +66,7 @@ pub struct Passes {
 pub struct Rulebook {
     ready: ArcSwap<Ready>,
     reading: futures::lock::Mutex<()>,
-    configured: Vec<Rule>,
+    configured: ArcSwap<Vec<Rule>>,
     tables: Tables,
     guards: Arc<Guards>,
     /// Whether the rules of the directory were ever read.
@@ -119,35 +119,24 @@ impl Rulebook {
     /// Makes a rulebook that has the rules of the configuration alone: how many purchases pass a second, and at once,
     /// of a user, and of an address, and how many purchase tokens a user gets. A rate of 0 is no rule. `is_shared` says
     /// whether there may be other processes, and `guards` follow what rules say of dependencies.
-    pub fn new([users, addresses, tokens]: [(u32, u32); 3], is_shared: bool, guards: Arc<Guards>) -> Self {
-        let rule = |id: &str, scope, way, (rate, burst)| {
-            let terms = RuleTerms {
-                scope,
-                about: About { route: Some(way), sale: None },
-                limit: Limit::TokenBucket(TokenRate { rate, burst, cluster: false }),
-                mode: RuleMode::Enforce,
-                until_ms: None,
-                reason: "the configuration".to_owned(),
-            };
-            (rate > 0).then(|| Rule { id: RuleId::parse(id).expect("a slug"), terms, version: 0 })
-        };
-        let configured = [
-            rule("user", Scope::User, Way::Purchase, users),
-            rule("address", Scope::Address, Way::Purchase, addresses),
-            rule("token", Scope::User, Way::Token, tokens),
-        ];
-        let configured: Vec<Rule> = configured.into_iter().flatten().collect();
-        let tables = Tables::new(is_shared);
+    pub fn new(rates: [(u32, u32); 3], is_shared: bool, guards: Arc<Guards>) -> Self {
+        let (configured, tables) = (configured(rates), Tables::new(is_shared));
         let ready = Ready::new(RuleSet::default(), &configured, &Ready::default(), &tables, i64::MIN);
         Self {
             ready: ArcSwap::from_pointee(ready),
             reading: futures::lock::Mutex::default(),
-            configured,
+            configured: ArcSwap::from_pointee(configured),
             tables,
             guards,
             is_read: AtomicBool::new(false),
             shed: counter!(SHED, "reason" => "rate_limited"),
         }
+    }
+
+    /// Takes other rates of the configuration, as [`Self::new`] has them. What they have counted stays.
+    pub fn configure(&self, rates: [(u32, u32); 3], now_ms: i64) {
+        self.configured.store(Arc::new(configured(rates)));
+        self.hold(self.ready.load().set.clone(), now_ms);
     }
 
     /// Answers the version of the rules that hold.
@@ -182,12 +171,16 @@ impl Rulebook {
 
     /// Takes rules over that were read. Those whose time is over are left out.
     pub fn take(&self, set: RuleSet, now_ms: i64) {
+        self.hold(set, now_ms);
+        self.is_read.store(true, Ordering::Release);
+    }
+
+    fn hold(&self, set: RuleSet, now_ms: i64) {
         let before = self.ready.load_full();
-        let ready = Ready::new(set, &self.configured, &before, &self.tables, now_ms);
+        let ready = Ready::new(set, &self.configured.load(), &before, &self.tables, now_ms);
         let holding = ready.set.rules.iter().filter(|rule| rule.terms.holds_at(now_ms));
         self.guards.follow(holding);
         self.ready.store(Arc::new(ready));
-        self.is_read.store(true, Ordering::Release);
     }
 
     /// Answers whether the rules of the directory were ever read. Before that nobody knows who is to be refused.
@@ -370,6 +363,27 @@ struct Hashes {
     user: OnceCell<u64>,
     address: OnceCell<u64>,
     sale: OnceCell<u64>,
+}
+
+/// Makes the rules of the configuration.
+fn configured([users, addresses, tokens]: [(u32, u32); 3]) -> Vec<Rule> {
+    let rule = |id: &str, scope, way, (rate, burst)| {
+        let terms = RuleTerms {
+            scope,
+            about: About { route: Some(way), sale: None },
+            limit: Limit::TokenBucket(TokenRate { rate, burst, cluster: false }),
+            mode: RuleMode::Enforce,
+            until_ms: None,
+            reason: "the configuration".to_owned(),
+        };
+        (rate > 0).then(|| Rule { id: RuleId::parse(id).expect("a slug"), terms, version: 0 })
+    };
+    let configured = [
+        rule("user", Scope::User, Way::Purchase, users),
+        rule("address", Scope::Address, Way::Purchase, addresses),
+        rule("token", Scope::User, Way::Token, tokens),
+    ];
+    configured.into_iter().flatten().collect()
 }
 
 fn pending(ready: Arc<Ready>, asker: &Asker<'_>, (index, wait): (usize, Wait)) -> Pending {

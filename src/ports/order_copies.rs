@@ -22,6 +22,9 @@ pub enum Copied {
 /// Copies that all processes share. They are bounded, so any of them may go at any time.
 #[async_trait]
 pub trait OrderCopies: Send + Sync {
+    /// Reads the copy of an order, and makes nobody make one.
+    async fn find(&self, order: OrderId) -> StoreResult<Option<WholeOrder>>;
+
     /// Reads the copy of an order. Of several callers who find none, one may make it.
     async fn read(&self, order: OrderId) -> StoreResult<Copied>;
 

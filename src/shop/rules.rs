@@ -3,6 +3,7 @@
 use super::{Failure, Shop};
 use crate::domain::Change;
 use crate::domain::node::Node;
+use crate::domain::operator::Subject;
 use crate::domain::rule::{Rule, RuleChange, RuleChanged, RuleSet};
 use crate::memory::guards::GuardStanding;
 
@@ -25,6 +26,14 @@ impl Shop {
     /// Answers how the guards of this process stand, ascending by dependency.
     pub fn guards(&self) -> Vec<GuardStanding> {
         self.memory.guards.standings(self.clock.monotonic().ns())
+    }
+
+    /// Notes in the audit log what an operator has done to this process.
+    ///
+    /// # Errors
+    /// When it could not be noted.
+    pub async fn note(&self, change: &Change, subject: &Subject) -> Result<(), Failure> {
+        Ok(self.ports.audit_log.note(change, subject).await?)
     }
 
     /// Lists the processes of the shop, and those that were lost a while ago.

@@ -10,8 +10,8 @@ use crate::domain::reservation::Reservation;
 use crate::domain::{
     BucketId, Decision, Month, Order, OrderCursor, OrderId, OrderRecord, Sale, UserId, WholeOrder,
 };
-use crate::memory::order_cache::Known;
 use crate::metrics::{ORDER_READS, SHED};
+use crate::ports::StoreError;
 
 /// A pending hold that is younger than this is believed, and MySQL is not asked.
 const FRESH_MS: i64 = 2_000;
@@ -57,8 +57,8 @@ impl Shop {
         Ok(self.find(id, Reading::MaybeLate).await?.filter(|whole| whole.order.user == *user))
     }
 
-    /// Reads the order of a buyer who changes it. One that has a row is read in the database alone, so that nobody needs
-    /// Redis to pay.
+    /// Reads the order of a buyer who changes it. One that has a row is read in the database alone, so that nobody
+    /// needs Redis to pay.
     ///
     /// # Errors
     /// As [`Self::order`].
@@ -93,10 +93,14 @@ impl Shop {
         if !self.catalog().is_read {
             return Err(Failure::Unavailable);
         }
-        if reading == Reading::MaybeLate
-            && let Some(whole) = self.rows.recent(id)
-        {
-            return Ok(Some(whole));
+        if reading == Reading::MaybeLate {
+            if let Some(whole) = self.rows.recent(id) {
+                return Ok(Some(whole));
+            }
+            // A copy is one look. A hold is one for each sale that it may be of.
+            if let Some(whole) = self.rows.copied(id).await {
+                return Ok(Some(whole));
+            }
         }
         let held = self.held(id, true).await;
         if let Ok(Some(held)) = &held
@@ -129,7 +133,12 @@ impl Shop {
     }
 
     /// Reads the row of an order, of which `held` is known.
-    async fn row(&self, id: OrderId, reading: Reading, held: Option<&Reservation>) -> Known {
+    async fn row(
+        &self,
+        id: OrderId,
+        reading: Reading,
+        held: Option<&Reservation>,
+    ) -> Result<Option<Arc<WholeOrder>>, Arc<StoreError>> {
         let now = async || self.rows.read_now(id).await.map(|row| row.map(Arc::new)).map_err(Arc::new);
         // What has no row yet may have it at any moment.
         if reading == Reading::Now || held.is_some_and(|held| held.state.is_pending()) {

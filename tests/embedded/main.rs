@@ -14,4 +14,5 @@ mod folders;
 mod harness;
 mod kills;
 mod load;
+mod reload;
 mod wal;

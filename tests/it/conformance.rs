@@ -43,6 +43,7 @@ mod refunds;
 mod retention;
 mod rules;
 mod settling;
+mod slow_clients;
 mod tokens;
 mod webhooks;
 pub mod writer;

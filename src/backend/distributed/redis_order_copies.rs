@@ -48,8 +48,21 @@ impl RedisOrderCopies {
     }
 }
 
+/// Reads what a set has of an order; `None` while somebody makes its copy.
+fn copy_of(kept: &[u8]) -> StoreResult<Option<WholeOrder>> {
+    let Some(text) = kept.strip_prefix(b"=") else { return Ok(None) };
+    serde_json::from_slice(text).map_err(|error| StoreError::broken(READ, error.to_string()))
+}
+
 #[async_trait]
 impl OrderCopies for RedisOrderCopies {
+    async fn find(&self, order: OrderId) -> StoreResult<Option<WholeOrder>> {
+        let mut call = redis::cmd("HGET");
+        call.arg(self.set_of(order)).arg(&order.bytes()[..]);
+        let kept: Option<Vec<u8>> = self.link.command("find copy", &call).await?;
+        kept.map_or(Ok(None), |kept| copy_of(&kept))
+    }
+
     async fn read(&self, order: OrderId) -> StoreResult<Copied> {
         let number = Chance::System.number();
         let mut call = self.read.key(self.set_of(order));
@@ -58,10 +71,9 @@ impl OrderCopies for RedisOrderCopies {
             Value::Int(0) => Ok(Copied::Awaited),
             Value::Int(_) => Ok(Copied::Wanted(number)),
             kept => {
-                let broken = |error: &dyn std::error::Error| StoreError::broken(READ, error.to_string());
-                let kept = Vec::<u8>::from_redis_value(kept).map_err(|error| broken(&error))?;
-                let copy = serde_json::from_slice(kept.get(1..).unwrap_or_default());
-                copy.map(Copied::Found).map_err(|error| broken(&error))
+                let kept = Vec::<u8>::from_redis_value(kept);
+                let kept = kept.map_err(|error| StoreError::broken(READ, error.to_string()))?;
+                Ok(copy_of(&kept)?.map_or(Copied::Awaited, |copy| Copied::Found(Box::new(copy))))
             }
         }
     }

@@ -51,7 +51,7 @@ impl Reader<'_> {
     fn state(&mut self) -> Option<OrderState> {
         match self.poll() {
             Poll::Ready(Ok(row)) => row.map(|whole| whole.order.state),
-            Poll::Ready(Err(error)) => panic!("{error}"),
+            Poll::Ready(Err(error)) => panic!("{error:?}"),
             Poll::Pending => panic!("it waits"),
         }
     }
@@ -198,7 +198,7 @@ fn what_was_known_before_goes_with_what_is_being_read() {
 fn a_failure_is_told_to_those_who_waited_and_to_nobody_else() {
     let world = World::new(10);
     let (mut one, mut two) = (world.reader(0), world.reader(0));
-    world.source.answer(0, Err(Arc::new(StoreError::broken("read", "a test"))));
+    world.source.answer(0, Err(Unknown::Failed(Arc::new(StoreError::broken("read", "a test")))));
     assert!(matches!((one.poll(), two.poll()), (Poll::Ready(Err(_)), Poll::Ready(Err(_)))));
     let mut next = world.reader(1);
     world.source.answer(1, Ok(None));

@@ -24,6 +24,7 @@ ranges! {
     "http.connections_max" http.connections_max 1..=1_000_000;
     "http.request_head_timeout_ms" http.request_head_timeout_ms 1..=600_000;
     "http.body_timeout_ms" http.body_timeout_ms 1..=600_000;
+    "http.write_timeout_ms" http.write_timeout_ms 1..=600_000;
     "http.keep_alive_ms" http.keep_alive_ms 1..=3_600_000;
     "auth.leeway_s" auth.leeway_s 0..=600;
     "auth.purchase_token_key" auth.purchase_token_key 0..=255;

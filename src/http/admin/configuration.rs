@@ -1,0 +1,31 @@
+//! The admin route of the configuration: a process reads it again.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+
+use super::changes::{ReasonBody, read_body};
+use super::{Scope, change, operator};
+use crate::domain::operator::Subject;
+use crate::http::Context;
+use crate::http::problem::{Code, Problem};
+
+/// Answers `POST /config/reload`: this process reads its configuration again, and follows what it says of limits.
+///
+/// # Errors
+/// `validation_failed` when the configuration is not valid, and `state_conflict` when the process was started without
+/// one that can be read again: nothing was changed.
+pub async fn reload(
+    request: HttpRequest,
+    payload: web::Payload,
+    context: web::Data<Context>,
+) -> Result<HttpResponse, Problem> {
+    let operator = operator(&request, &context, Scope::LimitsWrite).await?;
+    let reason = read_body::<ReasonBody>(&request, payload, &context).await?.reason()?;
+    let Some(reload) = context.reload.get() else {
+        let detail = "This process was started without a configuration that can be read again.";
+        return Err(Problem::new(Code::StateConflict).detail(detail));
+    };
+    let change = change(&request, &operator, "config_reload", &reason);
+    context.shop.note(&change, &Subject::Configuration { process: context.process.clone() }).await?;
+    let reloaded = reload().map_err(|why| Problem::invalid("", why))?;
+    Ok(HttpResponse::Ok().json(reloaded))
+}
