@@ -1,17 +1,25 @@
--- Keeps the copy of an order, if its caller may still make it: whoever changes the order takes that right away. Of a
--- set with too many copies another one goes.
+-- Keeps the copy of an order, if its caller may still make it: whoever changes the order takes that right away, and so
+-- does time. Of a set with too many copies others go.
 --
 -- KEYS  1 a set of copies, as in read_copy.lua
 -- ARGV  1 order id, 2 the caller's number, 3 most copies of the set, 4 the copy
 -- Result: 1 when it was kept, 0 when not
 
 local known = redis.call('HGET', KEYS[1], ARGV[1])
-if not known or string.match(known, '^(%d+)|') ~= ARGV[2] then
+local number, until_ms = string.match(known or '', '^(%d+)|(%d+)$')
+local clock = redis.call('TIME')
+if number ~= ARGV[2] or tonumber(until_ms) < clock[1] * 1000 + math.floor(clock[2] / 1000) then
   return 0
 end
-redis.call('HSET', KEYS[1], ARGV[1], '=' .. ARGV[4])
-if redis.call('HLEN', KEYS[1]) > tonumber(ARGV[3]) then
-  local some = redis.call('HRANDFIELD', KEYS[1], 2)
-  redis.call('HDEL', KEYS[1], some[1] == ARGV[1] and some[2] or some[1])
+local fields = redis.call('HGETALL', KEYS[1])
+local others = {}
+for at = 1, #fields, 2 do
+  if string.sub(fields[at + 1], 1, 1) == '=' then
+    others[#others + 1] = fields[at]
+  end
 end
+for at = 1, #others + 1 - tonumber(ARGV[3]) do
+  redis.call('HDEL', KEYS[1], others[at])
+end
+redis.call('HSET', KEYS[1], ARGV[1], '=' .. ARGV[4])
 return 1

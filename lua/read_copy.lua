@@ -12,17 +12,30 @@ if known and string.sub(known, 1, 1) == '=' then
 end
 local clock = redis.call('TIME')
 local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local until_ms = known and tonumber(string.match(known, '|(%d+)$')) or 0
 -- Until a time that lies further ahead it was only when the clock was set back.
-if until_ms > now_ms and until_ms <= now_ms + tonumber(ARGV[3]) then
+local function is_made(value)
+  local until_ms = tonumber(string.match(value, '|(%d+)$') or 0)
+  return until_ms > now_ms and until_ms <= now_ms + tonumber(ARGV[3])
+end
+if known and is_made(known) then
   return 0
 end
-local orders = redis.call('HLEN', KEYS[1])
-if not known and orders >= 2 * tonumber(ARGV[4]) then
+local fields = redis.call('HGETALL', KEYS[1])
+local makers = 0
+for at = 1, #fields, 2 do
+  if string.sub(fields[at + 1], 1, 1) ~= '=' then
+    if is_made(fields[at + 1]) then
+      makers = makers + 1
+    else
+      redis.call('HDEL', KEYS[1], fields[at])
+    end
+  end
+end
+if makers >= tonumber(ARGV[4]) then
   return 0
 end
 redis.call('HSET', KEYS[1], ARGV[1], string.format('%s|%.0f', ARGV[2], now_ms + ARGV[3]))
-if orders == 0 then
+if redis.call('PTTL', KEYS[1]) < 0 then
   redis.call('PEXPIRE', KEYS[1], ARGV[5])
 end
 return 1

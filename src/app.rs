@@ -44,6 +44,7 @@ use crate::outbound::HttpOutbound;
 use crate::ports::{Grace, Nodes, OrderLog, Outbound, Ports};
 use crate::shop::{Settings, Shop};
 use crate::shutdown::Tasks;
+use crate::worker::copy_remover::CopyRemover;
 use crate::worker::driver::{Driver, Signal};
 use crate::worker::node_beat::TellNode;
 
@@ -123,13 +124,16 @@ pub async fn start_on(
     let guards = Arc::new(Guards::new(roles(config, map)?));
     let memory = memory(config, backend.token_leases.is_some(), map, &guards);
     let outbound = outbound(config)?;
-    // Buyers do not wait for copies to be removed by a Redis that is known not to answer.
-    let of_buyers = forgetting(guarded(backend.clone(), &guards, map, &clock), &memory.orders, &clock);
-    let backend = forgetting(backend, &memory.orders, &clock);
+    let remover =
+        backend.order_copies.clone().map(|copies| Arc::new(CopyRemover::new(copies, clock.clone())));
+    let backend = forgetting(backend, &memory.orders, remover.as_ref());
+    let mut of_buyers = guarded(backend.clone(), &guards, map, &clock);
+    of_buyers.order_copies = of_buyers.order_copies.filter(|_| config.cache.copies);
     let ports = (of_buyers, till::till(&config.payment, &guards, &clock)?, outbound.clone());
     let shop = Shop::new(ports, memory.clone(), settings(config), map, clock.clone(), front.clone());
     let (ports, holder) = (&backend, chance::bytes());
-    let workers = Workers { ports, memory: &memory, config, clock: &clock, tasks: &back, outbound, holder };
+    let workers =
+        Workers { ports, memory: &memory, config, clock: &clock, tasks: &back, outbound, holder, remover };
     workers.warm().await;
     let driver = workers.start(role, &shop, metrics.clone())?;
     if let Some(published) = &published {
@@ -157,15 +161,7 @@ pub async fn start_on(
     let (admin, admin_server) = servers::admin_server(config, context, &back)?;
     tracing::info!(?role, ?shopper, %admin, version = env!("CARGO_PKG_VERSION"), "serving");
     let node = this_node(holder, role, (admin, shopper), clock.now_ms());
-    let leaving = shop.clone();
-    let tell = TellNode {
-        nodes: backend.nodes.clone(),
-        node: node.clone(),
-        rulebook: memory.rules.clone(),
-        is_leaving: Box::new(move || leaving.is_leaving()),
-        period: NODE_INTERVAL,
-    };
-    driver.start(Arc::new(tell), Signal::default());
+    driver.start(Arc::new(tell(&backend, &node, &memory, shop.clone())), Signal::default());
     let (order_log, nodes) = (backend.order_log.clone(), backend.nodes.clone());
     let node = (nodes, node.id);
     Ok(Running {
@@ -207,6 +203,17 @@ fn roles(config: &Config, map: ShardMap) -> anyhow::Result<Roles> {
     Ok(Roles { inventory: Some(name(inventory)?), order_log: Some(name(order_log)?), databases, provider })
 }
 
+/// Has this process tell of itself.
+fn tell(backend: &Ports, node: &NodeBeat, memory: &Memory, shop: Arc<Shop>) -> TellNode {
+    TellNode {
+        nodes: backend.nodes.clone(),
+        node: node.clone(),
+        rulebook: memory.rules.clone(),
+        is_leaving: Box::new(move || shop.is_leaving()),
+        period: NODE_INTERVAL,
+    }
+}
+
 /// Answers the id of this process.
 fn node_id(holder: [u8; 16]) -> String {
     holder.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -237,7 +244,8 @@ impl Running {
     pub fn reload_by(&self, load: Load, followed: BTreeMap<String, Explained>) -> Arc<Reloader> {
         let reloader = Arc::new(Reloader::new(load, followed, self.rules.clone(), self.clock.clone()));
         let by_operator = reloader.clone();
-        let reload = move || by_operator.reload().map_err(|error| error.to_string());
+        let reload =
+            move || by_operator.reload().map_err(|error| format!("{:#}", anyhow::Error::from(error)));
         drop(self.context.reload.set(Arc::new(reload)));
         reloader
     }

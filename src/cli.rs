@@ -257,7 +257,10 @@ async fn serve(loaded: Loaded, again: app::Load, role: Role) -> anyhow::Result<(
         Ok(reloaded) => {
             tracing::warn!(keys = ?reloaded.at_restart, "these keys of the configuration need a restart");
         }
-        Err(error) => tracing::error!(%error, "the configuration cannot be used: nothing was changed"),
+        Err(error) => {
+            let error = anyhow::Error::from(error);
+            tracing::error!("the configuration cannot be used, nothing was changed: {error:#}");
+        }
     };
     let asked = tokio::select! {
         asked = signals.first() => asked,

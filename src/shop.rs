@@ -90,7 +90,7 @@ impl Shop {
             copies: ports.order_copies.clone(),
         };
         Arc::new(Self {
-            rows: OrderRows::new(memory.orders.clone(), source, clock.clone()),
+            rows: OrderRows::new(memory.orders.clone(), source, clock.clone(), tasks.clone()),
             admission: Admission::new(&settings),
             queues: BucketQueues::new(&settings, clock.clone()),
             waiters: tokio::sync::Semaphore::new(settings.waiters_max),

@@ -4,6 +4,7 @@
 pub mod alarm_caller;
 pub mod catalog_refresh;
 pub mod clock_watch;
+pub mod copy_remover;
 pub mod driver;
 pub mod event_publisher;
 pub mod event_reader;

@@ -1,16 +1,14 @@
 //! Has what is remembered of an order forgotten whenever it or one of its payments changes, or may have: by this
 //! process, and the copy that all share.
 //!
-//! Other processes know it at most [`crate::memory::order_cache::KEPT`] later. Whoever dies between a change and this
-//! leaves the copy to the builder of views, which has it removed for every event.
+//! Other processes know it at most [`crate::memory::order_cache::KEPT`] later. Copies that cannot be removed now are
+//! owed ([`CopyRemover`]).
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::clock::Clock;
 use crate::domain::order_life::OrderEvent;
 use crate::domain::payment::RefundKey;
 use crate::domain::{
@@ -18,20 +16,51 @@ use crate::domain::{
 };
 use crate::memory::order_cache::OrderCache;
 use crate::ports::{
-    Captures, Ending, FORGOTTEN_MAX, Grace, Moved, Opened, OrderChanges, OrderCopies, Orphan, Overdue,
-    PaymentStep, Payments, Ports, RefundStep, Refunds, StoreResult, Taken,
+    Captures, Ending, Grace, Moved, Opened, OrderChanges, Orphan, Overdue, PaymentStep, Payments, Ports,
+    RefundStep, Refunds, StoreResult, Taken,
 };
+use crate::worker::copy_remover::CopyRemover;
 
 /// What is remembered of orders.
 #[derive(Clone)]
 struct Memories {
     cache: Arc<OrderCache>,
-    copies: Option<Arc<dyn OrderCopies>>,
-    clock: Clock,
+    remover: Option<Arc<CopyRemover>>,
 }
 
-/// How long a change waits for the removal of copies. What is on its way arrives all the same.
-const PATIENCE: Duration = Duration::from_millis(10);
+/// Orders that may have changed, until they are forgotten. Who is not waited for any more leaves it to the remover.
+struct Changed<'a> {
+    with: &'a Memories,
+    orders: &'a [OrderId],
+    is_forgotten: bool,
+}
+
+impl Changed<'_> {
+    fn forget_here(&self) {
+        self.orders.iter().for_each(|order| self.with.cache.forget(*order));
+    }
+
+    async fn forget(mut self) {
+        self.forget_here();
+        if let Some(remover) = &self.with.remover {
+            remover.remove(self.orders).await;
+        }
+        // Somebody may have read the copy meanwhile.
+        self.forget_here();
+        self.is_forgotten = true;
+    }
+}
+
+impl Drop for Changed<'_> {
+    fn drop(&mut self) {
+        if !self.is_forgotten {
+            self.forget_here();
+            if let Some(remover) = &self.with.remover {
+                remover.owe(self.orders);
+            }
+        }
+    }
+}
 
 impl Memories {
     /// Makes a change, and has its orders forgotten, whatever came of it.
@@ -40,24 +69,16 @@ impl Memories {
         orders: &[OrderId],
         change: impl Future<Output = StoreResult<T>> + Send,
     ) -> StoreResult<T> {
+        let changed = Changed { with: self, orders, is_forgotten: false };
         let done = change.await;
-        orders.iter().for_each(|order| self.cache.forget(*order));
-        if let Some(copies) = &self.copies {
-            for some in orders.chunks(FORGOTTEN_MAX) {
-                match self.clock.timeout(PATIENCE, copies.forget(some)).await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(error)) => tracing::debug!(%error, "copies are not removed yet"),
-                    Err(late) => tracing::debug!(%late, "copies are not known to be removed"),
-                }
-            }
-        }
+        changed.forget().await;
         done
     }
 }
 
 /// Has the changes of all ports forget what is remembered.
-pub fn forgetting(mut ports: Ports, cache: &Arc<OrderCache>, clock: &Clock) -> Ports {
-    let with = Memories { cache: cache.clone(), copies: ports.order_copies.clone(), clock: clock.clone() };
+pub fn forgetting(mut ports: Ports, cache: &Arc<OrderCache>, remover: Option<&Arc<CopyRemover>>) -> Ports {
+    let with = Memories { cache: cache.clone(), remover: remover.cloned() };
     ports.order_changes = Arc::new(ForgettingChanges { of: ports.order_changes, with: with.clone() });
     ports.payments = Arc::new(ForgettingPayments { of: ports.payments, with: with.clone() });
     ports.captures = Arc::new(ForgettingCaptures { of: ports.captures, with: with.clone() });

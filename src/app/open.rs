@@ -23,7 +23,6 @@ pub fn backend_settings(config: &Config) -> anyhow::Result<distributed::Settings
         redis: config.redis.clone(),
         kafka: config.kafka.clone(),
         mysql: config.mysql.clone(),
-        order_copies_max: config.cache.copies_max,
         map: config.shard_map()?,
     })
 }

@@ -22,6 +22,7 @@ use crate::shutdown::Tasks;
 use crate::worker::alarm_caller::{self, AlarmCaller, Receiver};
 use crate::worker::catalog_refresh::CatalogRefresh;
 use crate::worker::clock_watch::ClockWatch;
+use crate::worker::copy_remover::CopyRemover;
 use crate::worker::driver::{Driver, Progress, Signal, Task};
 use crate::worker::event_publisher::EventPublisher;
 use crate::worker::event_reader::EventReader;
@@ -100,6 +101,8 @@ pub struct Workers<'a> {
     pub outbound: Arc<dyn Outbound>,
     /// The number of this process.
     pub holder: [u8; 16],
+    /// Removes copies of orders, where there are any.
+    pub remover: Option<Arc<CopyRemover>>,
 }
 
 impl Workers<'_> {
@@ -178,6 +181,9 @@ impl Workers<'_> {
         let start = |task: Arc<dyn Task>| driver.start(task, Signal::default());
         start(Arc::new(self.catalog_refresh()));
         start(Arc::new(self.rule_refresh()));
+        if let Some(remover) = &self.remover {
+            start(remover.clone());
+        }
         start(Arc::new(self.stock_watch()));
         start(Arc::new(self.health_watch()));
         start(Arc::new(self.clock_watch()));
@@ -278,7 +284,7 @@ impl Workers<'_> {
         start(Arc::new(ViewBuilder {
             reader: self.event_reader(VIEWS),
             views: self.ports.views.clone(),
-            copies: self.ports.order_copies.clone(),
+            remover: self.remover.clone(),
             period: Duration::from_millis(self.config.events.views_interval_ms),
         }));
         if let Some(recovery) = &self.ports.recovery {

@@ -60,8 +60,8 @@ use std::time::Duration;
 use crate::clock::Clock;
 use crate::config::RedisConfig;
 use crate::ports::{
-    AuditLog, Books, EventTopic, Gates, Inventory, Keys, OrderCopies, OrderEvents, OrderLog, Outbox, Ports,
-    Positions, Probe, Recovery, Refills, StoreResult, Views, Watermarks,
+    AuditLog, Books, EventTopic, Gates, Inventory, Keys, OrderEvents, OrderLog, Outbox, Ports, Positions,
+    Probe, Recovery, Refills, StoreResult, Views, Watermarks,
 };
 
 pub use kafka_client::Unawaited;
@@ -140,9 +140,7 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Ports> {
         rules: Arc::new(MysqlRules::new(mysql.clone())),
         nodes: Arc::new(RedisNodes::new(redis.link.clone())),
         token_leases: Some(Arc::new(RedisTokenLeases::new(redis.link.clone()))),
-        order_copies: (settings.order_copies_max > 0).then(|| -> Arc<dyn OrderCopies> {
-            Arc::new(RedisOrderCopies::new(redis.link.clone(), settings.order_copies_max))
-        }),
+        order_copies: Some(Arc::new(RedisOrderCopies::new(redis.link.clone()))),
         event_topic,
         payments: Arc::new(MysqlPayments::new(mysql.clone())),
         captures: Arc::new(MysqlCaptures::new(mysql.clone())),

@@ -20,7 +20,6 @@ impl Config {
             ("limits.tokens_per_s", wide(limits.tokens_per_s), 0..=1_000_000),
             ("limits.tokens_burst", wide(limits.tokens_burst), 0..=1_000_000),
             ("cache.orders_max", wide(self.cache.orders_max), 0..=10_000_000),
-            ("cache.copies_max", wide(self.cache.copies_max), 0..=10_000_000),
         ]
     }
 

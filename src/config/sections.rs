@@ -216,8 +216,8 @@ section!(
     CacheConfig {
         /// Most orders of which a process remembers what it has read; 0 for none.
         orders_max: u32,
-        /// Most orders of which Redis keeps a copy; 0 for none.
-        copies_max: u32
+        /// Whether reads use copies that Redis keeps.
+        copies: bool
     }
 );
 section!(

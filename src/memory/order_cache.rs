@@ -45,7 +45,7 @@ pub struct OrderCache {
     answered: Counter,
 }
 
-/// One read. It goes on for as long as anybody waits for it.
+/// One read.
 struct Read {
     began: Moment,
     answer: Shared<BoxFuture<'static, Known>>,
@@ -82,7 +82,9 @@ impl Read {
     fn known(&self, now: Moment) -> Option<&Option<Arc<WholeOrder>>> {
         let is_kept = |began| now.since(began) < KEPT;
         match self.answer.peek() {
-            Some(answer) => answer.as_ref().ok().filter(|_| is_kept(self.began)),
+            // An order without a row may have one at any moment.
+            Some(Ok(None)) | Some(Err(_)) => None,
+            Some(Ok(row)) => Some(row).filter(|_| is_kept(self.began)),
             None => {
                 let before = self.before.as_ref()?;
                 let holds = is_kept(before.began) && !before.is_past.load(Ordering::Acquire);
@@ -98,7 +100,7 @@ impl Read {
 
     /// Answers whether nobody can be answered with it any more.
     fn is_over(&self, now: Moment) -> bool {
-        now.since(self.began) >= KEPT || matches!(self.answer.peek(), Some(Err(_)))
+        now.since(self.began) >= KEPT || matches!(self.answer.peek(), Some(Err(_) | Ok(None)))
     }
 }
 
@@ -130,7 +132,7 @@ impl OrderCache {
     }
 
     /// Answers what was read a moment ago, or reads it. Who comes while it is being read gets the same answer. `read`
-    /// makes a read; it may be made and not run.
+    /// begins a read, which has to come to its end also when nobody waits for it: it may hold a connection.
     ///
     /// # Errors
     /// As the read's.
@@ -158,10 +160,11 @@ impl OrderCache {
             is_new = true;
             Ok::<_, Infallible>(Read::new(now, &read, None))
         });
-        if !is_new {
+        let known = found.answer.clone().await;
+        if !is_new && matches!(known, Ok(Some(_))) {
             self.answered.increment(1);
         }
-        found.answer.clone().await
+        known
     }
 
     /// Forgets what was read of an order, because it has changed.

@@ -12,8 +12,8 @@ mod switches;
 mod tables;
 
 use std::cell::OnceCell;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -66,7 +66,7 @@ pub struct Passes {
 pub struct Rulebook {
     ready: ArcSwap<Ready>,
     reading: futures::lock::Mutex<()>,
-    configured: ArcSwap<Vec<Rule>>,
+    configured: Mutex<Vec<Rule>>,
     tables: Tables,
     guards: Arc<Guards>,
     /// Whether the rules of the directory were ever read.
@@ -125,7 +125,7 @@ impl Rulebook {
         Self {
             ready: ArcSwap::from_pointee(ready),
             reading: futures::lock::Mutex::default(),
-            configured: ArcSwap::from_pointee(configured),
+            configured: Mutex::new(configured),
             tables,
             guards,
             is_read: AtomicBool::new(false),
@@ -135,8 +135,9 @@ impl Rulebook {
 
     /// Takes other rates of the configuration, as [`Self::new`] has them. What they have counted stays.
     pub fn configure(&self, rates: [(u32, u32); 3], now_ms: i64) {
-        self.configured.store(Arc::new(configured(rates)));
-        self.hold(self.ready.load().set.clone(), now_ms);
+        let mut known = self.configured.lock().expect("no code panics while holding it");
+        *known = configured(rates);
+        self.hold(&known, self.ready.load().set.clone(), now_ms);
     }
 
     /// Answers the version of the rules that hold.
@@ -171,13 +172,14 @@ impl Rulebook {
 
     /// Takes rules over that were read. Those whose time is over are left out.
     pub fn take(&self, set: RuleSet, now_ms: i64) {
-        self.hold(set, now_ms);
+        self.hold(&self.configured.lock().expect("no code panics while holding it"), set, now_ms);
         self.is_read.store(true, Ordering::Release);
     }
 
-    fn hold(&self, set: RuleSet, now_ms: i64) {
+    /// Makes the rules ready. Whoever holds those of the configuration is the only one who does.
+    fn hold(&self, configured: &[Rule], set: RuleSet, now_ms: i64) {
         let before = self.ready.load_full();
-        let ready = Ready::new(set, &self.configured.load(), &before, &self.tables, now_ms);
+        let ready = Ready::new(set, configured, &before, &self.tables, now_ms);
         let holding = ready.set.rules.iter().filter(|rule| rule.terms.holds_at(now_ms));
         self.guards.follow(holding);
         self.ready.store(Arc::new(ready));

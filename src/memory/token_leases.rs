@@ -77,7 +77,7 @@ impl Split {
         }
         self.own = self.own.saturating_add(tokens);
         let all = u32::try_from(given - self.before).unwrap_or(u32::MAX);
-        if now_ns - self.since_ns >= SPLIT_NS && all > 0 {
+        if now_ns.saturating_sub(self.since_ns) >= SPLIT_NS && all > 0 {
             let share = (f64::from(self.own) / f64::from(all)).clamp(SHARE_MIN, 1.0);
             *self = Self { since_ns: now_ns, own: 0, before: given, share: Some(share) };
         }

@@ -4,20 +4,28 @@
 use std::sync::Arc;
 
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use metrics::counter;
+use tokio::sync::oneshot;
 
 use crate::clock::Clock;
 use crate::domain::{OrderId, WholeOrder};
-use crate::memory::order_cache::{OrderCache, Unknown};
+use crate::memory::order_cache::{Known, OrderCache, Unknown};
 use crate::metrics::ORDER_READS;
 use crate::ports::{Copied, OrderCopies, Orders, Payments, StoreError, StoreResult};
+use crate::shutdown::Tasks;
 
 /// The rows of orders.
 pub struct OrderRows {
     cache: Arc<OrderCache>,
     source: Arc<Source>,
     clock: Clock,
+    tasks: Tasks,
 }
+
+/// Copies cannot be read now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CopiesUnreadable;
 
 /// Where rows are read.
 pub struct Source {
@@ -30,9 +38,18 @@ pub struct Source {
 }
 
 impl OrderRows {
-    /// Makes it over what this process has read.
-    pub fn new(cache: Arc<OrderCache>, source: Source, clock: Clock) -> Self {
-        Self { cache, source: Arc::new(source), clock }
+    /// Makes it over what this process has read. `tasks` own the reads.
+    pub fn new(cache: Arc<OrderCache>, source: Source, clock: Clock, tasks: Tasks) -> Self {
+        Self { cache, source: Arc::new(source), clock, tasks }
+    }
+
+    /// Begins a read. It comes to its end also when everybody who waits for it has gone: it holds a connection, a place
+    /// before a guard, and perhaps the right to make a copy.
+    fn begin(&self, read: impl Future<Output = Known> + Send + 'static) -> BoxFuture<'static, Known> {
+        let (answer, answered) = oneshot::channel();
+        self.tasks.spawn_here(async move { drop(answer.send(read.await)) });
+        let ended = || Unknown::Failed(Arc::new(StoreError::broken("read order", "the read has ended")));
+        async move { answered.await.unwrap_or_else(|_| Err(ended())) }.boxed()
     }
 
     /// Answers an order whose row was read a moment ago. Costs no I/O.
@@ -40,24 +57,44 @@ impl OrderRows {
         self.cache.recent(order, self.clock.monotonic())
     }
 
-    /// Answers an order of which there is a copy, at most a second late. Costs one request to Redis.
-    pub async fn copied(&self, order: OrderId) -> Option<Arc<WholeOrder>> {
-        self.source.copies.as_ref()?;
+    /// Answers an order of which there is a copy, at most a second late; `None` when there is none. Costs one request
+    /// to Redis.
+    ///
+    /// # Errors
+    /// When copies cannot be read now.
+    pub async fn copied(&self, order: OrderId) -> Result<Option<Arc<WholeOrder>>, CopiesUnreadable> {
+        if self.source.copies.is_none() {
+            return Ok(None);
+        }
         let read = || {
             let source = self.source.clone();
-            async move { source.copy(order).await.map(Some).ok_or(Unknown::NotCopied) }.boxed()
+            self.begin(async move { source.copy(order).await })
         };
-        self.cache.read(order, self.clock.monotonic(), read).await.ok().flatten()
+        match self.cache.read(order, self.clock.monotonic(), read).await {
+            Ok(row) => Ok(row),
+            Err(Unknown::NotCopied) => Ok(None),
+            Err(Unknown::Failed(error)) => {
+                tracing::debug!(%error, "copies cannot be read");
+                Err(CopiesUnreadable)
+            }
+        }
     }
 
-    /// Reads the row of an order, at most a second late. `None` when it has none.
+    /// Reads the row of an order, at most a second late. `None` when it has none. `copied` is what [`Self::copied`] has
+    /// answered.
     ///
     /// # Errors
     /// When it is known nowhere but in the database, and that cannot be read.
-    pub async fn read(&self, order: OrderId) -> Result<Option<Arc<WholeOrder>>, Arc<StoreError>> {
+    pub async fn read(
+        &self,
+        order: OrderId,
+        copied: Result<(), CopiesUnreadable>,
+    ) -> Result<Option<Arc<WholeOrder>>, Arc<StoreError>> {
         let read = || {
             let source = self.source.clone();
-            async move { source.read(order).await.map_err(|error| Unknown::Failed(Arc::new(error))) }.boxed()
+            self.begin(async move {
+                source.read(order, copied).await.map_err(|error| Unknown::Failed(Arc::new(error)))
+            })
         };
         loop {
             match self.cache.read(order, self.clock.monotonic(), read).await {
@@ -80,18 +117,22 @@ impl OrderRows {
 
 impl Source {
     /// Looks for a copy.
-    async fn copy(&self, order: OrderId) -> Option<Arc<WholeOrder>> {
-        let found = self.copies.as_ref()?.find(order).await.unwrap_or_else(|error| {
-            tracing::debug!(%error, "copies cannot be read");
-            None
-        })?;
+    async fn copy(&self, order: OrderId) -> Known {
+        let copies = self.copies.as_ref().ok_or(Unknown::NotCopied)?;
+        let found = copies.find(order).await.map_err(|error| Unknown::Failed(Arc::new(error)))?;
+        let found = found.ok_or(Unknown::NotCopied)?;
         counter!(ORDER_READS, "from" => "copies").increment(1);
-        Some(Arc::new(found))
+        Ok(Some(Arc::new(found)))
     }
 
     /// Reads the copy, or else the database, of which it makes the copy if it may.
-    async fn read(&self, order: OrderId) -> StoreResult<Option<Arc<WholeOrder>>> {
-        let Some(copies) = &self.copies else { return self.database(order).await.map(wrapped) };
+    async fn read(
+        &self,
+        order: OrderId,
+        copied: Result<(), CopiesUnreadable>,
+    ) -> StoreResult<Option<Arc<WholeOrder>>> {
+        let copies = self.copies.as_ref().filter(|_| copied.is_ok());
+        let Some(copies) = copies else { return self.database(order).await.map(wrapped) };
         let number = match copies.read(order).await {
             Ok(Copied::Found(whole)) => {
                 counter!(ORDER_READS, "from" => "copies").increment(1);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use metrics::counter;
 
+use super::order_rows::CopiesUnreadable;
 use super::{Failure, Shop};
 use crate::domain::reservation::Reservation;
 use crate::domain::{
@@ -93,13 +94,16 @@ impl Shop {
         if !self.catalog().is_read {
             return Err(Failure::Unavailable);
         }
+        let mut copied = Ok(());
         if reading == Reading::MaybeLate {
             if let Some(whole) = self.rows.recent(id) {
                 return Ok(Some(whole));
             }
             // A copy is one look. A hold is one for each sale that it may be of.
-            if let Some(whole) = self.rows.copied(id).await {
-                return Ok(Some(whole));
+            match self.rows.copied(id).await {
+                Ok(Some(whole)) => return Ok(Some(whole)),
+                Ok(None) => {}
+                Err(unreadable) => copied = Err(unreadable),
             }
         }
         let held = self.held(id, true).await;
@@ -109,7 +113,8 @@ impl Shop {
             counter!(ORDER_READS, "from" => "hold").increment(1);
             return Ok(self.order_of(held));
         }
-        match self.row(id, reading, held.as_ref().ok().and_then(Option::as_ref)).await {
+        let known_hold = held.as_ref().ok().and_then(Option::as_ref);
+        match self.row(id, (reading, copied), known_hold).await {
             Ok(Some(whole)) => Ok(Some(whole)),
             Ok(None) => {
                 // The order has no row. Perhaps its sale is long over, and the writers were down all the time.
@@ -136,7 +141,7 @@ impl Shop {
     async fn row(
         &self,
         id: OrderId,
-        reading: Reading,
+        (reading, copied): (Reading, Result<(), CopiesUnreadable>),
         held: Option<&Reservation>,
     ) -> Result<Option<Arc<WholeOrder>>, Arc<StoreError>> {
         let now = async || self.rows.read_now(id).await.map(|row| row.map(Arc::new)).map_err(Arc::new);
@@ -144,7 +149,7 @@ impl Shop {
         if reading == Reading::Now || held.is_some_and(|held| held.state.is_pending()) {
             return now().await;
         }
-        match self.rows.read(id).await {
+        match self.rows.read(id, copied).await {
             // It was read before the order was decided.
             Ok(None) if held.is_some() => now().await,
             row => row,

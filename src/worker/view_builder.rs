@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use super::copy_remover::CopyRemover;
 use super::driver::{Progress, Task};
 use super::event_reader::EventReader;
 use crate::domain::stored_event::Facts;
 use crate::domain::{Instance, OrderId, OrderState, StoredEvent, view};
-use crate::ports::{FORGOTTEN_MAX, OrderCopies, StoreResult, Views};
+use crate::ports::{StoreResult, Views};
 
 /// The builder of a process. Any number of processes may have one.
 pub struct ViewBuilder {
@@ -20,8 +21,8 @@ pub struct ViewBuilder {
     pub reader: EventReader,
     /// The views.
     pub views: Arc<dyn Views>,
-    /// The copies of orders, where there are any.
-    pub copies: Option<Arc<dyn OrderCopies>>,
+    /// Removes the copies of orders, where there are any.
+    pub remover: Option<Arc<CopyRemover>>,
     /// Time between two rounds.
     pub period: Duration,
 }
@@ -43,14 +44,12 @@ impl ViewBuilder {
     /// Removes the copies of orders that took a step after their first one. Who took the step has done so, unless the
     /// process died over it.
     async fn forget_copies(&self, events: &[StoredEvent]) {
-        let Some(copies) = &self.copies else { return };
+        let Some(remover) = &self.remover else { return };
         let is_first = |facts: &Arc<Facts>| facts.from == OrderState::Queued.as_str();
         let changed = events.iter().filter(|event| !event.facts.as_ref().is_some_and(is_first));
         let orders: Vec<OrderId> = changed.map(|event| event.order).collect();
-        for some in orders.chunks(FORGOTTEN_MAX) {
-            if let Err(error) = copies.forget(some).await {
-                tracing::debug!(%error, "copies are not removed");
-            }
+        if !orders.is_empty() {
+            remover.remove(&orders).await;
         }
     }
 }

@@ -40,8 +40,8 @@ fn publisher(ports: &Ports) -> EventPublisher {
 }
 
 fn builder(ports: &Ports) -> ViewBuilder {
-    let (reader, copies) = (reader(ports, VIEWS), ports.order_copies.clone());
-    ViewBuilder { reader, views: ports.views.clone(), copies, period: Duration::ZERO }
+    let (reader, remover) = (reader(ports, VIEWS), None);
+    ViewBuilder { reader, views: ports.views.clone(), remover, period: Duration::ZERO }
 }
 
 /// Runs a task until it has gone on so often, and drops it then, as the end of its process does. Answers whether it

@@ -20,6 +20,8 @@ const RATE: u32 = 40;
 const WATCHED: Duration = Duration::from_millis(2000);
 /// Buyers of each instance who want to pay: more than do while the provider is watched.
 const PAYERS: usize = 1_000;
+/// Orders of each instance that are read: more than are remembered for long.
+const READ: usize = 200;
 /// Most faults of one illness that are shown.
 const FAULTS_SHOWN: usize = 6;
 /// How long breakers take until they know: after that the answers come at once.
@@ -55,17 +57,33 @@ enum Path {
     Sale,
     Buy,
     List(usize),
+    /// An order.
+    Read(usize),
     /// A payment that is not open yet.
     Pay(usize),
 }
 
-const PATHS: [Path; 6] = [Path::Sale, Path::Buy, Path::List(0), Path::List(1), Path::Pay(0), Path::Pay(1)];
+const PATHS: [Path; 8] = [
+    Path::Sale,
+    Path::Buy,
+    Path::List(0),
+    Path::List(1),
+    Path::Read(0),
+    Path::Read(1),
+    Path::Pay(0),
+    Path::Pay(1),
+];
 
 impl Path {
     /// Answers whether it is served without a part as it is with it.
     fn is_free_of(self, part: Part) -> bool {
-        // A purchase waits for the log for a moment, and is answered without it.
-        !(self.needs(part) || self == Self::Buy && part == Part::Kafka)
+        // These wait for a moment, and are answered without it: the log of a purchase, the copy of an order.
+        let waits = match self {
+            Self::Buy => part == Part::Kafka,
+            Self::Read(_) => part == Part::Redis,
+            Self::Sale | Self::List(_) | Self::Pay(_) => false,
+        };
+        !(self.needs(part) || waits)
     }
 
     /// Answers whether it cannot be served without a part.
@@ -74,7 +92,7 @@ impl Path {
             Part::Redis => self == Self::Buy,
             // An order that the log does not take waits in the outbox.
             Part::Kafka => false,
-            Part::Mysql(at) => self == Self::List(at) || self == Self::Pay(at),
+            Part::Mysql(at) => [Self::List(at), Self::Read(at), Self::Pay(at)].contains(&self),
             Part::Provider => matches!(self, Self::Pay(_)),
         }
     }
@@ -109,6 +127,7 @@ struct Watch {
     /// How many of them have wanted to pay.
     payers: [AtomicUsize; 2],
     customers: AtomicUsize,
+    looks: AtomicUsize,
 }
 
 impl Watch {
@@ -127,7 +146,13 @@ impl Watch {
         }))
         .await;
         let buyers: [_; 2] = buyers.try_into().expect("two instances");
-        Self { shop, buyers, payers: Default::default(), customers: AtomicUsize::new(0) }
+        Self {
+            shop,
+            buyers,
+            payers: Default::default(),
+            customers: AtomicUsize::new(0),
+            looks: AtomicUsize::new(0),
+        }
     }
 
     async fn ask(&self, path: Path) -> Sample {
@@ -148,6 +173,10 @@ impl Watch {
                 let user = format!("customer-{}", self.customers.fetch_add(1, Ordering::Relaxed));
                 let body = r#"{"sku_id":"phone","quantity":1}"#;
                 send("POST", "/api/v1/sales/drop/orders".to_owned(), &user, body).await
+            }
+            Path::Read(at) => {
+                let (user, order) = &self.buyers[at][self.looks.fetch_add(1, Ordering::Relaxed) % READ];
+                send("GET", format!("/api/v1/orders/{order}"), user, "").await
             }
             Path::List(at) => send("GET", "/api/v1/orders".to_owned(), &self.buyers[at][0].0, "").await,
             Path::Pay(at) => {

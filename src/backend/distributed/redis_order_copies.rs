@@ -16,9 +16,11 @@ const KEEP: &str = "keep copy";
 /// The form of a copy. It changes with every field, so that no version reads what another one has made: a field that an
 /// older version does not know would be missing for as long as its copy lives.
 const FORM: u32 = 1;
+/// How many sets there are. Every process has to know the same number, also of other versions: it belongs to the form.
+const SETS: u64 = 16_384;
 /// Most copies of a set.
 const SET_MAX: u64 = 4;
-/// How long a set of copies lives, in ms. Who could not remove the copy of what it changed is forgotten by then.
+/// How long a set of copies lives, in ms.
 const SET_MS: u64 = 600_000;
 /// How long one who makes a copy has for it, in ms: reads of the database that take longer make none.
 const MAKING_MS: u64 = 1_000;
@@ -26,25 +28,22 @@ const MAKING_MS: u64 = 1_000;
 /// Serves copies from Redis.
 pub struct RedisOrderCopies {
     link: Arc<RedisLink>,
-    /// How many sets there are, at least one.
-    sets: u64,
     read: Script,
     keep: Script,
 }
 
 impl RedisOrderCopies {
-    /// Loads the scripts for at most `copies_max` copies. It calls nothing.
-    pub fn new(link: Arc<RedisLink>, copies_max: u32) -> Self {
-        let sets = (u64::from(copies_max) / SET_MAX).max(1);
+    /// Loads the scripts. It calls nothing.
+    pub fn new(link: Arc<RedisLink>) -> Self {
         let read = Script::new(include_str!("../../../lua/read_copy.lua"));
         let keep = Script::new(include_str!("../../../lua/keep_copy.lua"));
-        Self { link, sets, read, keep }
+        Self { link, read, keep }
     }
 
     fn set_of(&self, order: OrderId) -> String {
         // The last bytes of an id are of a hash.
         let last = order.bytes().last_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
-        self.link.copies(FORM, last % self.sets)
+        self.link.copies(FORM, last % SETS)
     }
 }
 

@@ -12,8 +12,6 @@ pub struct Settings {
     pub kafka: KafkaConfig,
     /// The section `[mysql]`: where the instances are, and how long a call may take.
     pub mysql: MysqlConfig,
-    /// Most orders of which Redis keeps a copy; 0 for none.
-    pub order_copies_max: u32,
     /// How users are spread over shards, partitions and instances.
     pub map: ShardMap,
 }

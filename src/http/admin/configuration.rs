@@ -26,6 +26,9 @@ pub async fn reload(
     };
     let change = change(&request, &operator, "config_reload", &reason);
     context.shop.note(&change, &Subject::Configuration { process: context.process.clone() }).await?;
-    let reloaded = reload().map_err(|why| Problem::invalid("", why))?;
+    let reload = reload.clone();
+    // It reads files.
+    let reloaded = web::block(move || reload()).await.map_err(|_| Problem::new(Code::Internal))?;
+    let reloaded = reloaded.map_err(|why| Problem::invalid("", why))?;
     Ok(HttpResponse::Ok().json(reloaded))
 }

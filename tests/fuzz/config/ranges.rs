@@ -46,7 +46,6 @@ ranges! {
     "limits.tokens_burst" limits.tokens_burst 0..=1_000_000;
     "catalog.refresh_ms" catalog.refresh_ms 50..=60_000;
     "cache.orders_max" cache.orders_max 0..=10_000_000;
-    "cache.copies_max" cache.copies_max 0..=10_000_000;
     "shards.shards" shards.shards 1..=4096;
     "shards.partitions" shards.partitions 1..=4096;
     "shards.months_ahead" shards.months_ahead 1..=24;
