@@ -1,7 +1,8 @@
 //! Removes the copies of orders that have changed, and goes on until they are gone.
 //!
 //! A change does not wait for it when Redis is slow, and does not fail with it: what is not known to be removed is
-//! owed, and tried again. What a process owes when it dies is removed by the builder of views, for every step of an order.
+//! owed, and tried again. What a process owes when it dies is removed by the builder of views, for every step of an
+//! order.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
