@@ -85,6 +85,7 @@ pub struct Running {
     back: Tasks,
     context: web::Data<Context>,
     rules: Arc<Rulebook>,
+    remover: Option<Arc<CopyRemover>>,
 }
 
 /// Starts everything that a role runs, and returns when the process serves. Port 0 binds a free port.
@@ -124,21 +125,26 @@ pub async fn start_on(
     let guards = Arc::new(Guards::new(roles(config, map)?));
     let memory = memory(config, backend.token_leases.is_some(), map, &guards);
     let outbound = outbound(config)?;
-    let remover =
-        backend.order_copies.clone().map(|copies| Arc::new(CopyRemover::new(copies, clock.clone())));
+    let remover = remover(&backend, &memory, &clock);
     let backend = forgetting(backend, &memory.orders, remover.as_ref());
     let mut of_buyers = guarded(backend.clone(), &guards, map, &clock);
     of_buyers.order_copies = of_buyers.order_copies.filter(|_| config.cache.copies);
     let ports = (of_buyers, till::till(&config.payment, &guards, &clock)?, outbound.clone());
     let shop = Shop::new(ports, memory.clone(), settings(config), map, clock.clone(), front.clone());
-    let (ports, holder) = (&backend, chance::bytes());
-    let workers =
-        Workers { ports, memory: &memory, config, clock: &clock, tasks: &back, outbound, holder, remover };
+    let (ports, holder, remover_of) = (&backend, chance::bytes(), remover.as_ref());
+    let workers = Workers {
+        ports,
+        memory: &memory,
+        config,
+        clock: &clock,
+        tasks: &back,
+        outbound,
+        holder,
+        remover: remover_of,
+    };
     workers.warm().await;
     let driver = workers.start(role, &shop, metrics.clone())?;
-    if let Some(published) = &published {
-        driver.start(published.refresh.clone(), Signal::default());
-    }
+    published.iter().for_each(|keys| driver.start(keys.refresh.clone(), Signal::default()));
     let context = web::Data::new(Context {
         shop: shop.clone(),
         tokens,
@@ -162,8 +168,6 @@ pub async fn start_on(
     tracing::info!(?role, ?shopper, %admin, version = env!("CARGO_PKG_VERSION"), "serving");
     let node = this_node(holder, role, (admin, shopper), clock.now_ms());
     driver.start(Arc::new(tell(&backend, &node, &memory, shop.clone())), Signal::default());
-    let (order_log, nodes) = (backend.order_log.clone(), backend.nodes.clone());
-    let node = (nodes, node.id);
     Ok(Running {
         shopper,
         admin,
@@ -172,12 +176,13 @@ pub async fn start_on(
         admin_server,
         shop,
         clock,
-        order_log,
-        node,
+        order_log: backend.order_log.clone(),
+        node: (backend.nodes.clone(), node.id),
         front,
         back,
         context: serving,
         rules: memory.rules,
+        remover,
     })
 }
 
@@ -186,6 +191,12 @@ fn memory(config: &Config, is_shared: bool, map: ShardMap, guards: &Arc<Guards>)
     let rulebook = Rulebook::new(config.limits.rates(), is_shared, guards.clone());
     let orders_max = usize::try_from(config.cache.orders_max).unwrap_or(usize::MAX);
     Memory::new(map, rulebook, guards.clone(), OrderCache::new(orders_max))
+}
+
+/// Makes what removes copies of orders, where there are any.
+fn remover(backend: &Ports, memory: &Memory, clock: &Clock) -> Option<Arc<CopyRemover>> {
+    let remover = |copies| CopyRemover::new(copies, memory.orders.clone(), clock.clone());
+    backend.order_copies.clone().map(|copies| Arc::new(remover(copies)))
 }
 
 /// Names what the shop stands on.
@@ -286,6 +297,9 @@ impl Running {
         self.back.stop();
         self.admin_server.stop(true).await;
         self.back.drained().await;
+        if let Some(remover) = &self.remover {
+            remover.finish().await;
+        }
         let (nodes, id) = &self.node;
         if let Err(error) = nodes.leave(id).await {
             tracing::debug!(%error, "this process is shown as lost for a while");

@@ -102,7 +102,7 @@ pub struct Workers<'a> {
     /// The number of this process.
     pub holder: [u8; 16],
     /// Removes copies of orders, where there are any.
-    pub remover: Option<Arc<CopyRemover>>,
+    pub remover: Option<&'a Arc<CopyRemover>>,
 }
 
 impl Workers<'_> {
@@ -181,8 +181,8 @@ impl Workers<'_> {
         let start = |task: Arc<dyn Task>| driver.start(task, Signal::default());
         start(Arc::new(self.catalog_refresh()));
         start(Arc::new(self.rule_refresh()));
-        if let Some(remover) = &self.remover {
-            start(remover.clone());
+        if let Some(remover) = self.remover {
+            driver.start(remover.clone(), remover.signal.clone());
         }
         start(Arc::new(self.stock_watch()));
         start(Arc::new(self.health_watch()));
@@ -284,7 +284,7 @@ impl Workers<'_> {
         start(Arc::new(ViewBuilder {
             reader: self.event_reader(VIEWS),
             views: self.ports.views.clone(),
-            remover: self.remover.clone(),
+            remover: self.remover.cloned(),
             period: Duration::from_millis(self.config.events.views_interval_ms),
         }));
         if let Some(recovery) = &self.ports.recovery {

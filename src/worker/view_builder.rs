@@ -49,7 +49,7 @@ impl ViewBuilder {
         let changed = events.iter().filter(|event| !event.facts.as_ref().is_some_and(is_first));
         let orders: Vec<OrderId> = changed.map(|event| event.order).collect();
         if !orders.is_empty() {
-            remover.remove(&orders).await;
+            remover.remove_patiently(&orders).await;
         }
     }
 }
