@@ -98,12 +98,14 @@ fn latency_ms() -> u32 {
 impl BreakerTerms {
     /// Makes the breaker that a dependency has without a rule.
     pub fn of(dependency: DependencyId) -> Self {
+        // Nobody waits for a slow order log, and what it is not given is known to the inventory alone.
+        let slow_ms = if dependency.as_str() == "kafka" { 2_000 } else { slow_ms() };
         Self {
             dependency,
             window_ms: window_ms(),
             calls_min: calls_min(),
             error_percent: error_percent(),
-            slow_ms: slow_ms(),
+            slow_ms,
             slow_percent: slow_percent(),
             open_ms: open_ms(),
             probes: probes(),
