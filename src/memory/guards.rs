@@ -288,7 +288,7 @@ impl Guard {
 
     /// Answers from what time on a call is slow.
     pub fn slow_after(&self) -> Duration {
-        Duration::from_millis(self.terms.load().breaker.slow_ms.into())
+        Duration::from_millis(self.terms.load().breaker.slow_ms().into())
     }
 
     /// Lets a call be made.
@@ -450,7 +450,7 @@ impl Permit {
     pub fn done(mut self, outcome: Outcome, now_ns: u64) {
         self.is_over = true;
         let took_ns = now_ns.saturating_sub(self.began_ns);
-        let is_slow = took_ns >= u64::from(self.guard.terms.load().breaker.slow_ms) * MS;
+        let is_slow = took_ns >= u64::from(self.guard.terms.load().breaker.slow_ms()) * MS;
         let mut state = self.guard.lock();
         state.in_flight -= 1;
         // A breaker that went on meanwhile has nothing to do with this call any more.

@@ -20,9 +20,9 @@ pub struct BreakerTerms {
     /// The share of failed calls that opens it, in percent, 1 to 100.
     #[serde(default = "error_percent")]
     pub error_percent: u8,
-    /// From what time on a call is slow, in ms, 1 to 60,000.
-    #[serde(default = "slow_ms")]
-    pub slow_ms: u32,
+    /// From what time on a call is slow, in ms, 1 to 60,000; as [`Self::slow_ms`] says when it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slow_ms: Option<u32>,
     /// The share of slow calls that opens it, in percent, 1 to 100.
     #[serde(default = "slow_percent")]
     pub slow_percent: u8,
@@ -47,10 +47,6 @@ fn calls_min() -> u32 {
 
 fn error_percent() -> u8 {
     50
-}
-
-fn slow_ms() -> u32 {
-    500
 }
 
 fn slow_percent() -> u8 {
@@ -98,19 +94,24 @@ fn latency_ms() -> u32 {
 impl BreakerTerms {
     /// Makes the breaker that a dependency has without a rule.
     pub fn of(dependency: DependencyId) -> Self {
-        // Nobody waits for a slow order log, and what it is not given is known to the inventory alone.
-        let slow_ms = if dependency.as_str() == "kafka" { 2_000 } else { slow_ms() };
         Self {
             dependency,
             window_ms: window_ms(),
             calls_min: calls_min(),
             error_percent: error_percent(),
-            slow_ms,
+            slow_ms: None,
             slow_percent: slow_percent(),
             open_ms: open_ms(),
             probes: probes(),
             forced: None,
         }
+    }
+
+    /// Answers from what time on a call is slow, in ms.
+    pub fn slow_ms(&self) -> u32 {
+        // Nobody waits for a slow order log, and what it is not given is known to the inventory alone.
+        let usual = if self.dependency.as_str() == "kafka" { 2_000 } else { 500 };
+        self.slow_ms.unwrap_or(usual)
     }
 
     /// Checks its numbers.
@@ -124,7 +125,7 @@ impl BreakerTerms {
         if !(1..=100).contains(&self.error_percent) {
             return fault("/value/error_percent", "must be from 1 to 100");
         }
-        if !(1..=60_000).contains(&self.slow_ms) {
+        if !(1..=60_000).contains(&self.slow_ms()) {
             return fault("/value/slow_ms", "must be from 1 to 60000");
         }
         if !(1..=100).contains(&self.slow_percent) {

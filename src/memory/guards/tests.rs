@@ -97,6 +97,16 @@ fn slow_calls_open_it_and_few_or_old_ones_do_not() {
 }
 
 #[test]
+fn a_rule_that_says_nothing_of_slow_calls_leaves_the_order_log_the_time_it_has_without_one() {
+    for (name, slow_ms) in [("kafka", 2_000), ("redis", 500)] {
+        let terms = serde_json::json!({ "dependency": name, "calls_min": 5 });
+        let terms: BreakerTerms = serde_json::from_value(terms).expect("terms");
+        let without = BreakerTerms::of(terms.dependency.clone());
+        assert_eq!((terms.slow_ms(), without.slow_ms()), (slow_ms, slow_ms), "{name}");
+    }
+}
+
+#[test]
 fn an_operator_forces_it_and_a_dry_run_only_counts() {
     let (guards, guard) = guard(&[breaker(serde_json::json!({ "forced": "open" }))]);
     assert_eq!(call(&guard, 0, 1, Outcome::Answered), Err(Refused::Open));
