@@ -59,7 +59,7 @@ struct Read {
 /// What was read before, for those who need not wait for it to be read again.
 struct Before {
     began: Moment,
-    row: Option<Arc<WholeOrder>>,
+    row: Arc<WholeOrder>,
     is_past: Arc<AtomicBool>,
 }
 
@@ -79,12 +79,12 @@ impl Read {
     }
 
     /// Answers what is known without waiting: of this read, or of the one before.
-    fn known(&self, now: Moment) -> Option<&Option<Arc<WholeOrder>>> {
+    fn known(&self, now: Moment) -> Option<&Arc<WholeOrder>> {
         let is_kept = |began| now.since(began) < KEPT;
         match self.answer.peek() {
             // An order without a row may have one at any moment.
             Some(Ok(None)) | Some(Err(_)) => None,
-            Some(Ok(row)) => Some(row).filter(|_| is_kept(self.began)),
+            Some(Ok(Some(row))) => Some(row).filter(|_| is_kept(self.began)),
             None => {
                 let before = self.before.as_ref()?;
                 let holds = is_kept(before.began) && !before.is_past.load(Ordering::Acquire);
@@ -123,7 +123,7 @@ impl OrderCache {
     /// Answers an order that was read a moment ago and has a row. Costs no I/O.
     pub fn recent(&self, order: OrderId, now: Moment) -> Option<Arc<WholeOrder>> {
         let read = self.reads.get(&order)?;
-        let known = read.known(now)?.clone()?;
+        let known = read.known(now)?.clone();
         let is_recent = read.is_fresh(order, now) || read.is_renewed.load(Ordering::Relaxed);
         is_recent.then(|| {
             self.answered.increment(1);
@@ -145,7 +145,7 @@ impl OrderCache {
         {
             if found.is_fresh(order, now) || found.is_renewed.swap(true, Ordering::Relaxed) {
                 self.answered.increment(1);
-                return Ok(row.clone());
+                return Ok(Some(row.clone()));
             }
             let before = Before { began: found.began, row: row.clone(), is_past: found.is_past.clone() };
             let again = Read::new(now, &read, Some(before));

@@ -53,13 +53,13 @@ impl Shop {
     /// # Errors
     /// When a component failed, or the provider did: then the payment is known, and the next call goes on with it.
     pub async fn pay(self: &Arc<Self>, user: &UserId, id: OrderId) -> Result<Paying, Failure> {
-        let Some(whole) = self.order_to_change(user, id).await? else { return Ok(Paying::Unknown) };
+        let Some(order) = self.order_to_change(user, id).await? else { return Ok(Paying::Unknown) };
         if self.till.is_none() {
             return Ok(Paying::NoTill);
         }
         let shop = self.clone();
         let work = async move {
-            if whole.order.unit_price.amount() == 0 {
+            if order.unit_price.amount() == 0 {
                 shop.pay_nothing(id).await
             } else {
                 shop.open_payment(id).await

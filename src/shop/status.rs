@@ -63,18 +63,13 @@ impl Shop {
     ///
     /// # Errors
     /// As [`Self::order`].
-    pub(super) async fn order_to_change(
-        &self,
-        user: &UserId,
-        id: OrderId,
-    ) -> Result<Option<Arc<WholeOrder>>, Failure> {
+    pub(super) async fn order_to_change(&self, user: &UserId, id: OrderId) -> Result<Option<Order>, Failure> {
         if id.shard() != self.map.shard_of(user) {
             return Ok(None);
         }
         match self.ports.orders.order(id).await.map_err(Failure::of_read)? {
-            Some(order) if order.user == *user => Ok(Some(Arc::new(WholeOrder::from(order)))),
-            Some(_) => Ok(None),
-            None => self.order(user, id).await,
+            Some(order) => Ok(Some(order).filter(|order| order.user == *user)),
+            None => Ok(self.order(user, id).await?.map(|whole| whole.order.clone())),
         }
     }
 
