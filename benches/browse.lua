@@ -5,9 +5,10 @@
 -- other look is at an order. RATE is in requests per second, 0 for as many as are answered; the generator waits by
 -- being busy, so that it is awake at every answer. Prints one line of JSON.
 
+dofile('benches/paced.lua')
+
 local orders, sales = {}, {}
 local is_order = false
-local pause, due = 0, 0
 
 -- Adds how often the first, the first two, … are looked at.
 local function ranked(looks, exponent)
@@ -39,22 +40,11 @@ function init(args)
   ranked(orders, tonumber(args[3]))
   ranked(sales, tonumber(args[3]))
   math.randomseed(os.time())
-  local rate = tonumber(args[4])
-  if rate > 0 then pause = 1 / rate end
+  pace(tonumber(args[4]))
 end
 
 function request()
-  if pause > 0 then
-    while os.clock() < due do end
-    due = math.max(due, os.clock() - 0.001) + pause
-  end
+  wait()
   is_order = not is_order
   return drawn(is_order and orders or sales)
-end
-
-function done(summary)
-  local e = summary.errors
-  io.write(string.format(
-    '{"requests":%d,"refusals":%d,"failures":%d,"microseconds":%d}\n',
-    summary.requests, e.status, e.connect + e.read + e.write + e.timeout, summary.duration))
 end

@@ -5,9 +5,10 @@
 -- FILE has a line "token key" for each buyer. RATE is in requests per second, 0 for as many as are answered; the
 -- generator waits by being busy, so that it is awake at every answer. Prints one line of JSON.
 
+dofile('benches/paced.lua')
+
 local requests = {}
 local last = 0
-local pause, due = 0, 0
 
 function init(args)
   for line in io.lines(args[1]) do
@@ -18,22 +19,11 @@ function init(args)
       ['Content-Type'] = 'application/json',
     }, args[3])
   end
-  local rate = tonumber(args[4])
-  if rate > 0 then pause = 1 / rate end
+  pace(tonumber(args[4]))
 end
 
 function request()
-  if pause > 0 then
-    while os.clock() < due do end
-    due = math.max(due, os.clock() - 0.001) + pause
-  end
+  wait()
   last = last % #requests + 1
   return requests[last]
-end
-
-function done(summary)
-  local e = summary.errors
-  io.write(string.format(
-    '{"requests":%d,"refusals":%d,"failures":%d,"microseconds":%d}\n',
-    summary.requests, e.status, e.connect + e.read + e.write + e.timeout, summary.duration))
 end
