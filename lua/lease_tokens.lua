@@ -3,8 +3,8 @@
 --
 -- KEYS  one for each bucket (when it is full again, in µs since 1970, | and how many tokens it has given)
 -- ARGV  for each bucket: 1 tokens that come in a second, 2 tokens that it holds, 3 tokens that are wished for
--- Result: for each bucket: tokens given, µs until there is another one, and how many it has given to all since it was
---         forgotten last
+-- Result: for each bucket: tokens given, µs until there is another one, how many it has given to all since it was
+--         forgotten last, and how many are left
 
 local clock = redis.call('TIME')
 local now_us = clock[1] * 1000000 + clock[2]
@@ -23,6 +23,7 @@ for number, key in ipairs(KEYS) do
   local keep_ms = math.ceil(ahead_us / 1000) + 60000
   redis.call('SET', key, string.format('%.2f|%.0f', now_us + ahead_us, given), 'PX', keep_ms)
   local wait_us = math.max(0, math.ceil(ahead_us + each_us - room_us - 0.5))
-  result[#result + 1] = { tokens, wait_us, given }
+  local left = math.floor((room_us - ahead_us + 0.5) / each_us)
+  result[#result + 1] = { tokens, wait_us, given, left }
 end
 return result

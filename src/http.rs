@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod auth;
 pub mod client_address;
+pub mod connections;
 pub mod extract;
 pub mod headers;
 pub mod middleware;

@@ -83,6 +83,8 @@ metrics_table! {
         "Reads of orders by what answered them: hold, process, copies, database";
     SHED Counter "seckill_shed_total" ["reason"]
         "Requests refused to protect the service";
+    DEGRADED Gauge "seckill_degraded" ["step"]
+        "1 while the process leaves something out so that other purchases go on: purchases, lists, waits";
     IN_FLIGHT Gauge "seckill_purchases_in_flight" []
         "Purchases between reservation and answer";
     ORDERS_OVERDUE Gauge "seckill_orders_overdue" []

@@ -13,6 +13,7 @@ pub mod events;
 pub mod failure;
 mod gather;
 pub mod health;
+pub mod ladder;
 pub mod operate;
 mod order_rows;
 pub mod pay;
@@ -36,18 +37,21 @@ pub mod views;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use metrics::gauge;
+
 use crate::clock::Clock;
-use crate::domain::rule::Switch;
 use crate::domain::{BucketId, Order, Sale, SaleId, Shard, ShardMap, SkuId};
 use crate::memory::Memory;
 use crate::memory::catalog::Snapshot;
 use crate::memory::pace::DELAYED_MS;
+use crate::metrics::DEGRADED;
 use crate::ports::{Outbound, Ports};
 use crate::shutdown::Tasks;
 
 use admission::Admission;
 use bucket_queues::BucketQueues;
 pub use failure::Failure;
+use ladder::Step;
 use order_rows::{OrderRows, Source};
 pub use settings::Settings;
 pub use till::Till;
@@ -146,15 +150,24 @@ impl Shop {
     }
 
     /// Answers how many seconds a client waits that asks for `wanted_s`: at most `admission.wait_s_max`, and none while
-    /// an operator has switched waiting off.
+    /// waits are left out.
     pub fn wait_s(&self, wanted_s: u64) -> u64 {
-        if self.traffic.is_off(Switch::NoWaits) { 0 } else { wanted_s.min(self.settings.wait_s_max) }
+        if self.is_degraded(Step::Waits) { 0 } else { wanted_s.min(self.settings.wait_s_max) }
     }
 
-    /// Forgets what belongs to sales that are over. Shows as metrics how many purchases are
-    /// in flight, and the series of the sales that sell.
+    /// Answers whether something is left out now: because more purchases come than there is room for, or because an
+    /// operator has switched it off.
+    pub fn is_degraded(&self, step: Step) -> bool {
+        self.admission.ladder.holds(step, self.clock.monotonic()) || self.traffic.is_off(step.switch())
+    }
+
+    /// Forgets what belongs to sales that are over. Shows as metrics how many purchases are in flight, what is left
+    /// out, and the series of the sales that sell.
     pub fn tidy(&self) {
         self.admission.gauge_in_flight();
+        for step in Step::ALL {
+            gauge!(DEGRADED, "step" => step.as_str()).set(f64::from(u8::from(self.is_degraded(step))));
+        }
         let catalog = self.catalog();
         self.queues.register_outcomes(&catalog, self.now_ms());
         self.queues.forget_except(&catalog, self.now_ms());

@@ -7,6 +7,7 @@ use std::time::Duration;
 use actix_cors::Cors;
 use actix_web::dev::{Server, ServerHandle};
 use actix_web::middleware::Condition;
+use actix_web::rt::net::TcpStream;
 use actix_web::{App, HttpServer, web};
 use anyhow::Context as _;
 use jsonwebtoken::{Algorithm, DecodingKey};
@@ -16,9 +17,10 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::published_keys::PublishedKeys;
 use super::role::Role;
 use crate::clock::Clock;
-use crate::config::{self, AuthConfig, Config, PublicKeyAlgorithm};
+use crate::config::{self, AuthConfig, Config, HttpConfig, PublicKeyAlgorithm};
 use crate::http::auth::{TokenKey, TokenRules, Tokens};
 use crate::http::client_address::{ClientAddresses, ForwardedHeader};
+use crate::http::connections::Connections;
 use crate::http::{Context, LearnKeys, middleware, router};
 use crate::ports::Probe;
 use crate::shutdown::Tasks;
@@ -31,6 +33,8 @@ const BUILT_WITHOUT: &str =
 const PAUSED: Duration = Duration::from_millis(5);
 /// How many connections wait at most until they are let in. The system may have a lower limit (`net.core.somaxconn`).
 const BACKLOG: i32 = 8192;
+/// How often connections are looked at that have no request in hand.
+const CUT_EVERY: Duration = Duration::from_secs(1);
 /// How long a browser remembers what a page of another origin may do, in seconds.
 const CORS_KEPT_S: usize = 600;
 
@@ -239,7 +243,7 @@ pub fn shopper_server(
     back: &Tasks,
 ) -> anyhow::Result<ShopperServer> {
     let http = &config.http;
-    let origins = http.cors_origins.clone();
+    let (origins, context_clock) = (http.cors_origins.clone(), context.clock.clone());
     let build = move || {
         App::new()
             .app_data(context.clone())
@@ -247,8 +251,15 @@ pub fn shopper_server(
             .wrap(actix_web::middleware::from_fn(middleware::around))
             .configure(router::shopper_routes)
     };
+    let connections = cut_when_quiet(http, &context_clock, back);
     let mut server = HttpServer::new(build)
         .disable_signals()
+        .on_connect(move |stream, kept| {
+            let stream = stream.downcast_ref::<TcpStream>();
+            if let Some(connection) = stream.and_then(|stream| connections.note(stream)) {
+                kept.insert(connection);
+            }
+        })
         .max_connections(http.connections_max)
         .client_request_timeout(Duration::from_millis(http.request_head_timeout_ms))
         // A client that has gone keeps no place among those who wait.
@@ -266,6 +277,22 @@ pub fn shopper_server(
     let handle = server.handle();
     run(server, back);
     Ok(ShopperServer { address, handle, listener })
+}
+
+/// Cuts the connections of a listener that have no request in hand for too long, as a task of `back`.
+fn cut_when_quiet(http: &HttpConfig, clock: &Clock, back: &Tasks) -> Arc<Connections> {
+    let quiet_max = Duration::from_millis(http.keep_alive_ms + http.request_head_timeout_ms);
+    let connections = Arc::new(Connections::new(quiet_max, clock.clone()));
+    let (cut, clock, tasks) = (connections.clone(), clock.clone(), back.clone());
+    back.spawn(async move {
+        while !tasks.is_stopping() {
+            tokio::select! {
+                () = clock.sleep(CUT_EVERY) => cut.cut_quiet(),
+                () = tasks.stopping() => {}
+            }
+        }
+    });
+    connections
 }
 
 /// Starts the listener of operators as a task of `back`. Port 0 binds a free port.

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,7 @@ use futures::stream;
 use metrics::{Histogram, histogram};
 
 use super::Context;
+use super::connections::Connection;
 use super::extract::collected;
 use super::problem::{Code, Problem};
 use super::rules::Told;
@@ -78,6 +80,7 @@ pub async fn around(
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let began = Instant::now();
+    let in_hand = request.conn_data::<Arc<Connection>>().cloned().map(Connection::take);
     let (mut response, unread) = match unread_chunks(&mut request).await {
         None => (next.call(request).await?.map_into_boxed_body(), None),
         Some((problem, unread)) => (request.into_response(HttpResponse::from_error(problem)), Some(unread)),
@@ -103,6 +106,7 @@ pub async fn around(
     if let Some(unread) = unread {
         response = response.map_body(|_, body| BoxBody::new(Unread { body, _unread: unread }));
     }
+    drop(in_hand);
     Ok(response)
 }
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{
-    ACCEPT, ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+    ACCEPT, ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER,
+    WWW_AUTHENTICATE,
 };
 use actix_web::{HttpResponse, ResponseError};
 use serde_json::{Value, json};
@@ -15,6 +16,10 @@ use serde_json::{Value, json};
 use super::rate_limit::write_limit;
 use crate::memory::rulebook::Policy;
 use crate::shop::Failure;
+use crate::shop::ladder::Step;
+
+/// Names what is left out, so that others go on.
+pub const DEGRADED: HeaderName = HeaderName::from_static("degraded");
 
 macro_rules! codes {
     ($($variant:ident $text:literal $status:literal $retryable:literal $title:literal;)*) => {
@@ -116,13 +121,23 @@ pub struct Problem {
     allow: Option<&'static str>,
     /// The limit that refuses.
     limit: Option<Policy>,
+    /// What is left out, so that this is not done.
+    degraded: Option<Step>,
 }
 
 impl Problem {
     /// Makes a problem without detail. A retryable one may be repeated after a second.
     pub fn new(code: Code) -> Self {
         let retry_after_ms = code.is_retryable().then_some(1000);
-        Self { code, detail: None, members: Vec::new(), retry_after_ms, allow: None, limit: None }
+        Self {
+            code,
+            detail: None,
+            members: Vec::new(),
+            retry_after_ms,
+            allow: None,
+            limit: None,
+            degraded: None,
+        }
     }
 
     /// Makes the problem of an address that does not know the request's method, but `methods`: `GET, HEAD`.
@@ -145,6 +160,12 @@ impl Problem {
     /// Sets the limit that refuses.
     pub fn limit(mut self, policy: Policy) -> Self {
         self.limit = Some(policy);
+        self
+    }
+
+    /// Sets what is left out, so that this is not done.
+    pub fn degraded(mut self, step: Step) -> Self {
+        self.degraded = Some(step);
         self
     }
 
@@ -258,6 +279,9 @@ impl ResponseError for Problem {
         }
         if let Some(ms) = self.retry_after_ms {
             headers.insert(RETRY_AFTER, HeaderValue::from(ms.div_ceil(1000)));
+        }
+        if let Some(step) = self.degraded {
+            headers.insert(DEGRADED, HeaderValue::from_static(step.as_str()));
         }
         if let Some(policy) = &self.limit {
             write_limit(headers, policy, 0, Duration::from_millis(self.retry_after_ms.unwrap_or_default()));

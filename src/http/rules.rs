@@ -13,6 +13,7 @@ use crate::chance::Chance;
 use crate::domain::rule::{Switch, Way};
 use crate::domain::{DeviceId, SaleId, UserId};
 use crate::memory::rulebook::{Asker, Given, Refused, Standing};
+use crate::shop::ladder::Step;
 
 /// The shortest wait that a refusal asks for, so that a crowd does not come again at once.
 const WAIT_MS_MIN: u64 = 100;
@@ -94,9 +95,13 @@ pub fn refusal(refused: Refused) -> Problem {
     match refused {
         Refused::Blocked(rule) => Problem::new(Code::Blocked).with("policy", rule.as_str()),
         Refused::NotRead => Problem::new(Code::DependencyUnavailable),
-        Refused::SwitchedOff(switch) => Problem::new(Code::SwitchedOff)
-            .with("switch", switch.as_str())
-            .retry_after_ms(Chance::System.with_jitter(5000)),
+        Refused::SwitchedOff(switch) => {
+            let problem = Problem::new(Code::SwitchedOff)
+                .with("switch", switch.as_str())
+                .retry_after_ms(Chance::System.with_jitter(5000));
+            let step = Step::ALL.into_iter().find(|step| step.switch() == switch);
+            step.map_or(problem.clone(), |step| problem.degraded(step))
+        }
         Refused::TooFast { policy, retry_after } => {
             let wait = retry_after.max(Duration::from_millis(1));
             let ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX / 2).max(WAIT_MS_MIN);

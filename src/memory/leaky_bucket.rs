@@ -49,7 +49,7 @@ impl Turns {
     fn take(&self, now_ns: u64) -> Taken {
         match self {
             Self::Own(bucket, rate) => match bucket.take(*rate, now_ns) {
-                Ok(_) => Taken::Given,
+                Ok(_) => Taken::Given { left: 0 },
                 Err(wait) => Taken::Refused(wait),
             },
             Self::Shared(wish) => wish.lease.take(&wish.shared, now_ns),
@@ -148,7 +148,8 @@ impl LeakyBucket {
             return Entered::Full;
         }
         let mut queue = self.lock();
-        if self.waiting.load(Ordering::Relaxed) == 0 && queue.turns.take(now_ns) == Taken::Given {
+        let is_free = self.waiting.load(Ordering::Relaxed) == 0;
+        if is_free && matches!(queue.turns.take(now_ns), Taken::Given { .. }) {
             return Entered::Passed;
         }
         if queue.waiters.len() > 2 * queue_max {
@@ -174,7 +175,7 @@ impl LeakyBucket {
                 return Called::Nobody;
             }
             match queue.turns.take(now_ns) {
-                Taken::Given => {
+                Taken::Given { .. } => {
                     // Who goes away in this moment leaves the turn to the next one.
                     while let Some(waiter) = queue.waiters.pop_front() {
                         if waiter.send(()).is_ok() {

@@ -230,27 +230,31 @@ impl Rulebook {
             named.refused.increment(1);
             return Err(Refused::Blocked(named.id.clone()));
         }
-        let Walked { waits, standing } = self.walk(&ready, 0, asker, now, now_ms)?;
+        let Walked { waits, standing } = self.walk(&ready, (0, Scarcest::default()), asker, now, now_ms)?;
         Ok(Passes { pending: waits.map(|waits| pending(Arc::clone(&ready), asker, waits)), standing })
     }
 
-    /// Goes on with a request that had to wait. `answer` is the time after which it may come again, when the rule
-    /// refuses it.
+    /// Goes on with a request that had to wait. `answer` is after how many ns all of the limit is there again, where
+    /// the rule knows that, or the time after which the request may come again, when the rule refuses it.
     ///
     /// # Errors
     /// As [`Self::check`].
     pub fn go_on(
         &self,
         Stop { ready, index }: Stop,
-        answer: Result<(), Duration>,
+        answer: Result<Option<(Rate, u64)>, Duration>,
         asker: &Asker<'_>,
         now: Moment,
         now_ms: i64,
     ) -> Result<Passes, Refused> {
-        if let Err(retry_after) = answer {
-            self.refuse(&ready.by_way[asker.way.index()][index], retry_after)?;
+        let rule = &ready.by_way[asker.way.index()][index];
+        let mut scarcest = Scarcest::default();
+        match answer {
+            Ok(Some((rate, full_in_ns))) => scarcest.note(index, rule, rate, full_in_ns),
+            Ok(None) => {}
+            Err(retry_after) => self.refuse(rule, retry_after)?,
         }
-        let Walked { waits, standing } = self.walk(&ready, index + 1, asker, now, now_ms)?;
+        let Walked { waits, standing } = self.walk(&ready, (index + 1, scarcest), asker, now, now_ms)?;
         Ok(Passes { pending: waits.map(|waits| pending(ready, asker, waits)), standing })
     }
 
@@ -262,12 +266,12 @@ impl Rulebook {
     fn walk(
         &self,
         ready: &Ready,
-        from: usize,
+        (from, mut scarcest): (usize, Scarcest),
         asker: &Asker<'_>,
         now: Moment,
         now_ms: i64,
     ) -> Result<Walked, Refused> {
-        let (hashes, mut scarcest) = (Hashes::default(), None);
+        let hashes = Hashes::default();
         let rules = &ready.by_way[asker.way.index()];
         let mut waits = None;
         for (index, rule) in rules.iter().enumerate().skip(from) {
@@ -275,13 +279,8 @@ impl Rulebook {
                 continue;
             }
             match self.ask(rule, asker, &hashes, now.ns()) {
-                Said::Passes(Some((rate, full_in_ns))) if !rule.is_dry && rule.scope != Scope::Sale => {
-                    let left = rate.left(full_in_ns);
-                    if scarcest.is_none_or(|(_, least, _)| left < least) {
-                        scarcest = Some((index, left, full_in_ns));
-                    }
-                }
-                Said::Passes(_) => {}
+                Said::Passes(Some((rate, full_in_ns))) => scarcest.note(index, rule, rate, full_in_ns),
+                Said::Passes(None) => {}
                 Said::Refused(retry_after) => self.refuse(rule, retry_after)?,
                 Said::Waits(wait) => {
                     waits = Some((index, wait));
@@ -289,7 +288,7 @@ impl Rulebook {
                 }
             }
         }
-        let standing = scarcest.map(|(index, remaining, full_in_ns)| {
+        let standing = scarcest.0.map(|(index, remaining, full_in_ns)| {
             let policy = rules[index].policy.clone();
             Standing { policy, remaining, full_in_ns }
         });
@@ -311,7 +310,7 @@ impl Rulebook {
             taken.map_or_else(Said::Refused, |full_in_ns| Said::Passes(Some((rate, full_in_ns))))
         };
         let leased = |taken: Taken, lease: &dyn Fn() -> LeaseOf, shared: Shared| match taken {
-            Taken::Given => Said::Passes(None),
+            Taken::Given { left } => Said::Passes(Some((shared.all, shared.all.full_in_ns(left)))),
             Taken::Refused(wait) => Said::Refused(wait),
             Taken::Asks => asks(rule, asker, lease(), shared),
         };
@@ -357,6 +356,21 @@ struct Walked {
     /// The rule that has the request wait, and for what.
     waits: Option<(usize, Wait)>,
     standing: Option<Standing>,
+}
+
+/// The scarcest limit that is the caller's own: its place among the rules, how many may follow, and after how many ns
+/// all of it is there again.
+#[derive(Default)]
+struct Scarcest(Option<(usize, u64, u64)>);
+
+impl Scarcest {
+    fn note(&mut self, index: usize, rule: &Counted, rate: Rate, full_in_ns: u64) {
+        let is_own = !rule.is_dry && matches!(rule.scope, Scope::User | Scope::Address | Scope::Device);
+        let left = rate.left(full_in_ns);
+        if is_own && self.0.is_none_or(|(_, least, _)| left < least) {
+            self.0 = Some((index, left, full_in_ns));
+        }
+    }
 }
 
 /// The hashes of one asker, each made once.

@@ -51,6 +51,11 @@ impl Rate {
         self.full_ns.saturating_sub(full_in_ns) / self.each_ns
     }
 
+    /// Answers after how many ns a bucket is full that has so many tokens.
+    pub fn full_in_ns(self, left: u32) -> u64 {
+        self.full_ns.saturating_sub(self.each_ns.saturating_mul(left.into()))
+    }
+
     /// Takes a token out of a bucket that is full at `full_at_ns`, and says when it is full then. One that was counted
     /// by a slower rate is as good as empty, also when it has no token.
     ///

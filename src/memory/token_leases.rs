@@ -36,8 +36,11 @@ const SHARE_MIN: f64 = 0.01;
 /// What became of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Taken {
-    /// It has a token.
-    Given,
+    /// It has a token, and so many may follow it at once, unless other processes let them pass.
+    Given {
+        /// How many.
+        left: u32,
+    },
     /// There is none, and after so long there may be one.
     Refused(Duration),
     /// This process has none, and may ask for more.
@@ -48,6 +51,8 @@ pub enum Taken {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Lease {
     left: u32,
+    /// How many tokens the bucket had left for all when it was asked last.
+    left_of_all: u32,
     had: u32,
     began_ns: u64,
     void_at_ns: u64,
@@ -88,12 +93,15 @@ impl Lease {
     fn take(&mut self, rate: Rate, now_ns: u64) -> Taken {
         if self.left > 0 && now_ns < self.void_at_ns {
             self.left -= 1;
-            return Taken::Given;
+            return Taken::Given { left: self.left() };
         }
         if now_ns < self.alone_until_ns {
-            let share = self.split.share.unwrap_or(UNKNOWN_SHARE);
-            return match rate.shared(share).take(&mut self.full_at_ns, now_ns) {
-                Ok(()) => Taken::Given,
+            let rate = rate.shared(self.split.share.unwrap_or(UNKNOWN_SHARE));
+            return match rate.take(&mut self.full_at_ns, now_ns) {
+                Ok(()) => {
+                    let left = rate.left(self.full_at_ns - now_ns);
+                    Taken::Given { left: u32::try_from(left).unwrap_or(u32::MAX) }
+                }
                 Err(wait) => Taken::Refused(wait),
             };
         }
@@ -101,6 +109,10 @@ impl Lease {
             None | Some(0) => Taken::Asks,
             Some(wait_ns) => Taken::Refused(Duration::from_nanos(wait_ns)),
         }
+    }
+
+    fn left(&self) -> u32 {
+        self.left.saturating_add(self.left_of_all)
     }
 
     /// Answers how many tokens to wish for when `waiting` requests have none: one for each of them, and in hand as many
@@ -127,7 +139,7 @@ impl Lease {
         let served = waiting.min(grant.tokens);
         let in_hand = if asked_ns < self.void_at_ns { self.left } else { 0 };
         self.left = in_hand.saturating_add(grant.tokens - served).min(most);
-        self.had = self.left + served;
+        (self.had, self.left_of_all) = (self.left + served, grant.left);
         (self.began_ns, self.void_at_ns) = (asked_ns, asked_ns + LIFE_NS);
         let wait_ns = u64::try_from(grant.wait.as_nanos()).unwrap_or(SECOND_NS);
         let is_short = grant.tokens < wished;
@@ -161,12 +173,14 @@ pub struct Shared {
     most: u32,
     /// What this process may give when it is alone, if it had the whole of it.
     own: Rate,
+    /// What all may give.
+    pub all: Rate,
 }
 
 impl Shared {
     /// Makes the numbers. A lease has at most so many tokens, and at least one.
     pub fn new(rate: TokenRate, most: u32) -> Self {
-        Self { rate, most, own: Rate::new(rate.rate, most) }
+        Self { rate, most, own: Rate::new(rate.rate, most), all: Rate::new(rate.rate, rate.holds()) }
     }
 }
 
@@ -229,6 +243,11 @@ impl LeaseOf {
         }
     }
 
+    /// Answers how many requests may follow at once, as far as this process knows.
+    pub fn left(&self) -> u32 {
+        self.with(|lease| lease.left())
+    }
+
     /// Answers how many tokens to wish for when `waiting` requests have none.
     pub fn wish(&self, shared: &Shared, waiting: u32, now_ns: u64) -> u32 {
         self.with(|lease| lease.wish(shared.most, waiting, now_ns)).min(shared.rate.holds())
@@ -264,7 +283,7 @@ impl LeaseOf {
     pub fn take_alone(&self, shared: &Shared, now_ns: u64) -> Result<(), Duration> {
         self.fail(shared, now_ns);
         match self.take(shared, now_ns) {
-            Taken::Given => Ok(()),
+            Taken::Given { .. } => Ok(()),
             Taken::Refused(wait) => Err(wait),
             Taken::Asks => Err(Duration::from_nanos(REST_NS)),
         }
@@ -294,11 +313,11 @@ mod tests {
     }
 
     fn grant(tokens: u32, given: u64) -> TokenGrant {
-        TokenGrant { tokens, wait: Duration::from_millis(2), given }
+        TokenGrant { tokens, wait: Duration::from_millis(2), given, left: 7 }
     }
 
     fn taken(lease: &LeaseOf, shared: &Shared, now_ns: u64) -> usize {
-        (0..100_000).take_while(|_| lease.take(shared, now_ns) == Taken::Given).count()
+        (0..100_000).take_while(|_| matches!(lease.take(shared, now_ns), Taken::Given { .. })).count()
     }
 
     fn both() -> [LeaseOf; 2] {
@@ -311,8 +330,14 @@ mod tests {
             let shared = shared(1000);
             assert_eq!(lease.take(&shared, MS), Taken::Asks);
             assert_eq!(lease.grant(&shared, (20, 2), grant(20, 20), MS), 2);
-            assert_eq!(taken(&lease, &shared, 5 * MS), 18);
+            assert_eq!(
+                lease.take(&shared, 5 * MS),
+                Taken::Given { left: 17 + 7 },
+                "in hand, and of the bucket"
+            );
+            assert_eq!(taken(&lease, &shared, 5 * MS), 17);
             assert_eq!(lease.take(&shared, 5 * MS), Taken::Asks, "all that was wished for was there");
+            assert_eq!(lease.left(), 7);
             assert_eq!(lease.grant(&shared, (20, 0), grant(20, 40), 6 * MS), 0);
             assert_eq!(lease.take(&shared, 6 * MS + LIFE_NS), Taken::Asks, "void");
         }

@@ -37,4 +37,6 @@ pub struct TokenGrant {
     pub wait: Duration,
     /// How many tokens the bucket has given to all processes. It grows, and begins again when the bucket is forgotten.
     pub given: u64,
+    /// How many tokens are left for all.
+    pub left: u32,
 }

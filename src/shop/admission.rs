@@ -1,5 +1,5 @@
-//! What is decided of a purchase before any I/O beside the rules: whether too many are in flight, and whether the
-//! process drains.
+//! What is decided of a purchase before any I/O beside the rules: whether too many are in flight, what is left out for
+//! that reason, and whether the process drains.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use metrics::gauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::ladder::Ladder;
 use super::settings::Settings;
 use crate::metrics::IN_FLIGHT;
 
@@ -14,6 +15,8 @@ use crate::metrics::IN_FLIGHT;
 pub struct Admission {
     in_flight: Arc<Semaphore>,
     in_flight_max: usize,
+    /// What is left out while there is no room.
+    pub ladder: Ladder,
     draining: AtomicBool,
 }
 
@@ -23,6 +26,7 @@ impl Admission {
         Self {
             in_flight: Arc::new(Semaphore::new(settings.in_flight_max)),
             in_flight_max: settings.in_flight_max,
+            ladder: Ladder::default(),
             draining: AtomicBool::new(false),
         }
     }

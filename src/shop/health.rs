@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::Shop;
+use super::ladder::Step;
 use crate::domain::SaleId;
 use crate::memory::health::{Ability, Component, ability};
 pub use crate::ports::Duty;
@@ -17,6 +18,8 @@ pub struct Readiness {
     pub duties: BTreeMap<Duty, Ability>,
     /// Every component by name: what is wrong with it, or `None` while it is up.
     pub components: BTreeMap<String, Option<String>>,
+    /// What is left out now.
+    pub degraded: Vec<Step>,
 }
 
 /// Whether a process should get traffic.
@@ -58,7 +61,8 @@ impl Shop {
         };
         let why = |component: &Component| component.down(now, down_after).map(str::to_owned);
         let components = health.iter().map(|(name, component)| (name.clone(), why(component))).collect();
-        Readiness { status, duties, components }
+        let degraded = Step::ALL.into_iter().filter(|step| self.is_degraded(*step)).collect();
+        Readiness { status, duties, components, degraded }
     }
 
     /// Adds what keeps this process from a duty, beside the components, of which some are down.
@@ -69,6 +73,9 @@ impl Shop {
         }
         if !self.memory.rules.is_read() {
             return Ability::No("the rules of traffic were not read yet: the log says why".to_owned());
+        }
+        if duty == Duty::Read && able == Ability::Yes && self.is_degraded(Step::Lists) {
+            return Ability::InPart("lists of orders are left out".to_owned());
         }
         if duty != Duty::Buy {
             return able;
@@ -90,7 +97,10 @@ impl Shop {
             })
         });
         let late = catalog.stock.delayed.iter().map(|sale| format!("{sale} is not in place"));
-        let reasons: Vec<String> = lost.chain(late).collect();
+        let pressed = self.is_degraded(Step::Purchases);
+        let pressed =
+            pressed.then(|| "purchases are refused: too many come, or they are switched off".to_owned());
+        let reasons: Vec<String> = lost.chain(late).chain(pressed).collect();
         match able {
             able if reasons.is_empty() => able,
             Ability::Yes => Ability::InPart(reasons.join("; ")),

@@ -163,11 +163,11 @@ impl Shop {
         // An order that the log does not take is answered at once, so many may come between two looks at the outbox.
         let unsent = snapshot.stock.outbox_orders + self.memory.catalog.late();
         if unsent >= self.settings.outbox_orders_max {
-            counter!(SHED, "reason" => "outbox_full").increment(1);
+            self.note_no_room("outbox_full");
             return Err(Refusal::Unavailable);
         }
         let Some(place) = self.admission.enter() else {
-            counter!(SHED, "reason" => "in_flight").increment(1);
+            self.note_no_room("in_flight");
             return Err(Refusal::Overloaded);
         };
         let order = OrderId::derive(shard, sale.month(), &sale.id, &purchase.user, &purchase.key);
@@ -182,6 +182,11 @@ impl Shop {
         let reply_to = ReplyTo { answer, place };
         self.tasks.spawn_here(self.clone().reserve_and_queue(terms, bucket, request, reply_to));
         Ok(Decided::Reserves(receiver, standing))
+    }
+
+    fn note_no_room(&self, reason: &'static str) {
+        counter!(SHED, "reason" => reason).increment(1);
+        self.admission.ladder.note_refused(self.clock.monotonic());
     }
 
     /// Answers a purchase of a settled sale: with the order that the same key made, or that the sale is over.

@@ -146,15 +146,18 @@ impl Traffic {
                             traffic.rulebook.note_refused(&stop, way);
                         }
                     });
-                    Ok(())
+                    Ok(None)
                 }
-                Wait::Lease(wish) => self.lease(wish).await,
+                Wait::Lease(wish) => {
+                    let (lease, all) = (wish.lease.clone(), wish.shared.all);
+                    self.lease(wish).await.map(|()| Some((all, all.full_in_ns(lease.left()))))
+                }
                 Wait::Turn { waiter, bucket, calls } => {
                     let patience = bucket.patience();
                     if calls {
                         self.tasks.spawn_here(self.clone().call_waiters(bucket));
                     }
-                    self.clock.timeout(patience, waiter).await.map_err(|_| patience)
+                    self.clock.timeout(patience, waiter).await.map(|_| None).map_err(|_| patience)
                 }
             };
             let (now, now_ms) = (self.clock.monotonic(), self.clock.now_ms());

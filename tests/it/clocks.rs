@@ -30,7 +30,7 @@ async fn a_clock_that_is_wrong_is_corrected_and_its_offset_is_told(mode: Mode) {
 }
 
 #[cfg(feature = "embedded")]
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn the_time_of_a_folder_is_never_behind_what_was_written_in_it() {
     use seckill::backend::embedded::open;
     use seckill::domain::operator::Subject;

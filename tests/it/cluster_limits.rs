@@ -111,7 +111,7 @@ fn bucket(rate: u32, route: &str) -> Value {
     json!({ "scope": "all", "match": { "route": route }, "kind": "token_bucket", "value": value })
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn what_passes_in_four_fronts_together_is_what_is_allowed_whatever_their_traffic() {
     let config = made(&[]).await;
     let ports = open(&config).await;
@@ -142,7 +142,7 @@ async fn what_passes_in_four_fronts_together_is_what_is_allowed_whatever_their_t
     remove(&config).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn a_killed_front_and_a_redis_that_is_started_again_let_no_more_pass_and_not_much_less() {
     let mut redis = OwnRedis::start(&[]).await;
     let config = made(&[("redis.url", &redis.url()), ("redis.response_timeout_ms", "500")]).await;
@@ -171,7 +171,7 @@ async fn a_killed_front_and_a_redis_that_is_started_again_let_no_more_pass_and_n
     remove(&config).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn a_clock_that_is_set_makes_a_shared_bucket_neither_shut_nor_larger() {
     let config = made(&[]).await;
     let ports = open(&config).await;
@@ -203,7 +203,7 @@ async fn a_clock_that_is_set_makes_a_shared_bucket_neither_shut_nor_larger() {
     remove(&config).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn a_bucket_gives_all_that_it_holds_at_every_rate_and_to_all_who_come_at_once() {
     let config = made(&[]).await;
     let ports = open(&config).await;
@@ -234,7 +234,7 @@ async fn a_bucket_gives_all_that_it_holds_at_every_rate_and_to_all_who_come_at_o
     remove(&config).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn a_leaky_bucket_of_all_processes_lets_its_rate_pass() {
     let config = made(&[]).await;
     let ports = open(&config).await;
@@ -250,7 +250,7 @@ async fn a_leaky_bucket_of_all_processes_lets_its_rate_pass() {
     remove(&config).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn each_user_has_a_shared_bucket_of_their_own() {
     let config = made(&[]).await;
     let ports = open(&config).await;
@@ -261,8 +261,14 @@ async fn each_user_has_a_shared_bucket_of_their_own() {
         let user = UserId::parse(name).expect("a user");
         let who = Asker { user: Some(&user), ..asker(Way::OrderList) };
         let mut passed = 0;
-        for turn in 0..20 {
-            passed += u32::from(fronts[turn % 2].pass(&who).await.is_ok());
+        for turn in 0..20u8 {
+            let answer = fronts[usize::from(turn % 2)].pass(&who).await;
+            if let (true, Ok(standing)) = (turn < 2, &answer) {
+                let standing = standing.as_ref().expect("it is the caller's own");
+                let told = (&*standing.policy.text, standing.remaining);
+                assert_eq!(told, ("\"users\";q=5;w=1", u64::from(4 - turn)), "of both processes");
+            }
+            passed += u32::from(answer.is_ok());
         }
         assert!((5..=7).contains(&passed), "{name}: {passed} in both together");
     }

@@ -6,14 +6,14 @@ macro_rules! in_both_modes {
     ($($rule:ident),* $(,)?) => {
         #[cfg(feature = "distributed")]
         mod distributed {
-            $(#[tokio::test(flavor = "multi_thread")]
+            $(#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
             async fn $rule() {
                 Box::pin(super::$rule(seckill::config::Mode::Distributed)).await;
             })*
         }
         #[cfg(feature = "embedded")]
         mod embedded {
-            $(#[tokio::test(flavor = "multi_thread")]
+            $(#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
             async fn $rule() {
                 Box::pin(super::$rule(seckill::config::Mode::Embedded)).await;
             })*

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::harness::{TestShop, eventually, open, remove};
 use crate::relay::requests;
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn the_buyer_of_a_dead_letter_hears_that_the_order_is_delayed() {
     let mut shop = TestShop::start_with(Mode::Distributed, &[("relay.min_age_ms", "60000")]).await;
     shop.open_sale("drop", 1, &[("phone", 10)]).await;

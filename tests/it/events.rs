@@ -109,7 +109,7 @@ async fn end(mut shop: TestShop) {
     remove(&config).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn a_publisher_that_dies_at_any_point_leaves_no_event_out() {
     let (shop, ports) = shop_of_orders(30).await;
     dies_at_any_poll(async |polls| dies_after(polls, &publisher(&ports)).await).await;
@@ -121,7 +121,7 @@ async fn a_publisher_that_dies_at_any_point_leaves_no_event_out() {
     end(shop).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn a_view_builder_that_dies_at_any_point_counts_every_event_once() {
     let (shop, ports) = shop_of_orders(30).await;
     dies_at_any_poll(async |polls| dies_after(polls, &builder(&ports)).await).await;
@@ -133,7 +133,7 @@ async fn a_view_builder_that_dies_at_any_point_counts_every_event_once() {
     end(shop).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn many_builders_at_once_count_every_event_once() {
     let (shop, ports) = shop_of_orders(30).await;
     let builders: Vec<Arc<ViewBuilder>> = (0..6).map(|_| Arc::new(builder(&ports))).collect();
@@ -189,7 +189,7 @@ impl OrderEvents for Going {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn a_view_whose_events_go_while_it_is_made_anew_is_kept() {
     let (mut shop, ports) = shop_of_orders(30).await;
     until_all_is_read(&ports, VIEWS, &builder(&ports)).await;
@@ -210,7 +210,7 @@ async fn a_view_whose_events_go_while_it_is_made_anew_is_kept() {
     remove(&shop.config).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn one_process_at_a_time_reads_for_a_reader() {
     let (shop, ports) = shop_of_orders(4).await;
     let lease = Duration::from_secs(60);

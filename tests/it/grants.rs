@@ -43,7 +43,7 @@ async fn write(bench: &Bench, on: Instance, skus: &[&str]) {
     written(bench.write(&bench.batch(part, 0, skus.iter().enumerate().map(payload).collect())).await);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn one_instance_may_sell_the_whole_stock() {
     let bench = Bench::new(Mode::Distributed, 9, 1).await;
     for round in 0..3 {
@@ -60,7 +60,7 @@ async fn one_instance_may_sell_the_whole_stock() {
     bench.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn two_instances_that_want_each_others_units_do_not_wait_for_each_other() {
     let skus: Vec<String> = (0..10).map(|n| format!("phone-{n}")).collect();
     let stock: Vec<(&str, u32)> = skus.iter().map(|sku| (sku.as_str(), 40)).collect();
@@ -99,7 +99,7 @@ async fn two_instances_that_want_each_others_units_do_not_wait_for_each_other() 
     bench.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn a_grant_that_was_taken_and_never_applied_is_applied_at_takeover() {
     let bench = Bench::new(Mode::Distributed, 5, 1).await;
     let servers = Servers::of(&bench.config);
@@ -135,7 +135,7 @@ async fn control(bench: &Bench, instance: Instance, text: &str) {
     servers.execute(at, &text.replace("{db}", &database)).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn a_sku_that_is_gone_everywhere_says_nothing_about_another_one() {
     for instances in [4, 8] {
         let bench = bench_of(instances, &[("bag", 1), ("phone", u32::from(instances))]).await;
@@ -157,7 +157,7 @@ async fn a_sku_that_is_gone_everywhere_says_nothing_about_another_one() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn units_that_another_ledger_does_not_hold_are_fetched_when_all_pools_are_empty() {
     for instances in [4, 8] {
         let bench = bench_of(instances, &[("phone", u32::from(instances))]).await;
@@ -186,7 +186,7 @@ async fn units_that_another_ledger_does_not_hold_are_fetched_when_all_pools_are_
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn units_that_were_given_and_not_applied_are_not_asked_for_again() {
     let bench = bench_of(4, &[("phone", 20)]).await;
     let asker = ring(&bench, "phone")[0];
@@ -208,7 +208,7 @@ async fn units_that_were_given_and_not_applied_are_not_asked_for_again() {
     bench.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn a_sku_is_not_called_sold_out_while_units_are_under_way_to_another_instance() {
     let bench = bench_of(4, &[("phone", 4)]).await;
     let ring = ring(&bench, "phone");

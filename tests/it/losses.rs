@@ -185,7 +185,7 @@ async fn survives(kind: &str, lose: impl AsyncFn(&mut OwnRedis, &Proxy)) -> Stri
     seen
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn a_restart_with_everything() {
     let seen = Box::pin(survives("restarted", async |redis, _| {
         redis.kill();
@@ -194,7 +194,7 @@ async fn a_restart_with_everything() {
     println!("{}", seen.await);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn a_restart_with_a_file_that_was_cut_off() {
     let seen = Box::pin(survives("cut off", async |redis, _| {
         redis.kill();
@@ -204,7 +204,7 @@ async fn a_restart_with_a_file_that_was_cut_off() {
     println!("{}", seen.await);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn a_restart_with_nothing() {
     let seen = Box::pin(survives("emptied", async |redis, _| {
         redis.kill();
@@ -214,7 +214,7 @@ async fn a_restart_with_nothing() {
     println!("{}", seen.await);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn a_restart_with_an_older_copy() {
     let seen = Box::pin(survives("older copy", async |redis, _| {
         redis.keep_copy();
@@ -226,7 +226,7 @@ async fn a_restart_with_an_older_copy() {
     println!("{}", seen.await);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn a_replica_that_was_behind_takes_over() {
     let seen = Box::pin(survives("replica", async |redis, _| {
         let mut replica = redis.replica().await;
@@ -240,7 +240,7 @@ async fn a_replica_that_was_behind_takes_over() {
     println!("{}", seen.await);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn a_server_that_was_frozen() {
     let seen = Box::pin(survives("frozen", async |redis, _| {
         redis.pause();
@@ -250,7 +250,7 @@ async fn a_server_that_was_frozen() {
     println!("{}", seen.await);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn a_front_that_was_cut_off_meanwhile() {
     let seen = Box::pin(survives("cut-off front", async |redis, way| {
         way.set(Weather::Cut);

@@ -62,7 +62,7 @@ async fn worker(front: &TestShop) -> TestShop {
     TestShop::start_on(front.config.clone(), open(&front.config).await, Role::All).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn a_bucket_that_has_lost_a_key_closes_itself_and_says_so_until_it_is_rebuilt() {
     for key in KEYS {
         let mut shop = front().await;
@@ -99,7 +99,7 @@ async fn a_bucket_that_has_lost_a_key_closes_itself_and_says_so_until_it_is_rebu
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn what_a_sale_has_lost_calls_until_the_sale_is_settled() {
     let mut shop = front().await;
     // All tests of this process share its metrics.
@@ -122,7 +122,7 @@ async fn what_a_sale_has_lost_calls_until_the_sale_is_settled() {
     remove(&shop.config).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn an_acknowledgement_after_the_loss_does_not_hide_it() {
     let shop = front().await;
     shop.open_sale("drop", 1, &[("phone", 10)]).await;
@@ -149,7 +149,7 @@ async fn finish_with_a_worker(mut front: TestShop) {
     worker.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn a_bucket_without_its_gate_is_named_and_the_others_sell_on() {
     let shop = front().await;
     let mut body = sale_body("drop", 1, &[("phone", 400)]);
@@ -191,7 +191,7 @@ async fn a_bucket_without_its_gate_is_named_and_the_others_sell_on() {
     worker.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn a_repeated_preheat_after_redis_lost_its_data_puts_nothing_back() {
     let config = config(Mode::Distributed, &[]);
     migrated(&config).await;
@@ -213,7 +213,7 @@ async fn a_repeated_preheat_after_redis_lost_its_data_puts_nothing_back() {
     remove(&config).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn a_preheat_that_broke_off_sells_nothing_and_is_finished_by_a_second_one() {
     let mut shop = TestShop::start(Mode::Distributed).await;
     let mut body = sale_body("drop", 1, &[("phone", 10)]);
@@ -248,7 +248,7 @@ async fn a_preheat_that_broke_off_sells_nothing_and_is_finished_by_a_second_one(
     shop.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn units_that_a_dead_process_left_between_two_buckets_come_there_once() {
     let shop = TestShop::start(Mode::Distributed).await;
     let mut body = sale_body("drop", 1, &[("phone", 8)]);
@@ -284,7 +284,7 @@ async fn units_that_a_dead_process_left_between_two_buckets_come_there_once() {
     shop.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn an_outbox_entry_that_cannot_be_delivered_is_set_aside_and_holds_up_nobody() {
     let shop = TestShop::start(Mode::Distributed).await;
     shop.open_sale("drop", 1, &[("phone", 10)]).await;

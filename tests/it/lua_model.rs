@@ -209,7 +209,7 @@ fn assert_wide(tally: &Tally, calls_min: u64) {
     assert!(times("restarts") >= 3, "{tally:#?}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn the_scripts_do_what_the_model_says() {
     let mut server = Server::start(&[]).await;
     let tally = play(&mut server, 52).await;
@@ -218,7 +218,7 @@ async fn the_scripts_do_what_the_model_says() {
     assert!(tally.contains_key("cut: applied unseen"), "{tally:#?}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn the_scripts_stay_in_one_slot_of_a_cluster() {
     let mut server = Server::start(&["--cluster-enabled", "yes"]).await;
     let line = &mut server.line;

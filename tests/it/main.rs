@@ -6,6 +6,7 @@ mod client;
 #[macro_use]
 mod conformance;
 mod clocks;
+mod ending;
 mod harness;
 mod provider;
 mod receiver;

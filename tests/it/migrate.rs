@@ -14,7 +14,7 @@ async fn migrate_error(config: &Config) -> String {
     failed.expect_err("a mismatch must be refused").to_string()
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn migrating_again_and_twice_at_once_changes_nothing() {
     let config = config(Mode::Distributed, &[]);
     tokio::join!(migrated(&config), migrated(&config));
@@ -26,7 +26,7 @@ async fn migrating_again_and_twice_at_once_changes_nothing() {
     remove(&config).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn a_changed_shard_count_is_refused_by_migrate_and_by_serve() {
     let mut config = config(Mode::Distributed, &[]);
     migrated(&config).await;
@@ -39,7 +39,7 @@ async fn a_changed_shard_count_is_refused_by_migrate_and_by_serve() {
     remove(&config).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn instances_in_another_order_are_refused_before_anything_is_made() {
     let mut config = config(Mode::Distributed, &[]);
     migrated(&config).await;
@@ -50,7 +50,7 @@ async fn instances_in_another_order_are_refused_before_anything_is_made() {
     remove(&config).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn a_topic_with_other_settings_is_an_error_with_the_remedy() {
     let mut config = config(Mode::Distributed, &[]);
     migrated(&config).await;
@@ -60,7 +60,7 @@ async fn a_topic_with_other_settings_is_an_error_with_the_remedy() {
     remove(&config).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn serving_before_migrating_says_what_to_do() {
     let config = config(Mode::Distributed, &[]);
     let settings = app::backend_settings(&config).expect("settings");
@@ -79,7 +79,7 @@ async fn old_month(database: &Servers, yyyymm: u32) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn months_that_exist_are_brought_to_the_newest_shape_without_losing_a_row() {
     let config = config(Mode::Distributed, &[]);
     migrated(&config).await;
@@ -118,7 +118,7 @@ async fn months_that_exist_are_brought_to_the_newest_shape_without_losing_a_row(
     remove(&config).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn a_front_that_knows_longer_names_does_not_serve_the_older_schema() {
     let config = config(Mode::Distributed, &[]);
     migrated(&config).await;
@@ -133,7 +133,7 @@ async fn a_front_that_knows_longer_names_does_not_serve_the_older_schema() {
     remove(&config).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn an_older_program_works_beside_a_newer_one_as_long_as_that_one_allows_it() {
     let config = config(Mode::Distributed, &[]);
     migrated(&config).await;
@@ -163,7 +163,7 @@ async fn an_older_program_works_beside_a_newer_one_as_long_as_that_one_allows_it
     remove(&config).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn a_dry_run_says_what_is_to_be_done_and_does_nothing() {
     let config = config(Mode::Distributed, &[]);
     let database = Servers::of(&config);
@@ -189,7 +189,7 @@ async fn a_dry_run_says_what_is_to_be_done_and_does_nothing() {
 }
 
 #[cfg(feature = "embedded")]
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn a_dry_run_on_a_folder_makes_nothing() {
     let config = config(Mode::Embedded, &[]);
     let folder = config.embedded.folder.display().to_string();

@@ -182,17 +182,17 @@ async fn hammered(buyer_limit: u32) {
     hammer.bench.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn writers_that_put_rows_first_meet_no_change_in_a_circle() {
     hammered(1).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn writers_that_ask_the_ledger_first_meet_no_change_in_a_circle() {
     hammered(2).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn a_month_whose_table_was_dropped_keeps_no_order_from_expiring() {
     let hammer = Hammer::new(1).await;
     let bench = &hammer.bench;

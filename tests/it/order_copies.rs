@@ -40,7 +40,7 @@ async fn bought(shop: &TestShop, ports: &Ports, key: &str) -> WholeOrder {
     WholeOrder::from(order)
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn one_makes_the_copy_and_whoever_changes_the_order_takes_that_right_away() {
     let (shop, ports) = shop_and_ports(&[]).await;
     let copies = copies(&ports);
@@ -61,7 +61,7 @@ async fn one_makes_the_copy_and_whoever_changes_the_order_takes_that_right_away(
     shop.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn there_are_at_most_as_many_copies_as_there_may_be() {
     const MAX: usize = 4;
     let (shop, ports) = shop_and_ports(&[]).await;
@@ -101,7 +101,7 @@ async fn there_are_at_most_as_many_copies_as_there_may_be() {
     shop.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn a_copy_that_nobody_removed_goes_when_the_event_is_read() {
     let (shop, ports) = shop_and_ports(&[]).await;
     let whole = bought(&shop, &ports, "k").await;
@@ -120,7 +120,7 @@ struct Watched {
     changed: Mutex<Option<Instant>>,
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn nobody_reads_what_is_past_for_more_than_a_second() {
     let (shop, _) = shop_and_ports(&[]).await;
     let front = TestShop::start_on(shop.config.clone(), open(&shop.config).await, Role::Api).await;

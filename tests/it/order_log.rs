@@ -29,7 +29,7 @@ async fn records(ports: &Ports) -> i64 {
     offsets.values().map(|offsets| offsets.end).sum()
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn every_record_that_waits_for_others_is_appended_once_and_answered() {
     let config = config(Mode::Distributed, &[]);
     let stage = stage(&config);
@@ -45,7 +45,7 @@ async fn every_record_that_waits_for_others_is_appended_once_and_answered() {
     stage.remove().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn records_that_wait_for_company_are_appended_although_the_first_stops_waiting() {
     let config = config(Mode::Distributed, &[]);
     let stage = stage(&config);
@@ -72,7 +72,7 @@ async fn records_that_wait_for_company_are_appended_although_the_first_stops_wai
     stage.remove().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn without_room_a_record_is_refused_at_once_and_not_appended() {
     let config = config(Mode::Distributed, &[("kafka.queue_messages_max", "3")]);
     let stage = stage(&config);

@@ -64,7 +64,7 @@ impl Topic {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn the_group_knows_the_positions_of_a_writer_that_works_and_of_one_that_rests() {
     let shop = TestShop::start(Mode::Distributed).await;
     shop.open_sale("drop", 1, &[("phone", 10)]).await;
@@ -135,7 +135,7 @@ async fn halts(shop: &TestShop) -> Vec<Option<Halt>> {
     (0..PARTS).map(|part| positions[&Part::new(part)].halt).collect()
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn a_topic_made_anew_halts_its_partitions_until_they_are_moved_and_no_order_is_lost() {
     let shop = TestShop::start(Mode::Distributed).await;
     shop.open_sale("drop", 1, &[("phone", 1000)]).await;
@@ -208,7 +208,7 @@ async fn a_rebuild_waits_for(why: Halt, harm: impl AsyncFnOnce(&TestShop, &Topic
     finish_without_the_old_log(shop).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn no_bucket_is_rebuilt_while_the_order_log_is_another_one() {
     Box::pin(a_rebuild_waits_for(Halt::OtherLog, async |_, topic| {
         topic.delete().await;
@@ -217,7 +217,7 @@ async fn no_bucket_is_rebuilt_while_the_order_log_is_another_one() {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn no_bucket_is_rebuilt_while_the_order_log_does_not_reach_its_positions() {
     Box::pin(a_rebuild_waits_for(Halt::OutOfRange, async |shop, topic| {
         // As if the positions had gone back before what the log has lost.
@@ -236,7 +236,7 @@ async fn no_bucket_is_rebuilt_while_the_order_log_does_not_reach_its_positions()
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn migrate_does_not_make_a_topic_anew_from_which_orders_were_written() {
     let mut shop = TestShop::start(Mode::Distributed).await;
     shop.open_sale("drop", 1, &[("phone", 100)]).await;
@@ -263,7 +263,7 @@ async fn migrate_does_not_make_a_topic_anew_from_which_orders_were_written() {
     finish_without_the_old_log(shop).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn records_that_expired_unwritten_halt_their_partition_alone() {
     let config = config(Mode::Distributed, &[]);
     migrated(&config).await;
@@ -289,7 +289,7 @@ async fn records_that_expired_unwritten_halt_their_partition_alone() {
     remove(&config).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn partitions_of_another_hand_are_left_alone_and_selling_goes_on() {
     let shop = TestShop::start(Mode::Distributed).await;
     shop.open_sale("drop", 1, &[("phone", 100)]).await;

@@ -224,27 +224,27 @@ async fn a_front_that_goes_away_costs_no_purchase(start: fn(&[&TestShop; 2]) -> 
     remove(&config).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn nginx_tells_clients_apart() {
     Box::pin(clients_are_told_apart(nginx)).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn haproxy_tells_clients_apart() {
     Box::pin(clients_are_told_apart(haproxy)).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn behind_nginx_a_front_that_goes_away_costs_no_purchase() {
     Box::pin(a_front_that_goes_away_costs_no_purchase(nginx)).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn behind_haproxy_a_front_that_goes_away_costs_no_purchase() {
     Box::pin(a_front_that_goes_away_costs_no_purchase(haproxy)).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn nginx_keeps_what_everybody_may_see_and_no_refusal() {
     let (config, first, mut second) = two_fronts(&[]).await;
     let proxy = nginx(&[&first, &second]);

@@ -121,7 +121,7 @@ impl Watched {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn units_that_leaked_or_are_too_many_are_found_and_the_buckets_are_rebuilt() {
     let mut shop = Watched::start().await;
     assert_eq!(shop.look(true).await, [], "nothing is wrong");
@@ -141,7 +141,7 @@ async fn units_that_leaked_or_are_too_many_are_found_and_the_buckets_are_rebuilt
     shop.shop.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn holds_without_an_order_and_orders_without_a_hold_are_found() {
     let mut shop = Watched::start().await;
     let order = shop.shop.buy("u0", "drop", "phone", "k").await.json();
@@ -172,7 +172,7 @@ async fn holds_without_an_order_and_orders_without_a_hold_are_found() {
     shop.shop.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn an_outbox_that_lost_an_entry_or_miscounts_is_mended() {
     let mut shop = Watched::start().await;
     // A process reserves and dies, and its entry is lost. The order has to be older than a front needs to send it.
@@ -211,7 +211,7 @@ async fn an_outbox_that_lost_an_entry_or_miscounts_is_mended() {
     shop.shop.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn claims_grants_ledgers_and_payments_that_belong_to_nothing_are_found() {
     let shop = Watched::start().await;
     let servers = shop.servers();
@@ -286,7 +286,7 @@ async fn claims_grants_ledgers_and_payments_that_belong_to_nothing_are_found() {
     shop.shop.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn an_order_on_its_way_is_nothing_wrong() {
     let shop = Watched::start().await.without_workers().await;
     for n in 6..9 {
@@ -307,7 +307,7 @@ async fn an_order_on_its_way_is_nothing_wrong() {
     shop.shop.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn an_order_that_nobody_lets_expire_is_told() {
     let shop = Watched::start().await.without_workers().await;
     let (_, instance, database) = shop.database_of("u2");
@@ -322,7 +322,7 @@ async fn an_order_that_nobody_lets_expire_is_told() {
     shop.shop.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn workers_find_and_mend_by_themselves_within_twenty_seconds() {
     let mut redis = Watched::start().await;
     // From now on the workers look.
@@ -343,7 +343,7 @@ async fn workers_find_and_mend_by_themselves_within_twenty_seconds() {
 }
 
 #[cfg(feature = "embedded")]
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn in_a_folder_the_same_is_found_and_put_right_without_a_rebuild() {
     use crate::harness::data_folder::DataFolder;
 

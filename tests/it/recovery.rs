@@ -68,7 +68,7 @@ async fn survives(lose: impl AsyncFnOnce(&mut OwnRedis, &TestShop)) {
     shop.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn a_redis_that_starts_again_with_all_of_its_data_is_rebuilt() {
     survives(async |redis, _| {
         redis.kill();
@@ -77,7 +77,7 @@ async fn a_redis_that_starts_again_with_all_of_its_data_is_rebuilt() {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn a_redis_that_starts_again_empty_is_rebuilt() {
     survives(async |redis, _| {
         redis.kill();
@@ -87,7 +87,7 @@ async fn a_redis_that_starts_again_empty_is_rebuilt() {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn a_redis_that_starts_again_with_older_data_is_rebuilt() {
     survives(async |redis, shop| {
         redis.keep_copy();
@@ -101,7 +101,7 @@ async fn a_redis_that_starts_again_with_older_data_is_rebuilt() {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn a_redis_that_was_frozen_goes_on_without_a_rebuild() {
     survives(async |redis, shop| {
         redis.pause();
@@ -115,7 +115,7 @@ async fn a_redis_that_was_frozen_goes_on_without_a_rebuild() {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn an_order_of_an_older_epoch_that_comes_too_late_is_rejected() {
     let shop = TestShop::start(Mode::Distributed).await;
     shop.open_sale("drop", 1, &[("phone", 10)]).await;
@@ -150,7 +150,7 @@ async fn an_order_of_an_older_epoch_that_comes_too_late_is_rejected() {
     shop.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn of_two_who_rebuild_the_one_with_the_older_epoch_changes_nothing() {
     let redis = OwnRedis::start(&[]).await;
     let shop = shop_on(&redis).await;
@@ -234,7 +234,7 @@ async fn units_in(ports: &Ports, sale: &Sale) -> Vec<i64> {
     buckets.iter().map(|bucket| bucket.units_of(&sku)).collect()
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn a_move_that_is_repeated_after_its_target_was_rebuilt_brings_no_unit_twice() {
     let (shop, ports, sale) = two_buckets().await;
     let moved = give(&shop).await;
@@ -247,7 +247,7 @@ async fn a_move_that_is_repeated_after_its_target_was_rebuilt_brings_no_unit_twi
     shop.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn units_that_are_under_way_to_a_bucket_that_is_rebuilt_go_back() {
     let (shop, ports, sale) = two_buckets().await;
     let moved = give(&shop).await;
@@ -257,7 +257,7 @@ async fn units_that_are_under_way_to_a_bucket_that_is_rebuilt_go_back() {
     shop.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn units_that_a_bucket_gave_before_it_was_rebuilt_come_nowhere() {
     let (shop, ports, sale) = two_buckets().await;
     let moved = give(&shop).await;
@@ -268,7 +268,7 @@ async fn units_that_a_bucket_gave_before_it_was_rebuilt_come_nowhere() {
     shop.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn stock_that_a_frozen_preheat_puts_in_place_after_a_loss_is_not_sold() {
     let redis = OwnRedis::start(&[]).await;
     let config = config(Mode::Distributed, &[("redis.url", &redis.url())]);
@@ -309,7 +309,7 @@ enum DiesAfter {
     HalfFilled,
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn whoever_dies_in_a_rebuild_opens_nothing_and_another_process_finishes_it() {
     use DiesAfter::{Claim, Clear, Fence, HalfFilled};
     for dies_after in [Claim, Fence, Clear, HalfFilled] {
@@ -357,7 +357,7 @@ async fn whoever_dies_in_a_rebuild_opens_nothing_and_another_process_finishes_it
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn a_halted_partition_holds_up_the_rebuild_of_its_buckets_until_somebody_has_moved_it() {
     let (shop, ports, sale) = two_buckets().await;
     let mut worker = TestShop::start_on(shop.config.clone(), open(&shop.config).await, Role::All).await;
@@ -392,7 +392,7 @@ async fn a_halted_partition_holds_up_the_rebuild_of_its_buckets_until_somebody_h
     shop.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn a_bucket_that_does_not_have_what_was_filled_in_does_not_open() {
     let (shop, ports, sale) = two_buckets().await;
     let Recovery { rebuilds, refills, .. } = ports.recovery.clone().expect("a recovery");

@@ -117,7 +117,7 @@ async fn accept(ports: &Ports, bucket: &BucketId, batch: &[ReserveRequest], is_f
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn the_relay_delivers_at_least_as_fast_as_a_front_accepts() {
     let config = config(Mode::Distributed, &[]);
     migrated(&config).await;

@@ -115,7 +115,7 @@ impl Bench {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn units_go_back_once_however_often_and_by_whomever() {
     let bench = Bench::start(&["drop"]).await;
     for (user, state) in
@@ -149,7 +149,7 @@ async fn units_go_back_once_however_often_and_by_whomever() {
     bench.end().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn the_same_purchase_gets_the_same_order_after_its_units_went_back() {
     let bench = Bench::start(&["drop"]).await;
     let order = bench.buy("a", "drop").await;
@@ -165,7 +165,7 @@ async fn the_same_purchase_gets_the_same_order_after_its_units_went_back() {
     bench.end().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn units_of_a_buyer_who_has_them_do_not_go_back() {
     let bench = Bench::start(&["drop"]).await;
     let order = bench.buy("a", "drop").await;
@@ -179,7 +179,7 @@ async fn units_of_a_buyer_who_has_them_do_not_go_back() {
     bench.end().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn a_release_without_a_mark_before_it_leaves_the_buyer_what_the_buyer_holds() {
     let bench = Bench::start(&["drop"]).await;
     // MySQL knows of a unit of this buyer that Redis does not know, and nobody marked the rejection.
@@ -198,7 +198,7 @@ async fn a_release_without_a_mark_before_it_leaves_the_buyer_what_the_buyer_hold
     bench.end().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn a_shut_bucket_keeps_what_it_is_owed_and_holds_up_no_other() {
     let bench = Bench::start(&["lost", "shut", "well"]).await;
     for sale in ["lost", "shut"] {
@@ -251,7 +251,7 @@ impl Releases for FailsOnce {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn a_round_that_breaks_off_after_the_release_is_finished_by_the_next() {
     let bench = Bench::start(&["drop"]).await;
     bench.owe(bench.buy("a", "drop").await, "drop", OrderState::Cancelled).await;

@@ -38,7 +38,7 @@ async fn watched() -> (Config, Ports, Arc<dyn Watermarks>) {
     (config, ports, watermarks)
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn an_instance_with_older_data_is_not_used_while_it_has_them() {
     let (config, ports, watermarks) = watched().await;
     let servers = Servers::of(&config);
@@ -62,7 +62,7 @@ async fn an_instance_with_older_data_is_not_used_while_it_has_them() {
     remove(&config).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn no_connection_to_another_server_than_that_of_the_data_is_used() {
     let config = config(Mode::Distributed, &[]);
     migrated(&config).await;
@@ -318,17 +318,17 @@ async fn survives_a_backup_of(at: u16) {
     shop.finish_with(Books::Audited).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn a_backup_of_the_instance_with_the_directory_is_restored() {
     Box::pin(survives_a_backup_of(0)).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn a_backup_of_another_instance_is_restored() {
     Box::pin(survives_a_backup_of(1)).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn what_nobody_can_bring_together_is_told_and_its_number_is_not_given_again() {
     let (config, ports, _) = watched().await;
     let servers = Servers::of(&config);

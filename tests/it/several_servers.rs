@@ -11,7 +11,7 @@ use crate::conformance::http_errors::Findings;
 use crate::harness::{TestShop, config, eventually, migrated, open, rfc3339, sale_body};
 use crate::own_redis::OwnRedis;
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn a_redis_that_forgot_its_scripts_loses_nothing() {
     // The shared server has scripts of other tests, which would be forgotten too.
     let redis = OwnRedis::start(&[]).await;
@@ -26,7 +26,7 @@ async fn a_redis_that_forgot_its_scripts_loses_nothing() {
     shop.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn writers_share_the_partitions_and_a_leaving_one_hands_over() {
     let config = config(Mode::Distributed, &[]);
     migrated(&config).await;
@@ -49,7 +49,7 @@ async fn writers_share_the_partitions_and_a_leaving_one_hands_over() {
     second.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn a_sale_in_a_month_without_tables_says_how_to_get_them() {
     let shop = TestShop::start(Mode::Distributed).await;
     let starts_ms = Clock::System.now_ms() + 200 * 86_400_000;

@@ -66,7 +66,7 @@ impl Sick {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn a_redis_that_refuses_scripts_is_named_and_nothing_is_in_doubt() {
     let sick = Sick::start().await;
     sick.tell(&["ACL", "SETUSER", "default", "-eval", "-evalsha"]).await;
@@ -78,7 +78,7 @@ async fn a_redis_that_refuses_scripts_is_named_and_nothing_is_in_doubt() {
     assert_eq!(sick.ports.probe.check().await, Ok(()));
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn a_redis_that_forgets_its_scripts_again_and_again_leaves_nothing_in_doubt() {
     let sick = Sick::start().await;
     let buying = async {
@@ -96,7 +96,7 @@ async fn a_redis_that_forgets_its_scripts_again_and_again_leaves_nothing_in_doub
     assert!(!failures.is_empty() && in_doubt == 0, "{in_doubt} of {} failures are in doubt", failures.len());
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn a_redis_that_only_reads_is_named_and_nothing_is_in_doubt() {
     let sick = Sick::start().await;
     sick.tell(&["REPLICAOF", "127.0.0.1", "1"]).await;
@@ -106,7 +106,7 @@ async fn a_redis_that_only_reads_is_named_and_nothing_is_in_doubt() {
     assert_eq!(sick.ports.probe.check().await, Ok(()));
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn a_redis_that_evicts_keys_is_refused_at_the_start_and_seen_later() {
     let sick = Sick::start().await;
     sick.tell(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]).await;

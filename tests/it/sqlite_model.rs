@@ -296,7 +296,7 @@ async fn assert_log_is_whole(shared: &Shared) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn the_embedded_inventory_does_what_the_model_says() {
     let config = config(Mode::Embedded, &[]);
     let clock = Clock::manual(now_ms());

@@ -223,17 +223,17 @@ async fn start_on(config: &Config, ports: Ports) -> TestShop {
     TestShop::start_on(config.clone(), ports, seckill::app::Role::All).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn a_shop_moves_to_the_distributed_mode_and_back() {
     Box::pin(there_and_back(Mode::Embedded, Mode::Distributed)).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn a_shop_moves_to_the_embedded_mode_and_back() {
     Box::pin(there_and_back(Mode::Distributed, Mode::Embedded)).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn a_file_that_is_not_whole_or_contradicts_what_stands_changes_nothing() {
     let simulator = simulator();
     let url = format!("http://{}", simulator.address);

@@ -178,12 +178,12 @@ async fn one_is_given_up(shop: &TestShop, on: &[&Accepted]) {
     eventually("its unit is for sale", async || phones_left(shop).await == before + 1).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn a_folder_of_the_first_version_sells_on_and_loses_nothing() {
     Box::pin(upgrade(Mode::Embedded)).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn databases_of_the_first_version_sell_on_and_lose_nothing() {
     Box::pin(upgrade(Mode::Distributed)).await;
 }

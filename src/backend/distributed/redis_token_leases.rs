@@ -31,12 +31,14 @@ impl TokenLeases for RedisTokenLeases {
         for TokenWish { bucket, rate, tokens } in wishes {
             call.key(self.link.limit(bucket)).arg(rate.rate).arg(rate.holds()).arg(tokens);
         }
-        let given: Vec<(u32, u64, u64)> = self.link.script(LEASE, &call).await?;
+        let given: Vec<(u32, u64, u64, u32)> = self.link.script(LEASE, &call).await?;
         if given.len() != wishes.len() {
             return Err(StoreError::broken(LEASE, "another number of answers than of wishes".to_owned()));
         }
-        let grant =
-            |(tokens, wait_us, given)| TokenGrant { tokens, wait: Duration::from_micros(wait_us), given };
+        let grant = |(tokens, wait_us, given, left)| {
+            let wait = Duration::from_micros(wait_us);
+            TokenGrant { tokens, wait, given, left }
+        };
         Ok(given.into_iter().map(grant).collect())
     }
 }

@@ -32,6 +32,9 @@ struct ReadyView {
     /// "up" or "down: …" by the component's name; `None` when the request did not ask for them.
     #[serde(skip_serializing_if = "Option::is_none")]
     components: Option<BTreeMap<String, String>>,
+    /// What is left out now, by word; `None` as above.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    degraded: Option<Vec<&'static str>>,
 }
 
 /// Answers `/livez`. The answer says only that the process answers; no component is asked.
@@ -74,6 +77,10 @@ pub async fn ready(
         },
         duties: readiness.duties.iter().map(|(duty, able)| (duty.as_str(), words(able))).collect(),
         components: query.verbose.as_ref().map(|_| components.collect()),
+        degraded: query
+            .verbose
+            .as_ref()
+            .map(|_| readiness.degraded.iter().map(|step| step.as_str()).collect()),
     };
     Ok(if is_ready { HttpResponse::Ok().json(body) } else { HttpResponse::ServiceUnavailable().json(body) })
 }

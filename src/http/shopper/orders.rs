@@ -22,10 +22,11 @@ use crate::domain::{
 };
 use crate::http::auth::Shopper;
 use crate::http::extract::SHOPPER_BODY_BYTES_MAX;
-use crate::http::problem::{Code, Problem};
+use crate::http::problem::{Code, DEGRADED, Problem};
 use crate::http::rules::{pass, refusal as ruled, tell};
 use crate::http::{Context, extract};
 use crate::shop::cancel::Cancelled;
+use crate::shop::ladder::Step;
 use crate::shop::purchase::{Accepted, Purchase, Refusal};
 
 /// Orders of one page when the request does not say.
@@ -160,6 +161,9 @@ async fn accepted(
     if let Some(wait_s) = wait_s {
         let applied = context.shop.wait_s(wait_s);
         response.insert_header(("Preference-Applied", format!("wait={applied}")));
+        if applied < wait_s && context.shop.is_degraded(Step::Waits) {
+            response.insert_header((DEGRADED, Step::Waits.as_str()));
+        }
     }
     response.json(view(&order, context))
 }
@@ -189,7 +193,11 @@ pub async fn read(
     };
     let whole = whole.ok_or_else(not_found)?;
     let whole = Whole::of(&whole.order, &whole.payments, &context);
-    Ok(HttpResponse::Ok().insert_header((CACHE_CONTROL, "no-store")).json(whole))
+    let mut response = HttpResponse::Ok();
+    if query.wait.is_some_and(|wait_s| wait_s > 0) && context.shop.is_degraded(Step::Waits) {
+        response.insert_header((DEGRADED, Step::Waits.as_str()));
+    }
+    Ok(response.insert_header((CACHE_CONTROL, "no-store")).json(whole))
 }
 
 /// Answers `POST /orders/{order}/cancel`: gives an order up. A body is not needed, and may be an empty object.
@@ -256,6 +264,10 @@ pub async fn list(
     let shopper = extract::shopper(&request, &context).await?;
     pass(&request, &context, Way::OrderList, (Some(&shopper), None)).await?;
     let (after, limit) = query.page()?;
+    if context.shop.is_degraded(Step::Lists) {
+        let problem = Problem::new(Code::Overloaded).degraded(Step::Lists);
+        return Err(problem.retry_after_ms(with_jitter(5000)));
+    }
     let page = context.shop.orders(&shopper.user, after, limit).await?;
     let orders = page.orders.iter().map(|order| view(order, &context)).collect();
     let page = PageView { orders, next_cursor: page.next.map(|next| cursor_text(&next)) };
@@ -391,7 +403,9 @@ fn problem(refusal: Refusal, may_return: impl Fn() -> bool) -> Problem {
             .with("unpaid", unpaid),
         Refusal::KeyReused => Problem::new(Code::IdempotencyKeyReused),
         Refusal::Ruled(refused) => ruled(refused),
-        Refusal::Overloaded => Problem::new(Code::Overloaded).retry_after_ms(with_jitter(1000)),
+        Refusal::Overloaded => {
+            Problem::new(Code::Overloaded).degraded(Step::Purchases).retry_after_ms(with_jitter(1000))
+        }
         Refusal::Unavailable => Problem::new(Code::DependencyUnavailable).retry_after_ms(with_jitter(1000)),
         Refusal::Draining => Problem::new(Code::Draining).retry_after_ms(with_jitter(1000)),
         Refusal::OutcomeUnknown => Problem::new(Code::OutcomeUnknown).retry_after_ms(with_jitter(500)),

@@ -16,10 +16,12 @@ use seckill::ports::{
     Effect, ErrorKind, Inventory, LogIdentity, Offsets, OrderLog, OrderLogReader, Outbox, StoreError,
     StoreResult, Wake,
 };
+use serde_json::json;
 use tokio::sync::Notify;
 
 #[cfg(feature = "distributed")]
 use crate::client::Answer;
+use crate::client::call;
 #[cfg(feature = "distributed")]
 use crate::harness::remove;
 use crate::harness::{TestShop, config, eventually, migrated, open};
@@ -29,6 +31,7 @@ in_both_modes!(
     a_produce_that_arrived_without_its_answer_is_one_order,
     a_reservation_without_an_answer_is_asked_again_and_taken_once,
     an_unknown_outcome_says_so_and_the_same_key_finds_the_order,
+    while_purchases_find_no_room_lists_and_waits_are_left_out,
 );
 
 fn fault(effect: Effect) -> StoreError {
@@ -174,7 +177,7 @@ async fn a_produce_that_arrived_without_its_answer_is_one_order(mode: Mode) {
 }
 
 #[cfg(feature = "distributed")]
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn a_purchase_whose_client_has_gone_is_finished_before_the_process_ends() {
     let config = config(Mode::Distributed, &[("admission.append_wait_ms", "1")]);
     migrated(&config).await;
@@ -207,7 +210,7 @@ async fn a_purchase_whose_client_has_gone_is_finished_before_the_process_ends() 
 
 /// Orders of one reserve call share an outbox entry: it must stay until the last of them is in the log.
 #[cfg(feature = "distributed")]
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn an_order_whose_neighbours_in_the_outbox_are_delivered_still_arrives() {
     const BUYERS: usize = 200;
     let (shop, log, outbox) = shop_with_log(Mode::Distributed, false, true).await;
@@ -273,5 +276,50 @@ async fn an_unknown_outcome_says_so_and_the_same_key_finds_the_order(mode: Mode)
     let id = again.json()["id"].as_str().expect("id").to_owned();
     assert_eq!(shop.decided("alice", &id).await["status"], "awaiting_payment");
     assert_eq!(shop.stock("drop").await["phone"]["available"], 4);
+    shop.finish().await;
+}
+
+async fn while_purchases_find_no_room_lists_and_waits_are_left_out(mode: Mode) {
+    let config = config(mode, &[("admission.in_flight_max", "1"), ("admission.append_wait_ms", "10000")]);
+    migrated(&config).await;
+    let mut backend = open(&config).await;
+    let held = Arc::new(Notify::new());
+    backend.order_log = Arc::new(FaultyLog {
+        inner: backend.order_log.clone(),
+        failing: AtomicBool::new(false),
+        spares_half: false,
+        after_effect: false,
+        held: Some(held.clone()),
+    });
+    let shop = TestShop::start_on(config, backend, Role::All).await;
+    shop.open_sale("drop", 1, &[("phone", 5)]).await;
+    let degraded =
+        async || call(shop.admin, "GET", "/readyz?verbose", &[], "").await.json()["degraded"].clone();
+    assert_eq!(degraded().await, json!([]));
+    let refused = async || {
+        let answer = shop.buy("bob", "drop", "phone", "k").await;
+        (answer.status, answer.header("Degraded").to_owned()) == (503, "purchases".to_owned())
+    };
+    let crowd = async {
+        eventually("there is no room", &refused).await;
+        let lists = async || {
+            let list = shop.get("bob", "/api/v1/orders").await;
+            refused().await && (list.status, list.header("Degraded")) == (503, "lists")
+        };
+        eventually("lists are left out", lists).await;
+        let all = async || refused().await && degraded().await == json!(["purchases", "lists", "waits"]);
+        eventually("waits are left out", all).await;
+        held.notify_one();
+    };
+    let (bought, ()) = tokio::join!(shop.buy("alice", "drop", "phone", "k"), crowd);
+    assert_eq!(bought.status, 202, "{bought:?}");
+    let order = bought.json()["links"]["self"].as_str().expect("a link").to_owned();
+    let read = shop.get("alice", &format!("{order}?wait=5")).await;
+    assert_eq!((read.status, read.header("Degraded")), (200, "waits"), "{read:?}");
+    let whole = async || {
+        let list = shop.get("bob", "/api/v1/orders").await;
+        list.status == 200 && list.header("Degraded").is_empty() && degraded().await == json!([])
+    };
+    eventually("nothing is left out any more", whole).await;
     shop.finish().await;
 }

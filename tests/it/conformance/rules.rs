@@ -272,7 +272,7 @@ async fn a_rule_stands_after_a_restart_and_ends_at_its_time(mode: Mode) {
 }
 
 #[cfg(feature = "distributed")]
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn every_process_follows_a_change_within_a_second() {
     use std::time::{Duration, Instant};
 

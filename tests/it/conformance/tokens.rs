@@ -195,7 +195,7 @@ async fn tokens_are_limited_and_outlive_a_rotation(mode: Mode) {
 }
 
 #[cfg(feature = "distributed")]
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn a_sale_that_requires_tokens_is_not_made_where_nobody_can_make_them() {
     let shop = TestShop::start(Mode::Distributed).await;
     let mut body = sale_body("drop", 1, &[("phone", 9)]);
