@@ -1,7 +1,7 @@
 """More arrivals than a shop can take, as benches/run measures them: the knee, then multiples of it, then the knee again.
 
-The knee is lowered on purpose: a front has few places for purchases under way, so that ten times the knee stays below
-what the generator sends on time. Every second a watcher reads what was accepted and persisted, how long accepted
+The knee is lowered on purpose: a front has few places for purchases under way, and the order log waits for company, so
+that ten times the knee stays below what the generator sends on time. Every second a watcher reads what was accepted and persisted, how long accepted
 purchases took, and how much memory front and worker have.
 """
 import json
@@ -14,7 +14,7 @@ import time
 import stage
 from stage import RAW, SKU, check, talk
 
-PLACES = 1  # of purchases under way
+PLACES, LINGER_MS = 4, 10  # of purchases under way, and what each of them takes at least
 PHASES = (1, 2, 5, 10, 1)  # multiples of the knee
 PROBE_PER_S, PROBE_S = 3_000, 10  # a load that is above the knee
 STOCK = 100_000_000
@@ -74,7 +74,8 @@ def mib(pid):
 def overloaded(side, phase_s):
     """The knee in persisted orders a second, what the generator says of each phase, and the watcher's rows."""
     topic = f"bench.{side.name}{time.time_ns() // 1_000_000}"
-    environment = side.fresh("overload_", kafka__topic=topic, admission__in_flight_max=PLACES)
+    environment = side.fresh("overload_", kafka__topic=topic, admission__in_flight_max=PLACES,
+                             kafka__linger_ms=LINGER_MS)
     key, seckill = stage.make_key(side, environment), side.programs["seckill"]
     front = [seckill, "serve", "--role", "api", "--bind", side.shop, "--admin-bind", side.admin]
     worker = [seckill, "serve", "--role", "worker", "--admin-bind", side.worker_admin]

@@ -83,6 +83,8 @@ metrics_table! {
         "Reads of orders by what answered them: hold, process, copies, database";
     SHED Counter "seckill_shed_total" ["reason"]
         "Requests refused to protect the service";
+    PANICS Counter "seckill_panics_total" ["in"]
+        "Panics that were caught: in a request (`http`), or in a run of a task, by its name";
     DEGRADED Gauge "seckill_degraded" ["step"]
         "1 while the process leaves something out so that other purchases go on: purchases, lists, waits";
     IN_FLIGHT Gauge "seckill_purchases_in_flight" []
@@ -289,6 +291,7 @@ fn register() {
     for reason in SHED_REASONS {
         counter!(SHED, "reason" => *reason).increment(0);
     }
+    counter!(PANICS, "in" => "http").increment(0);
     for reason in RETRY_REASONS {
         counter!(WRITER_RETRIES, "reason" => *reason).increment(0);
     }

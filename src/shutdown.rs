@@ -1,4 +1,5 @@
-//! Tasks with an owner, and the signals that end the process. No other module spawns async tasks or listens to signals.
+//! Tasks with an owner, and the signals that end the process. No other module listens to signals, or spawns async
+//! tasks, but for the one on each thread of a listener that ends with the thread (`app::servers`).
 //!
 //! A shutdown has this order: not ready → notice → stop accepting → finish purchases in flight → flush the order log →
 //! writers finish their batch and commit → close. A deadline bounds it, and a second signal ends it at once.

@@ -17,11 +17,10 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::published_keys::PublishedKeys;
 use super::role::Role;
 use crate::clock::Clock;
-use crate::config::{self, AuthConfig, Config, HttpConfig, PublicKeyAlgorithm};
+use crate::config::{self, AuthConfig, Config, PublicKeyAlgorithm};
 use crate::http::auth::{TokenKey, TokenRules, Tokens};
 use crate::http::client_address::{ClientAddresses, ForwardedHeader};
-use crate::http::connections::Connections;
-use crate::http::{Context, LearnKeys, middleware, router};
+use crate::http::{Context, LearnKeys, connections, middleware, router};
 use crate::ports::Probe;
 use crate::shutdown::Tasks;
 use crate::worker::driver::Task;
@@ -181,6 +180,7 @@ fn cors(origins: &[String]) -> Cors {
             "Retry-After",
             "ETag",
             "Idempotent-Replayed",
+            "Degraded",
             "RateLimit",
             "RateLimit-Policy",
             "X-Seckill-Flags",
@@ -243,21 +243,21 @@ pub fn shopper_server(
     back: &Tasks,
 ) -> anyhow::Result<ShopperServer> {
     let http = &config.http;
-    let (origins, context_clock) = (http.cors_origins.clone(), context.clock.clone());
+    let (origins, clock) = (http.cors_origins.clone(), context.clock.clone());
+    let quiet_max = Duration::from_millis(http.keep_alive_ms + http.request_head_timeout_ms);
     let build = move || {
+        cut_quiet_ones(quiet_max, &context.clock);
         App::new()
             .app_data(context.clone())
             .wrap(Condition::new(!origins.is_empty(), cors(&origins)))
             .wrap(actix_web::middleware::from_fn(middleware::around))
             .configure(router::shopper_routes)
     };
-    let connections = cut_when_quiet(http, &context_clock, back);
     let mut server = HttpServer::new(build)
         .disable_signals()
         .on_connect(move |stream, kept| {
-            let stream = stream.downcast_ref::<TcpStream>();
-            if let Some(connection) = stream.and_then(|stream| connections.note(stream)) {
-                kept.insert(connection);
+            if let Some(stream) = stream.downcast_ref::<TcpStream>() {
+                kept.insert(connections::note(stream, &clock));
             }
         })
         .max_connections(http.connections_max)
@@ -279,20 +279,15 @@ pub fn shopper_server(
     Ok(ShopperServer { address, handle, listener })
 }
 
-/// Cuts the connections of a listener that have no request in hand for too long, as a task of `back`.
-fn cut_when_quiet(http: &HttpConfig, clock: &Clock, back: &Tasks) -> Arc<Connections> {
-    let quiet_max = Duration::from_millis(http.keep_alive_ms + http.request_head_timeout_ms);
-    let connections = Arc::new(Connections::new(quiet_max, clock.clone()));
-    let (cut, clock, tasks) = (connections.clone(), clock.clone(), back.clone());
-    back.spawn(async move {
-        while !tasks.is_stopping() {
-            tokio::select! {
-                () = clock.sleep(CUT_EVERY) => cut.cut_quiet(),
-                () = tasks.stopping() => {}
-            }
+/// Cuts the connections of this thread that have no request in hand for too long, for as long as the thread serves.
+fn cut_quiet_ones(quiet_max: Duration, clock: &Clock) {
+    let clock = clock.clone();
+    actix_web::rt::spawn(async move {
+        loop {
+            clock.sleep(CUT_EVERY).await;
+            connections::cut_quiet(quiet_max);
         }
     });
-    connections
 }
 
 /// Starts the listener of operators as a task of `back`. Port 0 binds a free port.

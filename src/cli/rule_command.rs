@@ -32,6 +32,11 @@ enum RuleAction {
         /// The file, or - for standard input. It needs no reason.
         file: PathBuf,
     },
+    /// Say what one would have done to the requests of this process in the last minute, and change nothing.
+    Try {
+        /// A JSON file as for `put`, or - for standard input.
+        file: PathBuf,
+    },
     /// Let only so many requests pass. A rule of this name is replaced.
     Limit {
         #[command(flatten)]
@@ -186,6 +191,13 @@ impl RuleCommand {
                 body["reason"] = json!(reason);
                 let answer = client.call("PUT", &format!("/rules/{}", quoted(&rule)), Some(body)).await?;
                 show(format, &answer, std::slice::from_ref(&answer));
+                Ok(())
+            }
+            RuleAction::Try { file } => {
+                let tried = client.call("POST", "/rules:try", Some(input::document(&file)?)).await?;
+                let row =
+                    ["over_ms", "requests", "would_refuse", "callers"].map(|key| cell(&tried[key])).to_vec();
+                output::print(format, &tried, &["OVER_MS", "REQUESTS", "WOULD_REFUSE", "CALLERS"], &[row]);
                 Ok(())
             }
             RuleAction::Limit { step, rate, burst, cluster, scope, about, terms } => {

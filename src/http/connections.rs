@@ -3,94 +3,74 @@
 //! Between two requests the framework bounds only the wait for the first byte of the next one. Whoever sends that byte
 //! and never a whole head, or takes an answer byte by byte, would be kept for ever. So a connection is cut that has had
 //! no request in hand for as long as it may be idle and a head may take.
+//!
+//! A connection is known to its own thread alone, as it is to the framework. So its socket is open when it is cut: the
+//! framework keeps the socket and what is noted here together, and lets go of both at once.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::cell::{Cell, RefCell};
+use std::os::fd::{AsRawFd, RawFd};
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use actix_web::rt::net::TcpStream;
-use socket2::{SockRef, Socket};
+use nix::sys::socket;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Moment};
 
-/// The connections of a listener.
-pub struct Connections {
-    open: Mutex<Vec<Weak<Connection>>>,
-    quiet_max: Duration,
-    clock: Clock,
+thread_local! {
+    static OPEN: RefCell<Vec<Weak<Connection>>> = RefCell::default();
 }
 
 /// One connection.
 pub struct Connection {
-    /// The same socket as the framework's, so that it can be cut from outside.
-    socket: Socket,
-    has_request: AtomicBool,
-    quiet_since_ns: AtomicU64,
+    socket: RawFd,
+    has_request: Cell<bool>,
+    quiet_since: Cell<Moment>,
     clock: Clock,
 }
 
 /// A request in hand, until it is dropped.
-pub struct InHand(Arc<Connection>);
+pub struct InHand(Rc<Connection>);
 
-impl Connections {
-    /// Makes a list without connections. `quiet_max` is how long one may have no request in hand.
-    pub fn new(quiet_max: Duration, clock: Clock) -> Self {
-        Self { open: Mutex::default(), quiet_max, clock }
-    }
+/// Notes a connection of this thread. The framework has to keep the answer for as long as it keeps the connection.
+pub fn note(stream: &TcpStream, clock: &Clock) -> Rc<Connection> {
+    let connection = Rc::new(Connection {
+        socket: stream.as_raw_fd(),
+        has_request: Cell::new(false),
+        quiet_since: Cell::new(clock.monotonic()),
+        clock: clock.clone(),
+    });
+    OPEN.with_borrow_mut(|open| open.push(Rc::downgrade(&connection)));
+    connection
+}
 
-    /// Notes a connection. It is known for as long as the framework keeps the answer. `None` when the process may have
-    /// no more files open.
-    pub fn note(&self, stream: &TcpStream) -> Option<Arc<Connection>> {
-        let connection = Arc::new(Connection {
-            socket: SockRef::from(stream).try_clone().ok()?,
-            has_request: AtomicBool::new(false),
-            quiet_since_ns: AtomicU64::new(self.clock.monotonic().ns()),
-            clock: self.clock.clone(),
-        });
-        self.open().push(Arc::downgrade(&connection));
-        Some(connection)
-    }
-
-    /// Cuts the connections that have had no request in hand for too long. New ones do not wait meanwhile.
-    pub fn cut_quiet(&self) {
-        let mut known = std::mem::take(&mut *self.open());
-        known.retain(|connection| {
+/// Cuts the connections of this thread that have had no request in hand for longer than `quiet_max`.
+pub fn cut_quiet(quiet_max: Duration) {
+    OPEN.with_borrow_mut(|open| {
+        open.retain(|connection| {
             let Some(connection) = connection.upgrade() else { return false };
-            if connection.quiet() > self.quiet_max {
-                // Its end may have come in this moment.
-                drop(connection.socket.shutdown(std::net::Shutdown::Both));
-                return false;
+            let quiet = connection.clock.monotonic().since(connection.quiet_since.get());
+            if connection.has_request.get() || quiet <= quiet_max {
+                return true;
             }
-            true
+            // Its client may have ended it in this moment.
+            let _ = socket::shutdown(connection.socket, socket::Shutdown::Both);
+            false
         });
-        self.open().append(&mut known);
-    }
-
-    fn open(&self) -> MutexGuard<'_, Vec<Weak<Connection>>> {
-        self.open.lock().expect("no code panics while holding it")
-    }
+    });
 }
 
 impl Connection {
     /// Notes that a request is in hand.
-    pub fn take(self: Arc<Self>) -> InHand {
-        self.has_request.store(true, Ordering::Release);
+    pub fn take(self: Rc<Self>) -> InHand {
+        self.has_request.set(true);
         InHand(self)
-    }
-
-    /// Answers for how long no request has been in hand.
-    fn quiet(&self) -> Duration {
-        if self.has_request.load(Ordering::Acquire) {
-            return Duration::ZERO;
-        }
-        let since_ns = self.quiet_since_ns.load(Ordering::Relaxed);
-        Duration::from_nanos(self.clock.monotonic().ns().saturating_sub(since_ns))
     }
 }
 
 impl Drop for InHand {
     fn drop(&mut self) {
-        self.0.quiet_since_ns.store(self.0.clock.monotonic().ns(), Ordering::Relaxed);
-        self.0.has_request.store(false, Ordering::Release);
+        self.0.quiet_since.set(self.0.clock.monotonic());
+        self.0.has_request.set(false);
     }
 }

@@ -4,14 +4,16 @@
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use actix_cors::CorsError;
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
+use actix_web::error::InternalError;
 use actix_web::http::ConnectionType;
 use actix_web::http::Method;
 use actix_web::http::header::{
@@ -20,9 +22,10 @@ use actix_web::http::header::{
 use actix_web::middleware::Next;
 use actix_web::web::{Bytes, Data};
 use actix_web::{Error, HttpMessage, HttpRequest, HttpResponse, ResponseError};
+use futures::FutureExt as _;
 use futures::future::ready;
 use futures::stream;
-use metrics::{Histogram, histogram};
+use metrics::{Histogram, counter, histogram};
 
 use super::Context;
 use super::connections::Connection;
@@ -32,7 +35,7 @@ use super::rules::Told;
 use super::shopper::payments::WEBHOOK;
 use super::shopper::tokens;
 use crate::chance::Chance;
-use crate::metrics::HTTP_DURATION;
+use crate::metrics::{HTTP_DURATION, PANICS};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -80,9 +83,15 @@ pub async fn around(
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let began = Instant::now();
-    let in_hand = request.conn_data::<Arc<Connection>>().cloned().map(Connection::take);
+    let in_hand = request.conn_data::<Rc<Connection>>().cloned().map(Connection::take);
     let (mut response, unread) = match unread_chunks(&mut request).await {
-        None => (next.call(request).await?.map_into_boxed_body(), None),
+        None => {
+            let method = method_label(request.method());
+            let answer = async move { next.call(request).await };
+            let answer =
+                unbroken(answer).await.inspect_err(|_| observe(method, "-", 500, began.elapsed()))?;
+            (answer.map_into_boxed_body(), None)
+        }
         Some((problem, unread)) => (request.into_response(HttpResponse::from_error(problem)), Some(unread)),
     };
     let told = response.request().extensions_mut().remove::<Told>();
@@ -108,6 +117,24 @@ pub async fn around(
     }
     drop(in_hand);
     Ok(response)
+}
+
+/// Waits for an answer. A panic is one answer 500, and the process lives.
+///
+/// # Errors
+/// As the answer; after a panic an answer, because the request has gone with it.
+async fn unbroken<T>(answer: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    if let Ok(answer) = AssertUnwindSafe(answer).catch_unwind().await {
+        return answer;
+    }
+    counter!(PANICS, "in" => "http").increment(1);
+    let (id, problem) = (RequestId::new(), Problem::new(Code::Internal));
+    let mut response = problem.error_response().set_body(problem.body(id.as_str(), None));
+    if let Ok(value) = HeaderValue::from_bytes(&id.0) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    tracing::error!(request_id = id.as_str(), "a request has panicked; it was answered 500");
+    Err(InternalError::from_response(problem, response.map_into_boxed_body()).into())
 }
 
 /// Reads the chunks of a body whose length is not announced, so that handlers find it whole. Answers why it cannot be
@@ -254,4 +281,43 @@ fn trace_id(request: &HttpRequest) -> Option<String> {
     let trace = parent.split('-').nth(1)?;
     let is_trace = trace.len() == 32 && trace.bytes().all(|b| b.is_ascii_hexdigit());
     is_trace.then(|| trace.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::body::to_bytes;
+    use actix_web::middleware::from_fn;
+    use actix_web::test::{TestRequest, init_service, try_call_service};
+    use actix_web::{App, web};
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn a_panic_is_one_answer_and_the_next_request_is_served() {
+        actix_web::rt::System::new().block_on(panics_once());
+    }
+
+    async fn panics_once() {
+        async fn broken() -> HttpResponse {
+            assert!(std::hint::black_box(false), "deliberate");
+            HttpResponse::Ok().finish()
+        }
+        let app = App::new()
+            .wrap(from_fn(around))
+            .route("/broken", web::get().to(broken))
+            .route("/sound", web::get().to(|| async { "sound" }));
+        let app = init_service(app).await;
+        let error = try_call_service(&app, TestRequest::get().uri("/broken").to_request()).await;
+        let answer = HttpResponse::from_error(error.expect_err("nothing to answer"));
+        assert_eq!(answer.status(), 500);
+        let header = |name: HeaderName| answer.headers().get(name).and_then(|value| value.to_str().ok());
+        assert_eq!(header(CONTENT_TYPE), Some("application/problem+json"));
+        let id = header(REQUEST_ID).expect("an id").to_owned();
+        let body = to_bytes(answer.into_body()).await.expect("a body");
+        let body: Value = serde_json::from_slice(&body).expect("JSON");
+        assert_eq!((&body["code"], &body["request_id"]), (&"internal".into(), &id.into()));
+        let answer = try_call_service(&app, TestRequest::get().uri("/sound").to_request()).await;
+        assert_eq!(answer.expect("an answer").status(), 200);
+    }
 }

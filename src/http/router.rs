@@ -64,6 +64,7 @@ pub fn admin_routes(app: &mut ServiceConfig) {
                 .service(at("/nodes", "GET, HEAD", [read().to(admin::nodes::list)]))
                 .service(at("/config/reload", "POST", [post().to(admin::configuration::reload)]))
                 .service(at("/rules", "GET, HEAD", [read().to(admin::rules::list)]))
+                .service(at("/rules:try", "POST", [post().to(admin::rules::try_rule)]))
                 .service(at("/rules/{rule}", "PUT, DELETE", rule))
                 .service(at("/breakers", "GET, HEAD", [read().to(admin::breakers::list)]))
                 .service(at("/breakers/{dependency}", "POST", [post().to(admin::breakers::force)]))

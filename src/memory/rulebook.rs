@@ -7,6 +7,7 @@ mod asker;
 mod callers;
 mod greys;
 mod ready;
+mod recent;
 mod standing;
 mod switches;
 mod tables;
@@ -32,6 +33,8 @@ pub use asker::Asker;
 use asker::subscriber;
 pub use greys::Given;
 use ready::{Counted, Counts, Ready, bucket_of_all};
+pub use recent::Trial;
+use recent::{Recent, Seen};
 pub use standing::{Policy, Standing};
 use tables::Tables;
 
@@ -68,6 +71,7 @@ pub struct Rulebook {
     reading: futures::lock::Mutex<()>,
     configured: Mutex<Vec<Rule>>,
     tables: Tables,
+    recent: Recent,
     guards: Arc<Guards>,
     /// Whether the rules of the directory were ever read.
     is_read: AtomicBool,
@@ -127,6 +131,7 @@ impl Rulebook {
             reading: futures::lock::Mutex::default(),
             configured: Mutex::new(configured),
             tables,
+            recent: Recent::default(),
             guards,
             is_read: AtomicBool::new(false),
             shed: counter!(SHED, "reason" => "rate_limited"),
@@ -226,11 +231,14 @@ impl Rulebook {
         if judged.is_allowed {
             return Ok(Passes::default());
         }
+        let hashes = Hashes::default();
+        self.recent.note(self.seen(asker, &hashes, now));
         if let Some(named) = judged.blocked {
             named.refused.increment(1);
             return Err(Refused::Blocked(named.id.clone()));
         }
-        let Walked { waits, standing } = self.walk(&ready, (0, Scarcest::default()), asker, now, now_ms)?;
+        let Walked { waits, standing } =
+            self.walk(&ready, (0, Scarcest::default()), (asker, &hashes), now, now_ms)?;
         Ok(Passes { pending: waits.map(|waits| pending(Arc::clone(&ready), asker, waits)), standing })
     }
 
@@ -254,7 +262,8 @@ impl Rulebook {
             Ok(None) => {}
             Err(retry_after) => self.refuse(rule, retry_after)?,
         }
-        let Walked { waits, standing } = self.walk(&ready, (index + 1, scarcest), asker, now, now_ms)?;
+        let asked = (asker, &Hashes::default());
+        let Walked { waits, standing } = self.walk(&ready, (index + 1, scarcest), asked, now, now_ms)?;
         Ok(Passes { pending: waits.map(|waits| pending(ready, asker, waits)), standing })
     }
 
@@ -267,18 +276,17 @@ impl Rulebook {
         &self,
         ready: &Ready,
         (from, mut scarcest): (usize, Scarcest),
-        asker: &Asker<'_>,
+        (asker, hashes): (&Asker<'_>, &Hashes),
         now: Moment,
         now_ms: i64,
     ) -> Result<Walked, Refused> {
-        let hashes = Hashes::default();
         let rules = &ready.by_way[asker.way.index()];
         let mut waits = None;
         for (index, rule) in rules.iter().enumerate().skip(from) {
             if !rule.holds(asker, now_ms) {
                 continue;
             }
-            match self.ask(rule, asker, &hashes, now.ns()) {
+            match self.ask(rule, asker, hashes, now.ns()) {
                 Said::Passes(Some((rate, full_in_ns))) => scarcest.note(index, rule, rate, full_in_ns),
                 Said::Passes(None) => {}
                 Said::Refused(retry_after) => self.refuse(rule, retry_after)?,
@@ -339,15 +347,33 @@ impl Rulebook {
 
     /// Answers the key under which the rule counts the request, if it has one.
     fn key(&self, rule: &Counted, asker: &Asker<'_>, hashes: &Hashes) -> Option<u64> {
-        let address = || *hashes.address.get_or_init(|| self.tables.hash(&subscriber(asker.address)));
         let key = match rule.scope {
             Scope::All | Scope::Route => None,
-            Scope::User => asker.user.map(|user| *hashes.user.get_or_init(|| self.tables.hash(user))),
-            Scope::Address => Some(address()),
-            Scope::Device => Some(asker.device.map_or_else(address, |device| self.tables.hash(device))),
-            Scope::Sale => asker.sale.map(|sale| *hashes.sale.get_or_init(|| self.tables.hash(sale))),
+            Scope::User => hashes.user(asker, &self.tables),
+            Scope::Address => Some(hashes.network(asker, &self.tables)),
+            Scope::Device => {
+                hashes.device(asker, &self.tables).or_else(|| Some(hashes.network(asker, &self.tables)))
+            }
+            Scope::Sale => hashes.sale(asker, &self.tables),
         };
         key.map(|key| rule.number ^ key)
+    }
+
+    fn seen(&self, asker: &Asker<'_>, hashes: &Hashes, now: Moment) -> Seen {
+        Seen {
+            at_ns: now.ns(),
+            way: asker.way,
+            address: asker.address,
+            network: hashes.network(asker, &self.tables),
+            user: hashes.user(asker, &self.tables),
+            device: hashes.device(asker, &self.tables),
+            sale: hashes.sale(asker, &self.tables),
+        }
+    }
+
+    /// Says what a rule would have done to the requests of late. `None` for one that refuses no requests.
+    pub fn try_rule(&self, terms: &RuleTerms, now: Moment) -> Option<Trial> {
+        self.recent.try_rule(terms, now.ns(), &|name| self.tables.hash(name))
     }
 }
 
@@ -377,8 +403,27 @@ impl Scarcest {
 #[derive(Default)]
 struct Hashes {
     user: OnceCell<u64>,
-    address: OnceCell<u64>,
+    network: OnceCell<u64>,
+    device: OnceCell<u64>,
     sale: OnceCell<u64>,
+}
+
+impl Hashes {
+    fn network(&self, asker: &Asker<'_>, tables: &Tables) -> u64 {
+        *self.network.get_or_init(|| tables.hash(&subscriber(asker.address)))
+    }
+
+    fn user(&self, asker: &Asker<'_>, tables: &Tables) -> Option<u64> {
+        asker.user.map(|user| *self.user.get_or_init(|| tables.hash(user.as_str())))
+    }
+
+    fn device(&self, asker: &Asker<'_>, tables: &Tables) -> Option<u64> {
+        asker.device.map(|device| *self.device.get_or_init(|| tables.hash(device.as_str())))
+    }
+
+    fn sale(&self, asker: &Asker<'_>, tables: &Tables) -> Option<u64> {
+        asker.sale.map(|sale| *self.sale.get_or_init(|| tables.hash(sale.as_str())))
+    }
 }
 
 /// Makes the rules of the configuration.

@@ -154,7 +154,7 @@ impl Lease {
         if self.alone_until_ns == 0 {
             self.full_at_ns = now_ns + rate.shared(self.split.share.unwrap_or(UNKNOWN_SHARE)).full_ns();
         }
-        self.alone_until_ns = now_ns + ALONE_NS;
+        (self.alone_until_ns, self.left_of_all) = (now_ns + ALONE_NS, 0);
     }
 }
 

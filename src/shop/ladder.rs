@@ -64,15 +64,17 @@ pub struct Ladder {
 impl Ladder {
     /// Notes that a purchase was refused because there was no room.
     pub fn note_refused(&self, now: Moment) {
-        let before_ns = self.refused_ns.swap(now.ns(), Ordering::Relaxed);
+        let before_ns = self.refused_ns.load(Ordering::Relaxed);
         if before_ns == 0 || now.ns().saturating_sub(before_ns) >= ns(CALM) {
             self.since_ns.store(now.ns(), Ordering::Relaxed);
         }
+        // Whoever sees this sees since when.
+        self.refused_ns.store(now.ns(), Ordering::Release);
     }
 
     /// Answers whether a step is taken.
     pub fn holds(&self, step: Step, now: Moment) -> bool {
-        let refused_ns = self.refused_ns.load(Ordering::Relaxed);
+        let refused_ns = self.refused_ns.load(Ordering::Acquire);
         if refused_ns == 0 || now.ns().saturating_sub(refused_ns) >= ns(CALM) {
             return false;
         }

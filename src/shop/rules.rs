@@ -4,8 +4,9 @@ use super::{Failure, Shop};
 use crate::domain::Change;
 use crate::domain::node::Node;
 use crate::domain::operator::Subject;
-use crate::domain::rule::{Rule, RuleChange, RuleChanged, RuleSet};
+use crate::domain::rule::{Rule, RuleChange, RuleChanged, RuleSet, RuleTerms};
 use crate::memory::guards::GuardStanding;
+use crate::memory::rulebook::Trial;
 
 impl Shop {
     /// Reads all rules, and those of the configuration that hold beside them.
@@ -21,6 +22,12 @@ impl Shop {
     /// Answers the rules of the directory that this process follows.
     pub fn known_rules(&self) -> RuleSet {
         self.memory.rules.rules().0
+    }
+
+    /// Says what a rule would have done to the requests of this process of late. `None` for one that refuses no
+    /// requests. It takes tens of ms of CPU.
+    pub fn try_rule(&self, terms: &RuleTerms) -> Option<Trial> {
+        self.memory.rules.try_rule(terms, self.clock.monotonic())
     }
 
     /// Answers how the guards of this process stand, ascending by dependency.

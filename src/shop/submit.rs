@@ -198,7 +198,10 @@ impl Shop {
             return Err(Refusal::UnknownSale);
         }
         self.traffic.pass(&asker(purchase)).await.map_err(Refusal::Ruled)?;
-        let _place = self.admission.enter().ok_or(Refusal::Overloaded)?;
+        let Some(_place) = self.admission.enter() else {
+            self.note_no_room("in_flight");
+            return Err(Refusal::Overloaded);
+        };
         let Purchase { user, sale, key, sku, quantity, reference, .. } = purchase;
         let order = OrderId::derive(self.map.shard_of(user), month, sale, user, key);
         self.replay_of_row(order, (sku, *quantity, reference.as_ref())).await

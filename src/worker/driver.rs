@@ -3,17 +3,19 @@
 //! The driver owns everything that each task would otherwise have for itself: the period, the pause after a failure,
 //! the span, the last result, the metric and the end. A task only decides what one run does.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::FutureExt as _;
 use metrics::{Counter, counter};
 use tokio::sync::Notify;
 use tracing::Instrument as _;
 
 use crate::clock::Clock;
-use crate::metrics::WORKER_RUNS;
-use crate::ports::{StoreResult, Wake};
+use crate::metrics::{PANICS, WORKER_RUNS};
+use crate::ports::{StoreError, StoreResult, Wake};
 use crate::shutdown::Tasks;
 
 /// The longest pause after failures that follow each other, unless the task's own period is longer. Within it a
@@ -98,17 +100,20 @@ pub struct Driver {
     statuses: Arc<Mutex<Vec<Status>>>,
 }
 
-/// The series of `seckill_worker_runs_total` of one task.
+/// The series of one task, of `seckill_worker_runs_total` and of `seckill_panics_total`.
 struct Runs {
     worked: Counter,
     idle: Counter,
     failed: Counter,
+    panicked: Counter,
 }
 
 impl Runs {
     fn of(task: &'static str) -> Self {
         let series = |result| counter!(WORKER_RUNS, "task" => task, "result" => result);
-        Self { worked: series("worked"), idle: series("idle"), failed: series("failed") }
+        let panicked = counter!(PANICS, "in" => task);
+        panicked.increment(0);
+        Self { worked: series("worked"), idle: series("idle"), failed: series("failed"), panicked }
     }
 }
 
@@ -143,7 +148,7 @@ impl Driver {
     async fn drive(&self, task: &dyn Task, signal: &Signal, place: usize) {
         let runs = Runs::of(task.name());
         while !self.tasks.is_stopping() {
-            let outcome = task.run_once().await;
+            let outcome = unbroken(task, &runs.panicked).await;
             match &outcome {
                 Ok(progress) if progress.done > 0 => runs.worked.increment(1),
                 Ok(_) => runs.idle.increment(1),
@@ -177,6 +182,14 @@ impl Driver {
     }
 }
 
+/// Runs a task once. A panic is a run that has failed, and the next one tries it again.
+async fn unbroken(task: &dyn Task, panicked: &Counter) -> StoreResult<Progress> {
+    AssertUnwindSafe(task.run_once()).catch_unwind().await.unwrap_or_else(|_| {
+        panicked.increment(1);
+        Err(StoreError::broken("run", "it has panicked: standard error says where".to_owned()))
+    })
+}
+
 /// Answers the pause after failures: the period, doubled with every failure that follows another, up to [`PAUSE_MAX`].
 fn pause_after(failures: u32, period: Duration) -> Duration {
     let doubled = period.saturating_mul(1 << failures.saturating_sub(1).min(16));
@@ -188,9 +201,10 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::*;
-    use crate::ports::StoreError;
 
     const PERIOD: Duration = Duration::from_millis(100);
+    /// The number of the run that panics, where a task gets so far.
+    const PANICS_IN: u32 = 20;
 
     /// A task whose runs below the number `sound_from` fail.
     struct Counted {
@@ -211,6 +225,7 @@ mod tests {
 
         async fn run_once(&self) -> StoreResult<Progress> {
             let run = self.runs.fetch_add(1, Ordering::Relaxed);
+            assert_ne!(run, PANICS_IN, "deliberate");
             if run < self.sound_from {
                 return Err(StoreError::broken("count", "deliberate"));
             }
@@ -276,6 +291,18 @@ mod tests {
         let status = &bench.driver.statuses()[0];
         assert_eq!((status.name, status.failures), ("counted", 0));
         assert_eq!(status.last, Some(Ok(Progress::of(1))));
+    }
+
+    #[tokio::test]
+    async fn a_run_that_panics_has_failed_and_the_next_one_is_made() {
+        let bench = Bench::start(0);
+        bench.task.runs.store(PANICS_IN, Ordering::Relaxed);
+        assert_eq!(bench.runs().await, PANICS_IN + 1);
+        let failed = &bench.driver.statuses()[0];
+        assert_eq!(failed.failures, 1);
+        assert!(matches!(&failed.last, Some(Err(why)) if why.contains("panicked")), "{failed:?}");
+        assert_eq!(bench.after_ms(100).await, PANICS_IN + 2);
+        assert_eq!(bench.driver.statuses()[0].failures, 0);
     }
 
     #[tokio::test]

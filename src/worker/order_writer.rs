@@ -161,7 +161,6 @@ impl Task for OrderWriter {
             }
         };
         let events = reader.take(TAKEN_MAX).await?;
-        let reader = state.reader.insert(reader);
         let now = self.parts.clock.monotonic();
         let taken = events.len();
         for event in events {
@@ -194,6 +193,8 @@ impl Task for OrderWriter {
             self.dispatch(*part, queue, now);
             due = due.into_iter().chain(queue.due(now, self.parts.limits.batch_wait)).min();
         }
+        // It is put back last: a run that panics on the way has the next one join anew.
+        state.reader = Some(reader);
         Ok(Progress { done: taken + finished, again_in: due.map(|due| due.since(now)) })
     }
 

@@ -15,6 +15,7 @@ use crate::domain::rule::{
 use crate::http::Context;
 use crate::http::problem::{Code, Problem};
 use crate::http::shopper::rfc3339;
+use crate::memory::rulebook::Trial;
 
 /// The body that puts a rule in place.
 #[derive(Deserialize)]
@@ -30,7 +31,8 @@ struct PutBody {
     mode: RuleMode,
     #[serde(default)]
     until: Option<String>,
-    reason: String,
+    #[serde(default)]
+    reason: Option<String>,
 }
 
 /// A rule as operators see it.
@@ -64,6 +66,19 @@ struct ListView<'a> {
     rules: Vec<View<'a>>,
 }
 
+/// What a rule would have done.
+#[derive(Serialize)]
+struct TrialView {
+    /// The time over which it was tried.
+    over_ms: u64,
+    /// The requests that it is about.
+    requests: u64,
+    would_refuse: u64,
+    /// How many callers would have been refused something; `None` for a rule that counts no callers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    callers: Option<u64>,
+}
+
 /// How many of the processes that are there follow the version.
 #[derive(Serialize)]
 struct NodesView {
@@ -73,7 +88,8 @@ struct NodesView {
 
 impl PutBody {
     fn terms(self) -> Result<RuleTerms, Problem> {
-        let reason = checked_reason(&self.reason)?;
+        let reason = self.reason.as_deref().ok_or_else(|| Problem::invalid("/reason", "is missing"))?;
+        let reason = checked_reason(reason)?;
         let until_ms = until_ms(self.until.as_deref())?;
         let limit: Limit =
             serde_path_to_error::deserialize(json!({ "kind": self.kind, "value": self.value }))
@@ -163,6 +179,34 @@ pub async fn remove(
     let wish = RuleChange { id: id_of(&path)?, terms: None, seen: if_versions(&request)? };
     let version = changed(context.shop.change_rule(&wish, &change).await?)?;
     Ok(HttpResponse::Ok().json(json!({ "id": wish.id, "done": "removed", "version": version })))
+}
+
+/// Answers `POST /rules:try`: what a rule would have done to the requests of this process in the last minute. It
+/// changes nothing, and needs no reason.
+///
+/// # Errors
+/// `validation_failed`, also for a rule that refuses no requests.
+pub async fn try_rule(
+    request: HttpRequest,
+    payload: web::Payload,
+    context: web::Data<Context>,
+) -> Result<HttpResponse, Problem> {
+    operator(&request, &context, Scope::LimitsRead).await?;
+    let body = read_body::<PutBody>(&request, payload, &context).await?;
+    let reason = body.reason.clone().or_else(|| Some("a trial".to_owned()));
+    let terms = PutBody { reason, ..body }.terms()?;
+    let fault =
+        || Problem::invalid("/kind", "refuses no requests: try token_bucket, leaky_bucket, block or switch");
+    let shop = context.shop.clone();
+    let tried = web::block(move || shop.try_rule(&terms)).await.map_err(|_| Problem::new(Code::Internal))?;
+    let Trial { over, requests, refused, callers } = tried.ok_or_else(fault)?;
+    let view = TrialView {
+        over_ms: u64::try_from(over.as_millis()).unwrap_or(u64::MAX),
+        requests,
+        would_refuse: refused,
+        callers,
+    };
+    Ok(HttpResponse::Ok().json(view))
 }
 
 /// Answers the version that a change of a rule made.

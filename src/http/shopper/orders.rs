@@ -141,8 +141,10 @@ async fn accepted(
 ) -> HttpResponse {
     let user = &purchase.user;
     tell(request, context, (user, purchase.proven_device()), standing);
-    let wait_s = extract::prefer_wait_s(request);
-    if let Some(wait_s) = wait_s.filter(|_| order.state.is_pending()) {
+    let wished_s = extract::prefer_wait_s(request);
+    let applied_s = wished_s.map(|wished_s| context.shop.wait_s(wished_s));
+    let is_cut = applied_s < wished_s && context.shop.is_degraded(Step::Waits);
+    if let Some(wait_s) = applied_s.filter(|_| order.state.is_pending()) {
         // When reading the order again fails, the order stands all the same.
         if let Ok(Some(decided)) = context.shop.order_when_decided(user, order.id, wait_s).await {
             order = decided.order.clone();
@@ -158,12 +160,11 @@ async fn accepted(
     if replayed {
         response.insert_header(("Idempotent-Replayed", "true"));
     }
-    if let Some(wait_s) = wait_s {
-        let applied = context.shop.wait_s(wait_s);
-        response.insert_header(("Preference-Applied", format!("wait={applied}")));
-        if applied < wait_s && context.shop.is_degraded(Step::Waits) {
-            response.insert_header((DEGRADED, Step::Waits.as_str()));
-        }
+    if let Some(applied_s) = applied_s {
+        response.insert_header(("Preference-Applied", format!("wait={applied_s}")));
+    }
+    if is_cut {
+        response.insert_header((DEGRADED, Step::Waits.as_str()));
     }
     response.json(view(&order, context))
 }
@@ -187,16 +188,17 @@ pub async fn read(
     let user = shopper.user;
     let not_found = || Problem::new(Code::OrderNotFound).detail(LOST);
     let id = OrderId::parse(&path.into_inner()).map_err(|_| not_found())?;
+    let is_cut = query.wait.is_some_and(|wait_s| wait_s > 0) && context.shop.is_degraded(Step::Waits);
     let whole = match query.wait {
         Some(wait_s) => context.shop.order_when_decided(&user, id, wait_s).await?,
         None => context.shop.order(&user, id).await?,
     };
     let whole = whole.ok_or_else(not_found)?;
-    let whole = Whole::of(&whole.order, &whole.payments, &context);
     let mut response = HttpResponse::Ok();
-    if query.wait.is_some_and(|wait_s| wait_s > 0) && context.shop.is_degraded(Step::Waits) {
+    if is_cut && whole.order.state.is_pending() {
         response.insert_header((DEGRADED, Step::Waits.as_str()));
     }
+    let whole = Whole::of(&whole.order, &whole.payments, &context);
     Ok(response.insert_header((CACHE_CONTROL, "no-store")).json(whole))
 }
 

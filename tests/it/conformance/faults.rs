@@ -45,8 +45,25 @@ struct FaultyLog {
     failing: AtomicBool,
     spares_half: bool,
     after_effect: bool,
-    /// Appends wait until this is told, once for each.
-    held: Option<Arc<Notify>>,
+    /// Appends wait here.
+    held: Option<Arc<Held>>,
+}
+
+/// Where appends wait until they are let go, one after the other.
+#[derive(Default)]
+struct Held {
+    has_come: AtomicBool,
+    go: Notify,
+}
+
+impl FaultyLog {
+    /// A log that is well, but for appends that wait.
+    fn held(inner: Arc<dyn OrderLog>) -> (Arc<Self>, Arc<Held>) {
+        let held = Arc::new(Held::default());
+        let failing = AtomicBool::new(false);
+        let log = Self { inner, failing, spares_half: false, after_effect: false, held: Some(held.clone()) };
+        (Arc::new(log), held)
+    }
 }
 
 /// Returns whether an order is of the half whose appends fail.
@@ -58,7 +75,8 @@ fn is_unlucky(order: OrderId) -> bool {
 impl OrderLog for FaultyLog {
     async fn append(&self, order: OrderId, payload: Vec<u8>) -> StoreResult<()> {
         if let Some(held) = &self.held {
-            held.notified().await;
+            held.has_come.store(true, Ordering::SeqCst);
+            held.go.notified().await;
         }
         if !self.failing.load(Ordering::SeqCst) || self.spares_half && !is_unlucky(order) {
             return self.inner.append(order, payload).await;
@@ -182,14 +200,8 @@ async fn a_purchase_whose_client_has_gone_is_finished_before_the_process_ends() 
     let config = config(Mode::Distributed, &[("admission.append_wait_ms", "1")]);
     migrated(&config).await;
     let mut backend = open(&config).await;
-    let held = Arc::new(Notify::new());
-    backend.order_log = Arc::new(FaultyLog {
-        inner: backend.order_log.clone(),
-        failing: AtomicBool::new(false),
-        spares_half: false,
-        after_effect: false,
-        held: Some(held.clone()),
-    });
+    let (log, held) = FaultyLog::held(backend.order_log);
+    backend.order_log = log;
     let outbox = backend.outbox.clone();
     // A front alone: nobody else delivers what it leaves.
     let mut shop = TestShop::start_on(config.clone(), backend, Role::Api).await;
@@ -200,7 +212,7 @@ async fn a_purchase_whose_client_has_gone_is_finished_before_the_process_ends() 
     let append_at_the_end = async {
         let is_closed = async || tokio::net::TcpStream::connect(shopper).await.is_err();
         eventually("nobody is let in any more", is_closed).await;
-        held.notify_one();
+        held.go.notify_one();
     };
     tokio::join!(shop.stop(), append_at_the_end);
     let bucket = BucketId { sale: SaleId::parse("drop").expect("slug"), bucket: 0 };
@@ -283,14 +295,8 @@ async fn while_purchases_find_no_room_lists_and_waits_are_left_out(mode: Mode) {
     let config = config(mode, &[("admission.in_flight_max", "1"), ("admission.append_wait_ms", "10000")]);
     migrated(&config).await;
     let mut backend = open(&config).await;
-    let held = Arc::new(Notify::new());
-    backend.order_log = Arc::new(FaultyLog {
-        inner: backend.order_log.clone(),
-        failing: AtomicBool::new(false),
-        spares_half: false,
-        after_effect: false,
-        held: Some(held.clone()),
-    });
+    let (log, held) = FaultyLog::held(backend.order_log);
+    backend.order_log = log;
     let shop = TestShop::start_on(config, backend, Role::All).await;
     shop.open_sale("drop", 1, &[("phone", 5)]).await;
     let degraded =
@@ -301,7 +307,8 @@ async fn while_purchases_find_no_room_lists_and_waits_are_left_out(mode: Mode) {
         (answer.status, answer.header("Degraded").to_owned()) == (503, "purchases".to_owned())
     };
     let crowd = async {
-        eventually("there is no room", &refused).await;
+        eventually("the only place is taken", async || held.has_come.load(Ordering::SeqCst)).await;
+        assert!(refused().await, "there is no room");
         let lists = async || {
             let list = shop.get("bob", "/api/v1/orders").await;
             refused().await && (list.status, list.header("Degraded")) == (503, "lists")
@@ -309,13 +316,15 @@ async fn while_purchases_find_no_room_lists_and_waits_are_left_out(mode: Mode) {
         eventually("lists are left out", lists).await;
         let all = async || refused().await && degraded().await == json!(["purchases", "lists", "waits"]);
         eventually("waits are left out", all).await;
-        held.notify_one();
+        held.go.notify_one();
     };
     let (bought, ()) = tokio::join!(shop.buy("alice", "drop", "phone", "k"), crowd);
     assert_eq!(bought.status, 202, "{bought:?}");
-    let order = bought.json()["links"]["self"].as_str().expect("a link").to_owned();
-    let read = shop.get("alice", &format!("{order}?wait=5")).await;
-    assert_eq!((read.status, read.header("Degraded")), (200, "waits"), "{read:?}");
+    held.go.notify_one();
+    let body = json!({ "sku_id": "phone", "quantity": 1 }).to_string();
+    let waits = shop.place("bob", "drop", "k", &body, &[("Prefer", "wait=5")]).await;
+    assert_eq!((waits.status, waits.header("Degraded")), (202, "waits"), "{waits:?}");
+    assert_eq!(waits.header("Preference-Applied"), "wait=0");
     let whole = async || {
         let list = shop.get("bob", "/api/v1/orders").await;
         list.status == 200 && list.header("Degraded").is_empty() && degraded().await == json!([])

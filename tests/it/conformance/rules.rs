@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use seckill::app::Role;
@@ -19,6 +20,7 @@ in_both_modes!(
     a_rule_is_put_replaced_listed_and_removed,
     what_is_no_rule_changes_nothing,
     a_rule_limits_what_it_is_about_and_a_dry_run_nothing,
+    a_rule_is_tried_on_the_requests_of_late_and_changes_nothing,
     who_is_blocked_is_refused_and_who_is_allowed_is_not_limited,
     a_rule_stands_after_a_restart_and_ends_at_its_time,
     a_process_that_never_read_the_rules_serves_nobody_and_says_so,
@@ -220,6 +222,42 @@ async fn a_rule_limits_what_it_is_about_and_a_dry_run_nothing(mode: Mode) {
     assert_eq!((refused.status, &refused.json()["policy"]), (429, &json!("reads")), "{refused:?}");
     assert!(!refused.header("Retry-After").is_empty(), "{refused:?}");
     assert_eq!(shop.get("ada", "/api/v1/sales").await.status, 200, "it is about lists of orders");
+    shop.finish().await;
+}
+
+async fn a_rule_is_tried_on_the_requests_of_late_and_changes_nothing(mode: Mode) {
+    let shop = TestShop::start(mode).await;
+    let began = Instant::now();
+    assert_eq!((lists(&shop, "ada").await, lists(&shop, "bob").await), (30, 30));
+    let took_s = began.elapsed().as_secs();
+    let before = shop.operate("GET", "/rules", Value::Null).await.json()["version"].clone();
+    let tries = async |mut rule: Value| {
+        rule.as_object_mut().expect("a rule").remove("reason");
+        let tried = shop.operate("POST", "/rules:try", rule).await;
+        assert_eq!(tried.status, 200, "{tried:?}");
+        let of = |name: &str| tried.json()[name].as_u64();
+        (of("requests").expect("a number"), of("would_refuse").expect("a number"), of("callers"))
+    };
+    let (requests, refused, callers) = tries(bucket("user", "order_list", 3)).await;
+    assert_eq!((requests, callers), (60, Some(2)));
+    // Each has three at once, and one a second.
+    assert!((52 - 2 * took_s..=54).contains(&refused), "{refused} in {took_s} s");
+    assert_eq!(tries(bucket("address", "order_read", 3)).await, (0, 0, Some(0)), "none was read");
+    for (caller, refused) in [(json!({ "user": "ada" }), 30), (json!({ "address": "127.0.0.0/8" }), 60)] {
+        assert_eq!(tries(json!({ "kind": "block", "value": caller })).await, (60, refused, None));
+    }
+    let allow = json!({ "kind": "allow", "value": { "user": "ada" } });
+    let untried = shop.operate("POST", "/rules:try", allow).await;
+    assert_eq!(
+        (untried.status, &untried.json()["errors"][0]["pointer"]),
+        (400, &json!("/kind")),
+        "{untried:?}"
+    );
+    let foreign =
+        operate(shop.admin, READ_ONLY_KEY, "POST", "/rules:try", bucket("user", "order_list", 3)).await;
+    assert_eq!(foreign.status, 403, "{foreign:?}");
+    assert_eq!(lists(&shop, "ada").await, 30, "nothing holds");
+    assert_eq!(shop.operate("GET", "/rules", Value::Null).await.json()["version"], before);
     shop.finish().await;
 }
 

@@ -68,6 +68,7 @@ async fn a_second_head_that_never_ends_ends(mode: Mode) {
     let (mut answer, mut chunk) = (Vec::new(), [0; 4096]);
     while !answer.ends_with(b"}") {
         let size = client.read(&mut chunk).await.expect("an answer");
+        assert!(size > 0, "closed");
         answer.extend_from_slice(&chunk[..size]);
     }
     dribbles_until_it_is_cut(&mut client).await;
