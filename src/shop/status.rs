@@ -21,8 +21,10 @@ const FRESH_MS: i64 = 2_000;
 const DELAYED_AFTER_MS: i64 = 5_000;
 /// The first pause between two looks of a request that waits for its order; each pause is twice the one before.
 const LOOK_FIRST: Duration = Duration::from_millis(20);
-/// The longest pause between two looks.
+/// The longest pause between two looks, while few wait.
 const LOOK_LAST: Duration = Duration::from_millis(250);
+/// How often all that wait look together in a second, at most. More of them would leave purchases no time.
+const LOOKS_PER_S: u32 = 5_000;
 /// Most months that one page of a buyer's orders looks through.
 const MONTHS_MAX: usize = 12;
 
@@ -176,14 +178,21 @@ impl Shop {
             if left.is_zero() || self.is_draining() || !may_change {
                 return Ok(whole);
             }
-            self.clock.sleep(pause.min(left)).await;
-            let is_last = pause >= left;
+            let own = pause.max(self.share_of_looks());
+            self.clock.sleep(own.min(left)).await;
+            let is_last = own >= left;
             pause = (pause * 2).min(LOOK_LAST);
             // A crowd that waits for orders must not keep their writers from the databases.
             if is_last || !self.is_held_pending(id).await {
                 whole = self.order(user, id).await?;
             }
         }
+    }
+
+    /// Answers how long a request that waits has to leave Redis to the others that do.
+    fn share_of_looks(&self) -> Duration {
+        let waiting = self.settings.waiters_max.saturating_sub(self.waiters.available_permits());
+        Duration::from_secs(1) * u32::try_from(waiting).unwrap_or(u32::MAX) / LOOKS_PER_S
     }
 
     /// Answers whether the inventory says of an order that it is not decided.
