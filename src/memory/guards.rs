@@ -206,15 +206,22 @@ impl Guards {
         self.all.values().map(|guard| guard.standing(now_ns)).collect()
     }
 
-    /// Takes over what rules say. A dependency of which none speaks has the breaker that all have, and no limit.
+    /// Takes over what rules say, the last one of those that speak of a dependency. One that forces its breaker leaves
+    /// the numbers to the others. A dependency of which none speaks has the breaker that all have, and no limit.
     pub fn follow<'a>(&self, rules: impl Iterator<Item = &'a Rule> + Clone) {
         for (name, guard) in &self.all {
             let mut terms = Terms { breaker: BreakerTerms::of(name.clone()), is_dry: false, limit: None };
+            let (mut forced, mut has_numbers) = (None, false);
             for rule in rules.clone() {
                 let is_dry = rule.terms.mode == RuleMode::DryRun;
                 match &rule.terms.limit {
                     Limit::Breaker(breaker) if breaker.dependency == *name => {
-                        (terms.breaker, terms.is_dry) = (breaker.clone(), is_dry);
+                        let forces = breaker.forced.filter(|_| !is_dry);
+                        forced = forces.or(forced);
+                        if forces.is_none() || !has_numbers {
+                            (terms.breaker, terms.is_dry) = (breaker.clone(), is_dry);
+                        }
+                        has_numbers |= forces.is_none();
                     }
                     Limit::Concurrency(limit) if limit.dependency == *name && !is_dry => {
                         terms.limit = Some(limit.clone());
@@ -222,6 +229,8 @@ impl Guards {
                     _ => {}
                 }
             }
+            terms.breaker.forced = forced;
+            terms.is_dry &= forced.is_none();
             guard.follow(terms);
         }
     }

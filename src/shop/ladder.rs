@@ -2,8 +2,8 @@
 //! those that it takes go on.
 //!
 //! The surplus is refused as it comes, before Redis. When that lasts, lists of orders are left out, and then waits. A
-//! process is pressed from the first purchase that it refuses for want of room until it has refused none for
-//! [`CALM`]; so a crowd that it can serve costs nothing here.
+//! process is pressed from the first purchase that it refuses for want of room until it has refused none for two
+//! seconds; so a crowd that it can serve costs nothing here.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

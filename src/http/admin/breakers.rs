@@ -8,7 +8,7 @@ use super::rules::changed;
 use super::{Scope, change, operator};
 use crate::domain::DependencyId;
 use crate::domain::RuleId;
-use crate::domain::rule::{BreakerTerms, Forced, Limit, Rule, RuleChange, RuleChanged, RuleTerms};
+use crate::domain::rule::{BreakerTerms, Forced, Limit, RuleChange, RuleChanged, RuleTerms};
 use crate::http::Context;
 use crate::http::problem::{Code, Problem};
 use crate::memory::guards::GuardStanding;
@@ -71,37 +71,27 @@ pub async fn force(
     context: web::Data<Context>,
 ) -> Result<HttpResponse, Problem> {
     let operator = operator(&request, &context, Scope::LimitsWrite).await?;
-    let standing = context.shop.guards().into_iter().find(|guard| guard.dependency.as_str() == path.as_str());
-    let standing = standing.ok_or_else(|| Problem::new(Code::NotFound))?;
-    let dependency = standing.dependency.clone();
+    let of_path = |guard: &GuardStanding| guard.dependency.as_str() == path.as_str();
+    let standing = context.shop.guards().into_iter().find(of_path);
+    let dependency = standing.ok_or_else(|| Problem::new(Code::NotFound))?.dependency;
     let PostBody { forced, until, reason } = read_body(&request, payload, &context).await?;
     let reason = checked_reason(&reason)?;
     let until_ms = until_ms(until.as_deref())?;
-    let (set, _) = context.shop.rules().await?;
-    let rule = rule_of(&set.rules, &dependency);
-    let before = rule.map(|(_, breaker)| breaker.clone());
-    let default = BreakerTerms::of(dependency.clone());
-    let breaker = BreakerTerms { forced, ..before.unwrap_or_else(|| default.clone()) };
-    let id = match rule {
-        Some((rule, _)) => rule.id.clone(),
-        None => RuleId::parse(&format!("breaker-{dependency}")).map_err(|_| Problem::new(Code::Internal))?,
-    };
-    // A breaker that says what all say needs no rule.
+    // A rule of its own, so that the rules of operators stay as they are.
+    let id = RuleId::parse(&format!("forced-{dependency}")).map_err(|_| Problem::new(Code::Internal))?;
     let change = change(&request, &operator, "breaker_force", &reason);
-    let terms = (breaker != default).then(|| RuleTerms::of_all(Limit::Breaker(breaker), until_ms, reason));
+    let terms = forced.map(|forced| {
+        let breaker = BreakerTerms { forced: Some(forced), ..BreakerTerms::of(dependency.clone()) };
+        RuleTerms::of_all(Limit::Breaker(breaker), until_ms, reason)
+    });
     match context.shop.change_rule(&RuleChange { id, terms, seen: None }, &change).await? {
         // One that is left to itself already stays so.
         RuleChanged::Unknown => {}
         made => drop(changed(made)?),
     }
-    // It stands, whether this process could read it again or not.
+    let standing = context.shop.guards().into_iter().find(of_path);
+    let standing = standing.ok_or_else(|| Problem::new(Code::Internal))?;
+    // It stands, whether this process could read it again or not. Another rule may force it, too.
+    let forced = forced.or(standing.forced);
     Ok(HttpResponse::Ok().json(view(GuardStanding { forced, ..standing })))
-}
-
-/// Finds the rule that a dependency's breaker follows: the last one of those that speak of it.
-fn rule_of<'a>(rules: &'a [Rule], dependency: &DependencyId) -> Option<(&'a Rule, &'a BreakerTerms)> {
-    rules.iter().rev().find_map(|rule| match &rule.terms.limit {
-        Limit::Breaker(breaker) if breaker.dependency == *dependency => Some((rule, breaker)),
-        _ => None,
-    })
 }

@@ -128,6 +128,33 @@ fn an_operator_forces_it_and_a_dry_run_only_counts() {
 }
 
 #[test]
+fn a_rule_that_forces_leaves_the_numbers_to_the_others() {
+    let own = breaker(serde_json::json!({ "calls_min": 2 }));
+    let mut forced = breaker(serde_json::json!({ "forced": "closed" }));
+    let (guards, guard) = guard(&[forced.clone(), own.clone()]);
+    for at_ms in 0..4 {
+        assert_eq!(call(&guard, at_ms, 1, Outcome::Failed), Ok(()));
+    }
+    forced["value"]["forced"] = "open".into();
+    for rules in [&[forced.clone(), own.clone()], &[own.clone(), forced.clone()]] {
+        follow(&guards, rules);
+        assert_eq!(call(&guard, 3000, 1, Outcome::Answered), Err(Refused::Open));
+    }
+    follow(&guards, &[own]);
+    for (at_ms, outcome) in [(9000, Outcome::Answered), (9001, Outcome::Answered)] {
+        assert_eq!(call(&guard, at_ms, 1, outcome), Ok(()), "two good ones close it");
+    }
+    for at_ms in [20_000, 20_001] {
+        assert_eq!(call(&guard, at_ms, 1, Outcome::Failed), Ok(()));
+    }
+    assert_eq!(
+        call(&guard, 20_002, 1, Outcome::Answered),
+        Err(Refused::Open),
+        "by its own number, 2 and not 4"
+    );
+}
+
+#[test]
 fn a_limit_follows_the_latency_between_its_floor_and_its_ceiling() {
     let value = serde_json::json!({ "dependency": "redis", "ceiling": 8, "floor": 2, "latency_ms": 10 });
     let rule = serde_json::json!({ "kind": "concurrency", "value": value, "reason": "a test" });

@@ -1,9 +1,10 @@
 //! Tests of circuit breakers and bounds on what is in flight, as operators see and force them.
 
+use seckill::clock::Clock;
 use seckill::config::Mode;
 use serde_json::{Value, json};
 
-use crate::harness::TestShop;
+use crate::harness::{TestShop, rfc3339};
 
 in_both_modes!(
     a_breaker_that_an_operator_opens_refuses_what_needs_it_and_nothing_else,
@@ -48,7 +49,16 @@ async fn a_breaker_that_an_operator_opens_refuses_what_needs_it_and_nothing_else
         202,
         "nothing was taken by the refused one"
     );
+    let rules = async || shop.operate("GET", "/rules", Value::Null).await.json()["rules"].clone();
+    let own = json!({ "kind": "breaker", "value": { "dependency": name, "calls_min": 7 }, "reason": "ours" });
+    assert_eq!(shop.operate("PUT", "/rules/own", own).await.status, 200);
+    let soon = json!({ "forced": "closed", "until": rfc3339(Clock::System.now_ms() + 3_600_000), "reason": "a test" });
+    assert_eq!(shop.operate("POST", &format!("/breakers/{name}"), soon).await.status, 200);
     force(Value::Null).await;
+    let left = rules().await;
+    assert_eq!(left.as_array().map(Vec::len), Some(1), "{left}");
+    assert_eq!((&left[0]["value"]["calls_min"], &left[0]["until"]), (&json!(7), &Value::Null), "{left}");
+    assert_eq!(shop.operate("DELETE", "/rules/own?reason=done", Value::Null).await.status, 200);
     let listed = shop.operate("GET", "/rules", Value::Null).await.json();
     let kinds: Vec<&Value> =
         listed["rules"].as_array().expect("rules").iter().map(|rule| &rule["kind"]).collect();
