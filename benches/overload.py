@@ -1,8 +1,8 @@
 """More arrivals than a shop can take, as benches/run measures them: the knee, then multiples of it, then the knee again.
 
 The knee is lowered on purpose: a front has few places for purchases under way, and the order log waits for company, so
-that ten times the knee stays below what the generator sends on time. Every second a watcher reads what was accepted and persisted, how long accepted
-purchases took, and how much memory front and worker have.
+that ten times the knee stays below what the generator sends on time. Every second a watcher reads what was accepted and
+persisted, how long accepted purchases took, and how much memory front and worker have.
 """
 import json
 import pathlib

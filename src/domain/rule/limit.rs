@@ -133,6 +133,11 @@ impl LeakyRate {
         usize::try_from(requests).unwrap_or(usize::MAX).max(1)
     }
 
+    /// Answers what a bucket holds that lets pass what this lets pass or wait: those who wait, and one.
+    pub fn holds(&self) -> u32 {
+        u32::try_from(self.queue_max()).unwrap_or(u32::MAX).saturating_add(1)
+    }
+
     fn check(&self, scope: Scope) -> Result<(), InvalidRule> {
         if !(1..=RATE_MAX).contains(&self.rate) {
             return fault("/value/rate", "must be from 1 to 1000000");

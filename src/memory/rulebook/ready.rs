@@ -194,9 +194,8 @@ impl Ready {
     fn turns(&mut self, rule: &Rule, rate: LeakyRate, way: Way, before: &Self, tables: &Tables) -> Counts {
         if rule.terms.mode == RuleMode::DryRun {
             // Nobody waits, so the queue is a bucket that is as large.
-            let holds = u32::try_from(rate.queue_max()).unwrap_or(u32::MAX).saturating_add(1);
             let bucket = self.keep(key(rule, way), before, Kept::as_bucket, Kept::Bucket, Bucket::default);
-            return Counts::One(bucket, Rate::new(rate.rate, holds));
+            return Counts::One(bucket, Rate::new(rate.rate, rate.holds()));
         }
         let shared =
             (rate.cluster && tables.is_shared).then(|| bucket_of_all(&rule.id, rule.terms.scope, way));

@@ -84,7 +84,7 @@ impl Default for Recent {
 impl Recent {
     /// Notes a request.
     pub fn note(&self, seen: Seen) {
-        let shard = usize::try_from(seen.at_ns / 64 % 16).expect("a few");
+        let shard = usize::try_from(seen.at_ns / 64).unwrap_or(0) % SHARDS;
         let mut shard = self.shards[shard].lock().expect("no code panics while holding it");
         let is_old = |oldest: &Seen| seen.at_ns.saturating_sub(oldest.at_ns) > KEPT_NS;
         if shard.front().is_some_and(is_old) {
@@ -144,8 +144,7 @@ impl Judge {
             Limit::TokenBucket(rate) => Some(Self::Bucket(Rate::new(rate.rate, rate.burst))),
             Limit::LeakyBucket(rate) => {
                 // Who waits passes, so the queue is a bucket that is as large.
-                let holds = u32::try_from(rate.queue_max()).unwrap_or(u32::MAX).saturating_add(1);
-                Some(Self::Bucket(Rate::new(rate.rate, holds)))
+                Some(Self::Bucket(Rate::new(rate.rate, rate.holds())))
             }
             Limit::Block(Caller::User(user)) => {
                 let user = hash(user.as_str());
@@ -229,7 +228,10 @@ mod tests {
                 recent.note(seen(turn * 100, "bob", 2));
             }
         }
-        let bucket = |scope: &str, rate: u32, burst: u32| json!({ "scope": scope, "kind": "token_bucket", "value": { "rate": rate, "burst": burst } });
+        let bucket = |scope: &str, rate: u32, burst: u32| {
+            let value = json!({ "rate": rate, "burst": burst });
+            json!({ "scope": scope, "kind": "token_bucket", "value": value })
+        };
         let tries = |terms: Value| tried(&recent, terms, 10_000).expect("it refuses requests");
         // In 9.9 s a bucket of 2 a second gives its burst and 19.
         assert_eq!(tries(bucket("user", 2, 4)), (110, 100 - 4 - 19, Some(1)));
