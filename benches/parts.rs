@@ -64,7 +64,12 @@ enum Part {
     /// N purchases of a sold-out sale through the router, in this process.
     Refused { requests: usize },
     /// N purchases that a limit refuses, through the router, in this process.
-    Throttled { requests: usize },
+    Throttled {
+        requests: usize,
+        /// The file of the rules that hold beside the limit: the terms by id.
+        #[arg(long)]
+        rules: Option<PathBuf>,
+    },
     /// N checks of purchase tokens.
     CheckedToken { requests: usize },
     /// N purchases that are accepted, one after another, each by another buyer.
@@ -82,7 +87,7 @@ fn main() -> anyhow::Result<()> {
         Some(Part::Writer) => writer::run(&config),
         Some(Part::RawInsert) => raw_insert::run(&config),
         Some(Part::Refused { requests }) => requests::refused(&config, requests),
-        Some(Part::Throttled { requests }) => requests::throttled(&config, requests),
+        Some(Part::Throttled { requests, rules }) => requests::throttled(&config, requests, rules.as_deref()),
         Some(Part::CheckedToken { requests }) => requests::checked_token(requests),
         Some(Part::Accepted { requests }) => requests::accepted(&config, requests),
         None => slices::say(&serde_json::json!({ "hint": "a part of benches/run; see benches/run --help" })),

@@ -326,18 +326,18 @@ def counting(side):
                "mysql__acquire_timeout_ms": 60_000}
     environment = side.fresh("instructions_", **patient)
 
-    def count(mode):
+    def count(mode, *more):
         """The difference of two runs over the difference of their requests: what happens once cancels."""
-        few, many = (collected(side, environment, mode, requests) for requests in INSTRUCTION_REQUESTS)
+        few, many = (collected(side, environment, mode, requests, *more) for requests in INSTRUCTION_REQUESTS)
         return (many - few) / (INSTRUCTION_REQUESTS[1] - INSTRUCTION_REQUESTS[0])
 
     return count
 
 
-def collected(side, environment, mode, requests):
+def collected(side, environment, mode, requests, *more):
     out = RAW / f"callgrind-{side.name}{mode}-{requests}.out"
     command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", "--collect-atstart=no",
-               "--toggle-collect=*::measured_requests", side.programs["parts"], mode, str(requests)]
+               "--toggle-collect=*::measured_requests", side.programs["parts"], mode, str(requests), *more]
     done = subprocess.run(command, env=environment, cwd=stage.ROOT, capture_output=True, text=True, check=False)
     check(done.returncode == 0 and f'"{mode}":{requests}' in done.stdout, done.stderr[-2000:])
     totals = [line for line in out.read_text(errors="replace").splitlines() if line.startswith(("totals:", "summary:"))]

@@ -3,6 +3,8 @@
 //! The background tasks of a front (catalog, pace, upkeep of the metrics) do not run, so that the count does not depend
 //! on how long the requests take. callgrind collects inside [`measured_requests`], whose name `benches/run` knows.
 
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -17,8 +19,8 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use seckill::clock::Clock;
 use seckill::config::Config;
 use seckill::domain::purchase_token::{self, Bound, TokenKeys};
-use seckill::domain::rule::RuleSet;
-use seckill::domain::{DeviceId, Sale, SaleId, UserId};
+use seckill::domain::rule::{Rule, RuleSet, RuleTerms};
+use seckill::domain::{DeviceId, RuleId, Sale, SaleId, UserId};
 use seckill::http::auth::{TokenKey, TokenRules, Tokens};
 use seckill::http::client_address::{ClientAddresses, ForwardedHeader};
 use seckill::http::{Context, middleware, router};
@@ -79,11 +81,14 @@ pub fn refused(config: &Config, requests: usize) -> anyhow::Result<()> {
     slices::say(&json!({ "refused": requests }))
 }
 
-/// Counts N refusals by a limit of one purchase a second for each buyer, while the clock stands still.
-pub fn throttled(config: &Config, requests: usize) -> anyhow::Result<()> {
+/// Counts N refusals by a limit, while the clock stands still: by the configuration's, of one purchase a second for each
+/// buyer, or by the rules of a file.
+pub fn throttled(config: &Config, requests: usize, rules: Option<&Path>) -> anyhow::Result<()> {
     let mut config = config.clone();
-    (config.limits.user_per_s, config.limits.user_burst) = (1, 1);
-    let front = Front::open_at(&config, 1_000_000, Clock::manual(Clock::System.now_ms()))?;
+    (config.limits.user_per_s, config.limits.user_burst) = if rules.is_some() { (0, 0) } else { (1, 1) };
+    (config.limits.address_per_s, config.limits.address_burst) = (0, 0);
+    let rules = rules.map(rules_of).transpose()?.unwrap_or_default();
+    let front = Front::open_at(&config, 1_000_000, Clock::manual(Clock::System.now_ms()), rules)?;
     let service = front.system.block_on(init_service(app(front.context.clone())));
     for buyer in 0..REFUSED_BUYERS {
         // A buyer's first purchase passes, and its token is verified. What Redis answers does not matter here.
@@ -95,6 +100,13 @@ pub fn throttled(config: &Config, requests: usize) -> anyhow::Result<()> {
         front.system.block_on(send(&service, std::mem::take(&mut clicks), StatusCode::TOO_MANY_REQUESTS))
     })?;
     slices::say(&json!({ "throttled": requests }))
+}
+
+/// Reads rules of traffic from a file that has their terms by id.
+fn rules_of(path: &Path) -> anyhow::Result<RuleSet> {
+    let terms: BTreeMap<String, RuleTerms> = serde_json::from_slice(&std::fs::read(path)?)?;
+    let rule = |(id, terms): (String, _)| anyhow::Ok(Rule { id: RuleId::parse(&id)?, terms, version: 1 });
+    Ok(RuleSet { version: 1, rules: terms.into_iter().map(rule).collect::<Result<_, _>>()? })
 }
 
 /// Counts N acceptances, each of a buyer who was never seen. They are reserved in Redis and acknowledged by Kafka.
@@ -164,10 +176,10 @@ where
 
 impl Front {
     fn open(config: &Config, stock: u32) -> anyhow::Result<Self> {
-        Self::open_at(config, stock, Clock::System)
+        Self::open_at(config, stock, Clock::System, RuleSet::default())
     }
 
-    fn open_at(config: &Config, stock: u32, clock: Clock) -> anyhow::Result<Self> {
+    fn open_at(config: &Config, stock: u32, clock: Clock, rules: RuleSet) -> anyhow::Result<Self> {
         let system = System::new();
         let metrics = seckill::metrics::install()?;
         let sale = fixture::sale(&format!("callgrind-{}", Clock::System.now_ms()), stock)?;
@@ -181,14 +193,14 @@ impl Front {
             let map = config.shard_map()?;
             let rulebook = Rulebook::new(config.limits.rates(), true, Arc::default());
             let memory = Memory::new(map, rulebook, Arc::default(), OrderCache::new(0));
-            memory.rules.take(RuleSet::default(), Clock::System.now_ms());
+            memory.rules.take(rules, Clock::System.now_ms());
             memory.catalog.put(sale.clone());
             let outbound: Arc<dyn Outbound> = Arc::new(HttpOutbound::new(&config.events)?);
             let shop =
                 Shop::new((ports, None, outbound), memory, settings(config), map, clock.clone(), tasks);
             let key = DecodingKey::from_secret(secret.as_bytes());
             let key = TokenKey { kid: None, algorithm: Algorithm::HS256, key };
-            let rules = TokenRules {
+            let token_rules = TokenRules {
                 audience: config.auth.audience.clone(),
                 issuer: config.auth.issuer.clone(),
                 leeway_s: config.auth.leeway_s,
@@ -199,7 +211,7 @@ impl Front {
                 process: String::new(),
                 reload: OnceLock::new(),
                 shop,
-                tokens: Arc::new(Tokens::new(vec![key], &rules, clock.clone())),
+                tokens: Arc::new(Tokens::new(vec![key], &token_rules, clock.clone())),
                 learn_keys: None,
                 addresses: ClientAddresses::new(Vec::new(), ForwardedHeader::XForwardedFor),
                 device_header: None,

@@ -215,7 +215,8 @@ impl Rulebook {
         self.ready.load().greys.given(user, device, now_ms)
     }
 
-    /// Asks all rules. Where one lets nothing pass, those before it have counted the request all the same.
+    /// Asks all rules, those first that count the caller alone. Where one lets nothing pass, those before it have counted
+    /// the request all the same.
     ///
     /// # Errors
     /// The refusal of the first rule that refuses.
@@ -391,7 +392,7 @@ struct Scarcest(Option<(usize, u64, u64)>);
 
 impl Scarcest {
     fn note(&mut self, index: usize, rule: &Counted, rate: Rate, full_in_ns: u64) {
-        let is_own = !rule.is_dry && matches!(rule.scope, Scope::User | Scope::Address | Scope::Device);
+        let is_own = !rule.is_dry && rule.scope.is_own();
         let left = rate.left(full_in_ns);
         if is_own && self.0.is_none_or(|(_, least, _)| left < least) {
             self.0 = Some((index, left, full_in_ns));

@@ -98,6 +98,13 @@ pub enum Scope {
     Sale,
 }
 
+impl Scope {
+    /// Answers whether it counts the requests of one caller together, and not those of many.
+    pub fn is_own(self) -> bool {
+        matches!(self, Self::User | Self::Address | Self::Device)
+    }
+}
+
 /// Which requests a rule is about: all that fit to every field that is given.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -133,6 +133,7 @@ impl Ready {
                 Limit::Breaker(_) | Limit::Concurrency(_) => {}
             }
         }
+        ready.order();
         ready.set = set;
         ready
     }
@@ -164,6 +165,14 @@ impl Ready {
                 number: tables.hash(&(rule.version == 0, rule.id.as_str())),
                 counts,
             });
+        }
+    }
+
+    /// Has limits that are a caller's own asked before those that many share, each in the order of their ids: who is
+    /// too fast takes no tokens of others.
+    fn order(&mut self) {
+        for rules in &mut self.by_way {
+            rules.sort_by_key(|rule| !rule.scope.is_own());
         }
     }
 

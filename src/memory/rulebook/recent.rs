@@ -116,7 +116,7 @@ impl Recent {
         }
         requests.sort_unstable_by_key(|seen| seen.at_ns);
         let (refused, callers) = judge.refuses(&requests, terms.scope);
-        let of_callers = matches!(terms.scope, Scope::User | Scope::Address | Scope::Device);
+        let of_callers = terms.scope.is_own();
         Some(Trial {
             over: Duration::from_nanos(now_ns.saturating_sub(since_ns)),
             requests: count(requests.len()),
