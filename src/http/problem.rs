@@ -3,6 +3,7 @@
 //! One table says the status, the title and the retryability of each code. It is exhaustive and has no default arm.
 //! docs/api.md has the same rows, and a test compares them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
@@ -119,8 +120,8 @@ pub struct Problem {
     members: Vec<(&'static str, Value)>,
     retry_after_ms: Option<u64>,
     allow: Option<&'static str>,
-    /// The limit that refuses.
-    limit: Option<Policy>,
+    /// The limit that refuses, which the body names as `policy`.
+    limit: Option<Arc<Policy>>,
     /// What is left out, so that this is not done.
     degraded: Option<Step>,
 }
@@ -158,7 +159,7 @@ impl Problem {
     }
 
     /// Sets the limit that refuses.
-    pub fn limit(mut self, policy: Policy) -> Self {
+    pub fn limit(mut self, policy: Arc<Policy>) -> Self {
         self.limit = Some(policy);
         self
     }
@@ -203,7 +204,7 @@ impl Problem {
     pub fn body(&self, request_id: &str, trace_id: Option<&str>) -> Vec<u8> {
         let code = self.code;
         let retryable = if code.is_retryable() { "true" } else { "false" };
-        let mut body = Vec::with_capacity(256);
+        let mut body = Vec::with_capacity(320);
         // Codes, titles and request ids hold nothing that JSON escapes.
         for piece in [
             r#"{"type":"/problems/"#,
@@ -221,6 +222,12 @@ impl Problem {
             "\"",
         ] {
             body.extend_from_slice(piece.as_bytes());
+        }
+        if let Some(policy) = &self.limit {
+            // So do names of rules.
+            for piece in [",\"policy\":\"", policy.rule.as_str(), "\""] {
+                body.extend_from_slice(piece.as_bytes());
+            }
         }
         let mut member = |name: &str, value: &Value| {
             for piece in [",\"", name, "\":"] {
@@ -277,8 +284,10 @@ impl ResponseError for Problem {
         if let Some(methods) = self.allow {
             headers.insert(ALLOW, HeaderValue::from_static(methods));
         }
-        if let Some(ms) = self.retry_after_ms {
-            headers.insert(RETRY_AFTER, HeaderValue::from(ms.div_ceil(1000)));
+        if let Some(ms) = self.retry_after_ms
+            && let Ok(seconds) = HeaderValue::from_str(itoa::Buffer::new().format(ms.div_ceil(1000)))
+        {
+            headers.insert(RETRY_AFTER, seconds);
         }
         if let Some(step) = self.degraded {
             headers.insert(DEGRADED, HeaderValue::from_static(step.as_str()));

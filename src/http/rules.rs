@@ -106,8 +106,7 @@ pub fn refusal(refused: Refused) -> Problem {
             let wait = retry_after.max(Duration::from_millis(1));
             let ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX / 2).max(WAIT_MS_MIN);
             let ms = Chance::System.with_jitter(ms);
-            let problem = Problem::new(Code::RateLimited).with("policy", policy.rule.as_str());
-            problem.retry_after_ms(ms).limit(policy)
+            Problem::new(Code::RateLimited).retry_after_ms(ms).limit(policy)
         }
     }
 }

@@ -46,7 +46,7 @@ pub enum Refused {
     /// The rule has let pass as many as it may.
     TooFast {
         /// The rule.
-        policy: Policy,
+        policy: Arc<Policy>,
         /// After how long it would let one pass.
         retry_after: Duration,
     },

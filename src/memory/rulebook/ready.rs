@@ -52,7 +52,7 @@ pub struct Counted {
     /// What it has refused, or would have.
     pub refused: Counter,
     /// How it is told to clients.
-    pub policy: Policy,
+    pub policy: Arc<Policy>,
     /// Whose requests it counts together.
     pub scope: Scope,
     /// Makes the keys of one rule differ from those of others.

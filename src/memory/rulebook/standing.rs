@@ -11,14 +11,14 @@ pub struct Policy {
     /// The rule.
     pub rule: RuleId,
     /// The text.
-    pub text: Arc<str>,
+    pub text: String,
 }
 
 impl Policy {
     /// Makes the policy of a bucket: its quota is what it holds, and its window the time in which it fills.
-    pub fn new(rule: &RuleId, rate: u32, holds: u32) -> Self {
+    pub fn new(rule: &RuleId, rate: u32, holds: u32) -> Arc<Self> {
         let text = format!("\"{rule}\";q={holds};w={}", holds.div_ceil(rate));
-        Self { rule: rule.clone(), text: text.into() }
+        Arc::new(Self { rule: rule.clone(), text })
     }
 }
 
@@ -26,7 +26,7 @@ impl Policy {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing {
     /// The limit.
-    pub policy: Policy,
+    pub policy: Arc<Policy>,
     /// Requests that may follow at once.
     pub remaining: u64,
     /// After how many ns all of it is there again.
