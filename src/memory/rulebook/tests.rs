@@ -78,18 +78,18 @@ fn each_scope_counts_by_its_own_key() {
 
 #[test]
 fn who_is_too_fast_takes_no_tokens_of_others() {
-    let limit = |scope: &str, burst: u32| bucket(scope, json!({ "route": "sale_read" }), burst);
+    let limit = |scope: &str, burst: u32| bucket(scope, json!({ "route": "purchase" }), burst);
     let crowd = Crowd::new(vec![
         rule("a-all", limit("all", 10)),
         rule("b-sale", limit("sale", 10)),
         rule("c-address", limit("address", 3)),
         rule("d-user", limit("user", 2)),
     ]);
-    let refusals = (0..1000).filter(|_| crowd.ask(Way::SaleRead, "bot", "1.1.1.1", "one").is_err());
+    let refusals = (0..1000).filter(|_| crowd.ask(Way::Purchase, "bot", "1.1.1.1", "one").is_err());
     assert_eq!(refusals.count(), 998);
     let others = (0..20).filter(|n| {
         let (user, address) = (format!("user-{n}"), format!("10.0.0.{n}"));
-        crowd.ask(Way::SaleRead, &user, &address, "one").is_ok()
+        crowd.ask(Way::Purchase, &user, &address, "one").is_ok()
     });
     assert_eq!(others.count(), 8, "all but the two that the bot has bought for");
 }
