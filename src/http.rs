@@ -14,6 +14,7 @@ pub mod router;
 pub mod rules;
 pub mod shopper;
 pub mod simulator;
+pub mod straight;
 
 use std::sync::{Arc, OnceLock};
 

@@ -23,6 +23,7 @@ use seckill::domain::rule::{Rule, RuleSet, RuleTerms};
 use seckill::domain::{DeviceId, RuleId, Sale, SaleId, UserId};
 use seckill::http::auth::{TokenKey, TokenRules, Tokens};
 use seckill::http::client_address::{ClientAddresses, ForwardedHeader};
+use seckill::http::straight::straight;
 use seckill::http::{Context, middleware, router};
 use seckill::memory::Memory;
 use seckill::memory::order_cache::OrderCache;
@@ -267,7 +268,11 @@ fn app(
         InitError = (),
     >,
 > {
-    App::new().app_data(context).wrap(from_fn(middleware::around)).configure(router::shopper_routes)
+    App::new()
+        .app_data(context)
+        .wrap(from_fn(straight))
+        .wrap(from_fn(middleware::around))
+        .configure(router::shopper_routes)
 }
 
 fn settings(config: &Config) -> Settings {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use actix_cors::Cors;
 use actix_web::dev::{Server, ServerHandle};
-use actix_web::middleware::Condition;
+use actix_web::middleware::{Condition, from_fn};
 use actix_web::rt::net::TcpStream;
 use actix_web::{App, HttpServer, web};
 use anyhow::Context as _;
@@ -20,6 +20,7 @@ use crate::clock::Clock;
 use crate::config::{self, AuthConfig, Config, PublicKeyAlgorithm};
 use crate::http::auth::{TokenKey, TokenRules, Tokens};
 use crate::http::client_address::{ClientAddresses, ForwardedHeader};
+use crate::http::straight::straight;
 use crate::http::{Context, LearnKeys, connections, middleware, router};
 use crate::ports::Probe;
 use crate::shutdown::Tasks;
@@ -249,8 +250,9 @@ pub fn shopper_server(
         cut_quiet_ones(quiet_max, &context.clock);
         App::new()
             .app_data(context.clone())
+            .wrap(from_fn(straight))
             .wrap(Condition::new(!origins.is_empty(), cors(&origins)))
-            .wrap(actix_web::middleware::from_fn(middleware::around))
+            .wrap(from_fn(middleware::around))
             .configure(router::shopper_routes)
     };
     let mut server = HttpServer::new(build)
@@ -301,10 +303,7 @@ pub fn admin_server(
 ) -> anyhow::Result<(SocketAddr, ServerHandle)> {
     let bind = config.admin.bind;
     let build = move || {
-        App::new()
-            .app_data(context.clone())
-            .wrap(actix_web::middleware::from_fn(middleware::around))
-            .configure(router::admin_routes)
+        App::new().app_data(context.clone()).wrap(from_fn(middleware::around)).configure(router::admin_routes)
     };
     let refused = |source| CannotListen { address: bind, key: "admin.bind", source };
     let listener = listener(bind, config.http.write_timeout_ms).map_err(refused)?;

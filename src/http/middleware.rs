@@ -34,6 +34,7 @@ use super::problem::{Code, Problem};
 use super::rules::Told;
 use super::shopper::payments::WEBHOOK;
 use super::shopper::tokens;
+use super::straight::{PLACE, sale_of};
 use crate::chance::Chance;
 use crate::metrics::{HTTP_DURATION, PANICS};
 
@@ -65,10 +66,6 @@ impl RequestId {
         std::str::from_utf8(&self.0).expect("digits")
     }
 }
-
-/// The pattern of a route that is requested often. The framework would make a new text at every request.
-#[derive(Debug, Clone, Copy)]
-pub struct Pattern(pub &'static str);
 
 /// The longest body that a listener reads.
 #[derive(Debug, Clone, Copy)]
@@ -215,8 +212,8 @@ fn record(response: &ServiceResponse<BoxBody>, id: &RequestId, elapsed: Duration
     let request = response.request();
     let status = response.status().as_u16();
     // The label is the pattern, because paths hold ids and would make series without end.
-    let route = match request.app_data::<Pattern>() {
-        Some(pattern) => Cow::Borrowed(pattern.0),
+    let route = match sale_of(request.path()) {
+        Some(_) => Cow::Borrowed(PLACE),
         None => request.match_pattern().map_or(Cow::Borrowed("-"), Cow::Owned),
     };
     let (route, id) = (&*route, id.as_str());

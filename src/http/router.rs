@@ -5,20 +5,18 @@ use actix_web::web::{self, QueryConfig, ServiceConfig, delete, patch, post, put,
 use actix_web::{HttpResponse, Resource, Route};
 
 use super::extract::{ADMIN_BODY_BYTES_MAX, SHOPPER_BODY_BYTES_MAX};
-use super::middleware::{BodyMax, Pattern};
+use super::middleware::BodyMax;
 use super::problem::Problem;
 use super::shopper::payments::WEBHOOK;
+use super::straight::PLACE;
 use super::{admin, shopper};
-
-/// The route of purchases, on which the crowd comes.
-const PLACE: &str = "/api/v1/sales/{sale}/orders";
 
 /// Registers the routes of the public listener.
 pub fn shopper_routes(app: &mut ServiceConfig) {
     app.app_data(query_config())
         .app_data(BodyMax(SHOPPER_BODY_BYTES_MAX))
-        // Purchases come first and in no scope, because every pattern that is tried before theirs costs the crowd.
-        .service(at(PLACE, "POST", [post().to(shopper::orders::place)]).app_data(Pattern(PLACE)))
+        // Most purchases do not come here: `straight` answers them.
+        .service(at(PLACE, "POST", [post().to(shopper::orders::place)]))
         .service(at(WEBHOOK, "POST", [post().to(shopper::payments::webhook)]))
         .service(
             scope("/api/v1")

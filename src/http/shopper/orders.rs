@@ -24,6 +24,7 @@ use crate::http::auth::Shopper;
 use crate::http::extract::SHOPPER_BODY_BYTES_MAX;
 use crate::http::problem::{Code, DEGRADED, Problem};
 use crate::http::rules::{pass, refusal as ruled, tell};
+use crate::http::straight::sale_of;
 use crate::http::{Context, extract};
 use crate::shop::cancel::Cancelled;
 use crate::shop::ladder::Step;
@@ -113,8 +114,9 @@ async fn purchase(request: &HttpRequest, body: &[u8], context: &Context) -> Resu
     let Shopper { user, device, is_device_proven } = extract::shopper(request, context).await?;
     let key = extract::idempotency_key(request)?;
     let PlaceBody { sku_id, quantity, reference, purchase_token } = extract::json(request, body)?;
-    let sale = request.match_info().get("sale").and_then(|sale| SaleId::parse(sale).ok());
-    let sale = sale.ok_or_else(|| Problem::new(Code::SaleNotFound))?;
+    let sale = sale_of(request.path()).or_else(|| request.match_info().get("sale"));
+    let sale =
+        sale.and_then(|sale| SaleId::parse(sale).ok()).ok_or_else(|| Problem::new(Code::SaleNotFound))?;
     let address = context.addresses.of(request, context.shop.now_ms());
     let waits = extract::prefer_wait_s(request).is_some_and(|seconds| seconds > 0);
     let (sku, token) = (sku_id, purchase_token);
