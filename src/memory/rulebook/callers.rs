@@ -1,7 +1,8 @@
 //! The rules about single callers: who is refused everything, and who is refused nothing.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
+use foldhash::HashMap;
 use ipnet::IpNet;
 use metrics::{Counter, counter};
 
@@ -10,7 +11,7 @@ use crate::domain::rule::{Caller, Rule, RuleMode};
 use crate::domain::{DeviceId, RuleId, UserId};
 use crate::metrics::RULE_DECISIONS;
 
-/// The rules about single callers.
+/// The rules about single callers. Only operators put keys into its tables, so their hashes may be quick ones.
 #[derive(Default)]
 pub struct Callers {
     users: HashMap<UserId, Vec<Named>>,
