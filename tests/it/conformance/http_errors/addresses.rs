@@ -8,13 +8,14 @@ use serde_json::{Value, json};
 use crate::client::call;
 use crate::harness::{TestShop, eventually, open_sale, rfc3339, sale_body, token};
 
-use super::{Findings, ONE, Stores, UNREADABLE, finish_unchanged, market};
+use super::{Findings, JSON, KEY, ONE, Stores, UNREADABLE, finish_unchanged, market};
 
 in_both_modes!(
     a_sale_that_does_not_sell_says_why_and_changes_nothing,
     an_order_of_another_or_of_nobody_is_not_found,
     a_page_that_nobody_was_given_is_refused,
     a_wrong_method_or_address_is_a_problem_too,
+    a_purchase_is_the_same_however_its_path_is_written,
     every_problem_code_has_a_page,
     a_problem_carries_the_trace_that_the_caller_sent,
 );
@@ -222,6 +223,43 @@ async fn a_wrong_method_or_address_is_a_problem_too(mode: Mode) {
         findings.check(&format!("admin listener: {path}"), &answer, (404, "not_found"));
     }
     finish_unchanged(shop, &before, findings).await;
+}
+
+async fn a_purchase_is_the_same_however_its_path_is_written(mode: Mode) {
+    let (shop, _, _) = market(mode).await;
+    shop.open_sale("friday-drop", 1, &[("phone", 5)]).await;
+    let bearer = format!("Bearer {}", token("carol"));
+    let with = |key: &'static str| [("Authorization", bearer.as_str()), JSON, ("Idempotency-Key", key)];
+    // The first one goes around the router, and the others through it.
+    let paths =
+        ["friday-drop", "friday%2Ddrop", "%66riday-drop"].map(|sale| format!("/api/v1/sales/{sale}/orders"));
+    let mut orders = Vec::new();
+    for path in &paths {
+        let bought = call(shop.shopper, "POST", path, &with("k1"), ONE).await;
+        assert!(matches!(bought.status, 200 | 202), "{bought:?}");
+        orders.push(bought.json()["id"].clone());
+        let what = |case: &str| format!("{path} {case}");
+        let mut findings = Findings::default();
+        let again = call(shop.shopper, "POST", path, &with("k2"), ONE).await;
+        findings.check(&what("again"), &again, (409, "limit_reached"));
+        let unknown = call(shop.shopper, "POST", path, &[JSON, KEY], ONE).await;
+        findings.check(&what("of nobody"), &unknown, (401, "unauthenticated"));
+        let unread = call(shop.shopper, "POST", path, &with("k3"), "[").await;
+        findings.check(&what("no JSON"), &unread, (400, "malformed_json"));
+        for method in ["GET", "HEAD", "PUT"] {
+            let answer = call(shop.shopper, method, path, &with("k4"), "").await;
+            findings.rule(&what(method), answer.status == 405 && answer.header("Allow") == "POST", "not 405");
+        }
+        findings.done();
+    }
+    orders.dedup();
+    assert_eq!(orders.len(), 1, "one key, one order");
+    for sale in ["friday-drop%2Fx", "Friday-drop", "friday-drop%00"] {
+        let path = format!("/api/v1/sales/{sale}/orders");
+        let answer = call(shop.shopper, "POST", &path, &with("k5"), ONE).await;
+        assert_eq!((answer.status, &answer.json()["code"]), (404, &"sale_not_found".into()), "{answer:?}");
+    }
+    shop.finish().await;
 }
 
 async fn every_problem_code_has_a_page(mode: Mode) {
