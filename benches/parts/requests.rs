@@ -82,8 +82,8 @@ pub fn refused(config: &Config, requests: usize) -> anyhow::Result<()> {
     slices::say(&json!({ "refused": requests }))
 }
 
-/// Counts N refusals by a limit, while the clock stands still: by the configuration's, of one purchase a second for each
-/// buyer, or by the rules of a file.
+/// Counts N refusals by a limit, while the clock stands still: by the configuration's, of one purchase a second for
+/// each buyer, or by the rules of a file.
 pub fn throttled(config: &Config, requests: usize, rules: Option<&Path>) -> anyhow::Result<()> {
     let mut config = config.clone();
     (config.limits.user_per_s, config.limits.user_burst) = if rules.is_some() { (0, 0) } else { (1, 1) };

@@ -215,8 +215,8 @@ impl Rulebook {
         self.ready.load().greys.given(user, device, now_ms)
     }
 
-    /// Asks all rules, those first that count the caller alone. Where one lets nothing pass, those before it have counted
-    /// the request all the same.
+    /// Asks all rules, those first that count the caller alone. Where one lets nothing pass, those before it have
+    /// counted the request all the same.
     ///
     /// # Errors
     /// The refusal of the first rule that refuses.
