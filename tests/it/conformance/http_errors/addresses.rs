@@ -245,7 +245,7 @@ async fn a_purchase_is_the_same_however_its_path_is_written(mode: Mode) {
         let unknown = call(shop.shopper, "POST", path, &[JSON, KEY], ONE).await;
         findings.check(&what("of nobody"), &unknown, (401, "unauthenticated"));
         let unread = call(shop.shopper, "POST", path, &with("k3"), "[").await;
-        findings.check(&what("no JSON"), &unread, (400, "malformed_json"));
+        findings.check(&what("no JSON"), &unread, (400, UNREADABLE));
         for method in ["GET", "HEAD", "PUT"] {
             let answer = call(shop.shopper, method, path, &with("k4"), "").await;
             findings.rule(&what(method), answer.status == 405 && answer.header("Allow") == "POST", "not 405");
