@@ -11,6 +11,7 @@ mod failure;
 mod input;
 mod key_command;
 mod notify_command;
+mod openapi_command;
 mod output;
 mod payments_command;
 mod position_command;
@@ -141,6 +142,8 @@ enum Command {
     /// Shopper tokens for local use.
     #[command(subcommand)]
     Token(token_command::TokenCommand),
+    /// Print the contract of the API, in OpenAPI 3.1.
+    Openapi(openapi_command::OpenapiCommand),
     /// Look at the configuration.
     #[command(subcommand)]
     Config(config_command::ConfigCommand),
@@ -218,6 +221,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         #[cfg(feature = "distributed")]
         Command::Recover(command) => block_on(command.run(&config()?, format))?,
         Command::Key(command) => block_on(command.run(&config()?))?,
+        Command::Openapi(command) => command.run(),
         Command::Token(command) => command.run(&config()?, &Clock::System)?,
         Command::Config(config_command::ConfigCommand::Reload(reload)) => block_on(reload.run(format))?,
         Command::Config(command) => command.run(file, format)?,

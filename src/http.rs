@@ -4,9 +4,11 @@ pub mod admin;
 pub mod auth;
 pub mod client_address;
 pub mod connections;
+pub mod contract;
 pub mod extract;
 pub mod headers;
 pub mod middleware;
+pub mod operation;
 pub mod paging;
 pub mod problem;
 pub mod rate_limit;
@@ -27,6 +29,7 @@ use crate::clock::Clock;
 use crate::shop::Shop;
 use auth::Tokens;
 use client_address::ClientAddresses;
+use utoipa::ToSchema;
 
 /// Reads the published keys anew, because a token names one that is not known. The future ends at once when they were
 /// read a moment ago, so that a crowd with made-up key ids costs the provider nothing. It answers whether keys were
@@ -37,7 +40,7 @@ pub type LearnKeys = Arc<dyn Fn() -> BoxFuture<'static, bool> + Send + Sync>;
 pub type Reload = Arc<dyn Fn() -> Result<Reloaded, String> + Send + Sync>;
 
 /// What came of reading the configuration again.
-#[derive(Debug, PartialEq, Eq, Serialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Reloaded {
     /// The keys that have changed and are followed from now on, ascending.
     pub followed: Vec<String>,

@@ -3,6 +3,8 @@
 use std::fmt;
 
 use serde::{Serialize, Serializer};
+use utoipa::openapi::{ObjectBuilder, RefOr, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 use super::order_id::OrderId;
 use super::shard::{Instance, Part};
@@ -33,6 +35,15 @@ impl fmt::Display for DeadLetterId {
         write!(f, "{}-{}", self.at.number(), self.number)
     }
 }
+
+impl PartialSchema for DeadLetterId {
+    fn schema() -> RefOr<Schema> {
+        let text = ObjectBuilder::new().schema_type(Type::String).pattern(Some("^[0-9]{1,3}-[0-9]{1,18}$"));
+        text.description(Some("The instance that keeps it, and its number there.")).into()
+    }
+}
+
+impl ToSchema for DeadLetterId {}
 
 impl Serialize for DeadLetterId {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use utoipa::openapi::{ObjectBuilder, RefOr, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 /// Why a text is not an id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -18,9 +20,10 @@ pub struct InvalidId {
     pub(super) rule: &'static str,
 }
 
-/// Makes a checked text. `$measure` answers its length, and `$allowed` says which characters it may have.
+/// Makes a checked text. `$measure` answers its length, and `$allowed` says which characters it may have, as `$pattern`
+/// does.
 macro_rules! text_id {
-    ($(#[$doc:meta])* $name:ident, $what:literal, $max:literal, $measure:expr, $allowed:expr, $rule:literal) => {
+    ($(#[$doc:meta])* $name:ident, $what:literal, $max:literal, $measure:expr, $allowed:expr, $pattern:expr, $rule:literal) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub struct $name(Arc<str>);
@@ -65,6 +68,15 @@ macro_rules! text_id {
                 f.write_str(&self.0)
             }
         }
+
+        impl PartialSchema for $name {
+            fn schema() -> RefOr<Schema> {
+                let text = ObjectBuilder::new().schema_type(Type::String).description(Some($rule));
+                text.min_length(Some(1)).max_length(Some($max)).pattern(Some($pattern)).into()
+            }
+        }
+
+        impl ToSchema for $name {}
     };
 }
 
@@ -97,47 +109,52 @@ fn is_written(character: char) -> bool {
     !character.is_control()
 }
 
+/// The patterns of the three, for the contract.
+const SLUG: &str = "^[a-z0-9-]+$";
+const VISIBLE: &str = "^[!-~]+$";
+const WRITTEN: &str = "^[^\\u0000-\\u001f\\u007f-\\u009f]+$";
+
 fn in_characters(text: &str) -> usize {
     text.chars().count()
 }
 
 text_id!(
     /// A sale's slug, chosen by the promoter.
-    SaleId, "sale id", 32, str::len, is_slug, "1 to 32 characters of a-z, 0-9 and -"
+    SaleId, "sale id", 32, str::len, is_slug, SLUG, "1 to 32 characters of a-z, 0-9 and -"
 );
 text_id!(
     /// A SKU's slug, unique within its sale.
-    SkuId, "SKU id", 32, str::len, is_slug, "1 to 32 characters of a-z, 0-9 and -"
+    SkuId, "SKU id", 32, str::len, is_slug, SLUG, "1 to 32 characters of a-z, 0-9 and -"
 );
 text_id!(
     /// A shopper's device, as the identity provider or the shop's app names it.
-    DeviceId, "device id", 128, str::len, is_visible, "1 to 128 visible ASCII characters"
+    DeviceId, "device id", 128, str::len, is_visible, VISIBLE, "1 to 128 visible ASCII characters"
 );
 text_id!(
     /// Something that the shop stands on: `redis`, `kafka`, `mysql-0`, `provider`, and in embedded mode `folder`.
-    DependencyId, "dependency", 32, str::len, is_slug, "1 to 32 characters of a-z, 0-9 and -"
+    DependencyId, "dependency", 32, str::len, is_slug, SLUG, "1 to 32 characters of a-z, 0-9 and -"
 );
 text_id!(
     /// A feature's slug, chosen by the operator.
-    FlagId, "flag", 32, str::len, is_slug, "1 to 32 characters of a-z, 0-9 and -"
+    FlagId, "flag", 32, str::len, is_slug, SLUG, "1 to 32 characters of a-z, 0-9 and -"
 );
 text_id!(
     /// A rule's slug, chosen by the operator.
-    RuleId, "rule id", 64, str::len, is_slug, "1 to 64 characters of a-z, 0-9 and -"
+    RuleId, "rule id", 64, str::len, is_slug, SLUG, "1 to 64 characters of a-z, 0-9 and -"
 );
 text_id!(
     /// A shopper, as the `sub` of the verified token names them. It is never taken from a body or a query (I6). Source
     /// of the length: OpenID Connect Core §2, `sub`.
-    UserId, "user id", 255, str::len, is_visible, "1 to 255 visible ASCII characters"
+    UserId, "user id", 255, str::len, is_visible, VISIBLE, "1 to 255 visible ASCII characters"
 );
 text_id!(
     /// The client's idempotency key. It names one purchase of a user in a sale.
-    IdempotencyKey, "idempotency key", 255, str::len, is_visible, "1 to 255 visible ASCII characters"
+    IdempotencyKey, "idempotency key", 255, str::len, is_visible, VISIBLE, "1 to 255 visible ASCII characters"
 );
 text_id!(
     /// A shop's own name for an order, as a purchase gives it. It is carried along and means nothing here, and two
     /// orders may have the same. It has at most 256 bytes.
-    Reference, "reference", 64, in_characters, is_written, "1 to 64 characters without control characters"
+    Reference, "reference", 64, in_characters, is_written, WRITTEN, "1 to 64 characters without control characters"
 );
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::object::Object;
 
@@ -21,8 +22,9 @@ pub enum InvalidAmount {
 }
 
 /// The units of one SKU that one order asks for: 1 to [`Quantity::MAX`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "u32", into = "u32")]
+#[schema(minimum = 1, maximum = 99)]
 pub struct Quantity(u32);
 
 impl Quantity {
@@ -58,10 +60,14 @@ impl From<Quantity> for u32 {
 }
 
 /// A price in minor units (fen, cents) of an ISO 4217 currency.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(from = "Object<Fields>")]
 pub struct Money {
+    /// Minor units.
+    #[schema(minimum = 0, maximum = 9_007_199_254_740_991_i64)]
     amount: i64,
+    /// Three letters.
+    #[schema(pattern = "^[A-Z]{3}$")]
     currency: String,
 }
 

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
+use utoipa::openapi::{ObjectBuilder, RefOr, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 use super::ids::{IdempotencyKey, InvalidId, SaleId, Text, UserId};
 use super::shard::{Month, Shard};
@@ -151,6 +153,16 @@ impl Serialize for OrderId {
         output.serialize_str(ascii(&self.text()))
     }
 }
+
+impl PartialSchema for OrderId {
+    fn schema() -> RefOr<Schema> {
+        let text =
+            ObjectBuilder::new().schema_type(Type::String).pattern(Some("^ord_[0-7][0-9a-hjkmnp-tv-z]{25}$"));
+        text.description(Some("`ord_` and 26 Crockford base32 digits.")).into()
+    }
+}
+
+impl ToSchema for OrderId {}
 
 impl<'de> Deserialize<'de> for OrderId {
     fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {

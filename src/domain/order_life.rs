@@ -5,10 +5,11 @@
 //! arrow from an order's state changes nothing. Source: docs/protocol/steps.md, "States".
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// The state of an order. `reserved` and `queued` exist only in Redis and the order log. All others are decided in
 /// MySQL, and Redis has a mark of them at most.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OrderState {
     /// Held in Redis; the order log has not acknowledged it yet. The loss of the Redis host may end it.

@@ -11,6 +11,7 @@ mod scope;
 mod switch;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::ids::RuleId;
 pub use dependency::*;
@@ -87,7 +88,7 @@ pub struct RuleTerms {
 }
 
 /// Whether a rule refuses.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RuleMode {
     /// It does.

@@ -3,19 +3,22 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::ids::{SaleId, SkuId};
 use super::money::{Money, Quantity};
 use super::shard::{BucketId, Month};
 
 /// One SKU of a sale.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Item {
     /// The SKU, unique within the sale.
     pub sku_id: SkuId,
     /// The name that shoppers see, 1 to [`Sale::NAME_MAX`] characters.
+    #[schema(min_length = 1, max_length = 120)]
     pub name: String,
     /// Units for sale in all, 1 to [`Sale::STOCK_MAX`].
+    #[schema(minimum = 1, maximum = 100_000_000)]
     pub stock: u32,
     /// The price of one unit.
     pub price: Money,
@@ -60,7 +63,7 @@ pub struct Sale {
 }
 
 /// What a purchase needs beside its buyer.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Access {
     /// A purchase token.
@@ -69,6 +72,7 @@ pub struct Access {
     /// For that a proof of work: hexadecimal zeros that a hash has to begin with, 0 (no proof) to
     /// [`Access::PROOF_MAX`]. Each makes it sixteen times as much work.
     #[serde(default)]
+    #[schema(maximum = 6)]
     pub proof_of_work: u8,
 }
 
@@ -78,7 +82,7 @@ impl Access {
 }
 
 /// Where a sale is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SaleState {
     /// Only operators see it.
@@ -96,7 +100,7 @@ pub enum SaleState {
 }
 
 /// What an operator does to a sale to change its state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SaleAction {
     /// Shows the sale to shoppers.
@@ -114,7 +118,7 @@ pub enum SaleAction {
 }
 
 /// What a shopper may do with a sale at one moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// The sale sells later.

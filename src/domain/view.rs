@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::ids::{SaleId, SkuId};
 use super::order_life::OrderState;
@@ -134,7 +135,7 @@ fn key(facts: &Facts, minute: i64) -> CountKey {
 }
 
 /// Orders and units in one state.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct InState {
     /// Orders.
     pub orders: i64,

@@ -7,14 +7,18 @@ use serde::Deserialize;
 
 use super::problem::Problem;
 use crate::domain::{Sale, SaleId};
+use utoipa::IntoParams;
 
 /// The most sales of one page, and how many it has when the request does not say.
 const PAGE_MAX: usize = 100;
 
 /// The query string of a page of sales.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 pub struct SalesQuery {
+    /// The `next_cursor` of the page before.
     cursor: Option<String>,
+    /// The most of a page, 1 to 100 (100).
+    #[param(minimum = 1, maximum = 100)]
     limit: Option<usize>,
 }
 

@@ -119,7 +119,7 @@ pub struct Problem {
     detail: Option<String>,
     members: Vec<(&'static str, Value)>,
     retry_after_ms: Option<u64>,
-    allow: Option<&'static str>,
+    allow: Option<Arc<str>>,
     /// The limit that refuses, which the body names as `policy`.
     limit: Option<Arc<Policy>>,
     /// What is left out, so that this is not done.
@@ -142,8 +142,8 @@ impl Problem {
     }
 
     /// Makes the problem of an address that does not know the request's method, but `methods`: `GET, HEAD`.
-    pub fn method_not_allowed(methods: &'static str) -> Self {
-        Self { allow: Some(methods), ..Self::new(Code::MethodNotAllowed) }
+    pub fn method_not_allowed(methods: &str) -> Self {
+        Self { allow: Some(methods.into()), ..Self::new(Code::MethodNotAllowed) }
     }
 
     /// Sets the sentence that says what is wrong with this request.
@@ -281,8 +281,8 @@ impl ResponseError for Problem {
             }
             _ => {}
         }
-        if let Some(methods) = self.allow {
-            headers.insert(ALLOW, HeaderValue::from_static(methods));
+        if let Some(methods) = self.allow.as_deref().and_then(|methods| HeaderValue::from_str(methods).ok()) {
+            headers.insert(ALLOW, methods);
         }
         if let Some(ms) = self.retry_after_ms
             && let Ok(seconds) = HeaderValue::from_str(itoa::Buffer::new().format(ms.div_ceil(1000)))

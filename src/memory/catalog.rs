@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
+use utoipa::ToSchema;
 
 use crate::domain::sale::Phase;
 use crate::domain::{Item, Month, Sale, SaleId, Sales, SkuId};
 use crate::ports::{BucketState, SaleStore, Settling, StoreResult};
 
 /// What a shopper is told about the stock: a band, never the number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StockBand {
     /// More than half of the stock.

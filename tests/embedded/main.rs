@@ -5,8 +5,9 @@ mod audit;
 mod backups;
 mod binary;
 #[path = "../it/client.rs"]
-#[expect(dead_code, reason = "the other test binary uses the rest")]
 mod client;
+#[path = "../it/contract.rs"]
+mod contract;
 mod disk;
 mod folders;
 #[path = "../it/harness.rs"]

@@ -14,6 +14,8 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::TcpStream;
 
+use crate::contract;
+
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
@@ -114,6 +116,8 @@ impl Line {
         };
         let (head, bytes) = tokio::time::timeout(ANSWER_MAX, answered).await.context("no answer")??;
         let text = String::from_utf8_lossy(&bytes).into_owned();
-        Ok(Answer { status: head.status.as_u16(), headers: head.headers, text })
+        let answer = Answer { status: head.status.as_u16(), headers: head.headers, text };
+        contract::hold(method, path, &answer);
+        Ok(answer)
     }
 }

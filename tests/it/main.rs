@@ -3,6 +3,7 @@
 //! databases, keys, topic, folder and ports of its own.
 
 mod client;
+mod contract;
 #[macro_use]
 mod conformance;
 mod clocks;

@@ -4,9 +4,10 @@
 
 mod binary;
 #[path = "../it/client.rs"]
-#[expect(dead_code, reason = "the other test binary uses the rest")]
 mod client;
 mod command_line;
+#[path = "../it/contract.rs"]
+mod contract;
 #[path = "../it/harness.rs"]
 #[expect(dead_code, reason = "the other test binary uses the rest")]
 mod harness;

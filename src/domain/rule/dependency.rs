@@ -1,36 +1,44 @@
 //! Rules about what the shop stands on: how many calls may be in flight, and when none is made.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::scope::{InvalidRule, fault};
 use crate::domain::ids::DependencyId;
 
 /// When calls to a dependency are refused at once, because they fail or take too long.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BreakerTerms {
     /// The dependency.
     pub dependency: DependencyId,
     /// Over which time calls are counted, in ms, 100 to 60,000.
     #[serde(default = "window_ms")]
+    #[schema(minimum = 100, maximum = 60_000)]
     pub window_ms: u32,
     /// From how many calls in it on anything is decided, 1 to 100,000.
     #[serde(default = "calls_min")]
+    #[schema(minimum = 1, maximum = 100_000)]
     pub calls_min: u32,
     /// The share of failed calls that opens it, in percent, 1 to 100.
     #[serde(default = "error_percent")]
+    #[schema(minimum = 1, maximum = 100)]
     pub error_percent: u8,
     /// From what time on a call is slow, in ms, 1 to 60,000; as [`Self::slow_ms`] says when it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 60_000)]
     pub slow_ms: Option<u32>,
     /// The share of slow calls that opens it, in percent, 1 to 100.
     #[serde(default = "slow_percent")]
+    #[schema(minimum = 1, maximum = 100)]
     pub slow_percent: u8,
     /// How long it stays open before calls are tried again, in ms, 100 to 60,000.
     #[serde(default = "open_ms")]
+    #[schema(minimum = 100, maximum = 60_000)]
     pub open_ms: u32,
     /// How many calls in a row have to be good before it closes, 1 to 100.
     #[serde(default = "probes")]
+    #[schema(minimum = 1, maximum = 100)]
     pub probes: u32,
     /// What an operator says that it is, whatever calls do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -62,7 +70,7 @@ fn probes() -> u32 {
 }
 
 /// What an operator says that a breaker is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Forced {
     /// No call is made.
@@ -72,18 +80,21 @@ pub enum Forced {
 }
 
 /// How many calls to a dependency may be in flight.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Concurrency {
     /// The dependency.
     pub dependency: DependencyId,
     /// The most, 1 to 100,000.
+    #[schema(minimum = 1, maximum = 100_000)]
     pub ceiling: u32,
     /// As many may always be; as many as the ceiling when it is left out, and then the limit is fixed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 100_000)]
     pub floor: Option<u32>,
     /// From what time on a call says that there are too many, in ms, 1 to 60,000.
     #[serde(default = "latency_ms")]
+    #[schema(minimum = 1, maximum = 60_000)]
     pub latency_ms: u32,
 }
 

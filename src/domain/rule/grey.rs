@@ -2,18 +2,20 @@
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use utoipa::ToSchema;
 
 use super::scope::{InvalidRule, fault};
 use crate::domain::ids::{DeviceId, FlagId, RuleId, SaleId, UserId};
 
 /// What some users see or get.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Grey {
     /// What it is.
     pub gives: Gives,
     /// The share of all users, 0 to 100. Whoever is in a share is in every larger one of the same rule.
     #[serde(default)]
+    #[schema(maximum = 100)]
     pub percent: u8,
     /// Users who are in whatever the share is, at most [`Grey::USERS_MAX`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -24,7 +26,7 @@ pub struct Grey {
 }
 
 /// What a grey rule gives.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Gives {
     /// A sale, which nobody else sees.
@@ -36,7 +38,7 @@ pub enum Gives {
 }
 
 /// By what a share of users is drawn.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DrawnBy {
     /// By the user.

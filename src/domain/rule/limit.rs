@@ -2,6 +2,7 @@
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::dependency::{BreakerTerms, Concurrency};
 use super::grey::Grey;
@@ -10,7 +11,7 @@ use super::switch::Switch;
 use crate::domain::ids::{DeviceId, UserId};
 
 /// What happens to the requests that a rule is about.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "kind", content = "value", rename_all = "snake_case")]
 pub enum Limit {
     /// So many pass, counted by [`Scope`].
@@ -67,14 +68,16 @@ impl Limit {
 const RATE_MAX: u32 = 1_000_000;
 
 /// The numbers of a token bucket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TokenRate {
     /// Requests a second, 1 to a million.
+    #[schema(minimum = 1, maximum = 1_000_000)]
     pub rate: u32,
     /// Requests at once, 0 (as many as a second has) to a million. When all processes count together, at least a tenth
     /// of a second has, because that is what a process may have in hand.
     #[serde(default)]
+    #[schema(maximum = 1_000_000)]
     pub burst: u32,
     /// Whether all processes count together.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -110,12 +113,14 @@ impl TokenRate {
 }
 
 /// The numbers of a leaky bucket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LeakyRate {
     /// Requests a second, 1 to a million.
+    #[schema(minimum = 1, maximum = 1_000_000)]
     pub rate: u32,
     /// How long a request waits for its turn at most, in ms, 1 to 10,000.
+    #[schema(minimum = 1, maximum = 10_000)]
     pub queue_ms: u32,
     /// Whether all processes together let so many pass.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -155,12 +160,13 @@ impl LeakyRate {
 }
 
 /// Somebody who asks.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Caller {
     /// A user.
     User(UserId),
     /// All addresses of a network; a single address is the network of it alone.
+    #[schema(value_type = String)]
     Address(#[serde(with = "network")] IpNet),
     /// A device.
     Device(DeviceId),

@@ -1,12 +1,13 @@
 //! Switches: what operators turn off while it is too much.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::scope::Way;
 use crate::domain::ids::RuleId;
 
 /// What an operator switches off.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Switch {
     /// Everything by which shoppers change something. What the payment provider tells is taken all the same.

@@ -10,36 +10,57 @@ use crate::domain::DependencyId;
 use crate::domain::RuleId;
 use crate::domain::rule::{BreakerTerms, Forced, Limit, RuleChange, RuleChanged, RuleTerms};
 use crate::http::Context;
+use crate::http::contract::For;
+use crate::http::operation::{Operation, Verb, operation};
 use crate::http::problem::{Code, Problem};
 use crate::memory::guards::GuardStanding;
+use serde_json::json;
+use utoipa::ToSchema;
 
 /// A breaker as operators see it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Breaker)]
 struct View {
+    /// What it guards.
     dependency: DependencyId,
+    /// closed, open or half_open.
     state: &'static str,
+    /// What an operator says that it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     forced: Option<Forced>,
+    /// Calls under way.
     in_flight: u32,
+    /// The most that may be.
     #[serde(skip_serializing_if = "Option::is_none")]
     in_flight_max: Option<u32>,
+    /// Calls of its window.
     calls: u32,
+    /// Those that failed.
     failed: u32,
+    /// Those that were slow.
     slow: u32,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Breakers)]
 struct ListView {
+    /// Ascending by dependency.
     breakers: Vec<View>,
 }
 
 /// The body that forces a breaker, or leaves it to itself again.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = BreakerForce)]
 struct PostBody {
+    /// What it shall be; null leaves it to itself.
     forced: Option<Forced>,
+    /// When that ends.
     #[serde(default)]
+    #[schema(format = DateTime)]
     until: Option<String>,
+    /// Why.
+    #[schema(min_length = 1, max_length = 200)]
     reason: String,
 }
 
@@ -47,6 +68,25 @@ fn view(standing: GuardStanding) -> View {
     let GuardStanding { dependency, phase, forced, in_flight, limit, calls: [calls, failed, slow] } =
         standing;
     View { dependency, state: phase.as_str(), forced, in_flight, in_flight_max: limit, calls, failed, slow }
+}
+
+/// Lists the operations of this file.
+pub fn operations() -> Vec<Operation> {
+    vec![
+        operation(Verb::Get, "/api/v1/admin/breakers", list, |it| {
+            it.names("traffic", "list_breakers", "The circuit breakers of this process.")
+                .is_for(For::Operator(Scope::LimitsRead))
+                .answers::<ListView>(200, "All of them.");
+        }),
+        operation(Verb::Post, "/api/v1/admin/breakers/{dependency}", force, |it| {
+            it.names("traffic", "force_breaker", "Force a breaker in every process, or leave it to itself.")
+                .is_for(For::Operator(Scope::LimitsWrite))
+                .changes()
+                .body::<PostBody>(json!({ "forced": "open", "reason": "Redis is being moved" }))
+                .refuses(&[Code::NotFound, Code::TooManyRules])
+                .answers::<View>(200, "The breaker of this process.");
+        }),
+    ]
 }
 
 /// Answers `GET /breakers`: those of this process, with what their window holds.

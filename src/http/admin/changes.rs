@@ -10,14 +10,18 @@ use crate::http::headers::entries;
 use crate::http::problem::{Code, Problem};
 use crate::http::shopper::parse_rfc3339;
 use crate::http::{Context, extract};
+use utoipa::{IntoParams, ToSchema};
 
 /// Longest reason of a change, in characters.
 const REASON_MAX: usize = 200;
 
 /// The body of an action that takes a sale through its life.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = Reason)]
 pub struct ReasonBody {
+    /// Why: it stands in the audit log.
+    #[schema(min_length = 1, max_length = 200)]
     reason: String,
 }
 
@@ -44,9 +48,11 @@ pub fn checked_reason(reason: &str) -> Result<String, Problem> {
 }
 
 /// The query string of a removal.
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub struct ReasonQuery {
+    /// Why: it stands in the audit log.
+    #[param(required, nullable = false, min_length = 1, max_length = 200)]
     reason: Option<String>,
 }
 

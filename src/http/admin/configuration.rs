@@ -5,8 +5,23 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use super::changes::{ReasonBody, read_body};
 use super::{Scope, change, operator};
 use crate::domain::operator::Subject;
-use crate::http::Context;
+use crate::http::contract::For;
+use crate::http::operation::{Operation, Verb, operation};
 use crate::http::problem::{Code, Problem};
+use crate::http::{Context, Reloaded};
+use serde_json::json;
+
+/// Lists the operations of this file.
+pub fn operations() -> Vec<Operation> {
+    vec![operation(Verb::Post, "/api/v1/admin/config/reload", reload, |it| {
+        it.names("platform", "reload_configuration", "Read the configuration again, in this process.")
+            .is_for(For::Operator(Scope::LimitsWrite))
+            .changes()
+            .body::<ReasonBody>(json!({ "reason": "a complaint" }))
+            .refuses(&[Code::StateConflict])
+            .answers::<Reloaded>(200, "What it follows now, and what after a restart.");
+    })]
+}
 
 /// Answers `POST /config/reload`: this process reads its configuration again, and follows what it says of limits.
 ///

@@ -8,37 +8,59 @@ use super::{Scope, change, operator};
 use crate::domain::record::Poison;
 use crate::domain::{DeadLetter, DeadLetterId, LetterQuery, LetterState, OrderId, OrderRecord, SaleId};
 use crate::http::Context;
+use crate::http::contract::For;
+use crate::http::operation::{Operation, Verb, operation};
 use crate::http::problem::{Code, Problem};
 use crate::http::shopper::rfc3339;
 use crate::shop::dead_letters::{LetterAction, LetterDone, LetterOutcome, LetterSelection};
+use serde_json::json;
+use utoipa::{IntoParams, ToSchema};
 
 /// The most dead letters of one page or one call, and how many these are when the request does not say.
 const PAGE_MAX: u32 = 100;
 
 /// The query string of a page of dead letters.
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub struct ListQuery {
+    /// Only those that stand so: open, retried, given_back or dismissed.
+    #[param(pattern = "^(open|retried|given_back|dismissed)$")]
     status: Option<String>,
+    /// Only those that are there because of this.
     reason: Option<String>,
+    /// The `next_cursor` of the page before.
     cursor: Option<String>,
+    /// The most of a page, 1 to 100 (100).
+    #[param(minimum = 1, maximum = 100)]
     limit: Option<u32>,
 }
 
 /// A dead letter as operators see it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = DeadLetter)]
 struct View {
+    /// The letter.
     id: DeadLetterId,
+    /// The partition of its record.
     part: u16,
+    /// Where its record stands in it.
     offset: i64,
+    /// Why its record could not become an order.
     reason: String,
+    /// open, retried, given_back or dismissed.
     status: &'static str,
+    /// Its order, as far as the record says.
     #[serde(skip_serializing_if = "Option::is_none")]
     order_id: Option<OrderId>,
+    /// Its sale, as far as the record says.
     #[serde(skip_serializing_if = "Option::is_none")]
     sale_id: Option<SaleId>,
+    /// When it was put aside.
+    #[schema(value_type = String, format = DateTime)]
     at: String,
+    /// When it was decided.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, format = DateTime)]
     decided_at: Option<String>,
     /// Only of one letter: its bytes as text, with a mark where they are none.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -46,52 +68,77 @@ struct View {
 }
 
 /// A page of dead letters.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = DeadLetterPage)]
 struct ListView {
+    /// Ascending by id.
     dead_letters: Vec<View>,
+    /// Where the next page begins; null at the end.
     next_cursor: Option<String>,
 }
 
 /// What came of one letter, or would come of it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = DeadLetterOutcome)]
 struct OutcomeView {
+    /// The letter.
     id: DeadLetterId,
+    /// retried, given_back, dismissed, decided, not_retryable, order_decided or failed.
     outcome: &'static str,
+    /// How its order stands.
     #[serde(skip_serializing_if = "Option::is_none")]
     order_status: Option<&'static str>,
+    /// Why it could not be done.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
 }
 
 /// What came of several letters, or would come of them.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = DeadLetterOutcomes)]
 struct OutcomesView {
+    /// What came of each.
     dead_letters: Vec<OutcomeView>,
+    /// Whether nothing was changed.
     dry_run: bool,
+    /// Where to go on; null at the end.
     next_cursor: Option<String>,
 }
 
 /// The body of a decision about one letter.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = DeadLetterDecision)]
 struct DecideBody {
+    /// Why.
+    #[schema(min_length = 1, max_length = 200)]
     reason: String,
+    /// Whether only to tell what would be done.
     #[serde(default)]
     dry_run: bool,
 }
 
 /// The body of a decision about several letters. Without `ids` it is about those that are open.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = DeadLetterDecisions)]
 struct DecideAllBody {
+    /// Why.
+    #[schema(min_length = 1, max_length = 200)]
     reason: String,
+    /// Whether only to tell what would be done.
     #[serde(default)]
     dry_run: bool,
+    /// Those; without any all that are open.
     #[serde(default)]
+    #[schema(max_items = 100)]
     ids: Vec<String>,
     /// The reason of the letters: only those.
     because: Option<String>,
+    /// The `next_cursor` of the call before.
     cursor: Option<String>,
+    /// The most of a call, 1 to 100 (100).
+    #[schema(minimum = 1, maximum = 100)]
     limit: Option<u32>,
 }
 
@@ -152,6 +199,62 @@ fn limit(limit: Option<u32>) -> Result<u32, Problem> {
 fn next(ids: impl ExactSizeIterator<Item = DeadLetterId>, limit: u32) -> Option<String> {
     let is_full = u32::try_from(ids.len()).is_ok_and(|found| found >= limit);
     ids.last().filter(|_| is_full).map(|id| id.to_string())
+}
+
+/// Lists the operations of this file.
+pub fn operations() -> Vec<Operation> {
+    vec![
+        operation(Verb::Get, "/api/v1/admin/dead-letters", list, |it| {
+            it.names("dead letters", "list_dead_letters", "Records that could not become orders.")
+                .is_for(For::Operator(Scope::OrdersRead))
+                .query::<ListQuery>()
+                .answers::<ListView>(200, "A page, ascending by id.");
+        }),
+        operation(Verb::Post, "/api/v1/admin/dead-letters/retry", retry_all, |it| {
+            it.names("dead letters", "retry_dead_letters", "Have several orders decided again.")
+                .is_for(For::Operator(Scope::OrdersWrite))
+                .changes()
+                .body::<DecideAllBody>(json!({ "reason": "the sale is there now", "dry_run": true }))
+                .answers::<OutcomesView>(200, "What came of each, or would come of it.");
+        }),
+        operation(Verb::Post, "/api/v1/admin/dead-letters/give-back", give_back_all, |it| {
+            it.names(
+                "dead letters",
+                "give_back_dead_letters",
+                "Reject the orders of several, and give their units back.",
+            )
+            .is_for(For::Operator(Scope::OrdersWrite))
+            .changes()
+            .body::<DecideAllBody>(json!({ "reason": "nobody will have them", "dry_run": true }))
+            .answers::<OutcomesView>(200, "What came of each, or would come of it.");
+        }),
+        operation(Verb::Get, "/api/v1/admin/dead-letters/{letter}", read, |it| {
+            it.names("dead letters", "read_dead_letter", "One dead letter, with its record.")
+                .is_for(For::Operator(Scope::OrdersRead))
+                .refuses(&[Code::DeadLetterNotFound])
+                .answers::<View>(200, "The letter.");
+        }),
+        operation(Verb::Post, "/api/v1/admin/dead-letters/{letter}/retry", retry, |it| {
+            it.names(
+                "dead letters",
+                "retry_dead_letter",
+                "Have its order decided again, with the sale as it is today.",
+            )
+            .is_for(For::Operator(Scope::OrdersWrite))
+            .changes()
+            .body::<DecideBody>(json!({ "reason": "the sale is there now" }))
+            .refuses(&[Code::DeadLetterNotFound, Code::DeadLetterConflict])
+            .answers::<OutcomeView>(200, "What came of it, or would come of it.");
+        }),
+        operation(Verb::Post, "/api/v1/admin/dead-letters/{letter}/give-back", give_back, |it| {
+            it.names("dead letters", "give_back_dead_letter", "Reject its order, and give its units back.")
+                .is_for(For::Operator(Scope::OrdersWrite))
+                .changes()
+                .body::<DecideBody>(json!({ "reason": "nobody will have it" }))
+                .refuses(&[Code::DeadLetterNotFound, Code::DeadLetterConflict])
+                .answers::<OutcomeView>(200, "What came of it, or would come of it.");
+        }),
+    ]
 }
 
 /// Answers `GET /dead-letters`: a page, ascending by id.

@@ -9,22 +9,31 @@ use serde_json::value::RawValue;
 use super::{Scope, operator};
 use crate::domain::{EventNumbers, Part};
 use crate::http::Context;
+use crate::http::contract::For;
+use crate::http::operation::{Operation, Verb, operation};
 use crate::http::problem::Problem;
+use utoipa::{IntoParams, ToSchema};
 
 /// The most events of one page, and how many it has when the request does not say.
 const PAGE_MAX: usize = 1000;
 
 /// The query string of a page of events.
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub struct EventsQuery {
+    /// The `next_cursor` of the page before.
     cursor: Option<String>,
+    /// The most of a page, 1 to 1000 (1000).
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<usize>,
 }
 
 /// A page of events.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = EventPage)]
 struct EventsView {
+    /// CloudEvents, those of one order in their order.
+    #[schema(value_type = Vec<Object>)]
     events: Vec<Box<RawValue>>,
     /// Where the next page begins. It is there on the last page, too: later events follow it.
     next_cursor: String,
@@ -55,6 +64,16 @@ fn parse(text: &str) -> Option<EventNumbers> {
         Some((Part::new(part.parse().ok()?), next.parse().ok().filter(|next| *next > 0)?))
     };
     std::str::from_utf8(&bytes).ok()?.split(',').filter(|each| !each.is_empty()).map(number).collect()
+}
+
+/// Lists the operations of this file.
+pub fn operations() -> Vec<Operation> {
+    vec![operation(Verb::Get, "/api/v1/admin/events", list, |it| {
+        it.names("events", "list_events", "What happened to orders, as CloudEvents.")
+            .is_for(For::Operator(Scope::OrdersRead))
+            .query::<EventsQuery>()
+            .answers::<EventsView>(200, "A page, from the cursor on or from the oldest event that is kept.");
+    })]
 }
 
 /// Answers `GET /events`: what happened to orders, as CloudEvents, from the cursor on or from the oldest that is kept.

@@ -6,35 +6,67 @@ use actix_web::{HttpResponse, web};
 use serde::{Deserialize, Serialize};
 
 use crate::http::Context;
+use crate::http::operation::{Operation, Verb, operation};
 use crate::http::problem::Problem;
 use crate::memory::health::Ability;
 use crate::shop::health::{Duty, Status};
+use utoipa::{IntoParams, ToSchema};
 
 /// The query string of `/readyz`.
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 pub struct ReadyQuery {
     /// When this is there, with any value, the answer lists the components.
     verbose: Option<String>,
     /// The duty whose ability decides the status of the answer, instead of the whole process.
+    #[param(pattern = "^(buy|read|write)$")]
     duty: Option<String>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Live)]
 struct LiveView {
+    /// live.
     status: &'static str,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Ready)]
 struct ReadyView {
+    /// ready, degraded, not_ready or draining.
     status: &'static str,
     /// "yes", "in part: …" or "no: …" by the duty's word.
+    #[schema(value_type = BTreeMap<String, String>)]
     duties: BTreeMap<&'static str, String>,
     /// "up" or "down: …" by the component's name; `None` when the request did not ask for them.
     #[serde(skip_serializing_if = "Option::is_none")]
     components: Option<BTreeMap<String, String>>,
     /// What is left out now, by word; `None` as above.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<String>>)]
     degraded: Option<Vec<&'static str>>,
+}
+
+/// Lists the operations of this file.
+pub fn operations() -> Vec<Operation> {
+    vec![
+        operation(Verb::Get, "/livez", live, |it| {
+            it.names("health", "read_liveness", "Whether the process answers.")
+                .answers::<LiveView>(200, "It does.");
+        }),
+        operation(Verb::Get, "/readyz", ready, |it| {
+            it.names("health", "read_readiness", "Whether the process should get traffic.")
+                .query::<ReadyQuery>()
+                .answers::<ReadyView>(200, "It should.")
+                .answers::<ReadyView>(503, "It should not, or the duty cannot be done.");
+        }),
+        operation(Verb::Get, "/metrics", metrics, |it| {
+            it.names("health", "read_metrics", "The metrics of the process.").answers_text(
+                200,
+                "In the text format of Prometheus.",
+                "text/plain",
+            );
+        }),
+    ]
 }
 
 /// Answers `/livez`. The answer says only that the process answers; no component is asked.

@@ -7,13 +7,19 @@ use super::changes::{ReasonBody, checked_reason, read_body};
 use super::{Scope, change, operator};
 use crate::domain::{Order, OrderId, Payment, UserId};
 use crate::http::Context;
+use crate::http::contract::For;
+use crate::http::operation::{Operation, Verb, operation};
 use crate::http::problem::{Code, Problem};
 use crate::http::shopper::orders::{Whole, cancelled};
 use crate::shop::pay::Refunding;
+use serde_json::json;
+use utoipa::ToSchema;
 
 /// An order as operators see it: as its buyer does, and who the buyer is.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = OrderOfBuyer)]
 struct View<'a> {
+    /// The buyer.
     user_id: &'a UserId,
     #[serde(flatten)]
     order: Whole<'a>,
@@ -31,6 +37,35 @@ fn answer(order: &Order, payments: &[Payment], context: &Context) -> HttpRespons
 
 fn order_id(path: &str) -> Result<OrderId, Problem> {
     OrderId::parse(path).map_err(|_| Problem::new(Code::OrderNotFound))
+}
+
+/// Lists the operations of this file.
+pub fn operations() -> Vec<Operation> {
+    vec![
+        operation(Verb::Get, "/api/v1/admin/orders/{order}", read, |it| {
+            it.names("orders", "read_any_order", "Anybody's order.")
+                .is_for(For::Operator(Scope::OrdersRead))
+                .refuses(&[Code::OrderNotFound])
+                .answers::<View<'_>>(200, "The order, with its payments and its buyer.");
+        }),
+        operation(Verb::Post, "/api/v1/admin/orders/{order}/cancel", cancel, |it| {
+            it.names("orders", "cancel_any_order", "Cancel anybody's order that was not paid.")
+                .is_for(For::Operator(Scope::OrdersWrite))
+                .changes()
+                .body::<ReasonBody>(json!({ "reason": "a complaint" }))
+                .refuses(&[Code::OrderNotFound, Code::OrderNotCancellable, Code::OrderNotDecided])
+                .answers::<View<'_>>(200, "The order, cancelled now or before.");
+        }),
+        operation(Verb::Post, "/api/v1/admin/orders/{order}/refund", refund, |it| {
+            it.names("orders", "refund_order", "Pay a paid order back.")
+                .about("Repeating it tries a refund again that has failed.")
+                .is_for(For::Operator(Scope::OrdersWrite))
+                .changes()
+                .body::<RefundBody>(json!({ "reason": "a complaint", "restock": false }))
+                .refuses(&[Code::OrderNotFound, Code::OrderNotRefundable])
+                .answers::<View<'_>>(200, "The order, refunded now or before.");
+        }),
+    ]
 }
 
 /// Answers `GET /orders/{order}`.
@@ -66,9 +101,12 @@ pub async fn cancel(
 }
 
 /// The body of a refund.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = RefundOrder)]
 struct RefundBody {
+    /// Why.
+    #[schema(min_length = 1, max_length = 200)]
     reason: String,
     /// Whether the units go back on sale. They are withheld otherwise, and when the sale has ended.
     #[serde(default)]

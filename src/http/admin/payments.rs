@@ -7,34 +7,86 @@ use super::changes::{ReasonBody, checked_reason, read_body};
 use super::{Scope, change, operator};
 use crate::domain::payment::{REFERENCE_MAX, RefundKey, RefundState};
 use crate::http::Context;
+use crate::http::contract::For;
+use crate::http::operation::{Operation, Verb, operation};
 use crate::http::problem::{Code, Problem};
 use crate::shop::payment_rounds::Reconciled;
+use serde_json::json;
+use utoipa::ToSchema;
 
 /// How many days back the books are compared at most.
 const DAYS_MAX: u32 = 365;
 
 /// The body of a comparison.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = ReconcilePayments)]
 struct ReconcileBody {
+    /// Why.
+    #[schema(min_length = 1, max_length = 200)]
     reason: String,
     /// How many days back.
+    #[schema(minimum = 1, maximum = 365)]
     days: u32,
 }
 
 /// What a comparison has found.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ReconciledPayments)]
 struct ReconciledView {
+    /// The provider's captures.
     captures: usize,
+    /// Those that we had missed.
     found: usize,
+    /// Those that no payment of ours explains.
     unknown: usize,
 }
 
 /// A refund, as an operator has left it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = RefundLeft)]
 struct RefundView {
+    /// The refund.
     refund: String,
+    /// How it stands now.
     status: &'static str,
+}
+
+/// Lists the operations of this file.
+pub fn operations() -> Vec<Operation> {
+    vec![
+        operation(Verb::Post, "/api/v1/admin/refunds/{refund}/retry", retry, |it| {
+            it.names("payments", "retry_refund", "Try a refund again that has failed.")
+                .is_for(For::Operator(Scope::OrdersWrite))
+                .changes()
+                .body::<ReasonBody>(json!({ "reason": "a complaint" }))
+                .refuses(&[Code::RefundNotFound])
+                .answers::<RefundView>(200, "How it stands.");
+        }),
+        operation(Verb::Post, "/api/v1/admin/refunds/{refund}/settle", settle, |it| {
+            it.names(
+                "payments",
+                "settle_refund",
+                "End a refund that has failed, because its buyer has the money in another way.",
+            )
+            .is_for(For::Operator(Scope::OrdersWrite))
+            .changes()
+            .body::<ReasonBody>(json!({ "reason": "a complaint" }))
+            .refuses(&[Code::RefundNotFound])
+            .answers::<RefundView>(200, "How it stands.");
+        }),
+        operation(Verb::Post, "/api/v1/admin/payments/reconcile", reconcile, |it| {
+            it.names(
+                "payments",
+                "reconcile_payments",
+                "Compare the provider's captures with ours, and take those that were missed.",
+            )
+            .is_for(For::Operator(Scope::OrdersWrite))
+            .changes()
+            .body::<ReconcileBody>(json!({ "reason": "after an outage", "days": 2 }))
+            .answers::<ReconciledView>(200, "What was found.");
+        }),
+    ]
 }
 
 /// Answers `POST /refunds/{refund}/retry`: tries a refund again that has failed. `refund` is the id of its payment, or

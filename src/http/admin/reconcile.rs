@@ -7,35 +7,64 @@ use super::changes::{checked_reason, read_body};
 use super::{Scope, change, operator};
 use crate::domain::books::{Drift, Mend};
 use crate::http::Context;
+use crate::http::contract::For;
+use crate::http::operation::{Operation, Verb, operation};
 use crate::http::problem::Problem;
 use crate::shop::reconcile::Looked;
+use serde_json::json;
+use utoipa::ToSchema;
 
 /// The body of a call.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = Reconcile)]
 struct ReconcileBody {
+    /// Why.
+    #[schema(min_length = 1, max_length = 200)]
     reason: String,
+    /// Whether what can be mended is.
     #[serde(default)]
     apply: bool,
 }
 
 /// One thing that is wrong, or was.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Drift)]
 struct DriftView {
+    /// What is wrong.
     kind: &'static str,
+    /// The sale.
     #[serde(skip_serializing_if = "Option::is_none")]
     sale_id: Option<String>,
+    /// Where.
     place: String,
+    /// By how much.
     amount: i64,
+    /// rebuild, repair or person.
     remedy: &'static str,
+    /// Whether it was mended.
     mended: bool,
 }
 
 /// What a look has found.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Look)]
 struct LookView {
+    /// All that is wrong, or was.
     drifts: Vec<DriftView>,
+    /// Whether it was to be mended.
     applied: bool,
+}
+
+/// Lists the operations of this file.
+pub fn operations() -> Vec<Operation> {
+    vec![operation(Verb::Post, "/api/v1/admin/reconcile", reconcile, |it| {
+        it.names("integrity", "reconcile_books", "Look whether the books are right, and mend them.")
+            .is_for(For::Operator(Scope::SalesWrite))
+            .changes()
+            .body::<ReconcileBody>(json!({ "reason": "a look", "apply": false }))
+            .answers::<LookView>(200, "What is wrong, or was.");
+    })]
 }
 
 /// Answers `POST /reconcile`: what is wrong in the books of all sales that sell. With `apply`, what can be mended is.

@@ -13,76 +13,121 @@ use crate::domain::rule::{
     About, Limit, RULES_MAX, Rule, RuleChange, RuleChanged, RuleMode, RuleTerms, Scope as Counted,
 };
 use crate::http::Context;
+use crate::http::contract::For;
+use crate::http::operation::{Operation, Verb, operation};
 use crate::http::problem::{Code, Problem};
 use crate::http::shopper::rfc3339;
 use crate::memory::rulebook::Trial;
+use utoipa::ToSchema;
 
 /// The body that puts a rule in place.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = RuleTerms)]
 struct PutBody {
+    /// Whose requests share a bucket.
     #[serde(default)]
     scope: Counted,
+    /// Which requests it is about.
     #[serde(default, rename = "match")]
     about: About,
+    /// What happens to them: token_bucket, leaky_bucket, block, allow, grey, breaker, concurrency or switch.
+    #[schema(pattern = "^(token_bucket|leaky_bucket|block|allow|grey|breaker|concurrency|switch)$")]
     kind: String,
+    /// The numbers and names of the kind.
+    #[schema(value_type = Object)]
     value: Value,
+    /// Whether it refuses, or only counts.
     #[serde(default)]
     mode: RuleMode,
+    /// When it ends.
     #[serde(default)]
+    #[schema(format = DateTime)]
     until: Option<String>,
+    /// Why it is there; a trial needs none.
     #[serde(default)]
+    #[schema(min_length = 1, max_length = 200)]
     reason: Option<String>,
 }
 
 /// A rule as operators see it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Rule)]
 struct View<'a> {
+    /// The rule.
     id: &'a RuleId,
     /// `directory`, or `config` for a rule that the configuration has.
     origin: &'static str,
+    /// Whose requests share a bucket.
     scope: Counted,
+    /// Which requests it is about.
     #[serde(rename = "match")]
     about: &'a About,
+    /// What happens to them.
     #[serde(flatten)]
     limit: &'a Limit,
+    /// Whether it refuses, or only counts.
     mode: RuleMode,
+    /// When it ends.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, format = DateTime)]
     until: Option<String>,
     /// Whether its time is over.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     is_over: bool,
+    /// Why it is there.
     reason: &'a str,
+    /// Its version; not of one of the configuration.
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<u64>,
 }
 
 /// All rules, and how far the processes follow them.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Rules)]
 struct ListView<'a> {
+    /// The version of all rules.
     version: u64,
     /// `None` while the processes cannot be read.
     nodes: Option<NodesView>,
+    /// First those of the configuration, then all others ascending by id.
     rules: Vec<View<'a>>,
 }
 
 /// What a rule would have done.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Trial)]
 struct TrialView {
     /// The time over which it was tried.
     over_ms: u64,
     /// The requests that it is about.
     requests: u64,
+    /// Those of them that it would have refused.
     would_refuse: u64,
     /// How many callers would have been refused something; `None` for a rule that counts no callers.
     #[serde(skip_serializing_if = "Option::is_none")]
     callers: Option<u64>,
 }
 
+/// A rule that was removed.
+#[derive(Serialize, ToSchema)]
+#[schema(as = RuleRemoved)]
+struct RemovedView {
+    /// The rule.
+    id: RuleId,
+    /// removed.
+    done: &'static str,
+    /// The version of all rules without it.
+    version: u64,
+}
+
 /// How many of the processes that are there follow the version.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Following)]
 struct NodesView {
+    /// Those that follow it.
     following: usize,
+    /// All that are there.
     of: usize,
 }
 
@@ -119,6 +164,51 @@ fn view<'a>(rule: &'a Rule, origin: &'static str, now_ms: i64) -> View<'a> {
 
 fn id_of(path: &str) -> Result<RuleId, Problem> {
     RuleId::parse(path).map_err(|error| Problem::invalid("", error.to_string()))
+}
+
+/// Lists the operations of this file.
+pub fn operations() -> Vec<Operation> {
+    vec![
+        operation(Verb::Get, "/api/v1/admin/rules", list, |it| {
+            it.names("traffic", "list_rules", "All rules of traffic, and how many processes follow them.")
+                .is_for(For::Operator(Scope::LimitsRead))
+                .answers::<ListView<'_>>(200, "All of them.");
+        }),
+        operation(Verb::Post, "/api/v1/admin/rules:try", try_rule, |it| {
+            it.names(
+                "traffic",
+                "try_rule",
+                "What a rule would have done to the requests of this process in the last minute.",
+            )
+            .is_for(For::Operator(Scope::LimitsRead))
+            .body::<PutBody>(
+                json!({ "scope": "user", "match": { "route": "purchase" }, "kind": "token_bucket",
+                    "value": { "rate": 5, "burst": 10 }, "reason": "bots" }),
+            )
+            .answers::<TrialView>(200, "What it would have done. Nothing was changed.");
+        }),
+        operation(Verb::Put, "/api/v1/admin/rules/{rule}", put, |it| {
+            it.names("traffic", "put_rule", "Put a rule in place, or another one in its place.")
+                .is_for(For::Operator(Scope::LimitsWrite))
+                .changes()
+                .heeds_if_match()
+                .body::<PutBody>(
+                    json!({ "scope": "user", "match": { "route": "purchase" }, "kind": "token_bucket",
+                    "value": { "rate": 5, "burst": 10 }, "reason": "bots" }),
+                )
+                .refuses(&[Code::TooManyRules])
+                .answers::<View<'_>>(200, "The rule.");
+        }),
+        operation(Verb::Delete, "/api/v1/admin/rules/{rule}", remove, |it| {
+            it.names("traffic", "remove_rule", "Remove a rule.")
+                .is_for(For::Operator(Scope::LimitsWrite))
+                .changes()
+                .heeds_if_match()
+                .query::<ReasonQuery>()
+                .refuses(&[Code::RuleNotFound])
+                .answers::<RemovedView>(200, "It is gone.");
+        }),
+    ]
 }
 
 /// Answers `GET /rules`: all rules, ascending by id, and first those of the configuration that hold.
@@ -178,7 +268,7 @@ pub async fn remove(
     let change = change(&request, &operator, "rule_remove", &reason);
     let wish = RuleChange { id: id_of(&path)?, terms: None, seen: if_versions(&request)? };
     let version = changed(context.shop.change_rule(&wish, &change).await?)?;
-    Ok(HttpResponse::Ok().json(json!({ "id": wish.id, "done": "removed", "version": version })))
+    Ok(HttpResponse::Ok().json(RemovedView { id: wish.id, done: "removed", version }))
 }
 
 /// Answers `POST /rules:try`: what a rule would have done to the requests of this process in the last minute. It

@@ -13,56 +13,108 @@ use crate::domain::rule::Switch;
 use crate::domain::sale::SaleAction;
 use crate::domain::{Access, Holdings, Item, Money, Object, Sale, SaleId, SaleState, SkuId};
 use crate::http::Context;
+use crate::http::contract::For;
+use crate::http::operation::{Operation, Verb, operation};
 use crate::http::paging::SalesQuery;
 use crate::http::problem::{Code, Problem};
 use crate::http::rules::while_on;
 use crate::http::shopper::{parse_rfc3339, rfc3339};
 use crate::shop::operate::{Changed, Patch, StockView};
 use crate::shop::settle::Settled;
+use serde_json::json;
+use utoipa::ToSchema;
 
 /// How long an order waits for its payment when the body of a new sale does not say.
 const PAYMENT_WINDOW_DEFAULT_MS: i64 = 900_000;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = NewItem)]
 struct ItemBody {
+    /// Unique in its sale.
     sku_id: SkuId,
+    /// What shoppers see.
+    #[schema(min_length = 1, max_length = 120)]
     name: String,
+    /// Units for sale in all.
+    #[schema(minimum = 1, maximum = 100_000_000)]
     stock: u32,
+    /// The price of one unit.
     price: Money,
 }
 
 /// The body of a new sale.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = NewSale)]
 pub struct CreateBody {
+    /// A slug of your choice.
     id: SaleId,
+    /// What shoppers see.
+    #[schema(min_length = 1, max_length = 120)]
     name: String,
+    /// When it opens.
+    #[schema(format = DateTime)]
     starts_at: String,
+    /// When it is over.
+    #[schema(format = DateTime)]
     ends_at: String,
+    /// Units that one buyer may hold.
+    #[schema(minimum = 1, maximum = 99)]
     buyer_limit: u32,
+    /// Orders that one buyer may let expire or give up.
+    #[schema(maximum = 99)]
     unpaid_max: Option<u32>,
+    /// What a purchase needs beside its buyer.
     #[serde(default)]
     access: Access,
+    /// How long an order waits for its payment.
+    #[schema(minimum = 10_000, maximum = 86_400_000)]
     payment_window_ms: Option<i64>,
+    /// Into how many buckets the stock of a SKU is divided.
+    #[schema(minimum = 1, maximum = 64)]
     buckets: Option<u16>,
+    /// 1 to 100 of them.
+    #[schema(value_type = Vec<ItemBody>, min_items = 1, max_items = 100)]
     items: Vec<Object<ItemBody>>,
+    /// Why.
+    #[schema(min_length = 1, max_length = 200)]
     reason: Option<String>,
 }
 
 /// The body of a patch. A field that is missing stays as it is.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = SalePatch)]
 pub struct PatchBody {
+    /// What shoppers see.
+    #[schema(min_length = 1, max_length = 120)]
     name: Option<String>,
+    /// When it opens.
+    #[schema(format = DateTime)]
     starts_at: Option<String>,
+    /// When it is over.
+    #[schema(format = DateTime)]
     ends_at: Option<String>,
+    /// Units that one buyer may hold.
+    #[schema(minimum = 1, maximum = 99)]
     buyer_limit: Option<u32>,
+    /// Orders that one buyer may let expire or give up.
+    #[schema(maximum = 99)]
     unpaid_max: Option<u32>,
+    /// What a purchase needs beside its buyer.
     access: Option<Access>,
+    /// How long an order waits for its payment.
+    #[schema(minimum = 10_000, maximum = 86_400_000)]
     payment_window_ms: Option<i64>,
+    /// Into how many buckets the stock of a SKU is divided.
+    #[schema(minimum = 1, maximum = 64)]
     buckets: Option<u16>,
+    /// All items: these take the place of the others.
+    #[schema(value_type = Option<Vec<ItemBody>>, min_items = 1, max_items = 100)]
     items: Option<Vec<Object<ItemBody>>>,
+    /// Why.
+    #[schema(min_length = 1, max_length = 200)]
     reason: String,
 }
 
@@ -128,6 +180,79 @@ fn items(bodies: Vec<Object<ItemBody>>) -> Vec<Item> {
 /// `sale_not_found` for a text that can be none.
 pub fn sale_id(path: &str) -> Result<SaleId, Problem> {
     SaleId::parse(path).map_err(|_| Problem::new(Code::SaleNotFound))
+}
+
+/// Lists the operations of this file.
+pub fn operations() -> Vec<Operation> {
+    vec![
+        operation(Verb::Get, "/api/v1/admin/sales", list, |it| {
+            it.names("sales", "list_all_sales", "All sales, drafts too.")
+                .is_for(For::Operator(Scope::SalesRead))
+                .query::<SalesQuery>()
+                .answers::<ListView<'_>>(200, "A page, ascending by start.");
+        }),
+        operation(Verb::Post, "/api/v1/admin/sales", create, |it| {
+            it.names("sales", "create_sale", "Create a draft.")
+                .is_for(For::Operator(Scope::SalesWrite))
+                .changes()
+                .body::<CreateBody>(json!({ "id": "friday-drop", "name": "Friday drop", "starts_at": "2036-11-27T12:00:00.000Z",
+                    "ends_at": "2036-11-27T13:00:00.000Z", "buyer_limit": 1, "reason": "autumn campaign", "items": [{ "sku_id": "phone-x",
+                    "name": "Phone X", "stock": 500, "price": { "amount": 19900, "currency": "CNY" } }] }))
+                .refuses(&[Code::SaleExists, Code::SwitchedOff])
+                .answers::<SaleView<'_>>(201, "The draft.");
+        }),
+        operation(Verb::Get, "/api/v1/admin/sales/{sale}", read, |it| {
+            it.names("sales", "read_any_sale", "One sale, with what can be done with it.")
+                .is_for(For::Operator(Scope::SalesRead))
+                .refuses(&[Code::SaleNotFound])
+                .answers::<SaleView<'_>>(200, "The sale.");
+        }),
+        operation(Verb::Patch, "/api/v1/admin/sales/{sale}", change, |it| {
+            it.names("sales", "change_sale", "Change what is given of a sale that is not in place yet.")
+                .is_for(For::Operator(Scope::SalesWrite))
+                .changes()
+                .heeds_if_match()
+                .body::<PatchBody>(json!({ "buyer_limit": 2, "reason": "a larger stock" }))
+                .refuses(&[Code::SaleNotFound, Code::StateConflict])
+                .answers::<SaleView<'_>>(200, "The sale.");
+        }),
+        operation(Verb::Get, "/api/v1/admin/sales/{sale}/stock", stock, |it| {
+            it.names("sales", "read_stock", "The units of every SKU, as Redis and the ledgers have them.")
+                .is_for(For::Operator(Scope::SalesRead))
+                .refuses(&[Code::SaleNotFound])
+                .answers::<StockBody<'_>>(200, "The units.");
+        }),
+        operation(Verb::Get, "/api/v1/admin/sales/{sale}/report", report, |it| {
+            it.names("sales", "read_report", "The report of a settled sale.")
+                .is_for(For::Operator(Scope::SalesRead))
+                .refuses(&[Code::SaleNotFound])
+                .answers::<ReportView>(200, "The report.");
+        }),
+        operation(Verb::Post, "/api/v1/admin/sales/{sale}/settle", settle, |it| {
+            it.names(
+                "sales",
+                "settle_sale",
+                "Compare the counts of an ended sale, write its report, and clear the inventory of it.",
+            )
+            .is_for(For::Operator(Scope::SalesWrite))
+            .changes()
+            .body::<SettleBody>(json!({ "reason": "it is over" }))
+            .refuses(&[Code::SaleNotFound, Code::StateConflict])
+            .answers::<SaleView<'_>>(200, "The sale, settled now or before.");
+        }),
+        operation(Verb::Post, "/api/v1/admin/sales/{sale}/{action}", advance, |it| {
+            it.names(
+                "sales",
+                "advance_sale",
+                "Take a sale through its life: publish, preheat, pause, resume, end.",
+            )
+            .is_for(For::Operator(Scope::SalesWrite))
+            .changes()
+            .body::<ReasonBody>(json!({ "reason": "all is ready" }))
+            .refuses(&[Code::NotFound, Code::SaleNotFound, Code::StateConflict, Code::SwitchedOff])
+            .answers::<SaleView<'_>>(200, "The sale.");
+        }),
+    ]
 }
 
 /// Answers `GET /sales`: a page of all sales, ascending by start.
@@ -220,9 +345,12 @@ pub async fn advance(
 }
 
 /// The body that settles a sale.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = SettleSale)]
 struct SettleBody {
+    /// Why.
+    #[schema(min_length = 1, max_length = 200)]
     reason: String,
     /// Whether differences between inventory and ledgers are passed over. The report keeps them.
     #[serde(default)]
@@ -284,13 +412,19 @@ pub async fn report(
 }
 
 /// The report of a settled sale.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = SaleReport)]
 struct ReportView {
+    /// When it was settled.
+    #[schema(value_type = String, format = DateTime)]
     settled_at: String,
     /// SHA-256 of the view's text.
     hash: String,
     /// The last event of each partition that the view is built of.
+    #[schema(value_type = Object)]
     last_events: Box<RawValue>,
+    /// The report.
+    #[schema(value_type = Object)]
     report: Box<RawValue>,
 }
 
@@ -339,27 +473,47 @@ fn respond(status: StatusCode, sale: &Sale) -> HttpResponse {
 }
 
 /// A sale as operators see it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = SaleOfOperators)]
 struct SaleView<'a> {
+    /// The sale.
     id: &'a SaleId,
+    /// What shoppers see.
     name: &'a str,
+    /// Where it is in its life.
     state: SaleState,
+    /// What can be done with it now.
     allowed: Vec<SaleAction>,
+    /// When it opens.
+    #[schema(value_type = String, format = DateTime)]
     starts_at: String,
+    /// When it is over.
+    #[schema(value_type = String, format = DateTime)]
     ends_at: String,
+    /// Units that one buyer may hold.
     buyer_limit: u32,
+    /// Orders that one buyer may let expire or give up.
     unpaid_max: u32,
+    /// What a purchase needs beside its buyer.
     access: Access,
+    /// How long an order waits for its payment.
     payment_window_ms: i64,
+    /// Into how many buckets the stock of a SKU is divided.
     buckets: u16,
+    /// Grows with every rebuild.
     epoch: u32,
+    /// Grows with every change; the `ETag`.
     version: u64,
+    /// What it sells.
     items: &'a [Item],
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = SalesOfOperators)]
 struct ListView<'a> {
+    /// Ascending by start.
     sales: Vec<SaleView<'a>>,
+    /// Where the next page begins; null at the end.
     next_cursor: Option<String>,
 }
 
@@ -385,24 +539,36 @@ impl<'a> SaleView<'a> {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Stock)]
 struct StockBody<'a> {
+    /// The sale.
     sale_id: &'a SaleId,
+    /// Each of its SKUs.
     items: Vec<SkuView<'a>>,
 }
 
 /// The units of one SKU.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = SkuStock)]
 struct SkuView<'a> {
+    /// The SKU.
     sku_id: &'a SkuId,
+    /// Units for sale in all.
     configured: u32,
     /// The available units of all buckets that are in place. `None` when no bucket is.
     available: Option<i64>,
+    /// Of orders that wait for their payment.
     held: i64,
+    /// Of orders that were paid.
     sold: i64,
+    /// Kept back.
     withheld: i64,
+    /// Taken by order writers.
     granted: i64,
+    /// Given to buckets.
     allotted: i64,
+    /// The available units of each bucket; null for one that is not in place.
     buckets: &'a [Option<i64>],
 }
 

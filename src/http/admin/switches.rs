@@ -8,33 +8,51 @@ use super::rules::changed;
 use super::{Scope, change, operator};
 use crate::domain::rule::{Limit, Rule, RuleChange, RuleChanged, RuleMode, RuleTerms, Switch};
 use crate::http::Context;
+use crate::http::contract::For;
+use crate::http::operation::{Operation, Verb, operation};
 use crate::http::problem::{Code, Problem};
 use crate::http::shopper::rfc3339;
+use serde_json::json;
+use utoipa::ToSchema;
 
 /// A switch as operators see it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = SwitchStanding)]
 struct View {
+    /// What is off while it is on.
     switch: Switch,
+    /// Whether it is on.
     is_on: bool,
+    /// When that ends.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, format = DateTime)]
     until: Option<String>,
+    /// Why it is on.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
 }
 
 /// All switches.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Switches)]
 struct ListView {
+    /// All of them.
     switches: Vec<View>,
 }
 
 /// The body that sets a switch.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = SwitchSet)]
 struct PutBody {
+    /// Whether it is on.
     is_on: bool,
+    /// When that ends.
     #[serde(default)]
+    #[schema(format = DateTime)]
     until: Option<String>,
+    /// Why.
+    #[schema(min_length = 1, max_length = 200)]
     reason: String,
 }
 
@@ -50,6 +68,27 @@ fn view(switch: Switch, rules: &[Rule], now_ms: i64) -> View {
         until: rule.and_then(|rule| rule.terms.until_ms).map(rfc3339),
         reason: rule.map(|rule| rule.terms.reason.clone()),
     }
+}
+
+/// Lists the operations of this file.
+pub fn operations() -> Vec<Operation> {
+    vec![
+        operation(Verb::Get, "/api/v1/admin/switches", list, |it| {
+            it.names("traffic", "list_switches", "What can be turned off, and whether it is.")
+                .is_for(For::Operator(Scope::LimitsRead))
+                .answers::<ListView>(200, "All of them.");
+        }),
+        operation(Verb::Put, "/api/v1/admin/switches/{switch}", put, |it| {
+            it.names("traffic", "put_switch", "Turn something off, or on again.")
+                .is_for(For::Operator(Scope::LimitsWrite))
+                .changes()
+                .body::<PutBody>(
+                    json!({ "is_on": true, "until": "2036-11-27T13:00:00.000Z", "reason": "too much" }),
+                )
+                .refuses(&[Code::NotFound, Code::StateConflict, Code::TooManyRules])
+                .answers::<View>(200, "How it stands.");
+        }),
+    ]
 }
 
 /// Answers `GET /switches`: all of them.

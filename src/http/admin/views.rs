@@ -10,37 +10,59 @@ use super::{Scope, operator};
 use crate::domain::view::{InState, Totals};
 use crate::domain::{SaleId, SkuId};
 use crate::http::Context;
+use crate::http::contract::For;
+use crate::http::operation::{Operation, Verb, operation};
 use crate::http::problem::{Code, Problem};
 use crate::http::shopper::rfc3339;
+use utoipa::ToSchema;
 
 /// What was taken in one currency, in its minor units.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Revenue)]
 struct RevenueView {
+    /// The amounts of orders that were paid.
     paid: i64,
+    /// The amounts of those that were refunded.
     refunded: i64,
+    /// What is left.
     net: i64,
 }
 
 /// What there is of a sale or of one of its SKUs.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Totals)]
 struct TotalsView<'a> {
+    /// Orders and units by state.
+    #[schema(value_type = BTreeMap<String, InState>)]
     states: &'a BTreeMap<String, InState>,
+    /// Rejected orders by reason.
+    #[schema(value_type = BTreeMap<String, i64>)]
     rejected: &'a BTreeMap<String, i64>,
+    /// What was taken, by currency.
+    #[schema(value_type = BTreeMap<String, RevenueView>)]
     revenue: BTreeMap<&'a str, RevenueView>,
 }
 
 /// The steps of one minute.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Minute)]
 struct MinuteView<'a> {
+    /// When it began.
+    #[schema(value_type = String, format = DateTime)]
     at: String,
+    /// Steps of orders, by their word.
+    #[schema(value_type = BTreeMap<String, i64>)]
     steps: &'a BTreeMap<String, i64>,
 }
 
 /// The view of a sale.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = SaleView)]
 struct View<'a> {
+    /// The sale.
     sale_id: &'a SaleId,
     /// What happened before this time is in the view.
+    #[schema(value_type = String, format = DateTime)]
     as_of: String,
     /// The number of events that it is built of.
     events: i64,
@@ -48,7 +70,10 @@ struct View<'a> {
     hash: String,
     #[serde(flatten)]
     totals: TotalsView<'a>,
+    /// The same of each SKU.
+    #[schema(value_type = BTreeMap<String, TotalsView>)]
     items: BTreeMap<&'a SkuId, TotalsView<'a>>,
+    /// Ascending.
     minutes: Vec<MinuteView<'a>>,
 }
 
@@ -60,6 +85,16 @@ impl<'a> TotalsView<'a> {
         });
         Self { states: &totals.states, rejected: &totals.rejected, revenue: revenue.collect() }
     }
+}
+
+/// Lists the operations of this file.
+pub fn operations() -> Vec<Operation> {
+    vec![operation(Verb::Get, "/api/v1/admin/sales/{sale}/view", read, |it| {
+        it.names("sales", "read_sale_view", "Orders, units and revenue of a sale, built of events.")
+            .is_for(For::Operator(Scope::SalesRead))
+            .refuses(&[Code::SaleNotFound])
+            .answers::<View<'_>>(200, "The view.");
+    })]
 }
 
 /// Answers `GET /sales/{sale}/view`: orders, units and revenue by state, and the steps of every minute.

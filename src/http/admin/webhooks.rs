@@ -13,46 +13,71 @@ use crate::domain::order_life::ARROWS;
 use crate::domain::subscription::{NewSubscription, Subscription, SubscriptionId};
 use crate::domain::{Change, EventNumbers};
 use crate::http::Context;
+use crate::http::contract::For;
+use crate::http::operation::{Operation, Verb, operation};
 use crate::http::problem::{Code, Problem};
 use crate::http::shopper::rfc3339;
 use crate::shop::subscriptions::{Subscribed, SubscriptionAction};
+use serde_json::json;
+use utoipa::ToSchema;
 
 /// The body that makes a subscription.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = NewWebhook)]
 struct CreateBody {
+    /// Where events are sent.
+    #[schema(max_length = 500)]
     url: String,
     /// The words of the steps that are sent; all when there are none.
     #[serde(default)]
     kinds: Vec<String>,
     /// `now`, or `oldest` for the oldest event that is kept.
     #[serde(default)]
+    #[schema(pattern = "^(now|oldest)$")]
     from: Option<String>,
+    /// Why.
     #[serde(default)]
+    #[schema(min_length = 1, max_length = 200)]
     reason: Option<String>,
 }
 
 /// The body that sends events again.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = ReplayWebhook)]
 struct ReplayBody {
+    /// Why.
+    #[schema(min_length = 1, max_length = 200)]
     reason: String,
     /// A cursor of `GET /events`; without one from the oldest event that is kept.
     cursor: Option<String>,
 }
 
 /// A subscription as operators see it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Webhook)]
 struct View<'a> {
+    /// The subscription.
+    #[schema(value_type = String)]
     id: &'a SubscriptionId,
+    /// Where events are sent.
     url: &'a str,
+    /// The steps that are sent; all when there are none.
     kinds: &'a [String],
+    /// active, paused or failing.
     status: &'static str,
+    /// Why it is so.
     #[serde(skip_serializing_if = "str::is_empty")]
     why: &'a str,
+    /// When it was made.
+    #[schema(value_type = String, format = DateTime)]
     created_at: String,
+    /// Since when events do not arrive.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, format = DateTime)]
     failing_since: Option<String>,
+    /// Events that it has not had.
     #[serde(skip_serializing_if = "Option::is_none")]
     unread: Option<i64>,
     /// The secret, in the one answer that shows it.
@@ -61,16 +86,23 @@ struct View<'a> {
 }
 
 /// All subscriptions.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Webhooks)]
 struct ListView<'a> {
+    /// All of them.
     webhooks: Vec<View<'a>>,
 }
 
 /// What became of a subscription.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = WebhookDone)]
 struct DoneView<'a> {
+    /// The subscription.
+    #[schema(value_type = String)]
     id: &'a SubscriptionId,
+    /// What became of it.
     done: &'static str,
+    /// The new secret, in the one answer that shows it.
     #[serde(skip_serializing_if = "Option::is_none")]
     secret: Option<&'a str>,
 }
@@ -120,6 +152,69 @@ impl CreateBody {
         };
         Ok(NewSubscription { url: self.url, kinds: self.kinds, from_oldest })
     }
+}
+
+/// Lists the operations of this file.
+pub fn operations() -> Vec<Operation> {
+    vec![
+        operation(Verb::Get, "/api/v1/admin/webhooks", list, |it| {
+            it.names("webhooks", "list_webhooks", "Where events are sent.")
+                .is_for(For::Operator(Scope::WebhooksWrite))
+                .answers::<ListView<'_>>(200, "All of them.");
+        }),
+        operation(Verb::Post, "/api/v1/admin/webhooks", create, |it| {
+            it.names("webhooks", "create_webhook", "Have events sent somewhere.")
+                .is_for(For::Operator(Scope::WebhooksWrite))
+                .changes()
+                .body::<CreateBody>(json!({ "url": "https://shop.example/events", "kinds": ["paid"] }))
+                .refuses(&[Code::TooManyWebhooks])
+                .answers::<View<'_>>(201, "The subscription, with its secret, which no later answer shows.");
+        }),
+        operation(Verb::Delete, "/api/v1/admin/webhooks/{webhook}", remove, |it| {
+            it.names("webhooks", "remove_webhook", "Send nothing there any more.")
+                .is_for(For::Operator(Scope::WebhooksWrite))
+                .changes()
+                .query::<ReasonQuery>()
+                .refuses(&[Code::WebhookNotFound])
+                .answers::<DoneView<'_>>(200, "It is gone.");
+        }),
+        operation(Verb::Post, "/api/v1/admin/webhooks/{webhook}/pause", pause, |it| {
+            it.names("webhooks", "pause_webhook", "Send nothing for a while.")
+                .is_for(For::Operator(Scope::WebhooksWrite))
+                .changes()
+                .body::<ReasonBody>(json!({ "reason": "a complaint" }))
+                .refuses(&[Code::WebhookNotFound])
+                .answers::<DoneView<'_>>(200, "What became of it.");
+        }),
+        operation(Verb::Post, "/api/v1/admin/webhooks/{webhook}/resume", resume, |it| {
+            it.names("webhooks", "resume_webhook", "Send again, from where it was.")
+                .is_for(For::Operator(Scope::WebhooksWrite))
+                .changes()
+                .body::<ReasonBody>(json!({ "reason": "a complaint" }))
+                .refuses(&[Code::WebhookNotFound])
+                .answers::<DoneView<'_>>(200, "What became of it.");
+        }),
+        operation(Verb::Post, "/api/v1/admin/webhooks/{webhook}/rotate", rotate, |it| {
+            it.names("webhooks", "rotate_webhook", "Give it a new secret.")
+                .is_for(For::Operator(Scope::WebhooksWrite))
+                .changes()
+                .body::<ReasonBody>(json!({ "reason": "a complaint" }))
+                .refuses(&[Code::WebhookNotFound])
+                .answers::<DoneView<'_>>(200, "What became of it.");
+        }),
+        operation(Verb::Post, "/api/v1/admin/webhooks/{webhook}/replay", replay, |it| {
+            it.names(
+                "webhooks",
+                "replay_webhook",
+                "Send everything again, from a cursor or the oldest event on.",
+            )
+            .is_for(For::Operator(Scope::WebhooksWrite))
+            .changes()
+            .body::<ReplayBody>(json!({ "reason": "lost on our side" }))
+            .refuses(&[Code::WebhookNotFound])
+            .answers::<DoneView<'_>>(200, "What became of it.");
+        }),
+    ]
 }
 
 /// Answers `GET /webhooks`: all subscriptions, and how many events each has not had.

@@ -21,14 +21,18 @@ use crate::domain::{
     UserId,
 };
 use crate::http::auth::Shopper;
+use crate::http::contract::For;
 use crate::http::extract::SHOPPER_BODY_BYTES_MAX;
+use crate::http::operation::{Operation, Verb, operation};
 use crate::http::problem::{Code, DEGRADED, Problem};
 use crate::http::rules::{pass, refusal as ruled, tell};
-use crate::http::straight::sale_of;
+use crate::http::straight::{PLACE, sale_of};
 use crate::http::{Context, extract};
 use crate::shop::cancel::Cancelled;
 use crate::shop::ladder::Step;
 use crate::shop::purchase::{Accepted, Purchase, Refusal};
+use serde_json::json;
+use utoipa::{IntoParams, ToSchema};
 
 /// Orders of one page when the request does not say.
 const PAGE_DEFAULT: u32 = 20;
@@ -36,8 +40,9 @@ const PAGE_DEFAULT: u32 = 20;
 const PAGE_MAX: u32 = 100;
 
 /// The body of a purchase.
-#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = Purchase)]
 pub struct PlaceBody {
     /// The SKU that the shopper buys.
     pub sku_id: SkuId,
@@ -52,21 +57,26 @@ pub struct PlaceBody {
 }
 
 /// The body of a call that needs none.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct NothingBody {}
+#[schema(as = Nothing)]
+pub struct NothingBody {}
 
 /// The query string of one order.
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 pub struct ReadQuery {
     /// Seconds to wait for the decision.
+    #[param(minimum = 0)]
     pub wait: Option<u64>,
 }
 
 /// The query string of a page of orders.
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 pub struct ListQuery {
+    /// The `next_cursor` of the page before.
     cursor: Option<String>,
+    /// The most of a page, 1 to 100 (20).
+    #[param(minimum = 1, maximum = 100)]
     limit: Option<u32>,
 }
 
@@ -86,6 +96,57 @@ impl ListQuery {
         let cursor = parse_cursor(text);
         Ok((Some(cursor.ok_or_else(|| Problem::invalid("/cursor", "is not a cursor of this API"))?), limit))
     }
+}
+
+/// Lists the operations of this file.
+pub fn operations() -> Vec<Operation> {
+    vec![
+        // Most purchases do not come here: `straight` answers them.
+        operation(Verb::Post, PLACE, place, |it| {
+            it.names("orders", "place_order", "Buy.")
+                .about("An accepted purchase is an order that will be decided: ask for it again after `poll_after_ms`.")
+                .is_for(For::Shopper)
+                .is_limited()
+                .changes()
+                .needs_key()
+                .may_wait()
+                .body::<PlaceBody>(json!({ "sku_id": "phone-x", "quantity": 1 }))
+                .refuses(&[Code::SaleNotFound, Code::SkuNotFound, Code::SaleNotStarted, Code::SaleDelayed])
+                .refuses(&[Code::SalePaused, Code::SaleEnded, Code::SoldOut, Code::FewerLeft, Code::LimitReached])
+                .refuses(&[Code::TooManyUnpaid, Code::PurchaseTokenRequired, Code::PurchaseTokenInvalid])
+                .refuses(&[Code::IdempotencyKeyReused, Code::Overloaded, Code::Draining])
+                .answers::<View<'_>>(202, "Accepted, and not decided yet.")
+                .answers::<View<'_>>(201, "With `Prefer: wait`: a new order that waits for its payment.")
+                .answers::<View<'_>>(200, "An order that was decided: of a repetition, or rejected while you waited.");
+        }),
+        operation(Verb::Get, "/api/v1/orders", list, |it| {
+            it.names("orders", "list_orders", "One's own orders.")
+                .about("Those that are decided. A page may hold fewer than `limit` while there is a `next_cursor`.")
+                .is_for(For::Shopper)
+                .is_limited()
+                .query::<ListQuery>()
+                .refuses(&[Code::Overloaded])
+                .answers::<PageView<'_>>(200, "A page, newest first.");
+        }),
+        operation(Verb::Get, "/api/v1/orders/{order}", read, |it| {
+            it.names("orders", "read_order", "One of one's own orders.")
+                .is_for(For::Shopper)
+                .is_limited()
+                .query::<ReadQuery>()
+                .refuses(&[Code::OrderNotFound])
+                .answers::<Whole<'_>>(200, "The order, with its payments.");
+        }),
+        operation(Verb::Post, "/api/v1/orders/{order}/cancel", cancel, |it| {
+            it.names("orders", "cancel_order", "Give an order up that was not paid.")
+                .is_for(For::Shopper)
+                .is_limited()
+                .changes()
+                .needs_key()
+                .maybe_body::<NothingBody>(json!({}))
+                .refuses(&[Code::OrderNotFound, Code::OrderNotCancellable, Code::OrderNotDecided])
+                .answers::<View<'_>>(200, "The order, cancelled now or before.");
+        }),
+    ]
 }
 
 /// Answers `POST /sales/{sale}/orders`: submits a purchase. The body is read before anything is refused, because a
@@ -300,34 +361,53 @@ pub fn link(order: OrderId) -> String {
 }
 
 /// An order as its buyer sees it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Order)]
 pub struct View<'a> {
+    /// The order.
     id: OrderId,
+    /// Its sale.
     sale_id: &'a SaleId,
+    /// Its SKU.
     sku_id: &'a SkuId,
+    /// Its units.
     quantity: Quantity,
+    /// How it stands.
     status: OrderState,
+    /// Whether nothing will change it any more.
     r#final: bool,
+    /// Whether a person has to act before it is decided.
     #[serde(skip_serializing_if = "Not::not")]
     delayed: bool,
+    /// Why it was rejected.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
+    /// The price of one unit.
     price: &'a Money,
+    /// The shop's own name for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     reference: Option<&'a Reference>,
+    /// When it was accepted.
+    #[schema(value_type = String, format = DateTime)]
     accepted_at: String,
+    /// Until when it can be paid.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, format = DateTime)]
     expires_at: Option<String>,
+    /// When to ask again, while it is not decided.
     #[serde(skip_serializing_if = "Option::is_none")]
     poll_after_ms: Option<u64>,
+    /// Where to go on.
     links: Links,
 }
 
 /// An order with its payments.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = OrderWithPayments)]
 pub struct Whole<'a> {
     #[serde(flatten)]
     order: View<'a>,
+    /// The attempts to pay it, in their order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     payments: Vec<PaymentView<'a>>,
 }
@@ -339,17 +419,23 @@ impl<'a> Whole<'a> {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = OrderLinks)]
 struct Links {
+    /// The order.
     #[serde(rename = "self")]
     order: String,
+    /// Its sale.
     sale: String,
 }
 
 /// A page of orders. A page without a cursor is the last one.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = OrderPage)]
 struct PageView<'a> {
+    /// Newest first.
     orders: Vec<View<'a>>,
+    /// Where the next page begins; null at the end.
     next_cursor: Option<String>,
 }
 
@@ -401,7 +487,7 @@ fn problem(refusal: Refusal, may_return: impl Fn() -> bool) -> Problem {
             .detail(format!("You hold {held} of at most {limit} units."))
             .with("held", held)
             .with("buyer_limit", limit)
-            .with("links", serde_json::json!({ "orders": "/api/v1/orders" })),
+            .with("links", json!({ "orders": "/api/v1/orders" })),
         Refusal::TooManyUnpaid { unpaid } => Problem::new(Code::TooManyUnpaid)
             .detail(format!("You have let {unpaid} orders of this sale expire, or have given them up."))
             .with("unpaid", unpaid),

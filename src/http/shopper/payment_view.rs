@@ -5,35 +5,52 @@ use serde::Serialize;
 use super::rfc3339;
 use crate::domain::payment::PaymentState;
 use crate::domain::{Money, Payment};
+use utoipa::ToSchema;
 
 /// A payment as its buyer sees it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Payment)]
 pub struct PaymentView<'a> {
+    /// The payment.
     id: String,
+    /// How it stands: opening, open, closing, closed or captured.
     status: &'static str,
+    /// What is to be paid.
     amount: &'a Money,
     /// Where the buyer pays, while that is possible.
     #[serde(skip_serializing_if = "Option::is_none")]
     redirect_url: Option<&'a str>,
+    /// Until when it can be paid.
+    #[schema(value_type = String, format = DateTime)]
     expires_at: String,
+    /// What is paid back of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     refund: Option<RefundView<'a>>,
+    /// What somebody did at the provider itself.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     notices: Vec<NoticeView<'a>>,
 }
 
 /// What somebody did at the provider itself.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = PaymentNotice)]
 struct NoticeView<'a> {
+    /// The provider's word.
     kind: &'a str,
+    /// When it happened.
+    #[schema(value_type = String, format = DateTime)]
     at: String,
 }
 
 /// A refund as its buyer sees it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Refund)]
 struct RefundView<'a> {
+    /// What is paid back.
     amount: &'a Money,
+    /// How it stands: owed, sent, done, failed or settled.
     status: &'static str,
+    /// Why: order_ended, paid_before, other_amount or operator.
     reason: &'static str,
 }
 

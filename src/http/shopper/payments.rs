@@ -5,16 +5,20 @@ use actix_web::http::header::{CACHE_CONTROL, HeaderName, LOCATION};
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
 
-use super::orders::{link, no_body, view};
+use super::orders::{NothingBody, View, link, no_body, view};
 use super::payment_view::{PaymentView, payment_view};
 use crate::domain::OrderId;
 use crate::domain::rule::Way;
 use crate::http::auth::Cause;
+use crate::http::contract::For;
 use crate::http::headers::{TwoValues, sole};
+use crate::http::operation::{Operation, Verb, operation};
 use crate::http::problem::{Code, Problem};
 use crate::http::{Context, extract};
 use crate::shop::pay::Paying;
 use crate::shop::payment_events::Unheard;
+use serde_json::json;
+use utoipa::ToSchema;
 
 /// The path of the provider's events.
 pub const WEBHOOK: &str = "/api/v1/webhooks/payments";
@@ -22,10 +26,43 @@ pub const WEBHOOK: &str = "/api/v1/webhooks/payments";
 const SIGNATURE: HeaderName = HeaderName::from_static("stripe-signature");
 
 /// The answer to who wants to pay.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Paying)]
 struct PayView<'a> {
+    /// The order.
     order_id: OrderId,
+    /// Its payment.
     payment: PaymentView<'a>,
+}
+
+/// Lists the operations of this file.
+pub fn operations() -> Vec<Operation> {
+    vec![
+        operation(Verb::Post, WEBHOOK, webhook, |it| {
+            it.names("payments", "hear_payment_event", "Hear what the payment provider tells.")
+                .is_for(For::Provider)
+                .changes()
+                .refuses(&[Code::NotFound, Code::MalformedJson, Code::BodyTooSlow, Code::BodyTooLarge])
+                .answers::<Heard>(200, "All that follows from it is durable.");
+        }),
+        operation(Verb::Post, "/api/v1/orders/{order}/pay", pay, |it| {
+            it.names("payments", "pay_order", "Open a payment of an order, or find the one that is open.")
+                .about(
+                    "The buyer pays at `redirect_url`. An order that costs nothing is paid with this call.",
+                )
+                .is_for(For::Shopper)
+                .is_limited()
+                .changes()
+                .needs_key()
+                .maybe_body::<NothingBody>(json!({}))
+                .refuses(&[Code::OrderNotFound, Code::OrderNotPayable, Code::OrderNotDecided])
+                .answers::<PayView<'_>>(201, "A payment that is open now.")
+                .answers_either::<PayView<'_>, View<'_>>(
+                    200,
+                    "The payment that was open, or the order, paid.",
+                );
+        }),
+    ]
 }
 
 /// Answers `POST /orders/{order}/pay`: opens a payment, or finds the one that is open. A body is not needed, and may be
@@ -84,7 +121,8 @@ pub async fn webhook(
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Heard {
+    /// All that follows is durable.
     received: bool,
 }

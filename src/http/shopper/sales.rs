@@ -13,61 +13,94 @@ use crate::domain::rule::Way;
 use crate::domain::sale::Phase;
 use crate::domain::{Access, Item, Money, Sale, SaleId, SkuId};
 use crate::http::auth::Shopper;
+use crate::http::contract::For;
+use crate::http::operation::{Operation, Verb, operation};
 use crate::http::paging::SalesQuery;
 use crate::http::problem::{Code, Problem};
 use crate::http::rules::pass;
 use crate::http::{Context, extract};
 use crate::memory::catalog::{Snapshot, StockBand};
+use utoipa::ToSchema;
 
 /// How long after its end a sale is still listed.
 const RECENT_MS: i64 = 86_400_000;
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Time)]
 struct TimeView {
+    /// The time.
+    #[schema(value_type = String, format = DateTime)]
     now: String,
+    /// The same in ms since 1970.
     now_ms: i64,
 }
 
 /// A sale as shoppers see it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Sale)]
 struct SaleView<'a> {
+    /// The sale.
     id: &'a SaleId,
+    /// What shoppers see.
     name: &'a str,
+    /// What a shopper may do with it now.
     status: Phase,
+    /// When it opens.
+    #[schema(value_type = String, format = DateTime)]
     starts_at: String,
+    /// When it is over.
+    #[schema(value_type = String, format = DateTime)]
     ends_at: String,
+    /// What it asks of buyers.
     policy: PolicyView,
+    /// What it sells.
     items: Vec<ItemView<'a>>,
+    /// Where to go on.
     links: LinksView,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = SalePolicy)]
 struct PolicyView {
+    /// Units that one buyer may hold.
     buyer_limit: u32,
+    /// Orders that one buyer may let expire or give up.
     unpaid_max: u32,
     #[serde(flatten)]
     access: Access,
+    /// How long an order waits for its payment.
     payment_window_ms: i64,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = SaleItem)]
 struct ItemView<'a> {
+    /// The SKU.
     sku_id: &'a SkuId,
+    /// What shoppers see.
     name: &'a str,
+    /// The price of one unit.
     price: &'a Money,
+    /// How much of it is left, as advice.
     stock: StockBand,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = SaleLinks)]
 struct LinksView {
+    /// The sale.
     #[serde(rename = "self")]
     sale: String,
+    /// Where to buy.
     orders: String,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = SalePage)]
 struct ListView<'a> {
+    /// Ascending by start.
     sales: Vec<SaleView<'a>>,
+    /// Where the next page begins; null at the end.
     next_cursor: Option<String>,
 }
 
@@ -98,6 +131,33 @@ impl<'a> SaleView<'a> {
             },
         }
     }
+}
+
+/// Lists the operations of this file.
+pub fn operations() -> Vec<Operation> {
+    vec![
+        operation(Verb::Get, "/api/v1/time", time, |it| {
+            it.names("sales", "read_time", "The server's clock, for countdowns.")
+                .answers::<TimeView>(200, "The time.");
+        }),
+        operation(Verb::Get, "/api/v1/sales", list, |it| {
+            it.names("sales", "list_sales", "The sales that shoppers may see.")
+                .about("Without drafts, settled sales and those that ended more than a day ago.")
+                .is_for(For::MaybeShopper)
+                .is_limited()
+                .query::<SalesQuery>()
+                .answers::<ListView>(200, "A page, ascending by start.")
+                .answers_nothing(304, "It is as `If-None-Match` has it.");
+        }),
+        operation(Verb::Get, "/api/v1/sales/{sale}", read, |it| {
+            it.names("sales", "read_sale", "One sale.")
+                .is_for(For::MaybeShopper)
+                .is_limited()
+                .refuses(&[Code::SaleNotFound])
+                .answers::<SaleView>(200, "The sale.")
+                .answers_nothing(304, "It is as `If-None-Match` has it.");
+        }),
+    ]
 }
 
 /// Answers `GET /time`: the server's clock, for countdowns.
