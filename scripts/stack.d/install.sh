@@ -64,15 +64,34 @@ install_stripe_mock() {
   ln -sf stripe-mock "$folder/stripe-mock-$stripe_mock_version"
 }
 
-install_programs() { # PROGRAM…: those that are missing: stripe-mock from Go's proxy, others from the package of their name
+# Calls every operation of a contract with requests that it makes of the contract. It is a Python program.
+schemathesis_version=4.32.0
+
+install_schemathesis() {
+  local folder=$dist/schemathesis-$schemathesis_version
+  if [[ ! -x $folder/bin/schemathesis ]]; then
+    python3 -c 'import venv, ensurepip' 2>/dev/null || apt_install python3-venv
+    say "installing schemathesis $schemathesis_version"
+    rm -rf "$folder"
+    python3 -m venv "$folder" || die "python3 could not make $folder"
+    if ! "$folder/bin/pip" install --quiet "schemathesis==$schemathesis_version" >"$logs/pip.log" 2>&1; then
+      tail -n 15 "$logs/pip.log" >&2
+      rm -rf "$folder"
+      die "pip could not install schemathesis (whole output in $logs/pip.log)"
+    fi
+  fi
+  ln -sfn "schemathesis-$schemathesis_version" "$dist/schemathesis"
+}
+
+install_programs() { # PROGRAM…: those that are missing; most are packages of their name
   (($#)) || die_usage "install which program?"
   local program packages=()
   mkdir -p "$logs"
   for program; do
-    if [[ $program == stripe-mock ]]; then
-      install_stripe_mock
-      continue
-    fi
+    case $program in
+      stripe-mock) install_stripe_mock && continue ;;
+      schemathesis) install_schemathesis && continue ;;
+    esac
     has "$program" || [[ -x /usr/sbin/$program ]] || packages+=("$program")
   done
   ((${#packages[@]} == 0)) || apt_install "${packages[@]}"

@@ -11,6 +11,7 @@ pub mod orders;
 pub mod payments;
 pub mod reconcile;
 pub mod rules;
+pub mod sale_bodies;
 pub mod sales;
 pub mod switches;
 pub mod views;

@@ -229,7 +229,11 @@ impl Description {
                 "dependency" => self.schema_of::<DependencyId>(),
                 _ => json!({ "type": "string", "minLength": 1, "maxLength": 255 }),
             };
-            self.parameters.push(json!({ "name": name, "in": "path", "required": true, "schema": schema }));
+            let mut parameter = json!({ "name": name, "in": "path", "required": true, "schema": schema });
+            if name == "sale" {
+                parameter["example"] = "friday-drop".into();
+            }
+            self.parameters.push(parameter);
         }
     }
 

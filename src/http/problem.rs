@@ -111,6 +111,10 @@ codes! {
     OutcomeUnknown "outcome_unknown" 504 true "No answer came in time; repeat the call with the same key.";
 }
 
+/// The members that problems have of themselves.
+const MEMBERS: [&str; 9] =
+    ["type", "title", "status", "code", "retryable", "request_id", "trace_id", "detail", "retry_after_ms"];
+
 /// A problem on its way to a client. It holds nothing internal.
 #[derive(Debug, Clone)]
 pub struct Problem {
@@ -152,8 +156,9 @@ impl Problem {
         self
     }
 
-    /// Adds an extension member. Each name may be added once.
+    /// Adds an extension member. Each name may be added once, and none that all problems have.
     pub fn with(mut self, name: &'static str, value: impl Into<Value>) -> Self {
+        debug_assert!(!MEMBERS.contains(&name), "every problem has {name}");
         self.members.push((name, value.into()));
         self
     }

@@ -1,5 +1,6 @@
 //! The handlers of the public listener.
 
+pub mod order_view;
 pub mod orders;
 pub mod payment_view;
 pub mod payments;

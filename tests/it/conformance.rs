@@ -26,6 +26,7 @@ mod books;
 mod breakers;
 mod broken_clients;
 mod connections;
+mod contract;
 mod crowds;
 mod dead_letters;
 mod doors;

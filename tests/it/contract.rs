@@ -73,10 +73,10 @@ pub fn hold(method: &str, path: &str, answer: &Answer) {
     let Some(promise) = found.first() else { return };
     let code = answer.code();
     // These are said before a route is found, or by the other listener.
-    if matches!(code.as_str(), "method_not_allowed" | "headers_too_large" | "not_found") {
+    let Answer { status, text, .. } = answer;
+    if *status == 431 || matches!(code.as_str(), "method_not_allowed" | "not_found") {
         return;
     }
-    let Answer { status, text, .. } = answer;
     let told = &promise.operation["responses"][status.to_string()];
     assert!(told.is_object(), "the contract does not know {status} of {method} {path}: {answer:?}");
     let media_type = answer.header("Content-Type").split(';').next().unwrap_or_default().trim();

@@ -374,9 +374,9 @@ async fn decide(
     let conflict = || Problem::new(Code::DeadLetterConflict).with("outcome", view.outcome);
     match outcome {
         _ if dry_run => Ok(HttpResponse::Ok().json(view)),
-        LetterOutcome::Decided(state) if state != wanted => {
-            Err(conflict().with("status", state.as_str()).detail("It was decided in another way before."))
-        }
+        LetterOutcome::Decided(state) if state != wanted => Err(conflict()
+            .with("letter_status", state.as_str())
+            .detail("It was decided in another way before.")),
         LetterOutcome::NotRetryable(poison) => {
             Err(conflict().with("reason", poison.as_str()).detail(not_retryable(poison)))
         }

@@ -5,7 +5,8 @@ use actix_web::http::header::{CACHE_CONTROL, HeaderName, LOCATION};
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
 
-use super::orders::{NothingBody, View, link, no_body, view};
+use super::order_view::{View, link, view};
+use super::orders::{NothingBody, no_body};
 use super::payment_view::{PaymentView, payment_view};
 use crate::domain::OrderId;
 use crate::domain::rule::Way;

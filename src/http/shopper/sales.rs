@@ -66,8 +66,10 @@ struct PolicyView {
     buyer_limit: u32,
     /// Orders that one buyer may let expire or give up.
     unpaid_max: u32,
-    #[serde(flatten)]
-    access: Access,
+    /// Whether a purchase needs a purchase token.
+    purchase_token: bool,
+    /// How hard the proof of work for a token is; 0 for none.
+    proof_of_work: u8,
     /// How long an order waits for its payment.
     payment_window_ms: i64,
 }
@@ -117,13 +119,14 @@ impl<'a> SaleView<'a> {
             stock: band(&item.sku_id),
         };
         let Sale { buyer_limit, unpaid_max, access, payment_window_ms, .. } = *sale;
+        let Access { purchase_token, proof_of_work } = access;
         Self {
             id: &sale.id,
             name: &sale.name,
             status: phase,
             starts_at: rfc3339(sale.starts_ms),
             ends_at: rfc3339(sale.ends_ms),
-            policy: PolicyView { buyer_limit, unpaid_max, access, payment_window_ms },
+            policy: PolicyView { buyer_limit, unpaid_max, purchase_token, proof_of_work, payment_window_ms },
             items: sale.items.iter().map(item).collect(),
             links: LinksView {
                 sale: format!("/api/v1/sales/{}", sale.id),

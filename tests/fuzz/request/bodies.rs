@@ -3,7 +3,7 @@
 use actix_web::HttpRequest;
 use seckill::domain::{Item, Reference, Sale};
 use seckill::http::admin::changes::ReasonBody;
-use seckill::http::admin::sales::{CreateBody, PatchBody};
+use seckill::http::admin::sale_bodies::{CreateBody, PatchBody};
 use seckill::http::extract;
 use seckill::http::extract::{ADMIN_BODY_BYTES_MAX, SHOPPER_BODY_BYTES_MAX};
 use seckill::http::problem::Problem;

@@ -1,0 +1,48 @@
+//! Every operation of both contracts is called with requests that a kept tool makes of the contracts, good ones and bad
+//! ones. `scripts/stack install schemathesis` installs it.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+
+use seckill::config::Mode;
+
+use crate::harness::{API_KEY, TestShop, token};
+
+in_both_modes!(the_shopper_contract_is_kept, the_admin_contract_is_kept,);
+
+/// How many requests are made for each operation and kind of request.
+const REQUESTS: &str = "40";
+
+/// Calls all operations of a listener.
+async fn hold(listener: SocketAddr, bearer: &str) {
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join(".stack/dist/schemathesis/bin/schemathesis");
+    assert!(program.exists(), "schemathesis is missing: run `scripts/stack install schemathesis`");
+    let mut command = Command::new(program);
+    command.args([
+        "run",
+        &format!("http://{listener}/openapi.json"),
+        "--header",
+        &format!("Authorization: Bearer {bearer}"),
+    ]);
+    command.args(["--max-examples", REQUESTS, "--seed", "7", "--no-color", "--workers", "2"]);
+    command.current_dir(std::env::temp_dir());
+    let done =
+        tokio::task::spawn_blocking(move || command.output()).await.expect("no panic").expect("it runs");
+    let told = String::from_utf8_lossy(&done.stdout);
+    assert!(done.status.success(), "{told}{}", String::from_utf8_lossy(&done.stderr));
+}
+
+async fn the_shopper_contract_is_kept(mode: Mode) {
+    let shop = TestShop::start(mode).await;
+    shop.open_sale("friday-drop", 9, &[("phone-x", 1000)]).await;
+    hold(shop.shopper, &token("ada")).await;
+    shop.finish().await;
+}
+
+async fn the_admin_contract_is_kept(mode: Mode) {
+    let shop = TestShop::start(mode).await;
+    shop.open_sale("friday-drop", 9, &[("phone-x", 1000)]).await;
+    hold(shop.admin, API_KEY).await;
+    shop.finish().await;
+}
