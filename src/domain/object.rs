@@ -18,6 +18,14 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     }
 }
 
+/// Reads a field as [`Object`] does, for `deserialize_with`.
+///
+/// # Errors
+/// When it is no object, or not that of a `T`.
+pub fn object<'de, T: Deserialize<'de>, D: Deserializer<'de>>(input: D) -> Result<T, D::Error> {
+    Object::deserialize(input).map(|Object(value)| value)
+}
+
 struct Members<T>(PhantomData<T>);
 
 impl<'de, T: Deserialize<'de>> Visitor<'de> for Members<T> {

@@ -116,11 +116,14 @@ impl Description {
         let found = T::into_params(|| Some(ParameterIn::Query));
         self.parameters.extend(found.into_iter().map(|parameter| {
             let mut parameter = written(parameter);
-            // A query string has no null.
+            // A query string has no null, and its numbers no width.
             if let Some(kind) =
                 parameter["schema"]["type"].as_array().and_then(|kinds| kinds.first().cloned())
             {
                 parameter["schema"]["type"] = kind;
+            }
+            if let Some(schema) = parameter["schema"].as_object_mut() {
+                schema.remove("format");
             }
             parameter
         }));

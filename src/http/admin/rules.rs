@@ -9,6 +9,7 @@ use super::changes::{ReasonQuery, checked_reason, if_versions, read_body, until_
 use super::{Scope, change, operator};
 use crate::domain::RuleId;
 use crate::domain::node::Node;
+use crate::domain::object::object;
 use crate::domain::rule::{
     About, Limit, RULES_MAX, Rule, RuleChange, RuleChanged, RuleMode, RuleTerms, Scope as Counted,
 };
@@ -29,7 +30,7 @@ struct PutBody {
     #[serde(default)]
     scope: Counted,
     /// Which requests it is about.
-    #[serde(default, rename = "match")]
+    #[serde(default, rename = "match", deserialize_with = "object")]
     about: About,
     /// What happens to them: token_bucket, leaky_bucket, block, allow, grey, breaker, concurrency or switch.
     #[schema(pattern = "^(token_bucket|leaky_bucket|block|allow|grey|breaker|concurrency|switch)$")]
@@ -136,6 +137,10 @@ impl PutBody {
         let reason = self.reason.as_deref().ok_or_else(|| Problem::invalid("/reason", "is missing"))?;
         let reason = checked_reason(reason)?;
         let until_ms = until_ms(self.until.as_deref())?;
+        // serde would also read the numbers of a kind from a list of them in their order.
+        if self.value.is_array() {
+            return Err(Problem::invalid("/value", "must be an object, or the word of a switch"));
+        }
         let limit: Limit =
             serde_path_to_error::deserialize(json!({ "kind": self.kind, "value": self.value }))
                 .map_err(|error| Problem::invalid("/value", error.into_inner().to_string()))?;

@@ -4,6 +4,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::changes::checked_reason;
+use crate::domain::object::object;
 use crate::domain::{Access, Item, Money, Object, Sale, SaleId, SaleState, SkuId};
 use crate::http::problem::Problem;
 use crate::http::shopper::parse_rfc3339;
@@ -51,7 +52,7 @@ pub struct CreateBody {
     #[schema(maximum = 99)]
     unpaid_max: Option<u32>,
     /// What a purchase needs beside its buyer.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     access: Access,
     /// How long an order waits for its payment.
     #[schema(minimum = 10_000, maximum = 86_400_000)]
@@ -88,7 +89,8 @@ pub struct PatchBody {
     #[schema(maximum = 99)]
     unpaid_max: Option<u32>,
     /// What a purchase needs beside its buyer.
-    access: Option<Access>,
+    #[schema(value_type = Option<Access>)]
+    access: Option<Object<Access>>,
     /// How long an order waits for its payment.
     #[schema(minimum = 10_000, maximum = 86_400_000)]
     payment_window_ms: Option<i64>,
@@ -142,7 +144,7 @@ impl PatchBody {
             ends_ms: time("/ends_at", self.ends_at)?,
             buyer_limit: self.buyer_limit,
             unpaid_max: self.unpaid_max,
-            access: self.access,
+            access: self.access.map(|Object(access)| access),
             payment_window_ms: self.payment_window_ms,
             buckets: self.buckets,
             items: self.items.map(items),

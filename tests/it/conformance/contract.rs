@@ -14,8 +14,8 @@ in_both_modes!(the_shopper_contract_is_kept, the_admin_contract_is_kept,);
 /// How many requests are made for each operation and kind of request.
 const REQUESTS: &str = "40";
 
-/// Calls all operations of a listener.
-async fn hold(listener: SocketAddr, bearer: &str) {
+/// Calls all operations of a listener, but for those.
+async fn hold(listener: SocketAddr, bearer: &str, without: &[&str]) {
     let program = Path::new(env!("CARGO_MANIFEST_DIR")).join(".stack/dist/schemathesis/bin/schemathesis");
     assert!(program.exists(), "schemathesis is missing: run `scripts/stack install schemathesis`");
     let mut command = Command::new(program);
@@ -25,7 +25,8 @@ async fn hold(listener: SocketAddr, bearer: &str) {
         "--header",
         &format!("Authorization: Bearer {bearer}"),
     ]);
-    command.args(["--max-examples", REQUESTS, "--seed", "7", "--no-color", "--workers", "2"]);
+    command.args(["--max-examples", REQUESTS, "--seed", "7", "--no-color", "--workers", "1"]);
+    command.args(without.iter().flat_map(|id| ["--exclude-operation-id", id]));
     command.current_dir(std::env::temp_dir());
     let done =
         tokio::task::spawn_blocking(move || command.output()).await.expect("no panic").expect("it runs");
@@ -36,13 +37,15 @@ async fn hold(listener: SocketAddr, bearer: &str) {
 async fn the_shopper_contract_is_kept(mode: Mode) {
     let shop = TestShop::start(mode).await;
     shop.open_sale("friday-drop", 9, &[("phone-x", 1000)]).await;
-    hold(shop.shopper, &token("ada")).await;
+    // It is not there without a payment provider, and payment_events tries it with one.
+    hold(shop.shopper, &token("ada"), &["hear_payment_event"]).await;
     shop.finish().await;
 }
 
 async fn the_admin_contract_is_kept(mode: Mode) {
     let shop = TestShop::start(mode).await;
     shop.open_sale("friday-drop", 9, &[("phone-x", 1000)]).await;
-    hold(shop.admin, API_KEY).await;
+    // These turn others off, which would be the answer to everything. `rules`, `breakers` and `greys` try them.
+    hold(shop.admin, API_KEY, &["force_breaker", "put_switch"]).await;
     shop.finish().await;
 }
