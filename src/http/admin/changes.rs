@@ -40,8 +40,9 @@ impl ReasonBody {
 /// # Errors
 /// `validation_failed` when it is empty or too long.
 pub fn checked_reason(reason: &str) -> Result<String, Problem> {
+    let length = reason.chars().count();
     let reason = reason.trim();
-    if reason.is_empty() || reason.chars().count() > REASON_MAX {
+    if reason.is_empty() || length > REASON_MAX {
         return Err(Problem::invalid("/reason", format!("must have 1 to {REASON_MAX} characters")));
     }
     Ok(reason.to_owned())

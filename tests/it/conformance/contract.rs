@@ -11,7 +11,7 @@ use crate::harness::{API_KEY, TestShop, token};
 
 in_both_modes!(the_shopper_contract_is_kept, the_admin_contract_is_kept,);
 
-/// How many requests are made for each operation and kind of request.
+/// How many requests are made for each operation and kind of request, unless `CONTRACT_REQUESTS` says.
 const REQUESTS: &str = "40";
 
 /// Calls all operations of a listener, but for those.
@@ -19,13 +19,11 @@ async fn hold(listener: SocketAddr, bearer: &str, without: &[&str]) {
     let program = Path::new(env!("CARGO_MANIFEST_DIR")).join(".stack/dist/schemathesis/bin/schemathesis");
     assert!(program.exists(), "schemathesis is missing: run `scripts/stack install schemathesis`");
     let mut command = Command::new(program);
-    command.args([
-        "run",
-        &format!("http://{listener}/openapi.json"),
-        "--header",
-        &format!("Authorization: Bearer {bearer}"),
-    ]);
-    command.args(["--max-examples", REQUESTS, "--seed", "7", "--no-color", "--workers", "1"]);
+    let rules = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/contract/schemathesis.toml");
+    command.args(["--config-file", rules, "run", &format!("http://{listener}/openapi.json")]);
+    command.args(["--header", &format!("Authorization: Bearer {bearer}")]);
+    let requests = std::env::var("CONTRACT_REQUESTS").unwrap_or_else(|_| REQUESTS.to_owned());
+    command.args(["--max-examples", &requests, "--seed", "7", "--no-color", "--workers", "1"]);
     command.args(without.iter().flat_map(|id| ["--exclude-operation-id", id]));
     command.current_dir(std::env::temp_dir());
     let done =
@@ -35,7 +33,8 @@ async fn hold(listener: SocketAddr, bearer: &str, without: &[&str]) {
 }
 
 async fn the_shopper_contract_is_kept(mode: Mode) {
-    let shop = TestShop::start(mode).await;
+    let secret = ("auth.purchase_token_secret", "a secret of 32 bytes or more ……");
+    let shop = TestShop::start_with(mode, &[secret]).await;
     shop.open_sale("friday-drop", 9, &[("phone-x", 1000)]).await;
     // It is not there without a payment provider, and payment_events tries it with one.
     hold(shop.shopper, &token("ada"), &["hear_payment_event"]).await;
