@@ -321,9 +321,10 @@ def open_sale(side, environment, stock, key=None, amount=19900, **terms):
     return sale
 
 
-def fifty_rules():
-    """Rules of an operator, (name, body): callers, routes and sales, then ten that every purchase walks, and one that
-    refuses nearly all. Names say in which order they are asked."""
+def fifty_rules(of="address"):
+    """Rules of an operator, (name, body): callers, routes and sales, ten limits of purchases, and one that refuses nearly
+    all. Limits that are a caller's own are asked first: one of `address` is asked after four others, and one of `all`
+    after ten."""
     def rule(kind, value, **more):
         return {"kind": kind, "value": value, **more}
 
@@ -336,7 +337,7 @@ def fifty_rules():
     yield from ((f"d{n}", bucket("all", route="purchase", sale=f"another-{n}")) for n in range(5))
     for scope, count in (("all", 4), ("user", 2), ("address", 2), ("sale", 2)):
         yield from ((f"e-{scope}-{n}", bucket(scope, route="purchase")) for n in range(count))
-    yield "z", bucket("address", 1, route="purchase")
+    yield "z", bucket(of, 1, route="purchase")
 
 
 def put_rule(side, environment, key, name, body):

@@ -89,10 +89,10 @@ install_programs() { # PROGRAM…: those that are missing; most are packages of 
   mkdir -p "$logs"
   for program; do
     case $program in
-      stripe-mock) install_stripe_mock && continue ;;
-      schemathesis) install_schemathesis && continue ;;
+      stripe-mock) install_stripe_mock ;;
+      schemathesis) install_schemathesis ;;
+      *) has "$program" || [[ -x /usr/sbin/$program ]] || packages+=("$program") ;;
     esac
-    has "$program" || [[ -x /usr/sbin/$program ]] || packages+=("$program")
   done
   ((${#packages[@]} == 0)) || apt_install "${packages[@]}"
 }

@@ -160,6 +160,20 @@ impl Description {
         self.refuses(&[Code::EtagMismatch])
     }
 
+    /// Says that it need not answer what the client has.
+    pub fn heeds_if_none_match(&mut self) -> &mut Self {
+        let about = "An `ETag` that was read: the answer is 304 while it still is as that one.";
+        self.header("If-None-Match", false, about, json!({ "type": "string" }));
+        self
+    }
+
+    /// Adds a body that is signed as it is.
+    pub fn signed_body(&mut self) -> &mut Self {
+        let content = json!({ "application/json": { "schema": { "type": "object" } } });
+        self.body = Some(json!({ "required": true, "content": content }));
+        self
+    }
+
     /// Adds the body of a request, with an example.
     pub fn body<T: ToSchema>(&mut self, example: Value) -> &mut Self {
         self.takes::<T>(true, example)

@@ -1,6 +1,6 @@
 //! The operations of both listeners, and their contracts.
 
-use actix_web::web::{self, QueryConfig, ServiceConfig};
+use actix_web::web::{self, Bytes, QueryConfig, ServiceConfig};
 use actix_web::{HttpResponse, http::header::CACHE_CONTROL};
 use serde_json::Value;
 use std::sync::LazyLock;
@@ -62,16 +62,22 @@ pub static SHOPPER_CONTRACT: LazyLock<Value> =
 pub static ADMIN_CONTRACT: LazyLock<Value> =
     LazyLock::new(|| document("seckill: the admin API", ABOUT_OPERATORS, &admin_operations()));
 
+/// Their texts, each written once.
+static SHOPPER_TEXT: LazyLock<Bytes> = LazyLock::new(|| SHOPPER_CONTRACT.to_string().into());
+static ADMIN_TEXT: LazyLock<Bytes> = LazyLock::new(|| ADMIN_CONTRACT.to_string().into());
+
 async fn shopper_contract() -> HttpResponse {
-    contract(&SHOPPER_CONTRACT)
+    contract(&SHOPPER_TEXT)
 }
 
 async fn admin_contract() -> HttpResponse {
-    contract(&ADMIN_CONTRACT)
+    contract(&ADMIN_TEXT)
 }
 
-fn contract(document: &Value) -> HttpResponse {
-    HttpResponse::Ok().insert_header((CACHE_CONTROL, "public, max-age=60")).json(document)
+fn contract(text: &Bytes) -> HttpResponse {
+    let mut response = HttpResponse::Ok();
+    response.insert_header((CACHE_CONTROL, "public, max-age=60"));
+    response.content_type("application/json").body(text.clone())
 }
 
 /// Registers the operations of the public listener.

@@ -74,10 +74,11 @@ pub fn hold(method: &str, path: &str, answer: &Answer) {
     let code = answer.code();
     // These are said before a route is found, or by the other listener.
     let Answer { status, text, .. } = answer;
-    if *status == 431 || matches!(code.as_str(), "method_not_allowed" | "not_found") {
+    let told = &promise.operation["responses"][status.to_string()];
+    let is_of_another = code == "not_found" && !told.to_string().contains("\"not_found\"");
+    if *status == 431 || code == "method_not_allowed" || is_of_another {
         return;
     }
-    let told = &promise.operation["responses"][status.to_string()];
     assert!(told.is_object(), "the contract does not know {status} of {method} {path}: {answer:?}");
     let media_type = answer.header("Content-Type").split(';').next().unwrap_or_default().trim();
     if method == "HEAD" || text.is_empty() {

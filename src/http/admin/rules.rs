@@ -35,8 +35,7 @@ struct PutBody {
     /// What happens to them: token_bucket, leaky_bucket, block, allow, grey, breaker, concurrency or switch.
     #[schema(pattern = "^(token_bucket|leaky_bucket|block|allow|grey|breaker|concurrency|switch)$")]
     kind: String,
-    /// The numbers and names of the kind.
-    #[schema(value_type = Object)]
+    /// The numbers and names of the kind; of a switch its word.
     value: Value,
     /// Whether it refuses, or only counts.
     #[serde(default)]
@@ -45,7 +44,7 @@ struct PutBody {
     #[serde(default)]
     #[schema(format = DateTime)]
     until: Option<String>,
-    /// Why it is there; a trial needs none.
+    /// Why it is there. To put it in place needs it, and a trial does not.
     #[serde(default)]
     #[schema(min_length = 1, max_length = 200)]
     reason: Option<String>,

@@ -35,7 +35,7 @@ pub fn sale_id(path: &str) -> Result<SaleId, Problem> {
 
 /// Lists the operations of this file.
 pub fn operations() -> Vec<Operation> {
-    vec![
+    let mut all = vec![
         operation(Verb::Get, "/api/v1/admin/sales", list, |it| {
             it.names("sales", "list_all_sales", "All sales, drafts too.")
                 .is_for(For::Operator(Scope::SalesRead))
@@ -79,6 +79,14 @@ pub fn operations() -> Vec<Operation> {
                 .refuses(&[Code::SaleNotFound])
                 .answers::<ReportView>(200, "The report.");
         }),
+    ];
+    all.extend(life());
+    all
+}
+
+/// Those that take a sale through its life.
+fn life() -> Vec<Operation> {
+    vec![
         operation(Verb::Post, "/api/v1/admin/sales/{sale}/settle", settle, |it| {
             it.names(
                 "sales",
@@ -100,7 +108,13 @@ pub fn operations() -> Vec<Operation> {
             .is_for(For::Operator(Scope::SalesWrite))
             .changes()
             .body::<ReasonBody>(json!({ "reason": "all is ready" }))
-            .refuses(&[Code::NotFound, Code::SaleNotFound, Code::StateConflict, Code::SwitchedOff])
+            .refuses(&[
+                Code::NotFound,
+                Code::SaleNotFound,
+                Code::StateConflict,
+                Code::EtagMismatch,
+                Code::SwitchedOff,
+            ])
             .answers::<SaleView<'_>>(200, "The sale.");
         }),
     ]

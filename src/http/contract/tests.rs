@@ -34,6 +34,9 @@ fn items(value: &Value) -> &[Value] {
     value.as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
+/// Nothing is nested deeper, but for what names itself.
+const DEPTH_MAX: usize = 12;
+
 /// Two documents that are compared.
 struct Compared<'a> {
     old: &'a Value,
@@ -55,7 +58,7 @@ impl Compared<'_> {
                 let body = |operation: &Value| {
                     operation["requestBody"]["content"]["application/json"]["schema"].clone()
                 };
-                self.taken(&format!("{what}, body"), &body(old), &body(new));
+                self.schema(&format!("{what}, body"), false, (&body(old), &body(new)), 0);
                 if new["operationId"] != old["operationId"] {
                     self.breaks.push(format!("{what} has another operationId"));
                 }
@@ -89,60 +92,49 @@ impl Compared<'_> {
                 continue;
             }
             for (media_type, content) in members(&answer["content"]) {
-                let given = &other["content"][media_type]["schema"];
-                self.given(&format!("{what}, answer {status}"), &content["schema"], given);
+                let pair = (&content["schema"], &other["content"][media_type]["schema"]);
+                self.schema(&format!("{what}, answer {status}"), true, pair, 0);
             }
         }
     }
 
-    /// What clients are given keeps its members.
-    fn given(&mut self, what: &str, old: &Value, new: &Value) {
+    /// Compares what clients are given, or what is taken of them, all the way down.
+    fn schema(&mut self, what: &str, is_given: bool, (old, new): (&Value, &Value), depth: usize) {
         let (old, new) = (resolved(self.old, old).clone(), resolved(self.new, new).clone());
-        for (name, member) in members(&old["properties"]) {
-            let other = &new["properties"][name];
-            if other.is_null() {
-                self.breaks.push(format!("{what} has no {name} any more"));
-            } else {
-                self.same_type(&format!("{what}, {name}"), member, other);
-            }
+        if old.is_null() || depth > DEPTH_MAX {
+            return;
         }
-        for (index, part) in items(&old["allOf"]).iter().enumerate() {
-            self.given(what, part, &new["allOf"][index]);
-        }
-        for name in items(&old["required"]) {
-            if !items(&new["required"]).contains(name) {
-                self.breaks.push(format!("{what} may lack {name} now"));
-            }
-        }
-    }
-
-    /// What clients give is taken as before.
-    fn taken(&mut self, what: &str, old: &Value, new: &Value) {
-        let (old, new) = (resolved(self.old, old).clone(), resolved(self.new, new).clone());
-        for (name, member) in members(&old["properties"]) {
-            let other = &new["properties"][name];
-            if other.is_null() {
-                self.breaks.push(format!("{what} does not take {name} any more"));
-            } else {
-                self.same_type(&format!("{what}, {name}"), member, other);
-            }
-        }
-        for name in items(&new["required"]) {
-            if !items(&old["required"]).contains(name) {
-                self.breaks.push(format!("{what} needs {name} now"));
-            }
-        }
-    }
-
-    fn same_type(&mut self, what: &str, old: &Value, new: &Value) {
-        let (old, new) = (resolved(self.old, old), resolved(self.new, new));
-        if old["type"] != new["type"] {
+        if new.is_null() || old["type"] != new["type"] {
             self.breaks.push(format!("{what} is {} and was {}", new["type"], old["type"]));
+            return;
         }
         let lost = items(&old["enum"]).iter().filter(|word| !items(&new["enum"]).contains(word));
         let lost: Vec<String> = lost.map(Value::to_string).collect();
         if !lost.is_empty() && !new["enum"].is_null() {
             self.breaks.push(format!("{what} knows {} no more", lost.join(", ")));
+        }
+        for (name, member) in members(&old["properties"]) {
+            match &new["properties"][name] {
+                Value::Null => self.breaks.push(format!("{what} has no {name} any more")),
+                other => self.schema(&format!("{what}, {name}"), is_given, (member, other), depth + 1),
+            }
+        }
+        for part in ["items", "additionalProperties"] {
+            if old[part].is_object() {
+                self.schema(&format!("{what}, {part}"), is_given, (&old[part], &new[part]), depth + 1);
+            }
+        }
+        for part in ["allOf", "anyOf", "oneOf"] {
+            for (index, each) in items(&old[part]).iter().enumerate() {
+                self.schema(what, is_given, (each, &new[part][index]), depth + 1);
+            }
+        }
+        let (had, has) = (items(&old["required"]), items(&new["required"]));
+        for name in had.iter().filter(|name| is_given && !has.contains(name)) {
+            self.breaks.push(format!("{what} may lack {name} now"));
+        }
+        for name in has.iter().filter(|name| !is_given && !had.contains(name)) {
+            self.breaks.push(format!("{what} needs {name} now"));
         }
     }
 }
@@ -200,7 +192,9 @@ fn what_breaks_a_client_is_found() {
     let needs = broken("/components/schemas/Purchase/required", |all| list(all).push("reference".into()));
     assert_eq!(needs.len(), 1);
     type Change = fn(&mut Value);
-    let changes: [(&str, Change); 5] = [
+    let changes: [(&str, Change); 7] = [
+        ("/components/schemas/Money/properties", |it| remove(it, "currency")),
+        ("/components/schemas/SaleItem/properties", |it| remove(it, "stock")),
         ("/components/schemas/Order/properties", |it| remove(it, "price")),
         ("/components/schemas/Order/required", |it| list(it).clear()),
         ("/components/schemas/Order/properties/final/type", |it| *it = "string".into()),
@@ -214,7 +208,11 @@ fn what_breaks_a_client_is_found() {
 
 #[test]
 fn every_code_stands_in_a_contract_and_every_operation_says_what_it_is() {
-    let text = contracts().map(|(_, contract)| contract["paths"].to_string()).concat();
+    let answers = |contract: &'static Value| {
+        let operations = members(&contract["paths"]).flat_map(|(_, verbs)| members(verbs));
+        operations.map(|(_, operation)| operation["responses"].to_string()).collect::<String>()
+    };
+    let text = contracts().map(|(_, contract)| answers(contract)).concat();
     // These are said before a route is found.
     let early = [Code::MethodNotAllowed, Code::HeadersTooLarge];
     let missing = Code::ALL.iter().filter(|code| !text.contains(&format!("\"{}\"", code.as_str())));

@@ -42,6 +42,7 @@ pub fn operations() -> Vec<Operation> {
         operation(Verb::Post, WEBHOOK, webhook, |it| {
             it.names("payments", "hear_payment_event", "Hear what the payment provider tells.")
                 .is_for(For::Provider)
+                .signed_body()
                 .changes()
                 .refuses(&[Code::NotFound, Code::MalformedJson, Code::BodyTooSlow, Code::BodyTooLarge])
                 .answers::<Heard>(200, "All that follows from it is durable.");

@@ -150,6 +150,7 @@ pub fn operations() -> Vec<Operation> {
                 .is_limited()
                 .query::<SalesQuery>()
                 .answers::<ListView>(200, "A page, ascending by start.")
+                .heeds_if_none_match()
                 .answers_nothing(304, "It is as `If-None-Match` has it.");
         }),
         operation(Verb::Get, "/api/v1/sales/{sale}", read, |it| {
@@ -158,6 +159,7 @@ pub fn operations() -> Vec<Operation> {
                 .is_limited()
                 .refuses(&[Code::SaleNotFound])
                 .answers::<SaleView>(200, "The sale.")
+                .heeds_if_none_match()
                 .answers_nothing(304, "It is as `If-None-Match` has it.");
         }),
     ]

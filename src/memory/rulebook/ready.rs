@@ -168,8 +168,8 @@ impl Ready {
         }
     }
 
-    /// Has limits that are a caller's own asked before those that many share, each in the order of their ids: who is
-    /// too fast takes no tokens of others.
+    /// Has limits that are a caller's own asked before those that many share: who is too fast takes no tokens of
+    /// others.
     fn order(&mut self) {
         for rules in &mut self.by_way {
             rules.sort_by_key(|rule| !rule.scope.is_own());

@@ -11,7 +11,8 @@ use crate::harness::{API_KEY, TestShop, token};
 
 in_both_modes!(the_shopper_contract_is_kept, the_admin_contract_is_kept,);
 
-/// How many requests are made for each operation and kind of request, unless `CONTRACT_REQUESTS` says.
+/// How many requests are made for each operation and kind of request, unless `CONTRACT_REQUESTS` has said at the
+/// build.
 const REQUESTS: &str = "40";
 
 /// Calls all operations of a listener, but for those.
@@ -22,8 +23,8 @@ async fn hold(listener: SocketAddr, bearer: &str, without: &[&str]) {
     let rules = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/contract/schemathesis.toml");
     command.args(["--config-file", rules, "run", &format!("http://{listener}/openapi.json")]);
     command.args(["--header", &format!("Authorization: Bearer {bearer}")]);
-    let requests = std::env::var("CONTRACT_REQUESTS").unwrap_or_else(|_| REQUESTS.to_owned());
-    command.args(["--max-examples", &requests, "--seed", "7", "--no-color", "--workers", "1"]);
+    let requests = option_env!("CONTRACT_REQUESTS").unwrap_or(REQUESTS);
+    command.args(["--max-examples", requests, "--seed", "7", "--no-color", "--workers", "1"]);
     command.args(without.iter().flat_map(|id| ["--exclude-operation-id", id]));
     command.current_dir(std::env::temp_dir());
     let done =
