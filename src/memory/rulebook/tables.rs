@@ -1,7 +1,9 @@
 //! What the rules of all versions use.
 
-use std::hash::{BuildHasher, Hash, RandomState};
+use std::hash::{BuildHasher, Hash};
 use std::sync::{Arc, OnceLock};
+
+use foldhash::quality::RandomState;
 
 use crate::memory::token_buckets::Buckets;
 use crate::memory::token_leases::Leases;
@@ -31,11 +33,12 @@ impl Tables {
             users: Arc::new(Buckets::new(KEYS)),
             addresses: Arc::new(Buckets::new(KEYS)),
             leases: OnceLock::new(),
-            hasher: RandomState::new(),
+            hasher: RandomState::default(),
         }
     }
 
-    /// Answers the hash of a key, which is another one in each process.
+    /// Answers the hash of a key, which is another one in each process. Nobody sees it, and who guesses two keys of one
+    /// hash has them share a bucket. It takes a quarter of the time of a hash for tables that grow.
     pub fn hash(&self, key: &(impl Hash + ?Sized)) -> u64 {
         self.hasher.hash_one(key)
     }
