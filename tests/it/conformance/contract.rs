@@ -25,7 +25,7 @@ async fn hold(listener: SocketAddr, bearer: &str, without: &[&str]) {
     command.args(["--header", &format!("Authorization: Bearer {bearer}")]);
     let requests = option_env!("CONTRACT_REQUESTS").unwrap_or(REQUESTS);
     command.args(["--max-examples", requests, "--seed", "7", "--no-color", "--workers", "1"]);
-    // The machine has other tests to run. Scenarios hang on answers, which are others each time: they are for long runs.
+    // Scenarios hang on answers, which are others each time: they are for long runs.
     let is_long = option_env!("CONTRACT_REQUESTS").is_some();
     let phases = if is_long { "examples,coverage,fuzzing,stateful" } else { "examples,coverage,fuzzing" };
     command.args(["--request-timeout", "60", "--phases", phases]);
