@@ -229,7 +229,7 @@ impl Problem {
             body.extend_from_slice(piece.as_bytes());
         }
         if let Some(policy) = &self.limit {
-            // So do names of rules.
+            // Names of rules hold nothing that JSON escapes, either.
             for piece in [",\"policy\":\"", policy.rule.as_str(), "\""] {
                 body.extend_from_slice(piece.as_bytes());
             }
