@@ -78,7 +78,8 @@ async fn without_room_a_record_is_refused_at_once_and_not_appended() {
     let stage = stage(&config);
     stage.migrate().await;
     let ports = stage.open().await;
-    for round in 1..=3 {
+    let (mut appended, mut full_rounds) = (0, 0);
+    for _ in 0..100 {
         let mut appends: Vec<_> =
             (0..5).map(|_| ports.order_log.append(order_of(0), b"x".to_vec())).collect();
         let mut at_once = Vec::new();
@@ -87,9 +88,18 @@ async fn without_room_a_record_is_refused_at_once_and_not_appended() {
             at_once.push(answer.map(|answer| answer.map_err(|error| error.effect)));
         }
         let (asked, refused) = (Poll::Pending, Poll::Ready(Err(Effect::NotApplied)));
-        assert_eq!(at_once, [asked, asked, asked, refused, refused], "round {round}");
-        in_time(try_join_all(appends.into_iter().take(3))).await.expect("appended");
-        assert_eq!(records(&ports).await, 3 * round);
+        full_rounds += u8::from(at_once == [asked, asked, asked, refused, refused]);
+        // On a busy machine a record is answered before the next one is asked for, and leaves its room to that one.
+        let waiting = appends.into_iter().zip(&at_once).filter(|(_, answer)| answer.is_pending());
+        let waiting = in_time(try_join_all(waiting.map(|(append, _)| append))).await.expect("appended").len();
+        let ready = at_once.iter().filter(|answer| **answer == Poll::Ready(Ok(()))).count();
+        assert!(waiting <= 3 && ready + waiting >= 3, "{at_once:?}");
+        appended += ready + waiting;
+        assert_eq!(usize::try_from(records(&ports).await), Ok(appended), "{at_once:?}");
+        if full_rounds == 3 {
+            break;
+        }
     }
+    assert_eq!(full_rounds, 3, "three times all room was taken when the fourth record came");
     stage.remove().await;
 }
