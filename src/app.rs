@@ -116,8 +116,7 @@ pub async fn start_on(
     role: Role,
     metrics: PrometheusHandle,
 ) -> anyhow::Result<Running> {
-    let clock = Clock::System.follow();
-    let map = config.shard_map()?;
+    let (clock, map) = (Clock::System.follow(), config.shard_map()?);
     let tokens = Arc::new(servers::tokens(config, role, &Clock::System)?);
     let (front, back) = (Tasks::on_current_runtime(), Tasks::on_current_runtime());
     let published = servers::published_keys(config, role, &tokens, &clock, &back).await?;
@@ -150,6 +149,7 @@ pub async fn start_on(
         tokens,
         learn_keys: published.as_ref().map(|published| published.learn.clone()),
         addresses: servers::client_addresses(config),
+        admin_hosts: config.admin.hosts.clone(),
         device_header: config.http.device_header.as_ref().and_then(|header| header.parse().ok()),
         body_timeout_ms: config.http.body_timeout_ms,
         webhook_body_bytes_max: config.payment.webhook_body_bytes_max,

@@ -136,7 +136,7 @@ enum Command {
     #[cfg(feature = "distributed")]
     #[command(subcommand)]
     Recover(recover_command::RecoverCommand),
-    /// API keys of operators, written straight into the directory database.
+    /// API keys of operators: the first one is written straight into the directory, all others over the admin API.
     #[command(subcommand)]
     Key(key_command::KeyCommand),
     /// Shopper tokens for local use.
@@ -220,7 +220,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Reconcile(command) => block_on(command.run(format))?,
         #[cfg(feature = "distributed")]
         Command::Recover(command) => block_on(command.run(&config()?, format))?,
-        Command::Key(command) => block_on(command.run(&config()?))?,
+        Command::Key(key_command::KeyCommand::Create(create)) => block_on(create.run(&config()?))?,
+        Command::Key(command) => block_on(command.run(format))?,
         Command::Openapi(command) => command.run(),
         Command::Token(command) => command.run(&config()?, &Clock::System)?,
         Command::Config(config_command::ConfigCommand::Reload(reload)) => block_on(reload.run(format))?,

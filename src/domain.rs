@@ -5,6 +5,8 @@
 //! checked by `Sale::validate`.
 
 pub mod alarm;
+pub mod api_key;
+pub mod audit;
 pub mod batch_plan;
 pub mod books;
 pub mod calendar;
@@ -31,6 +33,7 @@ pub mod record;
 pub mod reservation;
 pub mod rule;
 pub mod sale;
+pub mod scope;
 pub mod shard;
 pub mod signature;
 pub mod stored_event;
@@ -40,6 +43,7 @@ pub mod view;
 pub mod watermark;
 pub mod whole_order;
 
+pub use api_key::{ApiKey, KeyId};
 pub use dead_letter::{DeadLetter, DeadLetterId, LetterQuery, LetterState};
 pub use decided::TakenStep;
 pub use exported::{Exported, ExportedPayment};
@@ -50,13 +54,14 @@ pub use log_position::{Halt, LogId, Position};
 pub use money::{Money, Quantity};
 pub use mover::Mover;
 pub use object::Object;
-pub use operator::{ApiKey, Change, Holdings};
+pub use operator::{Change, Holdings};
 pub use order::{Decision, Order, OrderCursor, RejectReason};
 pub use order_id::OrderId;
 pub use order_life::OrderState;
 pub use payment::{Capture, Payment, PaymentId, PaymentRequest, PaymentTerms, Refund};
 pub use record::OrderRecord;
 pub use sale::{Access, Item, Sale, SaleState, Sales};
+pub use scope::Scope;
 pub use shard::{BucketId, Instance, Month, Part, Shard, ShardMap};
 pub use stored_event::{EventNumbers, StoredEvent};
 pub use whole_order::WholeOrder;

@@ -5,6 +5,7 @@ pub mod auth;
 pub mod client_address;
 pub mod connections;
 pub mod contract;
+pub mod docs;
 pub mod extract;
 pub mod headers;
 pub mod middleware;
@@ -58,6 +59,8 @@ pub struct Context {
     pub learn_keys: Option<LearnKeys>,
     /// Finds the addresses of clients behind proxies.
     pub addresses: ClientAddresses,
+    /// The host names under which the operators' listener answers, beside addresses and names without a dot.
+    pub admin_hosts: Vec<String>,
     /// The header in which the shop's app names the shopper's device; `None` when none does.
     pub device_header: Option<HeaderName>,
     /// How long a client may take to send a request's body.

@@ -8,6 +8,7 @@ pub mod guards;
 pub mod health;
 pub mod key_table;
 pub mod leaky_bucket;
+pub mod notes;
 pub mod order_cache;
 pub mod pace;
 pub mod rulebook;
@@ -33,6 +34,8 @@ pub struct Memory {
     pub health: Arc<health::Health>,
     /// What was read of orders a moment ago.
     pub orders: Arc<order_cache::OrderCache>,
+    /// When the use of keys and sessions was noted.
+    pub notes: Arc<notes::Notes>,
 }
 
 impl Memory {
@@ -50,6 +53,7 @@ impl Memory {
             guards,
             health: Arc::default(),
             orders: Arc::new(orders),
+            notes: Arc::default(),
         }
     }
 }

@@ -216,6 +216,7 @@ pub const UNAUTHENTICATED_CAUSES: &[&str] = &[
     "issuer",
     "claims",
     "api_key",
+    "session",
 ];
 /// All outcomes of `seckill_payment_events_total`.
 pub const PAYMENT_EVENT_OUTCOMES: &[&str] = &[

@@ -32,6 +32,7 @@ mod releases;
 mod retention;
 mod rules;
 mod sale_store;
+mod sessions;
 mod settling;
 mod store_error;
 mod subscriptions;
@@ -71,6 +72,7 @@ pub use releases::{Owed, Releases};
 pub use retention::Retention;
 pub use rules::Rules;
 pub use sale_store::SaleStore;
+pub use sessions::Sessions;
 pub use settling::{Seal, Settling, Waiting};
 pub use store_error::{Effect, ErrorKind, StoreError, StoreResult};
 pub use subscriptions::{Message, Outbound, Subscriptions};
@@ -139,6 +141,8 @@ pub struct Ports {
     pub retention: Arc<dyn Retention>,
     /// Knows the operators' keys.
     pub keys: Arc<dyn Keys>,
+    /// Knows the sessions of admin pages.
+    pub sessions: Arc<dyn Sessions>,
     /// Notes who changed what and why.
     pub audit_log: Arc<dyn AuditLog>,
     /// Knows which alarms stand, and who was called.

@@ -13,6 +13,7 @@ pub mod events;
 pub mod failure;
 mod gather;
 pub mod health;
+pub mod keys;
 pub mod ladder;
 pub mod operate;
 mod order_rows;

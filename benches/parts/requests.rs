@@ -209,6 +209,7 @@ impl Front {
                 verified_max: config.auth.verified_tokens_max,
             };
             anyhow::Ok(Context {
+                admin_hosts: Vec::new(),
                 process: String::new(),
                 reload: OnceLock::new(),
                 shop,

@@ -83,6 +83,26 @@ install_schemathesis() {
   ln -sfn "schemathesis-$schemathesis_version" "$dist/schemathesis"
 }
 
+# The packages of tests/web, each of the version that its lock file names.
+install_web_tests() {
+  local sources=$here/../tests/web lock folder
+  lock=$(sha256sum "$sources/package-lock.json")
+  folder=$dist/web-${lock::16}
+  { has node && has npm; } || apt_install nodejs npm
+  if [[ ! -e $folder/installed ]]; then
+    say "installing the packages of tests/web"
+    rm -rf "$folder"
+    mkdir -p "$folder"
+    cp "$sources"/package.json "$sources"/package-lock.json "$sources"/.npmrc "$folder"
+    if ! npm ci --prefix "$folder" >"$logs/npm.log" 2>&1; then
+      tail -n 15 "$logs/npm.log" >&2
+      die "npm could not install the packages (whole output in $logs/npm.log)"
+    fi
+    touch "$folder/installed"
+  fi
+  ln -sfn "web-${lock::16}" "$dist/web"
+}
+
 install_programs() { # PROGRAM…: those that are missing; most are packages of their name
   (($#)) || die_usage "install which program?"
   local program packages=()
@@ -91,6 +111,7 @@ install_programs() { # PROGRAM…: those that are missing; most are packages of 
     case $program in
       stripe-mock) install_stripe_mock ;;
       schemathesis) install_schemathesis ;;
+      web-tests) install_web_tests ;;
       *) has "$program" || [[ -x /usr/sbin/$program ]] || packages+=("$program") ;;
     esac
   done

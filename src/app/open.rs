@@ -115,30 +115,16 @@ pub async fn open_events(config: &Config) -> anyhow::Result<EventPorts> {
     }
 }
 
-/// The directory, for commands that make API keys.
-pub struct KeyPorts {
-    /// The keys.
-    pub keys: Arc<dyn Keys>,
-    /// The audit log.
-    pub audit_log: Arc<dyn AuditLog>,
-}
-
 /// Opens only the directory, for commands that need nothing else.
 ///
 /// # Errors
 /// As [`open_backend`], for the first MySQL instance or for the data folder.
-pub async fn open_keys(config: &Config) -> anyhow::Result<KeyPorts> {
+pub async fn open_keys(config: &Config) -> anyhow::Result<Arc<dyn Keys>> {
     match config.backend.mode {
         #[cfg(feature = "distributed")]
-        Mode::Distributed => {
-            let (keys, audit_log) = distributed::open_keys(&backend_settings(config)?, Clock::System).await?;
-            Ok(KeyPorts { keys, audit_log })
-        }
+        Mode::Distributed => Ok(distributed::open_keys(&backend_settings(config)?, Clock::System).await?),
         #[cfg(feature = "embedded")]
-        Mode::Embedded => {
-            let Ports { keys, audit_log, .. } = open_backend(config).await?;
-            Ok(KeyPorts { keys, audit_log })
-        }
+        Mode::Embedded => Ok(open_backend(config).await?.keys),
         #[cfg(not(all(feature = "distributed", feature = "embedded")))]
         absent => Err(built_without(absent)),
     }

@@ -18,6 +18,7 @@ use super::published_keys::PublishedKeys;
 use super::role::Role;
 use crate::clock::Clock;
 use crate::config::{self, AuthConfig, Config, PublicKeyAlgorithm};
+use crate::http::admin::hosts;
 use crate::http::auth::{TokenKey, TokenRules, Tokens};
 use crate::http::client_address::{ClientAddresses, ForwardedHeader};
 use crate::http::straight::straight;
@@ -303,7 +304,11 @@ pub fn admin_server(
 ) -> anyhow::Result<(SocketAddr, ServerHandle)> {
     let bind = config.admin.bind;
     let build = move || {
-        App::new().app_data(context.clone()).wrap(from_fn(middleware::around)).configure(router::admin_routes)
+        App::new()
+            .app_data(context.clone())
+            .wrap(from_fn(hosts::known))
+            .wrap(from_fn(middleware::around))
+            .configure(router::admin_routes)
     };
     let refused = |source| CannotListen { address: bind, key: "admin.bind", source };
     let listener = listener(bind, config.http.write_timeout_ms).map_err(refused)?;

@@ -13,6 +13,7 @@ pub mod migrate;
 mod mysql;
 mod mysql_alarms;
 mod mysql_archive;
+mod mysql_audit_log;
 mod mysql_batch;
 mod mysql_batch_rows;
 mod mysql_books;
@@ -24,6 +25,7 @@ mod mysql_fences;
 mod mysql_grants;
 mod mysql_guard;
 mod mysql_journal;
+mod mysql_keys;
 mod mysql_ledger;
 mod mysql_order_changes;
 mod mysql_order_moves;
@@ -70,10 +72,12 @@ use kafka_order_log::KafkaOrderLog;
 use mysql::{Guarded, Mysql};
 use mysql_alarms::MysqlAlarms;
 use mysql_archive::MysqlArchive;
+use mysql_audit_log::MysqlAuditLog;
 use mysql_books::MysqlBooks;
 use mysql_captures::MysqlCaptures;
 use mysql_dead_letters::MysqlDeadLetters;
 use mysql_events::MysqlEvents;
+use mysql_keys::MysqlKeys;
 use mysql_ledger::MysqlLedger;
 use mysql_order_changes::MysqlOrderChanges;
 use mysql_order_store::MysqlOrderStore;
@@ -125,7 +129,7 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Ports> {
     probes.extend(mysql.probes());
     let settling = Arc::new(DistributedSettling { mysql: mysql.clone(), redis: redis.link.clone() });
     let orders = Arc::new(MysqlOrderStore::new(mysql.clone()));
-    let directory = Arc::new(MysqlSaleStore::new(mysql.clone()));
+    let keys = Arc::new(MysqlKeys::new(mysql.clone()));
     Ok(Ports {
         inventory: redis.inventory,
         gates: redis.gates,
@@ -159,11 +163,12 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Ports> {
             inventory: Arc::new(RedisBooks::new(redis.link.clone())),
             databases: Arc::new(MysqlBooks::new(mysql.clone())),
         },
-        sales: directory.clone(),
+        sales: Arc::new(MysqlSaleStore::new(mysql.clone())),
         settling,
         retention: Arc::new(MysqlRetention { mysql: mysql.clone() }),
-        keys: directory.clone(),
-        audit_log: directory,
+        sessions: keys.clone(),
+        keys,
+        audit_log: Arc::new(MysqlAuditLog::new(mysql.clone())),
         alarms: Arc::new(MysqlAlarms { mysql: mysql.clone() }),
         probes,
     })
@@ -211,9 +216,8 @@ pub fn open_redis(config: &RedisConfig, clock: Clock) -> StoreResult<RedisPorts>
 ///
 /// # Errors
 /// As [`open`], but of MySQL alone.
-pub async fn open_keys(settings: &Settings, clock: Clock) -> StoreResult<(Arc<dyn Keys>, Arc<dyn AuditLog>)> {
-    let directory = Arc::new(MysqlSaleStore::new(open_mysql(settings, clock).await?));
-    Ok((directory.clone(), directory))
+pub async fn open_keys(settings: &Settings, clock: Clock) -> StoreResult<Arc<dyn Keys>> {
+    Ok(Arc::new(MysqlKeys::new(open_mysql(settings, clock).await?)))
 }
 
 /// Opens the events and the views.
@@ -241,8 +245,8 @@ pub async fn open_positions(
         Some(_) => Some(Arc::new(KafkaOrderLog::open(&settings.kafka, settings.map, clock)?)),
         None => None,
     };
-    let directory = Arc::new(MysqlSaleStore::new(mysql.clone()));
-    Ok((Arc::new(MysqlPositions::new(mysql)), directory, log))
+    let audit_log = Arc::new(MysqlAuditLog::new(mysql.clone()));
+    Ok((Arc::new(MysqlPositions::new(mysql)), audit_log, log))
 }
 
 /// Makes the pools, which connect at their first use, to no instance that was set back.

@@ -10,6 +10,7 @@ mod own_node;
 mod sqlite;
 mod sqlite_alarms;
 mod sqlite_archive;
+mod sqlite_audit_log;
 mod sqlite_batch;
 mod sqlite_books;
 mod sqlite_captures;
@@ -18,6 +19,7 @@ mod sqlite_events;
 mod sqlite_gates;
 mod sqlite_inventory;
 mod sqlite_journal;
+mod sqlite_keys;
 mod sqlite_ledger;
 mod sqlite_order_changes;
 mod sqlite_order_log;
@@ -53,12 +55,14 @@ use sqlite::Sqlite;
 pub use sqlite::plan;
 use sqlite_alarms::SqliteAlarms;
 use sqlite_archive::SqliteArchive;
+use sqlite_audit_log::SqliteAuditLog;
 use sqlite_books::SqliteBooks;
 use sqlite_captures::SqliteCaptures;
 use sqlite_dead_letters::SqliteDeadLetters;
 use sqlite_events::SqliteEvents;
 use sqlite_gates::SqliteGates;
 use sqlite_inventory::SqliteInventory;
+use sqlite_keys::SqliteKeys;
 use sqlite_ledger::SqliteLedger;
 use sqlite_order_changes::SqliteOrderChanges;
 use sqlite_order_log::{Ends, NoOutbox, SqliteOrderLog};
@@ -115,7 +119,7 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Opened> {
     let ends = Arc::new(Ends::read(&sqlite).await?);
     let found = found(&sqlite, &ends).await?;
     let orders = Arc::new(SqliteOrderStore { sqlite: sqlite.clone() });
-    let directory = Arc::new(SqliteSaleStore { sqlite: sqlite.clone() });
+    let keys = Arc::new(SqliteKeys { sqlite: sqlite.clone() });
     let books = Arc::new(SqliteBooks { sqlite: sqlite.clone(), map: settings.map });
     let ports = Ports {
         inventory: Arc::new(SqliteInventory { sqlite: sqlite.clone(), ends: ends.clone() }),
@@ -143,11 +147,12 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Opened> {
         releases: None,
         recovery: None,
         books: Books { inventory: books.clone(), databases: books },
-        sales: directory.clone(),
+        sales: Arc::new(SqliteSaleStore { sqlite: sqlite.clone() }),
         settling: Arc::new(SqliteSettling { sqlite: sqlite.clone() }),
         retention: Arc::new(SqliteRetention { sqlite: sqlite.clone() }),
-        keys: directory.clone(),
-        audit_log: directory,
+        sessions: keys.clone(),
+        keys,
+        audit_log: Arc::new(SqliteAuditLog { sqlite: sqlite.clone() }),
         alarms: Arc::new(SqliteAlarms { sqlite: sqlite.clone() }),
         probes: vec![Arc::new(DataFolder { sqlite, written_at: Mutex::default() })],
     };

@@ -13,6 +13,24 @@ use tokio::net::TcpStream;
 const TIMEOUT: Duration = Duration::from_secs(30);
 const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// Which admin listener is called, and as whom.
+#[derive(Debug, clap::Args)]
+pub struct Admin {
+    /// Admin listener, host:port.
+    #[arg(long, env = "SECKILL_ADMIN", default_value = "127.0.0.1:9090")]
+    admin: String,
+    /// API key (`seckill key create`); better set in the environment than typed.
+    #[arg(long, env = "SECKILL_API_KEY", hide_env_values = true)]
+    api_key: String,
+}
+
+impl Admin {
+    /// Makes the client.
+    pub fn client(self) -> AdminClient {
+        AdminClient { address: self.admin, key: self.api_key }
+    }
+}
+
 /// A client of one admin listener. Every call makes its own connection.
 pub struct AdminClient {
     /// The listener's `host:port`.

@@ -20,6 +20,7 @@ use loadtest::progress;
 use serde_json::json;
 
 use super::admin_client::AdminClient;
+use super::key_command::created;
 use super::runtime::block_on;
 use super::{configured, output, token_command};
 use crate::app::{self, CannotListen, Role, Running, RunningSimulator};
@@ -27,8 +28,8 @@ use crate::backend::embedded::{self, Found};
 use crate::chance::Chance;
 use crate::clock::Clock;
 use crate::config::{Config, ProviderKind, Secret};
+use crate::domain::scope::Role as OperatorRole;
 use crate::domain::{ApiKey, SaleId, UserId};
-use crate::http::admin::Scope;
 use crate::http::auth::api_key_hash;
 use crate::http::shopper::payments::WEBHOOK;
 use crate::http::shopper::rfc3339;
@@ -300,9 +301,9 @@ fn check_ports(config: &Config, provider: SocketAddr) -> Result<(), CannotListen
 /// Puts the operator's key into the directory, unless it is there.
 async fn let_operate(keys: &dyn Keys, key: &str) -> anyhow::Result<()> {
     let hash = api_key_hash(key);
-    if keys.api_key(hash).await?.is_none() {
-        let scopes = Scope::ALL.map(|scope| scope.as_str().to_owned()).to_vec();
-        keys.add_api_key(hash, &ApiKey { name: "demo".to_owned(), scopes }).await?;
+    if keys.api_key(hash, Clock::System.now_ms()).await?.is_none() {
+        let key = ApiKey { name: "demo".to_owned(), scopes: vec![OperatorRole::Admin.as_str().to_owned()] };
+        keys.add_api_key(hash, &key, &created()).await?;
     }
     Ok(())
 }

@@ -3,17 +3,13 @@
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::admin_client::AdminClient;
+use super::admin_client::Admin;
 use super::output::{self, Format};
 
 #[derive(Debug, Args)]
 pub struct ReconcileCommand {
-    /// Admin listener, host:port.
-    #[arg(long, env = "SECKILL_ADMIN", default_value = "127.0.0.1:9090")]
-    admin: String,
-    /// API key (`seckill key create`); better set in the environment than typed.
-    #[arg(long, env = "SECKILL_API_KEY", hide_env_values = true)]
-    api_key: String,
+    #[command(flatten)]
+    admin: Admin,
     /// Mend at once what can be mended. Buckets that are rebuilt for that are closed for some seconds.
     #[arg(long)]
     apply: bool,
@@ -28,7 +24,7 @@ impl ReconcileCommand {
     /// # Errors
     /// When the admin API does not answer with a success, and when something is wrong and was not mended.
     pub async fn run(self, format: Format) -> anyhow::Result<()> {
-        let client = AdminClient { address: self.admin, key: self.api_key };
+        let client = self.admin.client();
         let body = json!({ "reason": self.reason, "apply": self.apply });
         let found = client.call("POST", "/reconcile", Some(body)).await?;
         let drifts = found["drifts"].as_array().map_or(&[][..], Vec::as_slice);

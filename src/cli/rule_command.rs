@@ -5,18 +5,14 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
-use super::admin_client::{AdminClient, quoted};
+use super::admin_client::{Admin, AdminClient, quoted};
 use super::input;
-use super::output::{self, Format};
+use super::output::{self, Format, cell};
 
 #[derive(Debug, Args)]
 pub struct RuleCommand {
-    /// Admin listener, host:port.
-    #[arg(long, env = "SECKILL_ADMIN", default_value = "127.0.0.1:9090")]
-    admin: String,
-    /// API key (`seckill key create`); better set in the environment than typed.
-    #[arg(long, env = "SECKILL_API_KEY", hide_env_values = true)]
-    api_key: String,
+    #[command(flatten)]
+    admin: Admin,
     #[command(subcommand)]
     action: RuleAction,
 }
@@ -171,7 +167,7 @@ impl RuleCommand {
     /// # Errors
     /// When the admin API does not answer with a success.
     pub async fn run(self, format: Format) -> anyhow::Result<()> {
-        let client = AdminClient { address: self.admin, key: self.api_key };
+        let client = self.admin.client();
         match self.action {
             RuleAction::List => {
                 let answer = client.call("GET", "/rules", None).await?;
@@ -259,18 +255,4 @@ fn show(format: Format, answer: &Value, rules: &[Value]) {
         &["RULE", "ORIGIN", "KIND", "VALUE", "SCOPE", "MATCH", "MODE", "UNTIL"],
         &rows,
     );
-}
-
-/// Writes a value for a table: an object as `name=value`.
-fn cell(value: &Value) -> String {
-    match value {
-        Value::Null => "-".to_owned(),
-        Value::Object(members) if members.is_empty() => "-".to_owned(),
-        Value::Object(members) => members
-            .iter()
-            .map(|(name, value)| format!("{name}={}", cell(value)))
-            .collect::<Vec<_>>()
-            .join(" "),
-        value => value.as_str().map_or_else(|| value.to_string(), str::to_owned),
-    }
 }

@@ -5,18 +5,14 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::admin_client::AdminClient;
+use super::admin_client::{Admin, AdminClient};
 use super::input;
-use super::output::{self, Format};
+use super::output::{self, Format, cell};
 
 #[derive(Debug, Args)]
 pub struct SaleCommand {
-    /// Admin listener, host:port.
-    #[arg(long, env = "SECKILL_ADMIN", default_value = "127.0.0.1:9090")]
-    admin: String,
-    /// API key (`seckill key create`); better set in the environment than typed.
-    #[arg(long, env = "SECKILL_API_KEY", hide_env_values = true)]
-    api_key: String,
+    #[command(flatten)]
+    admin: Admin,
     #[command(subcommand)]
     action: SaleAction,
 }
@@ -74,7 +70,7 @@ impl SaleCommand {
     /// # Errors
     /// When the file cannot be read, or the admin API does not answer with a success.
     pub async fn run(self, format: Format) -> anyhow::Result<()> {
-        let client = AdminClient { address: self.admin, key: self.api_key };
+        let client = self.admin.client();
         match self.action {
             SaleAction::Create { file } => {
                 let body = input::document(&file)?;
@@ -126,10 +122,6 @@ async fn advance(format: Format, client: &AdminClient, action: &str, step: Step)
     Ok(())
 }
 
-fn cell(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
-}
-
 fn row(sale: &Value) -> Vec<String> {
     ["id", "state", "starts_at", "ends_at", "buyer_limit", "version"].map(|key| cell(&sale[key])).to_vec()
 }
@@ -141,14 +133,11 @@ fn show(format: Format, sale: &Value) {
 }
 
 fn list(format: Format, answer: &Value) {
-    let sales = answer["sales"].as_array().map(Vec::as_slice).unwrap_or_default();
-    output::print(format, answer, &HEAD, &sales.iter().map(row).collect::<Vec<_>>());
+    output::list(format, answer, "sales", &HEAD, row);
 }
 
 fn stock(format: Format, answer: &Value) {
     let keys = ["sku_id", "configured", "available", "held", "sold", "withheld", "granted", "allotted"];
-    let items = answer["items"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let rows: Vec<Vec<String>> = items.iter().map(|item| keys.map(|key| cell(&item[key])).to_vec()).collect();
     let head = ["SKU", "CONFIGURED", "AVAILABLE", "HELD", "SOLD", "WITHHELD", "GRANTED", "ALLOTTED"];
-    output::print(format, answer, &head, &rows);
+    output::list(format, answer, "items", &head, |item| keys.map(|key| cell(&item[key])).to_vec());
 }

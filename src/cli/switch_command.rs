@@ -3,17 +3,13 @@
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::admin_client::{AdminClient, quoted};
+use super::admin_client::{Admin, quoted};
 use super::output::{self, Format};
 
 #[derive(Debug, Args)]
 pub struct SwitchCommand {
-    /// Admin listener, host:port.
-    #[arg(long, env = "SECKILL_ADMIN", default_value = "127.0.0.1:9090")]
-    admin: String,
-    /// API key (`seckill key create`); better set in the environment than typed.
-    #[arg(long, env = "SECKILL_API_KEY", hide_env_values = true)]
-    api_key: String,
+    #[command(flatten)]
+    admin: Admin,
     #[command(subcommand)]
     action: SwitchAction,
 }
@@ -49,7 +45,7 @@ impl SwitchCommand {
     /// # Errors
     /// When the admin API does not answer with a success.
     pub async fn run(self, format: Format) -> anyhow::Result<()> {
-        let client = AdminClient { address: self.admin, key: self.api_key };
+        let client = self.admin.client();
         let (step, mut body) = match self.action {
             SwitchAction::List => {
                 let answer = client.call("GET", "/switches", None).await?;

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::admin_client::AdminClient;
+use super::admin_client::Admin;
 use super::output::{self, Format};
 use crate::app;
 use crate::config::Config;
@@ -24,12 +24,8 @@ pub enum ViewsCommand {
 
 #[derive(Debug, Args)]
 pub struct Show {
-    /// Admin listener, host:port.
-    #[arg(long, env = "SECKILL_ADMIN", default_value = "127.0.0.1:9090")]
-    admin: String,
-    /// API key (`seckill key create`); better set in the environment than typed.
-    #[arg(long, env = "SECKILL_API_KEY", hide_env_values = true)]
-    api_key: String,
+    #[command(flatten)]
+    admin: Admin,
     /// The sale's id.
     sale: String,
 }
@@ -48,7 +44,7 @@ impl Show {
     /// When the admin API does not answer with a success.
     pub async fn run(self, format: Format) -> anyhow::Result<()> {
         let sale = SaleId::parse(&self.sale).context("no id of a sale")?;
-        let client = AdminClient { address: self.admin, key: self.api_key };
+        let client = self.admin.client();
         let view = client.call("GET", &format!("/sales/{sale}/view"), None).await?;
         let states = view["states"].as_object().into_iter().flatten();
         let cell = |value: &Value| value.to_string();

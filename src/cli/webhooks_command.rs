@@ -3,17 +3,13 @@
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::admin_client::{AdminClient, quoted};
-use super::output::{self, Format};
+use super::admin_client::{Admin, AdminClient, quoted};
+use super::output::{self, Format, cell};
 
 #[derive(Debug, Args)]
 pub struct WebhooksCommand {
-    /// Admin listener, host:port.
-    #[arg(long, env = "SECKILL_ADMIN", default_value = "127.0.0.1:9090")]
-    admin: String,
-    /// API key (`seckill key create`); better set in the environment than typed.
-    #[arg(long, env = "SECKILL_API_KEY", hide_env_values = true)]
-    api_key: String,
+    #[command(flatten)]
+    admin: Admin,
     #[command(subcommand)]
     action: WebhooksAction,
 }
@@ -68,7 +64,7 @@ impl WebhooksCommand {
     /// # Errors
     /// When the admin API does not answer with a success.
     pub async fn run(self, format: Format) -> anyhow::Result<()> {
-        let client = AdminClient { address: self.admin, key: self.api_key };
+        let client = self.admin.client();
         match self.action {
             WebhooksAction::List => {
                 let answer = client.call("GET", "/webhooks", None).await?;
@@ -117,13 +113,6 @@ async fn act(
 fn show(format: Format, done: &Value) {
     let row = ["id", "done", "secret"].map(|key| cell(&done[key])).to_vec();
     output::print(format, done, &["WEBHOOK", "DONE", "SECRET"], &[row]);
-}
-
-fn cell(value: &Value) -> String {
-    match value {
-        Value::Null => "-".to_owned(),
-        value => value.as_str().map_or_else(|| value.to_string(), str::to_owned),
-    }
 }
 
 /// Checks that an id can stand in a path as it is.

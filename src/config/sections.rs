@@ -150,7 +150,9 @@ section!(
     /// The listener of operators.
     AdminConfig {
         /// The listener's address.
-        bind: SocketAddr
+        bind: SocketAddr,
+        /// The host names under which it answers, beside addresses and names without a dot.
+        hosts: Vec<String>
     }
 );
 section!(

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::api_key::{ApiKey, KeyId};
 use super::dead_letter::DeadLetterId;
 use super::ids::{RuleId, SaleId};
 use super::log_position::Position;
@@ -24,15 +25,6 @@ pub struct Change {
     pub request_id: String,
 }
 
-/// What the directory knows of an operator's API key. The key's text is not kept.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct ApiKey {
-    /// The operator's name, which the audit log shows.
-    pub name: String,
-    /// The words of what the key may do, such as `sales:read`.
-    pub scopes: Vec<String>,
-}
-
 /// What an audit row is about.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
@@ -40,7 +32,13 @@ pub enum Subject {
     /// A sale, as it is after the change.
     Sale(Box<Sale>),
     /// A key.
-    Key(ApiKey),
+    Key {
+        /// Its id.
+        id: KeyId,
+        /// Whose it is, and what it may do.
+        #[serde(flatten)]
+        key: ApiKey,
+    },
     /// An order.
     Order {
         /// The order.

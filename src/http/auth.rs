@@ -19,6 +19,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::problem::{Code, Problem};
+use crate::chance;
 use crate::clock::Clock;
 use crate::domain::{DeviceId, UserId};
 use crate::metrics::UNAUTHENTICATED;
@@ -109,8 +110,10 @@ pub enum Cause {
     Issuer,
     /// A claim is missing, or not of the form that it has to have; the user id, too.
     Claims,
-    /// Its API key is unknown or revoked.
+    /// Its API key is unknown or has ended.
     ApiKey,
+    /// Its session is unknown or over.
+    Session,
 }
 
 impl Cause {
@@ -127,6 +130,7 @@ impl Cause {
             Self::Issuer => "issuer",
             Self::Claims => "claims",
             Self::ApiKey => "api_key",
+            Self::Session => "session",
         }
     }
 
@@ -301,6 +305,16 @@ pub fn bearer(authorization: &str) -> Option<&str> {
 /// Hashes an API key. Keys are stored and looked up by this hash, so the timing of a look-up tells nothing of a key.
 pub fn api_key_hash(key: &str) -> [u8; 32] {
     Sha256::digest(key.as_bytes()).into()
+}
+
+/// Makes a text of 256 random bits.
+pub fn random_text() -> String {
+    URL_SAFE_NO_PAD.encode(chance::bytes::<32>())
+}
+
+/// Makes the text of a new API key.
+pub fn new_api_key() -> String {
+    format!("sk_{}", random_text())
 }
 
 #[cfg(test)]

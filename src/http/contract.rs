@@ -10,12 +10,12 @@ use utoipa::openapi::path::ParameterIn;
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{IntoParams, ToSchema};
 
-use super::admin::Scope;
+use super::admin::{Scope, access};
 use super::operation::Operation;
 use super::problem::{Code, Problem};
 use crate::domain::rule::Switch;
 use crate::domain::sale::SaleAction;
-use crate::domain::{DeadLetterId, DependencyId, IdempotencyKey, OrderId, RuleId, SaleId};
+use crate::domain::{DeadLetterId, DependencyId, IdempotencyKey, KeyId, OrderId, RuleId, SaleId};
 
 /// The version of OpenAPI that documents have.
 const OPENAPI: &str = "3.1.0";
@@ -31,8 +31,12 @@ pub enum For {
     Shopper,
     /// Who signs as the payment provider does.
     Provider,
-    /// Who has an operator's key with this scope.
+    /// Who has an operator's key with this scope, or a session of one.
     Operator(Scope),
+    /// Who has any operator's key.
+    AnyKey,
+    /// A page with a session.
+    Page,
 }
 
 /// Every answer may be one of these.
@@ -91,6 +95,7 @@ impl Description {
             For::Shopper | For::MaybeShopper => self.refuses(OF_SHOPPERS),
             For::Provider => self.refuses(&[Code::Unauthenticated]),
             For::Operator(_) => self.refuses(OF_OPERATORS),
+            For::AnyKey | For::Page => self.refuses(OF_SHOPPERS),
             For::Anyone => self,
         }
     }
@@ -244,6 +249,7 @@ impl Description {
                 "switch" => words(Switch::ALL.into_iter().map(Switch::as_str)),
                 "action" => words(SaleAction::ALL.into_iter().map(SaleAction::as_str)),
                 "dependency" => self.schema_of::<DependencyId>(),
+                "key" => self.schema_of::<KeyId>(),
                 _ => json!({ "type": "string", "minLength": 1, "maxLength": 255 }),
             };
             let mut parameter = json!({ "name": name, "in": "path", "required": true, "schema": schema });
@@ -315,7 +321,9 @@ fn security(access: For) -> Value {
         For::MaybeShopper => json!([{}, { "shopper": [] }]),
         For::Shopper => json!([{ "shopper": [] }]),
         For::Provider => json!([{ "provider": [] }]),
-        For::Operator(scope) => json!([{ "operator": [scope.as_str()] }]),
+        For::Operator(scope) => json!([{ "operator": [scope.as_str()] }, { "session": [scope.as_str()] }]),
+        For::AnyKey => json!([{ "operator": [] }]),
+        For::Page => json!([{ "session": [] }]),
     }
 }
 
@@ -372,10 +380,14 @@ pub fn document(title: &str, about: &str, operations: &[Operation]) -> Value {
         let mut description = Description::default();
         describe(&mut description);
         let (operation, found) = description.written(path);
-        schemas.extend(found);
+        for (name, schema) in found {
+            let other = schemas.insert(name.clone(), schema.clone());
+            assert!(other.is_none_or(|other| other == schema), "two schemas are named {name}");
+        }
         paths.entry(path).or_default().insert(verb.word().to_owned(), operation);
     }
-    let bearer = |about: &str| json!({ "type": "http", "scheme": "bearer", "description": about });
+    let asked = Value::from(paths.clone().into_values().collect::<Vec<_>>()).to_string();
+    let schemes = schemes().into_iter().filter(|(name, _)| asked.contains(&format!("{{\"{name}\":[")));
     json!({
         "openapi": OPENAPI,
         "info": { "title": title, "version": env!("CARGO_PKG_VERSION"), "description": about,
@@ -385,12 +397,23 @@ pub fn document(title: &str, about: &str, operations: &[Operation]) -> Value {
         "components": {
             "schemas": schemas,
             "examples": examples(),
-            "securitySchemes": {
-                "shopper": bearer("A token of the identity provider, a JWT."),
-                "operator": bearer("An operator's key, `sk_…`: see `seckill key create`."),
-                "provider": { "type": "apiKey", "in": "header", "name": "Stripe-Signature",
-                              "description": "The payment provider's signature of the body." },
-            },
+            "securitySchemes": schemes.collect::<Map<_, _>>(),
         },
     })
+}
+
+/// Writes how callers prove who they are.
+fn schemes() -> [(String, Value); 4] {
+    let bearer = |about: &str| json!({ "type": "http", "scheme": "bearer", "description": about });
+    let session = json!({ "type": "apiKey", "in": "cookie", "name": access::COOKIES[1],
+                          "description": "The cookie of a page, see `POST /api/v1/admin/session`. Changes also need \
+                                          its `Origin` and its `X-CSRF-Token`." });
+    let signature = json!({ "type": "apiKey", "in": "header", "name": "Stripe-Signature",
+                            "description": "The payment provider's signature of the body." });
+    [
+        ("shopper".to_owned(), bearer("A token of the identity provider, a JWT.")),
+        ("operator".to_owned(), bearer("An operator's key, `sk_…`: see `seckill key create`.")),
+        ("session".to_owned(), session),
+        ("provider".to_owned(), signature),
+    ]
 }

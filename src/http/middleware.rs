@@ -89,7 +89,7 @@ pub async fn around(
                 unbroken(answer).await.inspect_err(|_| observe(method, "-", 500, began.elapsed()))?;
             (answer.map_into_boxed_body(), None)
         }
-        Some((problem, unread)) => (request.into_response(HttpResponse::from_error(problem)), Some(unread)),
+        Some((problem, unread)) => (refused(request, problem), Some(unread)),
     };
     let told = response.request().extensions_mut().remove::<Told>();
     if let Some(told) = told {
@@ -114,6 +114,12 @@ pub async fn around(
     }
     drop(in_hand);
     Ok(response)
+}
+
+/// Answers a request with a problem before it has reached a handler. What the framework offers for that would forget
+/// the problem, and leave its status.
+pub fn refused(request: ServiceRequest, problem: Problem) -> ServiceResponse<BoxBody> {
+    ServiceResponse::new(request.into_parts().0, HttpResponse::from_error(problem))
 }
 
 /// Waits for an answer. A panic is one answer 500, and the process lives.

@@ -88,6 +88,10 @@ codes! {
     OrderNotDecided "order_not_decided" 409 true "The order is not decided yet; ask again.";
     OrderNotPayable "order_not_payable" 409 false "The order does not wait for a payment.";
     RefundNotFound "refund_not_found" 404 false "No refund of this id has failed.";
+    KeyNotFound "key_not_found" 404 false "There is no such API key.";
+    KeyExists "key_exists" 409 false "A key of this name can be used.";
+    KeyEnded "key_ended" 409 false "The key has an end already.";
+    TooManyKeys "too_many_keys" 409 false "There are as many keys as there may be.";
     WebhookNotFound "webhook_not_found" 404 false "There is no such webhook.";
     RuleNotFound "rule_not_found" 404 false "There is no such rule.";
     TooManyRules "too_many_rules" 409 false "There are as many rules as there may be.";
@@ -99,6 +103,7 @@ codes! {
     SaleExists "sale_exists" 409 false "A sale with this id exists.";
     StateConflict "state_conflict" 409 false "The sale's state does not allow that.";
     EtagMismatch "etag_mismatch" 412 false "It was changed since you read it.";
+    MisdirectedRequest "misdirected_request" 421 false "This listener does not answer for that host.";
     IdempotencyKeyReused "idempotency_key_reused" 422 false "This key was used for another purchase.";
     HeadersTooLarge "headers_too_large" 431 false "The request's headers are too large.";
     RateLimited "rate_limited" 429 true "You are too fast.";

@@ -4,7 +4,7 @@
 use super::{Failure, Shop};
 use crate::domain::operator::Subject;
 use crate::domain::sale::{InvalidSale, SaleAction};
-use crate::domain::{Access, ApiKey, Change, Holdings, Item, Money, Sale, SaleId, SaleState, SkuId};
+use crate::domain::{Access, Change, Holdings, Item, Money, Sale, SaleId, SaleState, SkuId};
 use crate::ports::{Placed, StoreResult};
 
 /// The answer to a change.
@@ -328,13 +328,5 @@ impl Shop {
                 .collect(),
         };
         Ok(Some(sale.items.iter().map(view).collect()))
-    }
-
-    /// Finds an API key by the SHA-256 of its text; `None` for a key that is unknown or revoked.
-    ///
-    /// # Errors
-    /// When the directory could not be read.
-    pub async fn api_key(&self, key_hash: [u8; 32]) -> Result<Option<ApiKey>, Failure> {
-        self.ports.keys.api_key(key_hash).await.map_err(Failure::of_read)
     }
 }

@@ -104,7 +104,10 @@ impl Line {
         headers: &[(&str, &str)],
         body: Bytes,
     ) -> anyhow::Result<Answer> {
-        let mut request = hyper::Request::builder().method(method).uri(path).header("Host", "test");
+        let mut request = hyper::Request::builder().method(method).uri(path);
+        if !headers.iter().any(|(name, _)| *name == "Host") {
+            request = request.header("Host", "test");
+        }
         for (name, value) in headers {
             request = request.header(*name, *value);
         }

@@ -34,7 +34,7 @@ async fn a_clock_that_is_wrong_is_corrected_and_its_offset_is_told(mode: Mode) {
 async fn the_time_of_a_folder_is_never_behind_what_was_written_in_it() {
     use seckill::backend::embedded::open;
     use seckill::domain::operator::Subject;
-    use seckill::domain::{ApiKey, Change};
+    use seckill::domain::{ApiKey, Change, KeyId};
 
     const DAY_MS: i64 = 86_400_000;
     let config = config(Mode::Embedded, &[]);
@@ -45,7 +45,7 @@ async fn the_time_of_a_folder_is_never_behind_what_was_written_in_it() {
         let (actor, reason, request_id) = ("somebody".to_owned(), "a test".to_owned(), "-".to_owned());
         let key = ApiKey { name: "a-key".to_owned(), scopes: Vec::new() };
         let change = Change { actor, action: "create_key", reason, request_id };
-        ports.audit_log.note(&change, &Subject::Key(key)).await.expect("written");
+        ports.audit_log.note(&change, &Subject::Key { id: KeyId::of(&[7; 32]), key }).await.expect("written");
     }
     // The clock was set back meanwhile.
     let clock = Clock::manual(written_ms - DAY_MS);

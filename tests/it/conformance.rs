@@ -21,6 +21,7 @@ macro_rules! in_both_modes {
     };
 }
 
+mod access;
 mod admin;
 mod books;
 mod breakers;
@@ -46,5 +47,6 @@ mod rules;
 mod settling;
 mod slow_clients;
 mod tokens;
+mod web;
 mod webhooks;
 pub mod writer;

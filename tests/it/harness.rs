@@ -28,9 +28,9 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use seckill::app::{self, Role, Running};
 use seckill::clock::Clock;
 use seckill::config::{Config, Mode};
-use seckill::domain::{ApiKey, OrderId, PaymentId};
+use seckill::domain::{ApiKey, Change, OrderId, PaymentId};
 use seckill::http::auth::api_key_hash;
-use seckill::ports::Ports;
+use seckill::ports::{Ports, StoreResult};
 use serde_json::{Value, json};
 
 use crate::client::{Answer, call};
@@ -52,7 +52,7 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 pub const KEYED: [&str; 6] = ["orders", "claims", "order_moves", "payments", "refunds", "payment_events"];
 
 pub struct TestShop {
-    pub config: Config,
+    pub config: Box<Config>,
     running: Option<Running>,
     pub shopper: SocketAddr,
     pub admin: SocketAddr,
@@ -134,6 +134,9 @@ pub trait Stage {
     /// Reads reason and details of the changes of a kind that are no sale's, in order.
     async fn notes(&self, action: &str) -> Vec<(String, Value)>;
 
+    /// Makes all sessions of admin pages older: since they began, and since they were used last.
+    async fn age_sessions(&self, begun_ms: i64, seen_ms: i64);
+
     /// Reads the moves of an order by their word: who and why.
     async fn moves(&self, order: &str) -> BTreeMap<String, [String; 2]>;
 
@@ -196,6 +199,13 @@ pub async fn remove(config: &Config) {
     stage(config).remove().await;
 }
 
+/// Puts a key into the directory, with words of scopes and roles.
+pub async fn add_key(ports: &Ports, key: &str, name: &str, words: &str) -> StoreResult<()> {
+    let (actor, reason) = ("a test".to_owned(), "created".to_owned());
+    let change = Change { actor, action: "key_create", reason, request_id: "-".to_owned() };
+    ports.keys.add_api_key(api_key_hash(key), &ApiKey::of(name.to_owned(), words), &change).await
+}
+
 impl TestShop {
     pub async fn start(mode: Mode) -> Self {
         Self::start_with(mode, &[]).await
@@ -209,18 +219,11 @@ impl TestShop {
     }
 
     /// Starts a shop over a backend into which the test has put faults. The databases must be migrated.
-    pub async fn start_on(config: Config, backend: Ports, role: Role) -> Self {
-        for (key, scopes) in [
-            (
-                API_KEY,
-                "sales:read sales:write orders:read orders:write webhooks:write limits:read limits:write",
-            ),
-            (READ_ONLY_KEY, "sales:read"),
-        ] {
-            let scopes = scopes.split(' ').map(str::to_owned).collect();
-            let key_row = ApiKey { name: "tester".to_owned(), scopes };
+    pub async fn start_on(config: impl Into<Box<Config>>, backend: Ports, role: Role) -> Self {
+        let config = config.into();
+        for (key, name, words) in [(API_KEY, "tester", "admin"), (READ_ONLY_KEY, "reader", "sales:read")] {
             // A second shop over the same databases finds the key there already.
-            drop(backend.keys.add_api_key(api_key_hash(key), &key_row).await);
+            drop(add_key(&backend, key, name, words).await);
         }
         let running =
             Box::pin(app::start_on(backend, &config, role, metrics())).await.expect("a started shop");

@@ -11,8 +11,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use seckill::config::Config;
-use seckill::domain::{ApiKey, OrderId};
-use seckill::http::auth::api_key_hash;
+use seckill::domain::OrderId;
 use sqlx::{AssertSqlSafe, Row};
 use tokio::task::JoinHandle;
 
@@ -113,9 +112,7 @@ impl Drop for Process {
 
 /// Adds [`API_KEY`] to the directory, so that it may operate.
 pub async fn add_key(config: &Config) {
-    let scopes = vec!["sales:read".to_owned(), "sales:write".to_owned()];
-    let key = ApiKey { name: "tester".to_owned(), scopes };
-    open(config).await.keys.add_api_key(api_key_hash(API_KEY), &key).await.expect("a key");
+    crate::harness::add_key(&open(config).await, API_KEY, "tester", "promoter").await.expect("a key");
 }
 
 /// Buys for one user after the other until it is stopped or refused, or its connection fails. Returns the ids of the

@@ -7,7 +7,7 @@ use sqlx::mysql::MySqlRow;
 use sqlx::{MySqlConnection, Row};
 
 use super::mysql::{Mysql, failed};
-use super::mysql_sale_store::audit;
+use super::mysql_audit_log::audit;
 use crate::domain::operator::Subject;
 use crate::domain::rule::{RULES_MAX, Rule, RuleChange, RuleChanged, RuleSet, RuleTerms};
 use crate::domain::{Change, RuleId};

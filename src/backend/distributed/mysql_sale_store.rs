@@ -1,19 +1,20 @@
-//! Keeps the directory: the sales, their items, the API keys, and the audit log.
+//! Keeps the sales and their items in the directory.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use sqlx::mysql::MySqlRow;
-use sqlx::{MySql, MySqlConnection, Row, Transaction};
+use sqlx::{MySql, Row, Transaction};
 
 use super::mysql::{Mysql, failed, is_duplicate};
+use super::mysql_audit_log::audit;
 use crate::backend::readable::readable;
 use crate::domain::operator::Subject;
-use crate::domain::{Access, ApiKey, Change, Item, Money, Sale, SaleId, SaleState, SkuId};
-use crate::ports::{AuditLog, Keys, SaleStore, StoreError, StoreResult};
+use crate::domain::{Access, Change, Item, Money, Sale, SaleId, SaleState, SkuId};
+use crate::ports::{SaleStore, StoreError, StoreResult};
 
-/// Serves sales and API keys from the directory database.
+/// Serves sales from the directory database.
 pub struct MysqlSaleStore {
     mysql: Arc<Mysql>,
 }
@@ -103,12 +104,6 @@ impl MysqlSaleStore {
                 .map_err(|error| failed("insert items", error))?;
         }
         Ok(())
-    }
-
-    async fn insert_note(&self, change: &Change, subject: &Subject) -> StoreResult<()> {
-        let connection = self.mysql.directory_pool().acquire().await;
-        let mut connection = connection.map_err(|error| failed("write audit row", error))?;
-        audit(&self.mysql, change, subject, &mut connection).await
     }
 
     async fn begin(&self) -> StoreResult<Transaction<'static, MySql>> {
@@ -205,32 +200,6 @@ impl MysqlSaleStore {
             .await;
         done.map(|done| done.rows_affected() == 1).map_err(|error| failed("mark in place", error))
     }
-
-    async fn read_api_key(&self, key_hash: [u8; 32]) -> StoreResult<Option<ApiKey>> {
-        let context = "read API key";
-        let text = "SELECT name, scopes FROM {directory}.api_keys WHERE key_hash = ? AND revoked_at IS NULL";
-        let row = sqlx::query(self.mysql.directory_sql(text))
-            .bind(key_hash.as_slice())
-            .fetch_optional(self.mysql.directory_pool())
-            .await
-            .map_err(|error| failed(context, error))?;
-        let Some(row) = row else { return Ok(None) };
-        let scopes: String = row.try_get(1).map_err(|error| failed(context, error))?;
-        let name = row.try_get(0).map_err(|error| failed(context, error))?;
-        Ok(Some(ApiKey { name, scopes: scopes.split(' ').map(str::to_owned).collect() }))
-    }
-
-    async fn insert_api_key(&self, key_hash: [u8; 32], key: &ApiKey) -> StoreResult<()> {
-        let text = "INSERT INTO {directory}.api_keys (key_hash, name, scopes) VALUES (?, ?, ?)";
-        sqlx::query(self.mysql.directory_sql(text))
-            .bind(key_hash.as_slice())
-            .bind(&key.name)
-            .bind(key.scopes.join(" "))
-            .execute(self.mysql.directory_pool())
-            .await
-            .map(drop)
-            .map_err(|error| failed("add API key", error))
-    }
 }
 
 #[async_trait]
@@ -258,54 +227,6 @@ impl SaleStore for MysqlSaleStore {
     async fn replace(&self, sale: &Sale, expected: u64, change: &Change) -> StoreResult<bool> {
         self.mysql.change(Mysql::DIRECTORY, "change sale", self.update(sale, expected, change)).await
     }
-}
-
-#[async_trait]
-impl Keys for MysqlSaleStore {
-    async fn api_key(&self, key_hash: [u8; 32]) -> StoreResult<Option<ApiKey>> {
-        self.mysql.read("read API key", self.read_api_key(key_hash)).await
-    }
-
-    async fn add_api_key(&self, key_hash: [u8; 32], key: &ApiKey) -> StoreResult<()> {
-        self.mysql.change(Mysql::DIRECTORY, "add API key", self.insert_api_key(key_hash, key)).await
-    }
-}
-
-#[async_trait]
-impl AuditLog for MysqlSaleStore {
-    async fn note(&self, change: &Change, subject: &Subject) -> StoreResult<()> {
-        self.mysql.change(Mysql::DIRECTORY, "write audit row", self.insert_note(change, subject)).await
-    }
-}
-
-/// Writes the audit row of a change, in the change's transaction.
-///
-/// # Errors
-/// When the row cannot be written.
-pub async fn audit(
-    mysql: &Mysql,
-    change: &Change,
-    subject: &Subject,
-    tx: &mut MySqlConnection,
-) -> StoreResult<()> {
-    let text = "INSERT INTO {directory}.audit_log \
-                (actor, action, sale_id, reason, request_id, sale_after, details) VALUES (?, ?, ?, ?, ?, ?, ?)";
-    let json = serde_json::to_string(subject)
-        .map_err(|error| StoreError::broken("write audit row", error.to_string()))?;
-    let sale_id = subject.sale().map(|sale| sale.as_str().as_bytes());
-    let (sale_after, details) = if sale_id.is_some() { (Some(json), None) } else { (None, Some(json)) };
-    sqlx::query(mysql.directory_sql(text))
-        .bind(&change.actor)
-        .bind(change.action)
-        .bind(sale_id)
-        .bind(&change.reason)
-        .bind(&change.request_id)
-        .bind(sale_after)
-        .bind(details)
-        .execute(tx)
-        .await
-        .map(drop)
-        .map_err(|error| failed("write audit row", error))
 }
 
 fn text(row: &MySqlRow, column: &str) -> Option<String> {

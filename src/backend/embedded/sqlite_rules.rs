@@ -7,8 +7,8 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use super::failures::broken;
 use super::sqlite::Sqlite;
+use super::sqlite_audit_log::note;
 use super::sqlite_rows::{column, failed};
-use super::sqlite_sale_store::note;
 use crate::domain::operator::Subject;
 use crate::domain::rule::{RULES_MAX, Rule, RuleChange, RuleChanged, RuleSet, RuleTerms};
 use crate::domain::{Change, RuleId};

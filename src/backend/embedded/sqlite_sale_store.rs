@@ -1,4 +1,4 @@
-//! Keeps the directory: the sales, the API keys, and the audit log.
+//! Keeps the sales.
 
 use std::sync::Arc;
 
@@ -7,12 +7,12 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use super::failures::broken;
 use super::sqlite::Sqlite;
+use super::sqlite_audit_log::audit;
 use super::sqlite_rows::{column, failed};
-use crate::domain::operator::Subject;
-use crate::domain::{ApiKey, Change, Sale, SaleId, SaleState};
-use crate::ports::{AuditLog, Keys, SaleStore, StoreResult};
+use crate::domain::{Change, Sale, SaleId, SaleState};
+use crate::ports::{SaleStore, StoreResult};
 
-/// Serves sales and API keys from the database.
+/// Serves sales from the database.
 pub struct SqliteSaleStore {
     /// The database.
     pub sqlite: Arc<Sqlite>,
@@ -116,49 +116,6 @@ impl SaleStore for SqliteSaleStore {
     }
 }
 
-#[async_trait]
-impl Keys for SqliteSaleStore {
-    async fn api_key(&self, key_hash: [u8; 32]) -> StoreResult<Option<ApiKey>> {
-        let text = "SELECT name, scopes FROM api_keys WHERE key_hash = ? AND revoked_ms IS NULL";
-        let row = sqlx::query(text).bind(key_hash.to_vec()).fetch_optional(self.sqlite.readers()).await;
-        let Some(row) = row.map_err(|error| failed("read API key", error))? else { return Ok(None) };
-        let scopes: &str = column(&row, "scopes")?;
-        Ok(Some(ApiKey {
-            name: column(&row, "name")?,
-            scopes: scopes.split(' ').map(str::to_owned).collect(),
-        }))
-    }
-
-    async fn add_api_key(&self, key_hash: [u8; 32], key: &ApiKey) -> StoreResult<()> {
-        let (key, at_ms) = (key.clone(), self.sqlite.time.now_ms());
-        let work = async move |connection: &mut SqliteConnection| {
-            sqlx::query("INSERT INTO api_keys (key_hash, name, scopes, created_ms) VALUES (?, ?, ?, ?)")
-                .bind(key_hash.to_vec())
-                .bind(&key.name)
-                .bind(key.scopes.join(" "))
-                .bind(at_ms)
-                .execute(connection)
-                .await
-                .map(drop)
-                .map_err(|error| failed("add API key", error))
-        };
-        self.sqlite.writer.write("add API key", work).await
-    }
-}
-
-#[async_trait]
-impl AuditLog for SqliteSaleStore {
-    async fn note(&self, change: &Change, subject: &Subject) -> StoreResult<()> {
-        let (change, at_ms) = (change.clone(), self.sqlite.time.now_ms());
-        let subject = subject.clone();
-        let work =
-            async move |connection: &mut SqliteConnection| note(connection, &change, &subject, at_ms).await;
-        self.sqlite.writer.write(AUDIT, work).await
-    }
-}
-
-const AUDIT: &str = "write audit row";
-
 /// Writes the change's audit row when the change did something, and answers whether it did.
 async fn audited(
     changed: u64,
@@ -172,44 +129,4 @@ async fn audited(
     }
     audit(connection, change, (Some(&sale.id), Some(&sale.definition), None), at_ms).await?;
     Ok(true)
-}
-
-/// Writes the audit row of a change.
-///
-/// # Errors
-/// When the row cannot be written.
-pub async fn note(
-    connection: &mut SqliteConnection,
-    change: &Change,
-    subject: &Subject,
-    at_ms: i64,
-) -> StoreResult<()> {
-    let json = serde_json::to_string(subject).map_err(|error| broken(AUDIT, error.to_string()))?;
-    let sale_id = subject.sale().map(SaleId::as_str);
-    let columns = if sale_id.is_some() { (sale_id, Some(&*json), None) } else { (None, None, Some(&*json)) };
-    audit(connection, change, columns, at_ms).await
-}
-
-/// Writes an audit row: of the change of a sale, with the sale as it is then, or of another change, with its details.
-async fn audit(
-    connection: &mut SqliteConnection,
-    change: &Change,
-    (sale_id, sale_after, details): (Option<&str>, Option<&str>, Option<&str>),
-    at_ms: i64,
-) -> StoreResult<()> {
-    let text = "INSERT INTO audit_log (at_ms, actor, action, sale_id, reason, request_id, sale_after, details) \
-                VALUES (?, ?, ?, ?, ?, ?, ?, ?)";
-    sqlx::query(text)
-        .bind(at_ms)
-        .bind(&change.actor)
-        .bind(change.action)
-        .bind(sale_id)
-        .bind(&change.reason)
-        .bind(&change.request_id)
-        .bind(sale_after)
-        .bind(details)
-        .execute(connection)
-        .await
-        .map(drop)
-        .map_err(|error| failed(AUDIT, error))
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, bail, ensure};
 
-use crate::cli::key_command::random_key;
+use crate::http::auth::new_api_key;
 
 /// The names of the files. They stand in the folder beside the database, and only their owner can read them.
 const TOKEN_SECRET: &str = "token-secret";
@@ -56,7 +56,7 @@ fn kept(path: &Path) -> anyhow::Result<String> {
         Ok(text) if text.trim().len() >= 32 => Ok(text.trim().to_owned()),
         Ok(_) => bail!("{} is damaged: remove it, and a new one is made", path.display()),
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            let made = random_key();
+            let made = new_api_key();
             write(path, &made).with_context(|| format!("cannot write {}", path.display()))?;
             Ok(made)
         }

@@ -88,6 +88,7 @@ fn operators_can_tell_the_causes_of_a_refusal_apart() {
         Cause::Issuer,
         Cause::Claims,
         Cause::ApiKey,
+        Cause::Session,
     ];
     assert_eq!(all.map(Cause::as_str).to_vec(), words, "every cause is on the page from the start");
 }

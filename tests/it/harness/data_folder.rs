@@ -172,6 +172,13 @@ impl Stage for DataFolder {
         }
     }
 
+    async fn age_sessions(&self, begun_ms: i64, seen_ms: i64) {
+        let text = format!(
+            "UPDATE admin_sessions SET begun_ms = begun_ms - {begun_ms}, seen_ms = seen_ms - {seen_ms}"
+        );
+        self.try_execute(&text).await.expect("done");
+    }
+
     async fn audited_sale(&self, sale: &str) -> Value {
         let text = "SELECT sale_after FROM audit_log WHERE sale_id = ? ORDER BY id DESC LIMIT 1";
         let row = sqlx::query(text).bind(sale).fetch_one(&mut self.connect(true).await).await;

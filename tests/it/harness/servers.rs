@@ -299,6 +299,14 @@ impl Stage for Servers {
         self.execute(0, &format!("UPDATE {table} SET next_ms = 0 WHERE next_ms IS NOT NULL")).await;
     }
 
+    async fn age_sessions(&self, begun_ms: i64, seen_ms: i64) {
+        let text = format!(
+            "UPDATE {}.admin_sessions SET begun_ms = begun_ms - {begun_ms}, seen_ms = seen_ms - {seen_ms}",
+            self.directory()
+        );
+        self.execute(0, &text).await;
+    }
+
     async fn audited_sale(&self, sale: &str) -> Value {
         let text = format!(
             "SELECT CAST(sale_after AS CHAR) FROM {}.audit_log WHERE sale_id = ? ORDER BY id DESC LIMIT 1",

@@ -14,6 +14,7 @@ use crate::backend::distributed::kafka_told::{self, Told};
 use crate::backend::distributed::migrate;
 use crate::backend::distributed::mysql::{Guarded, Mysql, failed};
 use crate::backend::distributed::mysql_archive::MysqlArchive;
+use crate::backend::distributed::mysql_audit_log::MysqlAuditLog;
 use crate::backend::distributed::mysql_captures::MysqlCaptures;
 use crate::backend::distributed::mysql_guard::{self, THIS_SERVER};
 use crate::backend::distributed::mysql_ledger::MysqlLedger;
@@ -89,7 +90,6 @@ impl Recoverer {
         })?;
         let mysql = Arc::new(Mysql::new(config, map, topic, Guarded::No, clock.clone())?);
         migrate::check_directory(&mysql).await?;
-        let directory = Arc::new(MysqlSaleStore::new(mysql.clone()));
         Ok(Self {
             at,
             payments: Arc::new(MysqlPayments::new(mysql.clone())),
@@ -97,8 +97,8 @@ impl Recoverer {
             refunds: Arc::new(MysqlRefunds::new(mysql.clone())),
             orders: Arc::new(MysqlOrderStore::new(mysql.clone())),
             archive: Arc::new(MysqlArchive { mysql: mysql.clone() }),
-            audit_log: directory.clone(),
-            sale_store: directory,
+            audit_log: Arc::new(MysqlAuditLog::new(mysql.clone())),
+            sale_store: Arc::new(MysqlSaleStore::new(mysql.clone())),
             ledger: Arc::new(MysqlLedger::new(mysql.clone())),
             redis: Arc::new(RedisLink::new(&settings.redis, clock.clone())?),
             kafka: settings.kafka.clone(),
