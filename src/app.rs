@@ -220,7 +220,11 @@ fn tell(backend: &Ports, node: &NodeBeat, memory: &Memory, shop: Arc<Shop>) -> T
         nodes: backend.nodes.clone(),
         node: node.clone(),
         rulebook: memory.rules.clone(),
-        is_leaving: Box::new(move || shop.is_leaving()),
+        is_leaving: Box::new({
+            let shop = shop.clone();
+            move || shop.is_leaving()
+        }),
+        take_out: Box::new(move |is_out| shop.take_out(is_out)),
         period: NODE_INTERVAL,
     }
 }

@@ -1,17 +1,21 @@
 //! The command line. Data goes to stdout, and messages for people go to stderr.
 
 mod admin_client;
+mod audit_command;
 mod breaker_command;
 mod config_command;
 mod configured;
+mod confirm;
 mod dead_letters_command;
 #[cfg(feature = "embedded")]
 mod demo_command;
 mod failure;
 mod input;
 mod key_command;
+mod node_command;
 mod notify_command;
 mod openapi_command;
+mod order_command;
 mod output;
 mod payments_command;
 mod position_command;
@@ -33,7 +37,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::app::{self, Role};
 #[cfg(feature = "distributed")]
@@ -55,7 +59,7 @@ pub struct Cli {
     command: Command,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 ok, 1 failed, 2 usage, 3 configuration invalid; of `demo --rush` also 98, audit violation.\n\
+const EXIT_CODES: &str = "Exit codes: 0 ok, 1 failed, 2 usage, 3 configuration invalid; 4 `sale preflight` found an error; 98 `demo --rush` found an audit violation.\n\
     Every key of the configuration can be set as SECKILL__SECTION__KEY; `seckill config explain` lists them.";
 
 #[derive(Debug, Args)]
@@ -102,36 +106,29 @@ enum Command {
     Export(transfer_command::Export),
     /// Put the sales and orders of an export in place. A file that is not whole changes nothing; it can be repeated.
     Import(transfer_command::TransferFile),
-    /// Create, list and run sales through the admin API.
-    Sale(sale_command::SaleCommand),
+    #[command(flatten)]
+    Operate(OverApi),
     /// Where the order writers are in the order log, read and moved in the stores themselves.
     #[command(subcommand)]
     Position(position_command::PositionCommand),
     /// Run the simulated payment provider, which moves no money.
     Provider(provider_command::ProviderCommand),
-    /// Records that could not become orders, through the admin API.
-    DeadLetters(dead_letters_command::DeadLettersCommand),
+    /// Print a script that completes this program's commands in a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write a man page for each command into a folder.
+    Man {
+        /// The folder, which is made if it is not there.
+        folder: PathBuf,
+    },
     /// The views of sales: orders, units and revenue, built of events.
     #[command(subcommand)]
     Views(views_command::ViewsCommand),
     /// Whether calls to a person are heard.
     #[command(subcommand)]
     Notify(notify_command::NotifyCommand),
-    /// Where events are sent, through the admin API.
-    Webhooks(webhooks_command::WebhooksCommand),
-    /// Say how often somebody may ask, and who may not, over the admin API.
-    Rule(rule_command::RuleCommand),
-    /// Turn things off while they are too much (read_only, no_lists, …), and on again.
-    Switch(switch_command::SwitchCommand),
-    /// Show the circuit breakers of a process, and force them in all.
-    Breaker(breaker_command::BreakerCommand),
-    /// Payments, through the admin API.
-    Payments(payments_command::PaymentsCommand),
-    /// Whether the inventory, the databases and the order log fit together, through the admin API.
-    ///
-    /// Workers look every ten seconds, and mend what they can. This looks at once. Without --apply nothing is changed.
-    /// It exits with 1 when something is left.
-    Reconcile(reconcile_command::ReconcileCommand),
     /// Bring a store up to what the shop has seen of it.
     #[cfg(feature = "distributed")]
     #[command(subcommand)]
@@ -149,6 +146,54 @@ enum Command {
     Config(config_command::ConfigCommand),
 }
 
+/// The commands that only call the admin API.
+#[derive(Debug, Subcommand)]
+enum OverApi {
+    /// Create, list and run sales through the admin API.
+    Sale(sale_command::SaleCommand),
+    /// Look for orders, see what happened to one, cancel and pay back many, over the admin API.
+    Order(order_command::OrderCommand),
+    /// Print who changed what, when and why, over the admin API.
+    Audit(audit_command::AuditCommand),
+    /// List the processes of the shop, and take them out of service, over the admin API.
+    Node(node_command::NodeCommand),
+    /// Records that could not become orders, through the admin API.
+    DeadLetters(dead_letters_command::DeadLettersCommand),
+    /// Where events are sent, through the admin API.
+    Webhooks(webhooks_command::WebhooksCommand),
+    /// Say how often somebody may ask, and who may not, over the admin API.
+    Rule(rule_command::RuleCommand),
+    /// Turn things off while they are too much (read_only, no_lists, …), and on again.
+    Switch(switch_command::SwitchCommand),
+    /// Show the circuit breakers of a process, and force them in all.
+    Breaker(breaker_command::BreakerCommand),
+    /// Payments, through the admin API.
+    Payments(payments_command::PaymentsCommand),
+    /// Whether the inventory, the databases and the order log fit together, through the admin API.
+    ///
+    /// Workers look every ten seconds, and mend what they can. This looks at once. Without --apply nothing is changed.
+    /// It exits with 1 when something is left.
+    Reconcile(reconcile_command::ReconcileCommand),
+}
+
+impl OverApi {
+    async fn run(self, format: output::Format) -> anyhow::Result<()> {
+        match self {
+            Self::Sale(command) => command.run(format).await,
+            Self::Order(command) => command.run(format).await,
+            Self::Audit(command) => command.run(format).await,
+            Self::Node(command) => command.run(format).await,
+            Self::DeadLetters(command) => command.run(format).await,
+            Self::Webhooks(command) => command.run(format).await,
+            Self::Rule(command) => command.run(format).await,
+            Self::Switch(command) => command.run(format).await,
+            Self::Breaker(command) => command.run(format).await,
+            Self::Payments(command) => command.run(format).await,
+            Self::Reconcile(command) => command.run(format).await,
+        }
+    }
+}
+
 /// Runs the program, and returns its exit code.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -159,7 +204,11 @@ pub fn main() -> ExitCode {
             if let Some(hint) = failure::hint(&error) {
                 output::talk(&format!("hint: {hint}"));
             }
-            if error.downcast_ref::<ConfigError>().is_some() { ExitCode::from(3) } else { ExitCode::FAILURE }
+            match () {
+                () if error.is::<ConfigError>() => ExitCode::from(3),
+                () if error.is::<sale_command::NotReady>() => ExitCode::from(4),
+                () => ExitCode::FAILURE,
+            }
         }
     }
 }
@@ -199,25 +248,28 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             telemetry::install(&config.log, Clock::System).context("log.filter is not a filter")?;
             block_on(file.import(&config))?;
         }
-        Command::Sale(command) => block_on(command.run(format))?,
+        Command::Operate(command) => block_on(command.run(format))?,
         Command::Position(command) => block_on(command.run(&config()?, format))?,
         Command::Provider(command) => {
             let config = config()?;
             telemetry::install(&config.log, Clock::System).context("log.filter is not a filter")?;
             block_on(command.run(&config))?;
         }
-        Command::DeadLetters(command) => block_on(command.run(format))?,
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "seckill", &mut script);
+            output::data(String::from_utf8_lossy(&script).trim_end());
+        }
+        Command::Man { folder } => {
+            std::fs::create_dir_all(&folder)?;
+            clap_mangen::generate_to(Cli::command(), &folder)?;
+            output::talk(&format!("man pages are in {}", folder.display()));
+        }
         Command::Views(views_command::ViewsCommand::Show(show)) => block_on(show.run(format))?,
         Command::Views(views_command::ViewsCommand::Rebuild(rebuild)) => {
             block_on(rebuild.run(&config()?, format))?;
         }
         Command::Notify(command) => block_on(command.run(&config()?))?,
-        Command::Webhooks(command) => block_on(command.run(format))?,
-        Command::Rule(command) => block_on(command.run(format))?,
-        Command::Switch(command) => block_on(command.run(format))?,
-        Command::Breaker(command) => block_on(command.run(format))?,
-        Command::Payments(command) => block_on(command.run(format))?,
-        Command::Reconcile(command) => block_on(command.run(format))?,
         #[cfg(feature = "distributed")]
         Command::Recover(command) => block_on(command.run(&config()?, format))?,
         Command::Key(key_command::KeyCommand::Create(create)) => block_on(create.run(&config()?))?,

@@ -20,10 +20,12 @@ mod order_rows;
 pub mod pay;
 pub mod payment_events;
 pub mod payment_rounds;
+pub mod preflight;
 pub mod proofs;
 pub mod purchase;
 pub mod reconcile;
 pub mod rules;
+pub mod search;
 pub mod settings;
 pub mod settle;
 pub mod sold_out;
@@ -76,6 +78,7 @@ pub struct Shop {
     rows: OrderRows,
     traffic: Arc<Traffic>,
     leaving: AtomicBool,
+    out: AtomicBool,
 }
 
 impl Shop {
@@ -106,6 +109,7 @@ impl Shop {
                 tasks.clone(),
             ),
             leaving: AtomicBool::new(false),
+            out: AtomicBool::new(false),
             memory,
             till,
             outbound,
@@ -179,9 +183,17 @@ impl Shop {
         self.leaving.store(true, Ordering::Relaxed);
     }
 
-    /// Answers whether this process goes away: soon, or because it drains.
+    /// Takes this process out of service, or back: it is not ready, asks its clients to come over another connection,
+    /// and serves who comes all the same.
+    pub fn take_out(&self, is_out: bool) {
+        if self.out.swap(is_out, Ordering::Relaxed) != is_out {
+            tracing::info!(is_out, "an operator has decided whether this process is out of service");
+        }
+    }
+
+    /// Answers whether this process goes away: soon, because it drains, or because an operator wants it.
     pub fn is_leaving(&self) -> bool {
-        self.leaving.load(Ordering::Relaxed) || self.is_draining()
+        self.leaving.load(Ordering::Relaxed) || self.out.load(Ordering::Relaxed) || self.is_draining()
     }
 
     /// Refuses purchases from now on, because this process drains. Checks that refuse earlier keep their own answers.

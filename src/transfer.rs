@@ -25,6 +25,8 @@ use crate::domain::{
 };
 use crate::ports::{IMPORT_RECORDS_MAX, Offsets, Ports};
 
+/// How many orders are read at once.
+const PAGE: u32 = 1000;
 /// The pause between two looks at whether the order writer is done.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// A preheated sale travels only when it opens later than this, so that nobody buys while it is being read.
@@ -141,9 +143,9 @@ impl<'a> Orders<'a> {
                 (self.after, self.is_last) = (None, false);
             }
             let Some(shard) = self.shards.front().copied() else { return Ok(None) };
-            let orders = ports.archive.orders(self.sale, shard, self.after).await?;
+            let orders = ports.archive.orders(self.sale, shard, self.after, PAGE).await?;
             self.after = orders.last().map(|last| last.record.order_id);
-            self.is_last = orders.len() < IMPORT_RECORDS_MAX;
+            self.is_last = orders.len() < usize::try_from(PAGE).unwrap_or(usize::MAX);
             self.page = orders.into();
         }
         Ok(self.page.pop_front())

@@ -37,6 +37,7 @@ mod sqlite_subscriptions;
 mod sqlite_views;
 mod writer;
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -133,7 +134,11 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Opened> {
         subscriptions: Arc::new(SqliteSubscriptions { sqlite: sqlite.clone() }),
         token_leases: None,
         order_copies: None,
-        nodes: Arc::new(OwnNode { clock: clock.clone(), told: Mutex::default() }),
+        nodes: Arc::new(OwnNode {
+            clock: clock.clone(),
+            told: Mutex::default(),
+            is_out: AtomicBool::new(false),
+        }),
         rules: Arc::new(SqliteRules { sqlite: sqlite.clone() }),
         event_topic: None,
         payments: Arc::new(SqlitePayments { sqlite: sqlite.clone() }),

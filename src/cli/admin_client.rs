@@ -1,14 +1,18 @@
 //! A small HTTP client of our own admin API.
 
+use std::io::Write as _;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
+use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::TcpStream;
+
+use crate::shutdown::Tasks;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -50,18 +54,86 @@ impl AdminClient {
             .with_context(|| format!("{} did not answer within {TIMEOUT:?}", self.address))?
     }
 
+    /// Reads all pages of a list as one answer. `path` has a query already.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub async fn all(&self, path: &str, member: &str) -> anyhow::Result<Value> {
+        self.at_most(path, member, usize::MAX).await
+    }
+
+    /// Reads pages of a list as one answer, until there are `most` entries. `path` has a query already.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub async fn at_most(&self, path: &str, member: &str, most: usize) -> anyhow::Result<Value> {
+        let (mut entries, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let mut page = self.call("GET", &format!("{path}{cursor}"), None).await?;
+            entries.extend(page[member].as_array_mut().into_iter().flat_map(std::mem::take));
+            match page["next_cursor"].as_str() {
+                Some(next) if entries.len() < most => cursor = format!("&cursor={}", quoted(next)),
+                _ => return Ok(serde_json::json!({ member: entries })),
+            }
+        }
+    }
+
+    /// Copies the answer of a GET to stdout as it comes, however long it is.
+    ///
+    /// # Errors
+    /// When the listener does not answer with a success, or the answer breaks off.
+    pub async fn copy(&self, path: &str) -> anyhow::Result<()> {
+        let mut sender = self.connected().await?;
+        let request = self.request("GET", path, None)?;
+        let response = sender.send_request(request).await?;
+        let status = response.status();
+        if !status.is_success() {
+            let limited = http_body_util::Limited::new(response.into_body(), ANSWER_BYTES_MAX);
+            let bytes = limited.collect().await.map_err(|error| anyhow::anyhow!(error))?.to_bytes();
+            return Err(problem(status, &serde_json::from_slice(&bytes).unwrap_or(Value::Null)));
+        }
+        let mut body = response.into_body();
+        let mut out = std::io::stdout();
+        while let Some(frame) = body.frame().await {
+            let frame =
+                frame.context("the answer broke off: go on after the last order that came (--after)")?;
+            if let Some(piece) = frame.data_ref() {
+                out.write_all(piece)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Connects. The connection ends with the sender.
+    async fn connected(&self) -> anyhow::Result<http1::SendRequest<Full<Bytes>>> {
+        let stream = TcpStream::connect(&self.address).await.with_context(|| {
+            format!("cannot reach the admin API at {}: is `seckill serve` running?", self.address)
+        })?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        let tasks = Tasks::on_current_runtime();
+        tasks.spawn(async {
+            // What went wrong is the error of the exchange.
+            drop(connection.await);
+        });
+        Ok(sender)
+    }
+
+    fn request(&self, method: &str, path: &str, body: Option<Value>) -> anyhow::Result<Request<Full<Bytes>>> {
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("/api/v1/admin{path}"))
+            .header("Host", &self.address)
+            .header("Authorization", format!("Bearer {}", self.key))
+            .header("Content-Type", "application/json");
+        Ok(request.body(Full::new(Bytes::from(body.map(|body| body.to_string()).unwrap_or_default())))?)
+    }
+
     async fn exchange(&self, method: &str, path: &str, body: Option<Value>) -> anyhow::Result<Value> {
         let stream = TcpStream::connect(&self.address).await.with_context(|| {
             format!("cannot reach the admin API at {}: is `seckill serve` running?", self.address)
         })?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        let request = hyper::Request::builder()
-            .method(method)
-            .uri(format!("/api/v1/admin{path}"))
-            .header("Host", &self.address)
-            .header("Authorization", format!("Bearer {}", self.key))
-            .header("Content-Type", "application/json")
-            .body(Full::new(Bytes::from(body.map(|body| body.to_string()).unwrap_or_default())))?;
+        let request = self.request(method, path, body)?;
         let exchange = async {
             let response = sender.send_request(request).await?;
             let status = response.status();
@@ -85,21 +157,26 @@ impl AdminClient {
         if status.is_success() {
             return Ok(answer);
         }
-        let text = |member: &str| answer[member].as_str().unwrap_or_default().to_owned();
-        let mut words = format!("{status}: {}", text("title"));
-        if answer["detail"].is_string() {
-            words.push_str(&format!(" {}", text("detail")));
-        }
-        for member in ["open", "differences"] {
-            if !answer[member].is_null() {
-                words.push_str(&format!(" ({member}: {})", answer[member]));
-            }
-        }
-        if answer["allowed"].is_array() {
-            words.push_str(&format!(" (state {}, allowed: {})", answer["state"], answer["allowed"]));
-        }
-        bail!("{words}")
+        Err(problem(status, &answer))
     }
+}
+
+/// Writes a problem for a person.
+fn problem(status: StatusCode, answer: &Value) -> anyhow::Error {
+    let text = |member: &str| answer[member].as_str().unwrap_or_default().to_owned();
+    let mut words = format!("{status}: {}", text("title"));
+    if answer["detail"].is_string() {
+        words.push_str(&format!(" {}", text("detail")));
+    }
+    for member in ["open", "differences", "errors", "scope"] {
+        if !answer[member].is_null() {
+            words.push_str(&format!(" ({member}: {})", answer[member]));
+        }
+    }
+    if answer["allowed"].is_array() {
+        words.push_str(&format!(" (state {}, allowed: {})", answer["state"], answer["allowed"]));
+    }
+    anyhow!("{words}")
 }
 
 /// Writes a text so that it can stand in a path or a query. Source: RFC 3986 §2.1.

@@ -5,6 +5,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::admin_client::{Admin, quoted};
+use super::confirm::Confirm;
 use super::output::{self, Format};
 use crate::app;
 use crate::config::Config;
@@ -41,6 +42,8 @@ pub enum KeyCommand {
         admin: Admin,
         /// The id of the key, as `key list` has it.
         key: String,
+        #[command(flatten)]
+        confirm: Confirm,
         /// Why; kept in the audit log.
         #[arg(long, default_value = "by command line")]
         reason: String,
@@ -135,7 +138,8 @@ impl KeyCommand {
                     Format::Json | Format::Ndjson => output::print(format, &made, &[], &[]),
                 }
             }
-            Self::Revoke { admin, key, reason } => {
+            Self::Revoke { admin, key, confirm, reason } => {
+                confirm.ask(&format!("Revoke {key}?"))?;
                 let body = json!({ "reason": reason });
                 let ended = admin
                     .client()

@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::admin_client::{Admin, AdminClient};
+use super::confirm::Confirm;
 use super::input;
 use super::output::{self, Format, cell};
 
@@ -41,11 +42,40 @@ enum SaleAction {
     Pause(Step),
     Resume(Step),
     /// End it for good.
-    End(Step),
+    End {
+        #[command(flatten)]
+        step: Step,
+        #[command(flatten)]
+        confirm: Confirm,
+    },
+    /// Look whether anything is missing that it needs to sell. Exits with 4 when it cannot sell as it is.
+    Preflight {
+        sale: String,
+    },
+    /// Create a draft like it, with another id and other times.
+    Clone {
+        sale: String,
+        /// The id of the new sale.
+        id: String,
+        /// When it opens (RFC 3339).
+        #[arg(long, value_name = "TIME")]
+        starts_at: String,
+        /// When it is over (RFC 3339).
+        #[arg(long, value_name = "TIME")]
+        ends_at: String,
+        /// What shoppers see, if not the name of the other sale.
+        #[arg(long)]
+        name: Option<String>,
+        /// Why; kept in the audit log.
+        #[arg(long, default_value = "by command line")]
+        reason: String,
+    },
     /// Settle it: compare its counts, write its report, clear Redis of it. It must be ended, and nothing of it open.
     Settle {
         #[command(flatten)]
         step: Step,
+        #[command(flatten)]
+        confirm: Confirm,
         /// Pass over differences between Redis and the ledgers. The report keeps them.
         #[arg(long)]
         accept_differences: bool,
@@ -53,6 +83,12 @@ enum SaleAction {
     /// Show the report of a settled sale, as JSON.
     Report {
         sale: String,
+        /// Print it as a page instead, to keep in a file.
+        #[arg(long, conflicts_with = "csv")]
+        html: bool,
+        /// Print the units of each SKU as CSV instead.
+        #[arg(long)]
+        csv: bool,
     },
 }
 
@@ -87,13 +123,26 @@ impl SaleCommand {
             SaleAction::Preheat(step) => advance(format, &client, "preheat", step).await?,
             SaleAction::Pause(step) => advance(format, &client, "pause", step).await?,
             SaleAction::Resume(step) => advance(format, &client, "resume", step).await?,
-            SaleAction::End(step) => advance(format, &client, "end", step).await?,
-            SaleAction::Settle { step, accept_differences } => {
+            SaleAction::End { step, confirm } => {
+                confirm.ask(&format!("End {}?", step.sale))?;
+                advance(format, &client, "end", step).await?;
+            }
+            SaleAction::Preflight { sale } => preflight(format, &client, &sale).await?,
+            SaleAction::Clone { sale, id, starts_at, ends_at, name, reason } => {
+                let body = json!({ "id": id, "name": name, "starts_at": starts_at, "ends_at": ends_at, "reason": reason });
+                show(format, &client.call("POST", &format!("/sales/{sale}/clone"), Some(body)).await?);
+            }
+            SaleAction::Settle { step, confirm, accept_differences } => {
+                confirm.ask(&format!("Settle {}?", step.sale))?;
                 let body = json!({ "reason": step.reason, "accept_differences": accept_differences });
                 let path = format!("/sales/{}/settle", step.sale);
                 show(format, &client.call("POST", &path, Some(body)).await?);
             }
-            SaleAction::Report { sale } => {
+            SaleAction::Report { sale, html, csv } if html || csv => {
+                let form = if html { "html" } else { "csv" };
+                client.copy(&format!("/sales/{sale}/report?format={form}")).await?;
+            }
+            SaleAction::Report { sale, .. } => {
                 let report = client.call("GET", &format!("/sales/{sale}/report"), None).await?;
                 output::print(Format::Json, &report, &[], &[]);
             }
@@ -114,6 +163,18 @@ async fn all_sales(client: &AdminClient) -> anyhow::Result<Value> {
             None => return Ok(json!({ "sales": sales })),
         }
     }
+}
+
+/// A sale cannot sell as it is: the process exits with 4.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} cannot sell as it is: see the checks whose level is error")]
+pub struct NotReady(String);
+
+async fn preflight(format: Format, client: &AdminClient, sale: &str) -> anyhow::Result<()> {
+    let found = client.call("GET", &format!("/sales/{sale}/preflight"), None).await?;
+    let row = |check: &Value| ["name", "level", "detail", "fix"].map(|name| cell(&check[name])).to_vec();
+    output::list(format, &found, "checks", &["CHECK", "LEVEL", "DETAIL", "FIX"], row);
+    if found["level"] == "error" { Err(NotReady(sale.to_owned()).into()) } else { Ok(()) }
 }
 
 async fn advance(format: Format, client: &AdminClient, action: &str, step: Step) -> anyhow::Result<()> {

@@ -79,6 +79,11 @@ pub enum Subject {
         /// Each of the first 100, in a sentence.
         found: Vec<String>,
     },
+    /// A process that is taken out of service, or back.
+    Node {
+        /// Its id.
+        node: String,
+    },
     /// The configuration of a process, which it reads again.
     Configuration {
         /// The id of the process.

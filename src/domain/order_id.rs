@@ -62,6 +62,11 @@ impl OrderId {
         Self::within(shard, month, u8::MAX)
     }
 
+    /// Answers the id before this one in the order of ids.
+    pub fn before(&self) -> Self {
+        Self(u128::from_be_bytes(self.0).saturating_sub(1).to_be_bytes())
+    }
+
     fn within(shard: Shard, month: Month, rest: u8) -> Self {
         let mut bytes = [rest; 16];
         bytes[..2].copy_from_slice(&shard.number().to_be_bytes());

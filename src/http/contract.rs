@@ -213,6 +213,14 @@ impl Description {
         self.answers_as(status, about, media_type, json!({ "type": "string" }))
     }
 
+    /// Says that an answer may also be a text of another type.
+    pub fn answers_also_text(&mut self, status: u16, media_type: &str) -> &mut Self {
+        if let Some(answer) = self.answers.get_mut(&status) {
+            answer["content"][media_type] = json!({ "schema": { "type": "string" } });
+        }
+        self
+    }
+
     /// Adds an answer that has no body.
     pub fn answers_nothing(&mut self, status: u16, about: &str) -> &mut Self {
         self.answers.insert(status, json!({ "description": about }));

@@ -88,6 +88,7 @@ codes! {
     OrderNotDecided "order_not_decided" 409 true "The order is not decided yet; ask again.";
     OrderNotPayable "order_not_payable" 409 false "The order does not wait for a payment.";
     RefundNotFound "refund_not_found" 404 false "No refund of this id has failed.";
+    NodeNotFound "node_not_found" 404 false "No such process is there.";
     KeyNotFound "key_not_found" 404 false "There is no such API key.";
     KeyExists "key_exists" 409 false "A key of this name can be used.";
     KeyEnded "key_ended" 409 false "The key has an end already.";

@@ -33,7 +33,12 @@ pub fn shopper_operations() -> Vec<Operation> {
 /// Lists the operations of the operators' listener.
 pub fn admin_operations() -> Vec<Operation> {
     let mut all = admin::views::operations();
+    // Fixed paths stand before the pattern of actions.
+    all.extend(admin::preflight::operations());
+    all.extend(admin::sale_report::operations());
     all.extend(admin::sales::operations());
+    // Fixed paths of many orders stand before the patterns of one.
+    all.extend(admin::order_search::operations());
     all.extend(admin::orders::operations());
     all.extend(admin::payments::operations());
     all.extend(admin::dead_letters::operations());

@@ -8,8 +8,12 @@ use crate::domain::node::{Node, NodeBeat};
 /// Knows which processes there are.
 #[async_trait]
 pub trait Nodes: Send + Sync {
-    /// Notes what a process tells of itself, in place of what it told before.
-    async fn beat(&self, beat: &NodeBeat) -> StoreResult<()>;
+    /// Notes what a process tells of itself, in place of what it told before. Answers whether an operator wants it out
+    /// of service.
+    async fn beat(&self, beat: &NodeBeat) -> StoreResult<bool>;
+
+    /// Notes whether an operator wants a process out of service. Idempotent.
+    async fn wish_out(&self, id: &str, is_out: bool) -> StoreResult<()>;
 
     /// Forgets a process that ends as it should. Idempotent.
     async fn leave(&self, id: &str) -> StoreResult<()>;

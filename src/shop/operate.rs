@@ -153,7 +153,7 @@ impl Shop {
 
     /// Checks a definition, its items in the order in which the caller gave them: that it is sound, and that the
     /// provider takes what the smallest and the largest order would cost.
-    fn check(&self, sale: &Sale) -> Result<(), InvalidSale> {
+    pub(super) fn check(&self, sale: &Sale) -> Result<(), InvalidSale> {
         sale.validate(self.map.shards())?;
         if sale.access.purchase_token && self.settings.token_keys.is_none() {
             let detail = "needs auth.purchase_token_secret, which is not set".to_owned();
@@ -177,7 +177,7 @@ impl Shop {
     }
 
     /// Takes a sale through its life. To repeat an action is harmless: it brings Redis and the pools to the state that
-    /// the sale already has. A half-done action is finished in this way.
+    /// the sale already has. A half-done action is finished in this way. `if_versions` are as for [`Self::patch_sale`].
     ///
     /// # Errors
     /// When a component failed. The caller repeats the action.
@@ -185,11 +185,12 @@ impl Shop {
         &self,
         id: &SaleId,
         action: SaleAction,
+        if_versions: Option<&[u64]>,
         change: &Change,
     ) -> Result<Changed, Failure> {
         // When two operators do the same, the slower one finds it done when it looks again.
-        match self.try_advance(id, action, change).await? {
-            Changed::VersionMoved => self.try_advance(id, action, change).await,
+        match self.try_advance(id, action, if_versions, change).await? {
+            Changed::VersionMoved => self.try_advance(id, action, if_versions, change).await,
             changed => Ok(changed),
         }
     }
@@ -198,11 +199,15 @@ impl Shop {
         &self,
         id: &SaleId,
         action: SaleAction,
+        if_versions: Option<&[u64]>,
         change: &Change,
     ) -> Result<Changed, Failure> {
         let Some(old) = self.sale(id).await? else {
             return Ok(Changed::Unknown);
         };
+        if if_versions.is_some_and(|versions| !versions.contains(&old.version)) {
+            return Ok(Changed::VersionMoved);
+        }
         // A sale is settled in another way ([`Self::settle`]).
         let Some(state) = old.state.after(action).filter(|state| *state != SaleState::Settled) else {
             return Ok(Changed::NotAllowed { state: old.state, allowed: old.state.allowed() });
@@ -261,7 +266,7 @@ impl Shop {
                 self.bring_about(sale, true).await.map(Changed::Done)
             }
             Ok(Some(sale)) if sale.state == SaleState::Published => {
-                self.advance_sale(id, SaleAction::Preheat, &change).await
+                self.advance_sale(id, SaleAction::Preheat, None, &change).await
             }
             Ok(_) => return Ok(()),
             Err(failure) => Err(failure),

@@ -51,6 +51,26 @@ impl Shop {
         self.ports.nodes.all().await.map_err(Failure::of_read)
     }
 
+    /// Has a process taken out of service, or back, which it hears within half a second. Idempotent; every call is noted
+    /// in the audit log. Answers what it has told last; `None` for one that nobody has heard of for a while.
+    ///
+    /// # Errors
+    /// When they could not be read, or the wish could not be noted.
+    pub async fn take_node_out(
+        &self,
+        id: &str,
+        is_out: bool,
+        change: &Change,
+    ) -> Result<Option<Node>, Failure> {
+        let Some(node) = self.nodes().await?.into_iter().find(|node| node.beat.id == id && !node.is_lost())
+        else {
+            return Ok(None);
+        };
+        self.ports.audit_log.note(change, &Subject::Node { node: id.to_owned() }).await?;
+        self.ports.nodes.wish_out(id, is_out).await?;
+        Ok(Some(node))
+    }
+
     /// Changes a rule. This process follows it at once, and every other one within a second. Idempotent, but for the
     /// version; every call that changes something is noted in the audit log.
     ///

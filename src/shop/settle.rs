@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{Failure, Shop};
@@ -34,6 +34,8 @@ pub enum Settled {
     Done(Sale),
     /// There is no such sale.
     Unknown,
+    /// It has another version than the caller knows: nothing was changed.
+    VersionMoved,
     /// It was not ended.
     NotAllowed {
         /// The state that it is in.
@@ -48,7 +50,7 @@ pub enum Settled {
 }
 
 /// The units of one SKU, as they were compared.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnitsReport {
     /// The SKU.
     pub sku_id: SkuId,
@@ -69,9 +71,54 @@ impl UnitsReport {
     }
 }
 
+/// The report of a settled sale, as its seal has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// The sale.
+    pub sale_id: SaleId,
+    /// When it was settled, ms since 1970.
+    pub settled_ms: i64,
+    /// The units of each SKU, ascending by its id.
+    pub items: Vec<UnitsReport>,
+    /// What its events say.
+    pub view: SaleView,
+}
+
+impl Report {
+    /// Lists what does not fit together, in sentences; nothing when all of it does.
+    pub fn findings(&self) -> Vec<String> {
+        let mut findings = Vec::new();
+        for of in &self.items {
+            let (sku, rest) = (&of.sku_id, i64::from(of.configured) - of.sold - of.withheld);
+            match of.available {
+                _ if rest < 0 => {
+                    findings.push(format!("{} units of {sku} were sold that there were not", -rest))
+                }
+                None => findings.push(format!("nobody knows what was left of {sku} in the inventory")),
+                Some(left) if left != rest => {
+                    findings.push(format!(
+                        "{left} units of {sku} were left in the inventory, and {rest} by the ledgers"
+                    ));
+                }
+                Some(_) => {}
+            }
+            let states = self.view.items.get(sku).map(|totals| &totals.states);
+            let paid = states.and_then(|states| states.get("paid")).map_or(0, |paid| paid.units);
+            if paid != of.sold {
+                findings.push(format!(
+                    "{paid} units of {sku} are paid by the events, and {} by the ledgers",
+                    of.sold
+                ));
+            }
+        }
+        findings
+    }
+}
+
 impl Shop {
     /// Settles a sale that was ended and of which nothing is open. A difference between inventory and ledgers is only
-    /// passed over when `accept_differences` says so; the report keeps it. Idempotent, and finishes what was cut off.
+    /// passed over when `accept_differences` says so; the report keeps it. `if_versions` are as for [`Self::patch_sale`].
+    /// Idempotent, and finishes what was cut off.
     ///
     /// # Errors
     /// When a component failed. Repeating it finishes it.
@@ -79,9 +126,13 @@ impl Shop {
         &self,
         id: &SaleId,
         accept_differences: bool,
+        if_versions: Option<&[u64]>,
         change: &Change,
     ) -> Result<Settled, Failure> {
         let Some(sale) = self.sale(id).await? else { return Ok(Settled::Unknown) };
+        if if_versions.is_some_and(|versions| !versions.contains(&sale.version)) {
+            return Ok(Settled::VersionMoved);
+        }
         if sale.state == SaleState::Settled {
             self.ports.audit_log.note(change, &Subject::Sale(Box::new(sale.clone()))).await?;
             self.clear(&sale).await?;
@@ -285,13 +336,9 @@ impl Shop {
             .flat_map(|(_, ends)| ends.iter().map(|(part, end)| (part.number(), end - 1)))
             .collect();
         let sealed_ms = self.now_ms();
-        let report = json!({ "sale_id": sale.id, "settled_ms": sealed_ms, "items": units, "view": view });
-        Ok(Seal {
-            sealed_ms,
-            hash: view.hash(),
-            numbers: json!(numbers).to_string(),
-            report: report.to_string(),
-        })
+        let hash = view.hash();
+        let report = Report { sale_id: sale.id.clone(), settled_ms: sealed_ms, items: units.to_vec(), view };
+        Ok(Seal { sealed_ms, hash, numbers: json!(numbers).to_string(), report: json!(report).to_string() })
     }
 
     async fn end_and_settle(&self, id: &SaleId, change: &Change) -> Result<Settled, Failure> {
@@ -303,11 +350,11 @@ impl Shop {
             }
             SaleState::Preheated | SaleState::Paused => {
                 let end = Change { action: SaleAction::End.as_str(), ..change.clone() };
-                self.advance_sale(id, SaleAction::End, &end).await?;
+                self.advance_sale(id, SaleAction::End, None, &end).await?;
             }
             SaleState::Draft | SaleState::Published | SaleState::Ended => {}
         }
-        self.settle(id, false, change).await
+        self.settle(id, false, None, change).await
     }
 
     /// Ends a sale that is over and settles it, when nothing of it is open, without an operator. Idempotent. Answers
@@ -328,7 +375,9 @@ impl Shop {
                 let units = json!(units).to_string();
                 Err(format!("its inventory does not have the units that its ledgers say: {units}"))
             }
-            Ok(Settled::Open(_) | Settled::Unknown | Settled::NotAllowed { .. }) => Ok(false),
+            Ok(Settled::Open(_) | Settled::Unknown | Settled::VersionMoved | Settled::NotAllowed { .. }) => {
+                Ok(false)
+            }
             Err(Failure::AppliedPartly { detail }) => Err(detail),
             Err(Failure::Unavailable | Failure::OutcomeUnknown) => {
                 Err("a component does not answer".to_owned())

@@ -1,4 +1,5 @@
-//! Tells what this process is and does, so that operators and other processes know that it is there.
+//! Tells what this process is and does, so that operators and other processes know that it is there, and hears whether
+//! an operator wants it out of service.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,8 @@ pub struct TellNode {
     pub rulebook: Arc<Rulebook>,
     /// Answers whether the process goes away.
     pub is_leaving: Box<dyn Fn() -> bool + Send + Sync>,
+    /// Takes the process out of service as an operator wants it, or back.
+    pub take_out: Box<dyn Fn(bool) + Send + Sync>,
     /// Time between two times.
     pub period: Duration,
 }
@@ -37,7 +40,8 @@ impl Task for TellNode {
     /// Tells once.
     async fn run_once(&self) -> StoreResult<Progress> {
         let (rules_version, draining) = (self.rulebook.version(), (self.is_leaving)());
-        self.nodes.beat(&NodeBeat { rules_version, draining, ..self.node.clone() }).await?;
+        let is_out = self.nodes.beat(&NodeBeat { rules_version, draining, ..self.node.clone() }).await?;
+        (self.take_out)(is_out);
         Ok(Progress::of(0))
     }
 }

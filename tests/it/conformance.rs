@@ -36,6 +36,7 @@ mod faults;
 mod greys;
 pub mod http_errors;
 mod journal;
+mod operations;
 mod order_reads;
 mod payment_events;
 mod payments;

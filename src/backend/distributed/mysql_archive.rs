@@ -12,8 +12,11 @@ use super::mysql_order_store::{COLUMNS, is_missing_table, read};
 use super::mysql_text::{insert_rows, list};
 use crate::domain::exported::{ExportPage, ExportedEvent, ExportedRefund};
 use crate::domain::payment::{PaymentState, RefundReason, RefundState};
-use crate::domain::{Exported, ExportedPayment, Money, Order, OrderId, PaymentId, Sale, Shard, TakenStep};
-use crate::ports::{Archive, IMPORT_RECORDS_MAX, StoreError, StoreResult};
+use crate::domain::{
+    Exported, ExportedPayment, Money, Month, Order, OrderFilter, OrderId, OrderState, PaymentId, Reference,
+    Sale, Shard, SkuId, TakenStep, UserId,
+};
+use crate::ports::{Archive, StoreError, StoreResult};
 
 const READ: &str = "read orders of a sale";
 const RESTORE: &str = "put payments in place";
@@ -33,6 +36,7 @@ impl MysqlArchive {
         sale: &Sale,
         shard: Shard,
         after: Option<OrderId>,
+        limit: u32,
     ) -> StoreResult<Vec<Whole>> {
         let text = format!(
             "SELECT {COLUMNS}, epoch, created_ms FROM {{shard}}.orders_{{yyyymm}} \
@@ -41,12 +45,51 @@ impl MysqlArchive {
         let rows = sqlx::query(self.mysql.shard_sql(shard, sale.month(), &text))
             .bind(sale.id.as_str().as_bytes())
             .bind(after.map_or(Vec::new(), |after| after.bytes().to_vec()))
-            .bind(u32::try_from(IMPORT_RECORDS_MAX).unwrap_or(u32::MAX))
+            .bind(limit)
             .fetch_all(self.mysql.pool(self.mysql.map.instance_of(shard)))
             .await;
         let whole = |row: &MySqlRow| Ok((read(row)?, small(row, "epoch")?, column(row, "created_ms")?));
         match rows {
             Ok(rows) => rows.iter().map(whole).collect(),
+            Err(error) if is_missing_table(&error) => Ok(Vec::new()),
+            Err(error) => Err(failed(READ, error)),
+        }
+    }
+
+    async fn find(
+        &self,
+        filter: &OrderFilter,
+        month: Month,
+        shard: Shard,
+        after: Option<OrderId>,
+        limit: u32,
+    ) -> StoreResult<Vec<Order>> {
+        let OrderFilter { sale, sku, user, state, reference, since_ms, until_ms } = filter;
+        let texts = [
+            (Some(sale.as_str()), "sale_id = ?"),
+            (sku.as_ref().map(SkuId::as_str), "sku_id = ?"),
+            (user.as_ref().map(UserId::as_str), "user_id = ?"),
+            (state.map(OrderState::as_str), "state = ?"),
+            (reference.as_ref().map(Reference::as_str), "reference = ?"),
+        ];
+        let times = [(*since_ms, "accepted_ms >= ?"), (*until_ms, "accepted_ms < ?")];
+        let wanted = texts.iter().filter(|(text, _)| text.is_some()).map(|(_, condition)| *condition);
+        let wanted =
+            wanted.chain(times.iter().filter(|(at, _)| at.is_some()).map(|(_, condition)| *condition));
+        let text = format!(
+            "SELECT {COLUMNS} FROM {{shard}}.orders_{{yyyymm}} WHERE {} AND order_id > ? ORDER BY order_id LIMIT ?",
+            wanted.collect::<Vec<_>>().join(" AND ")
+        );
+        let mut query = sqlx::query(self.mysql.shard_sql(shard, month, &text));
+        for text in texts.iter().filter_map(|(text, _)| *text) {
+            query = query.bind(text);
+        }
+        for at_ms in times.iter().filter_map(|(at_ms, _)| *at_ms) {
+            query = query.bind(at_ms);
+        }
+        let query = query.bind(after.map_or(Vec::new(), |after| after.bytes().to_vec())).bind(limit);
+        match query.fetch_all(self.mysql.pool(self.mysql.map.instance_of(shard))).await {
+            Ok(rows) => rows.iter().map(read).collect(),
             Err(error) if is_missing_table(&error) => Ok(Vec::new()),
             Err(error) => Err(failed(READ, error)),
         }
@@ -103,8 +146,9 @@ impl MysqlArchive {
         sale: &Sale,
         shard: Shard,
         after: Option<OrderId>,
+        limit: u32,
     ) -> StoreResult<Vec<Exported>> {
-        let orders = self.rows_of_month(sale, shard, after).await?;
+        let orders = self.rows_of_month(sale, shard, after, limit).await?;
         let mut page = ExportPage { orders, ..ExportPage::default() };
         if !page.orders.is_empty() {
             self.steps(shard, &mut page).await?;
@@ -227,11 +271,29 @@ fn refund(row: &MySqlRow) -> StoreResult<ExportedRefund> {
 
 #[async_trait]
 impl Archive for MysqlArchive {
-    async fn orders(&self, sale: &Sale, shard: Shard, after: Option<OrderId>) -> StoreResult<Vec<Exported>> {
+    async fn orders(
+        &self,
+        sale: &Sale,
+        shard: Shard,
+        after: Option<OrderId>,
+        limit: u32,
+    ) -> StoreResult<Vec<Exported>> {
         // A page of a sale with few orders in a big month passes over all other orders, so it gets the time of a
         // change.
         let instance = self.mysql.map.instance_of(shard);
-        self.mysql.change(instance, READ, self.read_exported(sale, shard, after)).await
+        self.mysql.change(instance, READ, self.read_exported(sale, shard, after, limit)).await
+    }
+
+    async fn found(
+        &self,
+        filter: &OrderFilter,
+        month: Month,
+        shard: Shard,
+        after: Option<OrderId>,
+        limit: u32,
+    ) -> StoreResult<Vec<Order>> {
+        let instance = self.mysql.map.instance_of(shard);
+        self.mysql.change(instance, READ, self.find(filter, month, shard, after, limit)).await
     }
 
     async fn restore_payments(&self, payments: &[ExportedPayment]) -> StoreResult<()> {

@@ -197,6 +197,11 @@ impl RedisLink {
         format!("{}nodes", self.prefix)
     }
 
+    /// Answers the name of the set of the nodes that an operator wants out of service.
+    pub fn nodes_out(&self) -> String {
+        format!("{}nodes_out", self.prefix)
+    }
+
     /// Answers the name of a bucket of tokens that all processes share. One call asks for many, so they share a slot.
     pub fn limit(&self, bucket: &str) -> String {
         format!("{}{{limits}}:{bucket}", self.prefix)

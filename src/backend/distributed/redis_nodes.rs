@@ -33,14 +33,23 @@ fn read(value: &str, now_ms: i64) -> Option<Node> {
 
 #[async_trait]
 impl Nodes for RedisNodes {
-    async fn beat(&self, beat: &NodeBeat) -> StoreResult<()> {
+    async fn beat(&self, beat: &NodeBeat) -> StoreResult<bool> {
         let mut call = self.beat.prepare_invoke();
         call.key(self.link.nodes()).arg(&beat.id);
         call.arg(serde_json::to_string(beat).expect("a beat is JSON")).arg(Node::FORGOTTEN_AFTER_MS);
-        self.link.script::<i64>("tell of a node", &call).await.map(drop)
+        self.link.script::<i64>("tell of a node", &call).await?;
+        let wished = redis::cmd("SISMEMBER").arg(self.link.nodes_out()).arg(&beat.id).to_owned();
+        self.link.command::<bool>("read wish for a node", &wished).await
+    }
+
+    async fn wish_out(&self, id: &str, is_out: bool) -> StoreResult<()> {
+        let name = if is_out { "SADD" } else { "SREM" };
+        let wish = redis::cmd(name).arg(self.link.nodes_out()).arg(id).to_owned();
+        self.link.command::<i64>("wish for a node", &wish).await.map(drop)
     }
 
     async fn leave(&self, id: &str) -> StoreResult<()> {
+        self.wish_out(id, false).await?;
         self.link
             .command::<i64>("forget node", redis::cmd("HDEL").arg(self.link.nodes()).arg(id))
             .await

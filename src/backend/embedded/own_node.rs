@@ -1,6 +1,7 @@
 //! Knows the one process that has the folder.
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 
@@ -14,6 +15,8 @@ pub struct OwnNode {
     pub clock: Clock,
     /// What the process has told of itself, and when.
     pub told: Mutex<Option<(NodeBeat, Moment)>>,
+    /// Whether an operator wants it out of service.
+    pub is_out: AtomicBool,
 }
 
 impl OwnNode {
@@ -24,8 +27,13 @@ impl OwnNode {
 
 #[async_trait]
 impl Nodes for OwnNode {
-    async fn beat(&self, beat: &NodeBeat) -> StoreResult<()> {
+    async fn beat(&self, beat: &NodeBeat) -> StoreResult<bool> {
         *self.told() = Some((beat.clone(), self.clock.monotonic()));
+        Ok(self.is_out.load(Ordering::Relaxed))
+    }
+
+    async fn wish_out(&self, _: &str, is_out: bool) -> StoreResult<()> {
+        self.is_out.store(is_out, Ordering::Relaxed);
         Ok(())
     }
 

@@ -13,8 +13,11 @@ use super::sqlite_order_store::{COLUMNS, read};
 use super::sqlite_rows::{column, failed, insert, number, parsed};
 use crate::domain::exported::{ExportPage, ExportedEvent, ExportedRefund};
 use crate::domain::payment::{PaymentState, RefundReason, RefundState};
-use crate::domain::{Exported, ExportedPayment, Money, Order, OrderId, PaymentId, Sale, Shard, TakenStep};
-use crate::ports::{Archive, IMPORT_RECORDS_MAX, StoreResult};
+use crate::domain::{
+    Exported, ExportedPayment, Money, Month, Order, OrderFilter, OrderId, OrderState, PaymentId, Reference,
+    Sale, Shard, SkuId, TakenStep, UserId,
+};
+use crate::ports::{Archive, StoreResult};
 
 const READ: &str = "read orders of a sale";
 const STEPS: &str = "SELECT order_id, kind, mover, why, at_ms FROM order_moves \
@@ -25,6 +28,10 @@ const REFUNDS: &str = "SELECT order_id, attempt, amount, currency, capture, reas
      FROM refunds WHERE order_id IN (SELECT value FROM json_each(?))";
 const PAYMENTS: &str = "SELECT state, request, reference, url, capture FROM payments \
      WHERE order_id IN (SELECT value FROM json_each(?)) ORDER BY order_id, attempt";
+/// A condition without a value holds for every row.
+const FITS: &str = "sale_id = ?1 AND (?2 IS NULL OR sku_id = ?2) AND (?3 IS NULL OR user_id = ?3) \
+     AND (?4 IS NULL OR state = ?4) AND (?5 IS NULL OR reference = ?5) AND (?6 IS NULL OR accepted_ms >= ?6) \
+     AND (?7 IS NULL OR accepted_ms < ?7) AND order_id > ?8 AND order_id <= ?9 ORDER BY order_id LIMIT ?10";
 const STANDS: &str = "ON CONFLICT DO NOTHING";
 
 /// Serves exports and imports from the database.
@@ -37,22 +44,22 @@ pub struct SqliteArchive {
 type Whole = (Order, u32, i64);
 
 impl SqliteArchive {
-    async fn rows(&self, sale: &Sale, shard: Shard, after: Option<OrderId>) -> StoreResult<Vec<Whole>> {
-        // There is one lower bound, or SQLite would begin every page at the first order. For the first page the bound
-        // is the first id without its last character, because a text comes after its own beginning.
-        let mut below = after.unwrap_or_else(|| OrderId::first_of(shard, sale.month())).to_string();
-        if after.is_none() {
-            below.pop();
-        }
+    async fn rows(
+        &self,
+        sale: &Sale,
+        shard: Shard,
+        after: Option<OrderId>,
+        limit: u32,
+    ) -> StoreResult<Vec<Whole>> {
         let text = format!(
             "SELECT {COLUMNS}, epoch, created_ms FROM orders WHERE sale_id = ? AND order_id > ? AND order_id <= ? \
              ORDER BY order_id LIMIT ?"
         );
         let rows = sqlx::query(AssertSqlSafe(text))
             .bind(sale.id.as_str())
-            .bind(below)
+            .bind(bound(sale.month(), shard, after))
             .bind(OrderId::last_of(shard, sale.month()).to_string())
-            .bind(i64::try_from(IMPORT_RECORDS_MAX).unwrap_or(i64::MAX))
+            .bind(limit)
             .fetch_all(self.sqlite.readers())
             .await
             .map_err(|error| failed(READ, error))?;
@@ -90,6 +97,17 @@ impl SqliteArchive {
         }
         Ok(())
     }
+}
+
+/// Answers the text above which the ids of a page are. There is one lower bound, or SQLite would begin every page at
+/// the first order. For the first page it is the first id without its last character, because a text comes after its
+/// own beginning.
+fn bound(month: Month, shard: Shard, after: Option<OrderId>) -> String {
+    let mut below = after.unwrap_or_else(|| OrderId::first_of(shard, month)).to_string();
+    if after.is_none() {
+        below.pop();
+    }
+    below
 }
 
 fn payment(row: &SqliteRow) -> StoreResult<ExportedPayment> {
@@ -168,13 +186,43 @@ async fn restore(connection: &mut SqliteConnection, payments: &[ExportedPayment]
 
 #[async_trait]
 impl Archive for SqliteArchive {
-    async fn orders(&self, sale: &Sale, shard: Shard, after: Option<OrderId>) -> StoreResult<Vec<Exported>> {
-        let orders = self.rows(sale, shard, after).await?;
+    async fn orders(
+        &self,
+        sale: &Sale,
+        shard: Shard,
+        after: Option<OrderId>,
+        limit: u32,
+    ) -> StoreResult<Vec<Exported>> {
+        let orders = self.rows(sale, shard, after, limit).await?;
         let ids = json!(orders.iter().map(|(order, ..)| order.id).collect::<Vec<_>>()).to_string();
         let mut page = ExportPage { orders, ..ExportPage::default() };
         self.steps(&ids, &mut page).await?;
         self.payments(&ids, &mut page).await?;
         page.exported().map_err(|left| broken(READ, left))
+    }
+
+    async fn found(
+        &self,
+        filter: &OrderFilter,
+        month: Month,
+        shard: Shard,
+        after: Option<OrderId>,
+        limit: u32,
+    ) -> StoreResult<Vec<Order>> {
+        let text = format!("SELECT {COLUMNS} FROM orders WHERE {FITS}");
+        let query = sqlx::query(AssertSqlSafe(text))
+            .bind(filter.sale.as_str())
+            .bind(filter.sku.as_ref().map(SkuId::as_str))
+            .bind(filter.user.as_ref().map(UserId::as_str))
+            .bind(filter.state.map(OrderState::as_str))
+            .bind(filter.reference.as_ref().map(Reference::as_str))
+            .bind(filter.since_ms)
+            .bind(filter.until_ms)
+            .bind(bound(month, shard, after))
+            .bind(OrderId::last_of(shard, month).to_string())
+            .bind(limit);
+        let rows = query.fetch_all(self.sqlite.readers()).await.map_err(|error| failed(READ, error))?;
+        rows.iter().map(read).collect()
     }
 
     async fn restore_payments(&self, payments: &[ExportedPayment]) -> StoreResult<()> {

@@ -1,14 +1,16 @@
-//! The admin route of nodes: the processes of the shop.
+//! The admin routes of nodes: the processes of the shop.
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
+use serde_json::json;
 
-use super::{Scope, operator};
+use super::changes::{ReasonBody, read_body};
+use super::{Scope, change, operator};
 use crate::domain::node::Node;
 use crate::http::Context;
 use crate::http::contract::For;
 use crate::http::operation::{Operation, Verb, operation};
-use crate::http::problem::Problem;
+use crate::http::problem::{Code, Problem};
 use crate::http::shopper::rfc3339;
 use utoipa::ToSchema;
 
@@ -67,11 +69,30 @@ fn view(node: &Node) -> View<'_> {
 
 /// Lists the operations of this file.
 pub fn operations() -> Vec<Operation> {
-    vec![operation(Verb::Get, "/api/v1/admin/nodes", list, |it| {
-        it.names("platform", "list_nodes", "The processes of the shop.")
-            .is_for(For::Operator(Scope::LimitsRead))
-            .answers::<ListView<'_>>(200, "All of them.");
-    })]
+    vec![
+        operation(Verb::Get, "/api/v1/admin/nodes", list, |it| {
+            it.names("platform", "list_nodes", "The processes of the shop.")
+                .is_for(For::Operator(Scope::LimitsRead))
+                .answers::<ListView<'_>>(200, "All of them.");
+        }),
+        operation(Verb::Post, "/api/v1/admin/nodes/{node}/drain", drain, |it| {
+            it.names("platform", "drain_node", "Take a process out of service: balancers turn away from it.")
+                .about("It serves who still comes. A worker goes on until it is stopped.")
+                .is_for(For::Operator(Scope::OpsWrite))
+                .changes()
+                .body::<ReasonBody>(json!({ "reason": "a new machine" }))
+                .refuses(&[Code::NodeNotFound])
+                .answers::<View<'_>>(200, "The process. It follows within half a second.");
+        }),
+        operation(Verb::Post, "/api/v1/admin/nodes/{node}/resume", resume, |it| {
+            it.names("platform", "resume_node", "Take a process back into service.")
+                .is_for(For::Operator(Scope::OpsWrite))
+                .changes()
+                .body::<ReasonBody>(json!({ "reason": "all is well" }))
+                .refuses(&[Code::NodeNotFound])
+                .answers::<View<'_>>(200, "The process. It follows within half a second.");
+        }),
+    ]
 }
 
 /// Answers `GET /nodes`: the processes, those too that have told nothing for a while.
@@ -82,4 +103,44 @@ pub async fn list(request: HttpRequest, context: web::Data<Context>) -> Result<H
     operator(&request, &context, Scope::LimitsRead).await?;
     let nodes = context.shop.nodes().await?;
     Ok(HttpResponse::Ok().json(ListView { nodes: nodes.iter().map(view).collect() }))
+}
+
+/// Answers `POST /nodes/{node}/drain`.
+///
+/// # Errors
+/// `node_not_found`.
+pub async fn drain(
+    request: HttpRequest,
+    path: web::Path<String>,
+    payload: web::Payload,
+    context: web::Data<Context>,
+) -> Result<HttpResponse, Problem> {
+    take_out((request, payload, context), &path, true).await
+}
+
+/// Answers `POST /nodes/{node}/resume`.
+///
+/// # Errors
+/// As [`drain`].
+pub async fn resume(
+    request: HttpRequest,
+    path: web::Path<String>,
+    payload: web::Payload,
+    context: web::Data<Context>,
+) -> Result<HttpResponse, Problem> {
+    take_out((request, payload, context), &path, false).await
+}
+
+async fn take_out(
+    (request, payload, context): (HttpRequest, web::Payload, web::Data<Context>),
+    id: &str,
+    is_out: bool,
+) -> Result<HttpResponse, Problem> {
+    let operator = operator(&request, &context, Scope::OpsWrite).await?;
+    let reason = read_body::<ReasonBody>(&request, payload, &context).await?.reason()?;
+    let action = if is_out { "node_drain" } else { "node_resume" };
+    let change = change(&request, &operator, action, &reason);
+    let node = context.shop.take_node_out(id, is_out, &change).await?;
+    let node = node.ok_or_else(|| Problem::new(Code::NodeNotFound))?;
+    Ok(HttpResponse::Ok().json(view(&node)))
 }

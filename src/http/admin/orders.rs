@@ -5,14 +5,16 @@ use serde::{Deserialize, Serialize};
 
 use super::changes::{ReasonBody, checked_reason, read_body};
 use super::{Scope, change, operator};
-use crate::domain::{Order, OrderId, Payment, UserId};
+use crate::domain::{Order, OrderId, UserId};
 use crate::http::Context;
 use crate::http::contract::For;
 use crate::http::operation::{Operation, Verb, operation};
 use crate::http::problem::{Code, Problem};
 use crate::http::shopper::order_view::Whole;
 use crate::http::shopper::orders::cancelled;
+use crate::http::shopper::rfc3339;
 use crate::shop::pay::Refunding;
+use crate::shop::search::Hop;
 use serde_json::json;
 use utoipa::ToSchema;
 
@@ -26,14 +28,44 @@ struct View<'a> {
     order: Whole<'a>,
 }
 
+/// An order as operators read it: with its buyer, and what happened to it.
+#[derive(Serialize, ToSchema)]
+#[schema(as = OrderWithTimeline)]
+struct ReadView<'a> {
+    /// The buyer.
+    user_id: &'a UserId,
+    #[serde(flatten)]
+    order: Whole<'a>,
+    /// What happened to it, ascending by time.
+    timeline: Vec<HopView<'a>>,
+}
+
+/// One thing that happened to an order.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Hop)]
+struct HopView<'a> {
+    /// When.
+    #[schema(value_type = String, format = DateTime)]
+    at: String,
+    /// What: `accepted`, the word of a step, or what a payment or a refund did.
+    what: &'a str,
+    /// Who did it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by: Option<&'a str>,
+    /// Why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<&'a str>,
+}
+
+fn hop_view(hop: &Hop) -> HopView<'_> {
+    HopView { at: rfc3339(hop.at_ms), what: &hop.what, by: hop.by.as_deref(), why: hop.why.as_deref() }
+}
+
 /// Answers with an order that was changed just now.
 async fn respond(order: &Order, context: &Context) -> Result<HttpResponse, Problem> {
     let payments = context.shop.payments(order).await?;
-    Ok(answer(order, &payments, context))
-}
-
-fn answer(order: &Order, payments: &[Payment], context: &Context) -> HttpResponse {
-    HttpResponse::Ok().json(View { user_id: &order.user, order: Whole::of(order, payments, context) })
+    let view = View { user_id: &order.user, order: Whole::of(order, &payments, context) };
+    Ok(HttpResponse::Ok().json(view))
 }
 
 fn order_id(path: &str) -> Result<OrderId, Problem> {
@@ -44,10 +76,10 @@ fn order_id(path: &str) -> Result<OrderId, Problem> {
 pub fn operations() -> Vec<Operation> {
     vec![
         operation(Verb::Get, "/api/v1/admin/orders/{order}", read, |it| {
-            it.names("orders", "read_any_order", "Anybody's order.")
+            it.names("orders", "read_any_order", "Anybody's order, and what happened to it.")
                 .is_for(For::Operator(Scope::OrdersRead))
                 .refuses(&[Code::OrderNotFound])
-                .answers::<View<'_>>(200, "The order, with its payments and its buyer.");
+                .answers::<ReadView<'_>>(200, "The order, with its payments, its buyer and its timeline.");
         }),
         operation(Verb::Post, "/api/v1/admin/orders/{order}/cancel", cancel, |it| {
             it.names("orders", "cancel_any_order", "Cancel anybody's order that was not paid.")
@@ -81,7 +113,12 @@ pub async fn read(
     operator(&request, &context, Scope::OrdersRead).await?;
     let whole = context.shop.any_order(order_id(&path)?).await?;
     let whole = whole.ok_or_else(|| Problem::new(Code::OrderNotFound))?;
-    Ok(answer(&whole.order, &whole.payments, &context))
+    let timeline = context.shop.timeline(&whole.order).await?;
+    Ok(HttpResponse::Ok().json(ReadView {
+        user_id: &whole.order.user,
+        order: Whole::of(&whole.order, &whole.payments, &context),
+        timeline: timeline.iter().map(hop_view).collect(),
+    }))
 }
 
 /// Answers `POST /orders/{order}/cancel`.

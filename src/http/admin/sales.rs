@@ -5,7 +5,6 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{ETAG, LOCATION};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, web};
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 
 use super::changes::{ReasonBody, checked_reason, if_versions, read_body};
 use super::sale_bodies::{CreateBody, PatchBody};
@@ -73,12 +72,6 @@ pub fn operations() -> Vec<Operation> {
                 .refuses(&[Code::SaleNotFound])
                 .answers::<StockBody<'_>>(200, "The units.");
         }),
-        operation(Verb::Get, "/api/v1/admin/sales/{sale}/report", report, |it| {
-            it.names("sales", "read_report", "The report of a settled sale.")
-                .is_for(For::Operator(Scope::SalesRead))
-                .refuses(&[Code::SaleNotFound])
-                .answers::<ReportView>(200, "The report.");
-        }),
     ];
     all.extend(life());
     all
@@ -95,6 +88,7 @@ fn life() -> Vec<Operation> {
             )
             .is_for(For::Operator(Scope::SalesWrite))
             .changes()
+            .heeds_if_match()
             .body::<SettleBody>(json!({ "reason": "it is over" }))
             .refuses(&[Code::SaleNotFound, Code::StateConflict])
             .answers::<SaleView<'_>>(200, "The sale, settled now or before.");
@@ -107,14 +101,9 @@ fn life() -> Vec<Operation> {
             )
             .is_for(For::Operator(Scope::SalesWrite))
             .changes()
+            .heeds_if_match()
             .body::<ReasonBody>(json!({ "reason": "all is ready" }))
-            .refuses(&[
-                Code::NotFound,
-                Code::SaleNotFound,
-                Code::StateConflict,
-                Code::EtagMismatch,
-                Code::SwitchedOff,
-            ])
+            .refuses(&[Code::NotFound, Code::SaleNotFound, Code::StateConflict, Code::SwitchedOff])
             .answers::<SaleView<'_>>(200, "The sale.");
         }),
     ]
@@ -190,7 +179,8 @@ pub async fn change(
 /// Answers `POST /sales/{sale}/{action}`: takes a sale through its life.
 ///
 /// # Errors
-/// `not_found` for an action that there is not, `state_conflict` with the actions that are allowed instead.
+/// `not_found` for an action that there is not, `state_conflict` with the actions that are allowed instead,
+/// `etag_mismatch` when `If-Match` names another version.
 pub async fn advance(
     request: HttpRequest,
     path: web::Path<(String, String)>,
@@ -204,8 +194,10 @@ pub async fn advance(
     if action == SaleAction::Publish {
         while_on(&context, Switch::NoNewSales)?;
     }
+    let if_versions = if_versions(&request)?;
     let change = audit(&request, &operator, action.as_str(), &reason);
-    let sale = done(context.shop.advance_sale(&sale_id(&sale)?, action, &change).await?)?;
+    let id = sale_id(&sale)?;
+    let sale = done(context.shop.advance_sale(&id, action, if_versions.as_deref(), &change).await?)?;
     Ok(respond(StatusCode::OK, &sale))
 }
 
@@ -238,7 +230,9 @@ pub async fn settle(
     let SettleBody { reason, accept_differences } = read_body(&request, payload, &context).await?;
     let change = audit(&request, &operator, SaleAction::Settle.as_str(), &checked_reason(&reason)?);
     let conflict = || Problem::new(Code::StateConflict);
-    match context.shop.settle(&sale_id(&path)?, accept_differences, &change).await? {
+    let if_versions = if_versions(&request)?;
+    match context.shop.settle(&sale_id(&path)?, accept_differences, if_versions.as_deref(), &change).await? {
+        Settled::VersionMoved => Err(Problem::new(Code::EtagMismatch)),
         Settled::Done(sale) => Ok(respond(StatusCode::OK, &sale)),
         Settled::Unknown => Err(Problem::new(Code::SaleNotFound)),
         Settled::NotAllowed { state, allowed } => done(Changed::NotAllowed { state, allowed })
@@ -252,45 +246,6 @@ pub async fn settle(
             .detail("The inventory does not have the units that the ledgers say: nothing was changed. Look into it, \
                      and settle with accept_differences")),
     }
-}
-
-/// Answers `GET /sales/{sale}/report`: the report of a settled sale.
-///
-/// # Errors
-/// `sale_not_found`, also for a sale that is not settled.
-pub async fn report(
-    request: HttpRequest,
-    path: web::Path<String>,
-    context: web::Data<Context>,
-) -> Result<HttpResponse, Problem> {
-    operator(&request, &context, Scope::SalesRead).await?;
-    let seal = context.shop.report_of(&sale_id(&path)?).await?;
-    let seal = seal.ok_or_else(|| Problem::new(Code::SaleNotFound).detail("It is not settled."))?;
-    let report = RawValue::from_string(seal.report).map_err(|_| Problem::new(Code::Internal))?;
-    let numbers = RawValue::from_string(seal.numbers).map_err(|_| Problem::new(Code::Internal))?;
-    Ok(HttpResponse::Ok().json(ReportView {
-        settled_at: rfc3339(seal.sealed_ms),
-        hash: seal.hash,
-        last_events: numbers,
-        report,
-    }))
-}
-
-/// The report of a settled sale.
-#[derive(Serialize, ToSchema)]
-#[schema(as = SaleReport)]
-struct ReportView {
-    /// When it was settled.
-    #[schema(value_type = String, format = DateTime)]
-    settled_at: String,
-    /// SHA-256 of the view's text.
-    hash: String,
-    /// The last event of each partition that the view is built of.
-    #[schema(value_type = Vec<Vec<i64>>)]
-    last_events: Box<RawValue>,
-    /// The report.
-    #[schema(value_type = Object)]
-    report: Box<RawValue>,
 }
 
 /// Answers `GET /sales/{sale}/stock`: the units of every SKU, as Redis and the ledgers have them.
@@ -309,7 +264,7 @@ pub async fn stock(
     Ok(HttpResponse::Ok().json(StockBody { sale_id: &id, items }))
 }
 
-fn done(changed: Changed) -> Result<Sale, Problem> {
+pub(super) fn done(changed: Changed) -> Result<Sale, Problem> {
     match changed {
         Changed::Done(sale) => Ok(sale),
         Changed::Unknown => Err(Problem::new(Code::SaleNotFound)),
@@ -330,7 +285,7 @@ fn done(changed: Changed) -> Result<Sale, Problem> {
     }
 }
 
-fn respond(status: StatusCode, sale: &Sale) -> HttpResponse {
+pub(super) fn respond(status: StatusCode, sale: &Sale) -> HttpResponse {
     HttpResponseBuilder::new(status)
         .insert_header((ETAG, format!("\"{}\"", sale.version)))
         .insert_header((LOCATION, format!("/api/v1/admin/sales/{}", sale.id)))
@@ -340,7 +295,7 @@ fn respond(status: StatusCode, sale: &Sale) -> HttpResponse {
 /// A sale as operators see it.
 #[derive(Serialize, ToSchema)]
 #[schema(as = SaleOfOperators)]
-struct SaleView<'a> {
+pub(super) struct SaleView<'a> {
     /// The sale.
     id: &'a SaleId,
     /// What shoppers see.

@@ -332,7 +332,7 @@ async fn a_session_ends_by_itself_by_its_end_and_with_its_key(mode: Mode) {
 }
 
 async fn the_listener_of_operators_answers_for_no_foreign_name(mode: Mode) {
-    let shop = TestShop::start_with(mode, &[("admin.hosts", "[\"ops.shop.example\"]")]).await;
+    let shop = TestShop::start_with(mode, &[("admin.hosts", "ops.shop.example")]).await;
     let bearer = format!("Bearer {API_KEY}");
     for path in [
         "/api/v1/admin/sales",

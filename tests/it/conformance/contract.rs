@@ -6,10 +6,17 @@ use std::path::Path;
 use std::process::Command;
 
 use seckill::config::Mode;
+use seckill::http::router::{ADMIN_CONTRACT, SHOPPER_CONTRACT};
 
+use crate::client::call;
 use crate::harness::{API_KEY, TestShop, token};
+use crate::provider::paying_shop;
 
-in_both_modes!(the_shopper_contract_is_kept, the_admin_contract_is_kept,);
+in_both_modes!(
+    the_shopper_contract_is_kept,
+    the_admin_contract_is_kept,
+    every_example_of_a_body_is_understood,
+);
 
 /// How many requests are made for each operation and kind of request, unless `CONTRACT_REQUESTS` has said at the
 /// build.
@@ -51,5 +58,47 @@ async fn the_admin_contract_is_kept(mode: Mode) {
     shop.open_sale("friday-drop", 9, &[("phone-x", 1000)]).await;
     // These turn others off, which would be the answer to everything. `rules`, `breakers` and `greys` try them.
     hold(shop.admin, API_KEY, &["force_breaker", "put_switch"]).await;
+    shop.finish().await;
+}
+
+/// Sends the example of every body that the contracts have. What it names may not be there; that it is understood is
+/// what counts.
+async fn every_example_of_a_body_is_understood(mode: Mode) {
+    let secret = ("auth.purchase_token_secret", "a secret of 32 bytes or more ……");
+    let (shop, _provider) = paying_shop(mode, &[secret]).await;
+    shop.open_sale("friday-drop", 9, &[("phone-x", 1000)]).await;
+    let mut executed = 0;
+    for (contract, listener, bearer) in
+        [(&SHOPPER_CONTRACT, shop.shopper, token("ada")), (&ADMIN_CONTRACT, shop.admin, API_KEY.to_owned())]
+    {
+        let bearer = format!("Bearer {bearer}");
+        let headers = [
+            ("Authorization", bearer.as_str()),
+            ("Content-Type", "application/json"),
+            ("Idempotency-Key", "k"),
+        ];
+        for (path, verbs) in contract["paths"].as_object().expect("paths") {
+            for (verb, operation) in verbs.as_object().expect("verbs") {
+                let example = &operation["requestBody"]["content"]["application/json"]["example"];
+                if example.is_null() {
+                    continue;
+                }
+                let order = "ord_00000000000000000000000000";
+                let path = path
+                    .replace("{sale}", "friday-drop")
+                    .replace("{order}", order)
+                    .replace("{letter}", "0-1");
+                let path = path.replace("{action}", "publish").replace("{switch}", "no_new_sales");
+                let path = path.replace("{dependency}", "redis").replace(['{', '}'], "");
+                let answer = call(listener, &verb.to_uppercase(), &path, &headers, example.to_string()).await;
+                assert!(
+                    ![400, 405, 415, 422, 500].contains(&answer.status),
+                    "{verb} {path} {example}: {answer:?}"
+                );
+                executed += 1;
+            }
+        }
+    }
+    assert!(executed > 25, "{executed}");
     shop.finish().await;
 }

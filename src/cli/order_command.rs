@@ -1,0 +1,190 @@
+//! `seckill order …` looks for orders and ends them, over the admin API.
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::admin_client::{Admin, AdminClient, quoted};
+use super::confirm::Confirm;
+use super::output::{self, Format, cell};
+
+#[derive(Debug, Args)]
+pub struct OrderCommand {
+    #[command(flatten)]
+    admin: Admin,
+    #[command(subcommand)]
+    action: OrderAction,
+}
+
+#[derive(Debug, Subcommand)]
+enum OrderAction {
+    /// Show one order and what happened to it.
+    Show { order: String },
+    /// List orders of a sale that have a row, ascending by id.
+    List {
+        sale: String,
+        /// Only those of this buyer.
+        #[arg(long)]
+        user: Option<String>,
+        /// Only those of this SKU.
+        #[arg(long)]
+        sku: Option<String>,
+        /// Only those in this state, such as paid.
+        #[arg(long)]
+        status: Option<String>,
+        /// Only the one with this name of the shop's own.
+        #[arg(long)]
+        reference: Option<String>,
+    },
+    /// Print all orders of a sale, each on a line.
+    Export {
+        sale: String,
+        /// Only those in this state, such as paid.
+        #[arg(long)]
+        status: Option<String>,
+        /// Write CSV for a spreadsheet instead of NDJSON.
+        #[arg(long)]
+        csv: bool,
+        /// Go on after the order with this id.
+        #[arg(long, value_name = "ORDER")]
+        after: Option<String>,
+    },
+    /// Cancel orders that were not paid: those that are named, or all of a sale.
+    Cancel(End),
+    /// Pay orders back: those that are named, or all that are paid of a sale.
+    Refund {
+        #[command(flatten)]
+        end: End,
+        /// Let the units go back on sale. They are withheld otherwise.
+        #[arg(long)]
+        restock: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+struct End {
+    /// The orders.
+    #[arg(required_unless_present = "sale", conflicts_with = "sale")]
+    orders: Vec<String>,
+    /// All of this sale.
+    #[arg(long)]
+    sale: Option<String>,
+    /// Of the sale, only those of this SKU.
+    #[arg(long, requires = "sale")]
+    sku: Option<String>,
+    /// Only say what would be done.
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    confirm: Confirm,
+    /// Why; kept in the audit log.
+    #[arg(long)]
+    reason: String,
+}
+
+const HEAD: [&str; 7] = ["ORDER", "BUYER", "SKU", "UNITS", "STATUS", "ACCEPTED", "REFERENCE"];
+
+fn row(order: &Value) -> Vec<String> {
+    let names = ["id", "user_id", "sku_id", "quantity", "status", "accepted_at", "reference"];
+    names.map(|name| cell(&order[name])).to_vec()
+}
+
+fn outcome_row(outcome: &Value) -> Vec<String> {
+    ["id", "outcome", "status"].map(|name| cell(&outcome[name])).to_vec()
+}
+
+impl OrderCommand {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// When the admin API does not answer with a success.
+    pub async fn run(self, format: Format) -> anyhow::Result<()> {
+        let client = self.admin.client();
+        match self.action {
+            OrderAction::Show { order } => {
+                let read = client.call("GET", &format!("/orders/{}", quoted(&order)), None).await?;
+                output::print(format, &read, &HEAD, &[row(&read)]);
+                if format == Format::Table {
+                    let names = ["at", "what", "by", "why"];
+                    let hop = |hop: &Value| names.map(|name| cell(&hop[name])).to_vec();
+                    output::data("");
+                    output::list(format, &read, "timeline", &["AT", "WHAT", "BY", "WHY"], hop);
+                }
+            }
+            OrderAction::List { sale, user, sku, status, reference } => {
+                let wanted = [("user", user), ("sku", sku), ("status", status), ("reference", reference)];
+                let wanted = wanted.into_iter().filter_map(|(name, value)| Some((name, value?)));
+                let query: String =
+                    wanted.map(|(name, value)| format!("&{name}={}", quoted(&value))).collect();
+                let path = format!("/orders?sale={}{query}", quoted(&sale));
+                let all = client.all(&path, "orders").await?;
+                output::list(format, &all, "orders", &HEAD, row);
+            }
+            OrderAction::Export { sale, status, csv, after } => {
+                let form = if csv { "csv" } else { "ndjson" };
+                let wanted = [("status", status), ("cursor", after)];
+                let wanted = wanted.into_iter().filter_map(|(name, value)| Some((name, value?)));
+                let query: String =
+                    wanted.map(|(name, value)| format!("&{name}={}", quoted(&value))).collect();
+                client.copy(&format!("/exports/orders?sale={}&format={form}{query}", quoted(&sale))).await?;
+            }
+            OrderAction::Cancel(end) => end.run(&client, format, "cancel", json!({})).await?,
+            OrderAction::Refund { end, restock } => {
+                end.run(&client, format, "refund", json!({ "restock": restock })).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl End {
+    async fn run(
+        self,
+        client: &AdminClient,
+        format: Format,
+        action: &str,
+        mut body: Value,
+    ) -> anyhow::Result<()> {
+        let which = match &self.sale {
+            Some(sale) => format!("all orders of {sale}"),
+            None => format!("{} orders", self.orders.len()),
+        };
+        if !self.dry_run {
+            self.confirm.ask(&format!("{action} {which}?"))?;
+        }
+        body["reason"] = json!(self.reason);
+        body["dry_run"] = json!(self.dry_run);
+        for (name, value) in [("sale_id", self.sale), ("sku_id", self.sku)] {
+            if let Some(value) = value {
+                body[name] = json!(value);
+            }
+        }
+        let mut done: Vec<Value> = Vec::new();
+        let mut named = self.orders.chunks(100);
+        loop {
+            match named.next() {
+                Some(some) => body["ids"] = json!(some),
+                None if body["sale_id"].is_null() => break,
+                None => {}
+            }
+            let mut answer = client.call("POST", &format!("/orders/{action}"), Some(body.clone())).await?;
+            done.extend(answer["orders"].as_array_mut().into_iter().flat_map(std::mem::take));
+            if done.len() >= 100 {
+                output::talk(&format!("{} orders …", done.len()));
+            }
+            match answer["next_cursor"].as_str() {
+                Some(cursor) => body["cursor"] = json!(cursor),
+                None if body["sale_id"].is_null() => {}
+                None => break,
+            }
+        }
+        let left = done.iter().filter(|one| one["outcome"] != "done").count();
+        let all = json!({ "orders": done, "dry_run": self.dry_run });
+        output::list(format, &all, "orders", &["ORDER", "OUTCOME", "STATUS"], outcome_row);
+        anyhow::ensure!(left == 0, "{left} of {} orders are not as it was wanted", done_count(&all));
+        Ok(())
+    }
+}
+
+fn done_count(all: &Value) -> usize {
+    all["orders"].as_array().map_or(0, Vec::len)
+}
