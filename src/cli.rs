@@ -113,6 +113,13 @@ enum Command {
     Position(position_command::PositionCommand),
     /// Run the simulated payment provider, which moves no money.
     Provider(provider_command::ProviderCommand),
+    /// Send a crowd and audit what it left: `load run|audit|report|compare`; `load run --help` says more.
+    #[command(disable_help_flag = true)]
+    Load {
+        /// What the load tool is asked for.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENTS")]
+        args: Vec<std::ffi::OsString>,
+    },
     /// Print a script that completes this program's commands in a shell.
     Completions {
         /// The shell.
@@ -220,6 +227,11 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     flags.extend(mode.map(|mode| ("backend.mode", mode.as_str().to_owned())));
     flags.extend(data.clone().map(|folder| ("embedded.folder", folder)));
     let config = || configured::load(file, &flags).map(|loaded| loaded.config);
+    let logged = || -> anyhow::Result<Config> {
+        let config = config()?;
+        telemetry::install(&config.log, Clock::System).context("log.filter is not a filter")?;
+        Ok(config)
+    };
     match cli.command {
         #[cfg(feature = "embedded")]
         Command::Demo(command) => {
@@ -238,22 +250,15 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let config = config()?;
             block_on(async { if dry_run { say_plan(&config).await } else { migrate(&config).await } })?;
         }
-        Command::Export(file) => {
-            let config = config()?;
-            telemetry::install(&config.log, Clock::System).context("log.filter is not a filter")?;
-            block_on(file.export(&config))?;
-        }
-        Command::Import(file) => {
-            let config = config()?;
-            telemetry::install(&config.log, Clock::System).context("log.filter is not a filter")?;
-            block_on(file.import(&config))?;
-        }
+        Command::Export(file) => block_on(file.export(&logged()?))?,
+        Command::Import(file) => block_on(file.import(&logged()?))?,
         Command::Operate(command) => block_on(command.run(format))?,
         Command::Position(command) => block_on(command.run(&config()?, format))?,
-        Command::Provider(command) => {
-            let config = config()?;
-            telemetry::install(&config.log, Clock::System).context("log.filter is not a filter")?;
-            block_on(command.run(&config))?;
+        Command::Provider(command) => block_on(command.run(&logged()?))?,
+        Command::Load { args } => {
+            let words = std::iter::once("seckill load".into()).chain(args);
+            let load = loadtest::cli::Cli::parse_from(words);
+            return block_on(loadtest::command::execute(load)).map(ExitCode::from);
         }
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -381,3 +386,6 @@ async fn migrate_services(config: &Config) -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

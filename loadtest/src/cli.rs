@@ -47,6 +47,22 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Only audit what stands
     Audit(AuditArgs),
+    /// Make the page of a JSON summary
+    Report {
+        /// The JSON summary
+        #[arg(default_value = "summary.json")]
+        summary: PathBuf,
+        /// Where to write the page
+        #[arg(long, value_name = "PATH", default_value = "report.html")]
+        report: PathBuf,
+    },
+    /// Compare the figures of two JSON summaries
+    Compare {
+        /// The earlier one
+        before: PathBuf,
+        /// The later one
+        after: PathBuf,
+    },
 }
 
 /// Where the system is and how to print; both commands have these.
@@ -161,6 +177,9 @@ pub struct RunArgs {
     /// Where to write the JSON summary; empty = nowhere
     #[arg(long, value_name = "PATH", default_value = "summary.json")]
     pub summary: String,
+    /// Where to write the report as a page; empty = nowhere
+    #[arg(long, value_name = "PATH", default_value = "report.html")]
+    pub report: String,
     /// Where to write every click and its answer, one JSON object a line
     #[arg(long, value_name = "PATH")]
     pub journal: Option<PathBuf>,
@@ -293,6 +312,7 @@ impl RunArgs {
             max_errors: 0,
             threshold: Vec::new(),
             summary: spike.summary.to_string_lossy().into_owned(),
+            report: String::new(),
             journal: None,
         }
     }

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use serde_json::Value;
 
 use crate::audit;
 use crate::buyers::{Buyers, Pages, Reach};
@@ -38,16 +40,33 @@ const USAGE: u8 = 2;
 /// # Errors
 /// When there can be no verdict. A bad verdict is an exit code.
 pub async fn execute(cli: Cli) -> anyhow::Result<u8> {
-    let common = match &cli.command {
-        Command::Run(args) => &args.common,
-        Command::Audit(args) => &args.common,
-    };
-    if let Command::Run(args) = &cli.command
-        && let Err(why) = args.buyers_after.shares()
-    {
-        say(&format!("loadtest: {why}"));
-        return Ok(USAGE);
+    match cli.command {
+        Command::Run(args) => {
+            if let Err(why) = args.buyers_after.shares() {
+                say(&format!("loadtest: {why}"));
+                return Ok(USAGE);
+            }
+            judged(&args.common, async |config| run(config, &args).await).await
+        }
+        Command::Audit(args) => judged(&args.common, async |config| only_audit(config, &args).await).await,
+        Command::Report { summary, report } => {
+            write(&report, &report::page::render(&read(&summary)?))?;
+            say(&format!("the report is in {}", report.display()));
+            Ok(0)
+        }
+        Command::Compare { before, after } => {
+            let compared = report::page::compare(&read(&before)?, &read(&after)?);
+            std::io::stdout().lock().write_all(compared.as_bytes()).context("cannot write the comparison")?;
+            Ok(0)
+        }
     }
+}
+
+/// Does what needs the configuration, and prints what it found.
+async fn judged(
+    common: &CommonArgs,
+    work: impl AsyncFnOnce(&Config) -> anyhow::Result<Summary>,
+) -> anyhow::Result<u8> {
     let config = match Config::load(&common.named()) {
         Ok(config) => config,
         Err(error) => {
@@ -55,10 +74,7 @@ pub async fn execute(cli: Cli) -> anyhow::Result<u8> {
             return Ok(USAGE);
         }
     };
-    let summary = match &cli.command {
-        Command::Run(args) => run(&config, args).await?,
-        Command::Audit(args) => only_audit(&config, args).await?,
-    };
+    let summary = work(&config).await?;
     print(&summary, common.output)?;
     Ok(summary.verdict.exit_code())
 }
@@ -115,11 +131,23 @@ pub async fn run(config: &Config, args: &RunArgs) -> anyhow::Result<Summary> {
     let sale = common.sale.clone();
     let summary = Summary::new(sale, Some(load), stored, report, &args.threshold, args.max_errors);
     if !args.summary.is_empty() {
-        let text = serde_json::to_string_pretty(&summary)?;
-        std::fs::write(&args.summary, text + "\n")
-            .with_context(|| format!("cannot write {}", args.summary))?;
+        write(Path::new(&args.summary), &(serde_json::to_string_pretty(&summary)? + "\n"))?;
+    }
+    if !args.report.is_empty() {
+        write(Path::new(&args.report), &report::page::render(&serde_json::to_value(&summary)?))?;
+        say(&format!("the report is in {}", args.report));
     }
     Ok(summary)
+}
+
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Reads a JSON summary.
+fn read(path: &Path) -> anyhow::Result<Value> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("{} is no JSON summary", path.display()))
 }
 
 fn asked(url: String, args: &RunArgs, seed: u64, schedule: &Schedule) -> Asked {

@@ -2,9 +2,11 @@
 
 mod after;
 mod figures;
+pub mod page;
 pub mod summary;
 mod table;
 pub mod threshold;
+mod timeline;
 
 pub use after::After;
 pub use figures::{Quantiles, float};

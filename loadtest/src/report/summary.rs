@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::after::After;
 use super::figures::{self, Quantiles};
+use super::timeline::{self, RowStretch, Stretch};
 use crate::audit::{Rule, Violation};
 use crate::collect::settle::Settled;
 use crate::crowd::Harvest;
@@ -108,6 +109,8 @@ pub struct Load {
     /// What buyers did afterwards; `None` when they were to do nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub after: Option<After>,
+    /// The answers, by when their clicks were meant to be sent.
+    pub timeline: Vec<Stretch>,
 }
 
 /// The latencies: from the intended send to the whole answer.
@@ -151,6 +154,8 @@ pub struct Stored {
     pub payments: BTreeMap<&'static str, u64>,
     /// Refunds of these orders in every state.
     pub refunds: BTreeMap<&'static str, u64>,
+    /// Orders that were accepted, and rows that were there, over time.
+    pub timeline: Vec<RowStretch>,
 }
 
 /// The units of one item.
@@ -249,6 +254,7 @@ impl Load {
             decided: Quantiles::of_micros(harvest.decided_us.iter().copied()),
             undecided: harvest.undecided,
             after: harvest.after.as_ref().map(After::new),
+            timeline: timeline::answers(entries),
         }
     }
 
@@ -313,6 +319,7 @@ impl Stored {
                 RefundState::ALL.map(RefundState::as_str),
                 refunds.map(|refund| refund.state.as_str()),
             ),
+            timeline: timeline::rows(kept()),
         }
     }
 }
