@@ -32,6 +32,7 @@ mod transfer_command;
 mod views_command;
 mod webhooks_command;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -59,7 +60,7 @@ pub struct Cli {
     command: Command,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 ok, 1 failed, 2 usage, 3 configuration invalid; 4 `sale preflight` found an error; 98 `demo --rush` found an audit violation.\n\
+const EXIT_CODES: &str = "Exit codes: 0 ok, 1 failed, 2 usage, 3 configuration invalid; 4 `sale preflight` found an error; 98 an audit violation of `demo --rush` or `load`, 99 a threshold of `load` crossed.\n\
     Every key of the configuration can be set as SECKILL__SECTION__KEY; `seckill config explain` lists them.";
 
 #[derive(Debug, Args)]
@@ -118,7 +119,7 @@ enum Command {
     Load {
         /// What the load tool is asked for.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENTS")]
-        args: Vec<std::ffi::OsString>,
+        args: Vec<OsString>,
     },
     /// Print a script that completes this program's commands in a shell.
     Completions {
@@ -140,7 +141,7 @@ enum Command {
     #[cfg(feature = "distributed")]
     #[command(subcommand)]
     Recover(recover_command::RecoverCommand),
-    /// API keys of operators: the first one is written straight into the directory, all others over the admin API.
+    /// API keys of operators: made straight in the directory, and listed, rotated and ended over the admin API.
     #[command(subcommand)]
     Key(key_command::KeyCommand),
     /// Shopper tokens for local use.
@@ -256,8 +257,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Position(command) => block_on(command.run(&config()?, format))?,
         Command::Provider(command) => block_on(command.run(&logged()?))?,
         Command::Load { args } => {
-            let words = std::iter::once("seckill load".into()).chain(args);
-            let load = loadtest::cli::Cli::parse_from(words);
+            let load = loadtest::cli::Cli::parse_from(load_words(args, file, mode, data.as_deref(), format));
             return block_on(loadtest::command::execute(load)).map(ExitCode::from);
         }
         Command::Completions { shell } => {
@@ -285,6 +285,30 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Config(command) => command.run(file, format)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Makes the words for the load tool. What was said before `load` holds for it, too.
+fn load_words(
+    args: Vec<OsString>,
+    file: Option<&Path>,
+    mode: Option<Mode>,
+    data: Option<&str>,
+    format: output::Format,
+) -> Vec<OsString> {
+    let mut args = args.into_iter();
+    let mut words: Vec<OsString> = vec!["seckill load".into()];
+    words.extend(args.next());
+    if words.get(1).is_some_and(|word| word == "run" || word == "audit") {
+        let said = [
+            ("--config", file.map(|file| file.as_os_str().to_owned())),
+            ("--mode", mode.map(|mode| mode.as_str().into())),
+            ("--data", data.map(OsString::from)),
+            ("--output", (format == output::Format::Json).then(|| "json".into())),
+        ];
+        words.extend(said.into_iter().filter_map(|(name, value)| Some([name.into(), value?])).flatten());
+    }
+    words.extend(args);
+    words
 }
 
 fn start_serving(file: Option<&Path>, flags: Vec<(&'static str, String)>, role: Role) -> anyhow::Result<()> {

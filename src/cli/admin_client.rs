@@ -85,7 +85,8 @@ impl AdminClient {
     pub async fn copy(&self, path: &str) -> anyhow::Result<()> {
         let mut sender = self.connected().await?;
         let request = self.request("GET", path, None)?;
-        let response = sender.send_request(request).await?;
+        let response = tokio::time::timeout(TIMEOUT, sender.send_request(request)).await;
+        let response = response.with_context(|| format!("{} did not answer", self.address))??;
         let status = response.status();
         if !status.is_success() {
             let limited = http_body_util::Limited::new(response.into_body(), ANSWER_BYTES_MAX);
@@ -95,10 +96,13 @@ impl AdminClient {
         let mut body = response.into_body();
         let mut out = std::io::stdout();
         while let Some(frame) = body.frame().await {
-            let frame =
-                frame.context("the answer broke off: go on after the last order that came (--after)")?;
+            let frame = frame.context("the answer broke off: go on after the last whole line (--after)")?;
             if let Some(piece) = frame.data_ref() {
-                out.write_all(piece)?;
+                match out.write_all(piece) {
+                    // The reader has what it wanted.
+                    Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
+                    written => written?,
+                }
             }
         }
         Ok(())

@@ -1,5 +1,5 @@
-//! `seckill key …`: API keys of operators. The admin API needs a key, so the first one is written straight into the
-//! directory. All others can be made, and all are ended, over the admin API.
+//! `seckill key …`: API keys of operators. The admin API needs a key, so a new one is written straight into the
+//! directory. They are listed, rotated and ended over the admin API.
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use super::confirm::Confirm;
 use super::output::{self, Format};
 use crate::app;
 use crate::config::Config;
-use crate::domain::api_key::KEY_NAME_MAX;
+use crate::domain::api_key::check_name;
 use crate::domain::scope::Role;
 use crate::domain::{ApiKey, Change, Scope};
 use crate::http::auth::{api_key_hash, new_api_key};
@@ -89,10 +89,7 @@ impl Create {
     /// When the name is too long or empty, or the directory cannot be written.
     pub async fn run(self, config: &Config) -> anyhow::Result<()> {
         let Self { name, role, scopes } = self;
-        anyhow::ensure!(
-            (1..=KEY_NAME_MAX).contains(&name.len()),
-            "--name must have 1 to {KEY_NAME_MAX} bytes"
-        );
+        check_name(&name).map_err(|why| anyhow::anyhow!("--name {why}"))?;
         let scopes = if scopes.is_empty() { vec![role.as_str().to_owned()] } else { scopes };
         app::wait_for_servers(config, app::Needed::Directory, output::talk).await?;
         let keys = app::open_keys(config).await?;

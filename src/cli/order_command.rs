@@ -159,32 +159,64 @@ impl End {
             }
         }
         let mut done: Vec<Value> = Vec::new();
-        let mut named = self.orders.chunks(100);
-        loop {
-            match named.next() {
-                Some(some) => body["ids"] = json!(some),
-                None if body["sale_id"].is_null() => break,
-                None => {}
-            }
-            let mut answer = client.call("POST", &format!("/orders/{action}"), Some(body.clone())).await?;
-            done.extend(answer["orders"].as_array_mut().into_iter().flat_map(std::mem::take));
-            if done.len() >= 100 {
-                output::talk(&format!("{} orders …", done.len()));
-            }
-            match answer["next_cursor"].as_str() {
-                Some(cursor) => body["cursor"] = json!(cursor),
-                None if body["sale_id"].is_null() => {}
-                None => break,
-            }
-        }
-        let left = done.iter().filter(|one| one["outcome"] != "done").count();
+        let path = format!("/orders/{action}");
+        let ended = match body["sale_id"].is_null() {
+            true => named(client, &path, &body, &self.orders, &mut done).await,
+            false => of_sale(client, &path, body, self.dry_run, &mut done).await,
+        };
+        let (count, left) = (done.len(), done.iter().filter(|one| one["outcome"] != "done").count());
         let all = json!({ "orders": done, "dry_run": self.dry_run });
+        // What was done is told, whatever came of the rest.
         output::list(format, &all, "orders", &["ORDER", "OUTCOME", "STATUS"], outcome_row);
-        anyhow::ensure!(left == 0, "{left} of {} orders are not as it was wanted", done_count(&all));
+        ended?;
+        anyhow::ensure!(left == 0, "{left} of {count} orders are not as it was wanted");
         Ok(())
     }
 }
 
-fn done_count(all: &Value) -> usize {
-    all["orders"].as_array().map_or(0, Vec::len)
+/// How many orders one call is about: each may have to ask the payment provider.
+const AT_ONCE: usize = 25;
+
+async fn named(
+    client: &AdminClient,
+    path: &str,
+    body: &Value,
+    orders: &[String],
+    done: &mut Vec<Value>,
+) -> anyhow::Result<()> {
+    for some in orders.chunks(AT_ONCE) {
+        let mut body = body.clone();
+        body["ids"] = json!(some);
+        let mut answer = client.call("POST", path, Some(body)).await?;
+        done.extend(answer["orders"].as_array_mut().into_iter().flat_map(std::mem::take));
+    }
+    Ok(())
+}
+
+/// Ends the orders of a sale, in as many passes as find some: others may come meanwhile.
+async fn of_sale(
+    client: &AdminClient,
+    path: &str,
+    mut body: Value,
+    is_dry: bool,
+    done: &mut Vec<Value>,
+) -> anyhow::Result<()> {
+    body["limit"] = json!(AT_ONCE);
+    let mut pass = 0;
+    loop {
+        let mut answer = client.call("POST", path, Some(body.clone())).await?;
+        let before = done.len();
+        done.extend(answer["orders"].as_array_mut().into_iter().flat_map(std::mem::take));
+        pass += done.iter().skip(before).filter(|one| one["outcome"] == "done").count();
+        if done.len() > before {
+            output::talk(&format!("{} orders …", done.len()));
+        }
+        let cursor = answer["next_cursor"].take();
+        match cursor {
+            Value::Null if is_dry || pass == 0 => return Ok(()),
+            Value::Null => pass = 0,
+            _ => {}
+        }
+        body["cursor"] = cursor;
+    }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::admin_client::{Admin, AdminClient};
+use super::admin_client::{Admin, AdminClient, quoted};
 use super::confirm::Confirm;
 use super::input;
 use super::output::{self, Format, cell};
@@ -21,25 +21,20 @@ pub struct SaleCommand {
 #[derive(Debug, Subcommand)]
 enum SaleAction {
     /// Create a draft from a JSON file (- for stdin), as the admin API takes it.
-    Create {
-        file: PathBuf,
-    },
+    Create { file: PathBuf },
     /// List all sales.
     List,
     /// Show one sale.
-    Show {
-        sale: String,
-    },
+    Show { sale: String },
     /// Units per SKU: configured, available in Redis, held and sold in the ledgers.
-    Stock {
-        sale: String,
-    },
+    Stock { sale: String },
     /// Show it to shoppers.
     Publish(Step),
     /// Put its stock in place; it then sells from starts_at to ends_at.
     Preheat(Step),
     /// Refuse purchases until resumed.
     Pause(Step),
+    /// Sell again.
     Resume(Step),
     /// End it for good.
     End {
@@ -49,9 +44,7 @@ enum SaleAction {
         confirm: Confirm,
     },
     /// Look whether anything is missing that it needs to sell. Exits with 4 when it cannot sell as it is.
-    Preflight {
-        sale: String,
-    },
+    Preflight { sale: String },
     /// Create a draft like it, with another id and other times.
     Clone {
         sale: String,
@@ -112,12 +105,12 @@ impl SaleCommand {
                 let body = input::document(&file)?;
                 show(format, &client.call("POST", "/sales", Some(body)).await?);
             }
-            SaleAction::List => list(format, &all_sales(&client).await?),
+            SaleAction::List => list(format, &client.all("/sales?limit=100", "sales").await?),
             SaleAction::Show { sale } => {
-                show(format, &client.call("GET", &format!("/sales/{sale}"), None).await?);
+                show(format, &client.call("GET", &format!("/sales/{}", quoted(&sale)), None).await?);
             }
             SaleAction::Stock { sale } => {
-                stock(format, &client.call("GET", &format!("/sales/{sale}/stock"), None).await?);
+                stock(format, &client.call("GET", &format!("/sales/{}/stock", quoted(&sale)), None).await?);
             }
             SaleAction::Publish(step) => advance(format, &client, "publish", step).await?,
             SaleAction::Preheat(step) => advance(format, &client, "preheat", step).await?,
@@ -130,38 +123,27 @@ impl SaleCommand {
             SaleAction::Preflight { sale } => preflight(format, &client, &sale).await?,
             SaleAction::Clone { sale, id, starts_at, ends_at, name, reason } => {
                 let body = json!({ "id": id, "name": name, "starts_at": starts_at, "ends_at": ends_at, "reason": reason });
-                show(format, &client.call("POST", &format!("/sales/{sale}/clone"), Some(body)).await?);
+                show(
+                    format,
+                    &client.call("POST", &format!("/sales/{}/clone", quoted(&sale)), Some(body)).await?,
+                );
             }
             SaleAction::Settle { step, confirm, accept_differences } => {
                 confirm.ask(&format!("Settle {}?", step.sale))?;
                 let body = json!({ "reason": step.reason, "accept_differences": accept_differences });
-                let path = format!("/sales/{}/settle", step.sale);
+                let path = format!("/sales/{}/settle", quoted(&step.sale));
                 show(format, &client.call("POST", &path, Some(body)).await?);
             }
             SaleAction::Report { sale, html, csv } if html || csv => {
                 let form = if html { "html" } else { "csv" };
-                client.copy(&format!("/sales/{sale}/report?format={form}")).await?;
+                client.copy(&format!("/sales/{}/report?format={form}", quoted(&sale))).await?;
             }
             SaleAction::Report { sale, .. } => {
-                let report = client.call("GET", &format!("/sales/{sale}/report"), None).await?;
+                let report = client.call("GET", &format!("/sales/{}/report", quoted(&sale)), None).await?;
                 output::print(Format::Json, &report, &[], &[]);
             }
         }
         Ok(())
-    }
-}
-
-/// Reads all pages of sales as one answer.
-async fn all_sales(client: &AdminClient) -> anyhow::Result<Value> {
-    let mut sales = Vec::new();
-    let mut query = String::new();
-    loop {
-        let mut page = client.call("GET", &format!("/sales{query}"), None).await?;
-        sales.extend(page["sales"].as_array_mut().into_iter().flat_map(std::mem::take));
-        match page["next_cursor"].as_str() {
-            Some(cursor) => query = format!("?cursor={cursor}"),
-            None => return Ok(json!({ "sales": sales })),
-        }
     }
 }
 
@@ -171,14 +153,14 @@ async fn all_sales(client: &AdminClient) -> anyhow::Result<Value> {
 pub struct NotReady(String);
 
 async fn preflight(format: Format, client: &AdminClient, sale: &str) -> anyhow::Result<()> {
-    let found = client.call("GET", &format!("/sales/{sale}/preflight"), None).await?;
+    let found = client.call("GET", &format!("/sales/{}/preflight", quoted(sale)), None).await?;
     let row = |check: &Value| ["name", "level", "detail", "fix"].map(|name| cell(&check[name])).to_vec();
     output::list(format, &found, "checks", &["CHECK", "LEVEL", "DETAIL", "FIX"], row);
     if found["level"] == "error" { Err(NotReady(sale.to_owned()).into()) } else { Ok(()) }
 }
 
 async fn advance(format: Format, client: &AdminClient, action: &str, step: Step) -> anyhow::Result<()> {
-    let path = format!("/sales/{}/{action}", step.sale);
+    let path = format!("/sales/{}/{action}", quoted(&step.sale));
     show(format, &client.call("POST", &path, Some(json!({ "reason": step.reason }))).await?);
     Ok(())
 }

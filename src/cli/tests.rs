@@ -52,13 +52,14 @@ fn words(line: &str) -> Vec<String> {
     for word in line.split_whitespace() {
         if !is_quoted {
             let word = word.split('|').next().unwrap_or(word).trim_end_matches(['…', ',', '.']);
-            let is_name =
-                word.len() > 1 && word.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
+            let is_name = word.len() > 1
+                && word != "OPTIONS"
+                && word.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
             words.push(if is_name { "1".to_owned() } else { word.replace("A:P", "127.0.0.1:1") });
         }
         is_quoted ^= word.matches(['"', '\'']).count() % 2 == 1;
     }
-    words.retain(|word| !word.is_empty());
+    words.retain(|word| !word.is_empty() && word != "OPTIONS");
     words
 }
 

@@ -45,6 +45,24 @@ pub fn origins<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<String>, D::Er
     Ok(origins)
 }
 
+/// Reads host names, which are compared with the header `Host` without its port.
+///
+/// # Errors
+/// When an entry is no name.
+pub fn hosts<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<String>, D::Error> {
+    let hosts = Vec::<String>::deserialize(input)?;
+    let is_name = |host: &&String| {
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-.".contains(&b);
+        !host.is_empty() && !host.ends_with('.') && host.bytes().all(allowed)
+    };
+    match hosts.iter().find(|host| !is_name(host)) {
+        Some(host) => Err(D::Error::custom(format!(
+            "{host:?} must be a host name without scheme, port and path, such as ops.shop.example"
+        ))),
+        None => Ok(hosts),
+    }
+}
+
 /// Answers whether a text is an origin as browsers write it: scheme, host, and a port that is not the scheme's own.
 fn is_origin(text: &str) -> bool {
     let (scheme, rest) = text.split_once("://").unwrap_or(("", text));

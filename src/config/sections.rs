@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::auth::AuthConfig;
 use super::config_error::ConfigError;
 use super::payment::PaymentConfig;
-use super::readers::{networks, origins, path, text};
+use super::readers::{hosts, networks, origins, path, text};
 use super::secret::Secret;
 use super::upkeep::{NotifyConfig, RetentionConfig};
 use crate::domain::ShardMap;
@@ -152,6 +152,7 @@ section!(
         /// The listener's address.
         bind: SocketAddr,
         /// The host names under which it answers, beside addresses and names without a dot.
+        #[serde(deserialize_with = "hosts")]
         hosts: Vec<String>
     }
 );

@@ -12,6 +12,8 @@ use super::scope::{Role, Scope};
 pub const KEYS_MAX: usize = 1000;
 /// The longest name of a key, in bytes.
 pub const KEY_NAME_MAX: usize = 64;
+/// Names under which the audit log has what no key has done.
+const NAMES_TAKEN: [&str; 3] = ["command line", "import", "seckill"];
 /// How long a session may be used at most, in ms.
 pub const SESSION_MAX_MS: i64 = 12 * 3_600_000;
 /// After how long without a request a session ends, in ms.
@@ -64,6 +66,20 @@ impl PartialSchema for KeyId {
 }
 
 impl ToSchema for KeyId {}
+
+/// Checks the name of a new key.
+///
+/// # Errors
+/// Why it cannot have that name.
+pub fn check_name(name: &str) -> Result<(), String> {
+    if !(1..=KEY_NAME_MAX).contains(&name.len()) || name.chars().any(char::is_control) {
+        return Err(format!("must have 1 to {KEY_NAME_MAX} bytes, and no control characters"));
+    }
+    if NAMES_TAKEN.contains(&name) {
+        return Err("is what the audit log calls somebody else".to_owned());
+    }
+    Ok(())
+}
 
 /// What the directory knows of an operator's API key. The key's text is not kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

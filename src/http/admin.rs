@@ -11,6 +11,7 @@ pub mod health;
 pub mod hosts;
 pub mod keys;
 pub mod nodes;
+pub mod order_export;
 pub mod order_search;
 pub mod orders;
 pub mod payments;

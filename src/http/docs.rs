@@ -1,11 +1,13 @@
 //! The contract as pages on which every operation can be tried. They are part of the binary and load nothing from
 //! elsewhere.
 
+use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
 
 use actix_web::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, LOCATION, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
 };
+use actix_web::web::Bytes;
 use actix_web::{HttpResponse, web};
 use utoipa_swagger_ui::{Config, serve};
 
@@ -56,5 +58,8 @@ pub async fn file(path: web::Path<String>) -> Result<HttpResponse, Problem> {
         .insert_header((X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .insert_header((REFERRER_POLICY, "same-origin"))
         .content_type(found.content_type)
-        .body(found.bytes.into_owned()))
+        .body(match found.bytes {
+            Cow::Borrowed(bytes) => Bytes::from_static(bytes),
+            Cow::Owned(bytes) => bytes.into(),
+        }))
 }

@@ -39,6 +39,7 @@ pub fn admin_operations() -> Vec<Operation> {
     all.extend(admin::sales::operations());
     // Fixed paths of many orders stand before the patterns of one.
     all.extend(admin::order_search::operations());
+    all.extend(admin::order_export::operations());
     all.extend(admin::orders::operations());
     all.extend(admin::payments::operations());
     all.extend(admin::dead_letters::operations());

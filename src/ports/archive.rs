@@ -8,7 +8,8 @@ use crate::domain::{Exported, ExportedPayment, Month, Order, OrderFilter, OrderI
 /// Orders of whole sales, and their payments.
 #[async_trait]
 pub trait Archive: Send + Sync {
-    /// Reads a sale's orders of one shard with their steps and payments, ascending by id above `after`, at most `limit`.
+    /// Reads a sale's orders of one shard with their steps and payments, ascending by id above `after`, at most
+    /// `limit`.
     ///
     /// # Errors
     /// Also when an order has a word that this version does not know, or its steps do not lead to its state.

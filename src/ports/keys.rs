@@ -12,7 +12,7 @@ pub trait Keys: Send + Sync {
     /// Finds the key of a hash; `None` for a key that is unknown, or has ended at `now_ms`.
     async fn api_key(&self, key_hash: [u8; 32], now_ms: i64) -> StoreResult<Option<ApiKey>>;
 
-    /// Reads all keys, those that were made last first, at most 10,000.
+    /// Reads the keys, first those without an end, of both those that were made last first, at most 10,000.
     async fn api_keys(&self) -> StoreResult<Vec<StoredKey>>;
 
     /// Adds a key and its audit row in one transaction.

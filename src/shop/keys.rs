@@ -40,15 +40,21 @@ impl Shop {
     pub async fn api_key(&self, key_hash: [u8; 32]) -> Result<Option<ApiKey>, Failure> {
         let now_ms = self.now_ms();
         let found = self.ports.keys.api_key(key_hash, now_ms).await.map_err(Failure::of_read)?;
-        if found.is_some() && self.memory.notes.is_due(key_hash, now_ms, USE_NOTED_EVERY_MS) {
-            let noted = self.ports.keys.note_use(key_hash, now_ms).await;
-            // The request is about something else.
-            noted.unwrap_or_else(|error| tracing::warn!(%error, "the use of an API key is not noted"));
+        if found.is_some() {
+            self.note_use(key_hash, now_ms).await;
         }
         Ok(found)
     }
 
-    /// Reads all keys, those that were made last first.
+    /// Notes that a key was used, once in a while. The request is about something else, and goes on without it.
+    async fn note_use(&self, key_hash: [u8; 32], now_ms: i64) {
+        if self.memory.notes.is_due(key_hash, now_ms, USE_NOTED_EVERY_MS) {
+            let noted = self.ports.keys.note_use(key_hash, now_ms).await;
+            noted.unwrap_or_else(|error| tracing::warn!(%error, "the use of an API key is not noted"));
+        }
+    }
+
+    /// Reads the keys, first those without an end, of both those that were made last first.
     ///
     /// # Errors
     /// When the directory could not be read.
@@ -56,7 +62,8 @@ impl Shop {
         self.ports.keys.api_keys().await.map_err(Failure::of_read)
     }
 
-    /// Makes a key. No two keys that can be used have one name, so a repetition makes no second one.
+    /// Makes a key, unless one without an end has its name: so a repetition makes no second one. Two calls at one moment
+    /// may make two.
     ///
     /// # Errors
     /// When the directory failed.
@@ -142,6 +149,7 @@ impl Shop {
         let Some((mut session, key)) = found.filter(|(session, _)| now_ms < session.ends_ms()) else {
             return Ok(None);
         };
+        self.note_use(session.key_hash, now_ms).await;
         if self.memory.notes.is_due(hash, now_ms, SESSION_NOTED_EVERY_MS) {
             let noted = self.ports.sessions.note_seen(hash, now_ms).await;
             noted.unwrap_or_else(|error| tracing::warn!(%error, "the use of a session is not noted"));

@@ -205,13 +205,14 @@ impl Shop {
         let Some(old) = self.sale(id).await? else {
             return Ok(Changed::Unknown);
         };
-        if if_versions.is_some_and(|versions| !versions.contains(&old.version)) {
-            return Ok(Changed::VersionMoved);
-        }
         // A sale is settled in another way ([`Self::settle`]).
         let Some(state) = old.state.after(action).filter(|state| *state != SaleState::Settled) else {
             return Ok(Changed::NotAllowed { state: old.state, allowed: old.state.allowed() });
         };
+        // A repetition finds the version that it has made itself, and finishes what was cut off.
+        if state != old.state && if_versions.is_some_and(|versions| !versions.contains(&old.version)) {
+            return Ok(Changed::VersionMoved);
+        }
         let preheating = action == SaleAction::Preheat;
         let begins = state != old.state && matches!(action, SaleAction::Publish | SaleAction::Preheat);
         if begins && old.ends_ms <= self.now_ms() {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{Failure, Shop};
 use crate::domain::node::Node;
-use crate::domain::rule::{Gives, Limit, Rule, RuleTerms, Switch, Way};
+use crate::domain::rule::{Gives, Limit, Rule, RuleMode, RuleTerms, Switch, Way};
 use crate::domain::{Sale, SaleId, SaleState};
 use crate::memory::health::Ability;
 use crate::ports::Duty;
@@ -147,10 +147,11 @@ impl Shop {
             let detail = "nobody knows which processes there are";
             return vec![Check::warning("nodes", detail, "Look at /readyz?verbose.")];
         };
-        let serving: Vec<&Node> =
-            nodes.iter().filter(|node| !node.is_lost() && !node.beat.draining).collect();
+        let serving: Vec<&Node> = nodes.iter().filter(|node| !node.is_lost()).collect();
+        // A worker that is out of service writes on.
         let of = |role: &str| {
-            serving.iter().filter(|node| [role, "all"].contains(&node.beat.role.as_str())).count()
+            let has_role = |node: &&&Node| [role, "all"].contains(&node.beat.role.as_str());
+            serving.iter().filter(has_role).filter(|node| role == "worker" || !node.beat.draining).count()
         };
         let count = |name: &'static str, count: usize, none: &'static str, fix: &'static str| match count {
             0 => Check::error(name, none, fix),
@@ -194,7 +195,8 @@ impl Shop {
                 "Turn it off: `seckill switch off`.",
             ),
         };
-        let holding = || set.rules.iter().filter(|rule| rule.terms.holds_at(now_ms));
+        let enforced = |rule: &&Rule| rule.terms.mode == RuleMode::Enforce && rule.terms.holds_at(now_ms);
+        let holding = || set.rules.iter().filter(enforced);
         let is_grey = |terms: &RuleTerms| matches!(&terms.limit, Limit::Grey(grey) if grey.gives == Gives::Sale(sale.id.clone()));
         let grey = match holding().find(|rule| is_grey(&rule.terms)) {
             None => Check::ok("visibility", "everybody sees it"),
@@ -206,7 +208,9 @@ impl Shop {
         };
         let limits = |rule: &Rule| {
             let is_limit = matches!(rule.terms.limit, Limit::TokenBucket(_) | Limit::LeakyBucket(_));
-            is_limit && rule.terms.about.route.is_none_or(|way| way == Way::Purchase)
+            let about = &rule.terms.about;
+            let is_of_sale = about.sale.as_ref().is_none_or(|of| *of == sale.id);
+            is_limit && is_of_sale && about.route.is_none_or(|way| way == Way::Purchase)
         };
         let is_limited = holding().chain(&configured).any(limits);
         let limits = match is_limited {
@@ -245,7 +249,11 @@ impl Shop {
         }
         let left: i64 = stock.iter().flat_map(|view| view.available.iter().flatten()).sum();
         Some(match left {
-            0 => Check::warning("stock", "nothing is left", "Add units, if there are more."),
+            0 => Check::warning(
+                "stock",
+                "nothing is left",
+                "End it and clone it with more units, if there are more.",
+            ),
             left => Check::ok("stock", format!("{left} units are for sale")),
         })
     }

@@ -51,8 +51,8 @@ impl Shop {
         self.ports.nodes.all().await.map_err(Failure::of_read)
     }
 
-    /// Has a process taken out of service, or back, which it hears within half a second. Idempotent; every call is noted
-    /// in the audit log. Answers what it has told last; `None` for one that nobody has heard of for a while.
+    /// Has a process taken out of service, or back, which it hears within half a second. Idempotent; every call is
+    /// noted in the audit log. Answers what it has told last; `None` for one that nobody has heard of for a while.
     ///
     /// # Errors
     /// When they could not be read, or the wish could not be noted.

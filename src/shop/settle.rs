@@ -78,13 +78,26 @@ pub struct Report {
     pub sale_id: SaleId,
     /// When it was settled, ms since 1970.
     pub settled_ms: i64,
+    /// Whether its stock was ever in place. A report of an older version does not say so.
+    #[serde(default = "yes")]
+    pub in_place: bool,
     /// The units of each SKU, ascending by its id.
     pub items: Vec<UnitsReport>,
     /// What its events say.
     pub view: SaleView,
 }
 
+fn yes() -> bool {
+    true
+}
+
 impl Report {
+    /// Answers whether a SKU has the units in the inventory that its ledgers say. A sale that was never in place has
+    /// none there.
+    pub fn is_right(&self, of: &UnitsReport) -> bool {
+        !self.in_place || of.is_right()
+    }
+
     /// Lists what does not fit together, in sentences; nothing when all of it does.
     pub fn findings(&self) -> Vec<String> {
         let mut findings = Vec::new();
@@ -94,6 +107,7 @@ impl Report {
                 _ if rest < 0 => {
                     findings.push(format!("{} units of {sku} were sold that there were not", -rest))
                 }
+                _ if !self.in_place => {}
                 None => findings.push(format!("nobody knows what was left of {sku} in the inventory")),
                 Some(left) if left != rest => {
                     findings.push(format!(
@@ -117,8 +131,8 @@ impl Report {
 
 impl Shop {
     /// Settles a sale that was ended and of which nothing is open. A difference between inventory and ledgers is only
-    /// passed over when `accept_differences` says so; the report keeps it. `if_versions` are as for [`Self::patch_sale`].
-    /// Idempotent, and finishes what was cut off.
+    /// passed over when `accept_differences` says so; the report keeps it. `if_versions` are as for
+    /// [`Self::patch_sale`]. Idempotent, and finishes what was cut off.
     ///
     /// # Errors
     /// When a component failed. Repeating it finishes it.
@@ -130,13 +144,13 @@ impl Shop {
         change: &Change,
     ) -> Result<Settled, Failure> {
         let Some(sale) = self.sale(id).await? else { return Ok(Settled::Unknown) };
-        if if_versions.is_some_and(|versions| !versions.contains(&sale.version)) {
-            return Ok(Settled::VersionMoved);
-        }
         if sale.state == SaleState::Settled {
             self.ports.audit_log.note(change, &Subject::Sale(Box::new(sale.clone()))).await?;
             self.clear(&sale).await?;
             return Ok(Settled::Done(sale));
+        }
+        if if_versions.is_some_and(|versions| !versions.contains(&sale.version)) {
+            return Ok(Settled::VersionMoved);
         }
         let Some(state) = sale.state.after(SaleAction::Settle) else {
             return Ok(Settled::NotAllowed { state: sale.state, allowed: sale.state.allowed() });
@@ -337,7 +351,8 @@ impl Shop {
             .collect();
         let sealed_ms = self.now_ms();
         let hash = view.hash();
-        let report = Report { sale_id: sale.id.clone(), settled_ms: sealed_ms, items: units.to_vec(), view };
+        let (sale_id, in_place) = (sale.id.clone(), sale.in_place);
+        let report = Report { sale_id, settled_ms: sealed_ms, in_place, items: units.to_vec(), view };
         Ok(Seal { sealed_ms, hash, numbers: json!(numbers).to_string(), report: json!(report).to_string() })
     }
 

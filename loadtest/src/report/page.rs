@@ -25,10 +25,11 @@ type Line = (&'static str, Vec<(f64, f64)>);
 pub fn render(summary: &Value) -> String {
     let verdict = summary["verdict"].as_str().unwrap_or("unknown");
     let sale = escaped(summary["sale"].as_str().unwrap_or_default());
+    let title = escaped(verdict);
     let class = if verdict == "pass" { "pass" } else { "fail" };
     let mut page = format!(
         "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width\">\n\
-         <title>{sale}: {verdict}</title>\n<style>{STYLE}</style>\n<main>\n<h1>Load on {sale}</h1>\n\
+         <title>{sale}: {title}</title>\n<style>{STYLE}</style>\n<main>\n<h1>Load on {sale}</h1>\n\
          <p class=\"verdict {class}\"><strong>{}</strong>{}</p>\n",
         said(verdict),
         validity(summary),

@@ -44,7 +44,7 @@ impl MysqlKeys {
     async fn all(&self) -> StoreResult<Vec<StoredKey>> {
         let text = "SELECT name, scopes, key_hash, CAST(UNIX_TIMESTAMP(created_at) * 1000 AS SIGNED), \
                     COALESCE(ends_ms, CAST(UNIX_TIMESTAMP(revoked_at) * 1000 AS SIGNED)), used_ms \
-                    FROM {directory}.api_keys ORDER BY created_at DESC, key_hash LIMIT 10000";
+                    FROM {directory}.api_keys ORDER BY (ends_ms IS NULL AND revoked_at IS NULL) DESC, created_at DESC, key_hash LIMIT 10000";
         let rows = sqlx::query(self.mysql.directory_sql(text)).fetch_all(self.mysql.directory_pool()).await;
         let rows = rows.map_err(|error| failed(READ, error))?;
         rows.iter().map(|row| stored(row).map_err(|error| failed(READ, error))).collect()

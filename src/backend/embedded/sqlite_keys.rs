@@ -20,7 +20,7 @@ const SESSION: &str = "change session";
 const FIND: &str =
     "SELECT name, scopes FROM api_keys WHERE key_hash = ? AND (revoked_ms IS NULL OR revoked_ms > ?)";
 const ALL: &str = "SELECT key_hash, name, scopes, created_ms, revoked_ms, used_ms FROM api_keys \
-     ORDER BY created_ms DESC, key_hash LIMIT 10000";
+     ORDER BY revoked_ms IS NULL DESC, created_ms DESC, key_hash LIMIT 10000";
 const USABLE: &str = "SELECT name, scopes FROM api_keys \
      WHERE substr(key_hash, 1, 8) = ? AND (revoked_ms IS NULL OR revoked_ms > ?)";
 const FIND_SESSION: &str = "SELECT k.name, k.scopes, s.key_hash, s.begun_ms, s.seen_ms FROM admin_sessions s \

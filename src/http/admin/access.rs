@@ -86,19 +86,27 @@ pub fn csrf_token(session: &str) -> String {
     const_hex::encode(Sha256::new().chain_update("csrf ").chain_update(session).finalize())
 }
 
-/// Finds the text of the session in a request's cookies.
+/// Finds the text of the session in a request's cookies. That of a page behind TLS goes first, because no other host
+/// can have set it.
 ///
 /// # Errors
-/// `unauthenticated` when there are two different ones.
+/// `unauthenticated` when there are two different ones of one name.
 pub fn session_text(request: &HttpRequest) -> Result<Option<&str>, Problem> {
-    let lines = request.headers().get_all(COOKIE).filter_map(|line| line.to_str().ok());
-    let cookies = lines.flat_map(|line| line.split(';')).filter_map(|cookie| cookie.trim().split_once('='));
-    let mut texts = cookies.filter(|(name, _)| COOKIES.contains(name)).map(|(_, text)| text);
-    let first = texts.next();
-    if texts.any(|other| Some(other) != first) {
-        return Err(Cause::Malformed.refuse());
+    let of_name = |wanted: &'static str| {
+        let lines = request.headers().get_all(COOKIE).filter_map(|line| line.to_str().ok());
+        let cookies =
+            lines.flat_map(|line| line.split(';')).filter_map(|cookie| cookie.trim().split_once('='));
+        cookies.filter(move |(name, _)| *name == wanted).map(|(_, text)| text)
+    };
+    for name in COOKIES {
+        let mut texts = of_name(name);
+        let Some(first) = texts.next() else { continue };
+        if texts.any(|other| other != first) {
+            return Err(Cause::Malformed.refuse());
+        }
+        return Ok(Some(first));
     }
-    Ok(first)
+    Ok(None)
 }
 
 /// Makes the row of the audit log for the change that this request is about to make.

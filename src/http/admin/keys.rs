@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use super::changes::{ReasonBody, checked_reason, read_body};
 use super::{Scope, change, operator};
 use crate::domain::ApiKey;
-use crate::domain::api_key::{KEY_NAME_MAX, KEYS_MAX, KeyId, StoredKey};
+use crate::domain::api_key::{KEYS_MAX, KeyId, StoredKey, check_name};
 use crate::domain::scope::Role;
 use crate::http::Context;
 use crate::http::auth::{api_key_hash, new_api_key};
@@ -91,7 +91,7 @@ struct View<'a> {
 #[derive(Serialize, ToSchema)]
 #[schema(as = Keys)]
 struct ListView<'a> {
-    /// Those that were made last first.
+    /// First those without an end, of both those that were made last first.
     keys: Vec<View<'a>>,
 }
 
@@ -181,29 +181,30 @@ fn view(stored: &StoredKey, now_ms: i64) -> View<'_> {
     }
 }
 
+/// Reads scopes, each once.
+fn known_scopes(words: &[String]) -> Result<Vec<String>, Problem> {
+    let known = Scope::ALL.map(Scope::as_str);
+    if let Some(index) = words.iter().position(|word| !known.contains(&word.as_str())) {
+        let detail = format!("must be one of {}", known.join(", "));
+        return Err(Problem::invalid(&format!("/scopes/{index}"), detail));
+    }
+    Ok(known.into_iter().filter(|scope| words.iter().any(|word| word == scope)).map(str::to_owned).collect())
+}
+
 impl CreateBody {
     /// Checks the wish of a key that may do what `maker` may.
     fn key(self, maker: &ApiKey) -> Result<(ApiKey, String), Problem> {
         let name = self.name.trim();
-        if !(1..=KEY_NAME_MAX).contains(&name.len()) || name.chars().any(char::is_control) {
-            let detail = format!("must have 1 to {KEY_NAME_MAX} bytes, and no control characters");
-            return Err(Problem::invalid("/name", detail));
-        }
+        check_name(name).map_err(|why| Problem::invalid("/name", why))?;
         let words = match (self.role, self.scopes) {
             (Some(role), None) if Role::parse(&role).is_some() => vec![role],
             (Some(_), None) => {
                 let known = Role::ALL.map(Role::as_str).join(", ");
                 return Err(Problem::invalid("/role", format!("must be one of {known}")));
             }
-            (None, Some(scopes)) if !scopes.is_empty() => scopes,
+            (None, Some(scopes)) if !scopes.is_empty() => known_scopes(&scopes)?,
             _ => return Err(Problem::invalid("", "needs a role, or scopes")),
         };
-        let known = Scope::ALL.map(Scope::as_str);
-        let is_known = |word: &String| known.contains(&word.as_str()) || Role::parse(word).is_some();
-        if let Some(index) = words.iter().position(|word| !is_known(word)) {
-            let detail = format!("must be one of {}", known.join(", "));
-            return Err(Problem::invalid(&format!("/scopes/{index}"), detail));
-        }
         let reason = self.reason.as_deref().map_or_else(|| Ok("created".to_owned()), checked_reason)?;
         let key = ApiKey { name: name.to_owned(), scopes: words };
         match key.all_scopes().into_iter().find(|scope| !maker.allows(*scope)) {

@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use utoipa::{IntoParams, ToSchema};
 
-use super::order_search::csv_cell;
+use super::order_export::csv_cell;
 use super::sales::sale_id;
 use super::{Scope, operator};
 use crate::domain::view::Revenue;
@@ -22,7 +22,6 @@ use crate::http::contract::For;
 use crate::http::operation::{Operation, Verb, operation};
 use crate::http::problem::{Code, Problem};
 use crate::http::shopper::rfc3339;
-use crate::ports::Seal;
 use crate::shop::settle::{Report, UnitsReport};
 
 /// The page's style sheet. The page may be kept as a file, so it is within.
@@ -116,19 +115,23 @@ pub async fn read(
             .insert_header((X_CONTENT_TYPE_OPTIONS, "nosniff"))
             .content_type("text/html; charset=utf-8")
             .body(page(&report))),
-        _ => Ok(answer.json(view(seal, &report)?)),
+        _ => Ok(answer.json(view((seal.sealed_ms, seal.hash), (seal.numbers, seal.report), &report)?)),
     }
 }
 
-fn view(seal: Seal, report: &Report) -> Result<View, Problem> {
+fn view(
+    (settled_ms, hash): (i64, String),
+    (last_events, text): (String, String),
+    report: &Report,
+) -> Result<View, Problem> {
     let raw = |text: String| RawValue::from_string(text).map_err(|_| Problem::new(Code::Internal));
     let findings = report.findings();
     Ok(View {
         verdict: VerdictView { is_right: findings.is_empty(), findings },
-        settled_at: rfc3339(seal.sealed_ms),
-        hash: seal.hash,
-        last_events: raw(seal.numbers)?,
-        report: raw(seal.report)?,
+        settled_at: rfc3339(settled_ms),
+        hash,
+        last_events: raw(last_events)?,
+        report: raw(text)?,
     })
 }
 
@@ -139,7 +142,8 @@ fn csv(report: &Report) -> String {
         let UnitsReport { sku_id, configured, sold, withheld, available } = of;
         let available = available.map_or_else(String::new, |units| units.to_string());
         let (sale, sku) = (csv_cell(report.sale_id.as_str()), csv_cell(sku_id.as_str()));
-        let line = format!("{sale},{sku},{configured},{sold},{withheld},{available},{}\r\n", of.is_right());
+        let line =
+            format!("{sale},{sku},{configured},{sold},{withheld},{available},{}\r\n", report.is_right(of));
         text.push_str(&line);
     }
     text

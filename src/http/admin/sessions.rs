@@ -75,6 +75,13 @@ pub async fn begin(request: HttpRequest, context: web::Data<Context>) -> Result<
     let session = context.shop.begin_session(api_key_hash(&text), (key_hash, &key), &change).await?;
     let mut response = HttpResponse::Created();
     response.insert_header((SET_COOKIE, cookie(&request, &text, SESSION_MAX_MS / 1000)));
+    if is_secure(&request) {
+        // A session that was begun before the page was behind TLS.
+        response.append_header((
+            SET_COOKIE,
+            format!("{}=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0", COOKIES[1]),
+        ));
+    }
     Ok(respond(&mut response, &key, &session, &text))
 }
 
@@ -100,11 +107,15 @@ pub async fn end(request: HttpRequest, context: web::Data<Context>) -> Result<Ht
     Ok(HttpResponse::NoContent().insert_header((SET_COOKIE, cookie(&request, "", 0))).finish())
 }
 
+/// Answers whether the page of a request is behind TLS.
+fn is_secure(request: &HttpRequest) -> bool {
+    let origin = request.headers().get(ORIGIN).and_then(|origin| origin.to_str().ok());
+    origin.is_some_and(|origin| origin.starts_with("https://"))
+}
+
 /// Makes the cookie of a session. Behind TLS no other host can set it, and no connection without TLS has it.
 fn cookie(request: &HttpRequest, text: &str, seconds: i64) -> String {
-    let origin = request.headers().get(ORIGIN).and_then(|origin| origin.to_str().ok());
-    let is_secure = origin.is_some_and(|origin| origin.starts_with("https://"));
-    let (name, secure) = if is_secure { (COOKIES[0], "; Secure") } else { (COOKIES[1], "") };
+    let (name, secure) = if is_secure(request) { (COOKIES[0], "; Secure") } else { (COOKIES[1], "") };
     format!("{name}={text}; Path=/; HttpOnly; SameSite=Strict; Max-Age={seconds}{secure}")
 }
 

@@ -338,7 +338,7 @@ async fn the_listener_of_operators_answers_for_no_foreign_name(mode: Mode) {
         "/api/v1/admin/sales",
         "/metrics",
         "/readyz?verbose",
-        "/openapi.json",
+        "/problems/sold_out",
         "/docs/index.html",
         "/nothing",
     ] {

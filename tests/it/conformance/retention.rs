@@ -132,7 +132,8 @@ async fn the_audit_log_loses_its_oldest_rows(mode: Mode) {
     assert!(all.len() > 2, "{all:?}");
     let young = Clock::System.now_ms() - DAY_MS;
     assert_eq!(ports.retention.forget_audit_log(young, 1000).await.expect("a store"), 0);
-    assert_eq!(ports.retention.forget_audit_log(ALL_OLD, 2).await.expect("a store"), 2);
+    // The oldest two say that the keys of the test were made, and are no sale's.
+    assert_eq!(ports.retention.forget_audit_log(ALL_OLD, 4).await.expect("a store"), 4);
     assert_eq!(shop.stage().audit(None).await, all[2..]);
     drop(ports);
     shop.finish().await;

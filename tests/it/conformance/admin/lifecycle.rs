@@ -79,7 +79,7 @@ async fn a_sale_goes_through_its_life_and_no_other_way(mode: Mode) {
         let now = shop.operate("GET", "/sales/drop", Value::Null).await.json();
         findings.rule(state, now == sale, &format!("a refusal changed {sale} to {now}"));
     }
-    for unknown in ["clone", "PUBLISH", "stock", "%00"] {
+    for unknown in ["destroy", "PUBLISH", "stock", "%00"] {
         let answer = advance(&shop, unknown).await;
         findings.rule(unknown, matches!(answer.status, 404 | 405), &format!("{answer:?}"));
     }
