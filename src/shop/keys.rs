@@ -62,8 +62,8 @@ impl Shop {
         self.ports.keys.api_keys().await.map_err(Failure::of_read)
     }
 
-    /// Makes a key, unless one without an end has its name: so a repetition makes no second one. Two calls at one moment
-    /// may make two.
+    /// Makes a key, unless one without an end has its name: so a repetition makes no second one. Two calls at one
+    /// moment may make two.
     ///
     /// # Errors
     /// When the directory failed.
