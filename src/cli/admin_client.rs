@@ -183,6 +183,12 @@ fn problem(status: StatusCode, answer: &Value) -> anyhow::Error {
     anyhow!("{words}")
 }
 
+/// Writes the conditions that are wanted, each after an `&`.
+pub fn conditions<const N: usize>(wanted: [(&str, Option<String>); N]) -> String {
+    let given = wanted.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    given.map(|(name, value)| format!("&{name}={}", quoted(&value))).collect()
+}
+
 /// Writes a text so that it can stand in a path or a query. Source: RFC 3986 §2.1.
 pub fn quoted(text: &str) -> String {
     let quote = |byte: u8| match byte {

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::Value;
 
-use super::admin_client::{Admin, quoted};
+use super::admin_client::{Admin, conditions};
 use super::output::{self, Format, cell};
 
 #[derive(Debug, Args)]
@@ -39,8 +39,7 @@ impl AuditCommand {
         let Self { admin, actor, action, sale, since, until, limit } = self;
         let wanted =
             [("actor", actor), ("action", action), ("sale", sale), ("since", since), ("until", until)];
-        let wanted = wanted.into_iter().filter_map(|(name, value)| Some((name, value?)));
-        let query: String = wanted.map(|(name, value)| format!("&{name}={}", quoted(&value))).collect();
+        let query = conditions(wanted);
         let page = limit.clamp(1, 1000);
         let mut all = admin.client().at_most(&format!("/audit?limit={page}{query}"), "rows", limit).await?;
         if let Some(rows) = all["rows"].as_array_mut() {

@@ -66,8 +66,7 @@ fn show(format: Format, answer: &Value, breakers: &[Value]) {
         value => value.as_str().map_or_else(|| value.to_string(), str::to_owned),
     };
     let columns = ["dependency", "state", "forced", "in_flight", "in_flight_max", "calls", "failed", "slow"];
-    let rows: Vec<Vec<String>> =
-        breakers.iter().map(|breaker| columns.map(|key| cell(&breaker[key])).to_vec()).collect();
+    let row = |breaker: &Value| columns.map(|key| cell(&breaker[key])).to_vec();
     let heads = ["DEPENDENCY", "STATE", "FORCED", "IN FLIGHT", "MOST", "CALLS", "FAILED", "SLOW"];
-    output::print(format, answer, &heads, &rows);
+    output::entries(format, answer, breakers, &heads, row);
 }

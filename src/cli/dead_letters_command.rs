@@ -76,18 +76,9 @@ impl DeadLettersCommand {
 }
 
 async fn list(format: Format, client: &AdminClient, all: bool) -> anyhow::Result<()> {
-    let status = if all { "" } else { "status=open&" };
-    let (mut letters, mut cursor) = (Vec::new(), String::new());
-    loop {
-        let mut page = client.call("GET", &format!("/dead-letters?{status}{cursor}"), None).await?;
-        letters.extend(page["dead_letters"].as_array_mut().into_iter().flat_map(std::mem::take));
-        match page["next_cursor"].as_str() {
-            Some(next) => cursor = format!("cursor={next}"),
-            None => break,
-        }
-    }
-    let rows: Vec<Vec<String>> = letters.iter().map(row).collect();
-    output::print(format, &json!({ "dead_letters": letters }), &HEAD, &rows);
+    let status = if all { "" } else { "&status=open" };
+    let letters = client.all(&format!("/dead-letters?limit=100{status}"), "dead_letters").await?;
+    output::list(format, &letters, "dead_letters", &HEAD, row);
     Ok(())
 }
 
@@ -116,13 +107,10 @@ async fn decide(
         output::talk(&format!("{} letters …", done.len()));
     }
     let cell = |value: &Value| value.as_str().unwrap_or("-").to_owned();
-    let rows: Vec<Vec<String>> = done
-        .iter()
-        .map(|one| ["id", "outcome", "order_status", "reason"].map(|key| cell(&one[key])).to_vec())
-        .collect();
+    let row = |one: &Value| ["id", "outcome", "order_status", "reason"].map(|key| cell(&one[key])).to_vec();
     let failed = done.iter().filter(|one| one["outcome"] == "failed").count();
     let answer = json!({ "dead_letters": done, "dry_run": decision.dry_run });
-    output::print(format, &answer, &["LETTER", "OUTCOME", "ORDER STATUS", "REASON"], &rows);
+    output::list(format, &answer, "dead_letters", &["LETTER", "OUTCOME", "ORDER STATUS", "REASON"], row);
     if decision.dry_run {
         output::talk("nothing was changed (--dry-run)");
     }

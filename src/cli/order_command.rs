@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::admin_client::{Admin, AdminClient, quoted};
+use super::admin_client::{Admin, AdminClient, conditions, quoted};
 use super::confirm::Confirm;
 use super::output::{self, Format, cell};
 
@@ -112,9 +112,7 @@ impl OrderCommand {
             }
             OrderAction::List { sale, user, sku, status, reference } => {
                 let wanted = [("user", user), ("sku", sku), ("status", status), ("reference", reference)];
-                let wanted = wanted.into_iter().filter_map(|(name, value)| Some((name, value?)));
-                let query: String =
-                    wanted.map(|(name, value)| format!("&{name}={}", quoted(&value))).collect();
+                let query = conditions(wanted);
                 let path = format!("/orders?sale={}{query}", quoted(&sale));
                 let all = client.all(&path, "orders").await?;
                 output::list(format, &all, "orders", &HEAD, row);
@@ -122,9 +120,7 @@ impl OrderCommand {
             OrderAction::Export { sale, status, csv, after } => {
                 let form = if csv { "csv" } else { "ndjson" };
                 let wanted = [("status", status), ("cursor", after)];
-                let wanted = wanted.into_iter().filter_map(|(name, value)| Some((name, value?)));
-                let query: String =
-                    wanted.map(|(name, value)| format!("&{name}={}", quoted(&value))).collect();
+                let query = conditions(wanted);
                 client.copy(&format!("/exports/orders?sale={}&format={form}{query}", quoted(&sale))).await?;
             }
             OrderAction::Cancel(end) => end.run(&client, format, "cancel", json!({})).await?,

@@ -46,7 +46,17 @@ pub fn list(
     head: &[&str],
     row: impl Fn(&Value) -> Vec<String>,
 ) {
-    let entries = answer[member].as_array().map(Vec::as_slice).unwrap_or_default();
+    entries(format, answer, answer[member].as_array().map(Vec::as_slice).unwrap_or_default(), head, row);
+}
+
+/// Prints the entries that `answer` has: each on a line, the whole answer, or a row of each.
+pub fn entries(
+    format: Format,
+    answer: &Value,
+    entries: &[Value],
+    head: &[&str],
+    row: impl Fn(&Value) -> Vec<String>,
+) {
     if format == Format::Ndjson {
         entries.iter().for_each(|entry| data(&entry.to_string()));
     } else {

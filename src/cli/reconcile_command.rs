@@ -34,10 +34,9 @@ impl ReconcileCommand {
             value => value.to_string(),
         };
         let names = ["kind", "sale_id", "place", "amount", "remedy", "mended"];
-        let rows: Vec<Vec<String>> =
-            drifts.iter().map(|drift| names.iter().map(|name| cell(drift, name)).collect()).collect();
+        let row = |drift: &Value| names.iter().map(|name| cell(drift, name)).collect();
         let heads = ["KIND", "SALE", "PLACE", "AMOUNT", "REMEDY", "MENDED"];
-        output::print(format, &found, &heads, &rows);
+        output::list(format, &found, "drifts", &heads, row);
         let left = drifts.iter().filter(|drift| drift["mended"] != true).count();
         let remedy =
             if self.apply { "see docs/operations.md, \"Drift\"" } else { "--apply mends what can be" };

@@ -248,11 +248,6 @@ fn show(format: Format, answer: &Value, rules: &[Value]) {
         }
         row
     };
-    let rows: Vec<Vec<String>> = rules.iter().map(row).collect();
-    output::print(
-        format,
-        answer,
-        &["RULE", "ORIGIN", "KIND", "VALUE", "SCOPE", "MATCH", "MODE", "UNTIL"],
-        &rows,
-    );
+    let head = ["RULE", "ORIGIN", "KIND", "VALUE", "SCOPE", "MATCH", "MODE", "UNTIL"];
+    output::entries(format, answer, rules, &head, row);
 }

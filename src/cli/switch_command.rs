@@ -70,6 +70,5 @@ fn show(format: Format, answer: &Value, switches: &[Value]) {
         let is_on = if switch["is_on"] == true { "on" } else { "off" };
         vec![text(&switch["switch"]), is_on.to_owned(), text(&switch["until"]), text(&switch["reason"])]
     };
-    let rows: Vec<Vec<String>> = switches.iter().map(row).collect();
-    output::print(format, answer, &["SWITCH", "STATE", "UNTIL", "REASON"], &rows);
+    output::entries(format, answer, switches, &["SWITCH", "STATE", "UNTIL", "REASON"], row);
 }

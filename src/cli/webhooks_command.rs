@@ -68,12 +68,10 @@ impl WebhooksCommand {
         match self.action {
             WebhooksAction::List => {
                 let answer = client.call("GET", "/webhooks", None).await?;
-                let webhooks = answer["webhooks"].as_array().map(Vec::as_slice).unwrap_or_default();
                 let head = ["WEBHOOK", "STATUS", "UNREAD", "FAILING SINCE", "URL"];
                 let keys = ["id", "status", "unread", "failing_since", "url"];
-                let rows: Vec<Vec<String>> =
-                    webhooks.iter().map(|webhook| keys.map(|key| cell(&webhook[key])).to_vec()).collect();
-                output::print(format, &answer, &head, &rows);
+                let row = |webhook: &Value| keys.map(|key| cell(&webhook[key])).to_vec();
+                output::list(format, &answer, "webhooks", &head, row);
             }
             WebhooksAction::Create { url, kinds, from_oldest, reason } => {
                 let from = if from_oldest { "oldest" } else { "now" };
