@@ -26,6 +26,7 @@ mod recover_command;
 mod rule_command;
 mod runtime;
 mod sale_command;
+mod stock_command;
 mod switch_command;
 mod token_command;
 mod transfer_command;
@@ -159,6 +160,8 @@ enum Command {
 enum OverApi {
     /// Create, list and run sales through the admin API.
     Sale(sale_command::SaleCommand),
+    /// What a sale has of each SKU, and more or fewer of it, over the admin API.
+    Stock(stock_command::StockCommand),
     /// Look for orders, see what happened to one, cancel and pay back many, over the admin API.
     Order(order_command::OrderCommand),
     /// Print who changed what, when and why, over the admin API.
@@ -188,6 +191,7 @@ impl OverApi {
     async fn run(self, format: output::Format) -> anyhow::Result<()> {
         match self {
             Self::Sale(command) => command.run(format).await,
+            Self::Stock(command) => command.run(format).await,
             Self::Order(command) => command.run(format).await,
             Self::Audit(command) => command.run(format).await,
             Self::Node(command) => command.run(format).await,

@@ -4,6 +4,7 @@
 //! them. Invariant: an id, an amount or a quantity that exists is valid, because `new` and `parse` check it. A sale is
 //! checked by `Sale::validate`.
 
+pub mod adjustment;
 pub mod alarm;
 pub mod api_key;
 pub mod audit;
@@ -44,6 +45,7 @@ pub mod view;
 pub mod watermark;
 pub mod whole_order;
 
+pub use adjustment::Adjustment;
 pub use api_key::{ApiKey, KeyId};
 pub use dead_letter::{DeadLetter, DeadLetterId, LetterQuery, LetterState};
 pub use decided::TakenStep;

@@ -34,6 +34,7 @@ mod rules;
 mod sale_store;
 mod sessions;
 mod settling;
+mod stock_adjustments;
 mod store_error;
 mod subscriptions;
 mod token_leases;
@@ -74,6 +75,7 @@ pub use rules::Rules;
 pub use sale_store::SaleStore;
 pub use sessions::Sessions;
 pub use settling::{Seal, Settling, Waiting};
+pub use stock_adjustments::{Adjusted, StockAdjustments};
 pub use store_error::{Effect, ErrorKind, StoreError, StoreResult};
 pub use subscriptions::{Message, Outbound, Subscriptions};
 pub use token_leases::{TokenGrant, TokenLeases, TokenWish};
@@ -135,6 +137,8 @@ pub struct Ports {
     pub token_leases: Option<Arc<dyn TokenLeases>>,
     /// Knows the sales.
     pub sales: Arc<dyn SaleStore>,
+    /// Adjusts the stock of sales that are on.
+    pub adjustments: Arc<dyn StockAdjustments>,
     /// Settles sales.
     pub settling: Arc<dyn Settling>,
     /// Removes what is old.

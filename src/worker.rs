@@ -1,6 +1,7 @@
 //! Background tasks, one file each. The driver runs them. A task decides what one run does, and it knows neither HTTP
 //! nor a backend.
 
+pub mod adjustment_finisher;
 pub mod alarm_caller;
 pub mod catalog_refresh;
 pub mod clock_watch;

@@ -19,6 +19,7 @@ use crate::memory::Memory;
 use crate::ports::{Grace, Outbound, Ports, Recovery, Releases, StoreResult, VIEWS};
 use crate::shop::Shop;
 use crate::shutdown::Tasks;
+use crate::worker::adjustment_finisher::AdjustmentFinisher;
 use crate::worker::alarm_caller::{self, AlarmCaller, Receiver};
 use crate::worker::catalog_refresh::CatalogRefresh;
 use crate::worker::clock_watch::ClockWatch;
@@ -50,6 +51,9 @@ const PACE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How often the rules of traffic are read. So every process follows a change within a second.
 const RULES_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How often is looked for adjustments of stock that somebody has left under way.
+const ADJUSTMENT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often the clock is compared with the inventory's.
 const CLOCK_INTERVAL: Duration = Duration::from_secs(1);
@@ -289,6 +293,10 @@ impl Workers<'_> {
         }));
         if let Some(recovery) = &self.ports.recovery {
             start(Arc::new(self.rebuilder(recovery.clone())?));
+            start(Arc::new(AdjustmentFinisher {
+                adjustments: self.ports.adjustments.clone(),
+                period: ADJUSTMENT_INTERVAL,
+            }));
         }
         if let Some(releases) = &self.ports.releases {
             start(Arc::new(self.release_relay(releases.clone())?));
@@ -329,6 +337,7 @@ impl Workers<'_> {
             recovery,
             gates: self.ports.gates.clone(),
             sales: self.ports.sales.clone(),
+            adjustments: self.ports.adjustments.clone(),
             order_log: self.ports.order_log.clone(),
             positions: self.ports.positions.clone(),
             // Nobody delivers an entry of a bucket that sells nothing, so none is too young.

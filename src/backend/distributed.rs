@@ -1,5 +1,6 @@
 //! In the distributed backend Redis admits, Kafka queues, and MySQL is the only truth.
 
+mod adjusting;
 mod kafka_client;
 mod kafka_event_queue;
 mod kafka_event_topic;
@@ -11,6 +12,7 @@ mod kafka_reader;
 mod kafka_told;
 pub mod migrate;
 mod mysql;
+mod mysql_adjustments;
 mod mysql_alarms;
 mod mysql_archive;
 mod mysql_audit_log;
@@ -38,6 +40,7 @@ mod mysql_releases;
 mod mysql_retention;
 mod mysql_rules;
 mod mysql_sale_store;
+mod mysql_shares;
 mod mysql_subscriptions;
 mod mysql_text;
 mod mysql_views;
@@ -66,6 +69,7 @@ use crate::ports::{
     Probe, Recovery, Refills, StoreResult, Views, Watermarks,
 };
 
+use adjusting::DistributedAdjustments;
 pub use kafka_client::Unawaited;
 use kafka_event_topic::KafkaEventTopic;
 use kafka_order_log::KafkaOrderLog;
@@ -164,6 +168,7 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Ports> {
             databases: Arc::new(MysqlBooks::new(mysql.clone())),
         },
         sales: Arc::new(MysqlSaleStore::new(mysql.clone())),
+        adjustments: Arc::new(DistributedAdjustments::new(mysql.clone(), redis.link.clone())),
         settling,
         retention: Arc::new(MysqlRetention { mysql: mysql.clone() }),
         sessions: keys.clone(),

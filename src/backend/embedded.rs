@@ -8,6 +8,7 @@ mod failures;
 mod folder;
 mod own_node;
 mod sqlite;
+mod sqlite_adjustments;
 mod sqlite_alarms;
 mod sqlite_archive;
 mod sqlite_audit_log;
@@ -54,6 +55,7 @@ pub use folder::{InUse, holds_shop};
 use own_node::OwnNode;
 use sqlite::Sqlite;
 pub use sqlite::plan;
+use sqlite_adjustments::SqliteAdjustments;
 use sqlite_alarms::SqliteAlarms;
 use sqlite_archive::SqliteArchive;
 use sqlite_audit_log::SqliteAuditLog;
@@ -153,6 +155,7 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Opened> {
         recovery: None,
         books: Books { inventory: books.clone(), databases: books },
         sales: Arc::new(SqliteSaleStore { sqlite: sqlite.clone() }),
+        adjustments: Arc::new(SqliteAdjustments { sqlite: sqlite.clone() }),
         settling: Arc::new(SqliteSettling { sqlite: sqlite.clone() }),
         retention: Arc::new(SqliteRetention { sqlite: sqlite.clone() }),
         sessions: keys.clone(),

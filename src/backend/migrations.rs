@@ -19,7 +19,7 @@ macro_rules! migrations {
 
 /// Migrations of the directory database.
 #[cfg(feature = "distributed")]
-pub const DIRECTORY: &[File] = migrations!("directory": "0001_sales.sql", "0002_audit_and_places.sql", "0003_orphan_captures.sql", "0004_unpaid_max.sql", "0005_words_seals_subscriptions.sql", "0006_alarms.sql", "0007_bucket_epochs.sql", "0008_rules.sql", "0009_access.sql", "0010_keys_and_sessions.sql");
+pub const DIRECTORY: &[File] = migrations!("directory": "0001_sales.sql", "0002_audit_and_places.sql", "0003_orphan_captures.sql", "0004_unpaid_max.sql", "0005_words_seals_subscriptions.sql", "0006_alarms.sql", "0007_bucket_epochs.sql", "0008_rules.sql", "0009_access.sql", "0010_keys_and_sessions.sql", "0011_stock_adjustments.sql");
 /// Migrations of an instance's control database.
 #[cfg(feature = "distributed")]
 pub const CONTROL: &[File] = migrations!("control": "0001_ledger.sql", "0002_log_identity_and_idle_units.sql", "0003_user_ids.sql", "0004_release_states.sql", "0005_withheld.sql", "0006_events.sql", "0007_fences.sql", "0008_watermark.sql");

@@ -26,8 +26,6 @@ enum SaleAction {
     List,
     /// Show one sale.
     Show { sale: String },
-    /// Units per SKU: configured, available in Redis, held and sold in the ledgers.
-    Stock { sale: String },
     /// Show it to shoppers.
     Publish(Step),
     /// Put its stock in place; it then sells from starts_at to ends_at.
@@ -109,9 +107,6 @@ impl SaleCommand {
             SaleAction::Show { sale } => {
                 show(format, &client.call("GET", &format!("/sales/{}", quoted(&sale)), None).await?);
             }
-            SaleAction::Stock { sale } => {
-                stock(format, &client.call("GET", &format!("/sales/{}/stock", quoted(&sale)), None).await?);
-            }
             SaleAction::Publish(step) => advance(format, &client, "publish", step).await?,
             SaleAction::Preheat(step) => advance(format, &client, "preheat", step).await?,
             SaleAction::Pause(step) => advance(format, &client, "pause", step).await?,
@@ -171,16 +166,10 @@ fn row(sale: &Value) -> Vec<String> {
 
 const HEAD: [&str; 6] = ["SALE", "STATE", "STARTS", "ENDS", "LIMIT", "VERSION"];
 
-fn show(format: Format, sale: &Value) {
+pub(super) fn show(format: Format, sale: &Value) {
     output::print(format, sale, &HEAD, &[row(sale)]);
 }
 
 fn list(format: Format, answer: &Value) {
     output::list(format, answer, "sales", &HEAD, row);
-}
-
-fn stock(format: Format, answer: &Value) {
-    let keys = ["sku_id", "configured", "available", "held", "sold", "withheld", "granted", "allotted"];
-    let head = ["SKU", "CONFIGURED", "AVAILABLE", "HELD", "SOLD", "WITHHELD", "GRANTED", "ALLOTTED"];
-    output::list(format, answer, "items", &head, |item| keys.map(|key| cell(&item[key])).to_vec());
 }

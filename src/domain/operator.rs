@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::adjustment::Adjustment;
 use super::api_key::{ApiKey, KeyId};
 use super::dead_letter::DeadLetterId;
 use super::ids::{RuleId, SaleId};
@@ -31,6 +32,14 @@ pub struct Change {
 pub enum Subject {
     /// A sale, as it is after the change.
     Sale(Box<Sale>),
+    /// The stock of a sale, as the sale is after it was adjusted.
+    Stock {
+        /// The sale.
+        #[serde(flatten)]
+        sale: Box<Sale>,
+        /// What was adjusted.
+        adjusted: Adjustment,
+    },
     /// A key.
     Key {
         /// Its id.
@@ -111,7 +120,7 @@ impl Subject {
     /// Answers the sale that was changed, when it is a sale.
     pub fn sale(&self) -> Option<&SaleId> {
         match self {
-            Self::Sale(sale) => Some(&sale.id),
+            Self::Sale(sale) | Self::Stock { sale, .. } => Some(&sale.id),
             _ => None,
         }
     }

@@ -300,8 +300,13 @@ impl Sale {
 
     /// Answers the stock of one item in one bucket. Units that do not divide evenly go to the first buckets, one each.
     pub fn bucket_stock(&self, item: &Item, bucket: u16) -> u32 {
+        self.bucket_share(item.stock, bucket)
+    }
+
+    /// Answers the share that one bucket has of some units. The shares of all buckets add up to them.
+    pub fn bucket_share(&self, units: u32, bucket: u16) -> u32 {
         let buckets = u32::from(self.buckets);
-        item.stock / buckets + u32::from(u32::from(bucket) < item.stock % buckets)
+        units / buckets + u32::from(u32::from(bucket) < units % buckets)
     }
 
     /// Checks what the types do not check. `shards` bounds the number of buckets.

@@ -22,6 +22,7 @@ pub mod sale_bodies;
 pub mod sale_report;
 pub mod sales;
 pub mod sessions;
+pub mod stock;
 pub mod switches;
 pub mod views;
 pub mod webhooks;

@@ -103,6 +103,7 @@ codes! {
     OrderNotCancellable "order_not_cancellable" 409 false "The order cannot be cancelled any more.";
     SaleExists "sale_exists" 409 false "A sale with this id exists.";
     StateConflict "state_conflict" 409 false "The sale's state does not allow that.";
+    StockConflict "stock_conflict" 409 false "The stock is another one, or orders have its units; nothing was changed.";
     EtagMismatch "etag_mismatch" 412 false "It was changed since you read it.";
     MisdirectedRequest "misdirected_request" 421 false "This listener does not answer for that host.";
     IdempotencyKeyReused "idempotency_key_reused" 422 false "This key was used for another purchase.";

@@ -36,6 +36,7 @@ pub fn admin_operations() -> Vec<Operation> {
     // Fixed paths stand before the pattern of actions.
     all.extend(admin::preflight::operations());
     all.extend(admin::sale_report::operations());
+    all.extend(admin::stock::operations());
     all.extend(admin::sales::operations());
     // Fixed paths of many orders stand before the patterns of one.
     all.extend(admin::order_search::operations());

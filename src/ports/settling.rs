@@ -25,6 +25,8 @@ pub struct Waiting {
     pub releases: u64,
     /// Outbox entries that were set aside for a person.
     pub set_aside: u64,
+    /// Adjustments of its stock that are under way.
+    pub adjustments: u64,
 }
 
 /// Settled sales.

@@ -7,6 +7,7 @@ use std::sync::{Arc, RwLock};
 use metrics::{Histogram, counter, histogram};
 
 use super::batching::{Batcher, Tempo};
+use super::needed_units::NeededUnits;
 use super::settings::Settings;
 use super::sold_out::SoldOut;
 use crate::clock::{Clock, Moment};
@@ -44,7 +45,7 @@ pub(super) type Answer = Result<Answered, Arc<StoreError>>;
 type ReserveBatcher = Batcher<ReserveRequest, Answer>;
 /// How many units of a SKU a sale has left, over all buckets, or the failure that a whole look shares.
 pub(super) type Left = Result<u32, Arc<StoreError>>;
-type GatherBatcher = Batcher<(SkuId, u32), Left>;
+type GatherBatcher = Batcher<SkuId, Left>;
 type AcknowledgeBatcher = Batcher<(OrderId, Arc<SharedEntry>), ()>;
 
 /// The outbox entry of all purchases that one call accepted. The front has it removed with the last acknowledgement,
@@ -94,6 +95,8 @@ pub(super) struct BucketQueue {
     pub(super) acknowledge: Arc<AcknowledgeBatcher>,
     /// Purchases that wait for units of other buckets.
     pub(super) gather: Arc<GatherBatcher>,
+    /// What those purchases need.
+    pub(super) needed: Arc<NeededUnits>,
 }
 
 /// The queues of all buckets and the local sold-out flags.
@@ -153,6 +156,7 @@ impl BucketQueues {
             reserve: Batcher::new(Tempo::of_reserve(batch_max), self.clock.clone()),
             acknowledge: Batcher::new(Tempo::of_acknowledge(), self.clock.clone()),
             gather: Batcher::new(Tempo::without_distance(batch_max), self.clock.clone()),
+            needed: Arc::default(),
         };
         queues.entry(bucket.clone()).or_insert_with(fresh).clone()
     }

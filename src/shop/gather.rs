@@ -4,17 +4,19 @@
 //! A buyer belongs to one bucket, where the orders and live units of that buyer are. So units move, and buyers do not.
 //! Purchases that wait at the same time share one look at the buckets.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Shop;
 use super::bucket_queues::{Answer, Answered, BucketQueue, Left};
+use super::needed_units::NeededUnits;
 use crate::domain::reservation::{Denial, ReserveRequest};
 use crate::domain::{BucketId, Sale, SkuId};
 use crate::ports::{BucketState, Effect, ErrorKind, StoreError, StoreResult};
 
-/// How often a purchase has units of other buckets gathered, before it is told to come again.
-const GATHERS_MAX: usize = 4;
+/// How often a purchase has units of other buckets gathered, before it is told to come again. Each time but the last,
+/// somebody else was sold the units.
+const GATHERS_MAX: usize = 16;
 
 impl Shop {
     /// Tries again with units of the other buckets, when this one had too few. What is said to be left is left of the
@@ -26,14 +28,18 @@ impl Shop {
         request: ReserveRequest,
         (mut answer, mut attempts): (Answer, u32),
     ) -> (Answer, u32) {
+        if !matches!(&answer, Ok(Answered::Denied { denial: Denial::SoldOut { .. }, .. })) {
+            return (answer, attempts);
+        }
         let (sku, units) = (&request.record.sku_id, request.record.quantity.units());
+        let _need = queue.needed.add(sku, units);
         for _ in 0..GATHERS_MAX {
             let Ok(Answered::Denied { denial: Denial::SoldOut { available, orders_seen }, asked }) =
                 &mut answer
             else {
                 return (answer, attempts);
             };
-            match self.gather(queue, bucket, sku, units).await {
+            match self.gather(queue, bucket, sku).await {
                 Ok(left) if left < units => {
                     let denial = Denial::SoldOut { available: left, orders_seen: *orders_seen };
                     return (Ok(Answered::Denied { denial, asked: *asked }), attempts);
@@ -59,8 +65,8 @@ impl Shop {
         (answer, attempts)
     }
 
-    /// Moves units into a bucket until it has `units` of a SKU, if there are so many. Answers how many the sale has
-    /// left, over all buckets and on their way. Nothing is reserved: others may be quicker.
+    /// Moves units into a bucket until it has as many of a SKU as are needed, if there are so many. Answers how many
+    /// the sale has left, over all buckets and on their way. Nothing is reserved: others may be quicker.
     ///
     /// # Errors
     /// When a bucket could not be asked, or units could not be moved. Nothing was sold.
@@ -69,24 +75,20 @@ impl Shop {
         queue: &BucketQueue,
         bucket: &BucketId,
         sku: &SkuId,
-        units: u32,
     ) -> Left {
-        let (shop, bucket) = (self.clone(), bucket.clone());
-        let receiver =
-            queue.gather.ask(&self.tasks, (sku.clone(), units), move |asked: Vec<(SkuId, u32)>| {
-                let (shop, bucket) = (shop.clone(), bucket.clone());
-                async move {
-                    match shop.gather_all(&bucket, &asked).await {
-                        Ok(left) => {
-                            asked.iter().map(|(sku, _)| Ok(left.get(sku).copied().unwrap_or(0))).collect()
-                        }
-                        Err(error) => {
-                            let error = Arc::new(error);
-                            vec![Err(error); asked.len()]
-                        }
+        let (shop, bucket, needed) = (self.clone(), bucket.clone(), queue.needed.clone());
+        let receiver = queue.gather.ask(&self.tasks, sku.clone(), move |asked: Vec<SkuId>| {
+            let (shop, bucket, needed) = (shop.clone(), bucket.clone(), needed.clone());
+            async move {
+                match shop.gather_all(&bucket, &asked, &needed).await {
+                    Ok(left) => asked.iter().map(|sku| Ok(left.get(sku).copied().unwrap_or(0))).collect(),
+                    Err(error) => {
+                        let error = Arc::new(error);
+                        vec![Err(error); asked.len()]
                     }
                 }
-            });
+            }
+        });
         receiver.await.unwrap_or_else(|_| {
             let (kind, effect) = (ErrorKind::Broken, Effect::NotApplied);
             let source = "the look ended without an answer".into();
@@ -94,21 +96,23 @@ impl Shop {
         })
     }
 
-    /// Moves what `asked` wants of each SKU, and answers how many units of each the sale has left.
-    async fn gather_all(&self, home: &BucketId, asked: &[(SkuId, u32)]) -> StoreResult<BTreeMap<SkuId, u32>> {
+    /// Moves what is needed of each SKU, and answers how many units of each the sale has left. Units that a look before
+    /// this one gathered may not be reserved yet. They are needed still, or they would be counted for two purchases.
+    async fn gather_all(
+        &self,
+        home: &BucketId,
+        asked: &[SkuId],
+        needed: &NeededUnits,
+    ) -> StoreResult<BTreeMap<SkuId, u32>> {
         let catalog = self.catalog();
         let sale = catalog.sales.get(&home.sale);
         let sale = sale.ok_or_else(|| StoreError::broken("gather units", "the sale is gone"))?;
         let buckets = self.ports.gates.buckets(sale).await?;
-        let mut wanted: BTreeMap<&SkuId, i64> = BTreeMap::new();
-        for (sku, units) in asked {
-            *wanted.entry(sku).or_default() += i64::from(*units);
-        }
         let mut left = BTreeMap::new();
-        for (sku, wanted) in wanted {
+        for sku in asked.iter().collect::<BTreeSet<_>>() {
             let units: i64 = buckets.iter().map(|bucket| bucket.units_of(sku)).sum();
             left.insert(sku.clone(), u32::try_from(units.max(0)).unwrap_or(u32::MAX));
-            self.move_home(sale, home.bucket, sku, wanted, &buckets).await?;
+            self.move_home(sale, home.bucket, sku, needed.of(sku), &buckets).await?;
         }
         Ok(left)
     }

@@ -4,7 +4,7 @@
 use super::{Failure, Shop};
 use crate::domain::operator::Subject;
 use crate::domain::sale::{InvalidSale, SaleAction};
-use crate::domain::{Access, Change, Holdings, Item, Money, Sale, SaleId, SaleState, SkuId};
+use crate::domain::{Access, Change, Item, Money, Sale, SaleId, SaleState};
 use crate::ports::{Placed, StoreResult};
 
 /// The answer to a change.
@@ -60,19 +60,6 @@ pub struct Patch {
     pub buckets: Option<u16>,
     /// All items, which replace the old ones.
     pub items: Option<Vec<Item>>,
-}
-
-/// The units of one SKU, as the definition, the ledgers and the inventory have them.
-#[derive(Debug)]
-pub struct StockView {
-    /// The SKU.
-    pub sku: SkuId,
-    /// The stock of the sale's definition.
-    pub configured: u32,
-    /// The units of the pools and ledgers; all 0 before they were opened.
-    pub holdings: Holdings,
-    /// Available units per bucket, ascending; `None` where the bucket is not in place or has lost keys.
-    pub available: Vec<Option<i64>>,
 }
 
 impl Shop {
@@ -312,27 +299,5 @@ impl Shop {
         }
         self.memory.catalog.put(sale.clone());
         Ok(Changed::Done(sale))
-    }
-
-    /// Reads the units of every SKU of a sale, as Redis and the ledgers have them; `None` for an unknown sale.
-    ///
-    /// # Errors
-    /// When a component could not be read.
-    pub async fn stock(&self, id: &SaleId) -> Result<Option<Vec<StockView>>, Failure> {
-        let Some(sale) = self.sale(id).await? else {
-            return Ok(None);
-        };
-        let holdings = self.ports.ledger.holdings(&sale).await.map_err(Failure::of_read)?;
-        let buckets = self.ports.gates.buckets(&sale).await.map_err(Failure::of_read)?;
-        let view = |item: &Item| StockView {
-            sku: item.sku_id.clone(),
-            configured: item.stock,
-            holdings: holdings.get(&item.sku_id).copied().unwrap_or_default(),
-            available: buckets
-                .iter()
-                .map(|bucket| Some(bucket.available()?.get(&item.sku_id).copied().unwrap_or(0)))
-                .collect(),
-        };
-        Ok(Some(sale.items.iter().map(view).collect()))
     }
 }

@@ -252,7 +252,7 @@ impl Shop {
             0 => Check::warning(
                 "stock",
                 "nothing is left",
-                "End it and clone it with more units, if there are more.",
+                "Give it more units, if there are more: seckill stock adjust.",
             ),
             left => Check::ok("stock", format!("{left} units are for sale")),
         })

@@ -253,6 +253,9 @@ impl Shop {
         if waiting.set_aside > 0 {
             open.push(format!("{} outbox entries that were set aside for a person", waiting.set_aside));
         }
+        if waiting.adjustments > 0 {
+            open.push("an adjustment of its stock that is under way".to_owned());
+        }
         let letters = self.letters_of(sale).await?;
         if letters > 0 {
             open.push(format!("{letters} dead letters"));

@@ -16,11 +16,12 @@ use super::outbox_relay::OutboxRelay;
 use crate::clock::Clock;
 use crate::domain::log_position::first_unwritten;
 use crate::domain::rebuild::fill;
-use crate::domain::{Instance, Part, Sale, SaleId, ShardMap};
+use crate::domain::{Adjustment, Instance, Part, Sale, SaleId, ShardMap};
 use crate::memory::catalog::{Catalog, losses_of};
 use crate::metrics::BUCKETS_REBUILT;
 use crate::ports::{
-    Claim, ErrorKind, Gates, OrderLog, Positions, Recovery, SaleStore, StoreError, StoreResult,
+    Claim, Effect, ErrorKind, Gates, OrderLog, Positions, Recovery, SaleStore, StockAdjustments, StoreError,
+    StoreResult,
 };
 
 /// How long other processes leave a bucket to the process that has claimed it. The claim is prolonged meanwhile.
@@ -40,6 +41,8 @@ pub struct Rebuilder {
     pub gates: Arc<dyn Gates>,
     /// The sales, as the directory has them.
     pub sales: Arc<dyn SaleStore>,
+    /// What is adjusted of their stock now.
+    pub adjustments: Arc<dyn StockAdjustments>,
     /// The order log, which is written to its end first.
     pub order_log: Arc<dyn OrderLog>,
     /// Where the order writers are.
@@ -176,6 +179,7 @@ impl Rebuilder {
     /// Rebuilds claimed buckets of a sale, and answers how many orders they have.
     async fn rebuild(&self, sale: &Sale, claims: &[Claim]) -> StoreResult<usize> {
         let Recovery { rebuilds, refills, .. } = &self.recovery;
+        let adjusted_before = self.adjustments.under_way(&sale.id).await?;
         for claim in claims {
             refills.shut(claim).await?;
             self.relay_old(sale, claim).await?;
@@ -195,7 +199,8 @@ impl Rebuilder {
         let numbers: BTreeSet<u16> = claims.iter().map(|claim| claim.bucket.bucket).collect();
         let instances = self.instances_of(sale, &numbers).await;
         let truth = rebuilds.truth(sale, &instances).await?;
-        let buckets = fill(sale, &self.map, &numbers, &truth, &elsewhere);
+        let certain = self.certain(sale, adjusted_before).await?;
+        let buckets = fill(&certain, &self.map, &numbers, &truth, &elsewhere);
         let mut orders = 0;
         for claim in claims {
             let Some(bucket) = buckets.get(&claim.bucket.bucket) else { continue };
@@ -205,6 +210,24 @@ impl Rebuilder {
             orders += bucket.orders.len();
         }
         Ok(orders)
+    }
+
+    /// Answers the sale with the stock that may be counted on. Units whose adjustment is under way may be in the other
+    /// buckets or not, and those that come are given to each bucket in the epoch that it had before.
+    async fn certain(&self, sale: &Sale, before: Option<Adjustment>) -> StoreResult<Sale> {
+        let now = self.sales.sale(&sale.id).await?;
+        if now.is_none_or(|now| now.version != sale.version) {
+            let source = "the sale was changed while its buckets were rebuilt".into();
+            let (kind, effect) = (ErrorKind::Conflict, Effect::NotApplied);
+            return Err(StoreError { kind, effect, context: "rebuild", source });
+        }
+        let after = self.adjustments.under_way(&sale.id).await?;
+        let mut certain = sale.clone();
+        for adjustment in before.into_iter().chain(after) {
+            let of = certain.items.iter_mut().filter(|item| item.sku_id == adjustment.sku_id);
+            of.for_each(|item| item.stock = item.stock.min(adjustment.certain()));
+        }
+        Ok(certain)
     }
 
     /// Delivers what the old outbox of a bucket names, as far as it can be read. Orders of which nobody knows more than

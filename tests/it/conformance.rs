@@ -22,6 +22,7 @@ macro_rules! in_both_modes {
 }
 
 mod access;
+mod adjustments;
 mod admin;
 mod books;
 mod breakers;

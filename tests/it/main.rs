@@ -68,5 +68,7 @@ mod sick_redis;
 mod sqlite_model;
 #[cfg(all(feature = "distributed", feature = "embedded"))]
 mod transfer;
+#[cfg(feature = "distributed")]
+mod unfinished_adjustments;
 #[cfg(all(feature = "distributed", feature = "embedded"))]
 mod upgrades;

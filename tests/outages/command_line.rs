@@ -166,7 +166,7 @@ async fn every_command_of_the_runbook_does_what_it_says() {
         let filled = [("PART", "1"), (" N ", " 1 "), ("SALE", "over"), ("LETTER", &letter)]
             .iter()
             .fold(filled, |line, (name, value)| line.replace(name, value));
-        let filled = if filled.ends_with("sale stock") || filled.ends_with("sale preheat") {
+        let filled = if filled.ends_with("stock show") || filled.ends_with("sale preheat") {
             format!("{filled} drop")
         } else {
             filled

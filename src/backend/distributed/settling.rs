@@ -43,7 +43,12 @@ impl DistributedSettling {
     }
 
     async fn count_waiting(&self, sale: &Sale) -> StoreResult<Waiting> {
-        let mut waiting = Waiting { releases: 0, set_aside: 0 };
+        let mut waiting = Waiting { releases: 0, set_aside: 0, adjustments: 0 };
+        let text = "SELECT COUNT(*) FROM {directory}.stock_adjustments WHERE sale_id = ?";
+        let query = sqlx::query_scalar(self.mysql.directory_sql(text)).bind(sale.id.as_str().as_bytes());
+        let count: i64 =
+            query.fetch_one(self.mysql.directory_pool()).await.map_err(|error| failed(READ, error))?;
+        waiting.adjustments = count.unsigned_abs();
         for at in self.mysql.map.all_instances() {
             let text = "SELECT COUNT(*) FROM {control}.release_outbox WHERE sale_id = ?";
             let query =

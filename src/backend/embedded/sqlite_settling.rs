@@ -38,7 +38,7 @@ impl Settling for SqliteSettling {
 
     /// Answers none: units go back with the decision that frees them, and there is no outbox.
     async fn waiting(&self, _: &Sale) -> StoreResult<Waiting> {
-        Ok(Waiting { releases: 0, set_aside: 0 })
+        Ok(Waiting { releases: 0, set_aside: 0, adjustments: 0 })
     }
 
     async fn seal(&self, sale: &SaleId, seal: &Seal) -> StoreResult<()> {

@@ -93,7 +93,7 @@ impl Guide<'_> {
         ));
         line("\nAs the operator:");
         line(&format!("export SECKILL_API_KEY={api_key} SECKILL_ADMIN={admin}"));
-        line(&format!("{seckill} sale stock {sale}"));
+        line(&format!("{seckill} stock show {sale}"));
         line(&format!("{seckill} sale end {sale} --reason 'enough'"));
         line("");
         if !self.rush {

@@ -11,7 +11,7 @@ use super::sale_bodies::{CreateBody, PatchBody};
 use super::{Scope, change as audit, operator};
 use crate::domain::rule::Switch;
 use crate::domain::sale::SaleAction;
-use crate::domain::{Access, Holdings, Item, Sale, SaleId, SaleState, SkuId};
+use crate::domain::{Access, Item, Sale, SaleId, SaleState};
 use crate::http::Context;
 use crate::http::contract::For;
 use crate::http::operation::{Operation, Verb, operation};
@@ -19,7 +19,7 @@ use crate::http::paging::SalesQuery;
 use crate::http::problem::{Code, Problem};
 use crate::http::rules::while_on;
 use crate::http::shopper::rfc3339;
-use crate::shop::operate::{Changed, StockView};
+use crate::shop::operate::Changed;
 use crate::shop::settle::Settled;
 use serde_json::json;
 use utoipa::ToSchema;
@@ -65,12 +65,6 @@ pub fn operations() -> Vec<Operation> {
                 .body::<PatchBody>(json!({ "buyer_limit": 2, "reason": "a larger stock" }))
                 .refuses(&[Code::SaleNotFound, Code::StateConflict])
                 .answers::<SaleView<'_>>(200, "The sale.");
-        }),
-        operation(Verb::Get, "/api/v1/admin/sales/{sale}/stock", stock, |it| {
-            it.names("sales", "read_stock", "The units of every SKU, as Redis and the ledgers have them.")
-                .is_for(For::Operator(Scope::SalesRead))
-                .refuses(&[Code::SaleNotFound])
-                .answers::<StockBody<'_>>(200, "The units.");
         }),
     ];
     all.extend(life());
@@ -248,22 +242,6 @@ pub async fn settle(
     }
 }
 
-/// Answers `GET /sales/{sale}/stock`: the units of every SKU, as Redis and the ledgers have them.
-///
-/// # Errors
-/// `sale_not_found`.
-pub async fn stock(
-    request: HttpRequest,
-    path: web::Path<String>,
-    context: web::Data<Context>,
-) -> Result<HttpResponse, Problem> {
-    operator(&request, &context, Scope::SalesRead).await?;
-    let id = sale_id(&path)?;
-    let items = context.shop.stock(&id).await?.ok_or_else(|| Problem::new(Code::SaleNotFound))?;
-    let items = items.iter().map(SkuView::of).collect();
-    Ok(HttpResponse::Ok().json(StockBody { sale_id: &id, items }))
-}
-
 pub(super) fn done(changed: Changed) -> Result<Sale, Problem> {
     match changed {
         Changed::Done(sale) => Ok(sale),
@@ -355,57 +333,6 @@ impl<'a> SaleView<'a> {
             epoch,
             version,
             items: &sale.items,
-        }
-    }
-}
-
-#[derive(Serialize, ToSchema)]
-#[schema(as = Stock)]
-struct StockBody<'a> {
-    /// The sale.
-    sale_id: &'a SaleId,
-    /// Each of its SKUs.
-    items: Vec<SkuView<'a>>,
-}
-
-/// The units of one SKU.
-#[derive(Serialize, ToSchema)]
-#[schema(as = SkuStock)]
-struct SkuView<'a> {
-    /// The SKU.
-    sku_id: &'a SkuId,
-    /// Units for sale in all.
-    configured: u32,
-    /// The available units of all buckets that are in place. `None` when no bucket is.
-    available: Option<i64>,
-    /// Of orders that wait for their payment.
-    held: i64,
-    /// Of orders that were paid.
-    sold: i64,
-    /// Kept back.
-    withheld: i64,
-    /// Taken by order writers.
-    granted: i64,
-    /// Given to buckets.
-    allotted: i64,
-    /// The available units of each bucket; null for one that is not in place.
-    buckets: &'a [Option<i64>],
-}
-
-impl<'a> SkuView<'a> {
-    fn of(item: &'a StockView) -> Self {
-        let in_place = item.available.iter().flatten();
-        let Holdings { held, sold, withheld, granted, allotted, .. } = item.holdings;
-        Self {
-            sku_id: &item.sku,
-            configured: item.configured,
-            available: item.available.iter().any(Option::is_some).then(|| in_place.sum()),
-            held,
-            sold,
-            withheld,
-            granted,
-            allotted,
-            buckets: &item.available,
         }
     }
 }

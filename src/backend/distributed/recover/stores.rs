@@ -22,6 +22,7 @@ use crate::backend::distributed::mysql_order_store::MysqlOrderStore;
 use crate::backend::distributed::mysql_payments::MysqlPayments;
 use crate::backend::distributed::mysql_refunds::MysqlRefunds;
 use crate::backend::distributed::mysql_sale_store::MysqlSaleStore;
+use crate::backend::distributed::mysql_shares::mend_share;
 use crate::backend::distributed::mysql_text::NOW_MS;
 use crate::backend::distributed::redis_books::RedisBooks;
 use crate::backend::distributed::redis_link::RedisLink;
@@ -171,13 +172,14 @@ impl Recoverer {
         Ok(self.sale_store.sales().await?.into_iter().map(|sale| (sale.id.clone(), sale)).collect())
     }
 
-    /// Makes the pools and ledgers that sales have lost.
+    /// Makes the pools and ledgers that sales have lost, and gives the pools the stock that the directory says.
     ///
     /// # Errors
     /// When an instance cannot be changed.
     pub async fn open_pools(&self, sales: &Sales) -> StoreResult<()> {
         for sale in sales.values().filter(|sale| sale.in_place) {
             self.ledger.open_pools(sale).await?;
+            mend_share(&self.mysql, sale, self.at).await?;
         }
         Ok(())
     }
