@@ -34,7 +34,7 @@ use crate::config::{Config, Expiry, Explained, Mode, ProviderKind, Secret};
 use crate::domain::alarm::{AlarmKey, Call, DueCall};
 use crate::domain::node::NodeBeat;
 use crate::domain::purchase_token::{TokenKey, TokenKeys};
-use crate::domain::{DependencyId, Instance, ShardMap};
+use crate::domain::{DependencyId, Instance, NodeId, ShardMap};
 use crate::http::Context;
 use crate::memory::Memory;
 use crate::memory::guards::{Guards, Roles};
@@ -130,7 +130,7 @@ pub async fn start_on(
     of_buyers.order_copies = of_buyers.order_copies.filter(|_| config.cache.copies);
     let ports = (of_buyers, till::till(&config.payment, &guards, &clock)?, outbound.clone());
     let shop = Shop::new(ports, memory.clone(), settings(config), map, clock.clone(), front.clone());
-    let (ports, holder, remover_of) = (&backend, chance::bytes(), remover.as_ref());
+    let (ports, node, remover_of) = (&backend, backend.node, remover.as_ref());
     let workers = Workers {
         ports,
         memory: &memory,
@@ -138,7 +138,7 @@ pub async fn start_on(
         clock: &clock,
         tasks: &back,
         outbound,
-        holder,
+        holder: node.bytes(),
         remover: remover_of,
     };
     workers.warm().await;
@@ -155,7 +155,7 @@ pub async fn start_on(
         webhook_body_bytes_max: config.payment.webhook_body_bytes_max,
         clock: clock.clone(),
         metrics,
-        process: node_id(holder),
+        process: node.to_string(),
         reload: OnceLock::new(),
     });
     let serving = context.clone();
@@ -166,7 +166,7 @@ pub async fn start_on(
     let shopper = shopper_server.as_ref().map(|server| server.address);
     let (admin, admin_server) = servers::admin_server(config, context, &back)?;
     tracing::info!(?role, ?shopper, %admin, version = env!("CARGO_PKG_VERSION"), "serving");
-    let node = this_node(holder, role, (admin, shopper), clock.now_ms());
+    let node = this_node(node, role, (admin, shopper), clock.now_ms());
     driver.start(Arc::new(tell(&backend, &node, &memory, shop.clone())), Signal::default());
     Ok(Running {
         shopper,
@@ -229,20 +229,15 @@ fn tell(backend: &Ports, node: &NodeBeat, memory: &Memory, shop: Arc<Shop>) -> T
     }
 }
 
-/// Answers the id of this process.
-fn node_id(holder: [u8; 16]) -> String {
-    holder.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// Answers what this process tells of itself.
 fn this_node(
-    holder: [u8; 16],
+    id: NodeId,
     role: Role,
     (admin, shopper): (SocketAddr, Option<SocketAddr>),
     started_ms: i64,
 ) -> NodeBeat {
     NodeBeat {
-        id: node_id(holder),
+        id: id.to_string(),
         role: role.as_str().to_owned(),
         admin: admin.to_string(),
         shopper: shopper.map(|address| address.to_string()),

@@ -56,6 +56,7 @@ pub use journal::OrderMove;
 pub use log_position::{Halt, LogId, Position};
 pub use money::{Money, Quantity};
 pub use mover::Mover;
+pub use node::{NodeId, NodeMark};
 pub use object::Object;
 pub use operator::{Change, Holdings};
 pub use order::{Decision, Order, OrderCursor, RejectReason};

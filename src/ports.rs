@@ -43,6 +43,8 @@ mod watermarks;
 
 use std::sync::Arc;
 
+use crate::domain::NodeId;
+
 pub use alarms::{Alarms, CallTimes};
 pub use archive::Archive;
 pub use audit_log::AuditLog;
@@ -85,6 +87,8 @@ pub use watermarks::Watermarks;
 /// One opened backend. Cheap to clone.
 #[derive(Clone)]
 pub struct Ports {
+    /// The id of this process.
+    pub node: NodeId,
     /// Reserves units.
     pub inventory: Arc<dyn Inventory>,
     /// Puts stock in place, and opens and closes what the inventory sells.

@@ -197,7 +197,7 @@ pub async fn import(
 /// keeps its state, and so it must not get payments of another one.
 async fn append(ports: &Ports, page: Vec<Exported>) -> anyhow::Result<()> {
     let (mut records, mut payments) = (Vec::with_capacity(page.len()), Vec::new());
-    for Exported { record, payments: own } in page {
+    for Exported { record, payments: own, .. } in page {
         if !own.is_empty() {
             let here = ports.orders.order(record.order_id).await?.map(|order| order.state);
             let there = record.decided.as_ref().map(|decided| decided.state);

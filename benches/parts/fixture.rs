@@ -61,6 +61,7 @@ pub fn record(sale: &Sale, map: &ShardMap, number: u64) -> anyhow::Result<OrderR
         accepted_ms: Clock::System.now_ms(),
         reference: None,
         awaited: false,
+        node: None,
         decided: None,
     })
 }

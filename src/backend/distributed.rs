@@ -135,6 +135,7 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Ports> {
     let orders = Arc::new(MysqlOrderStore::new(mysql.clone()));
     let keys = Arc::new(MysqlKeys::new(mysql.clone()));
     Ok(Ports {
+        node: mysql.node,
         inventory: redis.inventory,
         gates: redis.gates,
         outbox: redis.outbox,

@@ -125,6 +125,7 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Opened> {
     let keys = Arc::new(SqliteKeys { sqlite: sqlite.clone() });
     let books = Arc::new(SqliteBooks { sqlite: sqlite.clone(), map: settings.map });
     let ports = Ports {
+        node: sqlite.node,
         inventory: Arc::new(SqliteInventory { sqlite: sqlite.clone(), ends: ends.clone() }),
         gates: Arc::new(SqliteGates { sqlite: sqlite.clone() }),
         outbox: Arc::new(NoOutbox),

@@ -25,14 +25,14 @@ pub const DIRECTORY: &[File] = migrations!("directory": "0001_sales.sql", "0002_
 pub const CONTROL: &[File] = migrations!("control": "0001_ledger.sql", "0002_log_identity_and_idle_units.sql", "0003_user_ids.sql", "0004_release_states.sql", "0005_withheld.sql", "0006_events.sql", "0007_fences.sql", "0008_watermark.sql");
 /// Migrations of a shard's database.
 #[cfg(feature = "distributed")]
-pub const SHARD: &[File] = migrations!("shard": "0001_claims.sql", "0002_user_ids.sql", "0003_payments.sql", "0004_failed_refunds.sql", "0005_journal.sql");
+pub const SHARD: &[File] = migrations!("shard": "0001_claims.sql", "0002_user_ids.sql", "0003_payments.sql", "0004_failed_refunds.sql", "0005_journal.sql", "0006_nodes.sql");
 /// Shapes of a month's orders table, each made from the one before it. `{yyyymm}` stands for the month. Every shape but
 /// the first one names itself in the table's comment, in the same statement that makes it.
 #[cfg(feature = "distributed")]
-pub const MONTH: &[File] = migrations!("month": "0001_orders.sql", "0002_user_ids.sql", "0003_refunded.sql", "0004_given_up.sql", "0005_references.sql", "0006_stale_epoch.sql");
+pub const MONTH: &[File] = migrations!("month": "0001_orders.sql", "0002_user_ids.sql", "0003_refunded.sql", "0004_given_up.sql", "0005_references.sql", "0006_stale_epoch.sql", "0007_nodes.sql");
 /// Migrations of the one database of the embedded mode.
 #[cfg(feature = "embedded")]
-pub const EMBEDDED: &[File] = migrations!("embedded": "0001_shop.sql", "0002_halts_audit_and_places.sql", "0003_user_ids.sql", "0004_units_return.sql", "0005_payments.sql", "0006_unpaid_max.sql", "0007_notices_and_failed_refunds.sql", "0008_journal_and_events.sql", "0009_references.sql", "0010_alarms.sql", "0011_rules.sql", "0012_keys_and_sessions.sql");
+pub const EMBEDDED: &[File] = migrations!("embedded": "0001_shop.sql", "0002_halts_audit_and_places.sql", "0003_user_ids.sql", "0004_units_return.sql", "0005_payments.sql", "0006_unpaid_max.sql", "0007_notices_and_failed_refunds.sql", "0008_journal_and_events.sql", "0009_references.sql", "0010_alarms.sql", "0011_rules.sql", "0012_keys_and_sessions.sql", "0013_processes.sql");
 
 /// Lists the names of the files that are not among those applied, ascending.
 pub fn pending(files: &[File], applied: &[i64]) -> impl Iterator<Item = &'static str> {

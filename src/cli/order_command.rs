@@ -104,10 +104,10 @@ impl OrderCommand {
                 let read = client.call("GET", &format!("/orders/{}", quoted(&order)), None).await?;
                 output::print(format, &read, &HEAD, &[row(&read)]);
                 if format == Format::Table {
-                    let names = ["at", "what", "by", "why"];
+                    let names = ["at", "what", "node", "by", "why"];
                     let hop = |hop: &Value| names.map(|name| cell(&hop[name])).to_vec();
                     output::data("");
-                    output::list(format, &read, "timeline", &["AT", "WHAT", "BY", "WHY"], hop);
+                    output::list(format, &read, "timeline", &["AT", "WHAT", "NODE", "BY", "WHY"], hop);
                 }
             }
             OrderAction::List { sale, user, sku, status, reference } => {

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::mover::Mover;
+use super::node::NodeMark;
 use super::order::RejectReason;
 use super::order_life::{ARROWS, Arrow, OrderEvent, OrderState};
 
@@ -55,6 +56,9 @@ pub struct TakenStep {
     pub why: Option<String>,
     /// When, ms since 1970.
     pub at_ms: i64,
+    /// The process that took it, if that is known. No export has it.
+    #[serde(skip)]
+    pub node: Option<NodeMark>,
 }
 
 impl TakenStep {
@@ -75,7 +79,7 @@ impl TakenStep {
         }
         let event = if state == OrderState::Rejected { OrderEvent::Reject } else { OrderEvent::Persist };
         let kind = event.arrow().move_word.unwrap_or_default().to_owned();
-        Some(Self { kind, by: None, why: None, at_ms: created_ms })
+        Some(Self { kind, by: None, why: None, at_ms: created_ms, node: None })
     }
 
     fn place(&self) -> Option<usize> {
@@ -126,6 +130,7 @@ mod tests {
             by: None,
             why: None,
             at_ms: -nth,
+            node: None,
         };
         let steps = (0..).zip(kinds).map(step).collect();
         Decided { state, rejected, created_ms: 1, expires_ms: 2, steps }

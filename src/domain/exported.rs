@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::decided::{Decided, TakenStep};
 use super::money::Money;
+use super::node::NodeMark;
 use super::order::Order;
 use super::order_id::OrderId;
 use super::payment::{PaymentId, PaymentRequest, PaymentState, RefundReason, RefundState};
@@ -20,6 +21,32 @@ pub struct Exported {
     /// Its payments, ascending by attempt. Each has come to its end at the provider.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub payments: Vec<ExportedPayment>,
+    /// The processes that accepted it and wrote its row. They mean nothing elsewhere, so no export has them.
+    #[serde(skip)]
+    pub nodes: OrderNodes,
+}
+
+/// The processes of an order's first steps, as far as they are known.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct OrderNodes {
+    /// The one that accepted it.
+    pub accepted: Option<NodeMark>,
+    /// The one that wrote its row.
+    pub written: Option<NodeMark>,
+}
+
+impl OrderNodes {
+    /// Makes the bytes of a row, four for each process.
+    pub fn bytes(self) -> [u8; 8] {
+        let of = |node: Option<NodeMark>| u64::from(u32::from_be_bytes(node.map_or([0; 4], NodeMark::bytes)));
+        (of(self.accepted) << 32 | of(self.written)).to_be_bytes()
+    }
+
+    /// Reads the bytes of a row. Others than eight say nothing.
+    pub fn from_bytes(bytes: &[u8]) -> Self {
+        let (accepted, written) = bytes.split_at(bytes.len().min(4));
+        Self { accepted: NodeMark::from_bytes(accepted), written: NodeMark::from_bytes(written) }
+    }
 }
 
 impl Exported {
@@ -36,20 +63,16 @@ impl Exported {
 }
 
 impl OrderRecord {
-    /// Makes the record that makes the same order in another backend. `epoch` and `created_ms` are those of its row,
-    /// and `steps` the rows of its moves in any order.
+    /// Makes the record that makes the same order in another backend. `steps` are the rows of its moves in any order.
     ///
     /// # Errors
     /// A text that says why, for an order whose steps do not lead to its state.
-    pub fn exported(
-        order: Order,
-        epoch: u32,
-        created_ms: i64,
-        mut steps: Vec<TakenStep>,
-    ) -> Result<Self, String> {
+    pub fn exported(row: ExportRow, mut steps: Vec<TakenStep>) -> Result<Self, String> {
+        let ExportRow { order, epoch, created_ms, nodes } = row;
         let (state, rejected) = (order.state, order.reason);
         let expires_ms = order.expires_ms.unwrap_or(created_ms);
-        steps.extend(TakenStep::unnoted(state, (created_ms, expires_ms), &steps));
+        let unnoted = TakenStep::unnoted(state, (created_ms, expires_ms), &steps);
+        steps.extend(unnoted.map(|step| TakenStep { node: nodes.written, ..step }));
         TakenStep::sort(&mut steps);
         let decided = Decided { state, rejected, created_ms, expires_ms, steps };
         if !decided.is_possible() {
@@ -68,6 +91,7 @@ impl OrderRecord {
             epoch,
             accepted_ms: order.accepted_ms,
             awaited: false,
+            node: None,
             decided: Some(Box::new(decided)),
         })
     }
@@ -134,11 +158,24 @@ impl ExportedPayment {
     }
 }
 
+/// An order with what only an export reads of its row.
+#[derive(Debug)]
+pub struct ExportRow {
+    /// The order.
+    pub order: Order,
+    /// Its epoch.
+    pub epoch: u32,
+    /// When the row was made, ms since 1970.
+    pub created_ms: i64,
+    /// The processes that accepted it and wrote the row.
+    pub nodes: OrderNodes,
+}
+
 /// What a backend has read of a page of orders.
 #[derive(Debug, Default)]
 pub struct ExportPage {
-    /// The orders, ascending by id, each with the epoch and the time of its row.
-    pub orders: Vec<(Order, u32, i64)>,
+    /// The orders, ascending by id.
+    pub orders: Vec<ExportRow>,
     /// Their steps, in any order.
     pub steps: HashMap<OrderId, Vec<TakenStep>>,
     /// Their payments without refunds and events, ascending by attempt.
@@ -167,11 +204,11 @@ impl ExportPage {
             payment.events = events_of.remove(&id).unwrap_or_default();
             payments_of.entry(id.order).or_default().push(payment);
         }
-        let exported = |(order, epoch, created_ms): (Order, u32, i64)| {
-            let id = order.id;
+        let exported = |row: ExportRow| {
+            let (id, nodes) = (row.order.id, row.nodes);
             let taken = steps.remove(&id).unwrap_or_default();
-            let record = OrderRecord::exported(order, epoch, created_ms, taken)?;
-            Ok(Exported { record, payments: payments_of.remove(&id).unwrap_or_default() })
+            let record = OrderRecord::exported(row, taken)?;
+            Ok(Exported { record, payments: payments_of.remove(&id).unwrap_or_default(), nodes })
         };
         orders.into_iter().map(exported).collect()
     }

@@ -418,6 +418,7 @@ mod tests {
             epoch: 1,
             accepted_ms: 1,
             awaited: false,
+            node: None,
             decided: None,
         };
         ReserveRequest { fingerprint: Fingerprint::of(&record.sku_id, quantity, None), record }

@@ -1,6 +1,75 @@
 //! Nodes: the processes of a shop, as they tell of themselves.
 
-use serde::{Deserialize, Serialize};
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// The id of a process, which no other one ever has: 16 random bytes, as text 32 hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NodeId([u8; 16]);
+
+/// The first four bytes of a process's id, as text 8 hexadecimal digits. Records and rows have it, because a whole id
+/// would cost each of them more than it is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct NodeMark([u8; 4]);
+
+impl NodeId {
+    /// Makes the id of random bytes.
+    pub const fn new(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// Answers its bytes.
+    pub const fn bytes(self) -> [u8; 16] {
+        self.0
+    }
+
+    /// Answers what records and rows have of it.
+    pub fn mark(self) -> NodeMark {
+        let [a, b, c, d, ..] = self.0;
+        NodeMark([a, b, c, d])
+    }
+}
+
+impl NodeMark {
+    /// Reads its bytes; `None` for zeros, which stand for a process that is not known, and for other than four bytes.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().filter(|bytes| *bytes != [0; 4]).map(Self)
+    }
+
+    /// Answers its bytes.
+    pub const fn bytes(self) -> [u8; 4] {
+        self.0
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", u128::from_be_bytes(self.0))
+    }
+}
+
+impl fmt::Display for NodeMark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}", u32::from_be_bytes(self.0))
+    }
+}
+
+impl Serialize for NodeMark {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for NodeMark {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        let number = (text.len() == 8).then(|| u32::from_str_radix(&text, 16).ok()).flatten();
+        number
+            .map(|number| Self(number.to_be_bytes()))
+            .ok_or_else(|| serde::de::Error::custom("a process is named by 8 hexadecimal digits"))
+    }
+}
 
 /// What a process tells of itself twice a second.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::decided::Decided;
 use super::ids::{Reference, SaleId, SkuId, UserId};
 use super::money::{Money, Quantity};
+use super::node::NodeMark;
 use super::object::Object;
 use super::order_id::OrderId;
 
@@ -36,6 +37,9 @@ pub struct OrderRecord {
     /// Whether its client waits for its row, so that the order writer does not let it wait for company.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub awaited: bool,
+    /// The process that accepted it; `None` in a record of an older front, of a relay, and of an import.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeMark>,
     /// What another backend had decided; only in records of an import.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decided: Option<Box<Decided>>,

@@ -160,6 +160,7 @@ impl Reservation {
             epoch,
             accepted_ms: self.reserved_ms,
             awaited: false,
+            node: None,
             decided: None,
         })
     }

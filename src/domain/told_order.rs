@@ -136,6 +136,7 @@ fn record(steps: &[OrderMove<'static>], sale: &Sale) -> Result<OrderRecord, Stri
         by: Some(step.by.clone().into_owned()).filter(|by| *by != Mover::ORDER_WRITER.by),
         why: step.why.clone().map(std::borrow::Cow::into_owned),
         at_ms: step.at_ms.unwrap_or(created_ms),
+        node: None,
     });
     let decided = Decided {
         state,
@@ -159,6 +160,7 @@ fn record(steps: &[OrderMove<'static>], sale: &Sale) -> Result<OrderRecord, Stri
         epoch: sale.epoch,
         accepted_ms: first.accepted_ms,
         awaited: false,
+        node: None,
         decided: Some(Box::new(decided)),
     })
 }

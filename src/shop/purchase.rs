@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use crate::domain::purchase_token::TokenFault;
 use crate::domain::{
-    DeviceId, IdempotencyKey, Order, OrderState, Quantity, Reference, SaleId, SkuId, UserId,
+    DeviceId, IdempotencyKey, NodeMark, Order, OrderId, OrderRecord, OrderState, Quantity, Reference, Sale,
+    SaleId, SkuId, UserId,
 };
 use crate::memory::rulebook::{Refused, Standing};
 
@@ -39,6 +40,30 @@ impl Purchase {
     /// Answers the buyer's device, when the token names it.
     pub fn proven_device(&self) -> Option<&DeviceId> {
         self.device.as_ref().filter(|_| self.is_device_proven)
+    }
+
+    /// Makes the record of the purchase, which a process accepts; `None` when the sale has no such item.
+    pub fn record(
+        &self,
+        sale: &Sale,
+        (order_id, node): (OrderId, NodeMark),
+        now_ms: i64,
+    ) -> Option<OrderRecord> {
+        Some(OrderRecord {
+            v: OrderRecord::VERSION,
+            order_id,
+            sale_id: sale.id.clone(),
+            sku_id: self.sku.clone(),
+            user_id: self.user.clone(),
+            quantity: self.quantity,
+            unit_price: sale.item(&self.sku)?.price.clone(),
+            reference: self.reference.clone(),
+            epoch: sale.epoch,
+            accepted_ms: now_ms,
+            awaited: self.waits,
+            node: Some(node),
+            decided: None,
+        })
     }
 }
 

@@ -5,7 +5,7 @@ use futures::{StreamExt, stream};
 use super::cancel::Cancelled;
 use super::pay::Refunding;
 use super::{Failure, Shop};
-use crate::domain::{Change, Month, Order, OrderFilter, OrderId, OrderState, Shard};
+use crate::domain::{Change, Month, NodeMark, Order, OrderFilter, OrderId, OrderState, Shard};
 use crate::ports::Archive;
 
 /// How many orders are ended at once: each may have to ask the payment provider.
@@ -49,11 +49,13 @@ pub struct Hop {
     pub by: Option<String>,
     /// Why, if somebody has said so.
     pub why: Option<String>,
+    /// The process that did it, if that is known.
+    pub node: Option<NodeMark>,
 }
 
 impl Hop {
     fn new(at_ms: i64, what: impl Into<String>) -> Self {
-        Self { at_ms, what: what.into(), by: None, why: None }
+        Self { at_ms, what: what.into(), by: None, why: None, node: None }
     }
 }
 
@@ -93,8 +95,10 @@ impl Shop {
     /// # Errors
     /// When a database could not be read.
     pub async fn timeline(&self, order: &Order) -> Result<Vec<Hop>, Failure> {
-        let mut hops = vec![Hop::new(order.accepted_ms, "accepted")];
-        hops.extend(self.hops_of_row(self.ports.archive.as_ref(), order).await?);
+        let mut hops = self.hops_of_row(self.ports.archive.as_ref(), order).await?;
+        if hops.is_empty() {
+            hops.push(Hop::new(order.accepted_ms, "accepted"));
+        }
         hops.sort_by_key(|hop| hop.at_ms);
         Ok(hops)
     }
@@ -110,14 +114,14 @@ impl Shop {
         };
         let steps = found.record.decided.map_or_else(Vec::new, |decided| decided.steps);
         let by_writer = || Some("order_writer".to_owned());
-        let mut hops: Vec<Hop> = steps
-            .into_iter()
-            .map(|step| Hop {
-                by: step.by.or_else(by_writer),
-                why: step.why,
-                ..Hop::new(step.at_ms, step.kind)
-            })
-            .collect();
+        let accepted = Hop::new(order.accepted_ms, "accepted");
+        let mut hops = vec![Hop { node: found.nodes.accepted, ..accepted }];
+        hops.extend(steps.into_iter().map(|step| Hop {
+            by: step.by.or_else(by_writer),
+            why: step.why,
+            node: step.node,
+            ..Hop::new(step.at_ms, step.kind)
+        }));
         for payment in found.payments {
             let attempt = payment.request.id.attempt;
             let of_payment = |at_ms: i64, what: &str, why: String| {

@@ -171,7 +171,7 @@ impl Shop {
             return Err(Refusal::Overloaded);
         };
         let order = OrderId::derive(shard, sale.month(), &sale.id, &purchase.user, &purchase.key);
-        let Some(record) = record_of(purchase, sale, order, now_ms) else {
+        let Some(record) = purchase.record(sale, (order, self.ports.node.mark()), now_ms) else {
             return Err(Refusal::UnknownSku);
         };
         let fingerprint = Fingerprint::of(&record.sku_id, record.quantity, record.reference.as_ref());
@@ -438,24 +438,6 @@ impl Shop {
             shop.queues.sold_out.set_winners(&bucket, &sku, winners, until);
         });
     }
-}
-
-/// Makes the record of a purchase; `None` when the sale has no such item.
-fn record_of(purchase: &Purchase, sale: &Sale, order_id: OrderId, now_ms: i64) -> Option<OrderRecord> {
-    Some(OrderRecord {
-        v: OrderRecord::VERSION,
-        order_id,
-        sale_id: sale.id.clone(),
-        sku_id: purchase.sku.clone(),
-        user_id: purchase.user.clone(),
-        quantity: purchase.quantity,
-        unit_price: sale.item(&purchase.sku)?.price.clone(),
-        reference: purchase.reference.clone(),
-        epoch: sale.epoch,
-        accepted_ms: now_ms,
-        awaited: purchase.waits,
-        decided: None,
-    })
 }
 
 /// Makes the order of a record that has no row yet.

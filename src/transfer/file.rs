@@ -137,7 +137,7 @@ impl Contents {
     }
 
     fn check_order(&self, order: &Exported, map: ShardMap, taken: &mut Taken) -> anyhow::Result<()> {
-        let Exported { record, payments } = order;
+        let Exported { record, payments, .. } = order;
         let OrderRecord { order_id: id, sale_id, sku_id, user_id, quantity, .. } = record;
         ensure!(taken.sale.as_ref() == Some(sale_id), "order {id} does not stand below its sale {sale_id}");
         ensure!(taken.last < Some(*id), "order {id} is not above the order before it");

@@ -165,6 +165,7 @@ impl World {
             epoch: 1,
             accepted_ms: self.clock.now_ms(),
             awaited: false,
+            node: None,
             decided: None,
             sku_id: sku_id.clone(),
         };

@@ -6,6 +6,7 @@ mod backups;
 mod binary;
 #[path = "../it/client.rs"]
 mod client;
+mod command_lines;
 #[path = "../it/contract.rs"]
 mod contract;
 mod disk;

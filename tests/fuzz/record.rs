@@ -279,6 +279,7 @@ fn record_of_ours() -> OrderRecord {
         accepted_ms: sale.starts_ms,
         reference: None,
         awaited: false,
+        node: None,
         decided: None,
         sale_id: sale.id,
         user_id: user,

@@ -42,6 +42,7 @@ pub fn requests(shop: &TestShop, sale: &Sale, name: &str) -> Vec<ReserveRequest>
             accepted_ms: Clock::System.now_ms(),
             reference: None,
             awaited: false,
+            node: None,
             decided: None,
         };
         ReserveRequest { record, fingerprint }

@@ -50,6 +50,35 @@ async fn writers_share_the_partitions_and_a_leaving_one_hands_over() {
 }
 
 #[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
+async fn an_order_names_the_front_that_accepted_it_and_the_worker_that_wrote_it() {
+    let config = config(Mode::Distributed, &[]);
+    migrated(&config).await;
+    let mut front = TestShop::start_on(config.clone(), open(&config).await, Role::Api).await;
+    front.open_sale("drop", 1, &[("phone", 1)]).await;
+    let bought = front.buy("ada", "drop", "phone", "k").await;
+    assert_eq!(bought.status, 202, "{bought:?}");
+    let worker = TestShop::start_on(config.clone(), open(&config).await, Role::All).await;
+    let order = bought.json()["id"].as_str().expect("an id").to_owned();
+    front.decided("ada", &order).await;
+    let nodes = front.operate("GET", "/nodes", Value::Null).await.json();
+    let of = |role: &str| {
+        let node = nodes["nodes"].as_array().expect("nodes").iter().find(|node| node["role"] == role);
+        node.expect("a process")["id"].as_str().expect("an id")[..8].to_owned()
+    };
+    let read = front.operate("GET", &format!("/orders/{order}"), Value::Null).await.json();
+    let hops: Vec<(&Value, &Value)> = read["timeline"]
+        .as_array()
+        .expect("a timeline")
+        .iter()
+        .map(|hop| (&hop["what"], &hop["node"]))
+        .collect();
+    let (accepted, written) = (json!(of("api")), json!(of("all")));
+    assert_eq!(hops, [(&json!("accepted"), &accepted), (&json!("persisted"), &written)]);
+    front.stop().await;
+    worker.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn a_sale_in_a_month_without_tables_says_how_to_get_them() {
     let shop = TestShop::start(Mode::Distributed).await;
     let starts_ms = Clock::System.now_ms() + 200 * 86_400_000;

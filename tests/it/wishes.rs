@@ -118,6 +118,7 @@ fn request(dice: &mut StdRng, sale: &SaleId, calls: u32) -> ReserveRequest {
         epoch: 0,
         accepted_ms: i64::from(calls),
         awaited: false,
+        node: None,
         decided: None,
     };
     ReserveRequest { record, fingerprint }

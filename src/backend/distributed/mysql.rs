@@ -14,11 +14,11 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor, MySql, Transaction};
 use super::mysql_error::{IsSetBack, READS_ONLY, number};
 pub use super::mysql_error::{failed, is_duplicate};
 use super::mysql_guard::Guard;
-use crate::chance::Chance;
+use crate::chance::{self, Chance};
 use crate::clock::{Clock, Moment};
 use crate::config::MysqlConfig;
 use crate::domain::watermark::SetBack;
-use crate::domain::{Instance, Month, Shard, ShardMap};
+use crate::domain::{Instance, Month, NodeId, Shard, ShardMap};
 use crate::metrics::DB_DURATION;
 use crate::ports::{Duty, Effect, ErrorKind, Fault, Probe, StoreError, StoreResult};
 
@@ -41,6 +41,8 @@ const DOUBTFUL_AFTER: Duration = Duration::from_secs(1);
 
 /// Holds what every call to MySQL needs.
 pub struct Mysql {
+    /// This process, which rows name that it writes.
+    pub node: NodeId,
     instances: Vec<Connections>,
     /// How users are spread over shards, partitions and instances.
     pub map: ShardMap,
@@ -171,6 +173,7 @@ impl Mysql {
         // It is closed from here on. There is nothing to wait for.
         drop(shut.close());
         Ok(Self {
+            node: NodeId::new(chance::bytes()),
             shut,
             instances,
             map,

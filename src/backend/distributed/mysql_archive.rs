@@ -10,11 +10,11 @@ use sqlx::{AssertSqlSafe, Row};
 use super::mysql::{Mysql, failed};
 use super::mysql_order_store::{COLUMNS, is_missing_table, read};
 use super::mysql_text::{insert_rows, list};
-use crate::domain::exported::{ExportPage, ExportedEvent, ExportedRefund};
+use crate::domain::exported::{ExportPage, ExportRow, ExportedEvent, ExportedRefund, OrderNodes};
 use crate::domain::payment::{PaymentState, RefundReason, RefundState};
 use crate::domain::{
-    Exported, ExportedPayment, Money, Month, Order, OrderFilter, OrderId, OrderState, PaymentId, Reference,
-    Sale, Shard, SkuId, TakenStep, UserId,
+    Exported, ExportedPayment, Money, Month, NodeMark, Order, OrderFilter, OrderId, OrderState, PaymentId,
+    Reference, Sale, Shard, SkuId, TakenStep, UserId,
 };
 use crate::ports::{Archive, StoreError, StoreResult};
 
@@ -27,9 +27,6 @@ pub struct MysqlArchive {
     pub mysql: Arc<Mysql>,
 }
 
-/// An order with what only an export reads of its row: its epoch, and when the row was made.
-type Whole = (Order, u32, i64);
-
 impl MysqlArchive {
     async fn rows_of_month(
         &self,
@@ -37,9 +34,9 @@ impl MysqlArchive {
         shard: Shard,
         after: Option<OrderId>,
         limit: u32,
-    ) -> StoreResult<Vec<Whole>> {
+    ) -> StoreResult<Vec<ExportRow>> {
         let text = format!(
-            "SELECT {COLUMNS}, epoch, created_ms FROM {{shard}}.orders_{{yyyymm}} \
+            "SELECT {COLUMNS}, epoch, created_ms, nodes FROM {{shard}}.orders_{{yyyymm}} \
              WHERE sale_id = ? AND order_id > ? ORDER BY order_id LIMIT ?"
         );
         let rows = sqlx::query(self.mysql.shard_sql(shard, sale.month(), &text))
@@ -48,7 +45,15 @@ impl MysqlArchive {
             .bind(limit)
             .fetch_all(self.mysql.pool(self.mysql.map.instance_of(shard)))
             .await;
-        let whole = |row: &MySqlRow| Ok((read(row)?, small(row, "epoch")?, column(row, "created_ms")?));
+        let whole = |row: &MySqlRow| {
+            let nodes: Option<Vec<u8>> = column(row, "nodes")?;
+            Ok(ExportRow {
+                order: read(row)?,
+                epoch: small(row, "epoch")?,
+                created_ms: column(row, "created_ms")?,
+                nodes: OrderNodes::from_bytes(&nodes.unwrap_or_default()),
+            })
+        };
         match rows {
             Ok(rows) => rows.iter().map(whole).collect(),
             Err(error) if is_missing_table(&error) => Ok(Vec::new()),
@@ -96,15 +101,15 @@ impl MysqlArchive {
     }
 
     /// Reads the rows of a table of `shard` that belong to some orders.
-    async fn rows_of(&self, shard: Shard, what: &str, orders: &[Whole]) -> StoreResult<Vec<MySqlRow>> {
-        let ids = list(orders.iter().map(|(order, ..)| order.id.bytes().as_slice()));
+    async fn rows_of(&self, shard: Shard, what: &str, orders: &[ExportRow]) -> StoreResult<Vec<MySqlRow>> {
+        let ids = list(orders.iter().map(|row| row.order.id.bytes().as_slice()));
         let text = what.replace("{shard}", &self.mysql.shard(shard)).replace("{ids}", &ids);
         let pool = self.mysql.pool(self.mysql.map.instance_of(shard));
         sqlx::raw_sql(AssertSqlSafe(text)).fetch_all(pool).await.map_err(|error| failed(READ, error))
     }
 
     async fn steps(&self, shard: Shard, page: &mut ExportPage) -> StoreResult<()> {
-        let text = "SELECT order_id, CAST(kind AS CHAR) AS kind, mover, why, at_ms FROM {shard}.order_moves \
+        let text = "SELECT order_id, CAST(kind AS CHAR) AS kind, mover, why, at_ms, node FROM {shard}.order_moves \
                     WHERE order_id IN {ids}";
         for row in self.rows_of(shard, text, &page.orders).await? {
             page.steps.entry(order_id(&row)?).or_default().push(TakenStep {
@@ -112,6 +117,7 @@ impl MysqlArchive {
                 by: column(&row, "mover")?,
                 why: column(&row, "why")?,
                 at_ms: column(&row, "at_ms")?,
+                node: column::<Option<Vec<u8>>>(&row, "node")?.and_then(|bytes| NodeMark::from_bytes(&bytes)),
             });
         }
         Ok(())

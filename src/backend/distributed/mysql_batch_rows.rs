@@ -9,8 +9,11 @@ use super::mysql_journal::{MOVE_COLUMNS, push_move};
 use super::mysql_releases::{self, Owing};
 use super::mysql_text::{ROWS_MAX, insert_rows, list, push_all, push_bytes, push_insert, set_now};
 use crate::domain::batch_plan::{Debt, Known, LogBatch, Plan, PlannedOrder};
+use crate::domain::exported::OrderNodes;
 use crate::domain::reservation::ReleaseRequest;
-use crate::domain::{Instance, LogId, Month, OrderId, OrderRecord, OrderState, SaleId, Sales, Shard, UserId};
+use crate::domain::{
+    Instance, LogId, Month, NodeMark, OrderId, OrderRecord, OrderState, SaleId, Sales, Shard, UserId,
+};
 use crate::ports::{StoreError, StoreResult};
 
 /// Most bytes of statements that are sent together, far below every server's packet limit.
@@ -131,11 +134,13 @@ pub async fn insert(
         orders.sort_unstable_by_key(|order| order.record.order_id);
         let table = format!("{}.orders_{}", mysql.shard(*shard), month.yyyymm());
         let columns = format!("{table} ({ORDER_COLUMNS})");
-        push_insert(&mut statements, &columns, orders, |text, order| push_order(text, order));
+        push_insert(&mut statements, &columns, orders, |text, order| {
+            push_order(text, order, mysql.node.mark())
+        });
         push_claims(&mut statements, mysql, *shard, orders);
         let moves = format!("{}.order_moves ({MOVE_COLUMNS})", mysql.shard(*shard));
         let steps: Vec<_> = orders.iter().flat_map(|order| order.noted_moves()).collect();
-        push_insert(&mut statements, &moves, &steps, push_move);
+        push_insert(&mut statements, &moves, &steps, |text, step| push_move(text, step, mysql.node.mark()));
     }
     if !execute_all(tx, &statements).await? {
         return Ok(false);
@@ -174,7 +179,7 @@ pub async fn insert(
 }
 
 const ORDER_COLUMNS: &str = "order_id, sale_id, sku_id, user_id, quantity, unit_price, currency, state, reason, \
-                             epoch, accepted_ms, created_ms, expires_ms, reference";
+                             epoch, accepted_ms, created_ms, expires_ms, reference, nodes";
 
 /// Answers the texts of when an order's row is made and when its payment is due. The server's clock says when, because
 /// it also says when the order expires.
@@ -185,7 +190,7 @@ fn times(order: &PlannedOrder) -> (String, String) {
     }
 }
 
-fn push_order(text: &mut String, order: &PlannedOrder) {
+fn push_order(text: &mut String, order: &PlannedOrder, writer: NodeMark) {
     let record = &order.record;
     push_bytes(text, record.order_id.bytes());
     for id in [record.sale_id.as_str(), record.sku_id.as_str(), record.user_id.as_str()] {
@@ -210,6 +215,11 @@ fn push_order(text: &mut String, order: &PlannedOrder) {
     match &record.reference {
         Some(reference) => push_bytes(text, reference.as_str().as_bytes()),
         None => text.push_str("NULL"),
+    }
+    text.push(',');
+    match record.decided {
+        Some(_) => text.push_str("NULL"),
+        None => push_bytes(text, &OrderNodes { accepted: record.node, written: Some(writer) }.bytes()),
     }
 }
 

@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, MySql, Transaction};
 
 use super::mysql::{Mysql, failed};
 use super::mysql_text::{push_all, push_bytes, push_insert};
-use crate::domain::{Mover, OrderMove, Part, Shard, journal};
+use crate::domain::{Mover, NodeMark, OrderMove, Part, Shard, journal};
 use crate::ports::{StoreError, StoreResult};
 
 const TELL: &str = "write events";
@@ -16,10 +16,11 @@ const TELL: &str = "write events";
 const LITERAL_BYTES_MAX: usize = 2048;
 
 /// The columns that [`push_move`] writes.
-pub const MOVE_COLUMNS: &str = "order_id, kind, mover, why, at_ms";
+pub const MOVE_COLUMNS: &str = "order_id, kind, mover, why, at_ms, node";
 
-/// Appends the row of a step in `order_moves`. Its time is `@now_ms`, unless the step has a time of its own.
-pub fn push_move(text: &mut String, step: &OrderMove<'_>) {
+/// Appends the row of a step in `order_moves`. Its time is `@now_ms` and its process is `node`, unless the step was
+/// taken elsewhere and has a time of its own.
+pub fn push_move(text: &mut String, step: &OrderMove<'_>, node: NodeMark) {
     push_bytes(text, step.order_id.bytes());
     push_all(text, format_args!(",'{}'", step.kind));
     let is_writer = step.by == Mover::ORDER_WRITER.by;
@@ -33,8 +34,11 @@ pub fn push_move(text: &mut String, step: &OrderMove<'_>) {
         }
     }
     match step.at_ms {
-        Some(at_ms) => push_all(text, format_args!(",{at_ms}")),
-        None => text.push_str(",@now_ms"),
+        Some(at_ms) => push_all(text, format_args!(",{at_ms},NULL")),
+        None => {
+            text.push_str(",@now_ms,");
+            push_bytes(text, &node.bytes());
+        }
     }
 }
 
@@ -50,7 +54,7 @@ pub async fn note_moves(
 ) -> StoreResult<()> {
     let table = format!("{}.order_moves ({MOVE_COLUMNS})", mysql.shard(shard));
     let mut statements = Vec::new();
-    push_insert(&mut statements, &table, moves, push_move);
+    push_insert(&mut statements, &table, moves, |text, step| push_move(text, step, mysql.node.mark()));
     for statement in statements {
         let noted = sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut **tx).await;
         noted.map_err(|error| failed("write moves", error))?;

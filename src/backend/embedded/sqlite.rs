@@ -18,9 +18,10 @@ use super::folder::{DATABASE, Folder, holds_shop};
 use super::sqlite_rows::failed;
 use super::writer::Writer;
 use crate::backend::migrations::{EMBEDDED, migrator, pending};
+use crate::chance;
 use crate::clock::Clock;
 use crate::config::{EmbeddedConfig, Synchronous};
-use crate::domain::{OrderRecord, ShardMap};
+use crate::domain::{NodeId, OrderRecord, ShardMap};
 use crate::metrics::WAL_BYTES;
 use crate::ports::StoreResult;
 
@@ -37,6 +38,8 @@ const WRITER_CACHE: &str = "-16384";
 
 /// Holds the database of one process. Any number of callers may read, and one thread writes.
 pub struct Sqlite {
+    /// This process.
+    pub node: NodeId,
     /// The thread that writes.
     pub writer: Writer,
     readers: SqlitePool,
@@ -115,6 +118,8 @@ impl Sqlite {
         migrate(&mut first).await?;
         freeze(&mut first, map).await?;
         let time = FolderTime::read(&mut first, clock.clone()).await?;
+        let node = NodeId::new(chance::bytes());
+        note_process(&mut first, node, time.now_ms()).await?;
         let writer = Writer::start(writing, first, folder, clock.clone())?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS_MAX)
@@ -126,7 +131,7 @@ impl Sqlite {
             .connect_with(options.read_only(true).create_if_missing(false))
             .await
             .map_err(|error| failed("open database", error))?;
-        Ok(Self { writer, readers, map, clock, time, wal: wal.into() })
+        Ok(Self { node, writer, readers, map, clock, time, wal: wal.into() })
     }
 
     /// Shows as a metric how large the write-ahead log is. A reader that is forgotten keeps it from being reset.
@@ -182,6 +187,13 @@ async fn migrate(connection: &mut SqliteConnection) -> StoreResult<()> {
         MigrateError::Execute(error) => failed(context, error),
         other => broken(context, other.to_string()),
     })
+}
+
+/// Notes that a process has the folder from now on.
+async fn note_process(connection: &mut SqliteConnection, node: NodeId, now_ms: i64) -> StoreResult<()> {
+    let query = sqlx::query("INSERT INTO processes (since_ms, mark) VALUES (?, ?)");
+    let noted = query.bind(now_ms).bind(node.mark().bytes().as_slice()).execute(connection).await;
+    noted.map(drop).map_err(|error| failed("open database", error))
 }
 
 /// Records the shard map once, and refuses any other one ever after. The map is part of every order's id, so it never

@@ -1,5 +1,6 @@
 //! Reads orders for exports, and puts the payments of an import in place.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -11,11 +12,11 @@ use super::failures::broken;
 use super::sqlite::Sqlite;
 use super::sqlite_order_store::{COLUMNS, read};
 use super::sqlite_rows::{column, failed, insert, number, parsed};
-use crate::domain::exported::{ExportPage, ExportedEvent, ExportedRefund};
+use crate::domain::exported::{ExportPage, ExportRow, ExportedEvent, ExportedRefund, OrderNodes};
 use crate::domain::payment::{PaymentState, RefundReason, RefundState};
 use crate::domain::{
-    Exported, ExportedPayment, Money, Month, Order, OrderFilter, OrderId, OrderState, PaymentId, Reference,
-    Sale, Shard, SkuId, TakenStep, UserId,
+    Exported, ExportedPayment, Money, Month, NodeMark, Order, OrderFilter, OrderId, OrderState, PaymentId,
+    Reference, Sale, Shard, SkuId, TakenStep, UserId,
 };
 use crate::ports::{Archive, StoreResult};
 
@@ -32,6 +33,9 @@ const PAYMENTS: &str = "SELECT state, request, reference, url, capture FROM paym
 const FITS: &str = "sale_id = ?1 AND (?2 IS NULL OR sku_id = ?2) AND (?3 IS NULL OR user_id = ?3) \
      AND (?4 IS NULL OR state = ?4) AND (?5 IS NULL OR reference = ?5) AND (?6 IS NULL OR accepted_ms >= ?6) \
      AND (?7 IS NULL OR accepted_ms < ?7) AND order_id > ?8 AND order_id <= ?9 ORDER BY order_id LIMIT ?10";
+/// An order that came from another backend has no reservation, and its times say nothing of the processes here.
+const OWN: &str = "EXISTS (SELECT 1 FROM reservations r WHERE r.order_id = orders.order_id)";
+const PROCESSES: &str = "SELECT since_ms, mark FROM processes ORDER BY since_ms, rowid";
 const STANDS: &str = "ON CONFLICT DO NOTHING";
 
 /// Serves exports and imports from the database.
@@ -40,9 +44,6 @@ pub struct SqliteArchive {
     pub sqlite: Arc<Sqlite>,
 }
 
-/// An order with what only an export reads of its row: its epoch, and when the row was made.
-type Whole = (Order, u32, i64);
-
 impl SqliteArchive {
     async fn rows(
         &self,
@@ -50,9 +51,9 @@ impl SqliteArchive {
         shard: Shard,
         after: Option<OrderId>,
         limit: u32,
-    ) -> StoreResult<Vec<Whole>> {
+    ) -> StoreResult<Vec<ExportRow>> {
         let text = format!(
-            "SELECT {COLUMNS}, epoch, created_ms FROM orders WHERE sale_id = ? AND order_id > ? AND order_id <= ? \
+            "SELECT {COLUMNS}, epoch, created_ms, {OWN} AS own FROM orders WHERE sale_id = ? AND order_id > ? AND order_id <= ? \
              ORDER BY order_id LIMIT ?"
         );
         let rows = sqlx::query(AssertSqlSafe(text))
@@ -63,7 +64,16 @@ impl SqliteArchive {
             .fetch_all(self.sqlite.readers())
             .await
             .map_err(|error| failed(READ, error))?;
-        rows.iter().map(|row| Ok((read(row)?, number(row, "epoch")?, column(row, "created_ms")?))).collect()
+        let processes = self.processes().await?;
+        let whole = |row: &SqliteRow| {
+            let (order, created_ms) = (read(row)?, column(row, "created_ms")?);
+            let at = |at_ms| process_at(&processes, at_ms);
+            let is_own: bool = column(row, "own")?;
+            let nodes = OrderNodes { accepted: at(order.accepted_ms), written: at(created_ms) };
+            let nodes = if is_own { nodes } else { OrderNodes::default() };
+            Ok(ExportRow { order, epoch: number(row, "epoch")?, created_ms, nodes })
+        };
+        rows.iter().map(whole).collect()
     }
 
     async fn rows_of(&self, what: &'static str, orders: &str) -> StoreResult<Vec<SqliteRow>> {
@@ -72,15 +82,30 @@ impl SqliteArchive {
     }
 
     async fn steps(&self, orders: &str, page: &mut ExportPage) -> StoreResult<()> {
+        let processes = self.processes().await?;
+        let own = page.orders.iter().filter(|row| row.nodes.written.is_some());
+        let own: BTreeSet<OrderId> = own.map(|row| row.order.id).collect();
         for row in self.rows_of(STEPS, orders).await? {
-            page.steps.entry(parsed(&row, "order_id", OrderId::parse)?).or_default().push(TakenStep {
+            let (order, at_ms) = (parsed(&row, "order_id", OrderId::parse)?, column(&row, "at_ms")?);
+            page.steps.entry(order).or_default().push(TakenStep {
                 kind: column(&row, "kind")?,
                 by: column(&row, "mover")?,
                 why: column(&row, "why")?,
-                at_ms: column(&row, "at_ms")?,
+                at_ms,
+                node: own.contains(&order).then(|| process_at(&processes, at_ms)).flatten(),
             });
         }
         Ok(())
+    }
+
+    /// Reads when each process began to have the folder, ascending.
+    async fn processes(&self) -> StoreResult<Vec<(i64, NodeMark)>> {
+        let rows = sqlx::query(PROCESSES).fetch_all(self.sqlite.readers()).await;
+        let process = |row: &SqliteRow| {
+            let mark = NodeMark::from_bytes(column(row, "mark")?);
+            Ok((column(row, "since_ms")?, mark.ok_or_else(|| broken(READ, "a process that is not ours"))?))
+        };
+        rows.map_err(|error| failed(READ, error))?.iter().map(process).collect()
     }
 
     async fn payments(&self, orders: &str, page: &mut ExportPage) -> StoreResult<()> {
@@ -97,6 +122,12 @@ impl SqliteArchive {
         }
         Ok(())
     }
+}
+
+/// Answers the process that had the folder at a time, in ms since 1970: one at a time has it.
+fn process_at(processes: &[(i64, NodeMark)], at_ms: i64) -> Option<NodeMark> {
+    let later = processes.partition_point(|(since_ms, _)| *since_ms <= at_ms);
+    processes[..later].last().map(|(_, mark)| *mark)
 }
 
 /// Answers the text above which the ids of a page are. There is one lower bound, or SQLite would begin every page at
@@ -194,7 +225,7 @@ impl Archive for SqliteArchive {
         limit: u32,
     ) -> StoreResult<Vec<Exported>> {
         let orders = self.rows(sale, shard, after, limit).await?;
-        let ids = json!(orders.iter().map(|(order, ..)| order.id).collect::<Vec<_>>()).to_string();
+        let ids = json!(orders.iter().map(|row| row.order.id).collect::<Vec<_>>()).to_string();
         let mut page = ExportPage { orders, ..ExportPage::default() };
         self.steps(&ids, &mut page).await?;
         self.payments(&ids, &mut page).await?;

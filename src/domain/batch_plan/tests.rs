@@ -67,6 +67,7 @@ fn log_record(offset: i64, what: Option<(u8, u8, bool, u32)>) -> LogRecord {
             accepted_ms: sale.starts_ms,
             reference: None,
             awaited: false,
+            node: None,
             decided: None,
         }
     });

@@ -55,10 +55,15 @@ struct HopView<'a> {
     /// Why.
     #[serde(skip_serializing_if = "Option::is_none")]
     why: Option<&'a str>,
+    /// The first eight digits of the id of the process that did it, if that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node: Option<String>,
 }
 
 fn hop_view(hop: &Hop) -> HopView<'_> {
-    HopView { at: rfc3339(hop.at_ms), what: &hop.what, by: hop.by.as_deref(), why: hop.why.as_deref() }
+    let Hop { at_ms, what, by, why, node } = hop;
+    let node = node.map(|node| node.to_string());
+    HopView { at: rfc3339(*at_ms), what, by: by.as_deref(), why: why.as_deref(), node }
 }
 
 /// Answers with an order that was changed just now.

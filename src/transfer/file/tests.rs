@@ -1,5 +1,6 @@
 use super::*;
 use crate::domain::decided::Decided;
+use crate::domain::exported::OrderNodes;
 use crate::domain::{IdempotencyKey, Item, Money, Quantity, RejectReason, TakenStep};
 
 const STOCK: u32 = 3;
@@ -53,9 +54,10 @@ fn order(user: &str, key: &str, rejected: Option<RejectReason>) -> Line {
         accepted_ms: 1_778_803_200_001,
         reference: None,
         awaited: false,
+        node: None,
         decided: Some(Box::new(decided)),
     };
-    Line::Order(Exported { record, payments: Vec::new() })
+    Line::Order(Exported { record, payments: Vec::new(), nodes: OrderNodes::default() })
 }
 
 /// Makes a file: a header, a sale, its orders by their ids, and an end that counts them.
@@ -124,7 +126,8 @@ fn what_cannot_be_is_refused_with_its_line() {
     refused(changed(&|record| record.decided = None), "never decided");
     refused(changed(&|record| record.v = OrderRecord::VERSION), "a record of version 1");
     let state = |state: OrderState, kinds: &'static [&'static str]| {
-        let step = |kind: &&str| TakenStep { kind: (*kind).to_owned(), by: None, why: None, at_ms: 5 };
+        let step =
+            |kind: &&str| TakenStep { kind: (*kind).to_owned(), by: None, why: None, at_ms: 5, node: None };
         changed(&|record| {
             let decided = record.decided.as_mut().expect("decided");
             (decided.state, decided.steps) = (state, kinds.iter().map(step).collect());

@@ -362,6 +362,7 @@ mod tests {
                 epoch: 1,
                 accepted_ms: 0,
                 awaited: true,
+                node: None,
                 decided: None,
             };
             LogRecord { offset, payload: Vec::new(), order: Ok(order) }

@@ -233,7 +233,8 @@ async fn what_another_backend_had_decided_is_written_as_it_was_or_not_at_all(mod
     let user = users_of(&shop, 0).next().expect("endless");
     // The record of an import whose sale comes late. Its order was paid, and its payment would stand beside it.
     let now_ms = seckill::clock::Clock::System.now_ms() + 60_000;
-    let step = |kind: &str| TakenStep { kind: kind.to_owned(), by: None, why: None, at_ms: now_ms };
+    let step =
+        |kind: &str| TakenStep { kind: kind.to_owned(), by: None, why: None, at_ms: now_ms, node: None };
     let decided = Decided {
         state: OrderState::Paid,
         rejected: None,

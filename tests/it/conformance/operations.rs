@@ -210,6 +210,11 @@ async fn an_order_tells_what_happened_to_it(mode: Mode) {
         (&of("refunded")["by"], &of("refunded")["why"]),
         (&json!("operator:tester"), &json!("a scratch"))
     );
+    let nodes = operate(&shop, "GET", "/nodes", Value::Null).await;
+    let node = &nodes["nodes"][0]["id"].as_str().expect("a process")[..8];
+    for word in ["accepted", "persisted", "paid", "refunded"] {
+        assert_eq!(of(word)["node"], node, "{word} in {timeline:#?}");
+    }
     shop.finish_with(Books::Audited).await;
 }
 

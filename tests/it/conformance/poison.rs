@@ -44,6 +44,7 @@ pub fn record(shop: &TestShop, user: &UserId, month: Month, key: &str) -> OrderR
         accepted_ms: 0,
         reference: None,
         awaited: false,
+        node: None,
         decided: None,
     }
 }

@@ -113,6 +113,7 @@ impl Bench {
             accepted_ms: self.sale.starts_ms,
             reference: None,
             awaited: false,
+            node: None,
             decided: None,
         }
     }
