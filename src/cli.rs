@@ -19,6 +19,7 @@ mod order_command;
 mod output;
 mod payments_command;
 mod position_command;
+mod progress;
 mod provider_command;
 mod reconcile_command;
 #[cfg(feature = "distributed")]

@@ -158,6 +158,8 @@ impl Recovery<'_> {
             rows.push((part, found.rows));
             paid.extend(found.paid);
         }
+        // What needs units of orders that are made now is tried again after them.
+        self.stores.adjust_again(&sales).await?;
         let short = self.stores.give_again(&lost).await?;
         self.done.unclear.extend(short);
         for (part, records) in rows {
@@ -165,6 +167,7 @@ impl Recovery<'_> {
             self.done.rows += made;
             self.done.unclear.extend(unclear);
         }
+        self.done.unclear.extend(self.stores.adjust_again(&sales).await?);
         self.bring_money(true).await?;
         for (order, steps) in paid {
             self.take_paid(order, steps).await?;

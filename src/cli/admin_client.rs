@@ -1,6 +1,6 @@
 //! A small HTTP client of our own admin API.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
@@ -12,6 +12,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::TcpStream;
 
+use super::progress::Progress;
 use crate::shutdown::Tasks;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -68,11 +69,15 @@ impl AdminClient {
     /// As [`Self::call`].
     pub async fn at_most(&self, path: &str, member: &str, most: usize) -> anyhow::Result<Value> {
         let (mut entries, mut cursor) = (Vec::new(), String::new());
+        let mut progress = Progress::default();
         loop {
             let mut page = self.call("GET", &format!("{path}{cursor}"), None).await?;
             entries.extend(page[member].as_array_mut().into_iter().flat_map(std::mem::take));
             match page["next_cursor"].as_str() {
-                Some(next) if entries.len() < most => cursor = format!("&cursor={}", quoted(next)),
+                Some(next) if entries.len() < most => {
+                    progress.show(&format!("{} read …", entries.len()));
+                    cursor = format!("&cursor={}", quoted(next));
+                }
                 _ => return Ok(serde_json::json!({ member: entries })),
             }
         }
@@ -95,6 +100,7 @@ impl AdminClient {
         }
         let mut body = response.into_body();
         let mut out = std::io::stdout();
+        let (mut progress, mut bytes) = (Progress::default(), 0);
         while let Some(frame) = body.frame().await {
             let frame = frame.context("the answer broke off: go on after the last whole line (--after)")?;
             if let Some(piece) = frame.data_ref() {
@@ -102,6 +108,10 @@ impl AdminClient {
                     // The reader has what it wanted.
                     Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
                     written => written?,
+                }
+                bytes += piece.len();
+                if !out.is_terminal() {
+                    progress.show(&format!("{} KiB …", bytes / 1024));
                 }
             }
         }

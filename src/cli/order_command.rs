@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::admin_client::{Admin, AdminClient, conditions, quoted};
 use super::confirm::Confirm;
 use super::output::{self, Format, cell};
+use super::progress::Progress;
 
 #[derive(Debug, Args)]
 pub struct OrderCommand {
@@ -180,11 +181,13 @@ async fn named(
     orders: &[String],
     done: &mut Vec<Value>,
 ) -> anyhow::Result<()> {
+    let mut progress = Progress::default();
     for some in orders.chunks(AT_ONCE) {
         let mut body = body.clone();
         body["ids"] = json!(some);
         let mut answer = client.call("POST", path, Some(body)).await?;
         done.extend(answer["orders"].as_array_mut().into_iter().flat_map(std::mem::take));
+        progress.show(&format!("{} of {} orders …", done.len(), orders.len()));
     }
     Ok(())
 }
@@ -199,14 +202,13 @@ async fn of_sale(
 ) -> anyhow::Result<()> {
     body["limit"] = json!(AT_ONCE);
     let mut pass = 0;
+    let mut progress = Progress::default();
     loop {
         let mut answer = client.call("POST", path, Some(body.clone())).await?;
         let before = done.len();
         done.extend(answer["orders"].as_array_mut().into_iter().flat_map(std::mem::take));
         pass += done.iter().skip(before).filter(|one| one["outcome"] == "done").count();
-        if done.len() > before {
-            output::talk(&format!("{} orders …", done.len()));
-        }
+        progress.show(&format!("{} orders …", done.len()));
         let cursor = answer["next_cursor"].take();
         match cursor {
             Value::Null if is_dry || pass == 0 => return Ok(()),

@@ -4,12 +4,13 @@
 //! before the pools have fewer. So no order is accepted that no ledger could hold.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::ids::SkuId;
 use super::sale::Sale;
 
 /// More or fewer units of a SKU, or units on sale again that were withheld.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Adjustment {
     /// The SKU.
     pub sku_id: SkuId,

@@ -50,8 +50,12 @@ impl OrderNodes {
 }
 
 impl Exported {
-    /// Answers the same order as a file of the version of `other` tells it: the first version has no steps.
+    /// Answers the same order as a file of the version of `other` tells it: the first version has no steps, and none
+    /// has processes.
     pub fn as_told_by(mut self, other: &Self) -> Self {
+        self.nodes = OrderNodes::default();
+        let steps = self.record.decided.iter_mut().flat_map(|decided| &mut decided.steps);
+        steps.for_each(|step| step.node = None);
         if other.record.v == OrderRecord::VERSION {
             self.record.v = other.record.v;
             if let Some(decided) = &mut self.record.decided {

@@ -39,6 +39,9 @@ pub enum Subject {
         sale: Box<Sale>,
         /// What was adjusted.
         adjusted: Adjustment,
+        /// Whether it could not be, and the stock stays.
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        refused: bool,
     },
     /// A key.
     Key {

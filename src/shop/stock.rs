@@ -78,6 +78,14 @@ impl Shop {
         Ok(Some(sale.items.iter().map(view).collect()))
     }
 
+    /// Reads the adjustment of a sale that is under way; `None` when none is.
+    ///
+    /// # Errors
+    /// When the directory could not be read.
+    pub async fn adjustment_under_way(&self, id: &SaleId) -> Result<Option<Adjustment>, Failure> {
+        self.ports.adjustments.under_way(id).await.map_err(Failure::of_read)
+    }
+
     /// Gives a sale that is in place more or fewer units of a SKU, or puts withheld ones back on sale. To repeat it is
     /// harmless: a stock that is as wanted stays. `if_versions` are as for [`Self::patch_sale`].
     ///
@@ -93,7 +101,7 @@ impl Shop {
         // When two operators do the same, the slower one finds it done when it looks again.
         for _ in 0..ATTEMPTS_MAX {
             match self.try_adjust(id, wanted, if_versions, change).await? {
-                Restocked::Changed(Changed::VersionMoved) if if_versions.is_none() => {}
+                Restocked::Changed(Changed::VersionMoved) => {}
                 answer => return Ok(answer),
             }
         }
@@ -121,9 +129,7 @@ impl Shop {
             None => 0,
         };
         if before == wanted.stock && returned == 0 {
-            let is_under_way =
-                self.ports.adjustments.under_way(id).await.map_err(Failure::of_read)?.is_some();
-            if !is_under_way {
+            if self.adjustment_under_way(id).await?.is_none() {
                 self.ports.audit_log.note(change, &Subject::Sale(Box::new(sale.clone()))).await?;
                 return answer(Changed::Done(sale));
             }
@@ -140,8 +146,9 @@ impl Shop {
             }
             Adjusted::UnderWay(error) => {
                 // A smaller stock may still be refused.
-                let stands = format!("the adjustment of {} is noted, and brought to its end", wanted.sku);
-                Err(Failure::applied_partly(&stands, "not every store has answered yet", error))
+                let stands = format!("the adjustment of {} is noted, and workers go on with it", wanted.sku);
+                let missing = "it is not at its end, and a smaller stock may still be refused";
+                Err(Failure::applied_partly(&stands, missing, error))
             }
             Adjusted::Done => {
                 let Some(sale) = self.sale(id).await? else { return answer(Changed::Unknown) };
@@ -155,12 +162,11 @@ impl Shop {
 
     /// Answers why the stock of a sale cannot be adjusted; `None` when it can.
     fn refuses_adjustment(&self, sale: &Sale, wanted: &WantedStock) -> Option<Changed> {
-        let is_on = matches!(sale.state, SaleState::Preheated | SaleState::Paused) && sale.in_place;
+        let is_on = matches!(sale.state, SaleState::Preheated | SaleState::Paused)
+            && sale.in_place
+            && !sale.is_over(self.now_ms());
         if !is_on {
             return Some(Changed::NotAllowed { state: sale.state, allowed: sale.state.allowed() });
-        }
-        if sale.ends_ms <= self.now_ms() {
-            return Some(Changed::Over { ends_ms: sale.ends_ms });
         }
         if !(1..=Sale::STOCK_MAX).contains(&wanted.stock) {
             return Some(invalid("/stock", format!("must be from 1 to {}", Sale::STOCK_MAX)));

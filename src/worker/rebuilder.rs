@@ -215,13 +215,14 @@ impl Rebuilder {
     /// Answers the sale with the stock that may be counted on. Units whose adjustment is under way may be in the other
     /// buckets or not, and those that come are given to each bucket in the epoch that it had before.
     async fn certain(&self, sale: &Sale, before: Option<Adjustment>) -> StoreResult<Sale> {
+        // An adjustment that ends between the two readings raises the version.
+        let after = self.adjustments.under_way(&sale.id).await?;
         let now = self.sales.sale(&sale.id).await?;
         if now.is_none_or(|now| now.version != sale.version) {
             let source = "the sale was changed while its buckets were rebuilt".into();
             let (kind, effect) = (ErrorKind::Conflict, Effect::NotApplied);
             return Err(StoreError { kind, effect, context: "rebuild", source });
         }
-        let after = self.adjustments.under_way(&sale.id).await?;
         let mut certain = sale.clone();
         for adjustment in before.into_iter().chain(after) {
             let of = certain.items.iter_mut().filter(|item| item.sku_id == adjustment.sku_id);

@@ -349,3 +349,40 @@ async fn every_command_line_of_the_documents_does_what_it_says() {
     }
     assert!(world.process.stop().success());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_list_is_printed_entry_by_entry() {
+    let world = World::new().await;
+    for (line, member) in [
+        ("sale list", "sales"),
+        ("stock show SALE", "items"),
+        ("order list SALE", "orders"),
+        ("audit", "rows"),
+        ("node list", "nodes"),
+        ("key list", "keys"),
+        ("rule list", "rules"),
+        ("switch list", "switches"),
+        ("breaker list", "breakers"),
+        ("webhooks list", "webhooks"),
+    ] {
+        let printed = |format: &str| {
+            let (code, out, said) = run(world.command(&format!("seckill {line} -o {format}")));
+            assert_eq!(code, Some(0), "{line}: {said}");
+            out
+        };
+        let whole: Value = serde_json::from_str(&printed("json")).expect("JSON");
+        let entries = whole[member].as_array().unwrap_or_else(|| panic!("{line}: {whole}"));
+        assert!(!entries.is_empty(), "{line}");
+        let lines: Vec<Value> = printed("ndjson")
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}")))
+            .collect();
+        assert_eq!(lines.len(), entries.len(), "{line}");
+        let names =
+            |entry: &Value| entry.as_object().map(|members| members.keys().cloned().collect::<Vec<_>>());
+        assert_eq!(names(&lines[0]), names(&entries[0]), "{line}");
+        // A table has a head and a row of each.
+        assert_eq!(printed("table").lines().count(), entries.len() + 1, "{line}");
+    }
+    assert!(world.process.stop().success());
+}

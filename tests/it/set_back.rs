@@ -227,6 +227,12 @@ async fn lose(
         assert_eq!(shop.decided(&user, &order).await["status"], "awaiting_payment");
         orders.push((user, order));
     }
+    // A directory that is set back has lost what was adjusted. Otherwise the instance does its part again.
+    for (sku, from, to) in [("bag", 40, 46), ("phone", 40, 39)].into_iter().filter(|_| at == 1) {
+        let wish = json!({ "sku_id": sku, "expected_stock": from, "stock": to, "reason": "a test" });
+        let adjusted = shop.operate("POST", "/sales/drop/stock/adjust", wish).await;
+        assert_eq!(adjusted.status, 200, "{adjusted:?}");
+    }
     for action in ["pause", "resume"] {
         let changed =
             shop.operate("POST", &format!("/sales/drop/{action}"), json!({ "reason": "a test" })).await;
@@ -306,7 +312,7 @@ async fn survives_a_backup_of(at: u16) {
     let mut late = buyers(&shop, at).skip(1000);
     eventually("the last unit is sold", async || {
         shop.buy(&late.next().expect("endless"), "drop", "phone", "k").await;
-        shop.stage().sum("SUM(held + sold + withheld)", "ledger").await == 40 + 24
+        shop.stage().sum("SUM(held + sold + withheld)", "ledger").await == 40 - i64::from(at) + 24
     })
     .await;
     // The gates follow what the directory says again, because it is no older than they are.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use redis::AsyncCommands as _;
 use seckill::app::Role;
 use seckill::config::Mode;
-use seckill::domain::SaleId;
+use seckill::domain::{Instance, SaleId, UserId};
 use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
 
@@ -28,8 +28,8 @@ async fn begin(shop: &TestShop, id: u8, (from, to): (u32, u32), epochs: [u32; 2]
     let servers = Servers::of(&shop.config);
     let text = format!(
         "INSERT INTO {}.stock_adjustments (sale_id, adjustment_id, sku_id, stock_before, stock_after, returned, plan, \
-         actor, reason, request_id, is_listed, begun_ms) VALUES ('drop', ?, 'phone', ?, ?, 0, ?, 'tester', 'x', '-', \
-         FALSE, 0)",
+         actor, reason, request_id, phase, under_way, taken_on_ms) VALUES ('drop', ?, 'phone', ?, ?, 0, ?, 'tester', \
+         'x', '-', 'begun', TRUE, 0) ON DUPLICATE KEY UPDATE phase = 'begun', under_way = TRUE, taken_on_ms = 0",
         servers.directory()
     );
     sqlx::query(AssertSqlSafe(text))
@@ -141,6 +141,71 @@ async fn a_bucket_that_is_rebuilt_meanwhile_never_has_too_many_units() {
         shop.stop().await;
         worker.finish().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
+async fn units_that_go_are_had_from_the_instances_that_have_them() {
+    let shop = TestShop::start(Mode::Distributed).await;
+    shop.open_sale("drop", 1, &[("phone", 10)]).await;
+    let map = shop.config.shard_map().expect("a map");
+    let is_first = |user: &UserId| map.instance_of(map.shard_of(user)) == Instance::FIRST;
+    let users = (0..).map(|n| UserId::parse(&format!("u{n}")).expect("a user")).filter(is_first);
+    // The first instance sells more than its own share, so both pools have given units to it.
+    for user in users.take(8) {
+        let order = shop.buy(user.as_str(), "drop", "phone", "k").await;
+        shop.decided(user.as_str(), order.json()["id"].as_str().expect("an id")).await;
+    }
+    for (from, to) in [(10, 8), (8, 12), (12, 9)] {
+        let body = json!({ "sku_id": "phone", "expected_stock": from, "stock": to, "reason": "x" });
+        let adjusted = shop.operate("POST", "/sales/drop/stock/adjust", body).await;
+        assert_eq!(adjusted.status, 200, "{from} to {to}: {adjusted:?}");
+        let phone = shop.stock("drop").await["phone"].clone();
+        assert_eq!((&phone["configured"], &phone["available"]), (&json!(to), &json!(to - 8)), "{phone}");
+    }
+    // Each pool has its share, and every grant is in the books.
+    shop.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
+async fn a_shrink_that_one_process_refuses_is_done_by_no_other() {
+    let shop = front().await;
+    begin(&shop, 1, (10, 4), [1, 1]).await;
+    let directory = Servers::of(&shop.config).directory();
+    let servers = Servers::of(&shop.config);
+    // One took units out of both buckets, decided that they are too few, and ended there.
+    for bucket in [0, 1] {
+        for round in [0, 1] {
+            take(&shop, bucket, &format!("{}|{round}", "01".repeat(16)), -2).await;
+        }
+    }
+    servers.execute(0, &format!("UPDATE {directory}.stock_adjustments SET phase = 'refused'")).await;
+    assert_eq!(phones(&shop).await, [10, 2]);
+    assert_eq!(finish(&shop).await, 1);
+    assert_eq!(phones(&shop).await, [10, 10], "all of it is back");
+    // Who comes late takes nothing, in a bucket that was not asked before, either.
+    for bucket in [0, 1] {
+        take(&shop, bucket, &format!("{}|0", "01".repeat(16)), -2).await;
+    }
+    assert_eq!(phones(&shop).await, [10, 10]);
+    let rows = shop.operate("GET", "/audit?action=adjust_stock", Value::Null).await.json();
+    assert_eq!(
+        (&rows["rows"][0]["reason"], &rows["rows"][0]["subject"]["refused"]),
+        (&json!("x"), &json!(true))
+    );
+    shop.finish().await;
+}
+
+/// Asks a bucket for units, as a process does that makes a stock smaller.
+async fn take(shop: &TestShop, bucket: u16, id: &str, units: i64) {
+    let client = redis::Client::open(shop.config.redis.url.as_str()).expect("a client");
+    let mut redis = client.get_multiplexed_async_connection().await.expect("Redis");
+    let script = redis::Script::new(include_str!("../../lua/adjust.lua"));
+    let mut call = script.prepare_invoke();
+    for part in ["gate", "stock", "received"] {
+        call.key(format!("{}{{drop.{bucket}}}:{part}", shop.config.redis.key_prefix));
+    }
+    call.arg(id).arg("phone").arg(units).arg("");
+    let _: Option<i64> = call.invoke_async(&mut redis).await.expect("Redis");
 }
 
 async fn end(mut shop: TestShop, worker: TestShop) {

@@ -1,8 +1,8 @@
 //! Adjusts the stock of sales that are on: in the directory, the pools and the inventory.
 //!
 //! Invariant: units that come are in the pools, then in the directory, then in the buckets; units that go leave the
-//! buckets, then the directory, then the pools. Each step is done once, by its id, whoever repeats it. A row of the
-//! directory says what is under way, so any process brings it to its end.
+//! buckets, then the directory, then the pools. Each step is done once, by its id, whoever repeats it, and one row of
+//! the directory says what was decided. So any process may bring it to its end, and two at once do no harm.
 //!
 //! A bucket that is rebuilt meanwhile has what the directory said, without the units that are under way
 //! (`worker/rebuilder.rs`). Then the inventory has too few for a while, never too many, and the reconciler mends it.
@@ -14,13 +14,16 @@ use async_trait::async_trait;
 use redis::{Script, cmd};
 
 use super::mysql::Mysql;
-use super::mysql_adjustments::{Begun, MysqlAdjustments, Plan};
+use super::mysql_adjustments::{Begun, MysqlAdjustments, Phase, Plan};
 use super::mysql_sale_store::MysqlSaleStore;
 use super::mysql_shares::set_share;
+use super::redis_gates::RedisGates;
 use super::redis_link::RedisLink;
 use crate::chance;
-use crate::domain::{Adjustment, BucketId, Change, Sale, SaleId, SaleState};
-use crate::ports::{Adjusted, Effect, ErrorKind, SaleStore, StockAdjustments, StoreError, StoreResult};
+use crate::domain::{Adjustment, BucketId, Change, Sale, SaleId};
+use crate::ports::{
+    Adjusted, Effect, ErrorKind, Gates, SaleStore, StockAdjustments, StoreError, StoreResult,
+};
 
 const CONTEXT: &str = "adjust stock";
 
@@ -30,7 +33,9 @@ pub struct DistributedAdjustments {
     sales: MysqlSaleStore,
     mysql: Arc<Mysql>,
     redis: Arc<RedisLink>,
+    gates: RedisGates,
     adjust: Script,
+    put_back: Script,
 }
 
 /// How an adjustment ended.
@@ -40,6 +45,8 @@ enum Ended {
     Short(u32),
     /// Buckets could not be asked.
     Closed,
+    /// Another process has brought it to its end.
+    Elsewhere,
 }
 
 impl DistributedAdjustments {
@@ -48,9 +55,11 @@ impl DistributedAdjustments {
         Self {
             rows: MysqlAdjustments::new(mysql.clone()),
             sales: MysqlSaleStore::new(mysql.clone()),
+            gates: RedisGates::new(redis.clone()),
             mysql,
             redis,
             adjust: Script::new(include_str!("../../../lua/adjust.lua")),
+            put_back: Script::new(include_str!("../../../lua/put_back.lua")),
         }
     }
 
@@ -84,38 +93,55 @@ impl DistributedAdjustments {
         self.redis.script(CONTEXT, &call).await
     }
 
+    /// Says what is free when that are fewer units than should go: then nothing is begun.
+    async fn is_short(&self, sale: &Sale, adjustment: &Adjustment) -> StoreResult<Option<Ended>> {
+        if adjustment.taken() == 0 {
+            return Ok(None);
+        }
+        let buckets = self.gates.buckets(sale).await?;
+        if buckets.iter().any(|bucket| bucket.available().is_none()) {
+            return Ok(Some(Ended::Closed));
+        }
+        let free: i64 = buckets.iter().map(|bucket| bucket.units_of(&adjustment.sku_id)).sum();
+        let is_short = free < i64::from(adjustment.taken());
+        Ok(is_short.then(|| Ended::Short(u32::try_from(free).unwrap_or(0))))
+    }
+
     /// Takes the units that should go out of the buckets: of each its share, then what is missing. The answers stand,
-    /// so who repeats it gets the same. Gives them back when there are too few.
-    async fn take(&self, sale: &Sale, begun: &Begun) -> StoreResult<Ended> {
+    /// so who repeats it gets the same. Says why not when there are too few.
+    async fn take(&self, sale: &Sale, begun: &Begun) -> StoreResult<Option<Ended>> {
         let wanted = i64::from(begun.adjustment.taken());
-        let (mut missing, mut is_closed, mut taken) = (wanted, false, Vec::new());
-        for round in 0..2u8 {
+        let (mut missing, mut is_closed) = (wanted, false);
+        for round in ROUNDS {
             for bucket in sale.bucket_ids() {
                 let share = i64::from(sale.bucket_share(begun.adjustment.taken(), bucket.bucket));
                 let units = if round == 0 { share } else { missing };
                 if units == 0 {
                     continue;
                 }
-                let id = format!("{}|{round}", hex(begun));
-                match self.in_bucket(&bucket, (id, &begun.adjustment), -units, None).await? {
-                    Some(gone) => {
-                        missing += gone;
-                        taken.push((bucket, round, -gone));
-                    }
+                let one = (take_id(begun, round), &begun.adjustment);
+                match self.in_bucket(&bucket, one, -units, None).await? {
+                    Some(gone) => missing += gone,
                     None => is_closed = true,
                 }
             }
         }
-        if missing == 0 {
-            return Ok(Ended::Done);
-        }
-        for (bucket, round, units) in taken {
-            let id = format!("{}|{round}|back", hex(begun));
-            self.in_bucket(&bucket, (id, &begun.adjustment), units, None).await?;
-        }
-        self.rows.end(begun).await?;
         let free = u32::try_from(wanted - missing).unwrap_or(0);
-        Ok(if is_closed { Ended::Closed } else { Ended::Short(free) })
+        Ok((missing > 0).then_some(if is_closed { Ended::Closed } else { Ended::Short(free) }))
+    }
+
+    /// Puts back what was taken, by whomever, and takes care that nothing is taken any more.
+    async fn put_back(&self, sale: &Sale, begun: &Begun) -> StoreResult<()> {
+        for bucket in sale.bucket_ids() {
+            for round in ROUNDS {
+                let keys = self.redis.keys(&bucket);
+                let mut call = self.put_back.prepare_invoke();
+                call.key(keys.gate).key(keys.stock).key(keys.received);
+                call.arg(take_id(begun, round)).arg(begun.adjustment.sku_id.as_str());
+                self.redis.script::<i64>(CONTEXT, &call).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Gives each bucket its share of the units that come. One that was rebuilt since has them.
@@ -140,51 +166,74 @@ impl DistributedAdjustments {
 
     /// Brings an adjustment to its end. Idempotent.
     async fn bring_about(&self, begun: &Begun) -> StoreResult<Ended> {
-        let sale = self.sales.sale(&begun.sale).await?.filter(|sale| sale.state != SaleState::Settled);
-        let Some(sale) = sale else {
-            self.rows.end(begun).await?;
-            return Ok(Ended::Done);
+        let Some(sale) = self.sales.sale(&begun.sale).await? else {
+            return Err(StoreError::broken(CONTEXT, "its sale is gone"));
         };
         let has_fewer = begun.adjustment.taken() > 0;
-        if !begun.is_listed {
-            match has_fewer {
-                true => match self.take(&sale, begun).await? {
-                    Ended::Done => {}
-                    ended => return Ok(ended),
-                },
-                false => self.set_shares(begun).await?,
+        let (mut phase, mut short) = (Some(begun.phase), None);
+        if begun.phase == Phase::Begun {
+            if has_fewer {
+                short = self.take(&sale, begun).await?;
+            } else {
+                self.set_shares(begun).await?;
             }
-            if !self.rows.list(&sale, begun).await? {
-                return Ok(Ended::Done);
+            phase = match &short {
+                Some(_) => self.rows.refuse(begun).await?,
+                None => self.rows.list(&sale, begun).await?,
+            };
+        }
+        match phase {
+            Some(Phase::Listed) => {
+                match has_fewer {
+                    true => self.set_shares(begun).await?,
+                    false => self.give(&sale, begun).await?,
+                }
+                self.rows.end(&sale, begun, Phase::Listed).await?;
+                Ok(Ended::Done)
             }
+            Some(Phase::Refused) => {
+                self.put_back(&sale, begun).await?;
+                self.rows.end(&sale, begun, Phase::Refused).await?;
+                let Adjustment { sku_id, after, .. } = &begun.adjustment;
+                tracing::warn!(sale = %sale.id, sku = %sku_id, stock = after, "a stock is not made smaller");
+                Ok(short.unwrap_or(Ended::Elsewhere))
+            }
+            Some(Phase::Begun) | None => Ok(Ended::Elsewhere),
         }
-        match has_fewer {
-            true => self.set_shares(begun).await?,
-            false => self.give(&sale, begun).await?,
-        }
-        self.rows.end(begun).await?;
-        Ok(Ended::Done)
     }
+}
+
+/// The rounds in which units are taken: shares, then what is missing.
+const ROUNDS: [u8; 2] = [0, 1];
+
+fn take_id(begun: &Begun, round: u8) -> String {
+    format!("{}|{round}", hex(begun))
 }
 
 fn hex(begun: &Begun) -> String {
     format!("{:032x}", u128::from_be_bytes(begun.id))
 }
 
-fn not_applied(kind: ErrorKind, what: &'static str) -> StoreError {
-    StoreError { kind, effect: Effect::NotApplied, context: CONTEXT, source: what.into() }
+fn closed() -> StoreError {
+    let (kind, effect, source) =
+        (ErrorKind::Unavailable, Effect::NotApplied, "a bucket is being rebuilt".into());
+    StoreError { kind, effect, context: CONTEXT, source }
 }
 
 #[async_trait]
 impl StockAdjustments for DistributedAdjustments {
     async fn adjust(&self, sale: &Sale, adjustment: &Adjustment, change: &Change) -> StoreResult<Adjusted> {
-        if let Some(other) = self.rows.under_way(Some(&sale.id), 0).await?.pop() {
-            let ended = self.bring_about(&other).await;
-            ended.map_err(|error| StoreError { effect: Effect::NotApplied, ..error })?;
+        let nothing_done = |error| StoreError { effect: Effect::NotApplied, ..error };
+        if let Some(other) = self.rows.under_way(&sale.id).await? {
+            self.bring_about(&other).await.map_err(nothing_done)?;
             return Ok(Adjusted::VersionMoved);
         }
-        let plan = self.plan(sale, adjustment).await;
-        let plan = plan.map_err(|error| StoreError { effect: Effect::NotApplied, ..error })?;
+        match self.is_short(sale, adjustment).await.map_err(nothing_done)? {
+            Some(Ended::Short(free)) => return Ok(Adjusted::Short { free }),
+            Some(_) => return Err(closed()),
+            None => {}
+        }
+        let plan = self.plan(sale, adjustment).await.map_err(nothing_done)?;
         if plan.returned.iter().map(|(_, units)| units).sum::<u32>() != adjustment.returned {
             return Ok(Adjusted::VersionMoved);
         }
@@ -194,7 +243,8 @@ impl StockAdjustments for DistributedAdjustments {
             adjustment: adjustment.clone(),
             plan,
             change: change.clone(),
-            is_listed: false,
+            phase: Phase::Begun,
+            taken_on_ms: 0,
         };
         if !self.rows.begin(sale, &begun).await? {
             return Ok(Adjusted::VersionMoved);
@@ -202,25 +252,25 @@ impl StockAdjustments for DistributedAdjustments {
         match self.bring_about(&begun).await {
             Ok(Ended::Done) => Ok(Adjusted::Done),
             Ok(Ended::Short(free)) => Ok(Adjusted::Short { free }),
-            Ok(Ended::Closed) => Err(not_applied(ErrorKind::Unavailable, "a bucket is being rebuilt")),
+            Ok(Ended::Elsewhere) => Ok(Adjusted::VersionMoved),
+            Ok(Ended::Closed) => Err(closed()),
             Err(error) => Ok(Adjusted::UnderWay(error)),
         }
     }
 
     async fn under_way(&self, sale: &SaleId) -> StoreResult<Option<Adjustment>> {
-        Ok(self.rows.under_way(Some(sale), 0).await?.pop().map(|begun| begun.adjustment))
+        Ok(self.rows.under_way(sale).await?.map(|begun| begun.adjustment))
     }
 
     async fn finish(&self, age: Duration) -> StoreResult<usize> {
         let age_ms = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
         let (mut done, mut failure) = (0, Ok(()));
-        for begun in self.rows.under_way(None, age_ms).await? {
+        for begun in self.rows.left(age_ms).await? {
+            if !self.rows.take_on(&begun).await? {
+                continue;
+            }
             match self.bring_about(&begun).await {
-                Ok(Ended::Done) => done += 1,
-                Ok(Ended::Short(_) | Ended::Closed) => {
-                    tracing::warn!(sale = %begun.sale, sku = %begun.adjustment.sku_id, "a stock is not made smaller");
-                    done += 1;
-                }
+                Ok(_) => done += 1,
                 Err(error) => failure = Err(error),
             }
         }

@@ -1,4 +1,4 @@
-//! Keeps the adjustments of stock that are under way, in the directory.
+//! Keeps the adjustments of stock, in the directory.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::ports::{StoreError, StoreResult};
 
 const CONTEXT: &str = "adjust stock";
 const COLUMNS: &str = "sale_id, adjustment_id, sku_id, stock_before, stock_after, returned, plan, actor, reason, \
-                       request_id, is_listed";
+                       request_id, phase, taken_on_ms";
 
 /// What is decided when an adjustment begins, and stays.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -27,7 +27,30 @@ pub struct Plan {
     pub returned: Vec<(u16, u32)>,
 }
 
-/// An adjustment that is under way.
+/// How far an adjustment is. It goes on from the first one to one of the others, and stays there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Nobody has decided whether it can be.
+    Begun,
+    /// The directory has it.
+    Listed,
+    /// It cannot be.
+    Refused,
+}
+
+impl Phase {
+    const ALL: [Self; 3] = [Self::Begun, Self::Listed, Self::Refused];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Begun => "begun",
+            Self::Listed => "listed",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// An adjustment.
 #[derive(Debug, Clone)]
 pub struct Begun {
     /// Its id.
@@ -40,8 +63,10 @@ pub struct Begun {
     pub plan: Plan,
     /// Who wanted it and why.
     pub change: Change,
-    /// Whether the directory has the new stock.
-    pub is_listed: bool,
+    /// How far it is.
+    pub phase: Phase,
+    /// When a process last set about it, ms since 1970; 0 before it is inserted.
+    pub taken_on_ms: i64,
 }
 
 impl Begun {
@@ -79,11 +104,12 @@ impl MysqlAdjustments {
     async fn insert(&self, sale: &Sale, begun: &Begun) -> StoreResult<bool> {
         let fault = |error| failed(CONTEXT, error);
         let plan = serde_json::to_string(&begun.plan).map_err(|error| damaged(error.to_string()))?;
-        // The version is looked at in the same statement: a sale that was ended or settled meanwhile has another one.
+        // The version is looked at in the same statement, under a lock: a sale that is ended or settled meanwhile has
+        // another one.
         let text = format!(
-            "INSERT INTO {{directory}}.stock_adjustments ({COLUMNS}, begun_ms) \
-             SELECT sale_id, ?, ?, ?, ?, ?, ?, ?, ?, ?, FALSE, {NOW_MS} FROM {{directory}}.sales \
-             WHERE sale_id = ? AND version = ?"
+            "INSERT INTO {{directory}}.stock_adjustments ({COLUMNS}, under_way) \
+             SELECT sale_id, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'begun', {NOW_MS}, TRUE FROM {{directory}}.sales \
+             WHERE sale_id = ? AND version = ? LOCK IN SHARE MODE"
         );
         let inserted = sqlx::query(self.mysql.directory_sql(&text))
             .bind(begun.id.as_slice())
@@ -106,89 +132,141 @@ impl MysqlAdjustments {
         }
     }
 
-    /// Reads the adjustments that are under way: that of one sale, or all that began longer ago than `age_ms`.
+    /// Reads the adjustment of a sale that is under way; `None` when none is.
     ///
     /// # Errors
     /// When the directory could not be read.
-    pub async fn under_way(&self, sale: Option<&SaleId>, age_ms: i64) -> StoreResult<Vec<Begun>> {
-        self.mysql.read(CONTEXT, self.read(sale, age_ms)).await
+    pub async fn under_way(&self, sale: &SaleId) -> StoreResult<Option<Begun>> {
+        let which = "under_way AND sale_id = ?";
+        let found = self.mysql.read(CONTEXT, self.read(which, Some(sale.as_str().as_bytes()))).await?;
+        Ok(found.into_iter().next())
     }
 
-    async fn read(&self, sale: Option<&SaleId>, age_ms: i64) -> StoreResult<Vec<Begun>> {
-        let wanted = if sale.is_some() { "sale_id = ? AND" } else { "" };
-        let text = format!(
-            "SELECT {COLUMNS} FROM {{directory}}.stock_adjustments WHERE {wanted} begun_ms <= {NOW_MS} - ?"
-        );
-        let mut query = sqlx::query(self.mysql.directory_sql(&text));
-        if let Some(sale) = sale {
-            query = query.bind(sale.as_str().as_bytes());
-        }
-        let rows = query.bind(age_ms).fetch_all(self.mysql.directory_pool()).await;
+    /// Reads all adjustments that are under way and that nobody has set about for `age_ms`.
+    ///
+    /// # Errors
+    /// When the directory could not be read.
+    pub async fn left(&self, age_ms: i64) -> StoreResult<Vec<Begun>> {
+        let which = format!("under_way AND taken_on_ms <= {NOW_MS} - {age_ms}");
+        self.mysql.read(CONTEXT, self.read(&which, None)).await
+    }
+
+    /// Reads the adjustments that a sale has had, in their order.
+    ///
+    /// # Errors
+    /// When the directory could not be read.
+    pub async fn listed(&self, sale: &SaleId) -> StoreResult<Vec<Begun>> {
+        let which = "phase = 'listed' AND sale_id = ?";
+        self.mysql.read(CONTEXT, self.read(which, Some(sale.as_str().as_bytes()))).await
+    }
+
+    async fn read(&self, which: &str, value: Option<&[u8]>) -> StoreResult<Vec<Begun>> {
+        let text =
+            format!("SELECT {COLUMNS} FROM {{directory}}.stock_adjustments WHERE {which} ORDER BY number");
+        let query = sqlx::query(self.mysql.directory_sql(&text));
+        let query = value.into_iter().fold(query, |query, value| query.bind(value));
+        let rows = query.fetch_all(self.mysql.directory_pool()).await;
         rows.map_err(|error| failed(CONTEXT, error))?.iter().map(begun).collect()
     }
 
-    /// Gives the items the new stock, and writes the audit row. Idempotent. Answers `false` when the adjustment is not
-    /// under way any more.
+    /// Sets about an adjustment that somebody has left. Answers `false` when another process was quicker.
     ///
     /// # Errors
     /// When the directory failed.
-    pub async fn list(&self, sale: &Sale, begun: &Begun) -> StoreResult<bool> {
-        self.mysql.change(Mysql::DIRECTORY, CONTEXT, self.write_stock(sale, begun)).await
-    }
-
-    async fn write_stock(&self, sale: &Sale, begun: &Begun) -> StoreResult<bool> {
-        let mut tx = self.mysql.begin(Mysql::DIRECTORY, CONTEXT).await?;
-        // The sale's row is locked first, as by everybody who changes a sale. Its version says what the row is of.
-        let text = "UPDATE {directory}.sales SET version = version + 1 WHERE sale_id = ?";
-        self.execute(text, begun, &[], &mut tx).await?;
-        let text = "UPDATE {directory}.stock_adjustments SET is_listed = TRUE \
-                    WHERE sale_id = ? AND adjustment_id = ? AND NOT is_listed";
-        if self.execute(text, begun, &[begun.id.as_slice()], &mut tx).await? == 0 {
-            tx.rollback().await.map_err(|error| failed(CONTEXT, error))?;
-            let standing = self.read(Some(&begun.sale), 0).await?;
-            return Ok(standing.iter().any(|standing| standing.id == begun.id));
-        }
+    pub async fn take_on(&self, begun: &Begun) -> StoreResult<bool> {
         let text = format!(
-            "UPDATE {{directory}}.items SET stock = {} WHERE sale_id = ? AND sku_id = ?",
-            begun.adjustment.after
+            "UPDATE {{directory}}.stock_adjustments SET taken_on_ms = GREATEST({NOW_MS}, taken_on_ms + 1) \
+             WHERE adjustment_id = ? AND under_way AND taken_on_ms = {}",
+            begun.taken_on_ms
         );
-        self.execute(&text, begun, &[begun.adjustment.sku_id.as_str().as_bytes()], &mut tx).await?;
-        let sale = Box::new(begun.adjustment.applied_to(sale));
-        let subject = Subject::Stock { sale, adjusted: begun.adjustment.clone() };
-        audit(&self.mysql, &begun.change, &subject, &mut tx).await?;
-        tx.commit().await.map_err(|error| failed(CONTEXT, error))?;
-        Ok(true)
+        Ok(self.change(&text, begun).await? == 1)
     }
 
-    async fn execute(
-        &self,
-        text: &str,
-        begun: &Begun,
-        more: &[&[u8]],
-        tx: &mut Transaction<'_, MySql>,
-    ) -> StoreResult<u64> {
-        let mut query = sqlx::query(self.mysql.directory_sql(text)).bind(begun.sale.as_str().as_bytes());
-        for value in more {
-            query = query.bind(*value);
-        }
-        let done = query.execute(&mut **tx).await;
-        done.map(|done| done.rows_affected()).map_err(|error| failed(CONTEXT, error))
-    }
-
-    /// Removes an adjustment that is at its end. Idempotent.
+    /// Decides that an adjustment cannot be. Answers how far it is then, because another process may have decided;
+    /// `None` when it is at its end.
     ///
     /// # Errors
     /// When the directory failed.
-    pub async fn end(&self, begun: &Begun) -> StoreResult<()> {
-        let remove = async {
-            let text = "DELETE FROM {directory}.stock_adjustments WHERE sale_id = ? AND adjustment_id = ?";
-            let query = sqlx::query(self.mysql.directory_sql(text))
-                .bind(begun.sale.as_str().as_bytes())
-                .bind(begun.id.as_slice());
+    pub async fn refuse(&self, begun: &Begun) -> StoreResult<Option<Phase>> {
+        let text = "UPDATE {directory}.stock_adjustments SET phase = 'refused' \
+                    WHERE adjustment_id = ? AND phase = 'begun'";
+        self.change(text, begun).await?;
+        self.phase(begun).await
+    }
+
+    /// Gives the items the new stock, and writes the audit row, unless it was decided otherwise. Idempotent. Answers as
+    /// [`Self::refuse`].
+    ///
+    /// # Errors
+    /// When the directory failed.
+    pub async fn list(&self, sale: &Sale, begun: &Begun) -> StoreResult<Option<Phase>> {
+        self.mysql.change(Mysql::DIRECTORY, CONTEXT, self.write_stock(sale, begun)).await?;
+        self.phase(begun).await
+    }
+
+    async fn phase(&self, begun: &Begun) -> StoreResult<Option<Phase>> {
+        let found = self.under_way(&begun.sale).await?;
+        Ok(found.filter(|found| found.id == begun.id).map(|found| found.phase))
+    }
+
+    /// The sale's row is locked first, as by everybody who changes a sale.
+    async fn write_stock(&self, sale: &Sale, begun: &Begun) -> StoreResult<()> {
+        let mut tx = self.mysql.begin(Mysql::DIRECTORY, CONTEXT).await?;
+        self.raise_version(begun, &mut tx).await?;
+        let text = "UPDATE {directory}.stock_adjustments SET phase = 'listed' \
+                    WHERE adjustment_id = ? AND phase = 'begun'";
+        if execute(&self.mysql, text, &[&begun.id], &mut tx).await? == 0 {
+            return Ok(());
+        }
+        let Adjustment { sku_id, after, .. } = &begun.adjustment;
+        let text = format!("UPDATE {{directory}}.items SET stock = {after} WHERE sale_id = ? AND sku_id = ?");
+        let item = [begun.sale.as_str().as_bytes(), sku_id.as_str().as_bytes()];
+        execute(&self.mysql, &text, &item, &mut tx).await?;
+        let sale = Box::new(begun.adjustment.applied_to(sale));
+        let subject = Subject::Stock { sale, adjusted: begun.adjustment.clone(), refused: false };
+        audit(&self.mysql, &begun.change, &subject, &mut tx).await?;
+        tx.commit().await.map_err(|error| failed(CONTEXT, error))
+    }
+
+    /// Notes that an adjustment is at its end. Idempotent. One that was refused is noted in the audit log, and raises
+    /// the sale's version: a rebuild that has not seen it begins anew.
+    ///
+    /// # Errors
+    /// When the directory failed.
+    pub async fn end(&self, sale: &Sale, begun: &Begun, phase: Phase) -> StoreResult<()> {
+        self.mysql.change(Mysql::DIRECTORY, CONTEXT, self.write_end(sale, begun, phase)).await
+    }
+
+    async fn write_end(&self, sale: &Sale, begun: &Begun, phase: Phase) -> StoreResult<()> {
+        let mut tx = self.mysql.begin(Mysql::DIRECTORY, CONTEXT).await?;
+        if phase == Phase::Refused {
+            self.raise_version(begun, &mut tx).await?;
+        }
+        let text = "UPDATE {directory}.stock_adjustments SET under_way = NULL \
+                    WHERE adjustment_id = ? AND under_way AND phase = ?";
+        if execute(&self.mysql, text, &[&begun.id, phase.as_str().as_bytes()], &mut tx).await? == 0 {
+            return Ok(());
+        }
+        if phase == Phase::Refused {
+            let sale = Box::new(Sale { version: sale.version + 1, ..sale.clone() });
+            let subject = Subject::Stock { sale, adjusted: begun.adjustment.clone(), refused: true };
+            audit(&self.mysql, &begun.change, &subject, &mut tx).await?;
+        }
+        tx.commit().await.map_err(|error| failed(CONTEXT, error))
+    }
+
+    async fn raise_version(&self, begun: &Begun, tx: &mut Transaction<'_, MySql>) -> StoreResult<()> {
+        let text = "UPDATE {directory}.sales SET version = version + 1 WHERE sale_id = ?";
+        execute(&self.mysql, text, &[begun.sale.as_str().as_bytes()], tx).await.map(drop)
+    }
+
+    async fn change(&self, text: &str, begun: &Begun) -> StoreResult<u64> {
+        let change = async {
+            let query = sqlx::query(self.mysql.directory_sql(text)).bind(begun.id.as_slice());
             let done = query.execute(self.mysql.directory_pool()).await;
-            done.map(drop).map_err(|error| failed(CONTEXT, error))
+            done.map(|done| done.rows_affected()).map_err(|error| failed(CONTEXT, error))
         };
-        self.mysql.change(Mysql::DIRECTORY, CONTEXT, remove).await
+        self.mysql.change(Mysql::DIRECTORY, CONTEXT, change).await
     }
 
     /// Decides which instances give back how many of the units that they withhold. There may be fewer than `units`.
@@ -226,6 +304,18 @@ impl MysqlAdjustments {
     }
 }
 
+async fn execute(
+    mysql: &Mysql,
+    text: &str,
+    values: &[&[u8]],
+    tx: &mut Transaction<'_, MySql>,
+) -> StoreResult<u64> {
+    let query = sqlx::query(mysql.directory_sql(text));
+    let query = values.iter().fold(query, |query, value| query.bind(*value));
+    let done = query.execute(&mut **tx).await;
+    done.map(|done| done.rows_affected()).map_err(|error| failed(CONTEXT, error))
+}
+
 fn damaged(what: String) -> StoreError {
     StoreError::broken(CONTEXT, what)
 }
@@ -239,6 +329,8 @@ fn begun(row: &MySqlRow) -> StoreResult<Begun> {
         let number: i32 = row.try_get(column).map_err(fault)?;
         u32::try_from(number).map_err(|error| damaged(error.to_string()))
     };
+    let word = text("phase")?;
+    let phase = Phase::ALL.into_iter().find(|phase| phase.as_str() == word);
     let id =
         bytes("adjustment_id")?.try_into().map_err(|_| damaged("an id of other than 16 bytes".to_owned()))?;
     Ok(Begun {
@@ -257,6 +349,7 @@ fn begun(row: &MySqlRow) -> StoreResult<Begun> {
             reason: text("reason")?,
             request_id: text("request_id")?,
         },
-        is_listed: row.try_get("is_listed").map_err(fault)?,
+        phase: phase.ok_or_else(|| damaged("a phase that is not ours".to_owned()))?,
+        taken_on_ms: row.try_get("taken_on_ms").map_err(fault)?,
     })
 }

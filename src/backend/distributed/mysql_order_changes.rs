@@ -12,6 +12,7 @@ use super::mysql_order_moves::{Along, MysqlOrderMoves, Tx, by_table};
 use super::mysql_order_store::{COLUMNS, is_missing_table, months_of_shard, read};
 use super::mysql_text::{NOW_MS, list, set_now};
 use super::{mysql_journal as journal, mysql_payments, mysql_refunds};
+use crate::domain::exported::OrderNodes;
 use crate::domain::order::RejectReason;
 use crate::domain::order_life::{OrderEvent, Step};
 use crate::domain::payment::PaymentState;
@@ -77,11 +78,12 @@ impl MysqlOrderChanges {
         let now = sqlx::raw_sql(AssertSqlSafe(set_now())).execute(&mut *tx).await;
         now.map_err(|error| failed(CONTEXT, error))?;
         let text = format!(
-            "INSERT INTO {{shard}}.orders_{{yyyymm}} ({COLUMNS}, epoch, created_ms) \
-             VALUES (?, ?, ?, ?, ?, ?, ?, '{}', ?, ?, @now_ms, ?, ?, @now_ms)",
+            "INSERT INTO {{shard}}.orders_{{yyyymm}} ({COLUMNS}, epoch, created_ms, nodes) \
+             VALUES (?, ?, ?, ?, ?, ?, ?, '{}', ?, ?, @now_ms, ?, ?, @now_ms, ?)",
             arrow.to.as_str(),
         );
         let (shard, month) = (record.order_id.shard(), record.order_id.month());
+        let nodes = OrderNodes { accepted: record.node, written: Some(self.mysql.node.mark()) };
         let inserted = sqlx::query(self.mysql.shard_sql(shard, month, &text))
             .bind(record.order_id.bytes().as_slice())
             .bind(record.sale_id.as_str().as_bytes())
@@ -94,6 +96,7 @@ impl MysqlOrderChanges {
             .bind(record.accepted_ms)
             .bind(record.reference.as_ref().map(|reference| reference.as_str().as_bytes()))
             .bind(record.epoch)
+            .bind(nodes.bytes().as_slice())
             .execute(&mut *tx)
             .await;
         match inserted {

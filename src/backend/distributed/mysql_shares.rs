@@ -9,9 +9,8 @@ use sqlx::{MySql, Row, Transaction};
 
 use super::mysql::{Mysql, failed, is_duplicate};
 use super::mysql_grants as grants;
-use crate::chance;
 use crate::domain::batch_plan::Scarce;
-use crate::domain::{Instance, Sale, SaleId, SkuId};
+use crate::domain::{Instance, SaleId, SkuId};
 use crate::ports::{Effect, ErrorKind, StoreError, StoreResult};
 
 const CONTEXT: &str = "adjust pool";
@@ -55,32 +54,15 @@ pub async fn set_share(mysql: &Mysql, sale: &SaleId, sku: &SkuId, share: Share) 
     Err(StoreError { kind: ErrorKind::Conflict, effect: Effect::NotApplied, context: CONTEXT, source })
 }
 
-/// Gives a pool the share that it should have, when its instance was set back to before an adjustment.
-///
-/// # Errors
-/// As [`set_share`].
-pub async fn mend_share(mysql: &Mysql, sale: &Sale, at: Instance) -> StoreResult<()> {
-    for item in &sale.items {
-        let share = mysql.map.shares_of(&item.sku_id, item.stock).find(|(instance, _)| *instance == at);
-        let text = "SELECT stock FROM {control}.pool WHERE sale_id = ? AND sku_id = ?";
-        let found = sqlx::query_scalar(mysql.control_sql(at, text))
-            .bind(sale.id.as_str().as_bytes())
-            .bind(item.sku_id.as_str().as_bytes())
-            .fetch_optional(mysql.pool(at))
-            .await;
-        let found: Option<i64> = found.map_err(|error| failed(CONTEXT, error))?;
-        if let Some((_, stock)) = share.filter(|(_, stock)| found.is_some_and(|it| it != i64::from(*stock))) {
-            let share = Share { at, stock, returned: 0, id: chance::bytes() };
-            set_share(mysql, &sale.id, &item.sku_id, share).await?;
-        }
-    }
-    Ok(())
-}
-
 async fn try_set(mysql: &Mysql, scarce: &Scarce, share: Share) -> StoreResult<Set> {
     let mut tx = mysql.begin(share.at, CONTEXT).await?;
+    // The ledger is locked before the pool, as by the order writers.
+    let ledger = "SELECT allotted - held - sold - withheld, 0 FROM {control}.ledger \
+                  WHERE sale_id = ? AND sku_id = ? FOR UPDATE";
     let pool = "SELECT stock, granted FROM {control}.pool WHERE sale_id = ? AND sku_id = ? FOR UPDATE";
-    let Some([stock, granted]) = read(mysql, share.at, pool, scarce, &mut tx).await? else {
+    let idle = read(mysql, share.at, ledger, scarce, &mut tx).await?;
+    let found = read(mysql, share.at, pool, scarce, &mut tx).await?;
+    let (Some([idle, _]), Some([stock, granted])) = (idle, found) else {
         return Err(StoreError::broken(CONTEXT, "no pool for a SKU on sale: preheat it again"));
     };
     let known = "SELECT COUNT(*) FROM {control}.grants WHERE grant_id = ?";
@@ -95,13 +77,8 @@ async fn try_set(mysql: &Mysql, scarce: &Scarce, share: Share) -> StoreResult<Se
     // What the pool has not to give is taken out of the ledger.
     let more = i64::from(share.stock) - stock;
     let back = (-more - (stock - granted)).max(0);
-    if back > 0 {
-        let ledger = "SELECT allotted - held - sold - withheld, 0 FROM {control}.ledger \
-                      WHERE sale_id = ? AND sku_id = ? FOR UPDATE";
-        let idle = read(mysql, share.at, ledger, scarce, &mut tx).await?.map_or(0, |[idle, _]| idle);
-        if idle < back {
-            return Ok(Set::Missing(u32::try_from(back - idle).unwrap_or(u32::MAX)));
-        }
+    if idle < back {
+        return Ok(Set::Missing(u32::try_from(back - idle).unwrap_or(u32::MAX)));
     }
     let pool =
         "UPDATE {control}.pool SET granted = granted - ?, stock = stock + ? WHERE sale_id = ? AND sku_id = ?";

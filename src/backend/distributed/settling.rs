@@ -44,7 +44,7 @@ impl DistributedSettling {
 
     async fn count_waiting(&self, sale: &Sale) -> StoreResult<Waiting> {
         let mut waiting = Waiting { releases: 0, set_aside: 0, adjustments: 0 };
-        let text = "SELECT COUNT(*) FROM {directory}.stock_adjustments WHERE sale_id = ?";
+        let text = "SELECT COUNT(*) FROM {directory}.stock_adjustments WHERE sale_id = ? AND under_way";
         let query = sqlx::query_scalar(self.mysql.directory_sql(text)).bind(sale.id.as_str().as_bytes());
         let count: i64 =
             query.fetch_one(self.mysql.directory_pool()).await.map_err(|error| failed(READ, error))?;
@@ -95,9 +95,14 @@ impl DistributedSettling {
     }
 
     async fn note_cleared(&self, sale: &SaleId) -> StoreResult<()> {
-        let text = "UPDATE {directory}.sale_seals SET cleared = TRUE WHERE sale_id = ?";
-        let query = sqlx::query(self.mysql.directory_sql(text)).bind(sale.as_str().as_bytes());
-        query.execute(self.mysql.directory_pool()).await.map(drop).map_err(|error| failed(SEAL, error))
+        for text in [
+            "DELETE FROM {directory}.stock_adjustments WHERE sale_id = ?",
+            "UPDATE {directory}.sale_seals SET cleared = TRUE WHERE sale_id = ?",
+        ] {
+            let query = sqlx::query(self.mysql.directory_sql(text)).bind(sale.as_str().as_bytes());
+            query.execute(self.mysql.directory_pool()).await.map_err(|error| failed(SEAL, error))?;
+        }
+        Ok(())
     }
 
     async fn read_seal(&self, sale: &SaleId) -> StoreResult<Option<Seal>> {

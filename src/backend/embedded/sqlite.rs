@@ -119,7 +119,8 @@ impl Sqlite {
         freeze(&mut first, map).await?;
         let time = FolderTime::read(&mut first, clock.clone()).await?;
         let node = NodeId::new(chance::bytes());
-        note_process(&mut first, node, time.now_ms()).await?;
+        // What the process before wrote last may be of this moment.
+        note_process(&mut first, node, time.now_ms() + 1).await?;
         let writer = Writer::start(writing, first, folder, clock.clone())?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS_MAX)

@@ -86,7 +86,7 @@ async fn adjust(
             return Err(broken(CONTEXT, format!("bucket {bucket} is not in place")));
         }
     }
-    let subject = Subject::Stock { sale: Box::new(adjusted), adjusted: adjustment.clone() };
+    let subject = Subject::Stock { sale: Box::new(adjusted), adjusted: adjustment.clone(), refused: false };
     note(connection, change, &subject, at_ms).await?;
     Ok(Adjusted::Done)
 }

@@ -33,8 +33,10 @@ const PAYMENTS: &str = "SELECT state, request, reference, url, capture FROM paym
 const FITS: &str = "sale_id = ?1 AND (?2 IS NULL OR sku_id = ?2) AND (?3 IS NULL OR user_id = ?3) \
      AND (?4 IS NULL OR state = ?4) AND (?5 IS NULL OR reference = ?5) AND (?6 IS NULL OR accepted_ms >= ?6) \
      AND (?7 IS NULL OR accepted_ms < ?7) AND order_id > ?8 AND order_id <= ?9 ORDER BY order_id LIMIT ?10";
-/// An order that came from another backend has no reservation, and its times say nothing of the processes here.
-const OWN: &str = "EXISTS (SELECT 1 FROM reservations r WHERE r.order_id = orders.order_id)";
+/// The first step of an order that was accepted here has no row. Of one that came from another backend it has, and its
+/// times say nothing of the processes here.
+const OWN: &str = "NOT EXISTS (SELECT 1 FROM order_moves m WHERE m.order_id = orders.order_id \
+     AND m.kind IN ('persisted', 'rejected'))";
 const PROCESSES: &str = "SELECT since_ms, mark FROM processes ORDER BY since_ms, rowid";
 const STANDS: &str = "ON CONFLICT DO NOTHING";
 

@@ -50,8 +50,9 @@ pub async fn read(
     operator(&request, &context, Scope::SalesRead).await?;
     let id = sale_id(&path)?;
     let items = context.shop.stock(&id).await?.ok_or_else(|| Problem::new(Code::SaleNotFound))?;
+    let under_way = context.shop.adjustment_under_way(&id).await?;
     let items = items.iter().map(SkuView::of).collect();
-    Ok(HttpResponse::Ok().json(StockBody { sale_id: &id, items }))
+    Ok(HttpResponse::Ok().json(StockBody { sale_id: &id, items, under_way }))
 }
 
 /// The body that adjusts a stock.
@@ -102,7 +103,7 @@ pub async fn adjust(
         Restocked::Moved { configured } => Err(conflict(configured)
             .detail(format!("There are {configured} units for sale in all, and not {expected_stock}."))),
         Restocked::Short { configured, least } => Err(conflict(configured).with("least", least).detail(
-            format!("Orders hold or have bought the others: the stock can be {least} now, and not less."),
+            format!("The others are held, bought or withheld: the stock can be {least} now, and not less."),
         )),
     }
 }
@@ -114,6 +115,9 @@ struct StockBody<'a> {
     sale_id: &'a SaleId,
     /// Each of its SKUs.
     items: Vec<SkuView<'a>>,
+    /// What is adjusted of them now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    under_way: Option<Adjustment>,
 }
 
 /// The units of one SKU.

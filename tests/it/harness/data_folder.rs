@@ -188,7 +188,7 @@ impl Stage for DataFolder {
     /// Reads every row of every table but `settings`, which holds what `/readyz` writes.
     async fn contents(&self) -> BTreeMap<String, String> {
         let tables = "SELECT name FROM sqlite_master WHERE type = 'table' \
-             AND name NOT IN ('settings', '_sqlx_migrations') AND name NOT LIKE 'sqlite_%'";
+             AND name NOT IN ('settings', '_sqlx_migrations', 'processes') AND name NOT LIKE 'sqlite_%'";
         let mut contents = BTreeMap::new();
         for table in self.texts(tables).await {
             let columns = self.texts(&format!("SELECT name FROM pragma_table_info('{table}')")).await;

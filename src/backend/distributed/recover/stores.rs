@@ -13,6 +13,7 @@ use sqlx::{AssertSqlSafe, Connection as _, MySqlConnection};
 use crate::backend::distributed::kafka_told::{self, Told};
 use crate::backend::distributed::migrate;
 use crate::backend::distributed::mysql::{Guarded, Mysql, failed};
+use crate::backend::distributed::mysql_adjustments::MysqlAdjustments;
 use crate::backend::distributed::mysql_archive::MysqlArchive;
 use crate::backend::distributed::mysql_audit_log::MysqlAuditLog;
 use crate::backend::distributed::mysql_captures::MysqlCaptures;
@@ -22,7 +23,7 @@ use crate::backend::distributed::mysql_order_store::MysqlOrderStore;
 use crate::backend::distributed::mysql_payments::MysqlPayments;
 use crate::backend::distributed::mysql_refunds::MysqlRefunds;
 use crate::backend::distributed::mysql_sale_store::MysqlSaleStore;
-use crate::backend::distributed::mysql_shares::mend_share;
+use crate::backend::distributed::mysql_shares::set_share;
 use crate::backend::distributed::mysql_text::NOW_MS;
 use crate::backend::distributed::redis_books::RedisBooks;
 use crate::backend::distributed::redis_link::RedisLink;
@@ -31,9 +32,10 @@ use crate::backend::distributed::watermarks::RedisWatermarks;
 use crate::clock::Clock;
 use crate::config::KafkaConfig;
 use crate::domain::watermark::{SetBack, Watermark};
-use crate::domain::{Instance, OrderId, Part, Sale, Sales};
+use crate::domain::{Adjustment, Instance, OrderId, Part, Sale, SaleState, Sales};
 use crate::ports::{
-    Archive, AuditLog, Captures, Ledger, Orders, Payments, Refunds, SaleStore, StoreError, StoreResult,
+    Archive, AuditLog, Captures, ErrorKind, Ledger, Orders, Payments, Refunds, SaleStore, StoreError,
+    StoreResult,
 };
 
 /// What every step of a recovery is called in its errors.
@@ -172,16 +174,44 @@ impl Recoverer {
         Ok(self.sale_store.sales().await?.into_iter().map(|sale| (sale.id.clone(), sale)).collect())
     }
 
-    /// Makes the pools and ledgers that sales have lost, and gives the pools the stock that the directory says.
+    /// Makes the pools and ledgers that sales have lost.
     ///
     /// # Errors
     /// When an instance cannot be changed.
     pub async fn open_pools(&self, sales: &Sales) -> StoreResult<()> {
         for sale in sales.values().filter(|sale| sale.in_place) {
             self.ledger.open_pools(sale).await?;
-            mend_share(&self.mysql, sale, self.at).await?;
         }
         Ok(())
+    }
+
+    /// Does the instance's part of adjustments of stock again that it has lost. Answers those that cannot be done now,
+    /// because orders have the units, in sentences.
+    ///
+    /// # Errors
+    /// When a store fails.
+    pub async fn adjust_again(&self, sales: &Sales) -> StoreResult<Vec<String>> {
+        let rows = MysqlAdjustments::new(self.mysql.clone());
+        let mut left = Vec::new();
+        for sale in sales.values().filter(|sale| sale.in_place && sale.state != SaleState::Settled) {
+            for begun in rows.listed(&sale.id).await? {
+                let Adjustment { sku_id, after, .. } = &begun.adjustment;
+                let share = self.mysql.map.shares_of(sku_id, *after).find(|(at, _)| *at == self.at);
+                let Some((at, stock)) = share else { continue };
+                match set_share(&self.mysql, &sale.id, sku_id, begun.share(at, stock)).await {
+                    Ok(()) => {}
+                    Err(error) if error.kind == ErrorKind::Conflict => {
+                        left.push(format!(
+                            "the stock of {sku_id} of {} is not made smaller here: {error}",
+                            sale.id
+                        ));
+                        break;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(left)
     }
 
     /// Answers whether an order belongs to the instance.
