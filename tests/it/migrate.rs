@@ -108,7 +108,7 @@ async fn months_that_exist_are_brought_to_the_newest_shape_without_losing_a_row(
             );
             assert_eq!(database.number(instance, &longest).await, 255, "{place}");
             let named = format!(
-                "SELECT COUNT(*) FROM information_schema.tables WHERE {place} AND table_comment = 'shape 6'"
+                "SELECT COUNT(*) FROM information_schema.tables WHERE {place} AND table_comment = 'shape 7'"
             );
             assert_eq!(database.number(instance, &named).await, 1, "{place}");
             let rows = format!("SELECT COUNT(*) FROM `{shard}`.orders_{yyyymm} WHERE user_id = 'alice'");
@@ -183,7 +183,7 @@ async fn a_dry_run_says_what_is_to_be_done_and_does_nothing() {
     let steps = plan().await;
     let first = format!("apply 0005_words_seals_subscriptions.sql to {}", database.directory());
     assert_eq!(steps[0], first);
-    let month = |step: &&String| step.ends_with("orders_202001 (0 orders) from shape 1 to shape 6");
+    let month = |step: &&String| step.ends_with("orders_202001 (0 orders) from shape 1 to shape 7");
     assert_eq!((steps.iter().filter(month).count(), steps.len()), (4, 5), "{steps:?}");
     remove(&config).await;
 }

@@ -153,7 +153,9 @@ fn differing(place: &str, before: &Value, after: &Value, found: &mut Vec<String>
 }
 
 /// What time alone changes, and the number of a change.
-const VOLATILE: [&str; 11] = [
+const VOLATILE: [&str; 13] = [
+    "failing_since",
+    "unread",
     "age_ms",
     "last_used_at",
     "ends_at",
