@@ -42,7 +42,9 @@ port_answers() { # PORT
 }
 
 require_free_port() { # PART KEY_OF_PORT
-  local port=${!2} holder=
+  local port=${!2} holder= deadline=$((SECONDS + 5))
+  # A process that was killed loses its environment, and so its mark, before its port.
+  while port_answers "$port" && ((SECONDS < deadline)); do sleep 0.1; done
   port_answers "$port" || return 0
   if command -v ss >/dev/null; then
     holder=$(ss -Hltnp "sport = :$port" 2>/dev/null | sed -n 's/.*users:((\([^)]*\)).*/ (\1)/p' | head -n 1)

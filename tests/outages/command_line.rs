@@ -138,7 +138,7 @@ async fn every_command_of_the_runbook_does_what_it_says() {
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         (output.status.code(), text + &String::from_utf8_lossy(&output.stderr))
     };
-    let scopes = "sales:read,sales:write,orders:read,orders:write";
+    let scopes = "sales:read,sales:write,stock:write,orders:read,orders:write";
     let key = run(&format!("seckill key create --name cli --scopes {scopes}"), "").1;
     let key = key.lines().find(|line| line.starts_with("sk_")).expect("a key").to_owned();
     for sale in ["drop", "over"] {
@@ -163,9 +163,17 @@ async fn every_command_of_the_runbook_does_what_it_says() {
     for line in commands {
         let reason = ["\"…\"", "…", "\"read again\"", "\"a slip\""];
         let filled = reason.iter().fold(line.clone(), |line, reason| line.replace(reason, "a_test"));
-        let filled = [("PART", "1"), (" N ", " 1 "), ("SALE", "over"), ("LETTER", &letter)]
-            .iter()
-            .fold(filled, |line, (name, value)| line.replace(name, value));
+        let sale = if line.contains("stock") { "drop" } else { "over" };
+        let values = [
+            ("PART", "1"),
+            (" N ", " 1 "),
+            ("SALE", sale),
+            ("SKU", "phone"),
+            ("UNITS", "3"),
+            ("TEXT", "a_test"),
+            ("LETTER", &letter),
+        ];
+        let filled = values.iter().fold(filled, |line, (name, value)| line.replace(name, value));
         let filled = if filled.ends_with("stock show") || filled.ends_with("sale preheat") {
             format!("{filled} drop")
         } else {
