@@ -48,6 +48,45 @@ async fn finish(shop: &TestShop) -> usize {
     finished.expect("all stores are there")
 }
 
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
+async fn a_rebuild_counts_on_no_units_that_are_under_way() {
+    let mut shop = front().await;
+    let servers = Servers::of(&shop.config);
+    let table = format!("{}.stock_adjustments", servers.directory());
+    // The pools and the directory have six more, and the buckets have none of them yet.
+    begin(&shop, 1, (10, 16), [9, 9]).await;
+    assert_eq!(finish(&shop).await, 1);
+    assert_eq!(phones(&shop).await, [16, 10]);
+    let plan = json!({ "epochs": [1, 1], "returned": [] });
+    let reopened = format!("UPDATE {table} SET plan = '{plan}', under_way = TRUE, taken_on_ms = 1 << 50");
+    servers.execute(0, &reopened).await;
+    let client = redis::Client::open(shop.config.redis.url.as_str()).expect("a client");
+    let mut redis = client.get_multiplexed_async_connection().await.expect("Redis");
+    let key = format!("{}{{drop.0}}:stock", shop.config.redis.key_prefix);
+    let _: i64 = redis.del(key).await.expect("Redis");
+    let worker = TestShop::start_on(shop.config.clone(), open(&shop.config).await, Role::All).await;
+    eventually("it is rebuilt without them", async || {
+        shop.stock("drop").await["phone"]["buckets"] == json!([5, 5])
+    })
+    .await;
+    servers.execute(0, &format!("UPDATE {table} SET taken_on_ms = 0")).await;
+    eventually("the other bucket has its share", async || {
+        shop.stock("drop").await["phone"]["buckets"] == json!([5, 8])
+    })
+    .await;
+    // What is missing is mended by the reconciler.
+    eventually("all are there", async || {
+        let phone = shop.stock("drop").await["phone"].clone();
+        if phone["buckets"] == json!([5, 8]) {
+            shop.operate("POST", "/reconcile", json!({ "apply": true, "reason": "x" })).await;
+        }
+        phone["available"] == 16
+    })
+    .await;
+    shop.stop().await;
+    worker.finish().await;
+}
+
 async fn is_under_way(shop: &TestShop) -> bool {
     let sale = SaleId::parse("drop").expect("a slug");
     open(&shop.config).await.adjustments.under_way(&sale).await.expect("a directory").is_some()
