@@ -166,7 +166,7 @@ fn row(sale: &Value) -> Vec<String> {
 
 const HEAD: [&str; 6] = ["SALE", "STATE", "STARTS", "ENDS", "LIMIT", "VERSION"];
 
-pub(super) fn show(format: Format, sale: &Value) {
+fn show(format: Format, sale: &Value) {
     output::print(format, sale, &HEAD, &[row(sale)]);
 }
 

@@ -5,7 +5,6 @@ use serde_json::{Value, json};
 
 use super::admin_client::{Admin, quoted};
 use super::output::{self, Format, cell};
-use super::sale_command;
 
 #[derive(Debug, Args)]
 pub struct StockCommand {
@@ -51,10 +50,8 @@ impl StockCommand {
     /// When the admin API does not answer with a success.
     pub async fn run(self, format: Format) -> anyhow::Result<()> {
         let client = self.admin.client();
-        match self.action {
-            StockAction::Show { sale } => {
-                show(format, &client.call("GET", &format!("/sales/{}/stock", quoted(&sale)), None).await?);
-            }
+        let sale = match self.action {
+            StockAction::Show { sale } => sale,
             StockAction::Adjust(Adjust { sale, sku, from, to, withheld, reason }) => {
                 let mut body =
                     json!({ "sku_id": sku, "expected_stock": from, "stock": to, "reason": reason });
@@ -62,9 +59,11 @@ impl StockCommand {
                     body["withheld"] = withheld.into();
                 }
                 let path = format!("/sales/{}/stock/adjust", quoted(&sale));
-                sale_command::show(format, &client.call("POST", &path, Some(body)).await?);
+                client.call("POST", &path, Some(body)).await?;
+                sale
             }
-        }
+        };
+        show(format, &client.call("GET", &format!("/sales/{}/stock", quoted(&sale)), None).await?);
         Ok(())
     }
 }
