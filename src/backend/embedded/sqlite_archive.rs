@@ -46,13 +46,16 @@ pub struct SqliteArchive {
     pub sqlite: Arc<Sqlite>,
 }
 
+/// Since when a process has had the folder, ms since 1970, and what names it.
+type Process = (i64, Option<NodeMark>);
+
 impl SqliteArchive {
     async fn rows(
         &self,
         sale: &Sale,
         shard: Shard,
-        after: Option<OrderId>,
-        limit: u32,
+        (after, limit): (Option<OrderId>, u32),
+        processes: &[Process],
     ) -> StoreResult<Vec<ExportRow>> {
         let text = format!(
             "SELECT {COLUMNS}, epoch, created_ms, {OWN} AS own FROM orders WHERE sale_id = ? AND order_id > ? AND order_id <= ? \
@@ -66,10 +69,9 @@ impl SqliteArchive {
             .fetch_all(self.sqlite.readers())
             .await
             .map_err(|error| failed(READ, error))?;
-        let processes = self.processes().await?;
         let whole = |row: &SqliteRow| {
             let (order, created_ms) = (read(row)?, column(row, "created_ms")?);
-            let at = |at_ms| process_at(&processes, at_ms);
+            let at = |at_ms| process_at(processes, at_ms);
             let is_own: bool = column(row, "own")?;
             let nodes = OrderNodes { accepted: at(order.accepted_ms), written: at(created_ms) };
             let nodes = if is_own { nodes } else { OrderNodes::default() };
@@ -83,8 +85,7 @@ impl SqliteArchive {
         rows.map_err(|error| failed(READ, error))
     }
 
-    async fn steps(&self, orders: &str, page: &mut ExportPage) -> StoreResult<()> {
-        let processes = self.processes().await?;
+    async fn steps(&self, orders: &str, page: &mut ExportPage, processes: &[Process]) -> StoreResult<()> {
         let own = page.orders.iter().filter(|row| row.nodes.written.is_some());
         let own: BTreeSet<OrderId> = own.map(|row| row.order.id).collect();
         for row in self.rows_of(STEPS, orders).await? {
@@ -94,19 +95,17 @@ impl SqliteArchive {
                 by: column(&row, "mover")?,
                 why: column(&row, "why")?,
                 at_ms,
-                node: own.contains(&order).then(|| process_at(&processes, at_ms)).flatten(),
+                node: own.contains(&order).then(|| process_at(processes, at_ms)).flatten(),
             });
         }
         Ok(())
     }
 
     /// Reads when each process began to have the folder, ascending.
-    async fn processes(&self) -> StoreResult<Vec<(i64, NodeMark)>> {
+    async fn processes(&self) -> StoreResult<Vec<Process>> {
         let rows = sqlx::query(PROCESSES).fetch_all(self.sqlite.readers()).await;
-        let process = |row: &SqliteRow| {
-            let mark = NodeMark::from_bytes(column(row, "mark")?);
-            Ok((column(row, "since_ms")?, mark.ok_or_else(|| broken(READ, "a process that is not ours"))?))
-        };
+        let process =
+            |row: &SqliteRow| Ok((column(row, "since_ms")?, NodeMark::from_bytes(column(row, "mark")?)));
         rows.map_err(|error| failed(READ, error))?.iter().map(process).collect()
     }
 
@@ -127,9 +126,9 @@ impl SqliteArchive {
 }
 
 /// Answers the process that had the folder at a time, in ms since 1970: one at a time has it.
-fn process_at(processes: &[(i64, NodeMark)], at_ms: i64) -> Option<NodeMark> {
+fn process_at(processes: &[Process], at_ms: i64) -> Option<NodeMark> {
     let later = processes.partition_point(|(since_ms, _)| *since_ms <= at_ms);
-    processes[..later].last().map(|(_, mark)| *mark)
+    processes[..later].last().and_then(|(_, mark)| *mark)
 }
 
 /// Answers the text above which the ids of a page are. There is one lower bound, or SQLite would begin every page at
@@ -226,10 +225,11 @@ impl Archive for SqliteArchive {
         after: Option<OrderId>,
         limit: u32,
     ) -> StoreResult<Vec<Exported>> {
-        let orders = self.rows(sale, shard, after, limit).await?;
+        let processes = self.processes().await?;
+        let orders = self.rows(sale, shard, (after, limit), &processes).await?;
         let ids = json!(orders.iter().map(|row| row.order.id).collect::<Vec<_>>()).to_string();
         let mut page = ExportPage { orders, ..ExportPage::default() };
-        self.steps(&ids, &mut page).await?;
+        self.steps(&ids, &mut page, &processes).await?;
         self.payments(&ids, &mut page).await?;
         page.exported().map_err(|left| broken(READ, left))
     }
