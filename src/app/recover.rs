@@ -345,5 +345,6 @@ fn row(
         capture: None,
         refund: None,
         events: Vec::new(),
+        node: None,
     })
 }

@@ -11,11 +11,18 @@ use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use super::progress::Progress;
 use crate::shutdown::Tasks;
 
-const TIMEOUT: Duration = Duration::from_secs(30);
+/// A listener that is there lets connect at once.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A server may wait for several components before it says what stands, for each up to `mysql.write_timeout_ms` (30 s
+/// unless set). Who gives up before it answers learns nothing.
+const ANSWER_TIMEOUT: Duration = Duration::from_mins(5);
+/// After so long a person is told that an answer is awaited.
+const SHOWN_AFTER: Duration = Duration::from_secs(2);
 const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Which admin listener is called, and as whom.
@@ -50,9 +57,36 @@ impl AdminClient {
     /// # Errors
     /// When the listener does not answer in time, or with the words of its problem.
     pub async fn call(&self, method: &str, path: &str, body: Option<Value>) -> anyhow::Result<Value> {
-        tokio::time::timeout(TIMEOUT, self.exchange(method, path, body))
-            .await
-            .with_context(|| format!("{} did not answer within {TIMEOUT:?}", self.address))?
+        self.awaited(self.exchange(method, path, body)).await?
+    }
+
+    /// Waits for an answer, and shows on a terminal for how long.
+    async fn awaited<T>(&self, answer: impl Future<Output = T>) -> anyhow::Result<T> {
+        let (mut answer, mut progress) = (std::pin::pin!(answer), Progress::default());
+        let began = Instant::now();
+        let mut wait = SHOWN_AFTER;
+        while began.elapsed() < ANSWER_TIMEOUT {
+            if let Ok(answer) = tokio::time::timeout(wait, &mut answer).await {
+                return Ok(answer);
+            }
+            wait = Duration::from_secs(1);
+            progress.show(&format!(
+                "{} has not answered for {} s …",
+                self.address,
+                began.elapsed().as_secs()
+            ));
+        }
+        let address = &self.address;
+        anyhow::bail!(
+            "{address} did not answer within {ANSWER_TIMEOUT:?}: what was wanted may be done or not, and the same command again finds out"
+        )
+    }
+
+    async fn reach(&self) -> anyhow::Result<TcpStream> {
+        let reached = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(&self.address)).await;
+        reached.map_err(anyhow::Error::from).and_then(|reached| Ok(reached?)).with_context(|| {
+            format!("cannot reach the admin API at {}: is `seckill serve` running?", self.address)
+        })
     }
 
     /// Reads all pages of a list as one answer. `path` has a query already.
@@ -90,8 +124,7 @@ impl AdminClient {
     pub async fn copy(&self, path: &str) -> anyhow::Result<()> {
         let mut sender = self.connected().await?;
         let request = self.request("GET", path, None)?;
-        let response = tokio::time::timeout(TIMEOUT, sender.send_request(request)).await;
-        let response = response.with_context(|| format!("{} did not answer", self.address))??;
+        let response = self.awaited(sender.send_request(request)).await??;
         let status = response.status();
         if !status.is_success() {
             let limited = http_body_util::Limited::new(response.into_body(), ANSWER_BYTES_MAX);
@@ -120,10 +153,7 @@ impl AdminClient {
 
     /// Connects. The connection ends with the sender.
     async fn connected(&self) -> anyhow::Result<http1::SendRequest<Full<Bytes>>> {
-        let stream = TcpStream::connect(&self.address).await.with_context(|| {
-            format!("cannot reach the admin API at {}: is `seckill serve` running?", self.address)
-        })?;
-        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        let (sender, connection) = http1::handshake(TokioIo::new(self.reach().await?)).await?;
         let tasks = Tasks::on_current_runtime();
         tasks.spawn(async {
             // What went wrong is the error of the exchange.
@@ -143,10 +173,7 @@ impl AdminClient {
     }
 
     async fn exchange(&self, method: &str, path: &str, body: Option<Value>) -> anyhow::Result<Value> {
-        let stream = TcpStream::connect(&self.address).await.with_context(|| {
-            format!("cannot reach the admin API at {}: is `seckill serve` running?", self.address)
-        })?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(self.reach().await?)).await?;
         let request = self.request(method, path, body)?;
         let exchange = async {
             let response = sender.send_request(request).await?;
@@ -211,6 +238,12 @@ pub fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_is_awaited_for_longer_than_a_server_waits_for_its_components() {
+        let config = crate::config::load_with(None, &[], &[]).expect("the defaults").config;
+        assert!(ANSWER_TIMEOUT.as_millis() > 4 * u128::from(config.mysql.write_timeout_ms));
+    }
 
     #[test]
     fn a_reason_stands_in_a_query_whatever_it_is() {

@@ -56,6 +56,11 @@ impl Exported {
         self.nodes = OrderNodes::default();
         let steps = self.record.decided.iter_mut().flat_map(|decided| &mut decided.steps);
         steps.for_each(|step| step.node = None);
+        for payment in &mut self.payments {
+            payment.node = None;
+            payment.refund.iter_mut().for_each(|refund| refund.node = None);
+            payment.events.iter_mut().for_each(|event| event.node = None);
+        }
         if other.record.v == OrderRecord::VERSION {
             self.record.v = other.record.v;
             if let Some(decided) = &mut self.record.decided {
@@ -119,6 +124,9 @@ pub struct ExportedPayment {
     /// The provider's events that were taken, ascending by time and id.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub events: Vec<ExportedEvent>,
+    /// The process that opened it, if it is known. No export has it.
+    #[serde(skip)]
+    pub node: Option<NodeMark>,
 }
 
 /// A refund that has come to its end.
@@ -136,6 +144,9 @@ pub struct ExportedRefund {
     pub created_ms: i64,
     /// How often the provider was asked.
     pub tries: u32,
+    /// The process that owed it, if it is known. No export has it.
+    #[serde(skip)]
+    pub node: Option<NodeMark>,
 }
 
 /// An event of the provider that was taken.
@@ -147,6 +158,9 @@ pub struct ExportedEvent {
     pub id: String,
     /// What came of it.
     pub outcome: String,
+    /// The process that took it, if it is known. No export has it.
+    #[serde(skip)]
+    pub node: Option<NodeMark>,
 }
 
 impl ExportedPayment {

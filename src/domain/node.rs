@@ -10,7 +10,7 @@ pub struct NodeId([u8; 16]);
 
 /// The first four bytes of a process's id, as text 8 hexadecimal digits. Records and rows have it, because a whole id
 /// would cost each of them more than it is worth.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeMark([u8; 4]);
 
 impl NodeId {

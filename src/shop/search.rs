@@ -124,21 +124,19 @@ impl Shop {
         }));
         for payment in found.payments {
             let attempt = payment.request.id.attempt;
-            let of_payment = |at_ms: i64, what: &str, why: String| {
-                let what = format!("payment {attempt} {what}");
-                Hop { by: Some("payment_provider".to_owned()), why: Some(why), ..Hop::new(at_ms, what) }
+            let of_payment = |at_ms: i64, what: &str, node: Option<NodeMark>| Hop {
+                node,
+                ..Hop::new(at_ms, format!("payment {attempt} {what}"))
             };
-            hops.push(Hop::new(payment.request.created_ms, format!("payment {attempt} opened")));
-            hops.extend(
-                payment.events.iter().map(|event| of_payment(event.at_ms, "heard of", event.outcome.clone())),
-            );
-            let refund = payment.refund.iter();
-            hops.extend(refund.map(|refund| {
-                let why = refund.reason.as_str().to_owned();
-                Hop {
-                    why: Some(why),
-                    ..Hop::new(refund.created_ms, format!("payment {attempt} refund owed"))
-                }
+            hops.push(of_payment(payment.request.created_ms, "opened", payment.node));
+            hops.extend(payment.events.into_iter().map(|event| Hop {
+                by: Some("payment_provider".to_owned()),
+                why: Some(event.outcome),
+                ..of_payment(event.at_ms, "heard of", event.node)
+            }));
+            hops.extend(payment.refund.map(|refund| Hop {
+                why: Some(refund.reason.as_str().to_owned()),
+                ..of_payment(refund.created_ms, "refund owed", refund.node)
             }));
         }
         Ok(hops)

@@ -117,30 +117,31 @@ impl MysqlArchive {
                 by: column(&row, "mover")?,
                 why: column(&row, "why")?,
                 at_ms: column(&row, "at_ms")?,
-                node: column::<Option<Vec<u8>>>(&row, "node")?.and_then(|bytes| NodeMark::from_bytes(&bytes)),
+                node: node(&row)?,
             });
         }
         Ok(())
     }
 
     async fn payments(&self, shard: Shard, page: &mut ExportPage) -> StoreResult<()> {
-        let payments = "SELECT state, request, reference, url, capture FROM {shard}.payments \
+        let payments = "SELECT state, request, reference, url, capture, node FROM {shard}.payments \
                         WHERE order_id IN {ids} ORDER BY order_id, attempt";
         for row in self.rows_of(shard, payments, &page.orders).await? {
             page.payments.push(payment(&row)?);
         }
-        let refunds = "SELECT order_id, attempt, amount, currency, capture, reason, state, created_ms, tries \
+        let refunds = "SELECT order_id, attempt, amount, currency, capture, reason, state, created_ms, tries, node \
                        FROM {shard}.refunds WHERE order_id IN {ids}";
         for row in self.rows_of(shard, refunds, &page.orders).await? {
             page.refunds.insert(payment_id(&row)?, refund(&row)?);
         }
-        let events = "SELECT order_id, attempt, event_id, outcome, at_ms FROM {shard}.payment_events \
+        let events = "SELECT order_id, attempt, event_id, outcome, at_ms, node FROM {shard}.payment_events \
                       WHERE order_id IN {ids} ORDER BY at_ms, event_id";
         for row in self.rows_of(shard, events, &page.orders).await? {
             let event = ExportedEvent {
                 at_ms: column(&row, "at_ms")?,
                 id: utf8(&row, "event_id")?.unwrap_or_default(),
                 outcome: column(&row, "outcome")?,
+                node: node(&row)?,
             };
             page.events.push((payment_id(&row)?, event));
         }
@@ -244,6 +245,10 @@ fn order_id(row: &MySqlRow) -> StoreResult<OrderId> {
     OrderId::from_bytes(&bytes).map_err(|error| broken(&error.to_string()))
 }
 
+fn node(row: &MySqlRow) -> StoreResult<Option<NodeMark>> {
+    Ok(column::<Option<Vec<u8>>>(row, "node")?.and_then(|bytes| NodeMark::from_bytes(&bytes)))
+}
+
 fn payment_id(row: &MySqlRow) -> StoreResult<PaymentId> {
     Ok(PaymentId { order: order_id(row)?, attempt: small(row, "attempt")? })
 }
@@ -258,6 +263,7 @@ fn payment(row: &MySqlRow) -> StoreResult<ExportedPayment> {
         capture: utf8(row, "capture")?,
         refund: None,
         events: Vec::new(),
+        node: node(row)?,
     })
 }
 
@@ -272,6 +278,7 @@ fn refund(row: &MySqlRow) -> StoreResult<ExportedRefund> {
         state: RefundState::parse(&state).ok_or_else(|| broken(&state))?,
         created_ms: column(row, "created_ms")?,
         tries: small(row, "tries")?,
+        node: node(row)?,
     })
 }
 

@@ -145,8 +145,8 @@ impl MysqlCaptures {
         tx: &mut Tx,
     ) -> StoreResult<()> {
         let text = format!(
-            "INSERT INTO {}.payment_events (event_id, order_id, attempt, outcome, at_ms) \
-             VALUES (?, ?, ?, ?, {NOW_MS}) ON DUPLICATE KEY UPDATE event_id = VALUES(event_id)",
+            "INSERT INTO {}.payment_events (event_id, order_id, attempt, outcome, node, at_ms) \
+             VALUES (?, ?, ?, ?, ?, {NOW_MS}) ON DUPLICATE KEY UPDATE event_id = VALUES(event_id)",
             self.mysql.shard(payment.order.shard())
         );
         let noted = sqlx::query(AssertSqlSafe(text))
@@ -154,6 +154,7 @@ impl MysqlCaptures {
             .bind(payment.order.bytes().as_slice())
             .bind(payment.attempt)
             .bind(outcome)
+            .bind(self.mysql.node.mark().bytes().as_slice())
             .execute(&mut **tx)
             .await;
         noted.map(drop).map_err(|error| failed(CONTEXT, error))

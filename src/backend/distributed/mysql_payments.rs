@@ -96,8 +96,8 @@ impl MysqlPayments {
             return Ok(Opened::NotPayable(Box::new(order)));
         };
         let text = format!(
-            "INSERT INTO {}.payments (order_id, attempt, state, request, created_ms, ask_ms) \
-             VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO {}.payments (order_id, attempt, state, request, created_ms, ask_ms, node) \
+             VALUES (?, ?, ?, ?, ?, ?, ?)",
             self.mysql.shard(id.shard())
         );
         let payment =
@@ -109,6 +109,7 @@ impl MysqlPayments {
             .bind(stored(&payment.request)?)
             .bind(now_ms)
             .bind(now_ms + PaymentState::FIRST_ASKED_MS)
+            .bind(self.mysql.node.mark().bytes().as_slice())
             .execute(&mut *tx)
             .await
             .map_err(|error| failed(CONTEXT, error))?;
@@ -138,13 +139,15 @@ impl MysqlPayments {
             PaymentStep::Noticed { event, kind } => {
                 let table = mysql.shard(shard);
                 let text = format!(
-                    "INSERT INTO {table}.payment_events (event_id, order_id, attempt, outcome, at_ms) \
-                     SELECT ?, order_id, attempt, ?, {NOW_MS} FROM {table}.payments \
+                    "INSERT INTO {table}.payment_events (event_id, order_id, attempt, outcome, node, at_ms) \
+                     SELECT ?, order_id, attempt, ?, ?, {NOW_MS} FROM {table}.payments \
                      WHERE order_id = ? AND attempt = ? \
                      AND NOT EXISTS (SELECT 1 FROM {table}.payment_events WHERE event_id = ?) \
                      ON DUPLICATE KEY UPDATE event_id = VALUES(event_id)"
                 );
+                let node = mysql.node.mark().bytes();
                 let query = sqlx::query(AssertSqlSafe(text)).bind(event.as_bytes()).bind(kind);
+                let query = query.bind(node.as_slice());
                 of_payment(query, &payment).bind(event.as_bytes()).execute(pool).await
             }
             PaymentStep::Reopened => return self.reopen(payment).await,

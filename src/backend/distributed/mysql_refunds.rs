@@ -227,8 +227,8 @@ pub async fn owe(
 ) -> StoreResult<()> {
     let text = format!(
         "INSERT INTO {}.refunds \
-         (order_id, attempt, amount, currency, capture, reason, state, created_ms, next_ms) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, {NOW_MS}, {NOW_MS})",
+         (order_id, attempt, amount, currency, capture, reason, state, node, created_ms, next_ms) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, {NOW_MS}, {NOW_MS})",
         mysql.shard(payment.order.shard())
     );
     let owed = sqlx::query(AssertSqlSafe(text))
@@ -239,6 +239,7 @@ pub async fn owe(
         .bind(capture.reference.as_bytes())
         .bind(reason.as_str())
         .bind(RefundState::Owed.as_str())
+        .bind(mysql.node.mark().bytes().as_slice())
         .execute(&mut **tx)
         .await;
     owed.map(drop).map_err(|error| failed(CONTEXT, error))

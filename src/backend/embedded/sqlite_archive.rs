@@ -85,9 +85,7 @@ impl SqliteArchive {
         rows.map_err(|error| failed(READ, error))
     }
 
-    async fn steps(&self, orders: &str, page: &mut ExportPage, processes: &[Process]) -> StoreResult<()> {
-        let own = page.orders.iter().filter(|row| row.nodes.written.is_some());
-        let own: BTreeSet<OrderId> = own.map(|row| row.order.id).collect();
+    async fn steps(&self, orders: &str, page: &mut ExportPage, known: &Known<'_>) -> StoreResult<()> {
         for row in self.rows_of(STEPS, orders).await? {
             let (order, at_ms) = (parsed(&row, "order_id", OrderId::parse)?, column(&row, "at_ms")?);
             page.steps.entry(order).or_default().push(TakenStep {
@@ -95,7 +93,7 @@ impl SqliteArchive {
                 by: column(&row, "mover")?,
                 why: column(&row, "why")?,
                 at_ms,
-                node: own.contains(&order).then(|| process_at(processes, at_ms)).flatten(),
+                node: known.at(order, at_ms),
             });
         }
         Ok(())
@@ -109,19 +107,43 @@ impl SqliteArchive {
         rows.map_err(|error| failed(READ, error))?.iter().map(process).collect()
     }
 
-    async fn payments(&self, orders: &str, page: &mut ExportPage) -> StoreResult<()> {
+    async fn payments(&self, orders: &str, page: &mut ExportPage, known: &Known<'_>) -> StoreResult<()> {
         for row in self.rows_of(PAYMENTS, orders).await? {
-            page.payments.push(payment(&row)?);
+            let payment = payment(&row)?;
+            let node = known.at(payment.request.id.order, payment.request.created_ms);
+            page.payments.push(ExportedPayment { node, ..payment });
         }
         for row in self.rows_of(REFUNDS, orders).await? {
-            page.refunds.insert(payment_id(&row)?, refund(&row)?);
+            let (id, refund) = (payment_id(&row)?, refund(&row)?);
+            let node = known.at(id.order, refund.created_ms);
+            page.refunds.insert(id, ExportedRefund { node, ..refund });
         }
         for row in self.rows_of(EVENTS, orders).await? {
             let (at_ms, id, outcome) =
                 (column(&row, "at_ms")?, column(&row, "event_id")?, column(&row, "outcome")?);
-            page.events.push((payment_id(&row)?, ExportedEvent { at_ms, id, outcome }));
+            let payment = payment_id(&row)?;
+            let node = known.at(payment.order, at_ms);
+            page.events.push((payment, ExportedEvent { at_ms, id, outcome, node }));
         }
         Ok(())
+    }
+}
+
+/// What is known of who did what: the processes of the folder, and the orders of a page that were accepted here.
+struct Known<'a> {
+    processes: &'a [Process],
+    own: BTreeSet<OrderId>,
+}
+
+impl<'a> Known<'a> {
+    fn of(processes: &'a [Process], page: &ExportPage) -> Self {
+        let own = page.orders.iter().filter(|row| row.nodes.written.is_some());
+        Self { processes, own: own.map(|row| row.order.id).collect() }
+    }
+
+    /// Answers the process that did something to an order at a time, in ms since 1970.
+    fn at(&self, order: OrderId, at_ms: i64) -> Option<NodeMark> {
+        self.own.contains(&order).then(|| process_at(self.processes, at_ms)).flatten()
     }
 }
 
@@ -152,6 +174,7 @@ fn payment(row: &SqliteRow) -> StoreResult<ExportedPayment> {
         capture: column(row, "capture")?,
         refund: None,
         events: Vec::new(),
+        node: None,
     })
 }
 
@@ -170,6 +193,7 @@ fn refund(row: &SqliteRow) -> StoreResult<ExportedRefund> {
         state: RefundState::parse(state).ok_or_else(|| broken(READ, state))?,
         created_ms: column(row, "created_ms")?,
         tries: number(row, "tries")?,
+        node: None,
     })
 }
 
@@ -229,8 +253,9 @@ impl Archive for SqliteArchive {
         let orders = self.rows(sale, shard, (after, limit), &processes).await?;
         let ids = json!(orders.iter().map(|row| row.order.id).collect::<Vec<_>>()).to_string();
         let mut page = ExportPage { orders, ..ExportPage::default() };
-        self.steps(&ids, &mut page, &processes).await?;
-        self.payments(&ids, &mut page).await?;
+        let known = Known::of(&processes, &page);
+        self.steps(&ids, &mut page, &known).await?;
+        self.payments(&ids, &mut page, &known).await?;
         page.exported().map_err(|left| broken(READ, left))
     }
 

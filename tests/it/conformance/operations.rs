@@ -212,9 +212,10 @@ async fn an_order_tells_what_happened_to_it(mode: Mode) {
     );
     let nodes = operate(&shop, "GET", "/nodes", Value::Null).await;
     let node = &nodes["nodes"][0]["id"].as_str().expect("a process")[..8];
-    for word in ["accepted", "persisted", "paid", "refunded"] {
-        assert_eq!(of(word)["node"], node, "{word} in {timeline:#?}");
+    for hop in timeline {
+        assert_eq!(hop["node"], node, "{hop} in {timeline:#?}");
     }
+    assert_eq!(of("payment 1 heard of")["by"], "payment_provider");
     shop.finish_with(Books::Audited).await;
 }
 
