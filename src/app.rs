@@ -15,6 +15,8 @@ mod reload;
 mod role;
 mod servers;
 mod simulator;
+mod stream_keeper;
+mod telling;
 mod till;
 mod workers;
 
@@ -30,20 +32,24 @@ use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::chance;
 use crate::clock::Clock;
-use crate::config::{Config, Expiry, Explained, Mode, ProviderKind, Secret};
+use crate::config::{Config, Expiry, Explained, Mode, ProviderKind, PushConfig, Secret};
 use crate::domain::alarm::{AlarmKey, Call, DueCall};
 use crate::domain::node::NodeBeat;
 use crate::domain::purchase_token::{TokenKey, TokenKeys};
 use crate::domain::{DependencyId, Instance, NodeId, ShardMap};
-use crate::http::Context;
+use crate::http::auth::Tokens;
+use crate::http::shopper::order_view::order_text;
+use crate::http::{Context, LearnKeys, MintToken};
 use crate::memory::Memory;
 use crate::memory::guards::{Guards, Roles};
 use crate::memory::order_cache::OrderCache;
 use crate::memory::rulebook::Rulebook;
+use crate::memory::streams::{Limits, Streams};
 use crate::outbound::HttpOutbound;
 use crate::ports::{Grace, Nodes, OrderLog, Outbound, Ports};
 use crate::shop::{Settings, Shop};
 use crate::shutdown::Tasks;
+use crate::worker::announcer::Announcer;
 use crate::worker::copy_remover::CopyRemover;
 use crate::worker::driver::{Driver, Signal};
 use crate::worker::node_beat::TellNode;
@@ -58,6 +64,7 @@ pub use role::Role;
 pub use servers::CannotListen;
 use servers::ShopperServer;
 pub use simulator::RunningSimulator;
+use telling::telling;
 use workers::{Workers, receiver_of_calls};
 
 /// How long after the listener has closed a connection that it had let in may begin its purchase.
@@ -122,10 +129,13 @@ pub async fn start_on(
     let published = servers::published_keys(config, role, &tokens, &clock, &back).await?;
     backend.probes.extend(published.iter().map(|published| published.probe.clone()));
     let guards = Arc::new(Guards::new(roles(config, map)?));
-    let memory = memory(config, backend.token_leases.is_some(), map, &guards);
+    let memory = memory(config, &backend, map, &guards, &clock);
     let outbound = outbound(config)?;
     let remover = remover(&backend, &memory, &clock);
-    let backend = forgetting(backend, &memory.orders, remover.as_ref());
+    let announcements = backend.announcements.clone();
+    let announcer = Arc::new(Announcer::new(memory.streams.clone(), announcements, order_text));
+    // What was forgotten is told: who hears of it reads the order as it is.
+    let backend = telling(forgetting(backend, &memory.orders, remover.as_ref()), &announcer);
     let mut of_buyers = guarded(backend.clone(), &guards, map, &clock);
     of_buyers.order_copies = of_buyers.order_copies.filter(|_| config.cache.copies);
     let ports = (of_buyers, till::till(&config.payment, &guards, &clock)?, outbound.clone());
@@ -140,24 +150,13 @@ pub async fn start_on(
         outbound,
         holder: node.bytes(),
         remover: remover_of,
+        announcer: &announcer,
     };
     workers.warm().await;
     let driver = workers.start(role, &shop, metrics.clone())?;
     published.iter().for_each(|keys| driver.start(keys.refresh.clone(), Signal::default()));
-    let context = web::Data::new(Context {
-        shop: shop.clone(),
-        tokens,
-        learn_keys: published.as_ref().map(|published| published.learn.clone()),
-        addresses: servers::client_addresses(config),
-        admin_hosts: config.admin.hosts.clone(),
-        device_header: config.http.device_header.as_ref().and_then(|header| header.parse().ok()),
-        body_timeout_ms: config.http.body_timeout_ms,
-        webhook_body_bytes_max: config.payment.webhook_body_bytes_max,
-        clock: clock.clone(),
-        metrics,
-        process: node.to_string(),
-        reload: OnceLock::new(),
-    });
+    let learn_keys = published.as_ref().map(|published| published.learn.clone());
+    let context = web::Data::new(context(config, &shop, (tokens, learn_keys), &clock, (metrics, node)));
     let serving = context.clone();
     let shopper_server = match role {
         Role::Worker => None,
@@ -186,11 +185,50 @@ pub async fn start_on(
     })
 }
 
-/// Makes the memory of a process. `is_shared` says whether there may be other processes.
-fn memory(config: &Config, is_shared: bool, map: ShardMap, guards: &Arc<Guards>) -> Memory {
-    let rulebook = Rulebook::new(config.limits.rates(), is_shared, guards.clone());
+/// Makes what every handler can reach.
+fn context(
+    config: &Config,
+    shop: &Arc<Shop>,
+    (tokens, learn_keys): (Arc<Tokens>, Option<LearnKeys>),
+    clock: &Clock,
+    (metrics, node): (PrometheusHandle, NodeId),
+) -> Context {
+    Context {
+        shop: shop.clone(),
+        tokens,
+        learn_keys,
+        addresses: servers::client_addresses(config),
+        admin_hosts: config.admin.hosts.clone(),
+        device_header: config.http.device_header.as_ref().and_then(|header| header.parse().ok()),
+        body_timeout_ms: config.http.body_timeout_ms,
+        webhook_body_bytes_max: config.payment.webhook_body_bytes_max,
+        clock: clock.clone(),
+        metrics,
+        process: node.to_string(),
+        origins: config.http.cors_origins.clone(),
+        demo: OnceLock::new(),
+        reload: OnceLock::new(),
+    }
+}
+
+/// Makes the memory of a process.
+fn memory(config: &Config, backend: &Ports, map: ShardMap, guards: &Arc<Guards>, clock: &Clock) -> Memory {
+    let rulebook = Rulebook::new(config.limits.rates(), backend.token_leases.is_some(), guards.clone());
     let orders_max = usize::try_from(config.cache.orders_max).unwrap_or(usize::MAX);
-    Memory::new(map, rulebook, guards.clone(), OrderCache::new(orders_max))
+    // Where there are others, nothing is heard of them before the reader of announcements hears it.
+    let hears = backend.announcements.is_none();
+    let streams = Streams::new(stream_limits(&config.push), hears, clock.clone());
+    Memory::new(map, rulebook, guards.clone(), OrderCache::new(orders_max), streams)
+}
+
+fn stream_limits(push: &PushConfig) -> Limits {
+    Limits {
+        streams_max: push.streams_max,
+        user_max: push.user_max,
+        address_max: push.address_max,
+        heartbeat: Duration::from_millis(push.heartbeat_ms),
+        idle_max: Duration::from_millis(push.idle_ms),
+    }
 }
 
 /// Makes what removes copies of orders, where there are any.
@@ -258,6 +296,11 @@ impl Running {
             move || by_operator.reload().map_err(|error| format!("{:#}", anyhow::Error::from(error)));
         drop(self.context.reload.set(Arc::new(reload)));
         reloader
+    }
+
+    /// Lets anybody be a buyer, with tokens of `mint`. Only a demo does that.
+    pub fn let_anybody_buy(&self, mint: MintToken) {
+        drop(self.context.demo.set(mint));
     }
 
     /// Says that this process goes away, and serves on for `notice`, so that balancers can turn away from it first.

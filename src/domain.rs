@@ -39,6 +39,7 @@ pub mod scope;
 pub mod shard;
 pub mod signature;
 pub mod stored_event;
+pub mod stream;
 pub mod subscription;
 pub mod told_order;
 pub mod view;

@@ -5,11 +5,13 @@ pub mod auth;
 pub mod client_address;
 pub mod connections;
 pub mod contract;
+pub mod cookies;
 pub mod docs;
 pub mod extract;
 pub mod headers;
 pub mod middleware;
 pub mod operation;
+pub mod pages;
 pub mod paging;
 pub mod problem;
 pub mod rate_limit;
@@ -27,6 +29,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
 
 use crate::clock::Clock;
+use crate::domain::UserId;
 use crate::shop::Shop;
 use auth::Tokens;
 use client_address::ClientAddresses;
@@ -39,6 +42,9 @@ pub type LearnKeys = Arc<dyn Fn() -> BoxFuture<'static, bool> + Send + Sync>;
 
 /// Reads the configuration again. Answers what is wrong with it, when nothing was changed.
 pub type Reload = Arc<dyn Fn() -> Result<Reloaded, String> + Send + Sync>;
+
+/// Makes a shopper's token of a user id.
+pub type MintToken = Arc<dyn Fn(&UserId) -> String + Send + Sync>;
 
 /// What came of reading the configuration again.
 #[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
@@ -71,8 +77,12 @@ pub struct Context {
     pub clock: Clock,
     /// Renders the metrics of this process.
     pub metrics: PrometheusHandle,
+    /// The origins whose pages may call the API, beside our own.
+    pub origins: Vec<String>,
     /// The id of this process, as `GET /admin/nodes` has it.
     pub process: String,
+    /// Makes a token of a buyer of a demo, in which anybody may be one; nothing anywhere else.
+    pub demo: OnceLock<MintToken>,
     /// Reads the configuration again; nothing where it cannot be.
     pub reload: OnceLock<Reload>,
 }

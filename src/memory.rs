@@ -12,6 +12,7 @@ pub mod notes;
 pub mod order_cache;
 pub mod pace;
 pub mod rulebook;
+pub mod streams;
 pub mod token_buckets;
 pub mod token_leases;
 
@@ -36,6 +37,8 @@ pub struct Memory {
     pub orders: Arc<order_cache::OrderCache>,
     /// When the use of keys and sessions was noted.
     pub notes: Arc<notes::Notes>,
+    /// The clients that are told what happens.
+    pub streams: Arc<streams::Streams>,
 }
 
 impl Memory {
@@ -45,6 +48,7 @@ impl Memory {
         rules: rulebook::Rulebook,
         guards: Arc<guards::Guards>,
         orders: order_cache::OrderCache,
+        streams: streams::Streams,
     ) -> Self {
         Self {
             catalog: Arc::default(),
@@ -54,6 +58,7 @@ impl Memory {
             health: Arc::default(),
             orders: Arc::new(orders),
             notes: Arc::default(),
+            streams: Arc::new(streams),
         }
     }
 }

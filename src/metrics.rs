@@ -6,6 +6,7 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 
 use crate::domain::books::DriftKind;
 use crate::domain::payment::{RefundReason, RefundState};
+use crate::domain::stream::{EVENTS, End};
 use crate::domain::{SaleId, SkuId};
 
 /// One row of the metrics table.
@@ -81,6 +82,14 @@ metrics_table! {
         "The version of the rules of traffic that the process follows";
     ORDER_READS Counter "seckill_order_reads_total" ["from"]
         "Reads of orders by what answered them: hold, process, copies, database";
+    STREAMS Gauge "seckill_streams" []
+        "Streams that are open: server-sent events and WebSockets";
+    STREAM_EVENTS Counter "seckill_stream_events_total" ["event"]
+        "What streams were sent: sale, stock, order, bye, and beat for a heartbeat";
+    STREAMS_ENDED Counter "seckill_streams_ended_total" ["reason"]
+        "Streams that this process has ended: drain, token, idle, evicted, missed, slow, switched_off";
+    ANNOUNCEMENTS_LOST Counter "seckill_announcements_lost_total" []
+        "Orders of which other processes were not told, because too many waited";
     SHED Counter "seckill_shed_total" ["reason"]
         "Requests refused to protect the service";
     PANICS Counter "seckill_panics_total" ["in"]
@@ -260,7 +269,17 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     }
     let handle = builder.install_recorder()?;
     register();
+    register_streams();
     Ok(handle)
+}
+
+fn register_streams() {
+    for event in EVENTS {
+        counter!(STREAM_EVENTS, "event" => event).increment(0);
+    }
+    for end in End::ALL {
+        counter!(STREAMS_ENDED, "reason" => end.as_str()).increment(0);
+    }
 }
 
 fn register_recovery() {

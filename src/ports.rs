@@ -5,6 +5,7 @@
 //! ([`Effect::Unknown`]). Only an excluded effect may be compensated, or answered as "nothing happened".
 
 mod alarms;
+mod announcements;
 mod archive;
 mod audit_log;
 mod books;
@@ -36,6 +37,7 @@ mod sessions;
 mod settling;
 mod stock_adjustments;
 mod store_error;
+mod stream_tickets;
 mod subscriptions;
 mod token_leases;
 mod views;
@@ -46,6 +48,7 @@ use std::sync::Arc;
 use crate::domain::NodeId;
 
 pub use alarms::{Alarms, CallTimes};
+pub use announcements::{ANNOUNCED_MAX, Announcements, Hearing};
 pub use archive::Archive;
 pub use audit_log::AuditLog;
 pub use books::{Books, DatabaseBooks, InventoryBooks};
@@ -60,7 +63,7 @@ pub use order_changes::{Ending, Grace, Moved, OrderChanges, Overdue};
 pub use order_copies::{Copied, FORGOTTEN_MAX, OrderCopies};
 pub use order_events::{Backlog, EventPage, EventTopic, OrderEvents, Turn};
 pub use order_log::{IMPORT_RECORDS_MAX, LogEvent, LogIdentity, Offsets, OrderLog, OrderLogReader, Wake};
-pub use order_writes::{BatchOutcome, OrderWrites, TakenOver, Written};
+pub use order_writes::{BatchOutcome, OrderWrites, TakenOver, Written, WrittenOrder};
 pub use orders::Orders;
 pub use outbox::Outbox;
 pub use payment_provider::{
@@ -79,6 +82,7 @@ pub use sessions::Sessions;
 pub use settling::{Seal, Settling, Waiting};
 pub use stock_adjustments::{Adjusted, StockAdjustments};
 pub use store_error::{Effect, ErrorKind, StoreError, StoreResult};
+pub use stream_tickets::StreamTickets;
 pub use subscriptions::{Message, Outbound, Subscriptions};
 pub use token_leases::{TokenGrant, TokenLeases, TokenWish};
 pub use views::{VIEWS, Views};
@@ -135,6 +139,10 @@ pub struct Ports {
     pub books: Books,
     /// Knows which processes there are.
     pub nodes: Arc<dyn Nodes>,
+    /// Tells other processes which orders have changed; `None` where one process is all.
+    pub announcements: Option<Arc<dyn Announcements>>,
+    /// Knows the tickets of streams.
+    pub stream_tickets: Arc<dyn StreamTickets>,
     /// Knows the rules of traffic.
     pub rules: Arc<dyn Rules>,
     /// Shares buckets of tokens among the processes; `None` where one process is all.

@@ -32,6 +32,7 @@ pub mod settle;
 pub mod sold_out;
 pub mod status;
 pub mod stock;
+pub mod streams;
 pub mod submit;
 pub mod subscriptions;
 pub mod till;

@@ -3,6 +3,8 @@
 
 pub mod adjustment_finisher;
 pub mod alarm_caller;
+pub mod announcement_reader;
+pub mod announcer;
 pub mod catalog_refresh;
 pub mod clock_watch;
 pub mod copy_remover;

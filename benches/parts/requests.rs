@@ -28,6 +28,7 @@ use seckill::http::{Context, middleware, router};
 use seckill::memory::Memory;
 use seckill::memory::order_cache::OrderCache;
 use seckill::memory::rulebook::Rulebook;
+use seckill::memory::streams::Streams;
 use seckill::metrics::STAGE_DURATION;
 use seckill::outbound::HttpOutbound;
 use seckill::ports::Outbound;
@@ -193,7 +194,13 @@ impl Front {
             let tasks = Tasks::on_current_runtime();
             let map = config.shard_map()?;
             let rulebook = Rulebook::new(config.limits.rates(), true, Arc::default());
-            let memory = Memory::new(map, rulebook, Arc::default(), OrderCache::new(0));
+            let memory = Memory::new(
+                map,
+                rulebook,
+                Arc::default(),
+                OrderCache::new(0),
+                Streams::of_nobody(clock.clone()),
+            );
             memory.rules.take(rules, Clock::System.now_ms());
             memory.catalog.put(sale.clone());
             let outbound: Arc<dyn Outbound> = Arc::new(HttpOutbound::new(&config.events)?);
@@ -211,6 +218,8 @@ impl Front {
             anyhow::Ok(Context {
                 admin_hosts: Vec::new(),
                 process: String::new(),
+                demo: OnceLock::new(),
+                origins: Vec::new(),
                 reload: OnceLock::new(),
                 shop,
                 tokens: Arc::new(Tokens::new(vec![key], &token_rules, clock.clone())),

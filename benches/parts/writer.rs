@@ -73,11 +73,8 @@ async fn write(orders: &dyn OrderWrites, batches: Vec<LogBatch>, sales: &Sales) 
         let BatchOutcome::Written(written) = orders.write(&batch, sales).await? else {
             anyhow::bail!("somebody else writes into these databases");
         };
-        let new = written
-            .orders
-            .iter()
-            .filter(|(_, decision)| decision.state == OrderState::AwaitingPayment)
-            .count();
+        let new =
+            written.orders.iter().filter(|order| order.decision.state == OrderState::AwaitingPayment).count();
         anyhow::ensure!(new == batch.records.len(), "{new} of {} became orders", batch.records.len());
         rows += new;
     }

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use crate::domain::order_life::OrderEvent;
 use crate::domain::payment::RefundKey;
 use crate::domain::{
-    Capture, Instance, Mover, OrderId, OrderRecord, Payment, PaymentId, PaymentTerms, Refund,
+    Capture, Instance, Mover, Order, OrderId, OrderRecord, Payment, PaymentId, PaymentTerms, Refund,
 };
 use crate::memory::order_cache::OrderCache;
 use crate::ports::{
@@ -114,7 +114,7 @@ impl OrderChanges for ForgettingChanges {
         self.of.overdue(orders, limit).await
     }
 
-    async fn expire(&self, at: Instance, orders: &[OrderId], grace: Grace) -> StoreResult<usize> {
+    async fn expire(&self, at: Instance, orders: &[OrderId], grace: Grace) -> StoreResult<Vec<Order>> {
         self.with.change(orders, self.of.expire(at, orders, grace)).await
     }
 }

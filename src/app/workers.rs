@@ -11,16 +11,20 @@ use super::auto_reconcile::AutoReconcile;
 use super::auto_settle::AutoSettle;
 use super::payment_tasks::payment_tasks;
 use super::role::Role;
+use super::stream_keeper::StreamKeeper;
 use crate::chance::Chance;
 use crate::clock::Clock;
 use crate::config::{Config, Expiry, NotifyConfig, ProviderKind};
 use crate::domain::Part;
+use crate::http::shopper::order_view::order_text;
 use crate::memory::Memory;
 use crate::ports::{Grace, Outbound, Ports, Recovery, Releases, StoreResult, VIEWS};
 use crate::shop::Shop;
 use crate::shutdown::Tasks;
 use crate::worker::adjustment_finisher::AdjustmentFinisher;
 use crate::worker::alarm_caller::{self, AlarmCaller, Receiver};
+use crate::worker::announcement_reader::AnnouncementReader;
+use crate::worker::announcer::Announcer;
 use crate::worker::catalog_refresh::CatalogRefresh;
 use crate::worker::clock_watch::ClockWatch;
 use crate::worker::copy_remover::CopyRemover;
@@ -107,6 +111,8 @@ pub struct Workers<'a> {
     pub holder: [u8; 16],
     /// Removes copies of orders, where there are any.
     pub remover: Option<&'a Arc<CopyRemover>>,
+    /// Tells whoever listens of orders that have changed.
+    pub announcer: &'a Arc<Announcer>,
 }
 
 impl Workers<'_> {
@@ -235,11 +241,28 @@ impl Workers<'_> {
                 memory: Mutex::new(alarm_caller::Memory::new(self.clock.monotonic())),
             }));
         }
+        driver.start(self.announcer.clone(), self.announcer.signal.clone());
+        if role != Role::Worker {
+            self.start_streams(&driver, shop);
+        }
         start(Arc::new(Upkeep { shop: shop.clone(), metrics, period: self.refresh_interval() }));
         if role != Role::Api {
             self.start_worker(&driver, shop)?;
         }
         Ok(driver)
+    }
+
+    /// Starts what keeps the streams of shoppers.
+    fn start_streams(&self, driver: &Driver, shop: &Arc<Shop>) {
+        let streams = self.memory.streams.clone();
+        if let Some(announcements) = self.ports.announcements.clone() {
+            let (streams, cache) = (streams.clone(), self.memory.orders.clone());
+            let hearing = tokio::sync::Mutex::default();
+            let reader = AnnouncementReader { announcements, streams, cache, text: order_text, hearing };
+            driver.start(Arc::new(reader), Signal::default());
+        }
+        let keeper = StreamKeeper { shop: shop.clone(), streams, told: Mutex::default() };
+        driver.start(Arc::new(keeper), Signal::default());
     }
 
     /// Starts the tasks that a front alone does not have.
@@ -418,6 +441,7 @@ impl Workers<'_> {
             positions: self.ports.positions.clone(),
             sales: self.ports.sales.clone(),
             inventory: self.ports.inventory.clone(),
+            announcer: self.announcer.clone(),
             catalog: self.memory.catalog.clone(),
             clock: self.clock.clone(),
             map: self.config.shard_map()?,

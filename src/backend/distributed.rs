@@ -46,6 +46,7 @@ mod mysql_text;
 mod mysql_views;
 pub mod reach;
 pub mod recover;
+mod redis_announcements;
 mod redis_books;
 mod redis_gates;
 mod redis_inventory;
@@ -54,6 +55,7 @@ mod redis_nodes;
 mod redis_order_copies;
 mod redis_outbox;
 mod redis_refills;
+mod redis_stream_tickets;
 mod redis_token_leases;
 mod settings;
 mod settling;
@@ -95,6 +97,7 @@ use mysql_rules::MysqlRules;
 use mysql_sale_store::MysqlSaleStore;
 use mysql_subscriptions::MysqlSubscriptions;
 use mysql_views::MysqlViews;
+use redis_announcements::RedisAnnouncements;
 use redis_books::RedisBooks;
 use redis_gates::RedisGates;
 use redis_inventory::RedisInventory;
@@ -103,6 +106,7 @@ use redis_nodes::RedisNodes;
 use redis_order_copies::RedisOrderCopies;
 use redis_outbox::RedisOutbox;
 use redis_refills::RedisRefills;
+use redis_stream_tickets::RedisStreamTickets;
 use redis_token_leases::RedisTokenLeases;
 pub use settings::Settings;
 use settling::DistributedSettling;
@@ -128,7 +132,7 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Ports> {
     }
     migrate::check_directory(&mysql).await?;
     let event_topic = open_event_topic(settings, clock.clone())?;
-    let log = Arc::new(KafkaOrderLog::open(&settings.kafka, settings.map, clock)?);
+    let log = Arc::new(KafkaOrderLog::open(&settings.kafka, settings.map, clock.clone())?);
     let mut probes: Vec<Arc<dyn Probe>> = vec![redis.probe, log.clone()];
     probes.extend(mysql.probes());
     let settling = Arc::new(DistributedSettling { mysql: mysql.clone(), redis: redis.link.clone() });
@@ -148,6 +152,12 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Ports> {
         subscriptions: Arc::new(MysqlSubscriptions::new(mysql.clone())),
         rules: Arc::new(MysqlRules::new(mysql.clone())),
         nodes: Arc::new(RedisNodes::new(redis.link.clone())),
+        announcements: Some(Arc::new(RedisAnnouncements::new(
+            redis.link.clone(),
+            mysql.node.mark(),
+            clock.clone(),
+        ))),
+        stream_tickets: Arc::new(RedisStreamTickets { link: redis.link.clone() }),
         token_leases: Some(Arc::new(RedisTokenLeases::new(redis.link.clone()))),
         order_copies: Some(Arc::new(RedisOrderCopies::new(redis.link.clone()))),
         event_topic,

@@ -7,6 +7,7 @@
 mod failures;
 mod folder;
 mod own_node;
+mod own_tickets;
 mod sqlite;
 mod sqlite_adjustments;
 mod sqlite_alarms;
@@ -53,6 +54,7 @@ use crate::ports::{Books, Duty, Fault, Ports, Probe, StoreResult};
 use folder::Folder;
 pub use folder::{InUse, holds_shop};
 use own_node::OwnNode;
+use own_tickets::OwnTickets;
 use sqlite::Sqlite;
 pub use sqlite::plan;
 use sqlite_adjustments::SqliteAdjustments;
@@ -142,6 +144,8 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Opened> {
             told: Mutex::default(),
             is_out: AtomicBool::new(false),
         }),
+        announcements: None,
+        stream_tickets: Arc::new(OwnTickets::new(clock.clone())),
         rules: Arc::new(SqliteRules { sqlite: sqlite.clone() }),
         event_topic: None,
         payments: Arc::new(SqlitePayments { sqlite: sqlite.clone() }),

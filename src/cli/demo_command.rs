@@ -144,6 +144,11 @@ impl DemoCommand {
         let_operate(opened.ports.keys.as_ref(), &secrets.api_key).await?;
         let signals = Signals::catch()?;
         let running = app::start_on(opened.ports, &config, Role::All, metrics::install()?).await?;
+        let auth = config.auth.clone();
+        running.let_anybody_buy(std::sync::Arc::new(move |user| {
+            let now_s = Clock::System.now_ms() / 1000;
+            token_command::mint(&auth, user, now_s, TOKEN_LASTS_S).unwrap_or_default()
+        }));
         let found = (opened.found.sales > 0).then_some(opened.found);
         let shopper = running.shopper.context("a demo serves shoppers")?;
         let events =
@@ -222,7 +227,7 @@ impl DemoCommand {
         (payment.provider, payment.simulator_is_play_money) = (ProviderKind::Simulator, true);
         payment.api_key = Secret::new(&secrets.provider_key);
         payment.webhook_secret = Secret::new(&secrets.webhook_secret);
-        payment.return_url = format!("http://{}/api/v1/sales", config.http.bind);
+        payment.return_url = format!("http://{}/shop?order={{order}}", config.http.bind);
         let bind = (self.provider_bind, "--provider-bind");
         let simulator = RunningSimulator::start(bind, Some(&books), &payment.api_key, Clock::System, tasks)?;
         payment.provider_url = format!("http://{}", simulator.address);

@@ -20,6 +20,11 @@ impl Config {
             ("limits.tokens_per_s", wide(limits.tokens_per_s), 0..=1_000_000),
             ("limits.tokens_burst", wide(limits.tokens_burst), 0..=1_000_000),
             ("cache.orders_max", wide(self.cache.orders_max), 0..=10_000_000),
+            ("push.streams_max", wide(self.push.streams_max), 0..=1_000_000),
+            ("push.user_max", wide(self.push.user_max), 1..=1000),
+            ("push.address_max", wide(self.push.address_max), 1..=1_000_000),
+            ("push.heartbeat_ms", wide(self.push.heartbeat_ms), 1000..=600_000),
+            ("push.idle_ms", wide(self.push.idle_ms), 1000..=86_400_000),
         ]
     }
 

@@ -43,6 +43,8 @@ section!(
         catalog: CatalogConfig,
         /// `[cache]`
         cache: CacheConfig,
+        /// `[push]`
+        push: PushConfig,
         /// `[shards]`
         shards: ShardsConfig,
         /// `[redis]`
@@ -221,6 +223,21 @@ section!(
         orders_max: u32,
         /// Whether reads use copies that Redis keeps.
         copies: bool
+    }
+);
+section!(
+    /// The streams of shoppers.
+    PushConfig {
+        /// Most streams of a process.
+        streams_max: usize,
+        /// Most streams of a buyer.
+        user_max: usize,
+        /// Most streams of an address.
+        address_max: usize,
+        /// How long nothing is sent before a heartbeat is.
+        heartbeat_ms: u64,
+        /// How long a stream is kept on which nothing happens.
+        idle_ms: u64
     }
 );
 section!(

@@ -7,7 +7,9 @@ use super::ids::{Reference, SaleId, SkuId, UserId};
 use super::money::{Money, Quantity};
 use super::node::NodeMark;
 use super::object::Object;
+use super::order::Order;
 use super::order_id::OrderId;
+use super::order_life::OrderState;
 
 /// One accepted order. A reader ignores fields that it does not know, so that a newer front may add some. A changed
 /// meaning needs a new version.
@@ -43,6 +45,26 @@ pub struct OrderRecord {
     /// What another backend had decided; only in records of an import.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decided: Option<Box<Decided>>,
+}
+
+impl OrderRecord {
+    /// Makes its order in a state, as its buyer sees it. When its payment is due says only its row.
+    pub fn into_order(self, state: OrderState) -> Order {
+        Order {
+            id: self.order_id,
+            sale: self.sale_id,
+            sku: self.sku_id,
+            user: self.user_id,
+            quantity: self.quantity,
+            unit_price: self.unit_price,
+            reference: self.reference,
+            state,
+            reason: None,
+            accepted_ms: self.accepted_ms,
+            expires_ms: None,
+            is_delayed: false,
+        }
+    }
 }
 
 /// Why a record can never become an order. Each has a stable word for `dead_letters.reason`.

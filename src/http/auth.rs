@@ -114,6 +114,8 @@ pub enum Cause {
     ApiKey,
     /// Its session is unknown or over.
     Session,
+    /// Its ticket is unknown, was taken or is too old.
+    Ticket,
 }
 
 impl Cause {
@@ -131,6 +133,7 @@ impl Cause {
             Self::Claims => "claims",
             Self::ApiKey => "api_key",
             Self::Session => "session",
+            Self::Ticket => "ticket",
         }
     }
 
@@ -162,6 +165,8 @@ pub struct Shopper {
     pub device: Option<DeviceId>,
     /// Whether it is the token that names it. A client may write anything into a request.
     pub is_device_proven: bool,
+    /// When the token ends, ms since 1970, the leeway included.
+    pub until_ms: i64,
 }
 
 impl Shopper {
@@ -230,7 +235,14 @@ impl Tokens {
     /// # Errors
     /// The cause, which only operators may learn ([`Cause::refuse`]).
     pub fn shopper(&self, authorization: Option<&str>) -> Result<Shopper, Cause> {
-        let token = authorization.and_then(bearer).ok_or(Cause::Missing)?;
+        self.holder(authorization.and_then(bearer).ok_or(Cause::Missing)?)
+    }
+
+    /// Verifies a token, and returns whom it speaks of.
+    ///
+    /// # Errors
+    /// As [`Self::shopper`].
+    pub fn holder(&self, token: &str) -> Result<Shopper, Cause> {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(Cause::Malformed);
         }
@@ -284,7 +296,7 @@ impl Tokens {
         }
         let user = UserId::parse(&claims.sub).map_err(|_| Cause::Claims)?;
         let device = self.rules.device_claim.as_deref().and_then(|name| claim(token, name));
-        let shopper = Shopper { user, is_device_proven: device.is_some(), device };
+        let shopper = Shopper { user, is_device_proven: device.is_some(), device, until_ms: expires_ms };
         Ok(Verified { shopper, valid_ms: begins_ms..expires_ms, publications })
     }
 }

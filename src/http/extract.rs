@@ -10,10 +10,10 @@ use futures::{FutureExt, Stream, TryStreamExt};
 use serde::de::DeserializeOwned;
 use serde_path_to_error::{Path, Segment};
 
-use super::Context;
-use super::auth::{Cause, Shopper};
+use super::auth::{Cause, Shopper, bearer};
 use super::headers::{TwoValues, entries, sole, split, unquoted};
 use super::problem::{Code, Problem};
+use super::{Context, cookies};
 use crate::domain::{DeviceId, IdempotencyKey, Object};
 
 /// The longest body of a shopper's request. A purchase's body has some 50 bytes.
@@ -24,27 +24,40 @@ pub const ADMIN_BODY_BYTES_MAX: usize = 64 * 1024;
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 
-/// Verifies the token of a request, and returns whom it speaks of. When it names no device, the header that the
-/// configuration names may.
+/// Verifies the token of a request, or of its session, and returns whom it speaks of. When it names no device, the
+/// header that the configuration names may.
 ///
-/// # Errors `unauthenticated`, also for a request with two different tokens; `dependency_unavailable` while the keys
+/// # Errors
+/// `unauthenticated`, also for a request with two different tokens; `forbidden` for a change that a page of another
+/// origin asks for with a session; `dependency_unavailable` while the keys
 /// that may have signed the token were never read.
 pub async fn shopper(request: &HttpRequest, context: &Context) -> Result<Shopper, Problem> {
-    let authorization = authorization(request)?;
-    let mut shopper = context.tokens.shopper(authorization);
-    if let (Err(Cause::UnknownKey), Some(learn)) = (&shopper, &context.learn_keys) {
-        let are_known = learn().await;
-        shopper = context.tokens.shopper(authorization);
-        if shopper == Err(Cause::UnknownKey) && !are_known {
-            return Err(Problem::new(Code::DependencyUnavailable));
-        }
-    }
-    let mut shopper = shopper.map_err(Cause::refuse)?;
+    let token = match authorization(request)? {
+        Some(authorization) => bearer(authorization),
+        None => cookies::shopper_token(request)?,
+    };
+    let mut shopper = shopper_of(token.ok_or_else(|| Cause::Missing.refuse())?, context).await?;
     if let (None, Some(header)) = (&shopper.device, &context.device_header) {
         let named = request.headers().get(header).and_then(|value| value.to_str().ok());
         shopper.device = named.and_then(|device| DeviceId::parse(device).ok());
     }
     Ok(shopper)
+}
+
+/// Verifies a token, and returns whom it speaks of.
+///
+/// # Errors
+/// As [`shopper`].
+pub async fn shopper_of(token: &str, context: &Context) -> Result<Shopper, Problem> {
+    let mut shopper = context.tokens.holder(token);
+    if let (Err(Cause::UnknownKey), Some(learn)) = (&shopper, &context.learn_keys) {
+        let are_known = learn().await;
+        shopper = context.tokens.holder(token);
+        if shopper == Err(Cause::UnknownKey) && !are_known {
+            return Err(Problem::new(Code::DependencyUnavailable));
+        }
+    }
+    shopper.map_err(Cause::refuse)
 }
 
 /// Finds the `Authorization` header, when it is text.

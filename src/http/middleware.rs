@@ -109,10 +109,15 @@ pub async fn around(
         response.headers_mut().insert(REQUEST_ID, value);
     }
     record(&response, &id, began.elapsed());
-    if let Some(unread) = unread {
-        response = response.map_body(|_, body| BoxBody::new(Unread { body, _unread: unread }));
+    if let Some(in_hand) = in_hand
+        && response.response().body().size() == BodySize::Stream
+    {
+        // It is in hand until the last of it was sent.
+        response = response.map_body(|_, body| BoxBody::new(Held { body, _held: in_hand }));
     }
-    drop(in_hand);
+    if let Some(unread) = unread {
+        response = response.map_body(|_, body| BoxBody::new(Held { body, _held: unread }));
+    }
     Ok(response)
 }
 
@@ -165,14 +170,14 @@ async fn unread_chunks(request: &mut ServiceRequest) -> Option<(Problem, Payload
     }
 }
 
-/// The body of an answer to a request whose own body is unread. The framework reads on for ever when nobody holds the
-/// rest any more, and closes the connection while somebody does.
-struct Unread {
+/// The body of an answer that holds something until it is sent. Of a request whose own body is unread it is the rest of
+/// that: the framework reads on for ever when nobody holds it any more, and closes the connection while somebody does.
+struct Held<T> {
     body: BoxBody,
-    _unread: Payload,
+    _held: T,
 }
 
-impl MessageBody for Unread {
+impl<T: Unpin> MessageBody for Held<T> {
     type Error = <BoxBody as MessageBody>::Error;
 
     fn size(&self) -> BodySize {

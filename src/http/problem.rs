@@ -109,6 +109,7 @@ codes! {
     IdempotencyKeyReused "idempotency_key_reused" 422 false "This key was used for another purchase.";
     HeadersTooLarge "headers_too_large" 431 false "The request's headers are too large.";
     RateLimited "rate_limited" 429 true "You are too fast.";
+    TooManyStreams "too_many_streams" 429 true "This address has too many streams open.";
     Internal "internal" 500 true "Something broke on our side.";
     SwitchedOff "switched_off" 503 true "This is switched off for now; nothing was changed.";
     Overloaded "overloaded" 503 true "Too many requests at once; nothing was changed.";

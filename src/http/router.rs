@@ -10,7 +10,7 @@ use super::extract::{ADMIN_BODY_BYTES_MAX, SHOPPER_BODY_BYTES_MAX};
 use super::middleware::BodyMax;
 use super::operation::{Operation, Verb, operation, register};
 use super::problem::Problem;
-use super::{admin, docs, shopper};
+use super::{admin, docs, pages, shopper};
 
 /// What a contract says of itself.
 const ABOUT_SHOPPERS: &str = "Shoppers read about sales, buy, pay, and give orders up.\n\nAn error is a problem (RFC 9457) \
@@ -24,6 +24,9 @@ pub fn shopper_operations() -> Vec<Operation> {
     all.extend(shopper::payments::operations());
     all.extend(shopper::tokens::operations());
     all.extend(shopper::sales::operations());
+    all.extend(shopper::streams::operations());
+    all.extend(shopper::sessions::operations());
+    all.extend(pages::shopper_operations());
     all.extend(shopper::problems::operations());
     all.extend(docs::operations());
     all.push(operation(Verb::Get, "/openapi.json", shopper_contract, describe_contract));
@@ -56,6 +59,7 @@ pub fn admin_operations() -> Vec<Operation> {
     all.extend(admin::sessions::operations());
     all.extend(admin::audit::operations());
     all.extend(admin::health::operations());
+    all.extend(pages::admin_operations());
     all.extend(shopper::problems::operations());
     all.extend(docs::operations());
     all.push(operation(Verb::Get, "/openapi.json", admin_contract, describe_contract));

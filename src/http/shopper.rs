@@ -6,6 +6,8 @@ pub mod payment_view;
 pub mod payments;
 pub mod problems;
 pub mod sales;
+pub mod sessions;
+pub mod streams;
 pub mod tokens;
 
 use time::OffsetDateTime;

@@ -110,8 +110,8 @@ pub trait OrderChanges: Send + Sync {
 
     /// Lets those of `orders` expire that are overdue, and passes over those that another change works on just now. An
     /// open payment of theirs begins to be closed, and its order waits for that, at most [`Grace::closing_ms`]. Answers
-    /// how many expired. Idempotent.
-    async fn expire(&self, at: Instance, orders: &[OrderId], grace: Grace) -> StoreResult<usize>;
+    /// those that expired, as they are now. Idempotent.
+    async fn expire(&self, at: Instance, orders: &[OrderId], grace: Grace) -> StoreResult<Vec<Order>>;
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use super::store_error::StoreResult;
 use crate::domain::batch_plan::{LogBatch, Plan, PlannedOrder};
 use crate::domain::sale::Sales;
-use crate::domain::{Decision, Fences, OrderRecord, Part, Position};
+use crate::domain::{Decision, Fences, Order, OrderRecord, Part, Position, RejectReason};
 
 /// What became of one batch.
 #[derive(Debug)]
@@ -36,20 +36,38 @@ pub struct TakenOver {
 pub struct Written {
     /// The stored position: the offset after the batch's last record.
     pub next_offset: i64,
-    /// The orders that the batch inserted, in offset order, with what was decided of them.
-    pub orders: Vec<(OrderRecord, Decision)>,
+    /// The orders that the batch inserted, in offset order.
+    pub orders: Vec<WrittenOrder>,
     /// The number of records whose order was there already.
     pub skipped: usize,
     /// The reasons of the batch's dead letters, in offset order.
     pub dead_letters: Vec<&'static str>,
 }
 
+/// An order that got its row, and what was decided of it.
+#[derive(Debug)]
+pub struct WrittenOrder {
+    /// Its record.
+    pub record: OrderRecord,
+    /// What was decided.
+    pub decision: Decision,
+    /// Why it was rejected, if it was.
+    pub reason: Option<RejectReason>,
+}
+
+impl WrittenOrder {
+    /// Makes the order as its buyer sees it. When its payment is due says only its row.
+    pub fn order(&self) -> Order {
+        Order { reason: self.reason, ..self.record.clone().into_order(self.decision.state) }
+    }
+}
+
 impl Written {
     /// Makes the report of a batch that was written as planned.
     pub fn of(batch: &LogBatch, plan: Plan) -> Self {
         let order = |order: PlannedOrder| {
-            let decision = order.decision();
-            (order.record, decision)
+            let (decision, reason) = (order.decision(), order.reason());
+            WrittenOrder { record: order.record, decision, reason }
         };
         Self {
             next_offset: batch.next_offset(),

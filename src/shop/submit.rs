@@ -370,7 +370,7 @@ impl Shop {
         if state == OrderState::Reserved {
             self.memory.catalog.note_late(looks);
         }
-        reply_to.tell(Ok(Accepted::new(pending_order(record, state), false)));
+        reply_to.tell(Ok(Accepted::new(record.into_order(state), false)));
         let appended = match in_time {
             Ok(appended) => appended,
             Err(_) => append.await,
@@ -414,7 +414,7 @@ impl Shop {
             Some(order) => order,
             None => Order {
                 is_delayed: self.is_delayed(&held).await,
-                ..pending_order(OrderRecord { accepted_ms: held.reserved_ms, ..record }, held.state)
+                ..OrderRecord { accepted_ms: held.reserved_ms, ..record }.into_order(held.state)
             },
         };
         Accepted::new(order, replayed)
@@ -437,24 +437,6 @@ impl Shop {
             };
             shop.queues.sold_out.set_winners(&bucket, &sku, winners, until);
         });
-    }
-}
-
-/// Makes the order of a record that has no row yet.
-fn pending_order(record: OrderRecord, state: OrderState) -> Order {
-    Order {
-        id: record.order_id,
-        sale: record.sale_id,
-        sku: record.sku_id,
-        user: record.user_id,
-        quantity: record.quantity,
-        unit_price: record.unit_price,
-        reference: record.reference,
-        state,
-        reason: None,
-        accepted_ms: record.accepted_ms,
-        expires_ms: None,
-        is_delayed: false,
     }
 }
 

@@ -82,7 +82,7 @@ impl ExpirySweeper {
             Err(error) if error.kind == ErrorKind::Broken && found.len() > 1 => {
                 Ok((found.len(), self.expire_each(at, &found).await))
             }
-            expired => Ok((found.len(), expired?)),
+            expired => Ok((found.len(), expired?.len())),
         }
     }
 
@@ -92,7 +92,7 @@ impl ExpirySweeper {
         let mut done = 0;
         for order in orders {
             match self.changes.expire(at, &[*order], self.grace).await {
-                Ok(expired) => done += expired,
+                Ok(expired) => done += expired.len(),
                 Err(error) => tracing::error!(%order, %error, "an overdue order cannot expire"),
             }
         }

@@ -10,6 +10,7 @@ mod log;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::announcer::Announcer;
 use super::driver::{Progress, Signal, Task};
 use super::order_writer::{self, OrderWriter};
 use super::outbox_relay::{self, OutboxRelay};
@@ -22,6 +23,7 @@ use crate::domain::{
     SkuId, UserId,
 };
 use crate::memory::catalog::Catalog;
+use crate::memory::streams::Streams;
 use crate::ports::{OrderLog as _, StoreResult};
 use crate::shutdown::Tasks;
 
@@ -95,7 +97,9 @@ impl World {
         let database = Arc::new(Database::new(map, sale.clone(), bucket, chance.clone()));
         let catalog = Arc::new(Catalog::default());
         let tasks = Tasks::on_current_runtime();
+        let nobody = Arc::new(Streams::of_nobody(clock.clone()));
         let parts = order_writer::Parts {
+            announcer: Arc::new(Announcer::new(nobody, None, |_| "".into())),
             order_log: log.clone(),
             order_writes: database.clone(),
             positions: database.clone(),

@@ -50,6 +50,7 @@ mod retention;
 mod rules;
 mod settling;
 mod slow_clients;
+mod streams;
 mod tokens;
 mod web;
 mod webhooks;

@@ -11,6 +11,7 @@ mod ending;
 mod harness;
 mod provider;
 mod receiver;
+mod stream_client;
 mod stripe;
 mod wishes;
 
@@ -66,6 +67,8 @@ mod several_servers;
 mod sick_redis;
 #[cfg(feature = "embedded")]
 mod sqlite_model;
+#[cfg(feature = "distributed")]
+mod streams;
 #[cfg(all(feature = "distributed", feature = "embedded"))]
 mod transfer;
 #[cfg(feature = "distributed")]

@@ -88,8 +88,8 @@ impl Hammer {
             let BatchOutcome::Written(written) = outcome.expect("no deadlock") else {
                 panic!("position moved")
             };
-            let waiting = written.orders.iter().filter(|(_, decision)| decision.buyer_keeps.is_none());
-            self.written.lock().expect("sound").extend(waiting.map(|(record, _)| record.order_id));
+            let waiting = written.orders.iter().filter(|order| order.decision.buyer_keeps.is_none());
+            self.written.lock().expect("sound").extend(waiting.map(|order| order.record.order_id));
             (start, batches) = (batch.next_offset(), batches + 1);
         }
         self.writing.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
@@ -122,7 +122,7 @@ impl Hammer {
         while self.is_written_to() {
             let overdue = Overdue { at: Instance::FIRST, months: &months, grace: NONE };
             let found = changes.overdue(overdue, 30).await.expect("a read");
-            expired += changes.expire(Instance::FIRST, &found, NONE).await.expect("no deadlock");
+            expired += changes.expire(Instance::FIRST, &found, NONE).await.expect("no deadlock").len();
         }
         expired
     }

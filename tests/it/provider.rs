@@ -90,6 +90,14 @@ impl Provider {
         Self { simulator, events: events.expect("a sender") }
     }
 
+    /// Tells the shop what happens, again and again.
+    pub async fn tells(&self) {
+        loop {
+            self.events.run_once().await;
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    }
+
     /// Presses a button on a payment page, as a buyer does in a browser.
     pub async fn press(&self, page: &str, button: &str) -> Answer {
         let path = page.strip_prefix(&format!("http://{}", self.simulator.address)).expect("its own page");

@@ -7,13 +7,17 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use seckill::app::Role;
 use seckill::config::{Config, Mode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
+use tokio_tungstenite::connect_async;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
 use crate::harness::ports::free_address;
 use crate::harness::{TestShop, config, eventually, migrated, open, remove, token};
+use crate::stream_client::{EventStream, ticket};
 
 /// How many buyers click at once.
 const CLICKERS: usize = 4;
@@ -275,4 +279,44 @@ async fn nginx_keeps_what_everybody_may_see_and_no_refusal() {
     second.stop().await;
     first.finish().await;
     remove(&config).await;
+}
+
+/// Events come through a proxy as they happen, however it buffers answers, and so do the messages of a WebSocket.
+async fn streams_come_through(start: fn(&[&TestShop; 2]) -> Proxy) {
+    let (config, first, mut second) = two_fronts(&[]).await;
+    let proxy = start(&[&first, &second]);
+    is_up(&proxy).await;
+    // The ticket of one front serves at the other.
+    let query = format!("sale=drop&ticket={}", ticket(&first, "ada").await);
+    let mut stream = EventStream::open(proxy.address, &query, &[]).await.expect("a stream");
+    assert_eq!(stream.next().await.expect("an event").name, "sale");
+    let query = format!("sale=drop&ticket={}", ticket(&second, "ada").await);
+    let url = format!("ws://{}/api/v1/ws?{query}", proxy.address);
+    let mut request = url.into_client_request().expect("a request");
+    let origin = format!("http://{}", proxy.address).parse().expect("a header");
+    request.headers_mut().insert("Origin", origin);
+    let (mut socket, _) = connect_async(request).await.expect("a socket");
+    let bought = first.buy("ada", "drop", "phone", "k").await.json()["id"].clone();
+    let order = bought.as_str().expect("an id");
+    stream.order(order, "awaiting_payment").await;
+    loop {
+        let message = socket.next().await.expect("it is open").expect("it is open").into_data();
+        if String::from_utf8_lossy(&message).contains("awaiting_payment") {
+            break;
+        }
+    }
+    drop((stream, socket, proxy));
+    second.stop().await;
+    first.finish().await;
+    remove(&config).await;
+}
+
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
+async fn streams_come_through_nginx() {
+    Box::pin(streams_come_through(nginx)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
+async fn streams_come_through_haproxy() {
+    Box::pin(streams_come_through(haproxy)).await;
 }

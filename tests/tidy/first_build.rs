@@ -9,7 +9,7 @@ use crate::root;
 
 /// The most units that cargo compiles or runs: each package once, its build script twice (compiled and run), and the
 /// program. `cargo build --timings` counts the same. A change that raises the number says so in an ADR.
-const UNITS_MAX: usize = 315;
+const UNITS_MAX: usize = 320;
 
 fn answer(program: &str, args: &[&str]) -> String {
     let done = Command::new(program).args(args).current_dir(root()).output().expect("it runs");
@@ -28,7 +28,7 @@ fn host() -> String {
 }
 
 #[test]
-fn the_demo_compiles_at_most_315_units() {
+fn the_demo_compiles_at_most_320_units() {
     let demo = ["--no-default-features", "--features", "embedded", "--offline"];
     let tree = [&["tree", "-p", "seckill", "-e", "normal,build", "--prefix", "none", "-f", "{p}"][..], &demo]
         .concat();

@@ -53,7 +53,7 @@ pub async fn write_apart(mysql: &Mysql, record: &OrderRecord, sales: &Sales) -> 
     match decide(mysql, &batch, sales, Place::Apart).await? {
         BatchOutcome::Written(written) => {
             let order = written.orders.first();
-            Ok(order.map_or(Redecided::Known, |(_, decision)| Redecided::Written(*decision)))
+            Ok(order.map_or(Redecided::Known, |order| Redecided::Written(order.decision)))
         }
         BatchOutcome::PositionMoved { .. } => Err(StoreError::broken("write apart", "no position was asked")),
     }

@@ -165,7 +165,7 @@ impl MysqlOrderChanges {
         sqlx::raw_sql(AssertSqlSafe(text)).fetch_all(self.mysql.pool(orders.at)).await
     }
 
-    async fn expire_rows(&self, at: Instance, orders: &[OrderId], grace: Grace) -> StoreResult<usize> {
+    async fn expire_rows(&self, at: Instance, orders: &[OrderId], grace: Grace) -> StoreResult<Vec<Order>> {
         let mut tx = self.mysql.begin(at, CONTEXT).await?;
         let mut found: Vec<Order> = Vec::new();
         for ((shard, month), ids) in by_table(orders.iter(), |order| **order) {
@@ -203,7 +203,7 @@ impl MysqlOrderChanges {
         mut orders: Vec<Order>,
         grace: Grace,
         tx: &mut Tx,
-    ) -> StoreResult<usize> {
+    ) -> StoreResult<Vec<Order>> {
         let mut waiting = BTreeSet::new();
         for Unsettled { payment, state, closing_for_ms, asks } in self.unsettled(&orders, tx).await? {
             if state != PaymentState::Closing {
@@ -217,12 +217,13 @@ impl MysqlOrderChanges {
         }
         orders.retain(|order| !waiting.contains(&order.id));
         if orders.is_empty() {
-            return Ok(0);
+            return Ok(orders);
         }
         let (arrow, mover) = (OrderEvent::Expire.arrow(), &Mover::EXPIRY);
         let expire = Along { arrow, restock: true, mover, times: None };
         self.moves.follow(at, expire, &orders, tx).await?;
-        Ok(orders.len())
+        orders.iter_mut().for_each(|order| order.state = arrow.to);
+        Ok(orders)
     }
 
     /// Reads the payments of locked orders about which the provider has not given its final answer. Who opens one locks
@@ -301,7 +302,7 @@ impl OrderChanges for MysqlOrderChanges {
         self.mysql.read(OVERDUE, self.read_overdue(orders, limit)).await
     }
 
-    async fn expire(&self, at: Instance, orders: &[OrderId], grace: Grace) -> StoreResult<usize> {
+    async fn expire(&self, at: Instance, orders: &[OrderId], grace: Grace) -> StoreResult<Vec<Order>> {
         let mut orders = orders.to_vec();
         orders.sort_unstable();
         self.mysql.change(at, CONTEXT, self.expire_rows(at, &orders, grace)).await

@@ -14,11 +14,14 @@ use std::thread::ThreadId;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use deadpool_redis::{Connection, Manager, Pool};
 use metrics::histogram;
-use redis::aio::MultiplexedConnection;
+use redis::aio::{MultiplexedConnection, PubSub};
 use redis::{
-    AsyncConnectionConfig, Cmd, FromRedisValue, IntoConnectionInfo, RedisError, Script, ScriptInvocation,
+    AsyncConnectionConfig, Client, Cmd, FromRedisValue, IntoConnectionInfo, RedisError, Script,
+    ScriptInvocation,
 };
 
 use crate::clock::{Clock, Moment};
@@ -30,6 +33,8 @@ use crate::ports::{Duty, Effect, ErrorKind, Fault, Probe, StoreError, StoreResul
 /// Holds the connections to Redis, the time limit of their calls, and the prefix of the keys.
 pub struct RedisLink {
     pool: Pool,
+    /// Makes connections that hear channels.
+    client: Client,
     shared: Mutex<Shared>,
     response_timeout: Duration,
     prefix: String,
@@ -152,6 +157,7 @@ impl RedisLink {
         let connection = AsyncConnectionConfig::new()
             .set_response_timeout(Some(response_timeout))
             .set_connection_timeout(Some(Duration::from_millis(config.connect_timeout_ms)));
+        let client = Client::open(info.clone()).map_err(open)?;
         let manager = Manager::new_with_config(info, connection).map_err(open)?;
         let pool = Pool::builder(manager)
             .max_size(config.pool_connections_max)
@@ -160,7 +166,7 @@ impl RedisLink {
             .map_err(|error| StoreError::broken("build the Redis pool", error.to_string()))?;
         let prefix = config.key_prefix.clone();
         let probe = Script::new(include_str!("../../../lua/probe.lua"));
-        Ok(Self { pool, shared: Mutex::default(), response_timeout, prefix, clock, probe })
+        Ok(Self { pool, client, shared: Mutex::default(), response_timeout, prefix, clock, probe })
     }
 
     /// Answers the names of a bucket's keys.
@@ -205,6 +211,31 @@ impl RedisLink {
     /// Answers the name of a bucket of tokens that all processes share. One call asks for many, so they share a slot.
     pub fn limit(&self, bucket: &str) -> String {
         format!("{}{{limits}}:{bucket}", self.prefix)
+    }
+
+    /// Answers the name of the channel of announcements.
+    pub fn announcements(&self) -> String {
+        format!("{}announcements", self.prefix)
+    }
+
+    /// Answers the name of a ticket of a stream, by the SHA-256 of its text.
+    pub fn stream_ticket(&self, hash: [u8; 32]) -> String {
+        format!("{}stream_ticket:{}", self.prefix, URL_SAFE_NO_PAD.encode(hash))
+    }
+
+    /// Makes a connection of its own, which hears channels.
+    ///
+    /// # Errors
+    /// When there is none in time.
+    pub async fn channels(&self, context: &'static str) -> StoreResult<PubSub> {
+        let made = self.clock.timeout(self.response_timeout, self.client.get_async_pubsub()).await;
+        let unavailable = |source: Box<dyn std::error::Error + Send + Sync>| StoreError {
+            kind: ErrorKind::Unavailable,
+            effect: Effect::NotApplied,
+            context,
+            source,
+        };
+        made.map_err(|late| unavailable(Box::new(late)))?.map_err(|error| unavailable(Box::new(error)))
     }
 
     /// Answers the name of a set of copies of orders. `form` is the form of the copies.

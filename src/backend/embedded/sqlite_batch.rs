@@ -92,7 +92,7 @@ pub async fn write_apart(
         return Ok(Redecided::Poison(poison));
     }
     let written = decide(connection, &batch, sales, map, now_ms).await?;
-    Ok(written.orders.first().map_or(Redecided::Known, |(_, decision)| Redecided::Written(*decision)))
+    Ok(written.orders.first().map_or(Redecided::Known, |order| Redecided::Written(order.decision)))
 }
 
 async fn decide(

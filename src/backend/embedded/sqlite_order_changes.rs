@@ -17,7 +17,7 @@ use super::sqlite_rows::{column, failed, number, parsed};
 use crate::domain::order::RejectReason;
 use crate::domain::order_life::{OrderEvent, Step};
 use crate::domain::payment::PaymentState;
-use crate::domain::{Instance, Mover, OrderId, OrderMove, OrderRecord, OrderState, Reference};
+use crate::domain::{Instance, Mover, Order, OrderId, OrderMove, OrderRecord, OrderState, Reference};
 use crate::ports::{Ending, Grace, Moved, OrderChanges, Overdue, StoreResult};
 
 const CONTEXT: &str = "change order";
@@ -125,7 +125,7 @@ impl OrderChanges for SqliteOrderChanges {
         rows.iter().map(|row| parsed(row, "order_id", OrderId::parse)).collect()
     }
 
-    async fn expire(&self, _: Instance, orders: &[OrderId], grace: Grace) -> StoreResult<usize> {
+    async fn expire(&self, _: Instance, orders: &[OrderId], grace: Grace) -> StoreResult<Vec<Order>> {
         let text = format!(
             "SELECT {COLUMNS} FROM orders WHERE order_id IN (SELECT value FROM json_each(?)) AND state = ? \
              AND expires_ms < ?"
@@ -140,13 +140,14 @@ impl OrderChanges for SqliteOrderChanges {
                 .fetch_all(&mut *connection)
                 .await
                 .map_err(|error| failed(CONTEXT, error))?;
-            let mut expired = 0;
+            let mut expired = Vec::new();
             for row in &rows {
                 let order = read(row)?;
                 if !must_wait(connection, order.id, now_ms, grace).await? {
                     let expire = (OrderEvent::Expire.arrow(), true, &Mover::EXPIRY);
-                    follow(connection, expire, order, now_ms).await?;
-                    expired += 1;
+                    if let Moved::Done { order, .. } = follow(connection, expire, order, now_ms).await? {
+                        expired.push(*order);
+                    }
                 }
             }
             Ok(expired)

@@ -55,8 +55,9 @@ impl Guide<'_> {
         line(&format!("seckill {version}, embedded: one process, one SQLite file; ready in {took_ms} ms"));
         line(&format!("  folder     {}", self.folder.display()));
         line(&format!("  found      {}", self.found.map_or("nothing yet".to_owned(), recovered)));
-        line(&format!("  shoppers   http://{shopper}/api/v1/sales"));
-        line(&format!("  operators  http://{admin}/readyz?verbose   http://{admin}/metrics"));
+        line(&format!("  shop       http://{shopper}/shop   open it in a browser: buy, pay, watch"));
+        line(&format!("  shoppers   http://{shopper}/docs   every call, to try"));
+        line(&format!("  operators  http://{admin}/console   http://{admin}/ops   http://{admin}/docs"));
         line(&format!(
             "  sale       {sale}: {units} units of {sku}, one per buyer, opens in {opens_in_s} s ({clock} UTC)"
         ));

@@ -25,11 +25,13 @@ pub enum Way {
     SaleRead,
     /// `GET /sales`.
     SaleList,
+    /// `GET /stream` and `GET /ws`.
+    Stream,
 }
 
 impl Way {
     /// All ways.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Purchase,
         Self::Token,
         Self::OrderRead,
@@ -38,11 +40,12 @@ impl Way {
         Self::Cancel,
         Self::SaleRead,
         Self::SaleList,
+        Self::Stream,
     ];
 
     /// Answers whether its requests name a user, by their token.
     pub(super) fn names_user(self) -> bool {
-        !matches!(self, Self::SaleRead | Self::SaleList)
+        !matches!(self, Self::SaleRead | Self::SaleList | Self::Stream)
     }
 
     /// Answers whether its requests name a sale, by their path.
@@ -61,6 +64,7 @@ impl Way {
             Self::Cancel => "cancel",
             Self::SaleRead => "sale_read",
             Self::SaleList => "sale_list",
+            Self::Stream => "stream",
         }
     }
 
@@ -75,6 +79,7 @@ impl Way {
             Self::Cancel => 5,
             Self::SaleRead => 6,
             Self::SaleList => 7,
+            Self::Stream => 8,
         }
     }
 }

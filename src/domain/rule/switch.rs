@@ -20,12 +20,14 @@ pub enum Switch {
     NoLists,
     /// Waiting for a decision: the answer comes at once.
     NoWaits,
+    /// Streams: those that there are end, and their clients ask again and again instead.
+    NoStreams,
 }
 
 impl Switch {
     /// All switches.
-    pub const ALL: [Self; 5] =
-        [Self::ReadOnly, Self::NoPurchases, Self::NoNewSales, Self::NoLists, Self::NoWaits];
+    pub const ALL: [Self; 6] =
+        [Self::ReadOnly, Self::NoPurchases, Self::NoNewSales, Self::NoLists, Self::NoWaits, Self::NoStreams];
 
     /// Answers its word.
     pub fn as_str(self) -> &'static str {
@@ -35,6 +37,7 @@ impl Switch {
             Self::NoNewSales => "no_new_sales",
             Self::NoLists => "no_lists",
             Self::NoWaits => "no_waits",
+            Self::NoStreams => "no_streams",
         }
     }
 
@@ -46,6 +49,7 @@ impl Switch {
             Self::NoNewSales => 2,
             Self::NoLists => 3,
             Self::NoWaits => 4,
+            Self::NoStreams => 5,
         }
     }
 
@@ -55,6 +59,7 @@ impl Switch {
             Self::ReadOnly => matches!(way, Way::Purchase | Way::Token | Way::Pay | Way::Cancel),
             Self::NoPurchases => matches!(way, Way::Purchase | Way::Token),
             Self::NoLists => matches!(way, Way::OrderList | Way::SaleList),
+            Self::NoStreams => way == Way::Stream,
             Self::NoNewSales | Self::NoWaits => false,
         }
     }

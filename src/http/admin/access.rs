@@ -2,13 +2,14 @@
 
 use actix_web::HttpRequest;
 use actix_web::http::Method;
-use actix_web::http::header::{COOKIE, HOST, HeaderName, ORIGIN};
+use actix_web::http::header::HeaderName;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use crate::domain::{ApiKey, Change, Scope};
 use crate::http::auth::{Cause, api_key_hash, bearer};
-use crate::http::headers::sole;
+use crate::http::cookies::{cookie_of, is_of_own_page};
+use crate::http::headers::{TwoValues, sole};
 use crate::http::middleware::RequestId;
 use crate::http::problem::{Code, Problem};
 use crate::http::{Context, extract};
@@ -65,15 +66,10 @@ async fn page(request: &HttpRequest, context: &Context) -> Result<ApiKey, Proble
 /// # Errors
 /// `forbidden`.
 pub fn refuse_others(request: &HttpRequest, session: &str) -> Result<(), Problem> {
-    let text = |name: &HeaderName| sole(request, name).ok().flatten();
-    let origin = text(&ORIGIN).and_then(|value| std::str::from_utf8(value).ok());
-    let host = text(&HOST).and_then(|value| std::str::from_utf8(value).ok());
-    let host_of = |origin: &str| origin.split_once("://").map(|(_, host)| host.to_ascii_lowercase());
-    let is_own =
-        origin.and_then(host_of).is_some_and(|of| host.is_some_and(|host| host.eq_ignore_ascii_case(&of)));
     let token = csrf_token(session);
-    let is_meant = text(&CSRF).is_some_and(|sent| bool::from(sent.ct_eq(token.as_bytes())));
-    if is_own && is_meant {
+    let sent = sole(request, &CSRF).ok().flatten();
+    let is_meant = sent.is_some_and(|sent| bool::from(sent.ct_eq(token.as_bytes())));
+    if is_of_own_page(request) && is_meant {
         return Ok(());
     }
     Err(Problem::new(Code::Forbidden).detail(
@@ -86,27 +82,12 @@ pub fn csrf_token(session: &str) -> String {
     const_hex::encode(Sha256::new().chain_update("csrf ").chain_update(session).finalize())
 }
 
-/// Finds the text of the session in a request's cookies. That of a page behind TLS goes first, because no other host
-/// can have set it.
+/// Finds the text of the session in a request's cookies.
 ///
 /// # Errors
 /// `unauthenticated` when there are two different ones of one name.
 pub fn session_text(request: &HttpRequest) -> Result<Option<&str>, Problem> {
-    let of_name = |wanted: &'static str| {
-        let lines = request.headers().get_all(COOKIE).filter_map(|line| line.to_str().ok());
-        let cookies =
-            lines.flat_map(|line| line.split(';')).filter_map(|cookie| cookie.trim().split_once('='));
-        cookies.filter(move |(name, _)| *name == wanted).map(|(_, text)| text)
-    };
-    for name in COOKIES {
-        let mut texts = of_name(name);
-        let Some(first) = texts.next() else { continue };
-        if texts.any(|other| other != first) {
-            return Err(Cause::Malformed.refuse());
-        }
-        return Ok(Some(first));
-    }
-    Ok(None)
+    cookie_of(request, COOKIES).map_err(|TwoValues| Cause::Malformed.refuse())
 }
 
 /// Makes the row of the audit log for the change that this request is about to make.

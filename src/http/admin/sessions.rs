@@ -2,7 +2,7 @@
 //! under `/api/v1/admin`.
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CACHE_CONTROL, ORIGIN, SET_COOKIE};
+use actix_web::http::header::{CACHE_CONTROL, SET_COOKIE};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, web};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -13,6 +13,7 @@ use crate::domain::scope::Role;
 use crate::domain::{ApiKey, Scope};
 use crate::http::auth::{Cause, api_key_hash, random_text};
 use crate::http::contract::For;
+use crate::http::cookies::{is_secure, set_cookie};
 use crate::http::operation::{Operation, Verb, operation};
 use crate::http::problem::{Code, Problem};
 use crate::http::shopper::rfc3339;
@@ -74,7 +75,7 @@ pub async fn begin(request: HttpRequest, context: web::Data<Context>) -> Result<
     let change = change(&request, &key, "session_begin", "signed in");
     let session = context.shop.begin_session(api_key_hash(&text), (key_hash, &key), &change).await?;
     let mut response = HttpResponse::Created();
-    response.insert_header((SET_COOKIE, cookie(&request, &text, SESSION_MAX_MS / 1000)));
+    response.insert_header((SET_COOKIE, set_cookie(&request, COOKIES, &text, SESSION_MAX_MS / 1000)));
     if is_secure(&request) {
         // A session that was begun before the page was behind TLS.
         response.append_header((
@@ -104,19 +105,7 @@ pub async fn end(request: HttpRequest, context: web::Data<Context>) -> Result<Ht
     let text = session_text(&request)?.ok_or_else(|| Cause::Missing.refuse())?;
     refuse_others(&request, text)?;
     context.shop.end_session(api_key_hash(text)).await?;
-    Ok(HttpResponse::NoContent().insert_header((SET_COOKIE, cookie(&request, "", 0))).finish())
-}
-
-/// Answers whether the page of a request is behind TLS.
-fn is_secure(request: &HttpRequest) -> bool {
-    let origin = request.headers().get(ORIGIN).and_then(|origin| origin.to_str().ok());
-    origin.is_some_and(|origin| origin.starts_with("https://"))
-}
-
-/// Makes the cookie of a session. Behind TLS no other host can set it, and no connection without TLS has it.
-fn cookie(request: &HttpRequest, text: &str, seconds: i64) -> String {
-    let (name, secure) = if is_secure(request) { (COOKIES[0], "; Secure") } else { (COOKIES[1], "") };
-    format!("{name}={text}; Path=/; HttpOnly; SameSite=Strict; Max-Age={seconds}{secure}")
+    Ok(HttpResponse::NoContent().insert_header((SET_COOKIE, set_cookie(&request, COOKIES, "", 0))).finish())
 }
 
 fn respond(response: &mut HttpResponseBuilder, key: &ApiKey, session: &Session, text: &str) -> HttpResponse {

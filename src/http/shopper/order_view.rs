@@ -1,6 +1,7 @@
 //! Orders as their buyers see them.
 
 use std::ops::Not;
+use std::sync::Arc;
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -89,6 +90,16 @@ struct Links {
 /// Makes the order's view.
 pub fn view<'a>(order: &'a Order, context: &Context) -> View<'a> {
     let poll_after_ms = || with_jitter(context.shop.poll_after_ms(order));
+    View { poll_after_ms: order.state.is_pending().then(poll_after_ms), ..decided_view(order) }
+}
+
+/// Writes what a stream tells of an order that is decided: its view.
+pub fn order_text(order: &Order) -> Arc<str> {
+    serde_json::to_string(&decided_view(order)).expect("a view always serialises").into()
+}
+
+/// Makes the view of an order that nobody has to ask for again.
+fn decided_view(order: &Order) -> View<'_> {
     let expires_ms = order.expires_ms.filter(|_| !order.state.is_final());
     View {
         id: order.id,
@@ -103,7 +114,7 @@ pub fn view<'a>(order: &'a Order, context: &Context) -> View<'a> {
         reference: order.reference.as_ref(),
         accepted_at: rfc3339(order.accepted_ms),
         expires_at: expires_ms.map(rfc3339),
-        poll_after_ms: order.state.is_pending().then(poll_after_ms),
+        poll_after_ms: None,
         links: Links { order: link(order.id), sale: format!("/api/v1/sales/{}", order.sale) },
     }
 }

@@ -165,7 +165,7 @@ pub async fn place(
 }
 
 async fn purchase(request: &HttpRequest, body: &[u8], context: &Context) -> Result<Purchase, Problem> {
-    let Shopper { user, device, is_device_proven } = extract::shopper(request, context).await?;
+    let Shopper { user, device, is_device_proven, .. } = extract::shopper(request, context).await?;
     let key = extract::idempotency_key(request)?;
     let PlaceBody { sku_id, quantity, reference, purchase_token } = extract::json(request, body)?;
     let sale = sale_of(request.path()).or_else(|| request.match_info().get("sale"));

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use super::rfc3339;
 use crate::domain::rule::Way;
 use crate::domain::sale::Phase;
-use crate::domain::{Access, Item, Money, Sale, SaleId, SkuId};
+use crate::domain::{Access, DeviceId, Item, Money, Sale, SaleId, SkuId, UserId};
 use crate::http::auth::Shopper;
 use crate::http::contract::For;
 use crate::http::operation::{Operation, Verb, operation};
@@ -20,6 +20,7 @@ use crate::http::problem::{Code, Problem};
 use crate::http::rules::pass;
 use crate::http::{Context, extract};
 use crate::memory::catalog::{Snapshot, StockBand};
+use crate::memory::streams::{SaleTopics, Topic};
 use utoipa::ToSchema;
 
 /// How long after its end a sale is still listed.
@@ -225,6 +226,56 @@ impl Audience {
             Self::Known(shopper) => Some((&shopper.user, shopper.proven_device())),
         };
         context.shop.traffic().shows(sale, who)
+    }
+}
+
+/// Answers whether a sale may be told of to somebody.
+///
+/// # Errors
+/// `sale_not_found` as [`read`], also for a settled one, of which nothing is to be told; `dependency_unavailable` as
+/// [`list`].
+pub fn visible(
+    sale: &SaleId,
+    who: Option<(&UserId, Option<&DeviceId>)>,
+    context: &Context,
+) -> Result<(), Problem> {
+    let snapshot = read_catalog(context)?;
+    let is_there = snapshot.visible(sale, context.shop.now_ms()).is_some();
+    let is_shown = is_there && context.shop.traffic().shows(sale, who);
+    if is_shown { Ok(()) } else { Err(Problem::new(Code::SaleNotFound)) }
+}
+
+/// Makes what streams tell of a sale; `None` for one that shoppers do not see.
+pub fn topics(snapshot: &Snapshot, id: &SaleId, now_ms: i64) -> Option<SaleTopics> {
+    let (sale, phase) = snapshot.visible(id, now_ms)?;
+    let written = |view: &SaleView<'_>| serde_json::to_string(view).expect("a view always serialises");
+    let view = SaleView::of(sale, phase, snapshot);
+    let stock = StockText { sale_id: id, items: view.items.iter().map(StockItem::of).collect() };
+    let stock = serde_json::to_string(&stock).expect("a view always serialises");
+    // Its bands are told on their own.
+    let without_stock = written(&SaleView::with(sale, phase, |_| StockBand::Plenty));
+    Some(SaleTopics {
+        sale: Topic::new(written(&view), &without_stock),
+        stock: Topic::new(stock.clone(), &stock),
+    })
+}
+
+/// What streams tell of a sale's stock.
+#[derive(Serialize)]
+struct StockText<'a> {
+    sale_id: &'a SaleId,
+    items: Vec<StockItem<'a>>,
+}
+
+#[derive(Serialize)]
+struct StockItem<'a> {
+    sku_id: &'a SkuId,
+    stock: StockBand,
+}
+
+impl<'a> StockItem<'a> {
+    fn of(item: &ItemView<'a>) -> Self {
+        Self { sku_id: item.sku_id, stock: item.stock }
     }
 }
 

@@ -8,6 +8,7 @@ use crate::domain::ShardMap;
 use crate::memory::catalog::Catalog;
 use crate::ports::{Inventory, OrderLog, OrderWrites, Positions, SaleStore};
 use crate::shutdown::Tasks;
+use crate::worker::announcer::Announcer;
 
 /// The parts of the process that a writer needs.
 #[derive(Clone)]
@@ -22,6 +23,8 @@ pub struct Parts {
     pub sales: Arc<dyn SaleStore>,
     /// The inventory, whose holds are marked with what was decided.
     pub inventory: Arc<dyn Inventory>,
+    /// Tells whoever listens of orders that got their rows.
+    pub announcer: Arc<Announcer>,
     /// The sales as the process knows them.
     pub catalog: Arc<Catalog>,
     /// The clock that says when a batch has waited long enough.

@@ -14,14 +14,18 @@ use crate::memory::catalog::Catalog;
 use crate::metrics::{
     DEAD_LETTERS, ORDER_PERSIST, ORDERS, RECORDS_SKIPPED, WRITER_BATCH, WRITER_COMMIT, WRITER_RETRIES,
 };
-use crate::ports::{BatchOutcome, ErrorKind, Inventory, OrderWrites, SaleStore, StoreResult, Written};
+use crate::ports::{
+    BatchOutcome, ErrorKind, Inventory, OrderWrites, SaleStore, StoreResult, Written, WrittenOrder,
+};
 use crate::shutdown::Tasks;
+use crate::worker::announcer::Announcer;
 
 /// Everything that the writing of one batch needs.
 pub struct Writing {
     order_writes: Arc<dyn OrderWrites>,
     sales: Arc<dyn SaleStore>,
     inventory: Arc<dyn Inventory>,
+    announcer: Arc<Announcer>,
     catalog: Arc<Catalog>,
     clock: Clock,
     map: ShardMap,
@@ -38,6 +42,7 @@ impl Writing {
             order_writes: parts.order_writes.clone(),
             sales: parts.sales.clone(),
             inventory: parts.inventory.clone(),
+            announcer: parts.announcer.clone(),
             catalog: parts.catalog.clone(),
             clock: parts.clock.clone(),
             map: parts.map,
@@ -101,8 +106,8 @@ impl Writing {
         Ok(sales)
     }
 
-    /// Counts what was written, and spawns the marking of the holds (step 13). That is best effort, because MySQL is
-    /// the truth whatever happens here.
+    /// Counts what was written, tells whoever listens, and spawns the marking of the holds (step 13). That is best
+    /// effort, because MySQL is the truth whatever happens here.
     fn after_commit(&self, written: &Written) {
         let rows = u32::try_from(written.orders.len()).unwrap_or(u32::MAX);
         histogram!(WRITER_BATCH).record(f64::from(rows));
@@ -113,7 +118,7 @@ impl Writing {
         let now_ms = self.clock.now_ms();
         let sales = self.catalog.snapshot().sales.clone();
         let mut decided = Decided::new();
-        for (record, decision) in &written.orders {
+        for WrittenOrder { record, decision, .. } in &written.orders {
             counter!(ORDERS, "status" => decision.state.as_str()).increment(1);
             let age_ms = u64::try_from(now_ms.saturating_sub(record.accepted_ms)).unwrap_or(0);
             histogram!(ORDER_PERSIST).record(Duration::from_millis(age_ms).as_secs_f64());
@@ -123,6 +128,7 @@ impl Writing {
                 decided.entry(bucket).or_default().push(*decision);
             }
         }
+        self.announcer.tell(written.orders.iter().map(WrittenOrder::order));
         let inventory = self.inventory.clone();
         self.tasks.spawn(async move {
             for (bucket, decided) in decided {

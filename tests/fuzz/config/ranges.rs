@@ -46,6 +46,11 @@ ranges! {
     "limits.tokens_burst" limits.tokens_burst 0..=1_000_000;
     "catalog.refresh_ms" catalog.refresh_ms 50..=60_000;
     "cache.orders_max" cache.orders_max 0..=10_000_000;
+    "push.streams_max" push.streams_max 0..=1_000_000;
+    "push.user_max" push.user_max 1..=1000;
+    "push.address_max" push.address_max 1..=1_000_000;
+    "push.heartbeat_ms" push.heartbeat_ms 1000..=600_000;
+    "push.idle_ms" push.idle_ms 1000..=86_400_000;
     "shards.shards" shards.shards 1..=4096;
     "shards.partitions" shards.partitions 1..=4096;
     "shards.months_ahead" shards.months_ahead 1..=24;

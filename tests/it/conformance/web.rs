@@ -4,21 +4,25 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
 
 use seckill::config::Mode;
 
+use crate::harness::ports::free_address;
 use crate::harness::{API_KEY, Books, TestShop, temporary, token};
 use crate::provider::paying_shop;
 
 in_both_modes!(
     a_generated_client_buys_and_pays_and_gives_up,
     the_pages_of_the_contracts_work_without_other_servers,
+    shoppers_buy_and_pay_in_a_browser,
+    a_page_of_another_origin_buys_only_when_it_may,
 );
 
 const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/web");
+const FILES: [&str; 7] =
+    ["package.json", "tsconfig.json", "browser.ts", "client.ts", "cors.ts", "docs.ts", "shop.ts"];
 /// How long a program may run, in seconds.
-const LIMIT: &str = "120";
+const LIMIT: &str = "180";
 
 /// A folder with the programs of `tests/web`, compiled. It is removed at the end.
 struct Programs(PathBuf);
@@ -30,7 +34,7 @@ impl Programs {
         assert!(packages.exists(), "packages are missing: run `scripts/stack install web-tests chromium`");
         let this = Self(temporary(&format!("web-{shopper}")));
         std::fs::create_dir_all(&this.0).expect("a folder");
-        for file in ["package.json", "tsconfig.json", "client.ts", "docs.ts"] {
+        for file in FILES {
             std::fs::copy(Path::new(SOURCES).join(file), this.0.join(file)).expect("a copy");
         }
         std::os::unix::fs::symlink(&packages, this.0.join("node_modules")).expect("a link");
@@ -65,17 +69,11 @@ async fn a_generated_client_buys_and_pays_and_gives_up(mode: Mode) {
     shop.open_sale("drop", 2, &[("phone", 5)]).await;
     let programs = Programs::of(shop.shopper).await;
     let origin = format!("http://{}", shop.shopper);
-    let events = async {
-        loop {
-            provider.events.run_once().await;
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
     let bearer = token("ada");
     let settings = [("SHOP", origin.as_str()), ("TOKEN", bearer.as_str())];
     tokio::select! {
         () = programs.run("node", &["client.js"], &settings) => (),
-        () = events => unreachable!("it has no end"),
+        () = provider.tells() => unreachable!("it has no end"),
     }
     assert_eq!((shop.stage().orders("paid").await, shop.stage().orders("cancelled").await), (1, 1));
     shop.finish_with(Books::Audited).await;
@@ -85,11 +83,45 @@ async fn the_pages_of_the_contracts_work_without_other_servers(mode: Mode) {
     let shop = TestShop::start(mode).await;
     shop.open_sale("drop", 1, &[("phone", 5)]).await;
     let programs = Programs::of(shop.shopper).await;
+    let (public, admin) = (format!("http://{}", shop.shopper), format!("http://{}", shop.admin));
+    let shots = shots(mode);
+    let settings = [("SHOP", public.as_str()), ("ADMIN", &admin), ("KEY", API_KEY), ("SHOTS", &shots)];
+    programs.run("node", &["docs.js"], &settings).await;
+    shop.finish().await;
+}
+
+/// Answers the folder of the screenshots, which stay for people to look at.
+fn shots(mode: Mode) -> String {
     let shots = Path::new(env!("CARGO_TARGET_TMPDIR")).join("screenshots").join(mode.as_str());
     std::fs::create_dir_all(&shots).expect("a folder");
-    let (public, admin) = (format!("http://{}", shop.shopper), format!("http://{}", shop.admin));
-    let shots = shots.to_str().expect("text");
-    let settings = [("SHOP", public.as_str()), ("ADMIN", &admin), ("KEY", API_KEY), ("SHOTS", shots)];
-    programs.run("node", &["docs.js"], &settings).await;
+    shots.to_str().expect("text").to_owned()
+}
+
+async fn shoppers_buy_and_pay_in_a_browser(mode: Mode) {
+    let address = free_address().to_string();
+    let back = format!("http://{address}/shop?order={{order}}");
+    let (shop, provider) = paying_shop(mode, &[("http.bind", &address), ("payment.return_url", &back)]).await;
+    shop.let_anybody_buy();
+    let programs = Programs::of(shop.shopper).await;
+    let (public, admin) = (format!("http://{address}"), format!("http://{}", shop.admin));
+    let (pay, shots) = (format!("http://{}", provider.simulator.address), shots(mode));
+    let settings =
+        [("SHOP", public.as_str()), ("ADMIN", &admin), ("PAY", &pay), ("KEY", API_KEY), ("SHOTS", &shots)];
+    tokio::select! {
+        () = programs.run("node", &["shop.js"], &settings) => (),
+        () = provider.tells() => unreachable!("it has no end"),
+    }
+    shop.finish_with(Books::Audited).await;
+}
+
+async fn a_page_of_another_origin_buys_only_when_it_may(mode: Mode) {
+    let (good, bad) = (format!("http://{}", free_address()), format!("http://{}", free_address()));
+    let shop = TestShop::start_with(mode, &[("http.cors_origins", &good)]).await;
+    shop.open_sale("drop", 1, &[("phone", 5)]).await;
+    let programs = Programs::of(shop.shopper).await;
+    let (public, bearer) = (format!("http://{}", shop.shopper), token("ada"));
+    let settings = [("SHOP", public.as_str()), ("GOOD", &good), ("BAD", &bad), ("TOKEN", &bearer)];
+    programs.run("node", &["cors.js"], &settings).await;
+    assert_eq!(shop.stage().orders("awaiting_payment").await, 1);
     shop.finish().await;
 }

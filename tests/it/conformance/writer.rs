@@ -177,7 +177,7 @@ async fn the_first_orders_in_the_log_win_and_a_smaller_later_one_may_fit(mode: M
     let states: Vec<&str> = written(bench.write(&bench.batch(0, 0, payloads)).await)
         .orders
         .iter()
-        .map(|(_, decision)| decision.state.as_str())
+        .map(|order| order.decision.state.as_str())
         .collect();
     assert_eq!(states, ["awaiting_payment", "rejected", "awaiting_payment"]);
     bench.finish().await;

@@ -12,7 +12,7 @@ use crate::backend::distributed::mysql_text::list;
 use crate::domain::batch_plan::LogBatch;
 use crate::domain::told_order::{ToldOrder, arrow_of};
 use crate::domain::{Mover, Order, OrderId, OrderMove, OrderRecord, Part, Sales};
-use crate::ports::{StoreError, StoreResult};
+use crate::ports::{StoreError, StoreResult, WrittenOrder};
 
 /// Orders that are read at once.
 const READ_AT_ONCE: usize = 500;
@@ -124,7 +124,7 @@ impl Recoverer {
         let (mut made, mut unclear) = (0, Vec::new());
         for some in records.chunks(WRITTEN_AT_ONCE) {
             let written = mysql_batch::write_all_apart(&self.mysql, (part, some), sales).await?;
-            for (record, decision) in &written.orders {
+            for WrittenOrder { record, decision, .. } in &written.orders {
                 let told = record.decided.as_ref().map(|decided| decided.state);
                 if told == Some(decision.state) {
                     made += 1;

@@ -1,0 +1,77 @@
+//! Tells streams how their sales stand, keeps them alive, and ends those that are over. It stands here because no
+//! worker may use the shop.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::domain::SaleId;
+use crate::domain::rule::Switch;
+use crate::domain::stream::End;
+use crate::http::shopper::sales::topics;
+use crate::memory::streams::{Listener, Streams};
+use crate::ports::StoreResult;
+use crate::shop::Shop;
+use crate::worker::driver::{Progress, Task};
+
+/// How often is looked at what this process knows of the sales.
+const PERIOD: Duration = Duration::from_millis(100);
+
+/// The keeper of the streams of a process.
+pub struct StreamKeeper {
+    /// The shop.
+    pub shop: Arc<Shop>,
+    /// Its streams.
+    pub streams: Arc<Streams>,
+    /// What was told of each sale last: the digests of the sale and of its stock.
+    pub told: Mutex<BTreeMap<SaleId, (u64, u64)>>,
+}
+
+impl StreamKeeper {
+    fn tell_sales(&self) -> usize {
+        let (snapshot, now_ms) = (self.shop.catalog(), self.shop.now_ms());
+        let mut told = self.told.lock().expect("no code panics while holding it");
+        let before = std::mem::take(&mut *told);
+        let mut done = 0;
+        for sale in self.streams.sales() {
+            let Some(topics) = topics(&snapshot, &sale, now_ms) else { continue };
+            let digests = (topics.sale.digest, topics.stock.digest);
+            if before.get(&sale) != Some(&digests) {
+                let may_see = |listener: &Listener| self.may_see(&sale, listener);
+                self.streams.tell_sale(&sale, &topics, may_see);
+                done += 1;
+            }
+            told.insert(sale, digests);
+        }
+        done
+    }
+
+    fn may_see(&self, sale: &SaleId, listener: &Listener) -> bool {
+        let who = listener.user.as_ref().map(|user| (user, listener.device.as_ref()));
+        self.shop.traffic().shows(sale, who)
+    }
+}
+
+#[async_trait]
+impl Task for StreamKeeper {
+    fn name(&self) -> &'static str {
+        "stream_keeper"
+    }
+
+    fn period(&self) -> Duration {
+        PERIOD
+    }
+
+    async fn run_once(&self) -> StoreResult<Progress> {
+        if self.shop.is_leaving() {
+            self.streams.end_if(End::Drain, |_| true);
+        } else if self.shop.traffic().is_off(Switch::NoStreams) {
+            self.streams.end_if(End::SwitchedOff, |_| true);
+        }
+        let done = self.tell_sales();
+        self.streams.sweep();
+        Ok(Progress::of(done))
+    }
+}

@@ -1,0 +1,104 @@
+// What the operators' pages share: the session, and calls of the admin API with it.
+
+import { ApiError } from "./seckill.js";
+import { announce, confirm, explain, h, t } from "./ui.js";
+
+let [csrf, offset] = ["", 0];
+
+/** The server's time in ms, to the second, whatever the clock of this device says. */
+export const now = () => Date.now() + offset;
+
+/** Calls the admin API. @returns {Promise<any>} */
+export async function call(method, path, body, headers = {}) {
+  const init = { method, headers: { ...headers }, cache: "no-store" };
+  if (method !== "GET") init.headers["X-CSRF-Token"] = csrf;
+  if (body !== undefined) {
+    init.body = JSON.stringify(body);
+    init.headers["Content-Type"] = "application/json";
+  }
+  let answer, data;
+  try {
+    answer = await fetch(`/api/v1/admin${path}`, init);
+    offset = Math.round((Date.parse(answer.headers.get("Date")) - Date.now()) / 1000) * 1000 || 0;
+    data = answer.status === 204 ? null : await answer.json();
+  } catch {
+    throw new ApiError({ code: "offline", title: t("problem.offline"), status: 0, retryable: true });
+  }
+  if (!answer.ok) throw new ApiError(data);
+  return data;
+}
+
+/** Reads whose session this is; `null` without one. */
+export async function session() {
+  try {
+    const found = await call("GET", "/session");
+    csrf = found.csrf_token;
+    return found;
+  } catch (error) {
+    if (error.problem?.status === 401) return null;
+    throw error;
+  }
+}
+
+/** Gives a key away for a session. The key is kept nowhere. */
+export async function signIn(key) {
+  const begun = await call("POST", "/session", undefined, { Authorization: `Bearer ${key}` });
+  csrf = begun.csrf_token;
+  return begun;
+}
+
+export const signOut = () => call("DELETE", "/session");
+
+/** Makes the form in which an operator gives a key away. */
+export function signInForm(done) {
+  const said = h("p", { class: "note bad", hidden: true });
+  const key = h("input", { name: "key", type: "password", autocomplete: "off", required: true, id: "key" });
+  const form = h(
+    "form",
+    {
+      class: "card",
+      onsubmit: async (event) => {
+        event.preventDefault();
+        try {
+          const begun = await signIn(key.value.trim());
+          key.value = "";
+          done(begun);
+        } catch (error) {
+          said.hidden = false;
+          said.textContent = error.problem?.status === 401 ? t("key.wrong") : explain(error.problem);
+          announce(said.textContent);
+        }
+      },
+    },
+    h("h1", {}, t("sign_in")),
+    h("label", { for: "key" }, t("key"), key, h("small", {}, t("key.hint"))),
+    said,
+    h("button", {}, t("sign_in")),
+  );
+  return h("div", { class: "page", "data-key": "sign-in" }, form);
+}
+
+/** Asks for a reason, does it, and says what came of it. Answers whether it was done. */
+export async function change({ title, text, button, fields = [], danger, done, work }) {
+  const reason = { name: "reason", label: t("reason"), hint: t("reason.hint") };
+  const filled = await confirm({ title, text, button, danger, fields: [...fields, reason] });
+  if (!filled) return false;
+  try {
+    await work(filled);
+    tell("good", done ?? t("done"));
+    return true;
+  } catch (error) {
+    if (!error.problem) throw error;
+    tell("bad", explain(error.problem));
+    return false;
+  }
+}
+
+let shown = null;
+/** What was said last, to be shown. */
+export const notice = () => shown;
+
+export function tell(kind, text) {
+  shown = { kind, text };
+  announce(text);
+}

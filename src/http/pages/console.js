@@ -1,0 +1,356 @@
+// The promoter's console: create, check, run, pause, restock and end sales, and read what came of them.
+
+import { call, change, notice, now, session, signInForm, signOut, tell } from "./admin.js";
+import { chip, count, explain, h, money, moment, put, span, svg, t, translate } from "./ui.js";
+import "./admin-words.js";
+
+const PHASES = { draft: "", published: "", preheated: "warn", live: "good", paused: "warn", ended: "bad", settled: "" };
+const LEVELS = { ok: "good", warning: "warn", error: "bad" };
+let [operator, sales, chosen, word, creating, begun] = [null, null, decodeURIComponent(location.hash.slice(1)), "", false, 0];
+/** What is known of the chosen sale. */
+let about = {};
+let wanted = {};
+
+/** What stays while its parts change. */
+const frame = { notice: h("div"), list: h("section", { class: "section" }), right: h("section", { class: "section" }) };
+frame.all = h("div", { class: "section" }, frame.notice, h("div", { class: "split" }, frame.list, frame.right));
+
+/** Answers how a sale stands: one that is in place is live between its times. */
+function stateOf(sale) {
+  const isOn = Date.parse(sale.starts_at) <= now() && now() < Date.parse(sale.ends_at);
+  return sale.state === "preheated" && isOn ? "live" : sale.state;
+}
+
+const may = (scope) => operator.scopes.includes(scope);
+
+async function refresh() {
+  if (!operator || document.hidden) return;
+  try {
+    sales = (await call("GET", "/sales?limit=100")).sales;
+    if (chosen) await refreshChosen();
+    word = "live";
+  } catch (error) {
+    if (!error.problem) throw error;
+    if (error.problem.status === 401) operator = null;
+    word = error.problem.code === "offline" ? "offline" : "polling";
+    if (word === "polling" && operator) tell("bad", explain(error.problem));
+  }
+  render();
+}
+
+async function refreshChosen() {
+  const id = chosen;
+  const sale = sales.find((one) => one.id === id) ?? (await call("GET", `/sales/${id}`).catch(() => null));
+  if (!sale) {
+    chosen = "";
+    return;
+  }
+  const read = (path) => call("GET", path).catch((error) => ({ problem: error.problem }));
+  const [stock, view, checks] = await Promise.all([
+    ["draft", "settled"].includes(sale.state) ? null : read(`/sales/${id}/stock`),
+    sale.state === "draft" ? null : read(`/sales/${id}/view`),
+    ["draft", "published", "preheated"].includes(sale.state) ? read(`/sales/${id}/preflight`) : null,
+  ]);
+  if (id === chosen) about = { ...(about.sale?.id === id ? about : {}), sale, stock, view, checks };
+}
+
+function choose(id) {
+  [chosen, creating, about, wanted] = [id, false, {}, {}];
+  history.replaceState(null, "", id ? `#${encodeURIComponent(id)}` : location.pathname);
+  render();
+  refresh();
+}
+
+// ---- what is done
+
+const DANGER = new Set(["end", "settle"]);
+
+async function act(sale, action) {
+  const work = ({ reason }) => call("POST", `/sales/${sale.id}/${action}`, { reason }, { "If-Match": `"${sale.version}"` });
+  await change({ title: `${t(`action.${action}`)}: ${sale.name}`, text: t(`action.${action}.text`), button: t(`action.${action}`), danger: DANGER.has(action), work });
+  refresh();
+}
+
+async function restock(sale, item) {
+  const field = { name: "stock", label: t("stock.new"), hint: t("stock.hint", { now: item.configured }), type: "number", min: 0, value: item.configured };
+  const work = ({ stock, reason }) =>
+    call("POST", `/sales/${sale.id}/stock/adjust`, { sku_id: item.sku_id, expected_stock: item.configured, stock: Number(stock), reason });
+  await change({ title: `${t("stock.adjust")}: ${item.sku_id}`, fields: [field], button: t("stock.adjust"), work });
+  refresh();
+}
+
+async function endOrder(order, action) {
+  const work = ({ reason }) => call("POST", `/orders/${order.id}/${action}`, action === "refund" ? { reason, restock: false } : { reason });
+  const title = `${t(`order.do.${action}`)}: ${order.id}`;
+  await change({ title, text: t(`order.do.${action}.text`), button: t(`order.do.${action}`), danger: true, work });
+  search();
+}
+
+async function search() {
+  const query = new URLSearchParams({ sale: chosen, limit: 20 });
+  for (const [name, value] of Object.entries(wanted)) if (value) query.set(name, value);
+  try {
+    about.orders = (await call("GET", `/orders?${query}`)).orders;
+  } catch (error) {
+    tell("bad", explain(error.problem));
+  }
+  render();
+}
+
+const iso = (text) => new Date(text).toISOString();
+/** Writes a time as a field of local times wants it. */
+const local = (ms) => new Date(ms - new Date(ms).getTimezoneOffset() * 60000).toISOString().slice(0, 16);
+
+async function create(event) {
+  event.preventDefault();
+  const form = Object.fromEntries(new FormData(event.target));
+  const item = { sku_id: form.sku_id, name: form.item, stock: Number(form.stock), price: { amount: Number(form.amount), currency: form.currency.toUpperCase() } };
+  try {
+    if (creating === true) {
+      const body = { id: form.id, name: form.name, starts_at: iso(form.starts_at), ends_at: iso(form.ends_at), buyer_limit: Number(form.buyer_limit), items: [item], reason: form.reason };
+      await call("POST", "/sales", body);
+    } else {
+      const body = { id: form.id, name: form.name, starts_at: iso(form.starts_at), ends_at: iso(form.ends_at), reason: form.reason };
+      await call("POST", `/sales/${creating}/clone`, body);
+    }
+    tell("good", t("created"));
+    choose(form.id);
+  } catch (error) {
+    if (!error.problem) throw error;
+    tell("bad", explain(error.problem));
+    render();
+  }
+}
+
+// ---- what is seen
+
+const field = (name, label, more = {}) => h("label", {}, label, h("input", { name, required: true, ...more }));
+
+/** Begins a new sale: `true`, or the id of the sale that it is like. */
+function begin(like) {
+  [creating, begun] = [like, now()];
+  render();
+}
+
+function createForm() {
+  const [starts, ends] = [begun + 3_600_000, begun + 7_200_000];
+  const isNew = creating === true;
+  return h(
+    "form",
+    { class: "card", "data-key": `create ${creating}`, onsubmit: create },
+    h("h2", {}, isNew ? t("create") : t("clone.of", { sale: creating })),
+    h(
+      "div",
+      { class: "fields" },
+      field("id", t("field.id"), { pattern: "[a-z0-9-]+", maxlength: 64 }),
+      field("name", t("field.name"), { maxlength: 120 }),
+      field("starts_at", t("field.starts_at"), { type: "datetime-local", value: local(starts) }),
+      field("ends_at", t("field.ends_at"), { type: "datetime-local", value: local(ends) }),
+      isNew ? field("buyer_limit", t("field.buyer_limit"), { type: "number", min: 1, value: 1 }) : null,
+    ),
+    isNew
+      ? h(
+          "div",
+          { class: "fields" },
+          field("sku_id", t("field.sku"), { maxlength: 64 }),
+          field("item", t("field.item"), { maxlength: 120 }),
+          field("stock", t("field.stock"), { type: "number", min: 1, value: 100 }),
+          field("amount", t("field.amount"), { type: "number", min: 0, value: 19900 }),
+          field("currency", t("field.currency"), { maxlength: 3, value: "CNY" }),
+        )
+      : null,
+    field("reason", t("reason"), { maxlength: 500 }),
+    h("div", { class: "row" }, h("button", {}, t("create")), h("button", { type: "button", class: "quiet", onclick: () => choose(chosen) }, t("back"))),
+  );
+}
+
+function saleRow(sale) {
+  return h(
+    "button",
+    { class: "quiet full", "data-key": `choose ${sale.id}`, "aria-current": sale.id === chosen ? "true" : null, onclick: () => choose(sale.id) },
+    h("span", {}, sale.name),
+    chip(PHASES[stateOf(sale)], t(`state.${stateOf(sale)}`)),
+  );
+}
+
+const pair = (name, value) => h("div", {}, h("dt", {}, name), h("dd", {}, value));
+
+function board(sale, { stock, view }) {
+  const totals = view?.totals;
+  const states = totals?.states ?? {};
+  const orders = (state) => states[state]?.orders ?? 0;
+  const items = stock?.items ?? [];
+  const sum = (name) => items.reduce((all, item) => all + (item[name] ?? 0), 0);
+  const isOpen = Date.parse(sale.starts_at) <= now();
+  const left = Date.parse(isOpen ? sale.ends_at : sale.starts_at) - now();
+  return h(
+    "section",
+    { class: "card", "data-key": "board" },
+    h("h3", {}, t("board")),
+    h(
+      "dl",
+      { class: "pairs" },
+      pair(isOpen ? t("ends_in") : t("opens_in"), left > 0 ? span(left) : "–"),
+      pair(t("available"), count(sum("available"))),
+      pair(t("held"), count(sum("held"))),
+      pair(t("sold"), count(sum("sold"))),
+      pair(t("orders.awaiting"), count(orders("awaiting_payment"))),
+      pair(t("orders.paid"), count(orders("paid"))),
+      pair(t("orders.ended"), count(orders("cancelled") + orders("expired") + orders("rejected"))),
+      Object.entries(totals?.revenue ?? {}).map(([currency, { net }]) => pair(t("revenue"), money({ amount: net, currency }))),
+    ),
+    items.map((item) => itemBar(sale, item)),
+    stock?.under_way ? h("p", { class: "note warn" }, t("stock.under_way")) : null,
+    funnel(view),
+  );
+}
+
+function itemBar(sale, item) {
+  const part = (units) => (item.configured ? (100 * units) / item.configured : 0);
+  const bar = svg("svg", { viewBox: "0 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true" });
+  bar.append(svg("rect", { class: "second", width: part(item.sold), height: 10 }), svg("rect", { x: part(item.sold), width: part(item.held), height: 10 }));
+  const canAdjust = may("stock:write") && ["preheated", "paused"].includes(sale.state);
+  return h(
+    "div",
+    { class: "section" },
+    h("div", { class: "row apart" }, h("b", {}, item.sku_id), h("span", { class: "small" }, t("stock.line", { ...item, available: item.available ?? "–" }))),
+    h("div", { class: "bar" }, bar),
+    canAdjust ? h("div", {}, h("button", { class: "quiet", "data-key": `restock ${item.sku_id}`, onclick: () => restock(sale, item) }, t("stock.adjust"))) : null,
+  );
+}
+
+/** Draws the orders of each minute. */
+function funnel(view) {
+  const minutes = view?.minutes ?? [];
+  if (minutes.length < 2) return null;
+  const rows = minutes.slice(-60).map((minute) => minute.steps.persisted ?? 0);
+  const most = Math.max(1, ...rows);
+  const points = rows.map((rows_, n) => `${(100 * n) / (rows.length - 1)},${30 - (28 * rows_) / most}`).join(" ");
+  const label = t("minutes", { most: count(most) });
+  return h("figure", { class: "chart" }, svg("svg", { class: "line", viewBox: "0 0 100 30", preserveAspectRatio: "none", role: "img", "aria-label": label }, svg("polyline", { points })), h("figcaption", { class: "small" }, label));
+}
+
+function checksCard(checks) {
+  if (!checks) return null;
+  if (checks.problem) return h("p", { class: "note bad", "data-key": "checks" }, explain(checks.problem));
+  const order = ["error", "warning", "ok"];
+  const rows = [...checks.checks].sort((a, b) => order.indexOf(a.level) - order.indexOf(b.level));
+  return h(
+    "details",
+    { class: "card", "data-key": "checks", open: checks.level !== "ok" },
+    h("summary", {}, h("b", {}, t("preflight")), " ", chip(LEVELS[checks.level], t(`level.${checks.level}`))),
+    h(
+      "ul",
+      { class: "section" },
+      rows.map((check) => h("li", {}, chip(LEVELS[check.level], check.name), " ", check.detail, check.fix ? h("p", { class: "small" }, check.fix) : null)),
+    ),
+  );
+}
+
+function ordersCard(sale) {
+  const orders = about.orders;
+  const input = (name, label) => h("label", {}, label, h("input", { name, value: wanted[name] ?? "", maxlength: 255 }));
+  const form = h(
+    "form",
+    {
+      class: "fields",
+      onsubmit: (event) => {
+        event.preventDefault();
+        wanted = Object.fromEntries(new FormData(event.target));
+        search();
+      },
+    },
+    input("user", t("field.user")),
+    input("reference", t("field.reference")),
+    h("button", { class: "quiet" }, t("search")),
+  );
+  const row = (order) =>
+    h(
+      "tr",
+      {},
+      h("td", {}, h("code", {}, order.id)),
+      h("td", {}, order.user_id),
+      h("td", {}, `${order.quantity} × ${order.sku_id}`),
+      h("td", {}, t(`order.${order.status}`)),
+      h("td", {}, moment(order.accepted_at)),
+      h(
+        "td",
+        {},
+        may("orders:write") && order.status === "awaiting_payment" ? h("button", { class: "bare", onclick: () => endOrder(order, "cancel") }, t("order.do.cancel")) : null,
+        may("orders:write") && order.status === "paid" ? h("button", { class: "bare", onclick: () => endOrder(order, "refund") }, t("order.do.refund")) : null,
+      ),
+    );
+  const head = ["field.order", "field.user", "field.item", "field.state", "field.time", "field.do"].map((name) => h("th", { scope: "col" }, t(name)));
+  return h(
+    "section",
+    { class: "card", "data-key": `orders ${sale.id}` },
+    h("h3", {}, t("orders")),
+    form,
+    !orders ? null : orders.length ? h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": t("orders") }, h("table", {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, orders.map(row)))) : h("p", { class: "empty" }, t("none_found")),
+  );
+}
+
+function detail() {
+  const { sale, checks } = about;
+  if (!sale) return [h("div", { class: "card loading", "data-key": "loading" }, h("div", { class: "waits" }))];
+  const actions = sale.allowed.filter((action) => may("sales:write") && action !== "settle");
+  return [
+    h(
+      "section",
+      { class: "card", "data-key": "head" },
+      h("div", { class: "row apart" }, h("h1", {}, sale.name), chip(PHASES[stateOf(sale)], t(`state.${stateOf(sale)}`))),
+      h("p", { class: "small" }, h("code", {}, sale.id), ` · ${moment(sale.starts_at)} – ${moment(sale.ends_at)} · ${t("limit", { units: sale.buyer_limit })}`),
+      h(
+        "div",
+        { class: "row" },
+        actions.map((action) => h("button", { class: DANGER.has(action) ? "danger" : action === "pause" ? "quiet" : "", "data-key": action, onclick: () => act(sale, action) }, t(`action.${action}`))),
+        may("sales:write") ? h("button", { class: "quiet", "data-key": "clone", onclick: () => begin(sale.id) }, t("clone")) : null,
+        sale.allowed.includes("settle") && may("sales:write") ? h("button", { "data-key": "settle", onclick: () => act(sale, "settle") }, t("action.settle")) : null,
+        sale.state === "settled" ? h("a", { class: "button quiet", href: `/api/v1/admin/sales/${sale.id}/report?format=html` }, t("report")) : null,
+      ),
+    ),
+    checksCard(checks),
+    sale.state === "draft" ? null : board(sale, about),
+    may("orders:read") && sale.state !== "draft" ? ordersCard(sale) : null,
+  ];
+}
+
+function render() {
+  const badge = document.getElementById("connection");
+  badge.className = `chip ${{ live: "good", polling: "warn", offline: "bad" }[word] ?? ""}`;
+  badge.textContent = t(`connection.${word || "none"}`);
+  const leave = async () => {
+    await signOut().catch(() => {});
+    operator = null;
+    render();
+  };
+  put(document.getElementById("operator"), operator ? [h("span", { class: "small", "data-key": "who" }, `${operator.operator} · ${operator.role ?? ""}`), h("button", { class: "bare", "data-key": "out", onclick: leave }, t("sign_out"))] : []);
+  const main = document.getElementById("main");
+  if (!operator) {
+    if (!main.querySelector("#key")) put(main, [signInForm((begun) => ((operator = begun), refresh()))]);
+    return;
+  }
+  if (!main.contains(frame.all)) main.replaceChildren(frame.all);
+  const said = notice();
+  put(frame.notice, said ? [h("p", { class: `note ${said.kind}`, "data-key": "notice" }, said.text)] : []);
+  const title = h("div", { class: "row apart", "data-key": "title" }, h("h2", {}, t("sales")), may("sales:write") ? h("button", { "data-key": "new", onclick: () => begin(true) }, t("create")) : null);
+  const rows = sales === null ? [h("div", { class: "waits", "data-key": "waits" })] : sales.map(saleRow);
+  put(frame.list, [title, ...rows, sales?.length === 0 ? h("p", { class: "empty", "data-key": "none" }, t("no_sales.console")) : null]);
+  const none = h("p", { class: "empty", "data-key": "none" }, t("choose"));
+  put(frame.right, creating ? [createForm()] : chosen ? detail() : [none]);
+}
+
+async function start() {
+  translate();
+  try {
+    operator = await session();
+  } catch (error) {
+    tell("bad", explain(error.problem));
+  }
+  render();
+  refresh();
+  setInterval(refresh, 1000);
+  document.addEventListener("visibilitychange", refresh);
+}
+
+start();

@@ -1,0 +1,369 @@
+// The shop: what is on sale, buying it, paying it, and one's own orders. It uses only the public API.
+
+import { Seckill } from "./seckill.js";
+import { announce, chip, confirm, explain, h, money, moment, put, span, t, translate } from "./ui.js";
+
+const api = new Seckill();
+const sales = new Map();
+const orders = new Map();
+/** What is under way: the name of an action → true. */
+const busy = new Set();
+let [session, demo, notice, state, isRead, stopFollowing] = [null, false, null, "", false, () => {}];
+const returned = new URLSearchParams(location.search).get("order");
+
+const ENDED = ["rejected", "cancelled", "expired", "refunded"];
+const BANDS = { plenty: "good", some: "good", low: "warn", last: "warn", sold_out: "bad" };
+const STATES = { reserved: "warn", queued: "warn", awaiting_payment: "warn", paid: "good", rejected: "bad", expired: "bad" };
+const PHASES = { live: "good", upcoming: "", delayed: "warn", paused: "warn", ended: "bad" };
+
+/** Does something once at a time, and shows what went wrong. */
+async function act(name, work) {
+  if (busy.has(name)) return;
+  busy.add(name);
+  notice = null;
+  render();
+  try {
+    await work();
+  } catch (error) {
+    if (!error.problem) throw error;
+    tell("bad", explain(error.problem));
+    if (error.problem.code === "unauthenticated") session = null;
+  } finally {
+    busy.delete(name);
+    render();
+  }
+}
+
+function tell(kind, text) {
+  notice = { kind, text };
+  announce(text);
+}
+
+// ---- who buys
+
+async function recognise() {
+  try {
+    session = await api.call("GET", "/session");
+  } catch (error) {
+    if (error.problem?.status !== 401) throw error;
+    demo = error.problem.demo === true;
+  }
+}
+
+async function signIn() {
+  session = await api.call("POST", "/session");
+  follow();
+}
+
+const signOut = () =>
+  act("sign", async () => {
+    await api.call("DELETE", "/session");
+    session = null;
+    orders.clear();
+    follow();
+  });
+
+// ---- buying
+
+/** The key of a wish outlives a reload, so that a click counts once however often the page is loaded. */
+const wishes = {
+  name: (sale, sku) => `seckill-wish ${session.user_id} ${sale} ${sku}`,
+  of: (sale, sku) => localStorage.getItem(wishes.name(sale, sku)),
+  make(sale, sku) {
+    const bytes = crypto.getRandomValues(new Uint8Array(16));
+    const key = wishes.of(sale, sku) ?? Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+    localStorage.setItem(wishes.name(sale, sku), key);
+    return key;
+  },
+  end: (sale, sku) => localStorage.removeItem(wishes.name(sale, sku)),
+};
+
+const buy = (sale, item) =>
+  act(`buy ${sale.id} ${item.sku_id}`, async () => {
+    if (!session) await signIn();
+    const key = wishes.make(sale.id, item.sku_id);
+    try {
+      note(await api.buy(sale.id, item.sku_id, key, { token: sale.policy.purchase_token, wait: 0 }));
+      wishes.end(sale.id, item.sku_id);
+      announce(t("bought"));
+      document.getElementById("orders-title").scrollIntoView({ block: "nearest" });
+    } catch (error) {
+      // What may have been done keeps its key, and is found by it.
+      if (error.problem && !error.problem.retryable) wishes.end(sale.id, item.sku_id);
+      if (["sold_out", "sale_paused", "sale_ended"].includes(error.problem?.code)) refreshSale(sale.id);
+      throw error;
+    }
+  });
+
+const pay = (order) =>
+  act(`pay ${order.id}`, async () => {
+    const opened = await api.pay(order.id);
+    if (!opened.payment) return note(opened);
+    location.assign(opened.payment.redirect_url);
+  });
+
+async function giveUp(order) {
+  const isMeant = await confirm({ title: t("give_up.title"), text: t("give_up.text"), button: t("give_up.yes"), danger: true });
+  if (isMeant) act(`give up ${order.id}`, async () => note(await api.cancel(order.id)));
+}
+
+// ---- what is known
+
+function note(order) {
+  const before = orders.get(order.id);
+  if (before && before.status !== order.status) announce(t(`order.${order.status}`));
+  const due = order.final || !order.poll_after_ms ? Infinity : Date.now() + order.poll_after_ms;
+  orders.set(order.id, { ...before, ...order, due });
+  render();
+}
+
+function noteSale(sale) {
+  sales.set(sale.id, sale);
+  render();
+}
+
+function noteStock({ sale_id, items }) {
+  const sale = sales.get(sale_id);
+  if (!sale) return;
+  const bands = new Map(items.map((item) => [item.sku_id, item.stock]));
+  noteSale({ ...sale, items: sale.items.map((item) => ({ ...item, stock: bands.get(item.sku_id) ?? item.stock })) });
+}
+
+async function refreshSale(id) {
+  try {
+    noteSale(await api.sale(id));
+  } catch (error) {
+    if (error.problem?.status === 404) sales.delete(id);
+  }
+}
+
+/** Reads everything anew. */
+async function refresh() {
+  try {
+    const all = await api.sales();
+    sales.clear();
+    all.forEach((sale) => sales.set(sale.id, sale));
+    if (session) (await api.orders()).forEach(note);
+    isRead = true;
+    if (state === "offline") state = "polling";
+    // A reload in the middle of a click: the same wish is asked for again.
+    for (const sale of session ? sales.values() : []) {
+      sale.items.filter((item) => wishes.of(sale.id, item.sku_id)).forEach((item) => buy(sale, item));
+    }
+  } catch (error) {
+    if (!error.problem) throw error;
+    if (error.problem.code === "offline") state = "offline";
+    else tell("bad", explain(error.problem));
+  }
+  render();
+}
+
+// ---- what happens
+
+function take(event, data) {
+  if (event === "sale") noteSale(data);
+  else if (event === "stock") noteStock(data);
+  else if (event === "order") note(data);
+  else if (event === "state" && state !== data) {
+    state = data;
+    // Nobody has told of what happened meanwhile.
+    if (state === "polling") refresh();
+    render();
+  }
+}
+
+/** The sale that a shopper most likely waits for. */
+function focus() {
+  const order = ["live", "delayed", "paused", "upcoming"];
+  const open = [...sales.values()].filter((sale) => order.includes(sale.status));
+  return open.sort((a, b) => order.indexOf(a.status) - order.indexOf(b.status) || a.starts_at.localeCompare(b.starts_at))[0];
+}
+
+/** Follows what happens, with one stream for all pages of this browser that are seen. */
+function follow() {
+  stopFollowing();
+  stopFollowing = () => {};
+  if (document.hidden) return;
+  const what = { sale: focus()?.id, own: session !== null };
+  if (!what.sale && !what.own) return;
+  const name = `seckill-stream ${what.sale ?? ""} ${session?.user_id ?? ""}`;
+  const [channel, gone] = [new BroadcastChannel(name), new AbortController()];
+  let leads = false;
+  channel.onmessage = ({ data }) => {
+    if (!data.hello) take(data.event, data.data);
+    else if (leads) channel.postMessage({ event: "state", data: state });
+  };
+  const lead = () => {
+    leads = true;
+    const end = api.watch({
+      ...what,
+      on: (event, data) => {
+        take(event, data);
+        channel.postMessage({ event, data });
+      },
+    });
+    return new Promise((done) => gone.signal.addEventListener("abort", () => (end(), done())));
+  };
+  stopFollowing = () => {
+    gone.abort();
+    channel.close();
+  };
+  // Only pages of https, and of this machine, have locks.
+  if (!navigator.locks) return lead();
+  channel.postMessage({ hello: true });
+  navigator.locks.request(name, { signal: gone.signal }, lead).catch(() => {});
+}
+
+// ---- what is seen
+
+function clock(sale) {
+  const [starts, ends] = [Date.parse(sale.starts_at), Date.parse(sale.ends_at)];
+  if (sale.status === "upcoming") return [t("opens_in"), span(starts - api.now())];
+  if (["live", "paused", "delayed"].includes(sale.status)) return [t("ends_in"), span(ends - api.now())];
+  return [t("ended_at"), moment(sale.ends_at)];
+}
+
+/** Answers whether a buyer can have no more of a sale. */
+function isFull(sale) {
+  const own = [...orders.values()].filter((order) => order.sale_id === sale.id && !ENDED.includes(order.status));
+  return own.reduce((sum, order) => sum + order.quantity, 0) >= sale.policy.buyer_limit;
+}
+
+function buttonOf(sale, item) {
+  const name = `buy ${sale.id} ${item.sku_id}`;
+  const [opens, isBusy] = [Date.parse(sale.starts_at) <= api.now(), busy.has(name)];
+  const is = { live: sale.status === "live" || (sale.status === "upcoming" && opens), out: item.stock === "sold_out" };
+  let [text, off] = [t("buy"), false];
+  if (isBusy) [text, off] = [t("buying"), true];
+  else if (isFull(sale)) [text, off] = [t("have_yours"), true];
+  else if (sale.status === "paused") [text, off] = [t("paused"), true];
+  else if (sale.status === "ended") [text, off] = [t("over"), true];
+  else if (!is.live) [text, off] = [t("not_yet"), true];
+  else if (is.out) [text, off] = [t("try_again"), false];
+  const label = `${text}: ${item.name}`;
+  return h("button", { class: `full${is.out ? " quiet" : ""}`, disabled: off, "aria-label": label, "data-key": name, onclick: () => buy(sale, item) }, text);
+}
+
+function saleCard(sale) {
+  const [what, time] = clock(sale);
+  return h(
+    "article",
+    { class: "card", "data-key": `sale ${sale.id}`, "aria-label": sale.name },
+    h("div", { class: "row apart" }, h("h2", {}, sale.name), chip(PHASES[sale.status], t(`phase.${sale.status}`))),
+    h("p", { class: "clock", "data-clock": sale.id }, h("small", {}, what), h("span", { class: "figures" }, time)),
+    sale.items.map((item) =>
+      h(
+        "div",
+        { class: "section" },
+        h("div", { class: "row apart" }, h("h3", {}, item.name), chip(BANDS[item.stock], t(`stock.${item.stock}`))),
+        h("p", { class: "price" }, money(item.price)),
+        buttonOf(sale, item),
+      ),
+    ),
+    h("p", { class: "small" }, t("limit", { units: sale.policy.buyer_limit })),
+  );
+}
+
+function orderCard(order) {
+  const sale = sales.get(order.sale_id);
+  const item = sale?.items.find((one) => one.sku_id === order.sku_id);
+  const isPending = ["reserved", "queued"].includes(order.status);
+  const left = order.expires_at && Date.parse(order.expires_at) - api.now();
+  const [paying, leaving] = [busy.has(`pay ${order.id}`), busy.has(`give up ${order.id}`)];
+  const total = { ...order.price, amount: order.price.amount * order.quantity };
+  return h(
+    "article",
+    { class: "card", "data-key": order.id, "aria-label": `${item?.name ?? order.sku_id}: ${t(`order.${order.status}`)}` },
+    h("div", { class: "row apart" }, h("h3", {}, `${order.quantity} × ${item?.name ?? order.sku_id}`), chip(STATES[order.status] ?? "", t(`order.${order.status}`))),
+    h("p", {}, t(`order.${order.delayed ? "delayed" : order.status}.text`)),
+    isPending ? h("div", { class: "waits" }) : null,
+    order.status === "awaiting_payment" && order.id === returned ? h("p", { class: "note" }, t("returned")) : null,
+    order.status === "awaiting_payment" && order.expires_at
+      ? h("p", { class: "row" }, t("pay_within"), h("b", { class: "figures", "data-left": order.id }, span(left)))
+      : null,
+    order.status === "awaiting_payment"
+      ? h(
+          "div",
+          { class: "row" },
+          h("button", { disabled: paying || leaving, "data-key": `pay ${order.id}`, onclick: () => pay(order) }, paying ? t("paying") : `${t("pay")} ${money(total)}`),
+          h("button", { class: "quiet", disabled: paying || leaving, "data-key": `give up ${order.id}`, onclick: () => giveUp(order) }, t("give_up")),
+        )
+      : null,
+    h("p", { class: "small" }, `${moment(order.accepted_at)} · `, h("code", {}, order.id)),
+  );
+}
+
+function render() {
+  const badge = document.getElementById("connection");
+  const word = navigator.onLine ? state : "offline";
+  badge.className = `chip ${{ live: "good", polling: "warn", offline: "bad" }[word] ?? ""}`;
+  badge.textContent = t(`connection.${word || "none"}`);
+  const buyer = session
+    ? [h("span", { "data-key": "who" }, t("you_are", { user: session.user_id })), h("button", { class: "bare", "data-key": "out", onclick: signOut }, t("sign_out"))]
+    : demo && [h("button", { class: "quiet", "data-key": "in", onclick: () => act("sign", async () => (await signIn(), await refresh())) }, t("be_a_buyer"))];
+  put(document.getElementById("buyer"), buyer || [h("span", { class: "small", "data-key": "none" }, isRead ? t("not_signed_in") : "")]);
+  put(document.getElementById("notice"), notice ? [h("p", { class: `note ${notice.kind}`, "data-key": "notice" }, notice.text)] : []);
+  const known = [...sales.values()].sort((a, b) => a.starts_at.localeCompare(b.starts_at));
+  const loading = h("div", { class: "card loading", "data-key": "loading" }, h("div", { class: "waits" }));
+  const none = h("p", { class: "empty", "data-key": "none" }, state === "offline" ? t("problem.offline") : t("no_sales"));
+  put(document.getElementById("sales"), known.length ? known.map(saleCard) : [isRead || state === "offline" ? none : loading]);
+  const own = [...orders.values()].sort((a, b) => b.accepted_at.localeCompare(a.accepted_at));
+  put(document.getElementById("orders"), own.length ? own.map(orderCard) : [h("p", { class: "empty", "data-key": "none" }, t("no_orders"))]);
+}
+
+/** Moves the clocks, and nothing else. */
+function tick() {
+  let turned = false;
+  for (const place of document.querySelectorAll("[data-clock]")) {
+    const sale = sales.get(place.dataset.clock);
+    const [what, time] = clock(sale);
+    [place.firstChild.textContent, place.lastChild.textContent] = [what, time];
+    turned ||= sale.status === "upcoming" && Date.parse(sale.starts_at) <= api.now() && !sale.turned;
+    if (Date.parse(sale.starts_at) <= api.now()) sale.turned = true;
+  }
+  for (const place of document.querySelectorAll("[data-left]")) {
+    place.textContent = span(Date.parse(orders.get(place.dataset.left).expires_at) - api.now());
+  }
+  if (turned) {
+    announce(t("opens_now"));
+    render();
+  }
+  // Who is not told asks, and what is not decided is asked for all the same, if not as often.
+  const patience = state === "live" ? 5000 : 0;
+  for (const order of orders.values()) {
+    if (Date.now() < order.due + patience) continue;
+    order.due = Infinity;
+    api.order(order.id).then(note, () => (order.due = Date.now() + 5000));
+  }
+}
+
+let asked = 0;
+/** Asks for everything while nobody tells of it. */
+function poll() {
+  if (document.hidden || state === "live" || busy.size || Date.now() < asked) return;
+  asked = Date.now() + 4000 + 2000 * Math.random();
+  refresh();
+}
+
+async function start() {
+  translate();
+  render();
+  try {
+    await api.sync();
+    await recognise();
+  } catch (error) {
+    if (!error.problem) throw error;
+    tell("bad", explain(error.problem));
+  }
+  await refresh();
+  follow();
+  setInterval(tick, 250);
+  setInterval(poll, 1000);
+  document.addEventListener("visibilitychange", () => {
+    follow();
+    if (!document.hidden) refresh();
+  });
+  for (const event of ["online", "offline"]) window.addEventListener(event, () => (render(), refresh()));
+}
+
+start();

@@ -1,0 +1,24 @@
+//! The last event of a stream.
+
+use std::sync::Arc;
+
+use crate::chance::Chance;
+use crate::domain::stream::End;
+
+/// How long a client waits before it comes again, in ms, and up to a tenth more.
+pub const RETRY_MS: u64 = 1000;
+/// Clients of a process that goes away come again within so long, in ms, each at another time.
+const DRAIN_MS: u64 = 10_000;
+
+/// Answers when a client comes again after a stream's end, in ms.
+fn retry_ms(end: End) -> u64 {
+    match end {
+        End::Drain | End::Missed => Chance::System.number() % DRAIN_MS,
+        _ => Chance::System.with_jitter(RETRY_MS),
+    }
+}
+
+/// Writes the data of `bye`.
+pub fn bye(end: End) -> Arc<str> {
+    serde_json::json!({ "reason": end.as_str(), "retry_ms": retry_ms(end) }).to_string().into()
+}

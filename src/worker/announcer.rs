@@ -1,0 +1,105 @@
+//! Tells whoever listens how orders stand that this process has changed: its own streams at once, and all other
+//! processes as soon as it can.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use metrics::counter;
+
+use super::driver::{Progress, Signal, Task};
+use crate::domain::Order;
+use crate::memory::streams::Streams;
+use crate::metrics::ANNOUNCEMENTS_LOST;
+use crate::ports::{ANNOUNCED_MAX, Announcements, StoreResult};
+
+/// Most orders that wait to be announced: about 30 MB. Whoever hears nothing for so long has ended its streams, and
+/// their clients read how their orders stand.
+const WAITING_MAX: usize = 100_000;
+/// The longest pause between two announcements of what waits.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// Makes what a stream tells of an order: JSON, one line.
+pub type OrderText = fn(&Order) -> Arc<str>;
+
+/// The announcer of a process.
+pub struct Announcer {
+    streams: Arc<Streams>,
+    /// `None` where one process is all.
+    announcements: Option<Arc<dyn Announcements>>,
+    text: OrderText,
+    waiting: Mutex<VecDeque<Order>>,
+    /// Wakes it.
+    pub signal: Signal,
+}
+
+impl Announcer {
+    /// Makes it. Somebody has to run it, woken by its signal.
+    pub fn new(
+        streams: Arc<Streams>,
+        announcements: Option<Arc<dyn Announcements>>,
+        text: OrderText,
+    ) -> Self {
+        Self { streams, announcements, text, waiting: Mutex::default(), signal: Signal::default() }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, VecDeque<Order>> {
+        self.waiting.lock().expect("no code panics while holding it")
+    }
+
+    /// Tells how orders stand now. Waits for nobody.
+    pub fn tell(&self, orders: impl IntoIterator<Item = Order>) {
+        let mut told = Vec::new();
+        for order in orders {
+            self.streams.tell_order(&order, self.text);
+            told.push(order);
+        }
+        if self.announcements.is_none() || told.is_empty() {
+            return;
+        }
+        let lost = {
+            let mut waiting = self.waiting();
+            waiting.extend(told);
+            let lost = waiting.len().saturating_sub(WAITING_MAX);
+            waiting.drain(..lost);
+            lost
+        };
+        counter!(ANNOUNCEMENTS_LOST).increment(u64::try_from(lost).unwrap_or(u64::MAX));
+        self.signal.wake();
+    }
+}
+
+#[async_trait]
+impl Task for Announcer {
+    fn name(&self) -> &'static str {
+        "announcer"
+    }
+
+    fn period(&self) -> Duration {
+        PERIOD
+    }
+
+    /// Announces what waits, the oldest first.
+    ///
+    /// # Errors
+    /// When nobody may have heard it: it waits on.
+    async fn run_once(&self) -> StoreResult<Progress> {
+        let Some(announcements) = &self.announcements else { return Ok(Progress::of(0)) };
+        let some: Vec<Order> = {
+            let mut waiting = self.waiting();
+            let some = waiting.len().min(ANNOUNCED_MAX);
+            waiting.drain(..some).collect()
+        };
+        if some.is_empty() {
+            return Ok(Progress::of(0));
+        }
+        if let Err(error) = announcements.announce(&some).await {
+            let mut waiting = self.waiting();
+            some.into_iter().rev().for_each(|order| waiting.push_front(order));
+            return Err(error);
+        }
+        let again_in = (!self.waiting().is_empty()).then_some(Duration::ZERO);
+        Ok(Progress { done: some.len(), again_in })
+    }
+}
