@@ -126,14 +126,22 @@ fn show(page: Option<Page>, note: &str) -> HttpResponse {
         // The address is a secret.
         .insert_header((REFERRER_POLICY, "no-referrer"))
         .body(page.map_or_else(
-            || document("<h1>There is no such payment.</h1>"),
-            |page| document(&content(&page, note)),
+            || document("<h1>There is no such payment.</h1>", None),
+            |page| document(&content(&page, note), back(&page)),
         ))
 }
 
-fn document(content: &str) -> String {
+/// Answers where a buyer goes who has paid, after a moment.
+fn back(page: &Page) -> Option<&str> {
+    (page.status == "complete").then_some(page.return_url.as_str())
+}
+
+fn document(content: &str, back: Option<&str>) -> String {
+    let back = back.map_or(String::new(), |url| {
+        format!("<meta http-equiv=\"refresh\" content=\"1; url={}\">", escaped(url))
+    });
     format!(
-        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
+        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">{back}\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><title>Payment</title>\
          <link rel=\"stylesheet\" href=\"/pay.css\"></head><body>\
          <p class=\"banner\">Play money: this is a simulated payment provider, and nothing is charged.</p>\

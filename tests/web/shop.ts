@@ -56,7 +56,7 @@ await step("who never read the docs buys and pays with three clicks", async () =
   await page.getByText("Pay within").waitFor();
   await shoot(page, shots, "shop-yours");
   await page.getByRole("button", { name: /^Pay / }).click();
-  await page.getByRole("button", { name: /^Pay/ }).click();
+  await page.getByRole("button", { name: "Pay", exact: true }).click();
   await page.waitForURL(/\/shop\?order=ord_/);
   await page.getByText("Thank you. It is paid.").waitFor();
   await page.getByRole("button", { name: "You have yours: Phone X" }).waitFor();
@@ -100,7 +100,7 @@ await step("who comes too late hears it, and hears when units come back", async 
   await first.getByRole("button", { name: /^Pay / }).waitFor();
   const page = await opened(await fresh(browser, [shop]));
   await page.getByRole("button", { name: "Sold out. Try again: Phone X" }).click();
-  await page.getByText("Nothing is left just now.").waitFor();
+  await page.locator("#notice").getByText("Nothing is left just now.").waitFor();
   await shoot(page, shots, "shop-sold-out");
   const { items } = await operate(admin, key, "GET", "/sales/scarce/stock");
   await operate(admin, key, "POST", "/sales/scarce/stock/adjust", { sku_id: "phone", expected_stock: items[0].configured, stock: 5, reason: "more came" });
@@ -171,7 +171,8 @@ await step("without a network the page says so, and goes on by itself", async ()
   await sale("tunnel");
   const context = await fresh(browser, [shop], {}, OFFLINE);
   const page = await opened(context);
-  await page.getByRole("button", { name: "Buy: Phone X" }).waitFor();
+  await page.getByRole("button", { name: "Be a test buyer" }).click();
+  await page.getByText("You are guest-").waitFor();
   await context.setOffline(true);
   await page.getByText("offline", { exact: true }).waitFor();
   await page.getByRole("button", { name: "Buy: Phone X" }).click();
@@ -258,6 +259,8 @@ await step("a page that loads and a sale that is over", async () => {
   const page = await opened(context);
   await page.locator(".loading").waitFor();
   await page.screenshot({ path: `${shots}/shop-loading.png` });
+  await page.getByText("There is no sale now.").waitFor();
+  await page.getByText("Sales that are over").click();
   await page.getByText("over", { exact: true }).first().waitFor();
   await shoot(page, shots, "shop-over");
 });

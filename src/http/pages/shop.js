@@ -113,8 +113,11 @@ function note(order) {
   const before = orders.get(order.id);
   if (before && before.status !== order.status) announce(t(`order.${order.status}`));
   const due = order.final || !order.poll_after_ms ? Infinity : Date.now() + order.poll_after_ms;
-  orders.set(order.id, { ...before, ...order, due });
+  const known = { ...before, ...order, due };
+  orders.set(order.id, known);
   render();
+  // Until when it can be paid says only a read.
+  if (order.status === "awaiting_payment" && !known.expires_at) api.order(order.id).then(note, () => (known.due = Date.now()));
 }
 
 function noteSale(sale) {
@@ -174,9 +177,7 @@ function take(event, data) {
 
 /** The sale that a shopper most likely waits for. */
 function focus() {
-  const order = ["live", "delayed", "paused", "upcoming"];
-  const open = [...sales.values()].filter((sale) => order.includes(sale.status));
-  return open.sort((a, b) => order.indexOf(a.status) - order.indexOf(b.status) || a.starts_at.localeCompare(b.starts_at))[0];
+  return [...sales.values()].filter((sale) => OPEN.includes(sale.status)).sort(bySoonest)[0];
 }
 
 /** Follows what happens, with one stream for all pages of this browser that are seen. */
@@ -220,7 +221,16 @@ function clock(sale) {
   const [starts, ends] = [Date.parse(sale.starts_at), Date.parse(sale.ends_at)];
   if (sale.status === "upcoming") return [t("opens_in"), span(starts - api.now())];
   if (["live", "paused", "delayed"].includes(sale.status)) return [t("ends_in"), span(ends - api.now())];
-  return [t("ended_at"), moment(sale.ends_at)];
+  // One that was ended early says not when.
+  return ends <= api.now() ? [t("ended_at"), moment(sale.ends_at)] : [t("ended_early"), ""];
+}
+
+const OPEN = ["live", "delayed", "paused", "upcoming"];
+
+/** Sorts sales: what can be bought first, what is over last. */
+function bySoonest(one, other) {
+  const rank = (sale) => (OPEN.indexOf(sale.status) + OPEN.length + 1) % (OPEN.length + 1);
+  return rank(one) - rank(other) || one.starts_at.localeCompare(other.starts_at);
 }
 
 /** Answers whether a buyer can have no more of a sale. */
@@ -250,12 +260,12 @@ function saleCard(sale) {
     "article",
     { class: "card", "data-key": `sale ${sale.id}`, "aria-label": sale.name },
     h("div", { class: "row apart" }, h("h2", {}, sale.name), chip(PHASES[sale.status], t(`phase.${sale.status}`))),
-    h("p", { class: "clock", "data-clock": sale.id }, h("small", {}, what), h("span", { class: "figures" }, time)),
+    h("p", { class: OPEN.includes(sale.status) ? "clock" : "", "data-clock": sale.id }, h("small", {}, what), h("span", { class: "figures" }, time)),
     sale.items.map((item) =>
       h(
         "div",
         { class: "section" },
-        h("div", { class: "row apart" }, h("h3", {}, item.name), chip(BANDS[item.stock], t(`stock.${item.stock}`))),
+        h("div", { class: "row apart" }, h("h3", {}, item.name), sale.status === "ended" ? null : chip(BANDS[item.stock], t(`stock.${item.stock}`))),
         h("p", { class: "price" }, money(item.price)),
         buttonOf(sale, item),
       ),
@@ -303,10 +313,13 @@ function render() {
     : demo && [h("button", { class: "quiet", "data-key": "in", onclick: () => act("sign", async () => (await signIn(), await refresh())) }, t("be_a_buyer"))];
   put(document.getElementById("buyer"), buyer || [h("span", { class: "small", "data-key": "none" }, isRead ? t("not_signed_in") : "")]);
   put(document.getElementById("notice"), notice ? [h("p", { class: `note ${notice.kind}`, "data-key": "notice" }, notice.text)] : []);
-  const known = [...sales.values()].sort((a, b) => a.starts_at.localeCompare(b.starts_at));
+  const known = [...sales.values()].sort(bySoonest);
   const loading = h("div", { class: "card loading", "data-key": "loading" }, h("div", { class: "waits" }));
   const none = h("p", { class: "empty", "data-key": "none" }, state === "offline" ? t("problem.offline") : t("no_sales"));
-  put(document.getElementById("sales"), known.length ? known.map(saleCard) : [isRead || state === "offline" ? none : loading]);
+  const [open, over] = [known.filter((sale) => OPEN.includes(sale.status)), known.filter((sale) => !OPEN.includes(sale.status))];
+  put(document.getElementById("sales"), open.length ? open.map(saleCard) : [isRead || state === "offline" ? none : loading]);
+  document.getElementById("over").hidden = over.length === 0;
+  put(document.getElementById("over-sales"), over.map(saleCard));
   const own = [...orders.values()].sort((a, b) => b.accepted_at.localeCompare(a.accepted_at));
   put(document.getElementById("orders"), own.length ? own.map(orderCard) : [h("p", { class: "empty", "data-key": "none" }, t("no_orders"))]);
 }

@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 use seckill::config::Mode;
 
 use crate::harness::ports::free_address;
-use crate::harness::{API_KEY, Books, TestShop, temporary, token};
+use crate::harness::{API_KEY, Books, READ_ONLY_KEY, TestShop, temporary, token};
 use crate::provider::paying_shop;
 
 in_both_modes!(
@@ -16,11 +16,20 @@ in_both_modes!(
     the_pages_of_the_contracts_work_without_other_servers,
     shoppers_buy_and_pay_in_a_browser,
     a_page_of_another_origin_buys_only_when_it_may,
+    a_promoter_runs_a_sale_in_a_browser,
 );
 
 const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/web");
-const FILES: [&str; 7] =
-    ["package.json", "tsconfig.json", "browser.ts", "client.ts", "cors.ts", "docs.ts", "shop.ts"];
+const FILES: [&str; 8] = [
+    "package.json",
+    "tsconfig.json",
+    "browser.ts",
+    "client.ts",
+    "console.ts",
+    "cors.ts",
+    "docs.ts",
+    "shop.ts",
+];
 /// How long a program may run, in seconds.
 const LIMIT: &str = "180";
 
@@ -123,5 +132,22 @@ async fn a_page_of_another_origin_buys_only_when_it_may(mode: Mode) {
     let settings = [("SHOP", public.as_str()), ("GOOD", &good), ("BAD", &bad), ("TOKEN", &bearer)];
     programs.run("node", &["cors.js"], &settings).await;
     assert_eq!(shop.stage().orders("awaiting_payment").await, 1);
+    shop.finish().await;
+}
+
+async fn a_promoter_runs_a_sale_in_a_browser(mode: Mode) {
+    let shop = TestShop::start(mode).await;
+    shop.let_anybody_buy();
+    let programs = Programs::of(shop.shopper).await;
+    let (public, admin) = (format!("http://{}", shop.shopper), format!("http://{}", shop.admin));
+    let shots = shots(mode);
+    let settings = [
+        ("SHOP", public.as_str()),
+        ("ADMIN", &admin),
+        ("KEY", API_KEY),
+        ("VIEWER", READ_ONLY_KEY),
+        ("SHOTS", &shots),
+    ];
+    programs.run("node", &["console.js"], &settings).await;
     shop.finish().await;
 }
