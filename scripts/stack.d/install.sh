@@ -112,6 +112,11 @@ install_programs() { # PROGRAM…: those that are missing; most are packages of 
       stripe-mock) install_stripe_mock ;;
       schemathesis) install_schemathesis ;;
       web-tests) install_web_tests ;;
+      chromium)
+        has chromium || packages+=(chromium)
+        # Without it pages in Chinese show boxes.
+        [[ -d /usr/share/fonts/truetype/wqy ]] || packages+=(fonts-wqy-zenhei)
+        ;;
       *) has "$program" || [[ -x /usr/sbin/$program ]] || packages+=("$program") ;;
     esac
   done

@@ -11,6 +11,7 @@ use utoipa::openapi::{RefOr, Schema};
 use utoipa::{IntoParams, ToSchema};
 
 use super::admin::{Scope, access};
+use super::cookies;
 use super::operation::Operation;
 use super::problem::{Code, Problem};
 use crate::domain::rule::Switch;
@@ -42,7 +43,7 @@ pub enum For {
 /// Every answer may be one of these.
 const ALWAYS: &[Code] = &[Code::Internal];
 /// The refusals of a request whose user is asked for.
-const OF_SHOPPERS: &[Code] = &[Code::Unauthenticated, Code::DependencyUnavailable];
+const OF_SHOPPERS: &[Code] = &[Code::Unauthenticated, Code::Forbidden, Code::DependencyUnavailable];
 /// The refusals of a request of an operator.
 const OF_OPERATORS: &[Code] = &[Code::Unauthenticated, Code::Forbidden, Code::DependencyUnavailable];
 /// The refusals of a body.
@@ -326,8 +327,8 @@ fn words<'a>(words: impl Iterator<Item = &'a str>) -> Value {
 fn security(access: For) -> Value {
     match access {
         For::Anyone => json!([]),
-        For::MaybeShopper => json!([{}, { "shopper": [] }]),
-        For::Shopper => json!([{ "shopper": [] }]),
+        For::MaybeShopper => json!([{}, { "shopper": [] }, { "shopper_session": [] }]),
+        For::Shopper => json!([{ "shopper": [] }, { "shopper_session": [] }]),
         For::Provider => json!([{ "provider": [] }]),
         For::Operator(scope) => json!([{ "operator": [scope.as_str()] }, { "session": [scope.as_str()] }]),
         For::AnyKey => json!([{ "operator": [] }]),
@@ -411,17 +412,21 @@ pub fn document(title: &str, about: &str, operations: &[Operation]) -> Value {
 }
 
 /// Writes how callers prove who they are.
-fn schemes() -> [(String, Value); 4] {
+fn schemes() -> [(String, Value); 5] {
     let bearer = |about: &str| json!({ "type": "http", "scheme": "bearer", "description": about });
     let session = json!({ "type": "apiKey", "in": "cookie", "name": access::COOKIES[1],
                           "description": "The cookie of a page, see `POST /api/v1/admin/session`. Changes also need \
                                           its `Origin` and its `X-CSRF-Token`." });
+    let shopper = json!({ "type": "apiKey", "in": "cookie", "name": cookies::SHOPPER[1],
+                          "description": "The cookie of a page, see `POST /api/v1/session`. Changes also need its \
+                                          `Origin`." });
     let signature = json!({ "type": "apiKey", "in": "header", "name": "Stripe-Signature",
                             "description": "The payment provider's signature of the body." });
     [
         ("shopper".to_owned(), bearer("A token of the identity provider, a JWT.")),
         ("operator".to_owned(), bearer("An operator's key, `sk_…`: see `seckill key create`.")),
         ("session".to_owned(), session),
+        ("shopper_session".to_owned(), shopper),
         ("provider".to_owned(), signature),
     ]
 }

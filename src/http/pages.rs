@@ -11,6 +11,7 @@ use actix_web::web::Bytes;
 use actix_web::{HttpRequest, HttpResponse, web};
 use sha2::{Digest, Sha256};
 
+use super::contract::Description;
 use super::operation::{Operation, Verb, operation};
 use super::problem::{Code, Problem};
 
@@ -80,13 +81,9 @@ fn find(name: &str) -> Result<&'static File, Problem> {
 /// Lists the operations of shoppers' pages.
 pub fn shopper_operations() -> Vec<Operation> {
     vec![
-        operation(Verb::Get, "/", shop, |it| {
-            it.names("pages", "open_front", "The shop.").answers_text(200, "The page.", "text/html");
-        }),
-        operation(Verb::Get, "/shop", shop, |it| {
-            it.names("pages", "open_shop", "The shop.").answers_text(200, "The page.", "text/html");
-        }),
-        assets(),
+        operation(Verb::Get, "/", shop, |it| page(it, "open_front", "The shop.")),
+        operation(Verb::Get, "/shop", shop, |it| page(it, "open_shop", "The shop.")),
+        operation(Verb::Get, "/assets/{file}", asset, assets),
     ]
 }
 
@@ -97,25 +94,24 @@ pub fn admin_operations() -> Vec<Operation> {
             it.names("pages", "open_front", "The pages begin at `/console`.")
                 .answers_nothing(307, "They begin at `/console`.");
         }),
-        operation(Verb::Get, "/console", console, |it| {
-            it.names("pages", "open_console", "The promoter's console.").answers_text(
-                200,
-                "The page.",
-                "text/html",
-            );
-        }),
-        assets(),
+        operation(Verb::Get, "/console", console, |it| page(it, "open_console", "The promoter's console.")),
+        operation(Verb::Get, "/assets/{file}", asset, assets),
     ]
 }
 
-fn assets() -> Operation {
-    operation(Verb::Get, "/assets/{file}", asset, |it| {
-        it.names("pages", "read_asset", "A file that the pages load.")
-            .refuses(&[Code::NotFound])
-            .heeds_if_none_match()
-            .answers_nothing(304, "It is as `If-None-Match` has it.")
-            .answers_text(200, "The file.", "*/*");
-    })
+fn page(it: &mut Description, id: &'static str, summary: &'static str) {
+    it.names("pages", id, summary)
+        .heeds_if_none_match()
+        .answers_nothing(304, "It is as `If-None-Match` has it.")
+        .answers_text(200, "The page.", "text/html");
+}
+
+fn assets(it: &mut Description) {
+    it.names("pages", "read_asset", "A file that the pages load.")
+        .refuses(&[Code::NotFound])
+        .heeds_if_none_match()
+        .answers_nothing(304, "It is as `If-None-Match` has it.")
+        .answers_text(200, "The file.", "*/*");
 }
 
 /// Answers `GET /shop`.

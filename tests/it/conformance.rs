@@ -40,6 +40,7 @@ pub mod http_errors;
 mod journal;
 mod operations;
 mod order_reads;
+mod pages;
 mod payment_events;
 mod payments;
 mod poison;

@@ -70,10 +70,13 @@ pub fn hold(method: &str, path: &str, answer: &Answer) {
     // A fixed path stands before a pattern that also fits.
     let mut found: Vec<&Promise> = PROMISES.iter().filter(|promise| promise.is_about(verb, path)).collect();
     found.sort_by_key(|promise| promise.path.matches('{').count());
-    let Some(promise) = found.first() else { return };
+    let Answer { status, text, .. } = answer;
+    // Both listeners may have the path, and nobody says here which of them was asked.
+    let knows = |promise: &&&Promise| promise.operation["responses"][status.to_string()].is_object();
+    let of_path = found.iter().filter(|promise| promise.path == found[0].path);
+    let Some(promise) = of_path.clone().find(knows).or(found.first()) else { return };
     let code = answer.code();
     // These are said before a route is found, or by the other listener.
-    let Answer { status, text, .. } = answer;
     let told = &promise.operation["responses"][status.to_string()];
     let is_of_another = code == "not_found" && !told.to_string().contains("\"not_found\"");
     if [421, 431].contains(status) || code == "method_not_allowed" || is_of_another {

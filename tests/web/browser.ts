@@ -100,3 +100,19 @@ export async function makeSale(admin: string, key: string, id: string, more: Rec
   await operate(admin, key, "POST", "/sales", body);
   for (const action of ["publish", "preheat"]) await operate(admin, key, "POST", `/sales/${id}/${action}`, { reason: "a test" });
 }
+
+/** Plays a scene. What a page looked like when it failed is kept. */
+export async function played(browser: Browser, shots: string, name: string, work: () => Promise<void>): Promise<void> {
+  const began = Date.now();
+  try {
+    await work();
+  } catch (error) {
+    for (const [n, page] of browser.contexts().flatMap((context) => context.pages()).entries()) {
+      await page.screenshot({ path: `${shots}/failed-${n}.png`, fullPage: true }).catch(() => {});
+    }
+    throw new Error(`${name}: ${(error as Error).message}; ${complaints.join("; ")}`, { cause: error });
+  }
+  for (const context of browser.contexts()) await context.close();
+  assert.deepEqual(complaints, [], name);
+  console.log(`${name}: ${Date.now() - began} ms`);
+}

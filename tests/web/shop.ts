@@ -5,7 +5,7 @@
 
 import assert from "node:assert/strict";
 import type { BrowserContext, Page } from "playwright-core";
-import { complaints, fresh, isStill, launched, makeSale, operate, shoot } from "./browser.js";
+import { complaints, fresh, isStill, launched, makeSale, operate, played, shoot } from "./browser.js";
 
 const { SHOP, ADMIN, PAY, KEY, SHOTS } = process.env;
 assert(SHOP && ADMIN && PAY && KEY && SHOTS, "SHOP, ADMIN, PAY, KEY and SHOTS are given");
@@ -20,26 +20,22 @@ const card = (page: Page, name: string) => page.getByRole("article", { name, exa
 const badge = (page: Page) => page.locator("#connection");
 const orders = async (id: string): Promise<any[]> => (await operate(admin, key, "GET", `/orders?sale=${id}`)).orders;
 
-async function step(name: string, work: () => Promise<void>): Promise<void> {
-  const began = Date.now();
-  try {
-    await work();
-  } catch (error) {
-    for (const [n, page] of browser.contexts().flatMap((context) => context.pages()).entries()) {
-      await page.screenshot({ path: `${shots}/failed-${n}.png`, fullPage: true }).catch(() => {});
-    }
-    throw new Error(`${name}: ${(error as Error).message}`, { cause: error });
-  }
-  for (const context of browser.contexts()) await context.close();
-  assert.deepEqual(complaints, [], name);
-  console.log(`${name}: ${Date.now() - began} ms`);
-}
+const step = (name: string, work: () => Promise<void>) => played(browser, shots, name, work);
 
 async function opened(context: BrowserContext, path = "/shop"): Promise<Page> {
   const page = await context.newPage();
   await page.goto(shop + path);
   return page;
 }
+
+await step("every word stands in every language", async () => {
+  const load = async (name: string) => (await fetch(`${shop}/assets/${name}`)).text();
+  const { words } = await import(`data:text/javascript,${encodeURIComponent(await load("words.js"))}`);
+  const [en, zh] = [Object.keys(words.en).sort(), Object.keys(words.zh).sort()];
+  assert.deepEqual(zh, en);
+  const used = [...(await load("shop.js")).matchAll(/\bt\("([^"]+)"/g), ...(await load("ui.js")).matchAll(/\bt\("([^"]+)"/g)].map((found) => found[1]!);
+  assert.deepEqual(used.filter((word) => !en.includes(word)), []);
+});
 
 await step("nothing is on sale", async () => {
   const page = await opened(await fresh(browser, [shop]));

@@ -1,7 +1,7 @@
 // The promoter's console: create, check, run, pause, restock and end sales, and read what came of them.
 
 import { call, change, notice, now, session, signInForm, signOut, tell } from "./admin.js";
-import { chip, count, explain, h, money, moment, put, span, svg, t, translate } from "./ui.js";
+import { chip, count, explain, h, money, moment, put, smallest, span, svg, t, translate } from "./ui.js";
 import "./admin-words.js";
 
 const PHASES = { draft: "", published: "", preheated: "warn", live: "good", paused: "warn", ended: "bad", settled: "" };
@@ -64,8 +64,12 @@ function choose(id) {
 // ---- what is done
 
 const DANGER = new Set(["end", "settle"]);
+/** What leads on from a state. The API allows repetitions, too. */
+const NEXT = { draft: ["publish"], published: ["preheat", "end"], preheated: ["pause", "end"], paused: ["resume", "end"], ended: ["settle"] };
 
-async function act(sale, action) {
+async function act(action) {
+  // As the operator sees it: a button that looks the same as before is the one from before.
+  const sale = about.sale;
   const work = ({ reason }) => call("POST", `/sales/${sale.id}/${action}`, { reason }, { "If-Match": `"${sale.version}"` });
   await change({ title: `${t(`action.${action}`)}: ${sale.name}`, text: t(`action.${action}.text`), button: t(`action.${action}`), danger: DANGER.has(action), work });
   refresh();
@@ -104,7 +108,7 @@ const local = (ms) => new Date(ms - new Date(ms).getTimezoneOffset() * 60000).to
 async function create(event) {
   event.preventDefault();
   const form = Object.fromEntries(new FormData(event.target));
-  const item = { sku_id: form.sku_id, name: form.item, stock: Number(form.stock), price: { amount: Number(form.amount), currency: form.currency.toUpperCase() } };
+  const item = creating === true && { sku_id: form.sku_id, name: form.item, stock: Number(form.stock), price: smallest(form.price, form.currency.toUpperCase()) };
   try {
     if (creating === true) {
       const body = { id: form.id, name: form.name, starts_at: iso(form.starts_at), ends_at: iso(form.ends_at), buyer_limit: Number(form.buyer_limit), items: [item], reason: form.reason };
@@ -142,7 +146,7 @@ function createForm() {
     h(
       "div",
       { class: "fields" },
-      field("id", t("field.id"), { pattern: "[a-z0-9-]+", maxlength: 64 }),
+      field("id", t("field.id"), { pattern: "[a-z0-9\\-]+", maxlength: 64 }),
       field("name", t("field.name"), { maxlength: 120 }),
       field("starts_at", t("field.starts_at"), { type: "datetime-local", value: local(starts) }),
       field("ends_at", t("field.ends_at"), { type: "datetime-local", value: local(ends) }),
@@ -155,7 +159,7 @@ function createForm() {
           field("sku_id", t("field.sku"), { maxlength: 64 }),
           field("item", t("field.item"), { maxlength: 120 }),
           field("stock", t("field.stock"), { type: "number", min: 1, value: 100 }),
-          field("amount", t("field.amount"), { type: "number", min: 0, value: 19900 }),
+          field("price", t("field.price"), { type: "number", min: 0, step: "any", value: 199 }),
           field("currency", t("field.currency"), { maxlength: 3, value: "CNY" }),
         )
       : null,
@@ -176,11 +180,10 @@ function saleRow(sale) {
 const pair = (name, value) => h("div", {}, h("dt", {}, name), h("dd", {}, value));
 
 function board(sale, { stock, view }) {
-  const totals = view?.totals;
-  const states = totals?.states ?? {};
-  const orders = (state) => states[state]?.orders ?? 0;
+  // What could not be read is not known, which is something else than none.
+  const orders = (...states) => (view?.states ? count(states.reduce((all, state) => all + (view.states[state]?.orders ?? 0), 0)) : "–");
   const items = stock?.items ?? [];
-  const sum = (name) => items.reduce((all, item) => all + (item[name] ?? 0), 0);
+  const sum = (name) => (items.length && items.every((item) => item[name] !== null) ? count(items.reduce((all, item) => all + item[name], 0)) : "–");
   const isOpen = Date.parse(sale.starts_at) <= now();
   const left = Date.parse(isOpen ? sale.ends_at : sale.starts_at) - now();
   return h(
@@ -191,15 +194,16 @@ function board(sale, { stock, view }) {
       "dl",
       { class: "pairs" },
       pair(isOpen ? t("ends_in") : t("opens_in"), left > 0 ? span(left) : "–"),
-      pair(t("available"), count(sum("available"))),
-      pair(t("held"), count(sum("held"))),
-      pair(t("sold"), count(sum("sold"))),
-      pair(t("orders.awaiting"), count(orders("awaiting_payment"))),
-      pair(t("orders.paid"), count(orders("paid"))),
-      pair(t("orders.ended"), count(orders("cancelled") + orders("expired") + orders("rejected"))),
-      Object.entries(totals?.revenue ?? {}).map(([currency, { net }]) => pair(t("revenue"), money({ amount: net, currency }))),
+      pair(t("available"), sum("available")),
+      pair(t("held"), sum("held")),
+      pair(t("sold"), sum("sold")),
+      pair(t("orders.awaiting"), orders("awaiting_payment")),
+      pair(t("orders.paid"), orders("paid")),
+      pair(t("orders.ended"), orders("cancelled", "expired", "rejected")),
+      Object.entries(view?.revenue ?? {}).map(([currency, { net }]) => pair(t("revenue"), money({ amount: net, currency }))),
     ),
     items.map((item) => itemBar(sale, item)),
+    [stock, view].map((read) => (read?.problem ? h("p", { class: "note bad" }, explain(read.problem)) : null)),
     stock?.under_way ? h("p", { class: "note warn" }, t("stock.under_way")) : null,
     funnel(view),
   );
@@ -284,16 +288,17 @@ function ordersCard(sale) {
   return h(
     "section",
     { class: "card", "data-key": `orders ${sale.id}` },
-    h("h3", {}, t("orders")),
+    h("h3", {}, t("orders.all")),
     form,
-    !orders ? null : orders.length ? h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": t("orders") }, h("table", {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, orders.map(row)))) : h("p", { class: "empty" }, t("none_found")),
+    !orders ? null : orders.length ? h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": t("orders.all") }, h("table", {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, orders.map(row)))) : h("p", { class: "empty" }, t("none_found")),
   );
 }
 
 function detail() {
   const { sale, checks } = about;
   if (!sale) return [h("div", { class: "card loading", "data-key": "loading" }, h("div", { class: "waits" }))];
-  const actions = sale.allowed.filter((action) => may("sales:write") && action !== "settle");
+  const actions = (NEXT[sale.state] ?? []).filter((action) => may("sales:write") && sale.allowed.includes(action));
+  const isOn = ["live", "paused"].includes(stateOf(sale));
   return [
     h(
       "section",
@@ -303,14 +308,14 @@ function detail() {
       h(
         "div",
         { class: "row" },
-        actions.map((action) => h("button", { class: DANGER.has(action) ? "danger" : action === "pause" ? "quiet" : "", "data-key": action, onclick: () => act(sale, action) }, t(`action.${action}`))),
+        actions.map((action) => h("button", { class: DANGER.has(action) ? "danger" : action === "pause" ? "quiet" : "", "data-key": action, onclick: () => act(action) }, t(`action.${action}`))),
         may("sales:write") ? h("button", { class: "quiet", "data-key": "clone", onclick: () => begin(sale.id) }, t("clone")) : null,
-        sale.allowed.includes("settle") && may("sales:write") ? h("button", { "data-key": "settle", onclick: () => act(sale, "settle") }, t("action.settle")) : null,
         sale.state === "settled" ? h("a", { class: "button quiet", href: `/api/v1/admin/sales/${sale.id}/report?format=html` }, t("report")) : null,
       ),
     ),
-    checksCard(checks),
+    isOn ? null : checksCard(checks),
     sale.state === "draft" ? null : board(sale, about),
+    isOn ? checksCard(checks) : null,
     may("orders:read") && sale.state !== "draft" ? ordersCard(sale) : null,
   ];
 }
@@ -337,6 +342,8 @@ function render() {
   const rows = sales === null ? [h("div", { class: "waits", "data-key": "waits" })] : sales.map(saleRow);
   put(frame.list, [title, ...rows, sales?.length === 0 ? h("p", { class: "empty", "data-key": "none" }, t("no_sales.console")) : null]);
   const none = h("p", { class: "empty", "data-key": "none" }, t("choose"));
+  // What is being filled in is left alone.
+  if (creating && frame.right.firstElementChild?.dataset.key === `create ${creating}`) return;
   put(frame.right, creating ? [createForm()] : chosen ? detail() : [none]);
 }
 

@@ -74,9 +74,17 @@ export function put(parent, children) {
   }
 }
 
+const moneyForm = (currency) => new Intl.NumberFormat(language, { style: "currency", currency });
+const digits = (form) => form.resolvedOptions().maximumFractionDigits;
+
 export function money({ amount, currency }) {
-  const form = new Intl.NumberFormat(language, { style: "currency", currency });
-  return form.format(amount / 10 ** form.resolvedOptions().maximumFractionDigits);
+  const form = moneyForm(currency);
+  return form.format(amount / 10 ** digits(form));
+}
+
+/** Makes an amount in the smallest unit of its currency, as the API has it. */
+export function smallest(text, currency) {
+  return { amount: Math.round(Number(text) * 10 ** digits(moneyForm(currency))), currency };
 }
 
 export function count(number) {
@@ -97,10 +105,10 @@ export function span(ms) {
   return days ? t("days", { days, clock }) : clock;
 }
 
-/** Has a screen reader say something, without moving the focus. */
+/** Has a screen reader say something, without moving the focus. The same is said again when it happens again. */
 export function announce(text) {
   const place = document.getElementById("said");
-  if (place && place.textContent !== text) place.textContent = text;
+  if (place) place.textContent = place.textContent === text ? `${text}\u00a0` : text;
 }
 
 export const chip = (kind, text) => h("span", { class: `chip ${kind}` }, text);
