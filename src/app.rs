@@ -93,6 +93,7 @@ pub struct Running {
     context: web::Data<Context>,
     rules: Arc<Rulebook>,
     remover: Option<Arc<CopyRemover>>,
+    announcer: Arc<Announcer>,
 }
 
 /// Starts everything that a role runs, and returns when the process serves. Port 0 binds a free port.
@@ -134,8 +135,8 @@ pub async fn start_on(
     let remover = remover(&backend, &memory, &clock);
     let announcements = backend.announcements.clone();
     let announcer = Arc::new(Announcer::new(memory.streams.clone(), announcements, order_text));
-    // What was forgotten is told: who hears of it reads the order as it is.
-    let backend = telling(forgetting(backend, &memory.orders, remover.as_ref()), &announcer);
+    // A change is told before anything is waited for that it leaves to do.
+    let backend = forgetting(telling(backend, &announcer), &memory.orders, remover.as_ref());
     let mut of_buyers = guarded(backend.clone(), &guards, map, &clock);
     of_buyers.order_copies = of_buyers.order_copies.filter(|_| config.cache.copies);
     let ports = (of_buyers, till::till(&config.payment, &guards, &clock)?, outbound.clone());
@@ -182,6 +183,7 @@ pub async fn start_on(
         context: serving,
         rules: memory.rules,
         remover,
+        announcer,
     })
 }
 
@@ -342,6 +344,7 @@ impl Running {
         if let Some(remover) = &self.remover {
             remover.finish().await;
         }
+        self.announcer.finish().await;
         let (nodes, id) = &self.node;
         if let Err(error) = nodes.leave(id).await {
             tracing::debug!(%error, "this process is shown as lost for a while");

@@ -1,13 +1,14 @@
 //! Tells streams how their sales stand, keeps them alive, and ends those that are over. It stands here because no
 //! worker may use the shop.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 
 use crate::domain::SaleId;
+use crate::domain::node::Node;
 use crate::domain::rule::Switch;
 use crate::domain::stream::End;
 use crate::http::shopper::sales::topics;
@@ -27,6 +28,8 @@ pub struct StreamKeeper {
     pub streams: Arc<Streams>,
     /// What was told of each sale last: the digests of the sale and of its stock.
     pub told: Mutex<BTreeMap<SaleId, (u64, u64)>>,
+    /// The processes that were seen to be lost.
+    pub lost: Mutex<BTreeSet<String>>,
 }
 
 impl StreamKeeper {
@@ -46,6 +49,23 @@ impl StreamKeeper {
             told.insert(sale, digests);
         }
         done
+    }
+
+    /// Ends the streams of orders when a process was lost: it may have changed some and told nobody.
+    async fn watch_others(&self) {
+        // Whoever cannot read them hears no announcements either, which ends those streams, too.
+        let Ok(nodes) = self.shop.nodes().await else { return };
+        let now: BTreeSet<String> =
+            nodes.into_iter().filter(Node::is_lost).map(|node| node.beat.id).collect();
+        let is_new = {
+            let mut lost = self.lost.lock().expect("no code panics while holding it");
+            let is_new = !now.is_subset(&lost);
+            *lost = now;
+            is_new
+        };
+        if is_new {
+            self.streams.miss();
+        }
     }
 
     fn may_see(&self, sale: &SaleId, listener: &Listener) -> bool {
@@ -71,7 +91,9 @@ impl Task for StreamKeeper {
             self.streams.end_if(End::SwitchedOff, |_| true);
         }
         let done = self.tell_sales();
-        self.streams.sweep();
+        if self.streams.sweep() {
+            self.watch_others().await;
+        }
         Ok(Progress::of(done))
     }
 }

@@ -5,10 +5,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::domain::order_life::OrderEvent;
-use crate::domain::{Capture, Instance, Mover, Order, OrderId, OrderRecord, PaymentId, Refund};
+use crate::domain::{
+    Capture, DeadLetter, DeadLetterId, Instance, LetterQuery, LetterState, Mover, Order, OrderId,
+    OrderRecord, PaymentId, Refund, Sales,
+};
 use crate::ports::{
-    Captures, Ending, Grace, Moved, OrderChanges, Orphan, Overdue, Ports, RefundStep, Refunds, StoreResult,
-    Taken,
+    Captures, DeadLetters, Effect, Ending, Grace, Moved, OrderChanges, Orphan, Overdue, Ports, Redecided,
+    RefundStep, Refunds, StoreResult, Taken,
 };
 use crate::worker::announcer::Announcer;
 
@@ -17,15 +20,27 @@ pub fn telling(mut ports: Ports, announcer: &Arc<Announcer>) -> Ports {
     let with = announcer.clone();
     ports.order_changes = Arc::new(TellingChanges { of: ports.order_changes, with: with.clone() });
     ports.captures = Arc::new(TellingCaptures { of: ports.captures, with: with.clone() });
-    ports.refunds = Arc::new(TellingRefunds { of: ports.refunds, with });
+    ports.refunds = Arc::new(TellingRefunds { of: ports.refunds, with: with.clone() });
+    ports.dead_letters = Arc::new(TellingDeadLetters { of: ports.dead_letters, with });
     ports
 }
 
-fn tell(announcer: &Announcer, moved: Moved) -> Moved {
-    if let Moved::Done { order, .. } = &moved {
-        announcer.tell([Box::as_ref(order).clone()]);
+/// Tells of the orders that a change has changed. Of one that nobody knows whether it was made, that it was missed.
+fn told<T>(
+    announcer: &Announcer,
+    done: StoreResult<T>,
+    orders: impl FnOnce(&T) -> Vec<Order>,
+) -> StoreResult<T> {
+    match &done {
+        Ok(done) => announcer.tell(orders(done)),
+        Err(error) if error.effect == Effect::Unknown => announcer.miss(),
+        Err(_) => {}
     }
-    moved
+    done
+}
+
+fn moved(moved: &Moved) -> Vec<Order> {
+    if let Moved::Done { order, .. } = moved { vec![Order::clone(order)] } else { Vec::new() }
 }
 
 struct TellingChanges {
@@ -40,7 +55,7 @@ impl OrderChanges for TellingChanges {
     }
 
     async fn change(&self, order: OrderId, event: OrderEvent, mover: &Mover<'_>) -> StoreResult<Moved> {
-        self.of.change(order, event, mover).await.map(|moved| tell(&self.with, moved))
+        told(&self.with, self.of.change(order, event, mover).await, moved)
     }
 
     async fn end_unwritten(
@@ -49,7 +64,7 @@ impl OrderChanges for TellingChanges {
         ending: Ending,
         mover: &Mover<'_>,
     ) -> StoreResult<Moved> {
-        self.of.end_unwritten(record, ending, mover).await.map(|moved| tell(&self.with, moved))
+        told(&self.with, self.of.end_unwritten(record, ending, mover).await, moved)
     }
 
     async fn overdue(&self, orders: Overdue<'_>, limit: usize) -> StoreResult<Vec<OrderId>> {
@@ -57,9 +72,7 @@ impl OrderChanges for TellingChanges {
     }
 
     async fn expire(&self, at: Instance, orders: &[OrderId], grace: Grace) -> StoreResult<Vec<Order>> {
-        let expired = self.of.expire(at, orders, grace).await?;
-        self.with.tell(expired.iter().cloned());
-        Ok(expired)
+        told(&self.with, self.of.expire(at, orders, grace).await, Vec::clone)
     }
 }
 
@@ -71,11 +84,10 @@ struct TellingCaptures {
 #[async_trait]
 impl Captures for TellingCaptures {
     async fn take(&self, event: Option<&str>, payment: PaymentId, capture: &Capture) -> StoreResult<Taken> {
-        let taken = self.of.take(event, payment, capture).await?;
-        if let Taken::Paid { order, .. } = &taken {
-            self.with.tell([Box::as_ref(order).clone()]);
-        }
-        Ok(taken)
+        told(&self.with, self.of.take(event, payment, capture).await, |taken| match taken {
+            Taken::Paid { order, .. } => vec![Order::clone(order)],
+            _ => Vec::new(),
+        })
     }
 
     async fn keep_orphan(&self, capture: &Capture) -> StoreResult<()> {
@@ -103,7 +115,7 @@ struct TellingRefunds {
 #[async_trait]
 impl Refunds for TellingRefunds {
     async fn refund_order(&self, order: OrderId, restock: bool, mover: &Mover<'_>) -> StoreResult<Moved> {
-        self.of.refund_order(order, restock, mover).await.map(|moved| tell(&self.with, moved))
+        told(&self.with, self.of.refund_order(order, restock, mover).await, moved)
     }
 
     async fn due(&self, at: Instance, limit: usize) -> StoreResult<Vec<Refund>> {
@@ -116,5 +128,36 @@ impl Refunds for TellingRefunds {
 
     async fn stuck(&self, at: Instance) -> StoreResult<u64> {
         self.of.stuck(at).await
+    }
+}
+
+struct TellingDeadLetters {
+    of: Arc<dyn DeadLetters>,
+    with: Arc<Announcer>,
+}
+
+#[async_trait]
+impl DeadLetters for TellingDeadLetters {
+    async fn list(&self, query: &LetterQuery) -> StoreResult<Vec<DeadLetter>> {
+        self.of.list(query).await
+    }
+
+    async fn read(&self, id: DeadLetterId) -> StoreResult<Option<DeadLetter>> {
+        self.of.read(id).await
+    }
+
+    async fn decide(&self, id: DeadLetterId, state: LetterState) -> StoreResult<bool> {
+        self.of.decide(id, state).await
+    }
+
+    async fn write_apart(&self, record: &OrderRecord, sales: &Sales) -> StoreResult<Redecided> {
+        told(&self.with, self.of.write_apart(record, sales).await, |redecided| match redecided {
+            Redecided::Written(decision) => vec![record.clone().into_order(decision.state)],
+            Redecided::Known | Redecided::Poison(_) => Vec::new(),
+        })
+    }
+
+    async fn open(&self) -> StoreResult<u64> {
+        self.of.open().await
     }
 }

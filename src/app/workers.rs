@@ -261,7 +261,8 @@ impl Workers<'_> {
             let reader = AnnouncementReader { announcements, streams, cache, text: order_text, hearing };
             driver.start(Arc::new(reader), Signal::default());
         }
-        let keeper = StreamKeeper { shop: shop.clone(), streams, told: Mutex::default() };
+        let keeper =
+            StreamKeeper { shop: shop.clone(), streams, told: Mutex::default(), lost: Mutex::default() };
         driver.start(Arc::new(keeper), Signal::default());
     }
 

@@ -214,6 +214,16 @@ impl Description {
         self.answers_as(status, about, media_type, json!({ "type": "string" }))
     }
 
+    /// Adds an answer that is a stream of server-sent events, each of them as described.
+    pub fn answers_events(&mut self, status: u16, about: &str, names: &[&str]) -> &mut Self {
+        let text = json!({ "type": "string" });
+        let schema = json!({
+            "type": "object",
+            "properties": { "event": words(names.iter().copied()), "id": text, "data": text, "retry": { "type": "integer" } },
+        });
+        self.answers_as(status, about, "text/event-stream", schema)
+    }
+
     /// Says that an answer may also be a text of another type.
     pub fn answers_also_text(&mut self, status: u16, media_type: &str) -> &mut Self {
         if let Some(answer) = self.answers.get_mut(&status) {

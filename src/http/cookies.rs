@@ -57,6 +57,11 @@ pub fn set_cookie(request: &HttpRequest, names: [&str; 2], value: &str, seconds:
     format!("{name}={value}; Path=/; HttpOnly; SameSite=Strict; Max-Age={seconds}{secure}")
 }
 
+/// Ends a session that was begun before its page was behind TLS.
+pub fn ended_cookie(names: [&str; 2]) -> String {
+    format!("{}=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0", names[1])
+}
+
 /// Finds the token of a request's session. What would change something needs more than the cookie, which a browser
 /// sends for pages of other origins, too: it has to come from a page of ours.
 ///

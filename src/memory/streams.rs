@@ -60,6 +60,8 @@ struct Registry {
     of_users: Group<UserId>,
     of_sales: Group<SaleId>,
     of_addresses: Group<IpAddr>,
+    /// Until when none of them is idle, as far as is known.
+    none_idle_until: Option<Moment>,
     /// When all of them are looked at next.
     sweep_at: Option<Moment>,
 }
@@ -104,8 +106,13 @@ impl Streams {
     /// streams of orders end.
     pub fn set_hears(&self, hears: bool) {
         if self.hears.swap(hears, Ordering::Relaxed) && !hears {
-            self.end_if(End::Missed, |listener| listener.user.is_some());
+            self.miss();
         }
+    }
+
+    /// Ends the streams of orders, because something may have been missed. Whoever comes again is told how all stand.
+    pub fn miss(&self) {
+        self.end_if(End::Missed, |listener| listener.user.is_some());
     }
 
     /// Opens a stream. When its buyer has too many, the oldest of them ends; when its address or the process has, one
@@ -117,28 +124,14 @@ impl Streams {
         listener.address = network_of(listener.address);
         let now = self.clock.monotonic();
         let mut registry = self.registry();
-        let mut evicted = Vec::new();
-        if let Some(user) = &listener.user
-            && let Some(streams) = registry.of_users.get(user)
-            && streams.len() >= self.limits.user_max
-        {
-            evicted.extend(streams.values().next().cloned());
-        }
-        let of_address = registry.of_addresses.get(&listener.address);
-        let caps = [
-            (of_address, self.limits.address_max, Full::Address),
-            (Some(&registry.all), self.limits.streams_max, Full::Process),
-        ];
-        for (streams, most, full) in caps {
-            // What leaves already makes room in every group that it is of.
-            let leaves = |open: &Arc<Open>| evicted.iter().any(|other| Arc::ptr_eq(open, other));
-            let Some(streams) = streams else { continue };
-            if streams.len() - streams.values().filter(|open| leaves(open)).count() < most {
-                continue;
+        let evicted = match self.evicted_for(&listener, &registry, now) {
+            Ok(evicted) => evicted,
+            Err((full, until)) => {
+                // Nobody need look before one can be idle for long enough.
+                registry.none_idle_until = until.or(registry.none_idle_until);
+                return Err(full);
             }
-            let idle = streams.values().filter(|open| open.idle_for(now) >= IDLE_LEAST);
-            evicted.push(idle.max_by_key(|open| open.idle_for(now)).ok_or(full)?.clone());
-        }
+        };
         for open in evicted {
             registry.remove(&open);
             end(&open, End::Evicted);
@@ -148,6 +141,46 @@ impl Streams {
         registry.insert(&open);
         registry.gauge();
         Ok(Stream { open, streams: self.clone() })
+    }
+
+    /// Answers the streams that give their places to a new one.
+    ///
+    /// # Errors
+    /// When none is idle; with the moment before which none of the process's is.
+    fn evicted_for(
+        &self,
+        listener: &Listener,
+        registry: &Registry,
+        now: Moment,
+    ) -> Result<Vec<Arc<Open>>, (Full, Option<Moment>)> {
+        let mut evicted: Vec<Arc<Open>> = Vec::new();
+        let of_user = listener.user.as_ref().and_then(|user| registry.of_users.get(user));
+        if let Some(streams) = of_user.filter(|streams| streams.len() >= self.limits.user_max) {
+            evicted.extend(streams.values().next().cloned());
+        }
+        let caps = [
+            (registry.of_addresses.get(&listener.address), self.limits.address_max, Full::Address),
+            (Some(&registry.all), self.limits.streams_max, Full::Process),
+        ];
+        for (streams, most, full) in caps {
+            let Some(streams) = streams else { continue };
+            // What leaves already makes room in every group that it is of.
+            let leaving = evicted.iter().filter(|open| streams.contains_key(&open.id)).count();
+            if streams.len() - leaving < most {
+                continue;
+            }
+            let is_of_process = full == Full::Process;
+            if is_of_process && registry.none_idle_until.is_some_and(|until| now < until) {
+                return Err((full, None));
+            }
+            let longest = streams.values().max_by_key(|open| open.idle_for(now)).ok_or((full, None))?;
+            let idle_for = longest.idle_for(now);
+            if idle_for < IDLE_LEAST {
+                return Err((full, is_of_process.then_some(now + (IDLE_LEAST - idle_for))));
+            }
+            evicted.push(longest.clone());
+        }
+        Ok(evicted)
     }
 
     /// Lists the sales that somebody listens to.
@@ -181,13 +214,13 @@ impl Streams {
         }
     }
 
-    /// Sends heartbeats, and ends what is over. Looks at most once a second.
-    pub fn sweep(&self) {
+    /// Sends heartbeats, and ends what is over. Looks at most once a second, and answers whether it has.
+    pub fn sweep(&self) -> bool {
         let (now, now_ms) = (self.clock.monotonic(), self.clock.now_ms());
         let all: Vec<Arc<Open>> = {
             let mut registry = self.registry();
             if registry.sweep_at.is_some_and(|at| now < at) {
-                return;
+                return false;
             }
             registry.sweep_at = Some(now + SWEEP_EVERY);
             registry.all.values().cloned().collect()
@@ -201,6 +234,7 @@ impl Streams {
                 end(&open, End::Slow);
             }
         }
+        true
     }
 
     /// Ends the streams of whoever `is_meant`.
@@ -264,9 +298,9 @@ impl Registry {
 }
 
 impl Stream {
-    /// Tells it how its sale stands, unless it has seen that.
-    pub fn offer(&self, topics: &SaleTopics) {
-        self.open.offer(topics, self.streams.clock.monotonic());
+    /// Tells it how its sale stands when it begins, unless it has seen that, or was told something newer meanwhile.
+    pub fn begin(&self, topics: &SaleTopics) {
+        self.open.begin(topics, self.streams.clock.monotonic());
     }
 
     /// Tells it how all orders of its buyer stand that are recent, unless it has seen them so. Of one that was told of

@@ -18,6 +18,12 @@ pub trait Announcements: Send + Sync {
     /// When nobody may have been told. To tell it again does no harm.
     async fn announce(&self, orders: &[Order]) -> StoreResult<()>;
 
+    /// Tells all processes that orders may have changed of which nobody tells.
+    ///
+    /// # Errors
+    /// When nobody may have been told.
+    async fn announce_missed(&self) -> StoreResult<()>;
+
     /// Begins to hear what is announced from now on.
     ///
     /// # Errors
@@ -32,6 +38,6 @@ pub trait Hearing: Send {
     /// none.
     ///
     /// # Errors
-    /// When something may have been missed. Nothing is heard any more.
+    /// When something may have been missed, also by the process that would have told of it. Nothing is heard any more.
     async fn next(&mut self) -> StoreResult<Vec<Order>>;
 }

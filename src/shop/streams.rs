@@ -46,10 +46,10 @@ impl Shop {
     /// # Errors
     /// [`NoStream`].
     pub fn open_stream(&self, listener: Listener) -> Result<Stream, NoStream> {
-        if listener.user.is_some() && !self.streams().hears() {
-            return Err(NoStream::Deaf);
-        }
-        self.streams().open(listener).map_err(NoStream::Full)
+        let is_own = listener.user.is_some();
+        let stream = self.streams().open(listener).map_err(NoStream::Full)?;
+        // Asked while it is open: what is missed from now on ends it.
+        if is_own && !self.streams().hears() { Err(NoStream::Deaf) } else { Ok(stream) }
     }
 
     /// Reads the newest orders of a buyer that are decided, newest first.

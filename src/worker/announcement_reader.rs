@@ -48,10 +48,13 @@ impl Task for AnnouncementReader {
     /// When nothing is heard. The next run begins to hear anew.
     async fn run_once(&self) -> StoreResult<Progress> {
         let mut place = self.hearing.lock().await;
-        // A run that is cut off leaves nothing behind that may have missed something.
         let hearing = match place.take() {
             Some(hearing) => Ok(hearing),
-            None => self.announcements.hear().await,
+            None => {
+                // The run before may have been cut off, and nobody knows what came since.
+                self.streams.set_hears(false);
+                self.announcements.hear().await
+            }
         };
         let heard = match hearing {
             Ok(mut hearing) => {

@@ -2,6 +2,7 @@
 //! processes as soon as it can.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -14,8 +15,7 @@ use crate::memory::streams::Streams;
 use crate::metrics::ANNOUNCEMENTS_LOST;
 use crate::ports::{ANNOUNCED_MAX, Announcements, StoreResult};
 
-/// Most orders that wait to be announced: about 30 MB. Whoever hears nothing for so long has ended its streams, and
-/// their clients read how their orders stand.
+/// Most orders that wait to be announced: about 30 MB. Of more it is told that they were missed.
 const WAITING_MAX: usize = 100_000;
 /// The longest pause between two announcements of what waits.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -30,6 +30,8 @@ pub struct Announcer {
     announcements: Option<Arc<dyn Announcements>>,
     text: OrderText,
     waiting: Mutex<VecDeque<Order>>,
+    /// Whether others have to be told that something was missed.
+    missed: AtomicBool,
     /// Wakes it.
     pub signal: Signal,
 }
@@ -41,7 +43,8 @@ impl Announcer {
         announcements: Option<Arc<dyn Announcements>>,
         text: OrderText,
     ) -> Self {
-        Self { streams, announcements, text, waiting: Mutex::default(), signal: Signal::default() }
+        let (waiting, missed, signal) = (Mutex::default(), AtomicBool::new(false), Signal::default());
+        Self { streams, announcements, text, waiting, missed, signal }
     }
 
     fn waiting(&self) -> MutexGuard<'_, VecDeque<Order>> {
@@ -66,7 +69,25 @@ impl Announcer {
             lost
         };
         counter!(ANNOUNCEMENTS_LOST).increment(u64::try_from(lost).unwrap_or(u64::MAX));
+        if lost > 0 {
+            self.missed.store(true, Ordering::Relaxed);
+        }
         self.signal.wake();
+    }
+
+    /// Says that orders may have changed of which this process cannot tell: nobody knows whether a change was made. The
+    /// streams of orders end, here and elsewhere, and begin anew with how all stand.
+    pub fn miss(&self) {
+        self.streams.miss();
+        if self.announcements.is_some() {
+            self.missed.store(true, Ordering::Relaxed);
+            self.signal.wake();
+        }
+    }
+
+    /// Announces what waits, until nothing does or nobody hears.
+    pub async fn finish(&self) {
+        while self.run_once().await.is_ok_and(|progress| progress.done > 0) {}
     }
 }
 
@@ -86,6 +107,10 @@ impl Task for Announcer {
     /// When nobody may have heard it: it waits on.
     async fn run_once(&self) -> StoreResult<Progress> {
         let Some(announcements) = &self.announcements else { return Ok(Progress::of(0)) };
+        if self.missed.swap(false, Ordering::Relaxed) {
+            let told = announcements.announce_missed().await;
+            told.inspect_err(|_| self.missed.store(true, Ordering::Relaxed))?;
+        }
         let some: Vec<Order> = {
             let mut waiting = self.waiting();
             let some = waiting.len().min(ANNOUNCED_MAX);

@@ -32,12 +32,13 @@ export async function fresh(browser: Browser, origins: string[], options: Browse
     page.on("pageerror", (error) => complain(`${error.message}\n${error.stack}`));
   });
   await context.addInitScript(() => {
-    const shifts: number[] = [];
+    const shifts: { value: number; moved: string[] }[] = [];
     Object.assign(window, { shifts });
     new PerformanceObserver((list) => {
       for (const entry of list.getEntries()) {
-        const shift = entry as PerformanceEntry & { value: number; hadRecentInput: boolean };
-        if (!shift.hadRecentInput) shifts.push(shift.value);
+        const shift = entry as PerformanceEntry & { value: number; hadRecentInput: boolean; sources: { node: Node; previousRect: DOMRect; currentRect: DOMRect }[] };
+        const moved = shift.sources.map(({ node, previousRect, currentRect }) => `${(node as Element).outerHTML ?? node.textContent} by ${currentRect.x - previousRect.x}, ${currentRect.y - previousRect.y}`);
+        if (!shift.hadRecentInput) shifts.push({ value: shift.value, moved });
       }
     }).observe({ type: "layout-shift", buffered: true });
   });
@@ -76,8 +77,9 @@ export async function shoot(page: Page, shots: string, name: string): Promise<vo
 
 /** Nothing has moved under the reader's eyes since the first paint. */
 export async function isStill(page: Page, where: string): Promise<void> {
-  const moved = await page.evaluate(() => (window as unknown as { shifts: number[] }).shifts.reduce((sum, shift) => sum + shift, 0));
-  assert.ok(moved < 0.05, `${where}: the layout has shifted by ${moved}`);
+  const shifts = await page.evaluate(() => (window as unknown as { shifts: { value: number; moved: string[] }[] }).shifts);
+  const moved = shifts.reduce((sum, shift) => sum + shift.value, 0);
+  assert.ok(moved < 0.01, `${where}: the layout has shifted by ${moved}: ${JSON.stringify(shifts)}`);
 }
 
 /** An operator's call of the admin API. */

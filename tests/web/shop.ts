@@ -44,7 +44,7 @@ await step("nothing is on sale", async () => {
 });
 
 await step("who never read the docs buys and pays with three clicks", async () => {
-  await sale("Three clicks".toLowerCase().replace(" ", "-"));
+  await sale("three-clicks", { name: "Friday drop", items: [{ sku_id: "phone", name: "Phone X", stock: 3, price: { amount: 19900, currency: "CNY" } }, { sku_id: "case", name: "Case", stock: 1, price: { amount: 2900, currency: "CNY" } }] });
   const page = await opened(await fresh(browser, [shop, pay]), "/");
   await page.getByRole("button", { name: "Buy: Phone X" }).click();
   await page.getByRole("button", { name: /^Pay / }).waitFor();

@@ -32,6 +32,9 @@ struct Announcement<O> {
     v: u32,
     node: NodeMark,
     orders: O,
+    /// Whether there is more of which nobody tells.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    missed: bool,
 }
 
 /// Serves announcements from Redis.
@@ -48,13 +51,23 @@ impl RedisAnnouncements {
     }
 }
 
-#[async_trait]
-impl Announcements for RedisAnnouncements {
-    async fn announce(&self, orders: &[Order]) -> StoreResult<()> {
-        let announcement = Announcement { v: VERSION, node: self.node, orders };
+impl RedisAnnouncements {
+    async fn publish(&self, orders: &[Order], missed: bool) -> StoreResult<()> {
+        let announcement = Announcement { v: VERSION, node: self.node, orders, missed };
         let text = serde_json::to_string(&announcement).expect("orders are JSON");
         let publish = redis::cmd("PUBLISH").arg(self.link.announcements()).arg(text).to_owned();
         self.link.command::<i64>(ANNOUNCE, &publish).await.map(drop)
+    }
+}
+
+#[async_trait]
+impl Announcements for RedisAnnouncements {
+    async fn announce(&self, orders: &[Order]) -> StoreResult<()> {
+        self.publish(orders, false).await
+    }
+
+    async fn announce_missed(&self) -> StoreResult<()> {
+        self.publish(&[], true).await
     }
 
     async fn hear(&self) -> StoreResult<Box<dyn Hearing>> {
@@ -94,6 +107,9 @@ impl RedisHearing {
             .map_err(|error| unreadable(error.to_string()))?;
         if announcement.v != VERSION {
             return Err(unreadable(format!("version {}", announcement.v)));
+        }
+        if announcement.missed {
+            return Err(StoreError::broken(HEAR, "another process has not told of everything".to_owned()));
         }
         Ok(if announcement.node == self.node { Vec::new() } else { announcement.orders })
     }

@@ -13,7 +13,7 @@ use crate::domain::scope::Role;
 use crate::domain::{ApiKey, Scope};
 use crate::http::auth::{Cause, api_key_hash, random_text};
 use crate::http::contract::For;
-use crate::http::cookies::{is_secure, set_cookie};
+use crate::http::cookies::{ended_cookie, is_secure, set_cookie};
 use crate::http::operation::{Operation, Verb, operation};
 use crate::http::problem::{Code, Problem};
 use crate::http::shopper::rfc3339;
@@ -77,11 +77,7 @@ pub async fn begin(request: HttpRequest, context: web::Data<Context>) -> Result<
     let mut response = HttpResponse::Created();
     response.insert_header((SET_COOKIE, set_cookie(&request, COOKIES, &text, SESSION_MAX_MS / 1000)));
     if is_secure(&request) {
-        // A session that was begun before the page was behind TLS.
-        response.append_header((
-            SET_COOKIE,
-            format!("{}=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0", COOKIES[1]),
-        ));
+        response.append_header((SET_COOKIE, ended_cookie(COOKIES)));
     }
     Ok(respond(&mut response, &key, &session, &text))
 }

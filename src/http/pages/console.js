@@ -26,7 +26,7 @@ const may = (scope) => operator.scopes.includes(scope);
 async function refresh() {
   if (!operator || document.hidden) return;
   try {
-    sales = (await call("GET", "/sales?limit=100")).sales;
+    sales = await allSales();
     if (chosen) await refreshChosen();
     word = "live";
   } catch (error) {
@@ -38,9 +38,20 @@ async function refresh() {
   render();
 }
 
+/** Reads all sales, the latest first. */
+async function allSales() {
+  const all = [];
+  for (let cursor = ""; cursor !== null; ) {
+    const page = await call("GET", `/sales?limit=100${cursor}`);
+    all.push(...page.sales);
+    cursor = page.next_cursor && `&cursor=${encodeURIComponent(page.next_cursor)}`;
+  }
+  return all.reverse();
+}
+
 async function refreshChosen() {
   const id = chosen;
-  const sale = sales.find((one) => one.id === id) ?? (await call("GET", `/sales/${id}`).catch(() => null));
+  const sale = sales.find((one) => one.id === id);
   if (!sale) {
     chosen = "";
     return;
@@ -93,8 +104,10 @@ async function endOrder(order, action) {
 async function search() {
   const query = new URLSearchParams({ sale: chosen, limit: 20 });
   for (const [name, value] of Object.entries(wanted)) if (value) query.set(name, value);
+  const id = chosen;
   try {
-    about.orders = (await call("GET", `/orders?${query}`)).orders;
+    const found = (await call("GET", `/orders?${query}`)).orders;
+    if (id === chosen) about.orders = found;
   } catch (error) {
     tell("bad", explain(error.problem));
   }
@@ -241,7 +254,7 @@ function checksCard(checks) {
   const rows = [...checks.checks].sort((a, b) => order.indexOf(a.level) - order.indexOf(b.level));
   return h(
     "details",
-    { class: "card", "data-key": "checks", open: checks.level !== "ok" },
+    { class: "card", "data-key": "checks", open: frame.right.querySelector("details")?.open ?? checks.level !== "ok" },
     h("summary", {}, h("b", {}, t("preflight")), " ", chip(LEVELS[checks.level], t(`level.${checks.level}`))),
     h(
       "ul",

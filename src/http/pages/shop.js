@@ -8,7 +8,7 @@ const sales = new Map();
 const orders = new Map();
 /** What is under way: the name of an action → true. */
 const busy = new Set();
-let [session, demo, notice, state, isRead, stopFollowing] = [null, false, null, "", false, () => {}];
+let [session, demo, notice, state, isRead, stopFollowing, followed] = [null, false, null, "", false, () => {}, undefined];
 const returned = new URLSearchParams(location.search).get("order");
 
 const ENDED = ["rejected", "cancelled", "expired", "refunded"];
@@ -68,28 +68,41 @@ const signOut = () =>
 /** The key of a wish outlives a reload, so that a click counts once however often the page is loaded. */
 const wishes = {
   name: (sale, sku) => `seckill-wish ${session.user_id} ${sale} ${sku}`,
-  of: (sale, sku) => localStorage.getItem(wishes.name(sale, sku)),
+  /** The key of a wish that is not older than two minutes: later nobody thinks of it any more. */
+  of(sale, sku) {
+    const [key, at] = (localStorage.getItem(wishes.name(sale, sku)) ?? "").split(" ");
+    return Date.now() - Number(at) < 120_000 ? key : null;
+  },
   make(sale, sku) {
     const bytes = crypto.getRandomValues(new Uint8Array(16));
     const key = wishes.of(sale, sku) ?? Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
-    localStorage.setItem(wishes.name(sale, sku), key);
+    localStorage.setItem(wishes.name(sale, sku), `${key} ${Date.now()}`);
     return key;
   },
-  end: (sale, sku) => localStorage.removeItem(wishes.name(sale, sku)),
+  end: (name) => localStorage.removeItem(name),
 };
+
+/** Asks again for what was clicked a moment ago and not answered: the page was loaded anew, or the network is back. */
+function resume() {
+  for (const sale of session ? sales.values() : []) {
+    sale.items.filter((item) => wishes.of(sale.id, item.sku_id)).forEach((item) => buy(sale, item));
+  }
+}
 
 const buy = (sale, item) =>
   act(`buy ${sale.id} ${item.sku_id}`, async () => {
     if (!session) await signIn();
-    const key = wishes.make(sale.id, item.sku_id);
+    const [key, name, buyer] = [wishes.make(sale.id, item.sku_id), wishes.name(sale.id, item.sku_id), session.user_id];
     try {
-      note(await api.buy(sale.id, item.sku_id, key, { token: sale.policy.purchase_token, wait: 0 }));
-      wishes.end(sale.id, item.sku_id);
+      const order = await api.buy(sale.id, item.sku_id, key, { token: sale.policy.purchase_token, wait: 0 });
+      wishes.end(name);
+      if (session?.user_id !== buyer) return;
+      note(order);
       announce(t("bought"));
       document.getElementById("orders-title").scrollIntoView({ block: "nearest" });
     } catch (error) {
       // What may have been done keeps its key, and is found by it.
-      if (error.problem && !error.problem.retryable) wishes.end(sale.id, item.sku_id);
+      if (error.problem && !error.problem.retryable) wishes.end(name);
       if (["sold_out", "sale_paused", "sale_ended"].includes(error.problem?.code)) refreshSale(sale.id);
       throw error;
     }
@@ -109,15 +122,20 @@ async function giveUp(order) {
 
 // ---- what is known
 
+/** How far an order is: a state comes after those of smaller numbers. */
+const RANKS = { reserved: 0, queued: 0, awaiting_payment: 1, paid: 2, rejected: 2, cancelled: 2, expired: 2, refunded: 3 };
+
 function note(order) {
   const before = orders.get(order.id);
+  // What was asked for before the last news comes after them.
+  if (before && RANKS[before.status] > RANKS[order.status]) return;
   if (before && before.status !== order.status) announce(t(`order.${order.status}`));
-  const due = order.final || !order.poll_after_ms ? Infinity : Date.now() + order.poll_after_ms;
-  const known = { ...before, ...order, due };
-  orders.set(order.id, known);
-  render();
+  const known = { ...order, expires_at: order.expires_at ?? before?.expires_at };
   // Until when it can be paid says only a read.
-  if (order.status === "awaiting_payment" && !known.expires_at) api.order(order.id).then(note, () => (known.due = Date.now()));
+  const isUnclear = order.status === "awaiting_payment" && !known.expires_at;
+  const wait = isUnclear ? (before?.isUnclear ? 5000 : 0) : (order.poll_after_ms ?? Infinity);
+  orders.set(order.id, { ...known, isUnclear, due: order.final ? Infinity : Date.now() + wait });
+  render();
 }
 
 function noteSale(sale) {
@@ -136,23 +154,19 @@ async function refreshSale(id) {
   try {
     noteSale(await api.sale(id));
   } catch (error) {
-    if (error.problem?.status === 404) sales.delete(id);
+    if (error.problem?.status === 404 && sales.delete(id)) render();
   }
 }
 
 /** Reads everything anew. */
 async function refresh() {
   try {
-    const all = await api.sales();
+    const [all, own] = await Promise.all([api.sales(), session ? api.orders() : []]);
     sales.clear();
     all.forEach((sale) => sales.set(sale.id, sale));
-    if (session) (await api.orders()).forEach(note);
+    own.forEach(note);
     isRead = true;
     if (state === "offline") state = "polling";
-    // A reload in the middle of a click: the same wish is asked for again.
-    for (const sale of session ? sales.values() : []) {
-      sale.items.filter((item) => wishes.of(sale.id, item.sku_id)).forEach((item) => buy(sale, item));
-    }
   } catch (error) {
     if (!error.problem) throw error;
     if (error.problem.code === "offline") state = "offline";
@@ -169,8 +183,6 @@ function take(event, data) {
   else if (event === "order") note(data);
   else if (event === "state" && state !== data) {
     state = data;
-    // Nobody has told of what happened meanwhile.
-    if (state === "polling") refresh();
     render();
   }
 }
@@ -184,8 +196,10 @@ function focus() {
 function follow() {
   stopFollowing();
   stopFollowing = () => {};
+  state = "";
   if (document.hidden) return;
   const what = { sale: focus()?.id, own: session !== null };
+  followed = what.sale;
   if (!what.sale && !what.own) return;
   const name = `seckill-stream ${what.sale ?? ""} ${session?.user_id ?? ""}`;
   const [channel, gone] = [new BroadcastChannel(name), new AbortController()];
@@ -320,6 +334,8 @@ function render() {
   put(document.getElementById("sales"), open.length ? open.map(saleCard) : [isRead || state === "offline" ? none : loading]);
   document.getElementById("over").hidden = over.length === 0;
   put(document.getElementById("over-sales"), over.map(saleCard));
+  // What stands below comes when it is known where it will stay.
+  document.getElementById("own").hidden = !isRead;
   const own = [...orders.values()].sort((a, b) => b.accepted_at.localeCompare(a.accepted_at));
   put(document.getElementById("orders"), own.length ? own.map(orderCard) : [h("p", { class: "empty", "data-key": "none" }, t("no_orders"))]);
 }
@@ -329,6 +345,7 @@ function tick() {
   let turned = false;
   for (const place of document.querySelectorAll("[data-clock]")) {
     const sale = sales.get(place.dataset.clock);
+    if (!sale) continue;
     const [what, time] = clock(sale);
     [place.firstChild.textContent, place.lastChild.textContent] = [what, time];
     turned ||= sale.status === "upcoming" && Date.parse(sale.starts_at) <= api.now() && !sale.turned;
@@ -344,18 +361,20 @@ function tick() {
   // Who is not told asks, and what is not decided is asked for all the same, if not as often.
   const patience = state === "live" ? 5000 : 0;
   for (const order of orders.values()) {
-    if (Date.now() < order.due + patience) continue;
+    if (Date.now() < order.due + (order.isUnclear ? 0 : patience)) continue;
     order.due = Infinity;
     api.order(order.id).then(note, () => (order.due = Date.now() + 5000));
   }
 }
 
-let asked = 0;
-/** Asks for everything while nobody tells of it. */
-function poll() {
-  if (document.hidden || state === "live" || busy.size || Date.now() < asked) return;
-  asked = Date.now() + 4000 + 2000 * Math.random();
-  refresh();
+let asked = Date.now() + 5000;
+/** Asks for everything: soon while nobody tells of it, and now and then for what nobody tells of, such as new sales. */
+async function poll() {
+  if (document.hidden || busy.size || Date.now() < asked - (state === "live" ? 0 : 35_000)) return;
+  // A crowd that has lost its streams at once does not come back at once.
+  asked = Date.now() + 39_000 + 4000 * Math.random();
+  await refresh();
+  if (focus()?.id !== followed) follow();
 }
 
 async function start() {
@@ -370,13 +389,17 @@ async function start() {
   }
   await refresh();
   follow();
+  // A page that does not lead has missed what was told between the two.
+  await refresh();
+  resume();
   setInterval(tick, 250);
   setInterval(poll, 1000);
   document.addEventListener("visibilitychange", () => {
     follow();
     if (!document.hidden) refresh();
   });
-  for (const event of ["online", "offline"]) window.addEventListener(event, () => (render(), refresh()));
+  window.addEventListener("offline", render);
+  window.addEventListener("online", async () => (render(), await refresh(), resume()));
 }
 
 start();

@@ -18,7 +18,7 @@ use crate::http::operation::{Operation, Verb, operation};
 use crate::http::paging::SalesQuery;
 use crate::http::problem::{Code, Problem};
 use crate::http::rules::pass;
-use crate::http::{Context, extract};
+use crate::http::{Context, cookies, extract};
 use crate::memory::catalog::{Snapshot, StockBand};
 use crate::memory::streams::{SaleTopics, Topic};
 use utoipa::ToSchema;
@@ -213,10 +213,10 @@ impl Audience {
         if !context.shop.traffic().hides_sales() {
             return Ok(Self::All);
         }
-        match extract::authorization(request)? {
-            None => Ok(Self::Unknown),
-            Some(_) => Ok(Self::Known(extract::shopper(request, context).await?)),
+        if extract::authorization(request)?.is_none() && cookies::shopper_token(request)?.is_none() {
+            return Ok(Self::Unknown);
         }
+        Ok(Self::Known(extract::shopper(request, context).await?))
     }
 
     fn sees(&self, context: &Context, sale: &SaleId) -> bool {
@@ -326,7 +326,7 @@ fn cacheable(request: &HttpRequest, audience: &Audience, body: &impl Serialize) 
     };
     response.insert_header((CACHE_CONTROL, kept_by)).insert_header((ETAG, etag));
     if !matches!(audience, Audience::All) {
-        response.append_header((VARY, "Authorization"));
+        response.append_header((VARY, "Authorization, Cookie"));
     }
     if is_known { response.finish() } else { response.content_type("application/json").body(text) }
 }

@@ -11,7 +11,7 @@ use crate::chance::Chance;
 use crate::domain::UserId;
 use crate::http::auth::{Cause, Shopper, bearer};
 use crate::http::contract::For;
-use crate::http::cookies::{SHOPPER, refuse_others, set_cookie};
+use crate::http::cookies::{SHOPPER, ended_cookie, is_secure, refuse_others, set_cookie};
 use crate::http::operation::{Operation, Verb, operation};
 use crate::http::problem::{Code, Problem};
 use crate::http::{Context, extract};
@@ -87,6 +87,9 @@ pub async fn begin(request: HttpRequest, context: web::Data<Context>) -> Result<
     let seconds = shopper.until_ms.saturating_sub(context.shop.now_ms()).max(0) / 1000;
     let mut response = HttpResponse::Created();
     response.insert_header((SET_COOKIE, set_cookie(&request, SHOPPER, &token, seconds)));
+    if is_secure(&request) {
+        response.append_header((SET_COOKIE, ended_cookie(SHOPPER)));
+    }
     Ok(respond(&mut response, &shopper))
 }
 
@@ -96,7 +99,12 @@ pub async fn begin(request: HttpRequest, context: web::Data<Context>) -> Result<
 /// `forbidden` when another page asks.
 pub async fn end(request: HttpRequest) -> Result<HttpResponse, Problem> {
     refuse_others(&request)?;
-    Ok(HttpResponse::NoContent().insert_header((SET_COOKIE, set_cookie(&request, SHOPPER, "", 0))).finish())
+    let mut response = HttpResponse::NoContent();
+    response.insert_header((SET_COOKIE, set_cookie(&request, SHOPPER, "", 0)));
+    if is_secure(&request) {
+        response.append_header((SET_COOKIE, ended_cookie(SHOPPER)));
+    }
+    Ok(response.finish())
 }
 
 fn respond(response: &mut HttpResponseBuilder, shopper: &Shopper) -> HttpResponse {

@@ -8,6 +8,7 @@ pub mod event_source;
 pub mod tickets;
 pub mod web_socket;
 
+use actix_web::http::Method;
 use actix_web::http::header::{CACHE_CONTROL, HeaderName, ORIGIN};
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
@@ -56,7 +57,7 @@ pub fn operations() -> Vec<Operation> {
             .is_limited()
             .query::<StreamQuery>()
             .refuses(REFUSES)
-            .answers_text(200, "Events, until `bye`.", "text/event-stream");
+            .answers_events(200, "Events, until `bye`.", &["sale", "stock", "order", "bye"]);
     }));
     all.push(operation(Verb::Get, "/api/v1/ws", socket, |it| {
         it.names("streams", "open_socket", "The same over WebSocket.")
@@ -89,12 +90,15 @@ pub async fn stream(
     query: web::Query<StreamQuery>,
     context: web::Data<Context>,
 ) -> Result<HttpResponse, Problem> {
+    let mut response = HttpResponse::Ok();
+    response.content_type("text/event-stream");
+    response.insert_header((CACHE_CONTROL, "no-store")).insert_header((X_ACCEL_BUFFERING, "no"));
+    // The framework would take a body to its end that has none, and the connection would wait for it.
+    if request.method() == Method::HEAD {
+        return Ok(response.finish());
+    }
     let stream = opened(&request, query.into_inner(), &context).await?;
-    Ok(HttpResponse::Ok()
-        .content_type("text/event-stream")
-        .insert_header((CACHE_CONTROL, "no-store"))
-        .insert_header((X_ACCEL_BUFFERING, "no"))
-        .body(EventSource::new(stream)))
+    Ok(response.body(EventSource::new(stream)))
 }
 
 /// Answers `GET /ws`: the same events over WebSocket.
@@ -166,7 +170,7 @@ async fn opened(request: &HttpRequest, query: StreamQuery, context: &Context) ->
     let user = listener.user.clone();
     let stream = context.shop.open_stream(listener).map_err(refusal)?;
     if let Some(topics) = sale.and_then(|sale| topics(&context.shop.catalog(), &sale, now_ms)) {
-        stream.offer(&topics);
+        stream.begin(&topics);
     }
     if let Some(user) = user {
         if context.shop.is_degraded(Step::Lists) {

@@ -119,6 +119,8 @@ struct State {
     /// When something was taken to be sent last.
     taken_at: Moment,
     beat: bool,
+    /// Whether it was told how its sale stands.
+    is_begun: bool,
     end: Option<End>,
     is_over: bool,
     waker: Option<Waker>,
@@ -138,6 +140,7 @@ impl Open {
             event_at: now,
             taken_at: now,
             beat: false,
+            is_begun: false,
             end: None,
             is_over: false,
             waker: None,
@@ -154,9 +157,20 @@ impl Open {
         now.since(self.state().event_at)
     }
 
+    /// Puts in place how the sale stands, unless something was put in place before.
+    pub fn begin(&self, topics: &SaleTopics, now: Moment) {
+        if !self.state().is_begun {
+            self.offer(topics, now);
+        }
+    }
+
     /// Puts in place how the sale stands, unless the client knows it.
     pub fn offer(&self, topics: &SaleTopics, now: Moment) {
         let mut state = self.state();
+        state.is_begun = true;
+        if state.end.is_some() {
+            return;
+        }
         let SaleTopics { sale, stock } = topics;
         let (known_sale, known_stock) = state.offered;
         if (known_sale, known_stock) == (sale.digest, stock.digest) {

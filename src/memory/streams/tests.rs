@@ -113,7 +113,7 @@ fn an_order_never_goes_back_whatever_comes_late_or_twice() {
 fn a_client_goes_on_with_what_it_has_not_seen() {
     let bench = Bench::new();
     let first = bench.open(Some("ada"), 1, Seen::default()).expect("room");
-    first.offer(&bench.sale("live", "plenty"));
+    first.begin(&bench.sale("live", "plenty"));
     first.offer_orders(&[order(2, OrderState::AwaitingPayment), order(1, OrderState::Paid)], text);
     let (told, seen) = taken(&first);
     assert_eq!(told, ["1 paid", "2 awaiting_payment", "live", "plenty"]);
@@ -121,7 +121,7 @@ fn a_client_goes_on_with_what_it_has_not_seen() {
     let seen = seen.expect("it has seen something");
     // Nothing has changed.
     let second = bench.open(Some("ada"), 1, seen).expect("room");
-    second.offer(&bench.sale("live", "plenty"));
+    second.begin(&bench.sale("live", "plenty"));
     second.offer_orders(&[order(2, OrderState::AwaitingPayment), order(1, OrderState::Paid)], text);
     assert!(words(&second).is_empty());
     bench.tell(&order(2, OrderState::Paid));
@@ -129,7 +129,7 @@ fn a_client_goes_on_with_what_it_has_not_seen() {
     assert_eq!(told, ["2 paid"]);
     // One was refunded while nobody listened, and another one came: it is told how all stand.
     let third = bench.open(Some("ada"), 1, seen.expect("it has")).expect("room");
-    third.offer(&bench.sale("live", "low"));
+    third.begin(&bench.sale("live", "low"));
     let now = [order(3, OrderState::Rejected), order(2, OrderState::Refunded), order(1, OrderState::Paid)];
     third.offer_orders(&now, text);
     let (told, seen) = taken(&third);
@@ -189,7 +189,7 @@ fn a_full_process_gives_up_the_stream_that_was_idle_for_longest_and_otherwise_re
     );
     assert_eq!(bench.open(None, 3, Seen::default()).err(), Some(Full::Process));
     bench.clock.advance_ms(40_000);
-    one.offer(&bench.sale("live", "low"));
+    one.begin(&bench.sale("live", "low"));
     let three = bench.open(None, 3, Seen::default()).expect("room");
     assert_eq!(words(&two), ["bye evicted"]);
     assert_eq!(bench.open(None, 4, Seen::default()).err(), Some(Full::Process));

@@ -59,7 +59,11 @@ impl Writing {
         let outcome = self.attempt(batch).await;
         match &outcome {
             Ok(BatchOutcome::Written(written)) => self.after_commit(written),
-            Ok(BatchOutcome::PositionMoved { .. }) => retried("position_moved"),
+            Ok(BatchOutcome::PositionMoved { .. }) => {
+                retried("position_moved");
+                // An attempt before this one may have moved it, and nobody has heard of its orders.
+                self.announcer.miss();
+            }
             Err(error) => {
                 retried(match error.kind {
                     ErrorKind::Conflict => "conflict",

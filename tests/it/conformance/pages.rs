@@ -108,7 +108,8 @@ async fn a_page_has_a_session_for_its_token_and_changes_things_only_itself(mode:
             && set.contains("; Path=/; HttpOnly; SameSite=Strict; Max-Age="),
         "{set}"
     );
-    let behind_tls = [("Authorization", bearer.as_str()), ("Origin", "https://test"), ("Host", "test")];
+    let behind_tls =
+        [("Authorization", bearer.as_str()), ("Origin", "https://shop.example"), ("Host", "shop.example")];
     let set_behind_tls = session(&shop, "POST", &behind_tls).await.header("set-cookie").to_owned();
     assert!(set_behind_tls.starts_with("__Host-seckill_shopper=") && set_behind_tls.ends_with("; Secure"));
     let cookie = set.split(';').next().expect("a cookie");
@@ -166,7 +167,12 @@ async fn a_session_ends(shop: &TestShop, cookie: &str) {
     let refused = session(shop, "POST", &[("Authorization", &format!("Bearer {long}"))]).await;
     assert_eq!(refused.problem(), (400, "validation_failed".to_owned()), "{refused:?}");
     assert_eq!(session(shop, "DELETE", &[("Cookie", cookie)]).await.problem(), (403, "forbidden".to_owned()));
-    let ended = session(shop, "DELETE", &[("Cookie", cookie), ("Origin", "http://test")]).await;
+    let ended = session(
+        shop,
+        "DELETE",
+        &[("Cookie", cookie), ("Origin", "http://shop.example"), ("Host", "shop.example")],
+    )
+    .await;
     assert_eq!(ended.status, 204);
     assert!(
         ended.header("set-cookie").starts_with("seckill_shopper=; ")
@@ -176,7 +182,7 @@ async fn a_session_ends(shop: &TestShop, cookie: &str) {
 
 async fn anybody_can_be_a_buyer_of_a_demo_and_of_nothing_else(mode: Mode) {
     let shop = TestShop::start(mode).await;
-    let own = [("Origin", "http://test")];
+    let own = [("Origin", "http://shop.example"), ("Host", "shop.example")];
     assert_eq!(session(&shop, "POST", &own).await.problem(), (401, "unauthenticated".to_owned()));
     shop.let_anybody_buy();
     assert_eq!(session(&shop, "GET", &[]).await.json()["demo"], true);

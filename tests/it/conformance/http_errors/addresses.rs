@@ -202,7 +202,7 @@ async fn a_wrong_method_or_address_is_a_problem_too(mode: Mode) {
         findings.rule(&what, answer.header("Allow") == methods, &format!("not {methods}: {answer:?}"));
     }
     for path in [
-        "/",
+        "/index.html",
         "/api",
         "/api/v1",
         "/api/v1/nothing",
@@ -218,7 +218,7 @@ async fn a_wrong_method_or_address_is_a_problem_too(mode: Mode) {
     ] {
         findings.check(path, &call(shop.shopper, "GET", path, &auth, "").await, (404, "not_found"));
     }
-    for path in ["/api/v1/sales/drop", "/api/v1/orders", "/api/v1/admin/nothing", "/"] {
+    for path in ["/api/v1/sales/drop", "/api/v1/orders", "/api/v1/admin/nothing", "/shop"] {
         let answer = call(shop.admin, "GET", path, &auth, "").await;
         findings.check(&format!("admin listener: {path}"), &answer, (404, "not_found"));
     }
