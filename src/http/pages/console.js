@@ -247,14 +247,14 @@ function funnel(view) {
   return h("figure", { class: "chart" }, svg("svg", { class: "line", viewBox: "0 0 100 30", preserveAspectRatio: "none", role: "img", "aria-label": label }, svg("polyline", { points })), h("figcaption", { class: "small" }, label));
 }
 
-function checksCard(checks) {
+function checksCard(checks, isOn) {
   if (!checks) return null;
   if (checks.problem) return h("p", { class: "note bad", "data-key": "checks" }, explain(checks.problem));
   const order = ["error", "warning", "ok"];
   const rows = [...checks.checks].sort((a, b) => order.indexOf(a.level) - order.indexOf(b.level));
   return h(
     "details",
-    { class: "card", "data-key": "checks", open: frame.right.querySelector("details")?.open ?? checks.level !== "ok" },
+    { class: "card", "data-key": "checks", open: frame.right.querySelector("details")?.open ?? (checks.level !== "ok" && !isOn) },
     h("summary", {}, h("b", {}, t("preflight")), " ", chip(LEVELS[checks.level], t(`level.${checks.level}`))),
     h(
       "ul",
@@ -326,9 +326,9 @@ function detail() {
         sale.state === "settled" ? h("a", { class: "button quiet", href: `/api/v1/admin/sales/${sale.id}/report?format=html` }, t("report")) : null,
       ),
     ),
-    isOn ? null : checksCard(checks),
+    isOn ? null : checksCard(checks, isOn),
     sale.state === "draft" ? null : board(sale, about),
-    isOn ? checksCard(checks) : null,
+    isOn ? checksCard(checks, isOn) : null,
     may("orders:read") && sale.state !== "draft" ? ordersCard(sale) : null,
   ];
 }
