@@ -84,7 +84,9 @@ const REFUSES: &[Code] = &[
 /// Answers `GET /stream`: server-sent events.
 ///
 /// # Errors
-/// As [`opened`].
+/// `validation_failed` for a request that names nothing to hear of, `sale_not_found`, `unauthenticated` for a ticket
+/// that does not serve, `too_many_streams` of an address and `overloaded` of this process, `draining`, and
+/// `dependency_unavailable` while this process does not hear of the orders that others change.
 pub async fn stream(
     request: HttpRequest,
     query: web::Query<StreamQuery>,
@@ -104,7 +106,7 @@ pub async fn stream(
 /// Answers `GET /ws`: the same events over WebSocket.
 ///
 /// # Errors
-/// As [`opened`]; `forbidden` for a page of an origin that is neither ours nor one of `http.cors_origins`;
+/// As [`stream`]; `forbidden` for a page of an origin that is neither ours nor one of `http.cors_origins`;
 /// `validation_failed` for a request that is no handshake.
 pub async fn socket(
     request: HttpRequest,
@@ -135,9 +137,7 @@ fn is_known_origin(request: &HttpRequest, context: &Context) -> bool {
 /// Opens the stream that a request asks for.
 ///
 /// # Errors
-/// `validation_failed` for one that names nothing to hear of, `sale_not_found`, `unauthenticated` for a ticket that
-/// does not serve, `too_many_streams` of an address and `overloaded` of this process, `draining`, and
-/// `dependency_unavailable` while this process does not hear of the orders that others change.
+/// As [`stream`].
 async fn opened(request: &HttpRequest, query: StreamQuery, context: &Context) -> Result<Stream, Problem> {
     if context.shop.is_leaving() {
         return Err(Problem::new(Code::Draining).retry_after_ms(Chance::System.with_jitter(RETRY_MS)));
