@@ -109,6 +109,10 @@ pub async fn around(
         response.headers_mut().insert(REQUEST_ID, value);
     }
     record(&response, &id, began.elapsed());
+    if response.request().method() == Method::HEAD && response.response().body().size() == BodySize::Stream {
+        // The framework would take a body to its end that nobody is sent, and the connection would wait for it.
+        response = response.map_body(|_, _| BoxBody::new(()));
+    }
     if let Some(in_hand) = in_hand
         && response.response().body().size() == BodySize::Stream
     {

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use actix_web::http::header::{CACHE_CONTROL, ETAG, IF_NONE_MATCH, VARY};
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
 use super::rfc3339;
 use crate::domain::rule::Way;
 use crate::domain::sale::Phase;
+use crate::domain::stream::digest;
 use crate::domain::{Access, DeviceId, Item, Money, Sale, SaleId, SkuId, UserId};
 use crate::http::auth::Shopper;
 use crate::http::contract::For;
@@ -314,9 +314,7 @@ pub async fn read(
 /// Answers with what may be kept for a moment: by everybody, or by its shopper alone when others see something else.
 fn cacheable(request: &HttpRequest, audience: &Audience, body: &impl Serialize) -> HttpResponse {
     let text = serde_json::to_string(body).expect("a view of texts and numbers always serialises");
-    let digest = Sha256::digest(text.as_bytes());
-    let word = digest.iter().take(8).fold(0u64, |word, byte| (word << 8) | u64::from(*byte));
-    let etag = format!("\"{word:016x}\"");
+    let etag = format!("\"{:016x}\"", digest(&text));
     let mut known = request.headers().get_all(IF_NONE_MATCH).filter_map(|value| value.to_str().ok());
     let is_known = known.any(|value| value == "*" || value.contains(&etag));
     let mut response = if is_known { HttpResponse::NotModified() } else { HttpResponse::Ok() };

@@ -8,7 +8,6 @@ pub mod event_source;
 pub mod tickets;
 pub mod web_socket;
 
-use actix_web::http::Method;
 use actix_web::http::header::{CACHE_CONTROL, HeaderName, ORIGIN};
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
@@ -95,10 +94,6 @@ pub async fn stream(
     let mut response = HttpResponse::Ok();
     response.content_type("text/event-stream");
     response.insert_header((CACHE_CONTROL, "no-store")).insert_header((X_ACCEL_BUFFERING, "no"));
-    // The framework would take a body to its end that has none, and the connection would wait for it.
-    if request.method() == Method::HEAD {
-        return Ok(response.finish());
-    }
     let stream = opened(&request, query.into_inner(), &context).await?;
     Ok(response.body(EventSource::new(stream)))
 }

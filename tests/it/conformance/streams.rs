@@ -8,7 +8,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use crate::client::call;
-use crate::harness::{TestShop, eventually, sale_body, token};
+use crate::harness::{API_KEY, TestShop, eventually, sale_body, token};
 use crate::stream_client::{EventStream, own, ticket};
 
 in_both_modes!(
@@ -159,6 +159,16 @@ async fn what_cannot_be_heard_of_is_refused(mode: Mode) {
     let mut line = crate::client::Line::open(shop.shopper).await.expect("a connection");
     for path in ["/api/v1/stream?sale=drop", "/api/v1/time"] {
         let head = line.exchange("HEAD", path, &[], hyper::body::Bytes::new()).await.expect("an answer");
+        assert_eq!((head.status, head.text.as_str()), (200, ""), "{path}");
+    }
+    let head = line.exchange("HEAD", "/api/v1/stream?sale=none", &[], hyper::body::Bytes::new()).await;
+    assert_eq!(head.expect("an answer").status, 404, "it says what a GET would");
+    // So is every other answer of which nobody knows the length.
+    let key = format!("Bearer {API_KEY}");
+    let mut line = crate::client::Line::open(shop.admin).await.expect("a connection");
+    for path in ["/api/v1/admin/exports/orders?sale=drop", "/livez"] {
+        let headers = [("Authorization", key.as_str())];
+        let head = line.exchange("HEAD", path, &headers, hyper::body::Bytes::new()).await.expect("an answer");
         assert_eq!((head.status, head.text.as_str()), (200, ""), "{path}");
     }
     // A made-up id of an event is one that was never seen.
