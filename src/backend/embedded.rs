@@ -134,7 +134,7 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Opened> {
         order_log: Arc::new(SqliteOrderLog { sqlite: sqlite.clone(), ends }),
         order_writes: orders.clone(),
         order_changes: Arc::new(SqliteOrderChanges { sqlite: sqlite.clone() }),
-        events: Arc::new(SqliteEvents { sqlite: sqlite.clone() }),
+        events: Arc::new(SqliteEvents::new(sqlite.clone())),
         views: Arc::new(SqliteViews { sqlite: sqlite.clone() }),
         subscriptions: Arc::new(SqliteSubscriptions { sqlite: sqlite.clone() }),
         token_leases: None,

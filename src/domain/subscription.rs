@@ -132,6 +132,14 @@ pub enum SubscriptionChange {
     Resume,
     /// It gets a new secret, and the one before holds as well.
     Rotate(String),
+    /// No more is sent, because nothing was taken since `failing_since_ms`, in ms since 1970. Nothing happens when it
+    /// is not active or not failing since then any more: an operator or a receiver was quicker.
+    GiveUp {
+        /// Since when nothing was taken.
+        failing_since_ms: i64,
+        /// The reason, of at most 200 characters.
+        why: String,
+    },
     /// Something was sent and not taken. It is failing from then on, unless it was before.
     Failed,
     /// Something that was sent was taken.

@@ -15,7 +15,7 @@ pub trait Subscriptions: Send + Sync {
     /// Adds one. Answers `false` when there are [`Subscription::MAX`] already.
     async fn add(&self, subscription: &Subscription) -> StoreResult<bool>;
 
-    /// Lets something happen to one. Answers whether there is one of this id.
+    /// Lets something happen to one. Answers whether there is one of this id to which it happens.
     async fn change(&self, id: &SubscriptionId, change: &SubscriptionChange) -> StoreResult<bool>;
 
     /// Removes one, and forgets where it was. Answers whether there was one.

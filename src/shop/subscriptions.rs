@@ -102,7 +102,7 @@ impl Shop {
     async fn begin_at_the_end(&self, id: &SubscriptionId) -> Result<(), Failure> {
         for at in self.ports.events.instances() {
             let backlog = self.ports.events.backlog(at, &id.reader()).await.map_err(Failure::of_read)?;
-            self.ports.events.advance(at, &id.reader(), &backlog.next, &backlog.ends).await?;
+            self.ports.events.put(at, &id.reader(), &backlog.ends).await?;
         }
         Ok(())
     }
@@ -147,7 +147,7 @@ impl Shop {
                 let first = from.get(part).copied().unwrap_or(FIRST_NUMBER);
                 (*part, first.clamp(FIRST_NUMBER, *end))
             });
-            self.ports.events.advance(at, &id.reader(), &backlog.next, &wanted.collect()).await?;
+            self.ports.events.put(at, &id.reader(), &wanted.collect()).await?;
         }
         Ok(true)
     }

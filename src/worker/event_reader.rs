@@ -68,8 +68,7 @@ impl EventReader {
     /// # Errors
     /// When the events cannot be read.
     pub async fn unread(&self, at: Instance) -> StoreResult<Option<Unread>> {
-        let turn = Turn { reader: &self.name, holder: self.holder, lease: self.lease };
-        let backlog = self.events.turn(at, turn).await?;
+        let backlog = self.events.turn(at, self.turn()).await?;
         let unread = backlog.as_ref().map_or(0, Backlog::len);
         gauge!(EVENTS_UNREAD, "reader" => self.name.clone(), "database" => at.number().to_string())
             .set(f64::from(i32::try_from(unread).unwrap_or(i32::MAX)));
@@ -86,6 +85,10 @@ impl EventReader {
     /// # Errors
     /// When that could not be kept. The reader gets the same events again.
     pub async fn done(&self, at: Instance, unread: &Unread) -> StoreResult<()> {
-        self.events.advance(at, &self.name, &unread.from, &unread.page.next).await
+        self.events.advance(at, self.turn(), &unread.from, &unread.page.next).await
+    }
+
+    fn turn(&self) -> Turn<'_> {
+        Turn { reader: &self.name, holder: self.holder, lease: self.lease }
     }
 }

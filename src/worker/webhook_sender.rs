@@ -201,16 +201,18 @@ impl WebhookSender {
         let ms = self.chance.with_jitter(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX));
         let until = self.clock.monotonic() + Duration::from_millis(ms);
         self.pauses.lock().expect("no code panics while holding it").insert(key, Pause { failures, until });
-        let failing_for_ms =
-            subscription.failing_since_ms.map_or(0, |since_ms| self.clock.now_ms() - since_ms);
-        let is_too_long = u128::try_from(failing_for_ms).is_ok_and(|ms| ms >= self.pause_after.as_millis());
-        let change = if is_too_long {
-            tracing::error!(subscription = %subscription.id, "nothing was taken for too long: it is paused");
-            SubscriptionChange::Pause(format!("nothing was taken for {} s: {why}", failing_for_ms / 1000))
-        } else {
-            SubscriptionChange::Failed
+        let long_ms = i64::try_from(self.pause_after.as_millis()).unwrap_or(i64::MAX);
+        let since_ms = subscription.failing_since_ms.filter(|ms| self.clock.now_ms() - ms >= long_ms);
+        let Some(failing_since_ms) = since_ms else {
+            return self.subscriptions.change(&subscription.id, &SubscriptionChange::Failed).await.map(drop);
         };
-        self.subscriptions.change(&subscription.id, &change).await.map(drop)
+        let long_s = (self.clock.now_ms() - failing_since_ms) / 1000;
+        let why = format!("nothing was taken for {long_s} s: {why}");
+        let given_up = SubscriptionChange::GiveUp { failing_since_ms, why };
+        if self.subscriptions.change(&subscription.id, &given_up).await? {
+            tracing::error!(subscription = %subscription.id, "nothing was taken for too long: it is paused");
+        }
+        Ok(())
     }
 }
 

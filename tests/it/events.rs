@@ -173,11 +173,15 @@ impl OrderEvents for Going {
     async fn advance(
         &self,
         at: Instance,
-        reader: &str,
+        turn: Turn<'_>,
         from: &EventNumbers,
         to: &EventNumbers,
     ) -> StoreResult<()> {
-        self.events.advance(at, reader, from, to).await
+        self.events.advance(at, turn, from, to).await
+    }
+
+    async fn put(&self, at: Instance, reader: &str, to: &EventNumbers) -> StoreResult<()> {
+        self.events.put(at, reader, to).await
     }
 
     async fn kept(&self, at: Instance) -> StoreResult<Backlog> {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 /// One call.
@@ -34,6 +35,8 @@ struct State {
 pub struct Receiver {
     address: SocketAddr,
     state: Arc<Mutex<State>>,
+    /// Whether answers are given.
+    answers: watch::Sender<bool>,
     _tasks: JoinSet<()>,
 }
 
@@ -43,15 +46,16 @@ impl Receiver {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
         let state = Arc::new(Mutex::new(State { status: 200, ..State::default() }));
+        let (answers, given) = watch::channel(true);
         let shared = state.clone();
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                connections.spawn(serve(stream, shared.clone()));
+                connections.spawn(serve(stream, shared.clone(), given.clone()));
             }
         });
-        Self { address, state, _tasks: tasks }
+        Self { address, state, answers, _tasks: tasks }
     }
 
     pub fn url(&self) -> String {
@@ -70,6 +74,16 @@ impl Receiver {
     /// Answers nothing any more.
     pub fn hang(&self) {
         self.state().hangs = true;
+    }
+
+    /// Takes what comes, and keeps its answers back.
+    pub fn hold_answers(&self) {
+        self.answers.send_replace(false);
+    }
+
+    /// Gives the answers that were kept back, and those to come.
+    pub fn give_answers(&self) {
+        self.answers.send_replace(true);
     }
 
     /// Counts all calls.
@@ -93,7 +107,7 @@ impl Receiver {
     }
 }
 
-async fn serve(mut stream: TcpStream, state: Arc<Mutex<State>>) {
+async fn serve(mut stream: TcpStream, state: Arc<Mutex<State>>, mut given: watch::Receiver<bool>) {
     let mut read = Vec::new();
     while let Some((call, rest)) = next(&mut stream, read).await {
         read = rest;
@@ -110,6 +124,9 @@ async fn serve(mut stream: TcpStream, state: Arc<Mutex<State>>) {
             }
         };
         let Some(status) = status else { std::future::pending().await };
+        if given.wait_for(|is_given| *is_given).await.is_err() {
+            return;
+        }
         let answer = format!("HTTP/1.1 {status} x\r\nContent-Length: 0\r\n\r\n");
         if stream.write_all(answer.as_bytes()).await.is_err() {
             return;

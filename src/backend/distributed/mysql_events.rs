@@ -122,28 +122,69 @@ impl MysqlEvents {
     async fn move_on(
         &self,
         at: Instance,
-        reader: &str,
+        turn: Turn<'_>,
         from: &EventNumbers,
         to: &EventNumbers,
     ) -> StoreResult<()> {
-        let (mut rows, mut cases) = (String::new(), String::new());
-        for (part, number) in to {
-            let (part, before) = (part.number(), from.get(part).copied().unwrap_or(FIRST_NUMBER));
-            rows.push_str(if rows.is_empty() { "(" } else { ",(" });
-            push_bytes(&mut rows, reader.as_bytes());
-            push_all(&mut rows, format_args!(",{part},{number})"));
-            push_all(&mut cases, format_args!(" WHEN {part} THEN {before}"));
+        let mut cases = String::new();
+        for part in to.keys() {
+            let before = from.get(part).copied().unwrap_or(FIRST_NUMBER);
+            push_all(&mut cases, format_args!(" WHEN {} THEN {before}", part.number()));
         }
-        if rows.is_empty() {
+        if cases.is_empty() {
             return Ok(());
         }
-        let text = format!(
-            "INSERT INTO {}.event_readers (reader, part, next_number) VALUES {rows} ON DUPLICATE KEY UPDATE \
-             next_number = IF(next_number = CASE part{cases} END, VALUES(next_number), next_number)",
+        let mut tx = self.mysql.begin(at, ADVANCE).await?;
+        // `put` waits for this lock, or comes before it.
+        let text = "SELECT 1 FROM {control}.event_leases WHERE reader = ? AND holder = ? FOR UPDATE";
+        let turns = sqlx::query(self.mysql.control_sql(at, text))
+            .bind(turn.reader.as_bytes())
+            .bind(turn.holder.as_slice())
+            .fetch_optional(&mut *tx)
+            .await;
+        if turns.map_err(|error| failed(ADVANCE, error))?.is_none() {
+            return Ok(());
+        }
+        let number = format!("IF(next_number = CASE part{cases} END, VALUES(next_number), next_number)");
+        let text = self.positions(at, turn.reader, to, &number);
+        let moved = sqlx::raw_sql(AssertSqlSafe(text)).execute(&mut *tx).await;
+        moved.map_err(|error| failed(ADVANCE, error))?;
+        tx.commit().await.map_err(|error| failed(ADVANCE, error))
+    }
+
+    async fn put_at(&self, at: Instance, reader: &str, to: &EventNumbers) -> StoreResult<()> {
+        if to.is_empty() {
+            return Ok(());
+        }
+        let mut tx = self.mysql.begin(at, ADVANCE).await?;
+        let text = "INSERT INTO {control}.event_leases (reader, holder, until_ms) VALUES (?, ?, 0) \
+                    ON DUPLICATE KEY UPDATE holder = VALUES(holder), until_ms = 0";
+        let ended = sqlx::query(self.mysql.control_sql(at, text))
+            .bind(reader.as_bytes())
+            .bind([0; 16].as_slice())
+            .execute(&mut *tx)
+            .await;
+        ended.map_err(|error| failed(ADVANCE, error))?;
+        let text = self.positions(at, reader, to, "VALUES(next_number)");
+        let moved = sqlx::raw_sql(AssertSqlSafe(text)).execute(&mut *tx).await;
+        moved.map_err(|error| failed(ADVANCE, error))?;
+        tx.commit().await.map_err(|error| failed(ADVANCE, error))
+    }
+
+    /// Writes down the statement that stores where a reader is, of at least one partition. `number` is what becomes of
+    /// a number that is there.
+    fn positions(&self, at: Instance, reader: &str, to: &EventNumbers, number: &str) -> String {
+        let mut rows = String::new();
+        for (part, next) in to {
+            rows.push_str(if rows.is_empty() { "(" } else { ",(" });
+            push_bytes(&mut rows, reader.as_bytes());
+            push_all(&mut rows, format_args!(",{},{next})", part.number()));
+        }
+        format!(
+            "INSERT INTO {}.event_readers (reader, part, next_number) VALUES {rows} \
+             ON DUPLICATE KEY UPDATE next_number = {number}",
             self.mysql.control(at)
-        );
-        let moved = sqlx::raw_sql(AssertSqlSafe(text)).execute(self.mysql.pool(at)).await;
-        moved.map(drop).map_err(|error| failed(ADVANCE, error))
+        )
     }
 
     async fn ends(&self, at: Instance) -> StoreResult<Backlog> {
@@ -213,11 +254,15 @@ impl OrderEvents for MysqlEvents {
     async fn advance(
         &self,
         at: Instance,
-        reader: &str,
+        turn: Turn<'_>,
         from: &EventNumbers,
         to: &EventNumbers,
     ) -> StoreResult<()> {
-        self.mysql.change(at, ADVANCE, self.move_on(at, reader, from, to)).await
+        self.mysql.change(at, ADVANCE, self.move_on(at, turn, from, to)).await
+    }
+
+    async fn put(&self, at: Instance, reader: &str, to: &EventNumbers) -> StoreResult<()> {
+        self.mysql.change(at, ADVANCE, self.put_at(at, reader, to)).await
     }
 
     async fn kept(&self, at: Instance) -> StoreResult<Backlog> {

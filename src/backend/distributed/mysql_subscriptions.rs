@@ -59,6 +59,7 @@ impl MysqlSubscriptions {
     async fn update(&self, id: &SubscriptionId, change: &SubscriptionChange) -> StoreResult<bool> {
         let (set, text) = match change {
             SubscriptionChange::Pause(why) => ("state = 'paused', why = ?".to_owned(), Some(why)),
+            SubscriptionChange::GiveUp { why, .. } => ("state = 'paused', why = ?".to_owned(), Some(why)),
             SubscriptionChange::Resume => {
                 ("state = 'active', why = '', failing_since_ms = NULL".to_owned(), None)
             }
@@ -71,7 +72,13 @@ impl MysqlSubscriptions {
             SubscriptionChange::Taken => ("failing_since_ms = NULL".to_owned(), None),
         };
         let text_of = |text: &String| text.chars().take(200).collect::<String>();
-        let statement = format!("UPDATE {{directory}}.subscriptions SET {set} WHERE id = ?");
+        let still = match change {
+            SubscriptionChange::GiveUp { failing_since_ms, .. } => {
+                format!(" AND state = 'active' AND failing_since_ms = {failing_since_ms}")
+            }
+            _ => String::new(),
+        };
+        let statement = format!("UPDATE {{directory}}.subscriptions SET {set} WHERE id = ?{still}");
         let mut query = sqlx::query(self.mysql.directory_sql(&statement));
         if let Some(text) = text {
             query = query.bind(text_of(text));

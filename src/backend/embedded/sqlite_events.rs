@@ -1,6 +1,7 @@
 //! Reads events for their readers. One process has the folder, so every turn is its own.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
@@ -19,17 +20,28 @@ const BACKLOG: &str = "SELECT COALESCE((SELECT next_number FROM event_readers WH
      next_number AS ends FROM event_logs";
 const KEPT: &str = "SELECT COALESCE((SELECT MIN(first_number) FROM order_events), next_number) AS next, \
      next_number AS ends FROM event_logs";
+const ADVANCE: &str = "move a reader on";
 /// A cursor may point into a row.
 const ROWS: &str = "SELECT first_number, events, at_ms, payload FROM order_events WHERE first_number >= \
      COALESCE((SELECT MAX(first_number) FROM order_events WHERE first_number <= ?1), ?1) \
      ORDER BY first_number LIMIT ?2";
 const MOVE: &str = "INSERT INTO event_readers (reader, part, next_number) VALUES (?1, 0, ?2) \
      ON CONFLICT DO UPDATE SET next_number = excluded.next_number WHERE next_number = ?3";
+const PUT: &str = "INSERT INTO event_readers (reader, part, next_number) VALUES (?1, 0, ?2) \
+     ON CONFLICT DO UPDATE SET next_number = excluded.next_number";
 
 /// Serves events from the database.
 pub struct SqliteEvents {
-    /// The database.
-    pub sqlite: Arc<Sqlite>,
+    sqlite: Arc<Sqlite>,
+    /// The readers that were put somewhere since their last turn began. The writer alone asks, so nothing comes between.
+    put: Arc<Mutex<HashSet<String>>>,
+}
+
+impl SqliteEvents {
+    /// Makes the port. It reads nothing.
+    pub fn new(sqlite: Arc<Sqlite>) -> Self {
+        Self { sqlite, put: Arc::default() }
+    }
 }
 
 fn backlog(row: &SqliteRow) -> StoreResult<Backlog> {
@@ -50,6 +62,7 @@ impl OrderEvents for SqliteEvents {
     }
 
     async fn turn(&self, at: Instance, turn: Turn<'_>) -> StoreResult<Option<Backlog>> {
+        self.put.lock().expect("no code panics while holding it").remove(turn.reader);
         self.backlog(at, turn.reader).await.map(Some)
     }
 
@@ -74,17 +87,32 @@ impl OrderEvents for SqliteEvents {
     async fn advance(
         &self,
         _: Instance,
-        reader: &str,
+        turn: Turn<'_>,
         from: &EventNumbers,
         to: &EventNumbers,
     ) -> StoreResult<()> {
         let Some(to) = to.get(&PART).copied() else { return Ok(()) };
-        let (reader, from) = (reader.to_owned(), from.get(&PART).copied().unwrap_or(FIRST_NUMBER));
+        let (reader, from) = (turn.reader.to_owned(), from.get(&PART).copied().unwrap_or(FIRST_NUMBER));
+        let put = self.put.clone();
         let work = async move |connection: &mut SqliteConnection| {
+            if put.lock().expect("no code panics while holding it").contains(&reader) {
+                return Ok(());
+            }
             let moved = sqlx::query(MOVE).bind(&reader).bind(to).bind(from).execute(connection).await;
-            moved.map(drop).map_err(|error| failed("move a reader on", error))
+            moved.map(drop).map_err(|error| failed(ADVANCE, error))
         };
-        self.sqlite.writer.write("move a reader on", work).await
+        self.sqlite.writer.write(ADVANCE, work).await
+    }
+
+    async fn put(&self, _: Instance, reader: &str, to: &EventNumbers) -> StoreResult<()> {
+        let Some(to) = to.get(&PART).copied() else { return Ok(()) };
+        let (reader, put) = (reader.to_owned(), self.put.clone());
+        let work = async move |connection: &mut SqliteConnection| {
+            put.lock().expect("no code panics while holding it").insert(reader.clone());
+            let moved = sqlx::query(PUT).bind(&reader).bind(to).execute(connection).await;
+            moved.map(drop).map_err(|error| failed(ADVANCE, error))
+        };
+        self.sqlite.writer.write(ADVANCE, work).await
     }
 
     async fn kept(&self, _: Instance) -> StoreResult<Backlog> {

@@ -67,6 +67,9 @@ impl Subscriptions for SqliteSubscriptions {
         let (id, now_ms) = (id.clone(), self.sqlite.time.now_ms());
         let (set, text) = match change {
             SubscriptionChange::Pause(why) => ("state = 'paused', why = ?".to_owned(), Some(why.clone())),
+            SubscriptionChange::GiveUp { why, .. } => {
+                ("state = 'paused', why = ?".to_owned(), Some(why.clone()))
+            }
             SubscriptionChange::Resume => {
                 ("state = 'active', why = '', failing_since_ms = NULL".to_owned(), None)
             }
@@ -78,9 +81,15 @@ impl Subscriptions for SqliteSubscriptions {
             }
             SubscriptionChange::Taken => ("failing_since_ms = NULL".to_owned(), None),
         };
+        let still = match change {
+            SubscriptionChange::GiveUp { failing_since_ms, .. } => {
+                format!(" AND state = 'active' AND failing_since_ms = {failing_since_ms}")
+            }
+            _ => String::new(),
+        };
         let text = text.map(|text| text.chars().take(200).collect::<String>());
         let work = async move |connection: &mut SqliteConnection| {
-            let statement = format!("UPDATE subscriptions SET {set} WHERE id = ?");
+            let statement = format!("UPDATE subscriptions SET {set} WHERE id = ?{still}");
             let mut query = sqlx::query(AssertSqlSafe(statement));
             if let Some(text) = &text {
                 query = query.bind(text);

@@ -2,18 +2,22 @@
 
 use std::collections::BTreeMap;
 
+use seckill::app::Role;
 use seckill::config::Mode;
 use seckill::domain::signature::is_signed;
+use seckill::domain::subscription::SubscriptionChange;
 use serde_json::{Value, json};
 
-use crate::harness::{READ_ONLY_KEY, TestShop, eventually, operate};
+use crate::harness::{READ_ONLY_KEY, TestShop, config, eventually, migrated, open, operate};
 use crate::receiver::Receiver;
 
 in_both_modes!(
     a_receiver_gets_every_event_signed_and_in_order,
     a_receiver_that_is_down_loses_nothing_and_disturbs_nobody,
     a_webhook_is_paused_rotated_replayed_and_removed,
+    what_is_under_way_takes_no_replay_back,
     a_receiver_that_takes_nothing_for_too_long_is_paused,
+    a_webhook_that_was_resumed_is_not_given_up_for_what_was_before,
     only_public_addresses_are_called_and_only_by_who_may,
 );
 
@@ -153,6 +157,44 @@ async fn a_webhook_is_paused_rotated_replayed_and_removed(mode: Mode) {
     assert_eq!(notes, [("the ERP".to_owned(), json!({ "subscription": id, "url": receiver.url() }))]);
     let all = shop.stage().audit(None).await;
     assert!(all.iter().all(|row| !row.iter().any(|text| text.contains("whsec_"))), "no secret is noted");
+    shop.finish().await;
+}
+
+async fn what_is_under_way_takes_no_replay_back(mode: Mode) {
+    let shop = TestShop::start_with(mode, &[NETWORKS]).await;
+    shop.open_sale("drop", 1, &[("phone", 99)]).await;
+    let receiver = Receiver::start().await;
+    let (id, _) = subscribe(&shop, &receiver, json!({})).await;
+    receiver.hold_answers();
+    shop.unpaid("ada", "k").await;
+    eventually("an event is under way", async || receiver.calls() == 1).await;
+    act(&shop, &id, "replay").await;
+    receiver.give_answers();
+    eventually("everything is sent again", async || receiver.taken().len() == 2).await;
+    eventually("and it goes on", async || webhook(&shop, &id).await["unread"] == 0).await;
+    assert_eq!(receiver.ids().len(), 1);
+    shop.finish().await;
+}
+
+async fn a_webhook_that_was_resumed_is_not_given_up_for_what_was_before(mode: Mode) {
+    let config = config(mode, &[NETWORKS]);
+    migrated(&config).await;
+    let ports = open(&config).await;
+    let shop = TestShop::start_on(config, ports.clone(), Role::All).await;
+    shop.open_sale("drop", 1, &[("phone", 99)]).await;
+    let receiver = Receiver::start().await;
+    receiver.answer(500);
+    let (id, _) = subscribe(&shop, &receiver, json!({})).await;
+    shop.unpaid("ada", "k").await;
+    eventually("it fails", async || webhook(&shop, &id).await["failing_since"].is_string()).await;
+    let before = ports.subscriptions.all().await.expect("subscriptions").remove(0);
+    let failing_since_ms = before.failing_since_ms.expect("it fails");
+    receiver.answer(200);
+    act(&shop, &id, "resume").await;
+    let given_up = SubscriptionChange::GiveUp { failing_since_ms, why: "too long".to_owned() };
+    assert!(!ports.subscriptions.change(&before.id, &given_up).await.expect("a store"));
+    assert_eq!(webhook(&shop, &id).await["status"], "active");
+    eventually("it is sent", async || receiver.taken().len() == 1).await;
     shop.finish().await;
 }
 
