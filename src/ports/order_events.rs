@@ -56,6 +56,17 @@ pub struct Turn<'a> {
     pub lease: Duration,
 }
 
+/// Who moves a reader.
+#[derive(Debug, Clone, Copy)]
+pub enum Mover<'a> {
+    /// The process that reads for it, on from these numbers. Partitions where the reader is elsewhere are left alone,
+    /// and all of them when the turn is another's or was ended meanwhile: what was read is read again.
+    Reader(Turn<'a>, &'a EventNumbers),
+    /// Somebody who wants the reader of this name elsewhere. The turn of whoever reads for it ends, so that nothing
+    /// which is under way moves it from there.
+    Other(&'a str),
+}
+
 /// The events of orders. Every instance has partitions of its own, whose events are numbered from
 /// [`crate::domain::stored_event::FIRST_NUMBER`] on, without gaps.
 #[async_trait]
@@ -64,7 +75,7 @@ pub trait OrderEvents: Send + Sync {
     fn instances(&self) -> Vec<Instance>;
 
     /// Takes the turn of reading for a reader, or keeps it, and answers what is before the reader; `None` while another
-    /// process has the turn. A turn that is lost unnoticed does no harm, because [`Self::advance`] refuses it.
+    /// process has the turn. A turn that is lost unnoticed does no harm, because [`Mover::Reader`] is refused then.
     async fn turn(&self, at: Instance, turn: Turn<'_>) -> StoreResult<Option<Backlog>>;
 
     /// Answers what is before a reader, whoever reads for it.
@@ -75,19 +86,8 @@ pub trait OrderEvents: Send + Sync {
     /// cannot read is counted and passed over.
     async fn read(&self, at: Instance, from: &EventNumbers, rows_max: u32) -> StoreResult<EventPage>;
 
-    /// Moves a reader on, of those partitions where it is at `from`. Everything is left alone when the turn is
-    /// another's or was ended by [`Self::put`]: what was read since then is read again.
-    async fn advance(
-        &self,
-        at: Instance,
-        turn: Turn<'_>,
-        from: &EventNumbers,
-        to: &EventNumbers,
-    ) -> StoreResult<()>;
-
-    /// Puts a reader where somebody wants it, and ends the turn of whoever reads for it now, so that nothing which is
-    /// under way moves it from there. Partitions that are not named stay where they are. Idempotent.
-    async fn put(&self, at: Instance, reader: &str, to: &EventNumbers) -> StoreResult<()>;
+    /// Moves a reader to these numbers. Partitions that are not named stay where they are. Idempotent.
+    async fn move_reader(&self, at: Instance, by: Mover<'_>, to: &EventNumbers) -> StoreResult<()>;
 
     /// Answers the numbers of the oldest event that is kept and of the next one, of every partition.
     async fn kept(&self, at: Instance) -> StoreResult<Backlog>;

@@ -13,7 +13,7 @@ use seckill::chance;
 use seckill::config::Mode;
 use seckill::domain::view::SaleView;
 use seckill::domain::{EventNumbers, Instance, SaleId};
-use seckill::ports::{Backlog, EventPage, OrderEvents, Ports, StoreResult, Turn, VIEWS};
+use seckill::ports::{Backlog, EventPage, Mover, OrderEvents, Ports, StoreResult, Turn, VIEWS};
 use seckill::shop::views::{RebuildOutcome, Rebuilt, rebuild};
 use seckill::worker::driver::Task;
 use seckill::worker::event_publisher::EventPublisher;
@@ -170,18 +170,8 @@ impl OrderEvents for Going {
         self.events.read(at, from, rows_max).await
     }
 
-    async fn advance(
-        &self,
-        at: Instance,
-        turn: Turn<'_>,
-        from: &EventNumbers,
-        to: &EventNumbers,
-    ) -> StoreResult<()> {
-        self.events.advance(at, turn, from, to).await
-    }
-
-    async fn put(&self, at: Instance, reader: &str, to: &EventNumbers) -> StoreResult<()> {
-        self.events.put(at, reader, to).await
+    async fn move_reader(&self, at: Instance, by: Mover<'_>, to: &EventNumbers) -> StoreResult<()> {
+        self.events.move_reader(at, by, to).await
     }
 
     async fn kept(&self, at: Instance) -> StoreResult<Backlog> {

@@ -12,11 +12,11 @@ use super::mysql_text::{NOW_MS, push_all, push_bytes};
 use crate::backend::readable::readable;
 use crate::domain::stored_event::FIRST_NUMBER;
 use crate::domain::{EventNumbers, Instance, Part, StoredEvent};
-use crate::ports::{Backlog, EventPage, OrderEvents, StoreError, StoreResult, Turn};
+use crate::ports::{Backlog, EventPage, Mover, OrderEvents, StoreError, StoreResult, Turn};
 
 const READ: &str = "read events";
 const TURN: &str = "take the turn of a reader";
-const ADVANCE: &str = "move a reader on";
+const MOVE: &str = "move a reader";
 
 /// Serves events from the instances' control databases.
 pub struct MysqlEvents {
@@ -134,7 +134,7 @@ impl MysqlEvents {
         if cases.is_empty() {
             return Ok(());
         }
-        let mut tx = self.mysql.begin(at, ADVANCE).await?;
+        let mut tx = self.mysql.begin(at, MOVE).await?;
         // `put` waits for this lock, or comes before it.
         let text = "SELECT 1 FROM {control}.event_leases WHERE reader = ? AND holder = ? FOR UPDATE";
         let turns = sqlx::query(self.mysql.control_sql(at, text))
@@ -142,21 +142,21 @@ impl MysqlEvents {
             .bind(turn.holder.as_slice())
             .fetch_optional(&mut *tx)
             .await;
-        if turns.map_err(|error| failed(ADVANCE, error))?.is_none() {
+        if turns.map_err(|error| failed(MOVE, error))?.is_none() {
             return Ok(());
         }
         let number = format!("IF(next_number = CASE part{cases} END, VALUES(next_number), next_number)");
         let text = self.positions(at, turn.reader, to, &number);
         let moved = sqlx::raw_sql(AssertSqlSafe(text)).execute(&mut *tx).await;
-        moved.map_err(|error| failed(ADVANCE, error))?;
-        tx.commit().await.map_err(|error| failed(ADVANCE, error))
+        moved.map_err(|error| failed(MOVE, error))?;
+        tx.commit().await.map_err(|error| failed(MOVE, error))
     }
 
-    async fn put_at(&self, at: Instance, reader: &str, to: &EventNumbers) -> StoreResult<()> {
+    async fn put(&self, at: Instance, reader: &str, to: &EventNumbers) -> StoreResult<()> {
         if to.is_empty() {
             return Ok(());
         }
-        let mut tx = self.mysql.begin(at, ADVANCE).await?;
+        let mut tx = self.mysql.begin(at, MOVE).await?;
         let text = "INSERT INTO {control}.event_leases (reader, holder, until_ms) VALUES (?, ?, 0) \
                     ON DUPLICATE KEY UPDATE holder = VALUES(holder), until_ms = 0";
         let ended = sqlx::query(self.mysql.control_sql(at, text))
@@ -164,11 +164,11 @@ impl MysqlEvents {
             .bind([0; 16].as_slice())
             .execute(&mut *tx)
             .await;
-        ended.map_err(|error| failed(ADVANCE, error))?;
+        ended.map_err(|error| failed(MOVE, error))?;
         let text = self.positions(at, reader, to, "VALUES(next_number)");
         let moved = sqlx::raw_sql(AssertSqlSafe(text)).execute(&mut *tx).await;
-        moved.map_err(|error| failed(ADVANCE, error))?;
-        tx.commit().await.map_err(|error| failed(ADVANCE, error))
+        moved.map_err(|error| failed(MOVE, error))?;
+        tx.commit().await.map_err(|error| failed(MOVE, error))
     }
 
     /// Writes down the statement that stores where a reader is, of at least one partition. `number` is what becomes of
@@ -251,18 +251,11 @@ impl OrderEvents for MysqlEvents {
         self.mysql.read(READ, self.rows(at, from, rows_max)).await
     }
 
-    async fn advance(
-        &self,
-        at: Instance,
-        turn: Turn<'_>,
-        from: &EventNumbers,
-        to: &EventNumbers,
-    ) -> StoreResult<()> {
-        self.mysql.change(at, ADVANCE, self.move_on(at, turn, from, to)).await
-    }
-
-    async fn put(&self, at: Instance, reader: &str, to: &EventNumbers) -> StoreResult<()> {
-        self.mysql.change(at, ADVANCE, self.put_at(at, reader, to)).await
+    async fn move_reader(&self, at: Instance, by: Mover<'_>, to: &EventNumbers) -> StoreResult<()> {
+        match by {
+            Mover::Reader(turn, from) => self.mysql.change(at, MOVE, self.move_on(at, turn, from, to)).await,
+            Mover::Other(reader) => self.mysql.change(at, MOVE, self.put(at, reader, to)).await,
+        }
     }
 
     async fn kept(&self, at: Instance) -> StoreResult<Backlog> {

@@ -13,19 +13,19 @@ use super::sqlite_rows::{column, failed};
 use crate::backend::readable::readable;
 use crate::domain::stored_event::FIRST_NUMBER;
 use crate::domain::{EventNumbers, Instance, StoredEvent};
-use crate::ports::{Backlog, EventPage, OrderEvents, StoreResult, Turn};
+use crate::ports::{Backlog, EventPage, Mover, OrderEvents, StoreResult, Turn};
 
 const READ: &str = "read events";
 const BACKLOG: &str = "SELECT COALESCE((SELECT next_number FROM event_readers WHERE reader = ?), 1) AS next, \
      next_number AS ends FROM event_logs";
 const KEPT: &str = "SELECT COALESCE((SELECT MIN(first_number) FROM order_events), next_number) AS next, \
      next_number AS ends FROM event_logs";
-const ADVANCE: &str = "move a reader on";
+const MOVE: &str = "move a reader";
 /// A cursor may point into a row.
 const ROWS: &str = "SELECT first_number, events, at_ms, payload FROM order_events WHERE first_number >= \
      COALESCE((SELECT MAX(first_number) FROM order_events WHERE first_number <= ?1), ?1) \
      ORDER BY first_number LIMIT ?2";
-const MOVE: &str = "INSERT INTO event_readers (reader, part, next_number) VALUES (?1, 0, ?2) \
+const ADVANCE: &str = "INSERT INTO event_readers (reader, part, next_number) VALUES (?1, 0, ?2) \
      ON CONFLICT DO UPDATE SET next_number = excluded.next_number WHERE next_number = ?3";
 const PUT: &str = "INSERT INTO event_readers (reader, part, next_number) VALUES (?1, 0, ?2) \
      ON CONFLICT DO UPDATE SET next_number = excluded.next_number";
@@ -33,7 +33,8 @@ const PUT: &str = "INSERT INTO event_readers (reader, part, next_number) VALUES 
 /// Serves events from the database.
 pub struct SqliteEvents {
     sqlite: Arc<Sqlite>,
-    /// The readers that were put somewhere since their last turn began. The writer alone asks, so nothing comes between.
+    /// The readers that somebody else has moved since their last turn began. The writer alone asks, so that nothing
+    /// comes between.
     put: Arc<Mutex<HashSet<String>>>,
 }
 
@@ -84,35 +85,28 @@ impl OrderEvents for SqliteEvents {
         Ok(page)
     }
 
-    async fn advance(
-        &self,
-        _: Instance,
-        turn: Turn<'_>,
-        from: &EventNumbers,
-        to: &EventNumbers,
-    ) -> StoreResult<()> {
+    async fn move_reader(&self, _: Instance, by: Mover<'_>, to: &EventNumbers) -> StoreResult<()> {
         let Some(to) = to.get(&PART).copied() else { return Ok(()) };
-        let (reader, from) = (turn.reader.to_owned(), from.get(&PART).copied().unwrap_or(FIRST_NUMBER));
-        let put = self.put.clone();
-        let work = async move |connection: &mut SqliteConnection| {
-            if put.lock().expect("no code panics while holding it").contains(&reader) {
-                return Ok(());
-            }
-            let moved = sqlx::query(MOVE).bind(&reader).bind(to).bind(from).execute(connection).await;
-            moved.map(drop).map_err(|error| failed(ADVANCE, error))
+        let (reader, from) = match by {
+            Mover::Reader(turn, from) => (turn.reader, from.get(&PART).copied().or(Some(FIRST_NUMBER))),
+            Mover::Other(reader) => (reader, None),
         };
-        self.sqlite.writer.write(ADVANCE, work).await
-    }
-
-    async fn put(&self, _: Instance, reader: &str, to: &EventNumbers) -> StoreResult<()> {
-        let Some(to) = to.get(&PART).copied() else { return Ok(()) };
         let (reader, put) = (reader.to_owned(), self.put.clone());
         let work = async move |connection: &mut SqliteConnection| {
-            put.lock().expect("no code panics while holding it").insert(reader.clone());
-            let moved = sqlx::query(PUT).bind(&reader).bind(to).execute(connection).await;
-            moved.map(drop).map_err(|error| failed(ADVANCE, error))
+            let query = {
+                let mut put = put.lock().expect("no code panics while holding it");
+                match from {
+                    Some(_) if put.contains(&reader) => return Ok(()),
+                    Some(from) => sqlx::query(ADVANCE).bind(&reader).bind(to).bind(from),
+                    None => {
+                        put.insert(reader.clone());
+                        sqlx::query(PUT).bind(&reader).bind(to)
+                    }
+                }
+            };
+            query.execute(connection).await.map(drop).map_err(|error| failed(MOVE, error))
         };
-        self.sqlite.writer.write(ADVANCE, work).await
+        self.sqlite.writer.write(MOVE, work).await
     }
 
     async fn kept(&self, _: Instance) -> StoreResult<Backlog> {
