@@ -18,6 +18,7 @@ mod simulator;
 mod stream_keeper;
 mod telling;
 mod till;
+mod upkeep;
 mod workers;
 
 use std::collections::BTreeMap;
@@ -34,13 +35,14 @@ use crate::chance;
 use crate::clock::Clock;
 use crate::config::{Config, Expiry, Explained, Mode, ProviderKind, PushConfig, Secret};
 use crate::domain::alarm::{AlarmKey, Call, DueCall};
-use crate::domain::node::NodeBeat;
+use crate::domain::node::{NodeBeat, NodeLoad};
 use crate::domain::purchase_token::{TokenKey, TokenKeys};
 use crate::domain::{DependencyId, Instance, NodeId, ShardMap};
 use crate::http::auth::Tokens;
 use crate::http::shopper::order_view::order_text;
-use crate::http::{Context, LearnKeys, MintToken};
+use crate::http::{Context, LearnKeys, MintToken, ReadTasks};
 use crate::memory::Memory;
+use crate::memory::figures::Figures;
 use crate::memory::guards::{Guards, Roles};
 use crate::memory::order_cache::OrderCache;
 use crate::memory::rulebook::Rulebook;
@@ -157,7 +159,8 @@ pub async fn start_on(
     let driver = workers.start(role, &shop, metrics.clone())?;
     published.iter().for_each(|keys| driver.start(keys.refresh.clone(), Signal::default()));
     let learn_keys = published.as_ref().map(|published| published.learn.clone());
-    let context = web::Data::new(context(config, &shop, (tokens, learn_keys), &clock, (metrics, node)));
+    let seen = seen_into(&memory, &driver);
+    let context = web::Data::new(context(config, &shop, (tokens, learn_keys), &clock, (metrics, node, seen)));
     let serving = context.clone();
     let shopper_server = match role {
         Role::Worker => None,
@@ -167,7 +170,8 @@ pub async fn start_on(
     let (admin, admin_server) = servers::admin_server(config, context, &back)?;
     tracing::info!(?role, ?shopper, %admin, version = env!("CARGO_PKG_VERSION"), "serving");
     let node = this_node(node, role, (admin, shopper), clock.now_ms());
-    driver.start(Arc::new(tell(&backend, &node, &memory, shop.clone())), Signal::default());
+    let (load, shop_of) = (load_of(&memory, &driver), shop.clone());
+    driver.start(Arc::new(tell(&backend, &node, (&memory, load), shop_of)), Signal::default());
     Ok(Running {
         shopper,
         admin,
@@ -193,7 +197,7 @@ fn context(
     shop: &Arc<Shop>,
     (tokens, learn_keys): (Arc<Tokens>, Option<LearnKeys>),
     clock: &Clock,
-    (metrics, node): (PrometheusHandle, NodeId),
+    (metrics, node, (figures, tasks)): (PrometheusHandle, NodeId, (Arc<Figures>, ReadTasks)),
 ) -> Context {
     Context {
         shop: shop.clone(),
@@ -207,10 +211,18 @@ fn context(
         clock: clock.clone(),
         metrics,
         process: node.to_string(),
+        figures,
+        tasks,
         origins: config.http.cors_origins.clone(),
         demo: OnceLock::new(),
         reload: OnceLock::new(),
     }
+}
+
+/// Answers what operators see of the process itself.
+fn seen_into(memory: &Memory, driver: &Driver) -> (Arc<Figures>, ReadTasks) {
+    let driver = driver.clone();
+    (memory.figures.clone(), Arc::new(move || driver.statuses()))
 }
 
 /// Makes the memory of a process.
@@ -255,11 +267,12 @@ fn roles(config: &Config, map: ShardMap) -> anyhow::Result<Roles> {
 }
 
 /// Has this process tell of itself.
-fn tell(backend: &Ports, node: &NodeBeat, memory: &Memory, shop: Arc<Shop>) -> TellNode {
+fn tell(backend: &Ports, node: &NodeBeat, (memory, load): (&Memory, ReadLoad), shop: Arc<Shop>) -> TellNode {
     TellNode {
         nodes: backend.nodes.clone(),
         node: node.clone(),
         rulebook: memory.rules.clone(),
+        load,
         is_leaving: Box::new({
             let shop = shop.clone();
             move || shop.is_leaving()
@@ -267,6 +280,31 @@ fn tell(backend: &Ports, node: &NodeBeat, memory: &Memory, shop: Arc<Shop>) -> T
         take_out: Box::new(move |is_out| shop.take_out(is_out)),
         period: NODE_INTERVAL,
     }
+}
+
+type ReadLoad = Box<dyn Fn() -> NodeLoad + Send + Sync>;
+
+/// Makes what answers what this process does.
+fn load_of(memory: &Memory, driver: &Driver) -> ReadLoad {
+    let (figures, driver) = (memory.figures.clone(), driver.clone());
+    #[expect(clippy::as_conversions, reason = "a rate or a time that was measured")]
+    let whole = |value: f64| value.round() as u32;
+    Box::new(move || {
+        let attempts = figures.last("attempts");
+        let accepted = ["reserved", "queued"].iter().filter_map(|outcome| attempts.get(*outcome)).sum();
+        let failing = driver.statuses().into_iter().filter(|task| task.failures > 0);
+        NodeLoad {
+            attempts: whole(attempts.values().sum()),
+            accepted: whole(accepted),
+            written: whole(figures.last("orders_written").values().sum()),
+            purchase_p99_ms: figures
+                .last("purchase_p99")
+                .values()
+                .next()
+                .map(|seconds| whole(seconds * 1000.0)),
+            failing: failing.map(|task| task.name.to_owned()).collect(),
+        }
+    })
 }
 
 /// Answers what this process tells of itself.
@@ -285,6 +323,7 @@ fn this_node(
         started_ms,
         rules_version: 0,
         draining: false,
+        load: NodeLoad::default(),
     }
 }
 

@@ -29,7 +29,8 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
 
 use crate::clock::Clock;
-use crate::domain::UserId;
+use crate::domain::{TaskStatus, UserId};
+use crate::memory::figures::Figures;
 use crate::shop::Shop;
 use auth::Tokens;
 use client_address::ClientAddresses;
@@ -42,6 +43,9 @@ pub type LearnKeys = Arc<dyn Fn() -> BoxFuture<'static, bool> + Send + Sync>;
 
 /// Reads the configuration again. Answers what is wrong with it, when nothing was changed.
 pub type Reload = Arc<dyn Fn() -> Result<Reloaded, String> + Send + Sync>;
+
+/// Answers how the background tasks of this process fare, in the order in which they were started.
+pub type ReadTasks = Arc<dyn Fn() -> Vec<TaskStatus> + Send + Sync>;
 
 /// Makes a shopper's token of a user id.
 pub type MintToken = Arc<dyn Fn(&UserId) -> String + Send + Sync>;
@@ -81,6 +85,10 @@ pub struct Context {
     pub origins: Vec<String>,
     /// The id of this process, as `GET /admin/nodes` has it.
     pub process: String,
+    /// What this process has measured of late.
+    pub figures: Arc<Figures>,
+    /// How its background tasks fare.
+    pub tasks: ReadTasks,
     /// Makes a token of a buyer of a demo, in which anybody may be one; nothing anywhere else.
     pub demo: OnceLock<MintToken>,
     /// Reads the configuration again; nothing where it cannot be.

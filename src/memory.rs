@@ -4,6 +4,7 @@
 //! Invariant: a process has one catalog and one pace. A reader of the catalog sees one moment of it, whole.
 
 pub mod catalog;
+pub mod figures;
 pub mod guards;
 pub mod health;
 pub mod key_table;
@@ -35,6 +36,8 @@ pub struct Memory {
     pub health: Arc<health::Health>,
     /// What was read of orders a moment ago.
     pub orders: Arc<order_cache::OrderCache>,
+    /// What the process has measured of late.
+    pub figures: Arc<figures::Figures>,
     /// When the use of keys and sessions was noted.
     pub notes: Arc<notes::Notes>,
     /// The clients that are told what happens.
@@ -57,6 +60,7 @@ impl Memory {
             guards,
             health: Arc::default(),
             orders: Arc::new(orders),
+            figures: Arc::default(),
             notes: Arc::default(),
             streams: Arc::new(streams),
         }

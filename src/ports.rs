@@ -7,6 +7,7 @@
 mod alarms;
 mod announcements;
 mod archive;
+mod attempt_counts;
 mod audit_log;
 mod books;
 mod captures;
@@ -50,6 +51,7 @@ use crate::domain::NodeId;
 pub use alarms::{Alarms, CallTimes};
 pub use announcements::{ANNOUNCED_MAX, Announcements, Hearing};
 pub use archive::Archive;
+pub use attempt_counts::AttemptCounts;
 pub use audit_log::AuditLog;
 pub use books::{Books, DatabaseBooks, InventoryBooks};
 pub use captures::{Captures, Orphan, Taken};
@@ -139,6 +141,8 @@ pub struct Ports {
     pub books: Books,
     /// Knows which processes there are.
     pub nodes: Arc<dyn Nodes>,
+    /// Sums up the attempts to buy.
+    pub attempts: Arc<dyn AttemptCounts>,
     /// Tells other processes which orders have changed; `None` where one process is all.
     pub announcements: Option<Arc<dyn Announcements>>,
     /// Knows the tickets of streams.

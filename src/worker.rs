@@ -12,6 +12,7 @@ pub mod driver;
 pub mod event_publisher;
 pub mod event_reader;
 pub mod expiry;
+pub mod figure_sampler;
 pub mod gate_repair;
 pub mod health_watch;
 pub mod holdings_watch;

@@ -218,6 +218,8 @@ impl Front {
             anyhow::Ok(Context {
                 admin_hosts: Vec::new(),
                 process: String::new(),
+                figures: Arc::default(),
+                tasks: Arc::new(Vec::new),
                 demo: OnceLock::new(),
                 origins: Vec::new(),
                 reload: OnceLock::new(),

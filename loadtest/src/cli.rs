@@ -151,6 +151,9 @@ pub struct RunArgs {
     /// Accepted buyers ask, as often as the server says, until their order is decided
     #[arg(long)]
     pub poll: bool,
+    /// Users who listen on a stream of their own orders, from before the start until the audit
+    #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "no_audit")]
+    pub listen: u32,
     #[command(flatten)]
     pub buyers_after: BuyerArgs,
     /// Users, keys and arrivals come from it; another seed is another crowd [default: the time]
@@ -303,6 +306,7 @@ impl RunArgs {
             repeat_new_key: 0.0,
             wait_open: true,
             poll: false,
+            listen: 0,
             buyers_after: BuyerArgs::nothing(),
             seed: None,
             connections: spike.connections,

@@ -38,7 +38,8 @@ const UNUSED_MAX: Duration = Duration::from_millis(2500);
 /// connection in the moment in which a request is sent, the tool would report an error that is none.
 const IDLE_MAX: Duration = Duration::from_secs(30);
 
-type Sender = SendRequest<Full<Bytes>>;
+/// The end of a connection at which requests are sent.
+pub type Sender = SendRequest<Full<Bytes>>;
 
 struct Idle {
     sender: Sender,
@@ -242,7 +243,11 @@ impl Client {
         }
     }
 
-    async fn connect(&self) -> anyhow::Result<Sender> {
+    /// Opens a connection that is none of the pool, for an answer without an end.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn connect(&self) -> anyhow::Result<Sender> {
         let stream = match self.source() {
             Some(source) => {
                 let socket = TcpSocket::new_v4()?;

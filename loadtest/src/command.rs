@@ -1,6 +1,6 @@
 //! The two commands, `run` and `audit`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -19,11 +19,12 @@ use crate::collect::settle::{Settled, settle};
 use crate::config::Config;
 use crate::crowd::{Basket, CLICKS_MAX, Conduct, Crowd, Harvest, SecondChance};
 use crate::evidence::Evidence;
-use crate::ids::OrderId;
+use crate::ids::{OrderId, user_name};
 use crate::journal::{self, Entry};
+use crate::listeners::Listeners;
 use crate::opening::{self, ServerClock};
 use crate::progress::{self, say};
-use crate::report::{self, Asked, AuditReport, Load, Stored, Summary};
+use crate::report::{self, Asked, AuditReport, Load, Push, Stored, Summary};
 use crate::schedule::Schedule;
 use crate::token::Mint;
 
@@ -115,8 +116,9 @@ pub async fn run(config: &Config, args: &RunArgs) -> anyhow::Result<Summary> {
         true => opening::instant_of(&client, sale.starts_ms()?).await?,
         false => None,
     };
+    let listeners = listeners(&crowd, &client, args.listen).await?;
     let harvest = send(&crowd, &client, opens).await?;
-    let load = Load::new(asked(url, args, seed, crowd.schedule()), &harvest);
+    let mut load = Load::new(asked(url, args, seed, crowd.schedule()), &harvest);
     let clicks = harvest.into_journal();
     if let Some(path) = &args.journal {
         journal::write(path, &clicks)?;
@@ -124,7 +126,12 @@ pub async fn run(config: &Config, args: &RunArgs) -> anyhow::Result<Summary> {
     let (stored, report) = match args.no_audit {
         true => (None, None),
         false => {
-            let (stored, report) = judge(config, common, &client, &mint, (clicks, before)).await?;
+            let (evidence, settled) = evidence_of(config, common, &client, &mint, (clicks, before)).await?;
+            if let Some(listeners) = listeners {
+                let users = (0..listeners.count()).map(|user| user_name(seed, user)).collect();
+                load.push = Some(told(listeners, &users, &evidence).await);
+            }
+            let (stored, report) = verdict(&evidence, settled);
             (Some(stored), Some(report))
         }
     };
@@ -220,19 +227,36 @@ async fn send(crowd: &Arc<Crowd>, client: &Client, opens: Option<Instant>) -> an
     harvest
 }
 
-/// Waits until all is quiet, collects the evidence and audits it.
-async fn judge(
+/// Has the first users listen.
+async fn listeners(crowd: &Crowd, client: &Arc<Client>, count: u32) -> anyhow::Result<Option<Listeners>> {
+    if count == 0 {
+        return Ok(None);
+    }
+    let bearers = crowd.bearers(count);
+    say(&format!("{} buyers open their streams", bearers.len()));
+    Listeners::open(client.clone(), crowd.sale(), bearers).await.map(Some)
+}
+
+/// Waits until listeners were told what stands, and sums it up.
+async fn told(listeners: Listeners, users: &HashSet<String>, evidence: &Evidence) -> Push {
+    let (count, standing) = (listeners.count(), report::standing(evidence, users));
+    let heard = listeners.finish(&standing).await;
+    Push::new(count, &standing, &heard, evidence)
+}
+
+/// Waits until all is quiet, and collects the evidence.
+async fn evidence_of(
     config: &Config,
     common: &CommonArgs,
     client: &Client,
     mint: &Mint,
     (journal, before): (Vec<Entry>, BTreeSet<OrderId>),
-) -> anyhow::Result<(Stored, AuditReport)> {
+) -> anyhow::Result<(Evidence, Settled)> {
     let settled = settled(config, common).await?;
     say("auditing");
     let mut evidence = collect::stores(config, &common.sale, Some(journal), before).await?;
     evidence.http = collect::http::read(client, mint, &evidence.rows).await?;
-    Ok(verdict(&evidence, settled))
+    Ok((evidence, settled))
 }
 
 fn verdict(evidence: &Evidence, settled: Settled) -> (Stored, AuditReport) {

@@ -30,6 +30,7 @@ pub use second_chance::{CLICKS_MAX, SecondChance};
 
 use crate::buyers::{Buyers, Ending, Fault, Purchase};
 use crate::client::{Client, NoReply};
+use crate::ids::{key_name, user_name};
 use crate::journal::{Class, Entry, Kind};
 use crate::progress::Counters;
 use crate::purchase_tokens::PurchaseTokens;
@@ -127,15 +128,6 @@ enum Event {
 /// The way on which the tasks of a run tell what happened.
 type Events = UnboundedSender<Event>;
 
-/// Makes the name of a user.
-pub fn user_name(seed: u64, user: u32) -> String {
-    format!("u{seed}-{user}")
-}
-
-fn key_name(seed: u64, key: u32) -> String {
-    format!("k{seed}-{key}")
-}
-
 /// Makes a position of a number of the schedule.
 fn index(number: u32) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
@@ -200,6 +192,11 @@ impl Crowd {
         let tokens = PurchaseTokens::fetch(&self.client, &self.basket.sale, &self.tokens).await?;
         self.purchase_tokens = Some(tokens);
         Ok(())
+    }
+
+    /// Returns the `Authorization` headers of the first users, as many as there are.
+    pub fn bearers(&self, users: u32) -> &[HeaderValue] {
+        self.tokens.get(..index(users)).unwrap_or(&self.tokens)
     }
 
     /// Returns the sale's id.

@@ -10,6 +10,16 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
+/// Makes the name of a user of a run.
+pub fn user_name(seed: u64, user: u32) -> String {
+    format!("u{seed}-{user}")
+}
+
+/// Makes an idempotency key of a run.
+pub fn key_name(seed: u64, key: u32) -> String {
+    format!("k{seed}-{key}")
+}
+
 /// An order id: shard u16 | month u16 | 12 bytes of SHA-256, big-endian.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

@@ -3,6 +3,7 @@
 mod after;
 mod figures;
 pub mod page;
+mod push;
 pub mod summary;
 mod table;
 pub mod threshold;
@@ -10,6 +11,7 @@ mod timeline;
 
 pub use after::After;
 pub use figures::{Quantiles, float};
+pub use push::{Push, standing};
 pub use summary::{Asked, AuditReport, Load, Stored, Summary, Verdict};
 pub use table::render;
 pub use threshold::Threshold;

@@ -3,7 +3,6 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use super::auto_preheat::AutoPreheat;
@@ -12,13 +11,14 @@ use super::auto_settle::AutoSettle;
 use super::payment_tasks::payment_tasks;
 use super::role::Role;
 use super::stream_keeper::StreamKeeper;
+use super::upkeep::Upkeep;
 use crate::chance::Chance;
 use crate::clock::Clock;
 use crate::config::{Config, Expiry, NotifyConfig, ProviderKind};
 use crate::domain::Part;
 use crate::http::shopper::order_view::order_text;
 use crate::memory::Memory;
-use crate::ports::{Grace, Outbound, Ports, Recovery, Releases, StoreResult, VIEWS};
+use crate::ports::{Grace, Outbound, Ports, Recovery, Releases, VIEWS};
 use crate::shop::Shop;
 use crate::shutdown::Tasks;
 use crate::worker::adjustment_finisher::AdjustmentFinisher;
@@ -28,10 +28,11 @@ use crate::worker::announcer::Announcer;
 use crate::worker::catalog_refresh::CatalogRefresh;
 use crate::worker::clock_watch::ClockWatch;
 use crate::worker::copy_remover::CopyRemover;
-use crate::worker::driver::{Driver, Progress, Signal, Task};
+use crate::worker::driver::{Driver, Signal, Task};
 use crate::worker::event_publisher::EventPublisher;
 use crate::worker::event_reader::EventReader;
 use crate::worker::expiry::ExpirySweeper;
+use crate::worker::figure_sampler::FigureSampler;
 use crate::worker::gate_repair::GateRepair;
 use crate::worker::health_watch::HealthWatch;
 use crate::worker::holdings_watch::HoldingsWatch;
@@ -52,6 +53,9 @@ use crate::worker::webhook_sender::WebhookSender;
 
 /// How often lag and drain rate are measured.
 const PACE_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How often figures are taken. Pages show one for each second.
+const FIGURES_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often the rules of traffic are read. So every process follows a change within a second.
 const RULES_INTERVAL: Duration = Duration::from_millis(500);
@@ -152,6 +156,17 @@ impl Workers<'_> {
         ClockWatch::new(self.ports.gates.clone(), self.clock.clone(), CLOCK_INTERVAL)
     }
 
+    fn figure_sampler(&self, metrics: PrometheusHandle) -> FigureSampler {
+        FigureSampler {
+            exposition: Box::new(move || metrics.render()),
+            figures: self.memory.figures.clone(),
+            attempts: self.ports.attempts.clone(),
+            clock: self.clock.clone(),
+            memory: Mutex::default(),
+            period: FIGURES_INTERVAL,
+        }
+    }
+
     fn health_watch(&self) -> HealthWatch {
         HealthWatch {
             probes: self.ports.probes.clone(),
@@ -241,6 +256,7 @@ impl Workers<'_> {
                 memory: Mutex::new(alarm_caller::Memory::new(self.clock.monotonic())),
             }));
         }
+        start(Arc::new(self.figure_sampler(metrics.clone())));
         driver.start(self.announcer.clone(), self.announcer.signal.clone());
         if role != Role::Worker {
             self.start_streams(&driver, shop);
@@ -463,28 +479,4 @@ pub fn receiver_of_calls(config: &Config, outbound: &Arc<dyn Outbound>) -> Optio
     let NotifyConfig { url, secret, .. } = &config.notify;
     let (url, secret, outbound) = (url.clone(), secret.expose().to_owned(), outbound.clone());
     (!url.is_empty()).then_some(Receiver { outbound, url, secret })
-}
-
-/// Keeps the memory of the front small. This task stands here because no worker may use the shop.
-struct Upkeep {
-    shop: Arc<Shop>,
-    metrics: PrometheusHandle,
-    period: Duration,
-}
-
-#[async_trait]
-impl Task for Upkeep {
-    fn name(&self) -> &'static str {
-        "upkeep"
-    }
-
-    fn period(&self) -> Duration {
-        self.period
-    }
-
-    async fn run_once(&self) -> StoreResult<Progress> {
-        self.shop.tidy();
-        self.metrics.run_upkeep();
-        Ok(Progress::of(1))
-    }
 }

@@ -47,6 +47,7 @@ mod mysql_views;
 pub mod reach;
 pub mod recover;
 mod redis_announcements;
+mod redis_attempts;
 mod redis_books;
 mod redis_gates;
 mod redis_inventory;
@@ -98,6 +99,7 @@ use mysql_sale_store::MysqlSaleStore;
 use mysql_subscriptions::MysqlSubscriptions;
 use mysql_views::MysqlViews;
 use redis_announcements::RedisAnnouncements;
+use redis_attempts::RedisAttempts;
 use redis_books::RedisBooks;
 use redis_gates::RedisGates;
 use redis_inventory::RedisInventory;
@@ -157,6 +159,7 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Ports> {
             mysql.node.mark(),
             clock.clone(),
         ))),
+        attempts: Arc::new(RedisAttempts { link: redis.link.clone() }),
         stream_tickets: Arc::new(RedisStreamTickets { link: redis.link.clone() }),
         token_leases: Some(Arc::new(RedisTokenLeases::new(redis.link.clone()))),
         order_copies: Some(Arc::new(RedisOrderCopies::new(redis.link.clone()))),

@@ -6,6 +6,7 @@
 
 mod failures;
 mod folder;
+mod own_attempts;
 mod own_node;
 mod own_tickets;
 mod sqlite;
@@ -53,6 +54,7 @@ use crate::ports::{Books, Duty, Fault, Ports, Probe, StoreResult};
 
 use folder::Folder;
 pub use folder::{InUse, holds_shop};
+use own_attempts::OwnAttempts;
 use own_node::OwnNode;
 use own_tickets::OwnTickets;
 use sqlite::Sqlite;
@@ -145,6 +147,7 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Opened> {
             is_out: AtomicBool::new(false),
         }),
         announcements: None,
+        attempts: Arc::new(OwnAttempts::new(clock.clone())),
         stream_tickets: Arc::new(OwnTickets::new(clock.clone())),
         rules: Arc::new(SqliteRules { sqlite: sqlite.clone() }),
         event_topic: None,

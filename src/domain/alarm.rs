@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::calendar::rfc3339;
+use super::exposition::Series;
 
 /// When a condition holds, by the samples of a series that are at most [`AlarmRule::window_s`] old.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -169,9 +170,9 @@ impl Samples {
     /// Takes the samples of a moment, in seconds of any origin: the text in which Prometheus reads them.
     pub fn take(&mut self, exposition: &str, now_s: i64) {
         let mut sums: BTreeMap<(&'static str, AlarmKey), f64> = BTreeMap::new();
-        for (metric, labels, value) in exposition.lines().filter_map(series) {
-            for rule in ALARMS.iter().filter(|rule| rule.metric == metric && rule.concerns(&labels)) {
-                *sums.entry((rule.name, rule.key(&labels))).or_default() += value;
+        for series in exposition.lines().filter_map(Series::parse) {
+            for rule in ALARMS.iter().filter(|rule| rule.concerns(&series)) {
+                *sums.entry((rule.name, rule.key(&series))).or_default() += series.value;
             }
         }
         for (series, value) in sums {
@@ -195,23 +196,14 @@ impl Samples {
     }
 }
 
-/// Takes a line of an exposition apart: its metric, labels and value.
-fn series(line: &str) -> Option<(&str, BTreeMap<&str, &str>, f64)> {
-    let (name, value) = line.rsplit_once(' ').filter(|_| !line.starts_with('#'))?;
-    let value = value.parse().ok()?;
-    let Some((metric, labels)) = name.split_once('{') else { return Some((name, BTreeMap::new(), value)) };
-    // No label of ours that is judged has a comma or a quotation mark in its value.
-    let labels = labels.trim_end_matches('}').split(',').filter_map(|label| label.split_once('='));
-    Some((metric, labels.map(|(name, value)| (name, value.trim_matches('"'))).collect(), value))
-}
-
 impl AlarmRule {
-    fn concerns(&self, labels: &BTreeMap<&str, &str>) -> bool {
-        self.of.is_none_or(|(label, values)| labels.get(label).is_some_and(|value| values.contains(value)))
+    fn concerns(&self, series: &Series<'_>) -> bool {
+        let has = |label, values: &[&str]| series.label(label).is_some_and(|value| values.contains(&value));
+        self.metric == series.metric && self.of.is_none_or(|(label, values)| has(label, values))
     }
 
-    fn key(&self, labels: &BTreeMap<&str, &str>) -> AlarmKey {
-        let of = |name: &&str| format!("{name}={}", labels.get(name).unwrap_or(&""));
+    fn key(&self, series: &Series<'_>) -> AlarmKey {
+        let of = |name: &&str| format!("{name}={}", series.label(name).unwrap_or_default());
         let mut labels = self.by.iter().map(of).collect::<Vec<_>>().join(",");
         labels.truncate(labels.floor_char_boundary(255));
         AlarmKey { name: self.name.to_owned(), labels }

@@ -90,6 +90,24 @@ pub struct NodeBeat {
     pub rules_version: u64,
     /// Whether it goes away.
     pub draining: bool,
+    /// What it does. A process of an older version tells nothing of it.
+    #[serde(default)]
+    pub load: NodeLoad,
+}
+
+/// What a process did in its last second.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeLoad {
+    /// Purchases that it answered.
+    pub attempts: u32,
+    /// Those of them that it accepted.
+    pub accepted: u32,
+    /// Orders that it wrote.
+    pub written: u32,
+    /// How long 99 of 100 purchases took at most, in ms; `None` when there was none.
+    pub purchase_p99_ms: Option<u32>,
+    /// The background tasks whose last run has failed.
+    pub failing: Vec<String>,
 }
 
 /// A process, and how long ago it told of itself.

@@ -16,6 +16,7 @@ pub mod order_search;
 pub mod orders;
 pub mod payments;
 pub mod preflight;
+pub mod process;
 pub mod reconcile;
 pub mod rules;
 pub mod sale_bodies;

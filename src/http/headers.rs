@@ -1,7 +1,7 @@
 //! The forms that headers have: one value, or a list over several lines. Source: RFC 9110 §5.3 and §5.6.
 
 use actix_web::HttpRequest;
-use actix_web::http::header::HeaderName;
+use actix_web::http::header::{HeaderName, IF_NONE_MATCH};
 
 /// A header that is one value stands in a request with two different ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +17,13 @@ pub fn sole<'a>(request: &'a HttpRequest, name: &HeaderName) -> Result<Option<&'
         return Ok(None);
     };
     if values.all(|other| other == first) { Ok(Some(first)) } else { Err(TwoValues) }
+}
+
+/// Answers whether the client has what has this entity tag, by `If-None-Match`. Whether a tag is weak makes no
+/// difference. Source: RFC 9110, 13.1.2.
+pub fn knows(request: &HttpRequest, etag: &str) -> bool {
+    let strong = |tag: &str| tag.strip_prefix("W/").unwrap_or(tag).to_owned();
+    entries(request, &IF_NONE_MATCH).iter().any(|entry| *entry == "*" || strong(entry) == strong(etag))
 }
 
 /// What stands for an entry that is not ASCII. It means nothing in any list.

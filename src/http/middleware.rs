@@ -83,10 +83,10 @@ pub async fn around(
     let in_hand = request.conn_data::<Rc<Connection>>().cloned().map(Connection::take);
     let (mut response, unread) = match unread_chunks(&mut request).await {
         None => {
-            let method = method_label(request.method());
-            let answer = async move { next.call(request).await };
-            let answer =
-                unbroken(answer).await.inspect_err(|_| observe(method, "-", 500, began.elapsed()))?;
+            let (method, is_change) = (method_label(request.method()), is_change(&request));
+            let answer = unbroken(async move { next.call(request).await });
+            let answer = if is_change { finished(answer).await } else { answer.await };
+            let answer = answer.inspect_err(|_| observe(method, "-", 500, began.elapsed()))?;
             (answer.map_into_boxed_body(), None)
         }
         Some((problem, unread)) => (refused(request, problem), Some(unread)),
@@ -147,6 +147,20 @@ async fn unbroken<T>(answer: impl Future<Output = Result<T, Error>>) -> Result<T
     }
     tracing::error!(request_id = id.as_str(), "a request has panicked; it was answered 500");
     Err(InternalError::from_response(problem, response.map_into_boxed_body()).into())
+}
+
+/// Answers whether a request may change something. Purchases see to their own end.
+fn is_change(request: &ServiceRequest) -> bool {
+    !request.method().is_safe() && sale_of(request.path()).is_none()
+}
+
+/// Waits for an answer that is made to its end although its client goes away, so that nothing is left between a commit
+/// and what others are told of it.
+///
+/// # Errors
+/// As the answer; when the thread ends.
+async fn finished<T: 'static>(answer: impl Future<Output = Result<T, Error>> + 'static) -> Result<T, Error> {
+    actix_web::rt::spawn(answer).await.unwrap_or_else(|_| Err(Problem::new(Code::OutcomeUnknown).into()))
 }
 
 /// Reads the chunks of a body whose length is not announced, so that handlers find it whole. Answers why it cannot be

@@ -4,14 +4,14 @@
 use std::sync::LazyLock;
 
 use actix_web::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, ETAG, IF_NONE_MATCH, LOCATION, REFERRER_POLICY,
-    X_CONTENT_TYPE_OPTIONS,
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, ETAG, LOCATION, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
 };
 use actix_web::web::Bytes;
 use actix_web::{HttpRequest, HttpResponse, web};
 use sha2::{Digest, Sha256};
 
 use super::contract::Description;
+use super::headers::knows;
 use super::operation::{Operation, Verb, operation};
 use super::problem::{Code, Problem};
 
@@ -39,9 +39,12 @@ macro_rules! files {
 files! {
     "admin-words.js" "text/javascript; charset=utf-8";
     "admin.js" "text/javascript; charset=utf-8";
+    "chart.js" "text/javascript; charset=utf-8";
     "console.html" "text/html; charset=utf-8";
     "console.js" "text/javascript; charset=utf-8";
     "icon.svg" "image/svg+xml";
+    "ops.html" "text/html; charset=utf-8";
+    "ops.js" "text/javascript; charset=utf-8";
     "seckill.js" "text/javascript; charset=utf-8";
     "shop.html" "text/html; charset=utf-8";
     "shop.js" "text/javascript; charset=utf-8";
@@ -58,8 +61,7 @@ impl File {
 
     /// Answers the file, or that the client has it. It is asked for each time, so a new version is seen at once.
     fn answer(&self, request: &HttpRequest) -> HttpResponse {
-        let mut known = request.headers().get_all(IF_NONE_MATCH).filter_map(|value| value.to_str().ok());
-        let is_known = known.any(|value| value == "*" || value.contains(&self.etag));
+        let is_known = knows(request, &self.etag);
         let mut response = if is_known { HttpResponse::NotModified() } else { HttpResponse::Ok() };
         response
             .insert_header((CACHE_CONTROL, "no-cache"))
@@ -95,6 +97,7 @@ pub fn admin_operations() -> Vec<Operation> {
                 .answers_nothing(307, "They begin at `/console`.");
         }),
         operation(Verb::Get, "/console", console, |it| page(it, "open_console", "The promoter's console.")),
+        operation(Verb::Get, "/ops", ops, |it| page(it, "open_ops", "The engineer's page.")),
         operation(Verb::Get, "/assets/{file}", asset, assets),
     ]
 }
@@ -133,6 +136,14 @@ pub async fn front() -> HttpResponse {
 /// None.
 pub async fn console(request: HttpRequest) -> Result<HttpResponse, Problem> {
     Ok(find("console.html")?.answer(&request))
+}
+
+/// Answers `GET /ops`.
+///
+/// # Errors
+/// None.
+pub async fn ops(request: HttpRequest) -> Result<HttpResponse, Problem> {
+    Ok(find("ops.html")?.answer(&request))
 }
 
 /// Answers `GET /assets/{file}`.

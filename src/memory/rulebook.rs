@@ -29,8 +29,7 @@ use crate::domain::rule::{About, Limit, Rule, RuleMode, RuleSet, RuleTerms, Scop
 use crate::domain::{DeviceId, RuleId, SaleId, UserId};
 use crate::metrics::SHED;
 use crate::ports::{Rules, StoreResult};
-pub use asker::Asker;
-use asker::subscriber;
+pub use asker::{Asker, subscriber};
 pub use greys::Given;
 use ready::{Counted, Counts, Ready, bucket_of_all};
 pub use recent::Trial;

@@ -17,6 +17,7 @@ use metrics::{counter, gauge};
 use crate::clock::{Clock, Moment};
 use crate::domain::stream::{End, Seen};
 use crate::domain::{Order, SaleId, UserId};
+use crate::memory::rulebook::subscriber;
 use crate::metrics::{STREAM_EVENTS, STREAMS, STREAMS_ENDED};
 
 use open::Open;
@@ -121,7 +122,7 @@ impl Streams {
     /// # Errors
     /// When none is idle.
     pub fn open(self: &Arc<Self>, mut listener: Listener) -> Result<Stream, Full> {
-        listener.address = network_of(listener.address);
+        listener.address = subscriber(listener.address);
         let now = self.clock.monotonic();
         let mut registry = self.registry();
         let evicted = match self.evicted_for(&listener, &registry, now) {
@@ -254,14 +255,6 @@ fn end(open: &Open, why: End) {
 /// Counts an event that is sent.
 fn sent(event: &'static str) {
     counter!(STREAM_EVENTS, "event" => event).increment(1);
-}
-
-/// Answers what counts as one address: an IPv4 address, or an IPv6 /64.
-fn network_of(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(address) => IpAddr::V4(address),
-        IpAddr::V6(address) => IpAddr::V6((u128::from(address) >> 64 << 64).into()),
-    }
 }
 
 impl Registry {

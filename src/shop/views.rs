@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use sha2::{Digest, Sha256};
 
 use super::{Failure, Shop};
+use crate::domain::attempts::CountedAttempts;
 use crate::domain::view::{Counted, CountedSales, SaleView, count};
 use crate::domain::{EventNumbers, Instance, Part, SaleId};
 use crate::ports::{OrderEvents, StoreError, StoreResult, VIEWS, Views};
@@ -43,6 +44,17 @@ impl Shop {
         let as_of_ms = self.views_as_of_ms().await.map_err(Failure::of_read)?;
         let counts = self.ports.views.counts(id).await.map_err(Failure::of_read)?;
         Ok(Some(ViewNow { view: SaleView::of(id, &counts), as_of_ms }))
+    }
+
+    /// Reads how often purchases of a sale were attempted, in all processes; `None` for a sale that there is not.
+    ///
+    /// # Errors
+    /// When a component could not be read.
+    pub async fn attempts(&self, id: &SaleId) -> Result<Option<CountedAttempts>, Failure> {
+        if self.sale(id).await?.is_none() {
+            return Ok(None);
+        }
+        self.ports.attempts.of(id).await.map(Some).map_err(Failure::of_read)
     }
 
     /// Answers as of when the views are, ms since 1970: the time of the oldest event that is in none.

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use tracing::Instrument as _;
 
 use crate::clock::Clock;
+use crate::domain::TaskStatus;
 use crate::metrics::{PANICS, WORKER_RUNS};
 use crate::ports::{StoreError, StoreResult, Wake};
 use crate::shutdown::Tasks;
@@ -81,23 +82,12 @@ impl Signal {
     }
 }
 
-/// The state of a task, for operators.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Status {
-    /// The task's name.
-    pub name: &'static str,
-    /// The result of its last run; `None` before the first one has ended.
-    pub last: Option<Result<Progress, String>>,
-    /// How many runs have failed since the last one that did not.
-    pub failures: u32,
-}
-
 /// Runs tasks until the process stops. Cheap to clone.
 #[derive(Clone)]
 pub struct Driver {
     clock: Clock,
     tasks: Tasks,
-    statuses: Arc<Mutex<Vec<Status>>>,
+    statuses: Arc<Mutex<Vec<TaskStatus>>>,
 }
 
 /// The series of one task, of `seckill_worker_runs_total` and of `seckill_panics_total`.
@@ -133,14 +123,14 @@ impl Driver {
     }
 
     /// Answers the state of every task, in the order in which the tasks were started.
-    pub fn statuses(&self) -> Vec<Status> {
+    pub fn statuses(&self) -> Vec<TaskStatus> {
         self.statuses.lock().expect("no code panics while holding it").clone()
     }
 
     /// Enters a task into the list, and answers its place there.
     fn enter(&self, name: &'static str) -> usize {
         let mut statuses = self.statuses.lock().expect("no code panics while holding it");
-        statuses.push(Status { name, last: None, failures: 0 });
+        statuses.push(TaskStatus { name, last: None, ended_ms: None, failures: 0 });
         statuses.len() - 1
     }
 
@@ -177,7 +167,8 @@ impl Driver {
         let mut statuses = self.statuses.lock().expect("no code panics while holding it");
         let status = &mut statuses[place];
         status.failures = if outcome.is_ok() { 0 } else { status.failures.saturating_add(1) };
-        status.last = Some(outcome.as_ref().map(|progress| *progress).map_err(ToString::to_string));
+        status.last = Some(outcome.as_ref().map(|progress| progress.done).map_err(ToString::to_string));
+        status.ended_ms = Some(self.clock.now_ms());
         status.failures
     }
 }
@@ -290,7 +281,7 @@ mod tests {
         assert_eq!(bench.after_ms(1000).await, 8, "the seventh did it, and the signal was kept for it");
         let status = &bench.driver.statuses()[0];
         assert_eq!((status.name, status.failures), ("counted", 0));
-        assert_eq!(status.last, Some(Ok(Progress::of(1))));
+        assert_eq!((&status.last, status.ended_ms), (&Some(Ok(1)), Some(bench.clock.now_ms())));
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::driver::{Progress, Task};
-use crate::domain::node::NodeBeat;
+use crate::domain::node::{NodeBeat, NodeLoad};
 use crate::memory::rulebook::Rulebook;
 use crate::ports::{Nodes, StoreResult};
 
@@ -19,6 +19,8 @@ pub struct TellNode {
     pub node: NodeBeat,
     /// The rules that the process follows.
     pub rulebook: Arc<Rulebook>,
+    /// Answers what the process did in its last second.
+    pub load: Box<dyn Fn() -> NodeLoad + Send + Sync>,
     /// Answers whether the process goes away.
     pub is_leaving: Box<dyn Fn() -> bool + Send + Sync>,
     /// Takes the process out of service as an operator wants it, or back.
@@ -40,7 +42,8 @@ impl Task for TellNode {
     /// Tells once.
     async fn run_once(&self) -> StoreResult<Progress> {
         let (rules_version, draining) = (self.rulebook.version(), (self.is_leaving)());
-        let is_out = self.nodes.beat(&NodeBeat { rules_version, draining, ..self.node.clone() }).await?;
+        let beat = NodeBeat { rules_version, draining, load: (self.load)(), ..self.node.clone() };
+        let is_out = self.nodes.beat(&beat).await?;
         (self.take_out)(is_out);
         Ok(Progress::of(0))
     }

@@ -7,6 +7,10 @@ use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use seckill::config::Mode;
+
+use crate::conformance::web::{Programs, shots};
+
 /// A folder for one test's folders. It is removed at the end of the test.
 struct Place(PathBuf);
 
@@ -22,6 +26,17 @@ impl Place {
     fn folder(&self) -> PathBuf {
         self.0.join("shop")
     }
+
+    /// Puts a copy of the binary there, with no file of the checkout beside it.
+    fn take_the_binary(&self) {
+        std::fs::copy(env!("CARGO_BIN_EXE_seckill"), self.0.join("seckill")).expect("a copy");
+    }
+
+    /// Answers the copy of the binary, or the built one when there is none.
+    fn program(&self) -> PathBuf {
+        let copy = self.0.join("seckill");
+        if copy.exists() { copy } else { PathBuf::from(env!("CARGO_BIN_EXE_seckill")) }
+    }
 }
 
 impl Drop for Place {
@@ -35,7 +50,8 @@ fn free_address() -> String {
 }
 
 fn command(place: &Place, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_seckill"));
+    let mut command = Command::new(place.program());
+    command.current_dir(&place.0);
     // A folder that the demo makes belongs to the test, too.
     command.env_remove("SECKILL_CONFIG").env("TMPDIR", &place.0).arg("demo");
     if !args.contains(&"--provider-bind") {
@@ -136,6 +152,42 @@ fn a_demo_is_ready_within_a_second() {
     });
     let tries: Vec<Duration> = quick.collect();
     assert!(tries.iter().any(|took| *took < Duration::from_secs(1)), "{tries:?}");
+}
+
+/// Plays what the README says of the first minutes: a browser goes where the demo says, buys and pays, and looks as the
+/// promoter and as the engineer.
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
+async fn the_first_minutes_are_as_the_readme_says() {
+    let readme = include_str!("../../README.md");
+    let place = Place::new();
+    place.take_the_binary();
+    let (addresses, provider) = ([free_address(), free_address()], free_address());
+    let demo = Demo::at(&place, &addresses, &["--opens-in", "3", "--provider-bind", &provider]);
+    let after = |mark: &str| {
+        let rest = demo.said.split(mark).nth(1).unwrap_or_else(|| panic!("no {mark}: {}", demo.said));
+        rest.split_whitespace().next().expect("a word").to_owned()
+    };
+    for mark in ["  shop       http://", "  operators  http://", "export SECKILL_API_KEY=sk_"] {
+        assert!(readme.contains(mark) && demo.said.contains(mark), "{mark}");
+    }
+    let (shop, console, key) = (after("  shop "), after("  operators "), after("export SECKILL_API_KEY="));
+    assert_eq!(
+        (shop.as_str(), console.as_str()),
+        (
+            format!("http://{}/shop", addresses[0]).as_str(),
+            format!("http://{}/console", addresses[1]).as_str(),
+        )
+    );
+    let (pay, shots) = (format!("http://{provider}"), shots(Mode::Embedded));
+    let settings =
+        [("PAY", pay.as_str()), ("SHOP", &shop), ("CONSOLE", &console), ("KEY", &key), ("SHOTS", &shots)];
+    Programs::of(addresses[0].parse().expect("an address"))
+        .await
+        .run("node", &["minutes.js"], &settings)
+        .await;
+    demo.signal("-INT");
+    let (code, _, talk) = demo.ended();
+    assert_eq!(code, Some(0), "{talk}");
 }
 
 #[test]

@@ -6,6 +6,8 @@
 pub mod data_folder;
 #[path = "harness/ports.rs"]
 pub mod ports;
+#[path = "harness/process.rs"]
+pub mod process;
 #[path = "harness/promises.rs"]
 pub mod promises;
 #[cfg(feature = "distributed")]

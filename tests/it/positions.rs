@@ -1,7 +1,7 @@
 //! Tests of stored positions and the log that they belong to: a log that was replaced, cut or widened by another hand
 //! loses no accepted order silently.
 
-use std::process::{Command, Output};
+use std::process::Output;
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
@@ -15,6 +15,7 @@ use seckill::config::{Config, Mode};
 use seckill::domain::{Halt, Part, Position};
 use serde_json::Value;
 
+use crate::harness::process::program;
 use crate::harness::{
     TestShop, assert_rows_kept, config, eventually, metrics, migrated, months, open, remove,
 };
@@ -91,16 +92,8 @@ async fn the_group_knows_the_positions_of_a_writer_that_works_and_of_one_that_re
 
 /// Runs `seckill position …` as an operator does.
 fn position(config: &Config, args: &[&str]) -> (Option<i32>, String, String) {
-    let Output { status, stdout, stderr } = Command::new(env!("CARGO_BIN_EXE_seckill"))
-        .env("SECKILL_CONFIG", concat!(env!("CARGO_MANIFEST_DIR"), "/config/distributed.toml"))
-        .env("SECKILL__MYSQL__DATABASE_PREFIX", &config.mysql.database_prefix)
-        .env("SECKILL__KAFKA__TOPIC", &config.kafka.topic)
-        .env("SECKILL__SHARDS__SHARDS", config.shards.shards.to_string())
-        .env("SECKILL__SHARDS__PARTITIONS", config.shards.partitions.to_string())
-        .arg("position")
-        .args(args)
-        .output()
-        .expect("the binary runs");
+    let Output { status, stdout, stderr } =
+        program(config).arg("position").args(args).output().expect("the binary runs");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (status.code(), text(&stdout), text(&stderr))
 }

@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 
 use loadtest::audit;
 use seckill::config::{Config, Mode};
@@ -14,6 +14,7 @@ use seckill::worker::driver::Task as _;
 use serde_json::{Value, json};
 
 use crate::conformance::ends::sweeper;
+use crate::harness::process::program;
 use crate::harness::{
     TestShop, config, eventually, evidence_of, open, open_sale, remove, rfc3339, sale_body, temporary,
 };
@@ -21,22 +22,7 @@ use crate::provider::{Provider, paying, simulator};
 
 /// Runs the binary on the stores of `config`.
 fn seckill(config: &Config, args: &[&str]) -> Output {
-    let sections = [
-        ("BACKEND__MODE", config.backend.mode.as_str().to_owned()),
-        ("REDIS__KEY_PREFIX", config.redis.key_prefix.clone()),
-        ("MYSQL__DATABASE_PREFIX", config.mysql.database_prefix.clone()),
-        ("KAFKA__TOPIC", config.kafka.topic.clone()),
-        ("KAFKA__GROUP", config.kafka.group.clone()),
-        ("EMBEDDED__FOLDER", config.embedded.folder.display().to_string()),
-        ("SHARDS__SHARDS", config.shards.shards.to_string()),
-        ("SHARDS__PARTITIONS", config.shards.partitions.to_string()),
-        ("LOG__FILTER", "off".to_owned()),
-    ];
-    let mut command = Command::new(env!("CARGO_BIN_EXE_seckill"));
-    command.args(args).arg("--config").arg("config/distributed.toml");
-    command.current_dir(env!("CARGO_MANIFEST_DIR"));
-    command.envs(sections.map(|(key, value)| (format!("SECKILL__{key}"), value)));
-    command.output().expect("the binary runs")
+    program(config).args(args).output().expect("the binary runs")
 }
 
 fn done(output: &Output) -> String {

@@ -37,7 +37,7 @@ export async function fresh(browser: Browser, origins: string[], options: Browse
     new PerformanceObserver((list) => {
       for (const entry of list.getEntries()) {
         const shift = entry as PerformanceEntry & { value: number; hadRecentInput: boolean; sources: { node: Node; previousRect: DOMRect; currentRect: DOMRect }[] };
-        const moved = shift.sources.map(({ node, previousRect, currentRect }) => `${(node as Element).outerHTML ?? node.textContent} by ${currentRect.x - previousRect.x}, ${currentRect.y - previousRect.y}`);
+        const moved = shift.sources.map(({ node, previousRect, currentRect }) => `${((node as Element).outerHTML ?? node.textContent).slice(0, 200)} by ${currentRect.x - previousRect.x}, ${currentRect.y - previousRect.y}`);
         if (!shift.hadRecentInput) shifts.push({ value: shift.value, moved });
       }
     }).observe({ type: "layout-shift", buffered: true });
@@ -90,6 +90,26 @@ export async function operate(admin: string, key: string, method: string, path: 
   const data = answer.status === 204 ? null : await answer.json();
   assert.ok(answer.ok, `${method} ${path}: ${JSON.stringify(data)}`);
   return data;
+}
+
+/** Opens an operators' page, and gives a key for a session. */
+export async function signedIn(page: Page, url: string, key: string): Promise<void> {
+  await page.goto(url);
+  await page.getByLabel("API key").fill(key);
+  await page.getByRole("button", { name: "Sign in" }).click();
+}
+
+/** Has a buyer of a test buy a phone. What is refused for a moment is tried again. */
+export async function buys(shop: string, sale: string, key: string): Promise<any> {
+  const begun = await fetch(`${shop}/api/v1/session`, { method: "POST", headers: { Origin: shop } });
+  const cookie = begun.headers.get("set-cookie")!.split(";")[0]!;
+  const headers = { Cookie: cookie, Origin: shop, "Content-Type": "application/json", "Idempotency-Key": key, Prefer: "wait=5" };
+  const body = JSON.stringify({ sku_id: "phone", quantity: 1 });
+  for (let n = 0; ; n += 1) {
+    const bought = await (await fetch(`${shop}/api/v1/sales/${sale}/orders`, { method: "POST", headers, body })).json();
+    if (!bought.retryable || n === 10) return bought;
+    await new Promise((done) => setTimeout(done, 200));
+  }
 }
 
 /** Makes a sale that begins in so many ms, and puts it in place. */

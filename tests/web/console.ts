@@ -5,19 +5,13 @@
 
 import assert from "node:assert/strict";
 import type { Page } from "playwright-core";
-import { complaints, fresh, isStill, launched, operate, played, shoot } from "./browser.js";
+import { buys, complaints, fresh, isStill, launched, operate, played, shoot, signedIn } from "./browser.js";
 
 const { SHOP, ADMIN, KEY, VIEWER, SHOTS } = process.env;
 assert(SHOP && ADMIN && KEY && VIEWER && SHOTS, "SHOP, ADMIN, KEY, VIEWER and SHOTS are given");
 const [shop, admin, key, viewer, shots] = [SHOP, ADMIN, KEY, VIEWER, SHOTS];
 const browser = await launched();
 const evil = `Saturday <script>document.title="broken"</script><img src=x onerror="document.title=1">`;
-
-async function signedIn(page: Page, text: string): Promise<void> {
-  await page.goto(`${admin}/console`);
-  await page.getByLabel("API key").fill(text);
-  await page.getByRole("button", { name: "Sign in" }).click();
-}
 
 /** Presses a button, gives the reason, and says that it is meant. */
 async function change(page: Page, name: string, fill: Record<string, string> = {}): Promise<void> {
@@ -30,18 +24,6 @@ async function change(page: Page, name: string, fill: Record<string, string> = {
   await page.getByRole("main").getByText("Done.").waitFor();
 }
 
-const buyer = async (user: string): Promise<any> => {
-  const begun = await fetch(`${shop}/api/v1/session`, { method: "POST", headers: { Origin: shop } });
-  const cookie = begun.headers.get("set-cookie")!.split(";")[0]!;
-  const headers = { Cookie: cookie, Origin: shop, "Content-Type": "application/json", "Idempotency-Key": user, Prefer: "wait=5" };
-  const body = JSON.stringify({ sku_id: "phone", quantity: 1 });
-  for (let n = 0; ; n += 1) {
-    const bought = await (await fetch(`${shop}/api/v1/sales/friday/orders`, { method: "POST", headers, body })).json();
-    if (!bought.retryable || n === 10) return bought;
-    await new Promise((done) => setTimeout(done, 200));
-  }
-};
-
 await played(browser, shots, "a promoter runs a sale", async () => {
   const context = await fresh(browser, [admin]);
   const page = await context.newPage();
@@ -52,7 +34,7 @@ await played(browser, shots, "a promoter runs a sale", async () => {
   await page.getByLabel("API key").fill("sk_nobody");
   await page.getByRole("button", { name: "Sign in" }).click();
   await page.getByRole("main").getByText("This key is not known").waitFor();
-  await signedIn(page, key);
+  await signedIn(page, `${admin}/console`, key);
   await page.getByText("There is no sale yet.").waitFor();
   await isStill(page, "the console");
   await shoot(page, shots, "console-empty");
@@ -77,7 +59,7 @@ await played(browser, shots, "a promoter runs a sale", async () => {
   await change(page, "Publish");
   await change(page, "Put in place");
   await page.getByText("live", { exact: true }).first().waitFor();
-  const first = await buyer("ada");
+  const first = await buys(shop, "friday", "ada");
   assert.equal(first.status, "awaiting_payment", JSON.stringify(first));
   await page.getByText("3 in all · 2 for sale · 1 held · 0 sold").waitFor();
   await page.locator("div", { has: page.locator("dt", { hasText: "orders to be paid" }) }).locator("dd", { hasText: "1" }).first().waitFor();
@@ -86,7 +68,7 @@ await played(browser, shots, "a promoter runs a sale", async () => {
   await page.getByText("5 in all · 4 for sale · 1 held · 0 sold").waitFor();
   await change(page, "Pause");
   await page.getByText("paused", { exact: true }).first().waitFor();
-  assert.equal((await buyer("bob")).code, "sale_paused");
+  assert.equal((await buys(shop, "friday", "bob")).code, "sale_paused");
   await change(page, "Go on");
   // What a promoter does is undone as easily: fewer units again, and an order given up.
   await change(page, "Change the stock", { "Units in all": "4" });
@@ -131,7 +113,7 @@ await played(browser, shots, "a promoter runs a sale", async () => {
 await played(browser, shots, "who may only read", async () => {
   // Who may only read is shown nothing that changes.
   const watching = await (await fresh(browser, [admin])).newPage();
-  await signedIn(watching, viewer);
+  await signedIn(watching, `${admin}/console`, viewer);
   await watching.getByRole("button", { name: /^Saturday/ }).click();
   await watching.getByRole("heading", { name: evil, level: 1 }).waitFor();
   for (const name of ["Create a sale", "Publish", "Clone"]) assert.equal(await watching.getByRole("button", { name }).count(), 0, name);

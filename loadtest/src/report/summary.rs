@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::after::After;
 use super::figures::{self, Quantiles};
+use super::push::Push;
 use super::timeline::{self, RowStretch, Stretch};
 use crate::audit::{Rule, Violation};
 use crate::collect::settle::Settled;
@@ -27,7 +28,8 @@ const EXAMPLES_MAX: usize = 5;
 pub enum Verdict {
     /// Nothing is wrong.
     Pass,
-    /// There were more answers of class `error`, and buyers whose orders came to no end, than were allowed.
+    /// There were more answers of class `error`, buyers whose orders came to no end, and orders that listeners were not
+    /// told of, than were allowed.
     Errors,
     /// A threshold does not hold.
     ThresholdCrossed,
@@ -109,6 +111,9 @@ pub struct Load {
     /// What buyers did afterwards; `None` when they were to do nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub after: Option<After>,
+    /// What listeners were told; `None` when nobody listened.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub push: Option<Push>,
     /// The answers, by when their clicks were meant to be sent.
     pub timeline: Vec<Stretch>,
 }
@@ -254,14 +259,17 @@ impl Load {
             decided: Quantiles::of_micros(harvest.decided_us.iter().copied()),
             undecided: harvest.undecided,
             after: harvest.after.as_ref().map(After::new),
+            push: None,
             timeline: timeline::answers(entries),
         }
     }
 
-    /// Counts what was a failure: answers of class `error`, and buyers whose orders had no ending.
+    /// Counts what was a failure: answers of class `error`, buyers whose orders had no ending, and orders of listeners
+    /// whose state nobody told.
     pub fn errors(&self) -> u64 {
         let clicks = self.classes.get("error").copied().unwrap_or(0);
-        clicks + self.after.as_ref().map_or(0, After::errors)
+        let lost = self.push.as_ref().map_or(0, |push| push.lost);
+        clicks + self.after.as_ref().map_or(0, After::errors) + lost
     }
 }
 

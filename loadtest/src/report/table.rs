@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use super::after::After;
 use super::figures::Quantiles;
+use super::push::Push;
 use super::summary::{AuditReport, Load, SLIP_P99_MAX_MS, Stored, Summary, Verdict};
 use crate::journal::Class;
 
@@ -26,6 +27,9 @@ pub fn render(summary: &Summary, colour: bool) -> String {
     }
     if let Some(after) = summary.load.as_ref().and_then(|load| load.after.as_ref()) {
         after_lines(&mut out, after);
+    }
+    if let Some(push) = summary.load.as_ref().and_then(|load| load.push.as_ref()) {
+        push_lines(&mut out, push);
     }
     if let Some(stored) = &summary.stored {
         stored_lines(&mut out, stored);
@@ -122,6 +126,22 @@ fn load_lines(out: &mut String, load: &Load) {
     if class("error") + class("unknown") > 0 {
         let codes: Vec<String> = load.codes.iter().map(|(code, count)| format!("{code} {count}")).collect();
         row(out, "", &format!("codes: {}", codes.join(" · ")));
+    }
+}
+
+fn push_lines(out: &mut String, push: &Push) {
+    let told = format!("{} events of {} orders, {} lost", push.events, push.orders, push.lost);
+    let late = push.from_commit.as_ref().map_or(String::new(), |times| {
+        format!(
+            "; from commit p50 {:.0} ms, p99 {:.0} ms, max {:.0} ms",
+            times.p50_ms, times.p99_ms, times.max_ms
+        )
+    });
+    row(out, "streams", &format!("{} listeners, {} streams: {told}{late}", push.listeners, push.opened));
+    let ends = push.byes.iter().chain(&push.faults);
+    let ends: Vec<String> = ends.map(|(why, count)| format!("{why} {count}")).collect();
+    if !ends.is_empty() {
+        row(out, "", &format!("ended: {}", ends.join(" · ")));
     }
 }
 

@@ -6,7 +6,7 @@ use super::figures::{Quantiles, float};
 use super::summary::{Summary, ThresholdResult};
 
 /// The figures that can be compared. Latencies are those of accepted answers unless the name says otherwise.
-pub const METRICS: [&str; 26] = [
+pub const METRICS: [&str; 28] = [
     "p50_ms",
     "p99_ms",
     "p999_ms",
@@ -33,6 +33,8 @@ pub const METRICS: [&str; 26] = [
     "oversold",
     "drain_ms",
     "undecided",
+    "push_lost",
+    "push_p99_ms",
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,6 +106,8 @@ fn value(summary: &Summary, metric: &str) -> Option<f64> {
         "accepted" => Some(float(load?.accepted)),
         "accepted_per_s" => load?.accepted_per_s,
         "undecided" => Some(float(load?.undecided)),
+        "push_lost" => Some(float(load?.push.as_ref()?.lost)),
+        "push_p99_ms" => quantile(load?.push.as_ref()?.from_commit.as_ref(), "p99_ms"),
         "persisted" => Some(float(stored?.persisted)),
         "persisted_per_s" => stored?.persisted_per_s,
         "rejected" => Some(float(stored?.rejected)),

@@ -26,7 +26,7 @@ use redis::{
 
 use crate::clock::{Clock, Moment};
 use crate::config::RedisConfig;
-use crate::domain::BucketId;
+use crate::domain::{BucketId, SaleId};
 use crate::metrics::DB_DURATION;
 use crate::ports::{Duty, Effect, ErrorKind, Fault, Probe, StoreError, StoreResult};
 
@@ -216,6 +216,11 @@ impl RedisLink {
     /// Answers the name of the channel of announcements.
     pub fn announcements(&self) -> String {
         format!("{}announcements", self.prefix)
+    }
+
+    /// Answers the name of the hash of the attempts to buy in a sale: outcome → how many.
+    pub fn attempts(&self, sale: &SaleId) -> String {
+        format!("{}attempts:{sale}", self.prefix)
     }
 
     /// Answers the name of a ticket of a stream, by the SHA-256 of its text.

@@ -57,7 +57,7 @@ impl Guide<'_> {
         line(&format!("  found      {}", self.found.map_or("nothing yet".to_owned(), recovered)));
         line(&format!("  shop       http://{shopper}/shop   open it in a browser: buy, pay, watch"));
         line(&format!("  shoppers   http://{shopper}/docs   every call, to try"));
-        line(&format!("  operators  http://{admin}/console   http://{admin}/docs   http://{admin}/metrics"));
+        line(&format!("  operators  http://{admin}/console   http://{admin}/ops   http://{admin}/docs"));
         line(&format!(
             "  sale       {sale}: {units} units of {sku}, one per buyer, opens in {opens_in_s} s ({clock} UTC)"
         ));

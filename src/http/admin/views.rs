@@ -77,6 +77,21 @@ struct View<'a> {
     minutes: Vec<MinuteView<'a>>,
 }
 
+/// The attempts to buy in a sale.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Attempts)]
+struct AttemptsView<'a> {
+    /// The sale.
+    sale_id: &'a SaleId,
+    /// Since when they are counted; left out before the first one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    since: Option<String>,
+    /// By what was answered, in the words of `seckill_admission_total`.
+    #[schema(value_type = BTreeMap<String, u64>)]
+    attempts: &'a BTreeMap<String, u64>,
+}
+
 impl<'a> TotalsView<'a> {
     fn of(totals: &'a Totals) -> Self {
         let revenue = totals.revenue.iter().map(|(currency, revenue)| {
@@ -89,12 +104,44 @@ impl<'a> TotalsView<'a> {
 
 /// Lists the operations of this file.
 pub fn operations() -> Vec<Operation> {
-    vec![operation(Verb::Get, "/api/v1/admin/sales/{sale}/view", read, |it| {
-        it.names("sales", "read_sale_view", "Orders, units and revenue of a sale, built of events.")
+    vec![
+        operation(Verb::Get, "/api/v1/admin/sales/{sale}/view", read, |it| {
+            it.names("sales", "read_sale_view", "Orders, units and revenue of a sale, built of events.")
+                .is_for(For::Operator(Scope::SalesRead))
+                .refuses(&[Code::SaleNotFound])
+                .answers::<View<'_>>(200, "The view.");
+        }),
+        operation(Verb::Get, "/api/v1/admin/sales/{sale}/attempts", attempts, |it| {
+            it.names(
+                "sales",
+                "read_sale_attempts",
+                "How often purchases were attempted, by what was answered.",
+            )
+            .about("They are counted every second over all processes, and are no book.")
             .is_for(For::Operator(Scope::SalesRead))
             .refuses(&[Code::SaleNotFound])
-            .answers::<View<'_>>(200, "The view.");
-    })]
+            .answers::<AttemptsView<'_>>(200, "The attempts.");
+        }),
+    ]
+}
+
+/// Answers `GET /sales/{sale}/attempts`: the purchases that all processes answered, by outcome.
+///
+/// # Errors
+/// `sale_not_found`.
+pub async fn attempts(
+    request: HttpRequest,
+    path: web::Path<String>,
+    context: web::Data<Context>,
+) -> Result<HttpResponse, Problem> {
+    operator(&request, &context, Scope::SalesRead).await?;
+    let sale = sale_id(&path)?;
+    let counted = context.shop.attempts(&sale).await?.ok_or_else(|| Problem::new(Code::SaleNotFound))?;
+    Ok(HttpResponse::Ok().json(AttemptsView {
+        sale_id: &sale,
+        since: counted.since_ms.map(rfc3339),
+        attempts: &counted.by_outcome,
+    }))
 }
 
 /// Answers `GET /sales/{sale}/view`: orders, units and revenue by state, and the steps of every minute.

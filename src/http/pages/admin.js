@@ -1,7 +1,7 @@
-// What the operators' pages share: the session, and calls of the admin API with it.
+// What the operators' pages share: the session, calls of the admin API with it, and words for what was answered.
 
 import { ApiError } from "./seckill.js";
-import { announce, confirm, explain, h, t } from "./ui.js";
+import { announce, confirm, explain, h, put, t } from "./ui.js";
 
 let [csrf, offset] = ["", 0];
 
@@ -41,16 +41,45 @@ export async function session() {
 }
 
 /** Gives a key away for a session. The key is kept nowhere. */
-export async function signIn(key) {
+async function signIn(key) {
   const begun = await call("POST", "/session", undefined, { Authorization: `Bearer ${key}` });
   csrf = begun.csrf_token;
   return begun;
 }
 
-export const signOut = () => call("DELETE", "/session");
+const signOut = () => call("DELETE", "/session");
+
+/** What purchases were answered, in groups that people tell apart. */
+export const ATTEMPTS = {
+  accepted: ["reserved", "queued"],
+  repeated: ["replayed"],
+  sold_out: ["sold_out", "fewer_left"],
+  buyer_limit: ["limit_reached", "too_many_unpaid", "key_reused"],
+  not_open: ["not_started", "delayed", "paused", "ended", "unknown_sale", "unknown_sku"],
+  refused: ["token_required", "token_invalid", "throttled", "blocked", "switched_off"],
+  failed: ["overloaded", "unavailable", "outcome_unknown"],
+};
+
+/** Adds up what is known; `null` when nothing is. */
+export const sumOf = (values) => values.reduce((sum, value) => (value === null || value === undefined ? sum : (sum ?? 0) + value), null);
+
+/** Shows who is signed in and whether the page hears, or the form to sign in. Answers whether somebody is. */
+export function showOperator(operator, word, { begun, ended }) {
+  const badge = document.getElementById("connection");
+  badge.className = `chip ${{ live: "good", polling: "warn", offline: "bad" }[word] ?? ""}`;
+  badge.textContent = t(`connection.${word || "none"}`);
+  const leave = async () => {
+    await signOut().catch(() => {});
+    ended();
+  };
+  put(document.getElementById("operator"), operator ? [h("span", { class: "small", "data-key": "who" }, `${operator.operator} · ${operator.role ?? ""}`), h("button", { class: "bare", "data-key": "out", onclick: leave }, t("sign_out"))] : []);
+  const main = document.getElementById("main");
+  if (!operator && !main.querySelector("#key")) put(main, [signInForm(begun)]);
+  return operator !== null;
+}
 
 /** Makes the form in which an operator gives a key away. */
-export function signInForm(done) {
+function signInForm(done) {
   const said = h("p", { class: "note bad", hidden: true });
   const key = h("input", { name: "key", type: "password", autocomplete: "off", required: true, id: "key" });
   const form = h(

@@ -1,6 +1,6 @@
 // The promoter's console: create, check, run, pause, restock and end sales, and read what came of them.
 
-import { call, change, notice, now, session, signInForm, signOut, tell } from "./admin.js";
+import { ATTEMPTS, call, change, notice, now, session, showOperator, sumOf, tell } from "./admin.js";
 import { chip, count, explain, h, money, moment, put, smallest, span, svg, t, translate } from "./ui.js";
 import "./admin-words.js";
 
@@ -57,12 +57,34 @@ async function refreshChosen() {
     return;
   }
   const read = (path) => call("GET", path).catch((error) => ({ problem: error.problem }));
-  const [stock, view, checks] = await Promise.all([
+  const [stock, view, attempts, checks] = await Promise.all([
     ["draft", "settled"].includes(sale.state) ? null : read(`/sales/${id}/stock`),
     sale.state === "draft" ? null : read(`/sales/${id}/view`),
+    sale.state === "draft" ? null : read(`/sales/${id}/attempts`),
     ["draft", "published", "preheated"].includes(sale.state) ? read(`/sales/${id}/preflight`) : null,
   ]);
-  if (id === chosen) about = { ...(about.sale?.id === id ? about : {}), sale, stock, view, checks };
+  if (id !== chosen) return;
+  about = { ...(about.sale?.id === id ? about : {}), sale, stock, view, attempts, checks };
+  track();
+}
+
+/** How far back rates look, in ms. */
+const RATE_MS = 30_000;
+
+/** Keeps what was read of late, for rates. */
+function track() {
+  const { stock, attempts, before = [] } = about;
+  const items = stock?.items ?? [];
+  const available = items.length && items.every((item) => item.available !== null) ? sumOf(items.map((item) => item.available)) : null;
+  const at = Date.now();
+  about.before = [...before.filter((one) => at - one.at <= RATE_MS), { at, available, attempts: attempts?.attempts ?? null }];
+}
+
+/** Answers what a number has grown by in a second, of late; `null` when that is not known yet. */
+function rateOf(pick) {
+  const known = (about.before ?? []).filter((one) => pick(one) !== null);
+  const [first, last] = [known[0], known.at(-1)];
+  return known.length > 1 && last.at > first.at ? (1000 * (pick(last) - pick(first))) / (last.at - first.at) : null;
 }
 
 function choose(id) {
@@ -208,6 +230,7 @@ function board(sale, { stock, view }) {
       { class: "pairs" },
       pair(isOpen ? t("ends_in") : t("opens_in"), left > 0 ? span(left) : "–"),
       pair(t("available"), sum("available")),
+      pair(t("sold_out_in"), soldOutIn()),
       pair(t("held"), sum("held")),
       pair(t("sold"), sum("sold")),
       pair(t("orders.awaiting"), orders("awaiting_payment")),
@@ -222,16 +245,64 @@ function board(sale, { stock, view }) {
   );
 }
 
+/** Says when nothing is left, when it goes on as of late. */
+function soldOutIn() {
+  const [available, rate] = [about.before?.at(-1)?.available ?? null, rateOf((one) => one.available)];
+  return available > 0 && rate !== null && rate < 0 ? span((1000 * available) / -rate) : "–";
+}
+
+/** Shows how many came, how many of them bought, and what the others heard. */
+function attemptsCard({ attempts, view }) {
+  if (!attempts) return null;
+  if (attempts.problem) return h("p", { class: "note bad", "data-key": "attempts" }, explain(attempts.problem));
+  const of = (counts, outcomes) => sumOf(outcomes.map((outcome) => counts[outcome])) ?? 0;
+  const groups = Object.entries(ATTEMPTS).map(([group, outcomes]) => {
+    const rate = rateOf((one) => (one.attempts ? of(one.attempts, outcomes) : null));
+    return { group, all: of(attempts.attempts, outcomes), rate };
+  });
+  const all = sumOf(groups.map((one) => one.all));
+  const row = ({ group, all: of_, rate }) =>
+    h("tr", {}, h("th", { scope: "row" }, t(`attempts.${group}`)), h("td", { class: "number" }, count(of_)), h("td", { class: "number" }, rate === null ? "–" : count(Math.round(rate * 10) / 10)));
+  const orders = (states) => (view?.states ? states.reduce((sum, state) => sum + (view.states[state]?.orders ?? 0), 0) : null);
+  const written = orders(Object.keys(view?.states ?? {}));
+  const steps = [
+    ["attempts.all", all],
+    ["attempts.accepted", groups[0].all],
+    ["attempts.written", written],
+    ["orders.paid", orders(["paid", "refunded"])],
+  ];
+  const step = ([name, number]) =>
+    h("li", {}, h("div", { class: "row apart" }, h("span", {}, t(name)), h("b", { class: "number" }, number === null ? "–" : count(number))), bar([{ units: number ?? 0 }], all));
+  const heads = ["head.answer", "head.all", "head.per_second"].map((name, n) => h("th", { scope: "col", class: n ? "number" : "" }, t(name)));
+  return h(
+    "section",
+    { class: "card", "data-key": "attempts" },
+    h("h3", {}, t("attempts")),
+    h("ol", { class: "section" }, steps.map(step)),
+    h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": t("attempts") }, h("table", {}, h("thead", {}, h("tr", {}, heads)), h("tbody", {}, groups.map(row)))),
+    h("p", { class: "small" }, attempts.since ? t("attempts.since", { at: moment(attempts.since) }) : t("attempts.none")),
+  );
+}
+
+/** Draws parts of a whole. */
+function bar(parts, all) {
+  const drawn = svg("svg", { viewBox: "0 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true" });
+  let from = 0;
+  for (const { units, kind = "" } of parts) {
+    const width = all ? Math.min(100, (100 * units) / all) : 0;
+    drawn.append(svg("rect", { class: kind, x: from, width, height: 10 }));
+    from += width;
+  }
+  return h("div", { class: "bar" }, drawn);
+}
+
 function itemBar(sale, item) {
-  const part = (units) => (item.configured ? (100 * units) / item.configured : 0);
-  const bar = svg("svg", { viewBox: "0 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true" });
-  bar.append(svg("rect", { class: "second", width: part(item.sold), height: 10 }), svg("rect", { x: part(item.sold), width: part(item.held), height: 10 }));
   const canAdjust = may("stock:write") && ["preheated", "paused"].includes(sale.state);
   return h(
     "div",
     { class: "section" },
     h("div", { class: "row apart" }, h("b", {}, item.sku_id), h("span", { class: "small" }, t("stock.line", { ...item, available: item.available ?? "–" }))),
-    h("div", { class: "bar" }, bar),
+    bar([{ units: item.sold, kind: "second" }, { units: item.held }], item.configured),
     canAdjust ? h("div", {}, h("button", { class: "quiet", "data-key": `restock ${item.sku_id}`, onclick: () => restock(sale, item) }, t("stock.adjust"))) : null,
   );
 }
@@ -328,26 +399,19 @@ function detail() {
     ),
     isOn ? null : checksCard(checks, isOn),
     sale.state === "draft" ? null : board(sale, about),
+    attemptsCard(about),
     isOn ? checksCard(checks, isOn) : null,
     may("orders:read") && sale.state !== "draft" ? ordersCard(sale) : null,
   ];
 }
 
 function render() {
-  const badge = document.getElementById("connection");
-  badge.className = `chip ${{ live: "good", polling: "warn", offline: "bad" }[word] ?? ""}`;
-  badge.textContent = t(`connection.${word || "none"}`);
-  const leave = async () => {
-    await signOut().catch(() => {});
+  const ended = () => {
     operator = null;
     render();
   };
-  put(document.getElementById("operator"), operator ? [h("span", { class: "small", "data-key": "who" }, `${operator.operator} · ${operator.role ?? ""}`), h("button", { class: "bare", "data-key": "out", onclick: leave }, t("sign_out"))] : []);
+  if (!showOperator(operator, word, { begun: (begun) => ((operator = begun), refresh()), ended })) return;
   const main = document.getElementById("main");
-  if (!operator) {
-    if (!main.querySelector("#key")) put(main, [signInForm((begun) => ((operator = begun), refresh()))]);
-    return;
-  }
   if (!main.contains(frame.all)) main.replaceChildren(frame.all);
   const said = notice();
   put(frame.notice, said ? [h("p", { class: `note ${said.kind}`, "data-key": "notice" }, said.text)] : []);

@@ -54,11 +54,28 @@ export function svg(tag, attributes = {}, ...children) {
   return element;
 }
 
+/** Whether a button of the mouse or a finger is down. What is under it stays until it is up, or the click would be lost. */
+let isPressed = false;
+const waiting = new Map();
+addEventListener("pointerdown", () => (isPressed = true), true);
+for (const end of ["pointerup", "pointercancel", "blur"]) addEventListener(end, () => setTimeout(released), true);
+
+function released() {
+  isPressed = false;
+  const late = [...waiting];
+  waiting.clear();
+  for (const [parent, children] of late) put(parent, children);
+}
+
 /**
  * Puts children into an element in place of those that were there, and leaves those alone that have not changed. So the
  * focus stays, and nothing jumps. Children are told apart by `data-key`.
  */
 export function put(parent, children) {
+  if (isPressed) {
+    waiting.set(parent, children);
+    return;
+  }
   const before = new Map([...parent.children].map((child) => [child.dataset.key, child]));
   const wanted = children.filter(Boolean).map((child) => {
     const known = child.dataset.key && before.get(child.dataset.key);

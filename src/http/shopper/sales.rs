@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use actix_web::http::header::{CACHE_CONTROL, ETAG, IF_NONE_MATCH, VARY};
+use actix_web::http::header::{CACHE_CONTROL, ETAG, VARY};
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
 
@@ -14,6 +14,7 @@ use crate::domain::stream::digest;
 use crate::domain::{Access, DeviceId, Item, Money, Sale, SaleId, SkuId, UserId};
 use crate::http::auth::Shopper;
 use crate::http::contract::For;
+use crate::http::headers::knows;
 use crate::http::operation::{Operation, Verb, operation};
 use crate::http::paging::SalesQuery;
 use crate::http::problem::{Code, Problem};
@@ -315,8 +316,7 @@ pub async fn read(
 fn cacheable(request: &HttpRequest, audience: &Audience, body: &impl Serialize) -> HttpResponse {
     let text = serde_json::to_string(body).expect("a view of texts and numbers always serialises");
     let etag = format!("\"{:016x}\"", digest(&text));
-    let mut known = request.headers().get_all(IF_NONE_MATCH).filter_map(|value| value.to_str().ok());
-    let is_known = known.any(|value| value == "*" || value.contains(&etag));
+    let is_known = knows(request, &etag);
     let mut response = if is_known { HttpResponse::NotModified() } else { HttpResponse::Ok() };
     let kept_by = match audience {
         Audience::All | Audience::Unknown => "public, max-age=1",

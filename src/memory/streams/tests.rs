@@ -206,8 +206,8 @@ fn an_address_has_a_bounded_number_of_streams_and_a_network_counts_as_one() {
     drop(held);
     assert!(bench.open(None, 1, Seen::default()).is_ok());
     assert_eq!(
-        network_of("2001:db8::1".parse().expect("one")),
-        network_of("2001:db8::2".parse().expect("one"))
+        subscriber("2001:db8::1".parse().expect("one")),
+        subscriber("2001:db8::2".parse().expect("one"))
     );
 }
 

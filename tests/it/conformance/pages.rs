@@ -24,6 +24,7 @@ async fn pages_load_nothing_from_elsewhere_and_are_read_once(mode: Mode) {
         (shop.shopper, "/"),
         (shop.shopper, "/shop"),
         (shop.admin, "/console"),
+        (shop.admin, "/ops"),
         (shop.shopper, "/assets/icon.svg"),
         (shop.shopper, "/assets/seckill.js"),
         (shop.shopper, "/assets/shop.js"),
@@ -32,7 +33,9 @@ async fn pages_load_nothing_from_elsewhere_and_are_read_once(mode: Mode) {
         (shop.shopper, "/assets/words.js"),
         (shop.admin, "/assets/admin.js"),
         (shop.admin, "/assets/admin-words.js"),
+        (shop.admin, "/assets/chart.js"),
         (shop.admin, "/assets/console.js"),
+        (shop.admin, "/assets/ops.js"),
     ];
     for (address, path) in pages {
         let page = call(address, "GET", path, &[], "").await;

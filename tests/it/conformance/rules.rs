@@ -48,7 +48,7 @@ impl Rules for Far {
 }
 
 /// Starts a shop whose directory of rules the test can cut off.
-async fn far(mode: Mode, is_cut_off: &Arc<AtomicBool>) -> TestShop {
+pub async fn far(mode: Mode, is_cut_off: &Arc<AtomicBool>) -> TestShop {
     let config = config(mode, &[]);
     migrated(&config).await;
     let mut backend = open(&config).await;

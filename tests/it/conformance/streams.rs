@@ -1,14 +1,28 @@
 //! Streams: clients are told of a sale, its stock and their own orders as things happen.
 
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
 use futures::{SinkExt as _, StreamExt as _};
+use seckill::app::Role;
 use seckill::config::Mode;
+use seckill::domain::order_life::OrderEvent;
+use seckill::domain::{Instance, Mover, Order, OrderId, OrderRecord};
+use seckill::ports::{Ending, Grace, Moved, OrderChanges, Overdue, StoreResult};
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use crate::client::call;
-use crate::harness::{API_KEY, TestShop, eventually, sale_body, token};
+use crate::harness::{API_KEY, TestShop, config, eventually, migrated, open, sale_body, token};
 use crate::stream_client::{EventStream, own, ticket};
 
 in_both_modes!(
@@ -18,6 +32,8 @@ in_both_modes!(
     what_cannot_be_heard_of_is_refused,
     a_buyer_and_an_address_have_a_bounded_number_of_streams,
     a_quiet_stream_is_kept_and_has_heartbeats,
+    a_client_that_has_vanished_without_a_word_is_let_go,
+    what_a_client_began_who_has_gone_is_done_and_told,
     a_process_that_goes_away_says_bye,
     streams_can_be_switched_off,
     a_web_socket_tells_the_same,
@@ -218,6 +234,111 @@ async fn a_quiet_stream_is_kept_and_has_heartbeats(mode: Mode) {
     }
     let order = bought(&shop, "ada", "k").await;
     stream.order(&order, "awaiting_payment").await;
+    drop(stream);
+    shop.finish().await;
+}
+
+/// Opens a stream, and is gone at the next line of input: the server's end is told nothing. Without the right to do
+/// that, which root has, the connection is reset.
+const VANISHING: &str = r#"
+import socket, struct, sys
+client = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+client.sendall(b"GET /api/v1/stream?sale=drop HTTP/1.1\r\nHost: test\r\n\r\n")
+assert b" 200 " in client.recv(65536)
+print("open", flush=True)
+sys.stdin.readline()
+try:
+    client.setsockopt(socket.IPPROTO_TCP, 19, 1)  # TCP_REPAIR
+except PermissionError:
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+client.close()
+"#;
+
+async fn a_client_that_has_vanished_without_a_word_is_let_go(mode: Mode) {
+    let shop = TestShop::start_with(mode, &[("push.streams_max", "1"), ("push.heartbeat_ms", "1000")]).await;
+    shop.open_sale("drop", 1, PHONE).await;
+    let port = shop.shopper.port().to_string();
+    let mut client = Command::new("python3")
+        .args(["-c", VANISHING, &port])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("python3 is there");
+    let mut said = String::new();
+    let mut out = BufReader::new(client.stdout.take().expect("piped"));
+    out.read_line(&mut said).expect("text");
+    assert_eq!(said, "open\n");
+    let open = async || EventStream::open(shop.shopper, "sale=drop", &[]).await;
+    assert_eq!(open().await.err().expect("no place").problem(), (503, "overloaded".to_owned()));
+    client.stdin.take().expect("piped").write_all(b"\n").expect("told");
+    assert!(client.wait().expect("a child").success());
+    eventually("its place is free", async || open().await.is_ok()).await;
+    shop.finish().await;
+}
+
+/// Changes of orders that wait at a gate before they are made.
+struct Gated {
+    of: Arc<dyn OrderChanges>,
+    gate: Arc<Semaphore>,
+    waiting: Arc<AtomicUsize>,
+}
+
+#[async_trait]
+impl OrderChanges for Gated {
+    fn instances(&self) -> Vec<Instance> {
+        self.of.instances()
+    }
+
+    async fn change(&self, order: OrderId, event: OrderEvent, mover: &Mover<'_>) -> StoreResult<Moved> {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let _passing = self.gate.acquire().await.expect("a gate");
+        self.of.change(order, event, mover).await
+    }
+
+    async fn end_unwritten(
+        &self,
+        record: &OrderRecord,
+        ending: Ending,
+        mover: &Mover<'_>,
+    ) -> StoreResult<Moved> {
+        self.of.end_unwritten(record, ending, mover).await
+    }
+
+    async fn overdue(&self, orders: Overdue<'_>, limit: usize) -> StoreResult<Vec<OrderId>> {
+        self.of.overdue(orders, limit).await
+    }
+
+    async fn expire(&self, at: Instance, orders: &[OrderId], grace: Grace) -> StoreResult<Vec<Order>> {
+        self.of.expire(at, orders, grace).await
+    }
+}
+
+async fn what_a_client_began_who_has_gone_is_done_and_told(mode: Mode) {
+    let config = config(mode, &[]);
+    migrated(&config).await;
+    let mut backend = open(&config).await;
+    let (gate, waiting) = (Arc::new(Semaphore::new(1)), Arc::new(AtomicUsize::new(0)));
+    let of = backend.order_changes.clone();
+    backend.order_changes = Arc::new(Gated { of, gate: gate.clone(), waiting: waiting.clone() });
+    let shop = TestShop::start_on(config, backend, Role::All).await;
+    shop.open_sale("drop", 1, PHONE).await;
+    let order = shop.unpaid("ada", "k").await;
+    let mut stream = own(&shop, "ada", "").await;
+    stream.order(&order, "awaiting_payment").await;
+    let shut = gate.acquire().await.expect("a gate");
+    let mut client = TcpStream::connect(shop.shopper).await.expect("connected");
+    let head = format!(
+        "POST /api/v1/orders/{order}/cancel HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {}\r\n\
+         Idempotency-Key: gone\r\nContent-Length: 0\r\n\r\n",
+        token("ada")
+    );
+    client.write_all(head.as_bytes()).await.expect("sent");
+    eventually("it is being cancelled", async || waiting.load(Ordering::Relaxed) == 1).await;
+    drop(client);
+    // Nothing tells when the server has heard of it.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    drop(shut);
+    stream.order(&order, "cancelled").await;
     drop(stream);
     shop.finish().await;
 }

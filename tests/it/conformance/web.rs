@@ -8,6 +8,7 @@ use std::process::{Command, Output, Stdio};
 use seckill::config::Mode;
 
 use crate::harness::ports::free_address;
+use crate::harness::process::Worker;
 use crate::harness::{API_KEY, Books, READ_ONLY_KEY, TestShop, temporary, token};
 use crate::provider::paying_shop;
 
@@ -17,10 +18,11 @@ in_both_modes!(
     shoppers_buy_and_pay_in_a_browser,
     a_page_of_another_origin_buys_only_when_it_may,
     a_promoter_runs_a_sale_in_a_browser,
+    an_engineer_sees_what_is_out_of_order_in_a_browser,
 );
 
 const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/web");
-const FILES: [&str; 8] = [
+const FILES: [&str; 10] = [
     "package.json",
     "tsconfig.json",
     "browser.ts",
@@ -28,17 +30,19 @@ const FILES: [&str; 8] = [
     "console.ts",
     "cors.ts",
     "docs.ts",
+    "minutes.ts",
+    "ops.ts",
     "shop.ts",
 ];
 /// How long a program may run, in seconds.
 const LIMIT: &str = "180";
 
 /// A folder with the programs of `tests/web`, compiled. It is removed at the end.
-struct Programs(PathBuf);
+pub struct Programs(PathBuf);
 
 impl Programs {
     /// Generates the client from the contract that a listener serves, and compiles everything.
-    async fn of(shopper: SocketAddr) -> Self {
+    pub async fn of(shopper: SocketAddr) -> Self {
         let packages = Path::new(env!("CARGO_MANIFEST_DIR")).join(".stack/dist/web/node_modules");
         assert!(packages.exists(), "packages are missing: run `scripts/stack install web-tests chromium`");
         let this = Self(temporary(&format!("web-{shopper}")));
@@ -54,7 +58,7 @@ impl Programs {
     }
 
     /// Runs a tool of the packages, which must succeed.
-    async fn run(&self, tool: &str, args: &[&str], settings: &[(&str, &str)]) {
+    pub async fn run(&self, tool: &str, args: &[&str], settings: &[(&str, &str)]) {
         let path =
             if tool == "node" { PathBuf::from("node") } else { self.0.join("node_modules/.bin").join(tool) };
         let mut command = Command::new("timeout");
@@ -100,7 +104,7 @@ async fn the_pages_of_the_contracts_work_without_other_servers(mode: Mode) {
 }
 
 /// Answers the folder of the screenshots, which stay for people to look at.
-fn shots(mode: Mode) -> String {
+pub fn shots(mode: Mode) -> String {
     let shots = Path::new(env!("CARGO_TARGET_TMPDIR")).join("screenshots").join(mode.as_str());
     std::fs::create_dir_all(&shots).expect("a folder");
     shots.to_str().expect("text").to_owned()
@@ -149,5 +153,22 @@ async fn a_promoter_runs_a_sale_in_a_browser(mode: Mode) {
         ("SHOTS", &shots),
     ];
     programs.run("node", &["console.js"], &settings).await;
+    shop.finish().await;
+}
+
+async fn an_engineer_sees_what_is_out_of_order_in_a_browser(mode: Mode) {
+    let shop = TestShop::start(mode).await;
+    // Of the embedded mode there is one process.
+    let worker = match mode {
+        Mode::Distributed => Some(Worker::start(&shop.config).await),
+        Mode::Embedded => None,
+    };
+    shop.let_anybody_buy();
+    let programs = Programs::of(shop.shopper).await;
+    let (public, admin) = (format!("http://{}", shop.shopper), format!("http://{}", shop.admin));
+    let (shots, id) = (shots(mode), worker.as_ref().map_or(String::new(), |worker| worker.id().to_string()));
+    let settings =
+        [("SHOP", public.as_str()), ("ADMIN", &admin), ("KEY", API_KEY), ("WORKER", &id), ("SHOTS", &shots)];
+    programs.run("node", &["ops.js"], &settings).await;
     shop.finish().await;
 }

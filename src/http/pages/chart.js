@@ -1,0 +1,45 @@
+// Lines over time, drawn without a library.
+
+import { h, svg } from "./ui.js";
+
+/** Answers the least round number that is not below another one. */
+function round(most) {
+  if (most <= 0) return 1;
+  const ten = 10 ** Math.floor(Math.log10(most));
+  return [1, 2, 5, 10].map((step) => step * ten).find((step) => step >= most * (1 - 1e-9));
+}
+
+/**
+ * Draws what was measured. `lines` have a name and as many values as there are times; `null` leaves a gap. The time
+ * runs to the right, and `spanMs` is how much of it there is room for.
+ * @param {{key: string, title: string, at: number[], spanMs: number, lines: {name: string, values: (number | null)[]}[], write: (value: number) => string, ago: string, now: string}} what
+ */
+export function chart({ key, title, at, spanMs, lines, write, ago, now }) {
+  const most = lines.reduce((all, { values }) => values.reduce((most_, value) => Math.max(most_, value ?? 0), all), 0);
+  const top = round(most);
+  const last = at.at(-1) ?? 0;
+  const place = (value, n) => `${(100 - (100 * (last - at[n])) / spanMs).toFixed(2)} ${(40 - (38 * value) / top).toFixed(2)}`;
+  const isGap = (values, n) => values[n] === null || values[n] === undefined;
+  // A value between two gaps is a dot.
+  const step = (values, n) => (isGap(values, n - 1) ? `M${place(values[n], n)}${isGap(values, n + 1) ? "h0.01" : ""}` : `L${place(values[n], n)}`);
+  const path = (values) => values.map((_, n) => (isGap(values, n) ? "" : step(values, n))).join("");
+  const latest = (values) => {
+    const value = values.findLast((one) => one !== null);
+    return value === undefined ? "–" : write(value);
+  };
+  const said = lines.map(({ name, values }) => `${name} ${latest(values)}`.trim());
+  const drawn = svg("svg", { class: "line", viewBox: "0 0 100 40", preserveAspectRatio: "none", role: "img", "aria-label": `${title}: ${said.join(", ")}` });
+  drawn.append(svg("line", { x1: 0, x2: 100, y1: 2, y2: 2 }), svg("line", { x1: 0, x2: 100, y1: 40, y2: 40 }));
+  lines.forEach(({ values }, n) => drawn.append(svg("path", { class: `line-${n}`, d: path(values) })));
+  const legend = lines.map(({ name, values }, n) =>
+    h("li", {}, svg("svg", { class: "swatch", viewBox: "0 0 16 4", "aria-hidden": "true" }, svg("path", { class: `line-${n}`, d: "M0 2L16 2" })), name, " ", h("b", { class: "number" }, latest(values))),
+  );
+  return h(
+    "figure",
+    { class: "card chart", "data-key": key },
+    h("figcaption", { class: "row apart" }, h("h3", {}, title), h("span", { class: "small number" }, write(top))),
+    drawn,
+    h("div", { class: "row apart small", "aria-hidden": "true" }, h("span", {}, ago), h("span", {}, now)),
+    h("ul", { class: "legend small" }, legend),
+  );
+}
