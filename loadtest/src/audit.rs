@@ -19,7 +19,7 @@ mod stock;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
-mod world;
+pub mod world;
 
 use std::fmt;
 

@@ -57,3 +57,37 @@ impl Push {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::world::of_rows;
+    use crate::audit::world::row;
+    use crate::evidence::RowState;
+
+    #[test]
+    fn an_order_whose_state_nobody_told_is_lost_and_others_users_do_not_count() {
+        let rows = vec![
+            row("ada", "k", "phone", 1, RowState::AwaitingPayment),
+            row("bob", "k", "phone", 1, RowState::Cancelled),
+            row("cyd", "k", "phone", 1, RowState::AwaitingPayment),
+        ];
+        let ids: Vec<String> = rows.iter().map(|row| row.id.to_string()).collect();
+        let evidence = of_rows(rows);
+        let users = ["ada", "bob"].map(str::to_owned).into();
+        let standing = standing(&evidence, &users);
+        assert_eq!(standing.len(), 2);
+        let first =
+            evidence.events.events.iter().find(|event| event.to == "awaiting_payment").expect("a step");
+        let told = |order: &str, state: &str, at_ms| ((order.to_owned(), state.to_owned()), at_ms);
+        let heard = Heard {
+            told: [told(&ids[0], "awaiting_payment", first.at_ms + 7), told(&ids[1], "awaiting_payment", 0)]
+                .into(),
+            ..Heard::default()
+        };
+        let push = Push::new(2, &standing, &heard, &evidence);
+        assert_eq!((push.orders, push.lost), (2, 1), "bob was never told that it was cancelled");
+        let times = push.from_commit.expect("two steps");
+        assert_eq!((times.count, times.max_ms.round() as i64), (2, 7));
+    }
+}
