@@ -37,7 +37,7 @@ export async function fresh(browser: Browser, origins: string[], options: Browse
     new PerformanceObserver((list) => {
       for (const entry of list.getEntries()) {
         const shift = entry as PerformanceEntry & { value: number; hadRecentInput: boolean; sources: { node: Node; previousRect: DOMRect; currentRect: DOMRect }[] };
-        const moved = shift.sources.map(({ node, previousRect, currentRect }) => `${((node as Element).outerHTML ?? node.textContent).slice(0, 200)} by ${currentRect.x - previousRect.x}, ${currentRect.y - previousRect.y}`);
+        const moved = shift.sources.map(({ node, previousRect, currentRect }) => `${String((node as Element | null)?.outerHTML ?? node?.textContent).slice(0, 200)} by ${currentRect.x - previousRect.x}, ${currentRect.y - previousRect.y}`);
         if (!shift.hadRecentInput) shifts.push({ value: shift.value, moved });
       }
     }).observe({ type: "layout-shift", buffered: true });

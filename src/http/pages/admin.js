@@ -66,13 +66,13 @@ export const sumOf = (values) => values.reduce((sum, value) => (value === null |
 /** Shows who is signed in and whether the page hears, or the form to sign in. Answers whether somebody is. */
 export function showOperator(operator, word, { begun, ended }) {
   const badge = document.getElementById("connection");
-  badge.className = `chip ${{ live: "good", polling: "warn", offline: "bad" }[word] ?? ""}`;
+  badge.className = `chip ${{ live: "good", polling: "warn", offline: "bad" }[word] ?? "none"}`;
   badge.textContent = t(`connection.${word || "none"}`);
   const leave = async () => {
     await signOut().catch(() => {});
     ended();
   };
-  put(document.getElementById("operator"), operator ? [h("span", { class: "small", "data-key": "who" }, `${operator.operator} · ${operator.role ?? ""}`), h("button", { class: "bare", "data-key": "out", onclick: leave }, t("sign_out"))] : []);
+  put(document.getElementById("operator"), operator ? [h("span", { class: "small", "data-key": "who" }, [operator.operator, operator.role].filter(Boolean).join(" · ")), h("button", { class: "bare", "data-key": "out", onclick: leave }, t("sign_out"))] : []);
   const main = document.getElementById("main");
   if (!operator && !main.querySelector("#key")) put(main, [signInForm(begun)]);
   return operator !== null;

@@ -1,7 +1,7 @@
 // The promoter's console: create, check, run, pause, restock and end sales, and read what came of them.
 
 import { ATTEMPTS, call, change, notice, now, session, showOperator, sumOf, tell } from "./admin.js";
-import { chip, count, explain, h, money, moment, put, smallest, span, svg, t, translate } from "./ui.js";
+import { chip, count, explain, h, moment, money, put, smallest, span, svg, t, table, translate, unread } from "./ui.js";
 import "./admin-words.js";
 
 const PHASES = { draft: "", published: "", preheated: "warn", live: "good", paused: "warn", ended: "bad", settled: "" };
@@ -228,18 +228,15 @@ function board(sale, { stock, view }) {
     h(
       "dl",
       { class: "pairs" },
-      pair(isOpen ? t("ends_in") : t("opens_in"), left > 0 ? span(left) : "–"),
-      pair(t("available"), sum("available")),
-      pair(t("sold_out_in"), soldOutIn()),
-      pair(t("held"), sum("held")),
-      pair(t("sold"), sum("sold")),
+      ["ended", "settled"].includes(sale.state) ? null : [pair(isOpen ? t("ends_in") : t("opens_in"), left > 0 ? span(left) : "–"), pair(t("available"), sum("available")), pair(t("sold_out_in"), soldOutIn())],
+      stock ? [pair(t("held"), sum("held")), pair(t("sold"), sum("sold"))] : null,
       pair(t("orders.awaiting"), orders("awaiting_payment")),
       pair(t("orders.paid"), orders("paid")),
       pair(t("orders.ended"), orders("cancelled", "expired", "rejected")),
       Object.entries(view?.revenue ?? {}).map(([currency, { net }]) => pair(t("revenue"), money({ amount: net, currency }))),
     ),
     items.map((item) => itemBar(sale, item)),
-    [stock, view].map((read) => (read?.problem ? h("p", { class: "note bad" }, explain(read.problem)) : null)),
+    [stock, view].map((read) => (read?.problem ? unread(read.problem) : null)),
     stock?.under_way ? h("p", { class: "note warn" }, t("stock.under_way")) : null,
     funnel(view),
   );
@@ -254,15 +251,14 @@ function soldOutIn() {
 /** Shows how many came, how many of them bought, and what the others heard. */
 function attemptsCard({ attempts, view }) {
   if (!attempts) return null;
-  if (attempts.problem) return h("p", { class: "note bad", "data-key": "attempts" }, explain(attempts.problem));
+  if (attempts.problem) return h("div", { "data-key": "attempts" }, unread(attempts.problem));
   const of = (counts, outcomes) => sumOf(outcomes.map((outcome) => counts[outcome])) ?? 0;
   const groups = Object.entries(ATTEMPTS).map(([group, outcomes]) => {
     const rate = rateOf((one) => (one.attempts ? of(one.attempts, outcomes) : null));
     return { group, all: of(attempts.attempts, outcomes), rate };
   });
   const all = sumOf(groups.map((one) => one.all));
-  const row = ({ group, all: of_, rate }) =>
-    h("tr", {}, h("th", { scope: "row" }, t(`attempts.${group}`)), h("td", { class: "number" }, count(of_)), h("td", { class: "number" }, rate === null ? "–" : count(Math.round(rate * 10) / 10)));
+  const row = ({ group, all: of_, rate }) => [t(`attempts.${group}`), count(of_), rate === null ? null : count(Math.round(rate * 10) / 10)];
   const orders = (states) => (view?.states ? states.reduce((sum, state) => sum + (view.states[state]?.orders ?? 0), 0) : null);
   const written = orders(Object.keys(view?.states ?? {}));
   const steps = [
@@ -271,15 +267,17 @@ function attemptsCard({ attempts, view }) {
     ["attempts.written", written],
     ["orders.paid", orders(["paid", "refunded"])],
   ];
+  // What was counted is a second late.
+  const most = Math.max(...steps.map(([, number]) => number ?? 0));
   const step = ([name, number]) =>
-    h("li", {}, h("div", { class: "row apart" }, h("span", {}, t(name)), h("b", { class: "number" }, number === null ? "–" : count(number))), bar([{ units: number ?? 0 }], all));
-  const heads = ["head.answer", "head.all", "head.per_second"].map((name, n) => h("th", { scope: "col", class: n ? "number" : "" }, t(name)));
+    h("li", {}, h("div", { class: "row apart" }, h("span", {}, t(name)), h("b", { class: "number" }, number === null ? "–" : count(number))), bar([{ units: number ?? 0, kind: "plain" }], most));
+  const heads = [t("head.answer"), `#${t("head.all")}`, `#${t("head.per_second")}`];
   return h(
     "section",
     { class: "card", "data-key": "attempts" },
     h("h3", {}, t("attempts")),
     h("ol", { class: "section" }, steps.map(step)),
-    h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": t("attempts") }, h("table", {}, h("thead", {}, h("tr", {}, heads)), h("tbody", {}, groups.map(row)))),
+    table(t("attempts"), heads, groups.map(row)),
     h("p", { class: "small" }, attempts.since ? t("attempts.since", { at: moment(attempts.since) }) : t("attempts.none")),
   );
 }
@@ -320,18 +318,17 @@ function funnel(view) {
 
 function checksCard(checks, isOn) {
   if (!checks) return null;
-  if (checks.problem) return h("p", { class: "note bad", "data-key": "checks" }, explain(checks.problem));
-  const order = ["error", "warning", "ok"];
-  const rows = [...checks.checks].sort((a, b) => order.indexOf(a.level) - order.indexOf(b.level));
+  if (checks.problem) return h("div", { "data-key": "checks" }, unread(checks.problem));
+  const of = (level) => checks.checks.filter((check) => check.level === level);
+  const row = (check) => h("li", { class: "check" }, chip(LEVELS[check.level], check.name), h("div", {}, check.detail, check.fix ? h("p", { class: "small" }, check.fix) : null));
+  const open = (key, otherwise) => frame.right.querySelector(`[data-key="${key}"]`)?.open ?? otherwise;
+  const passed = of("ok");
   return h(
     "details",
-    { class: "card", "data-key": "checks", open: frame.right.querySelector("details")?.open ?? (checks.level !== "ok" && !isOn) },
+    { class: "card", "data-key": "checks", open: open("checks", checks.level !== "ok" && !isOn) },
     h("summary", {}, h("b", {}, t("preflight")), " ", chip(LEVELS[checks.level], t(`level.${checks.level}`))),
-    h(
-      "ul",
-      { class: "section" },
-      rows.map((check) => h("li", {}, chip(LEVELS[check.level], check.name), " ", check.detail, check.fix ? h("p", { class: "small" }, check.fix) : null)),
-    ),
+    h("ul", { class: "section" }, [...of("error"), ...of("warning")].map(row)),
+    h("details", { "data-key": "passed", open: open("passed", false) }, h("summary", {}, t("checks.passed", { n: passed.length })), h("ul", { class: "section" }, passed.map(row))),
   );
 }
 
@@ -352,29 +349,25 @@ function ordersCard(sale) {
     input("reference", t("field.reference")),
     h("button", { class: "quiet" }, t("search")),
   );
-  const row = (order) =>
-    h(
-      "tr",
-      {},
-      h("td", {}, h("code", {}, order.id)),
-      h("td", {}, order.user_id),
-      h("td", {}, `${order.quantity} × ${order.sku_id}`),
-      h("td", {}, t(`order.${order.status}`)),
-      h("td", {}, moment(order.accepted_at)),
-      h(
-        "td",
-        {},
-        may("orders:write") && order.status === "awaiting_payment" ? h("button", { class: "bare", onclick: () => endOrder(order, "cancel") }, t("order.do.cancel")) : null,
-        may("orders:write") && order.status === "paid" ? h("button", { class: "bare", onclick: () => endOrder(order, "refund") }, t("order.do.refund")) : null,
-      ),
-    );
-  const head = ["field.order", "field.user", "field.item", "field.state", "field.time", "field.do"].map((name) => h("th", { scope: "col" }, t(name)));
+  const ends = { awaiting_payment: "cancel", paid: "refund" };
+  const row = (order) => {
+    const end = may("orders:write") && ends[order.status];
+    return [
+      h("code", {}, order.id),
+      order.user_id,
+      `${order.quantity} × ${order.sku_id}`,
+      t(`order.${order.status}`),
+      moment(order.accepted_at),
+      end ? h("button", { class: "bare", onclick: () => endOrder(order, end) }, t(`order.do.${end}`)) : "",
+    ];
+  };
+  const heads = ["field.order", "field.user", "field.item", "field.state", "field.time", "field.do"].map((name) => t(name));
   return h(
     "section",
     { class: "card", "data-key": `orders ${sale.id}` },
     h("h3", {}, t("orders.all")),
     form,
-    !orders ? null : orders.length ? h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": t("orders.all") }, h("table", {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, orders.map(row)))) : h("p", { class: "empty" }, t("none_found")),
+    !orders ? null : orders.length ? table(t("orders.all"), heads, orders.map(row)) : h("p", { class: "empty" }, t("none_found")),
   );
 }
 
@@ -383,6 +376,8 @@ function detail() {
   if (!sale) return [h("div", { class: "card loading", "data-key": "loading" }, h("div", { class: "waits" }))];
   const actions = (NEXT[sale.state] ?? []).filter((action) => may("sales:write") && sale.allowed.includes(action));
   const isOn = ["live", "paused"].includes(stateOf(sale));
+  const looks = (action) => (DANGER.has(action) ? "danger quiet" : action === "pause" ? "quiet" : "");
+  const button = (action) => h("button", { class: looks(action), "data-key": action, onclick: () => act(action) }, t(`action.${action}`));
   return [
     h(
       "section",
@@ -392,9 +387,10 @@ function detail() {
       h(
         "div",
         { class: "row" },
-        actions.map((action) => h("button", { class: DANGER.has(action) ? "danger" : action === "pause" ? "quiet" : "", "data-key": action, onclick: () => act(action) }, t(`action.${action}`))),
+        actions.filter((action) => !DANGER.has(action)).map(button),
         may("sales:write") ? h("button", { class: "quiet", "data-key": "clone", onclick: () => begin(sale.id) }, t("clone")) : null,
         sale.state === "settled" ? h("a", { class: "button quiet", href: `/api/v1/admin/sales/${sale.id}/report?format=html` }, t("report")) : null,
+        actions.filter((action) => DANGER.has(action)).map(button),
       ),
     ),
     isOn ? null : checksCard(checks, isOn),

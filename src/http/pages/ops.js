@@ -2,7 +2,7 @@
 
 import { ATTEMPTS, call, change, notice, now, session, showOperator, sumOf, tell } from "./admin.js";
 import { chart } from "./chart.js";
-import { chip, count, explain, h, moment, put, span, t, translate } from "./ui.js";
+import { chip, count, explain, h, language, moment, put, span, t, table, translate, unread } from "./ui.js";
 import "./admin-words.js";
 
 /** How often each part is read, in ms. A process is lost after 1.5 s, and is shown so within 2 s. */
@@ -12,7 +12,7 @@ const READY_CHIPS = { ready: "good", degraded: "warn", not_ready: "bad", drainin
 const TASK_CHIPS = { ok: "good", failing: "bad", starting: "" };
 const BREAKER_CHIPS = { closed: "good", half_open: "warn", open: "bad" };
 
-let [operator, word, drawn] = [null, "", null];
+let [operator, word, drawn, heard] = [null, "", null, Date.now()];
 /** What was read last, by part; `{ problem }` when it could not be read. */
 const seen = {};
 const kept = { process: "", spanMs: 900_000, at: [], lines: new Map() };
@@ -31,7 +31,7 @@ async function follow(ms, names, work) {
     if (operator && !document.hidden) {
       try {
         await work();
-        word = "live";
+        [word, heard] = ["live", Date.now()];
       } catch (error) {
         if (!error.problem) throw error;
         if (error.problem.status === 401) operator = null;
@@ -97,17 +97,16 @@ async function takeOut(node, action) {
 
 /** A card that says what could not be read, or shows what was. */
 function card(key, title, read, show) {
-  const inner = !read ? h("div", { class: "waits" }) : read.problem ? h("p", { class: "note bad" }, explain(read.problem)) : show(read);
+  const inner = !read ? h("div", { class: "waits" }) : read.problem ? unread(read.problem) : show(read);
   return h("section", { class: "card", "data-key": key }, h("h2", {}, title), inner);
 }
 
-function table(label, heads, rows) {
-  if (!rows.length) return h("p", { class: "empty" }, t("none"));
-  const head = heads.map((name) => h("th", { scope: "col", class: name.startsWith("#") ? "number" : "" }, t(`head.${name.replace("#", "")}`)));
-  const cells = (row) => row.map((cell, n) => h("td", { class: heads[n].startsWith("#") ? "number" : "" }, cell ?? "–"));
-  return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label }, h("table", {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, rows.map((row) => h("tr", {}, cells(row))))));
+function list(label, heads, rows) {
+  const texts = heads.map((name) => (name.startsWith("#") ? `#${t(`head.${name.slice(1)}`)}` : t(`head.${name}`)));
+  return rows.length ? table(label, texts, rows) : h("p", { class: "empty" }, t("none"));
 }
 
+const clockOf = (ms) => new Intl.DateTimeFormat(language, { timeStyle: "medium" }).format(ms);
 const when = (text) => h("time", { datetime: text }, moment(text));
 
 const pair = (name, value) => h("div", {}, h("dt", {}, name), h("dd", {}, value));
@@ -131,7 +130,7 @@ function nodesCard({ nodes }) {
     const isLost = status === "lost";
     const [action] = status === "draining" ? ["resume"] : ["drain"];
     return [
-      h("span", {}, h("code", {}, node.id.slice(0, 8)), h("br"), h("span", { class: "small" }, [node.admin, node.shopper].filter(Boolean).join(" · "))),
+      h("span", {}, h("code", {}, node.id.slice(0, 8)), [node.admin, node.shopper].filter(Boolean).map((address) => h("small", { class: "line" }, address))),
       node.role,
       h("span", {}, chip(NODE_CHIPS[status], t(`node.${status}`)), isLost ? h("span", { class: "small" }, " ", t("heard", { s: Math.round(node.heard_ms_ago / 1000) })) : null),
       isLost ? null : count(load.attempts),
@@ -151,7 +150,7 @@ function nodesCard({ nodes }) {
     { class: "section" },
     lost ? h("p", { class: "note bad", role: "alert" }, t("nodes.lost", { lost })) : null,
     h("dl", { class: "pairs" }, pair(t("head.attempts"), count(all("attempts"))), pair(t("head.accepted"), count(all("accepted"))), pair(t("head.written"), count(all("written")))),
-    table(t("nodes"), heads, nodes.map(row)),
+    list(t("nodes"), heads, nodes.map(row)),
   );
 }
 
@@ -162,7 +161,9 @@ const whole = (value) => count(Math.round(value * 10) / 10);
 function figuresOf(key, write, lines) {
   const known = (kept.at.at(-1) ?? 0) - (kept.at[0] ?? 0);
   const spanMs = Math.min(kept.spanMs, Math.max(60_000, known));
-  return chart({ key, title: t(`chart.${key}`), at: kept.at, spanMs, lines, write, ago: t("minutes.ago", { n: Math.round(spanMs / 60_000) }), now: t("now") });
+  // Of many lines those are left out that were never above nothing.
+  const seenLines = lines.length > 4 ? lines.filter(({ values }, n) => n === 0 || values.some((value) => value > 0)) : lines;
+  return chart({ key, title: t(`chart.${key}`), at: kept.at, spanMs, lines: seenLines, write, least: key === "attempts" || key === "orders" || key === "waiting" ? 5 : 0, empty: t("chart.empty"), most: t("chart.most"), ago: t("minutes.ago", { n: Math.round(spanMs / 60_000) }), now: t("now") });
 }
 
 function charts() {
@@ -184,7 +185,8 @@ function charts() {
 }
 
 function tasksCard({ tasks }) {
-  const sorted = [...tasks].sort((a, b) => b.failures - a.failures || a.name.localeCompare(b.name));
+  const sorted = [...tasks].sort((a, b) => a.name.localeCompare(b.name));
+  const [failing, others] = [sorted.filter((task) => task.failures), sorted.filter((task) => !task.failures)];
   const row = (task) => [
     h("code", {}, task.name),
     chip(TASK_CHIPS[task.status], t(`task.${task.status}`)),
@@ -192,7 +194,13 @@ function tasksCard({ tasks }) {
     task.done === undefined ? null : count(task.done),
     h("span", { class: "words" }, task.failures ? `${count(task.failures)} × ` : "", task.error ?? ""),
   ];
-  return table(t("tasks"), ["task", "status", "#ended", "#done", "error"], sorted.map(row));
+  const rows = (some) => list(t("tasks"), ["task", "status", "#ended", "#done", "error"], some.map(row));
+  return h(
+    "div",
+    { class: "section" },
+    failing.length ? rows(failing) : null,
+    h("details", { open: frame.tasks.querySelector("details")?.open ?? false }, h("summary", {}, t("tasks.well", { n: others.length })), rows(others)),
+  );
 }
 
 function breakersCard({ breakers }) {
@@ -206,24 +214,24 @@ function breakersCard({ breakers }) {
     count(one.failed),
     count(one.slow),
   ];
-  return table(t("breakers"), ["dependency", "status", "#in_flight", "#calls", "#failed", "#slow"], breakers.map(row));
+  return list(t("breakers"), ["dependency", "status", "#in_flight", "#calls", "#failed", "#slow"], breakers.map(row));
 }
 
 function rulesCard({ rules }) {
   const left = (until) => (until ? span(Date.parse(until) - now()) : t("for_ever"));
   const row = (rule) => [h("code", {}, rule.id), rule.origin, rule.mode, rule.is_over ? t("is_over") : left(rule.until), h("span", { class: "words" }, rule.reason)];
-  return table(t("rules"), ["rule", "origin", "mode", "left", "reason"], rules.map(row));
+  return list(t("rules"), ["rule", "origin", "mode", "left", "reason"], rules.map(row));
 }
 
 function lettersCard({ dead_letters: letters, next_cursor: more }) {
   const row = (letter) => [h("code", {}, letter.id), letter.reason, letter.order_id ? h("code", {}, letter.order_id) : null, letter.sale_id, when(letter.at)];
-  const rows = table(t("letters"), ["letter", "reason", "order", "sale", "at"], letters.map(row));
+  const rows = list(t("letters"), ["letter", "reason", "order", "sale", "at"], letters.map(row));
   return letters.length ? h("div", { class: "section" }, h("p", { class: "note warn" }, t("letters.open", { n: `${letters.length}${more ? "+" : ""}` })), rows) : rows;
 }
 
 function logCard({ rows }) {
   const row = (one) => [when(one.at), one.actor, h("code", {}, one.action), one.sale_id, h("span", { class: "words" }, one.reason)];
-  return table(t("log"), ["at", "actor", "action", "sale", "reason"], rows.map(row));
+  return list(t("log"), ["at", "actor", "action", "sale", "reason"], rows.map(row));
 }
 
 function render() {
@@ -237,7 +245,8 @@ function render() {
   if (!PARTS.every((name) => seen[name])) return put(main, [h("div", { class: "card loading", "data-key": "loading" }, h("div", { class: "waits" }))]);
   if (!main.contains(frame.all)) main.replaceChildren(frame.all);
   const said = notice();
-  put(frame.notice, said ? [h("p", { class: `note ${said.kind}`, "data-key": "notice" }, said.text)] : []);
+  const late = word === "offline" ? h("p", { class: "note bad", "data-key": "offline" }, t("ops.offline", { at: clockOf(heard) })) : null;
+  put(frame.notice, [late, said && !late ? h("p", { class: `note ${said.kind}`, "data-key": "notice" }, said.text) : null]);
   put(frame.state, [card("state", t("this_process"), seen.ready, stateCard)]);
   put(frame.nodes, [card("nodes", t("nodes"), seen.nodes, nodesCard)]);
   // Thousands of points are drawn when one is new.

@@ -14,7 +14,7 @@ const returned = new URLSearchParams(location.search).get("order");
 const ENDED = ["rejected", "cancelled", "expired", "refunded"];
 const BANDS = { plenty: "good", some: "good", low: "warn", last: "warn", sold_out: "bad" };
 const STATES = { reserved: "warn", queued: "warn", awaiting_payment: "warn", paid: "good", rejected: "bad", expired: "bad" };
-const PHASES = { live: "good", upcoming: "", delayed: "warn", paused: "warn", ended: "bad" };
+const PHASES = { live: "good", upcoming: "", delayed: "warn", paused: "warn", ended: "" };
 
 /** Does something once at a time, and shows what went wrong. */
 async function act(name, work) {
@@ -247,44 +247,43 @@ function bySoonest(one, other) {
   return rank(one) - rank(other) || one.starts_at.localeCompare(other.starts_at);
 }
 
-/** Answers whether a buyer can have no more of a sale. */
-function isFull(sale) {
-  const own = [...orders.values()].filter((order) => order.sale_id === sale.id && !ENDED.includes(order.status));
-  return own.reduce((sum, order) => sum + order.quantity, 0) >= sale.policy.buyer_limit;
-}
+/** Answers the orders of a sale that a buyer has. */
+const owned = (sale) => [...orders.values()].filter((order) => order.sale_id === sale.id && !ENDED.includes(order.status));
 
 function buttonOf(sale, item) {
   const name = `buy ${sale.id} ${item.sku_id}`;
   const [opens, isBusy] = [Date.parse(sale.starts_at) <= api.now(), busy.has(name)];
   const is = { live: sale.status === "live" || (sale.status === "upcoming" && opens), out: item.stock === "sold_out" };
+  const own = owned(sale);
+  const isFull = own.reduce((sum, order) => sum + order.quantity, 0) >= sale.policy.buyer_limit;
   let [text, off] = [t("buy"), false];
   if (isBusy) [text, off] = [t("buying"), true];
-  else if (isFull(sale)) [text, off] = [t("have_yours"), true];
+  else if (isFull) [text, off] = [t(own.some((order) => order.sku_id === item.sku_id) ? "have_yours" : "have_all"), true];
   else if (sale.status === "paused") [text, off] = [t("paused"), true];
-  else if (sale.status === "ended") [text, off] = [t("over"), true];
   else if (!is.live) [text, off] = [t("not_yet"), true];
   else if (is.out) [text, off] = [t("try_again"), false];
   const label = `${text}: ${item.name}`;
-  return h("button", { class: `full${is.out ? " quiet" : ""}`, disabled: off, "aria-label": label, "data-key": name, onclick: () => buy(sale, item) }, text);
+  return h("button", { class: is.out ? "quiet" : "", disabled: off, "aria-label": label, "data-key": name, onclick: () => buy(sale, item) }, text);
 }
 
 function saleCard(sale) {
   const [what, time] = clock(sale);
+  const isOver = !OPEN.includes(sale.status);
   return h(
     "article",
     { class: "card", "data-key": `sale ${sale.id}`, "aria-label": sale.name },
     h("div", { class: "row apart" }, h("h2", {}, sale.name), chip(PHASES[sale.status], t(`phase.${sale.status}`))),
-    h("p", { class: OPEN.includes(sale.status) ? "clock" : "", "data-clock": sale.id }, h("small", {}, what), h("span", { class: "figures" }, time)),
+    h("p", { class: isOver ? "" : "clock", "data-clock": sale.id }, h("small", {}, what), h("span", { class: "figures" }, time)),
     sale.items.map((item) =>
       h(
         "div",
-        { class: "section" },
-        h("div", { class: "row apart" }, h("h3", {}, item.name), sale.status === "ended" ? null : chip(BANDS[item.stock], t(`stock.${item.stock}`))),
-        h("p", { class: "price" }, money(item.price)),
-        buttonOf(sale, item),
+        { class: "item" },
+        h("div", { class: "what" }, h("h3", {}, item.name), h("p", { class: "price" }, money(item.price))),
+        isOver ? null : chip(BANDS[item.stock], t(`stock.${item.stock}`)),
+        isOver ? null : buttonOf(sale, item),
       ),
     ),
-    h("p", { class: "small" }, t("limit", { units: sale.policy.buyer_limit })),
+    isOver ? null : h("p", { class: "small" }, t("limit", { units: sale.policy.buyer_limit })),
   );
 }
 
@@ -292,7 +291,7 @@ function orderCard(order) {
   const sale = sales.get(order.sale_id);
   const item = sale?.items.find((one) => one.sku_id === order.sku_id);
   const isPending = ["reserved", "queued"].includes(order.status);
-  const left = order.expires_at && Date.parse(order.expires_at) - api.now();
+  const left = order.expires_at ? span(Date.parse(order.expires_at) - api.now()) : "–:––";
   const [paying, leaving] = [busy.has(`pay ${order.id}`), busy.has(`give up ${order.id}`)];
   const total = { ...order.price, amount: order.price.amount * order.quantity };
   return h(
@@ -302,31 +301,30 @@ function orderCard(order) {
     h("p", {}, t(`order.${order.delayed ? "delayed" : order.status}.text`)),
     isPending ? h("div", { class: "waits" }) : null,
     order.status === "awaiting_payment" && order.id === returned ? h("p", { class: "note" }, t("returned")) : null,
-    order.status === "awaiting_payment" && order.expires_at
-      ? h("p", { class: "row" }, t("pay_within"), h("b", { class: "figures", "data-left": order.id }, span(left)))
-      : null,
+    order.status === "awaiting_payment" ? h("p", { class: "clock" }, h("small", {}, t("pay_within")), h("span", { class: "figures", "data-left": order.id }, left)) : null,
     order.status === "awaiting_payment"
       ? h(
           "div",
-          { class: "row" },
+          { class: "row fill" },
           h("button", { disabled: paying || leaving, "data-key": `pay ${order.id}`, onclick: () => pay(order) }, paying ? t("paying") : `${t("pay")} ${money(total)}`),
           h("button", { class: "quiet", disabled: paying || leaving, "data-key": `give up ${order.id}`, onclick: () => giveUp(order) }, t("give_up")),
         )
       : null,
-    h("p", { class: "small" }, `${moment(order.accepted_at)} · `, h("code", {}, order.id)),
+    h("p", { class: "small" }, moment(order.accepted_at), h("code", { class: "line" }, order.id)),
   );
 }
 
 function render() {
   const badge = document.getElementById("connection");
   const word = navigator.onLine ? state : "offline";
-  badge.className = `chip ${{ live: "good", polling: "warn", offline: "bad" }[word] ?? ""}`;
+  badge.className = `chip ${{ live: "good", polling: "warn", offline: "bad" }[word] ?? "none"}`;
   badge.textContent = t(`connection.${word || "none"}`);
   const buyer = session
     ? [h("span", { "data-key": "who" }, t("you_are", { user: session.user_id })), h("button", { class: "bare", "data-key": "out", onclick: signOut }, t("sign_out"))]
     : demo && [h("button", { class: "quiet", "data-key": "in", onclick: () => act("sign", async () => (await signIn(), await refresh())) }, t("be_a_buyer"))];
   put(document.getElementById("buyer"), buyer || [h("span", { class: "small", "data-key": "none" }, isRead ? t("not_signed_in") : "")]);
-  put(document.getElementById("notice"), notice ? [h("p", { class: `note ${notice.kind}`, "data-key": "notice" }, notice.text)] : []);
+  const said = word === "offline" ? { kind: "bad", text: t("problem.offline") } : notice;
+  put(document.getElementById("notice"), said ? [h("p", { class: `note ${said.kind}`, "data-key": "notice" }, said.text)] : []);
   const known = [...sales.values()].sort(bySoonest);
   const loading = h("div", { class: "card loading", "data-key": "loading" }, h("div", { class: "waits" }));
   const none = h("p", { class: "empty", "data-key": "none" }, state === "offline" ? t("problem.offline") : t("no_sales"));
@@ -336,6 +334,7 @@ function render() {
   put(document.getElementById("over-sales"), over.map(saleCard));
   // What stands below comes when it is known where it will stay.
   document.getElementById("own").hidden = !isRead;
+  document.getElementById("own").classList.toggle("urgent", [...orders.values()].some((order) => order.status === "awaiting_payment"));
   const own = [...orders.values()].sort((a, b) => b.accepted_at.localeCompare(a.accepted_at));
   put(document.getElementById("orders"), own.length ? own.map(orderCard) : [h("p", { class: "empty", "data-key": "none" }, t("no_orders"))]);
 }
@@ -352,7 +351,8 @@ function tick() {
     if (Date.parse(sale.starts_at) <= api.now()) sale.turned = true;
   }
   for (const place of document.querySelectorAll("[data-left]")) {
-    place.textContent = span(Date.parse(orders.get(place.dataset.left).expires_at) - api.now());
+    const due = orders.get(place.dataset.left).expires_at;
+    if (due) place.textContent = span(Date.parse(due) - api.now());
   }
   if (turned) {
     announce(t("opens_now"));

@@ -128,6 +128,20 @@ export function announce(text) {
   if (place) place.textContent = place.textContent === text ? `${text}\u00a0` : text;
 }
 
+/**
+ * Makes a table that scrolls on its own; on a narrow screen each row of more than three cells stands as a block, with
+ * the head beside each cell. A head that begins with `#` is of numbers. A cell that is empty or unknown is a dash, and one of `""` is left out.
+ */
+export function table(label, heads, rows) {
+  const [texts, kinds] = [heads.map((head) => head.replace("#", "")), heads.map((head) => (head.startsWith("#") ? "number" : null))];
+  const head = texts.map((text, n) => h("th", { scope: "col", class: kinds[n] }, text));
+  const cells = (row) => row.map((cell, n) => h("td", { class: kinds[n], "data-label": texts[n] }, cell ?? "–"));
+  return h("div", { class: heads.length > 3 ? "scroll stacks" : "scroll", tabindex: 0, role: "region", "aria-label": label }, h("table", {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, rows.map((row) => h("tr", {}, cells(row))))));
+}
+
+/** Says what could not be read, and why. What one may not see is no fault. */
+export const unread = (problem) => h("p", { class: problem.status === 403 ? "note" : "note bad" }, explain(problem));
+
 export const chip = (kind, text) => h("span", { class: `chip ${kind}` }, text);
 
 /** Writes the words of a page that stand in its HTML. */

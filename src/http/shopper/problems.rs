@@ -27,7 +27,7 @@ pub async fn page(path: web::Path<String>) -> Result<HttpResponse, Problem> {
         .insert_header((CACHE_CONTROL, "public, max-age=3600"))
         .insert_header((
             CONTENT_SECURITY_POLICY,
-            "default-src 'none'; frame-ancestors 'none'; form-action 'none'",
+            "default-src 'none'; style-src 'self'; frame-ancestors 'none'; form-action 'none'",
         ))
         .insert_header((X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .content_type("text/html; charset=utf-8")
@@ -57,7 +57,7 @@ fn text(code: Code) -> String {
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width\">\n<title>{word}: {title}</title>\n\
-         <main>\n<h1><code>{word}</code></h1>\n<p><strong>{title}</strong></p>\n<p>{advice}</p>\n\
+         <link rel=\"stylesheet\" href=\"/assets/style.css\">\n<main class=\"page\">\n<h1><code>{word}</code></h1>\n<p><strong>{title}</strong></p>\n<p>{advice}</p>\n\
          <dl>\n<dt>HTTP status</dt><dd>{status}</dd>\n<dt>May the same call succeed later?</dt><dd>{again}</dd>\n</dl>\n\
          <p>The <code>detail</code> of the answer says what is wrong with this call, and its <code>request_id</code> \
          finds it in our log.</p>\n</main>\n</html>\n"

@@ -321,9 +321,9 @@ impl Stage for Servers {
         let mut contents = BTreeMap::new();
         let mut connection = self.redis().await;
         for key in self.keys(&mut connection).await {
-            // The marks of the instances grow each second, processes tell of themselves, and the lease of a gate is
-            // prolonged all the time.
-            if key.ends_with(":watermarks") || key.ends_with(":nodes") {
+            // The marks of the instances grow each second, processes tell of themselves, attempts are counted whatever
+            // came of them, and the lease of a gate is prolonged all the time.
+            if key.ends_with(":watermarks") || key.ends_with(":nodes") || key.contains(":attempts:") {
                 continue;
             }
             if key.ends_with(":gate") {
