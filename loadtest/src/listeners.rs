@@ -119,7 +119,7 @@ impl Listeners {
         self.count
     }
 
-    /// Waits until everything of `wanted` was told, orders with their states, or [`LATE`] is over. Ends all streams.
+    /// Waits until everything of `wanted` was told, orders with their states, or ten seconds are over. Ends all streams.
     pub async fn finish(self, wanted: &[(String, String)]) -> Heard {
         let until = Instant::now() + LATE;
         while Instant::now() < until && !wanted.iter().all(|one| self.shared.heard().told.contains_key(one)) {

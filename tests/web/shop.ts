@@ -49,7 +49,7 @@ await step("who never read the docs buys and pays with three clicks", async () =
   await page.getByRole("button", { name: "Buy: Phone X" }).click();
   await page.getByRole("button", { name: /^Pay / }).waitFor();
   await isStill(page, "before the payment");
-  await page.getByText("Pay within").waitFor();
+  await page.locator("[data-left]", { hasText: /\d/ }).waitFor();
   await shoot(page, shots, "shop-yours");
   await page.getByRole("button", { name: /^Pay / }).click();
   await page.getByRole("button", { name: "Pay", exact: true }).click();
