@@ -3,6 +3,7 @@
 mod auto_preheat;
 mod auto_reconcile;
 mod auto_settle;
+mod finishing;
 mod forgetting;
 mod guarded;
 mod open;
@@ -40,7 +41,7 @@ use crate::domain::purchase_token::{TokenKey, TokenKeys};
 use crate::domain::{DependencyId, Instance, NodeId, ShardMap};
 use crate::http::auth::Tokens;
 use crate::http::shopper::order_view::order_text;
-use crate::http::{Context, LearnKeys, MintToken, ReadTasks};
+use crate::http::{Context, Finish, LearnKeys, MintToken, ReadTasks};
 use crate::memory::Memory;
 use crate::memory::figures::Figures;
 use crate::memory::guards::{Guards, Roles};
@@ -56,6 +57,7 @@ use crate::worker::copy_remover::CopyRemover;
 use crate::worker::driver::{Driver, Signal};
 use crate::worker::node_beat::TellNode;
 
+pub use finishing::Finishing;
 use forgetting::forgetting;
 use guarded::guarded;
 pub use open::*;
@@ -159,8 +161,9 @@ pub async fn start_on(
     let driver = workers.start(role, &shop, metrics.clone())?;
     published.iter().for_each(|keys| driver.start(keys.refresh.clone(), Signal::default()));
     let learn_keys = published.as_ref().map(|published| published.learn.clone());
-    let seen = seen_into(&memory, &driver);
-    let context = web::Data::new(context(config, &shop, (tokens, learn_keys), &clock, (metrics, node, seen)));
+    let (seen, finish) = (seen_into(&memory, &driver), Finishing::owned_by(&front));
+    let context =
+        web::Data::new(context(config, &shop, (tokens, learn_keys), &clock, (metrics, node, seen, finish)));
     let serving = context.clone();
     let shopper_server = match role {
         Role::Worker => None,
@@ -197,7 +200,7 @@ fn context(
     shop: &Arc<Shop>,
     (tokens, learn_keys): (Arc<Tokens>, Option<LearnKeys>),
     clock: &Clock,
-    (metrics, node, (figures, tasks)): (PrometheusHandle, NodeId, (Arc<Figures>, ReadTasks)),
+    (metrics, node, (figures, tasks), finish): (PrometheusHandle, NodeId, Seen, Arc<dyn Finish>),
 ) -> Context {
     Context {
         shop: shop.clone(),
@@ -211,6 +214,7 @@ fn context(
         clock: clock.clone(),
         metrics,
         process: node.to_string(),
+        finish,
         figures,
         tasks,
         origins: config.http.cors_origins.clone(),
@@ -219,8 +223,10 @@ fn context(
     }
 }
 
-/// Answers what operators see of the process itself.
-fn seen_into(memory: &Memory, driver: &Driver) -> (Arc<Figures>, ReadTasks) {
+/// What operators see of the process itself.
+type Seen = (Arc<Figures>, ReadTasks);
+
+fn seen_into(memory: &Memory, driver: &Driver) -> Seen {
     let driver = driver.clone();
     (memory.figures.clone(), Arc::new(move || driver.statuses()))
 }

@@ -24,7 +24,7 @@ pub mod straight;
 use std::sync::{Arc, OnceLock};
 
 use actix_web::http::header::HeaderName;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, LocalBoxFuture};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
 
@@ -46,6 +46,15 @@ pub type Reload = Arc<dyn Fn() -> Result<Reloaded, String> + Send + Sync>;
 
 /// Answers how the background tasks of this process fare, in the order in which they were started.
 pub type ReadTasks = Arc<dyn Fn() -> Vec<TaskStatus> + Send + Sync>;
+
+/// Makes changes to their end although whoever asked for them has gone.
+pub trait Finish: Send + Sync {
+    /// Answers whether one more may be begun.
+    fn has_room(&self) -> bool;
+
+    /// Makes one on this thread. The process does not end before.
+    fn make(&self, change: LocalBoxFuture<'static, ()>);
+}
 
 /// Makes a shopper's token of a user id.
 pub type MintToken = Arc<dyn Fn(&UserId) -> String + Send + Sync>;
@@ -85,6 +94,8 @@ pub struct Context {
     pub origins: Vec<String>,
     /// The id of this process, as `GET /admin/nodes` has it.
     pub process: String,
+    /// Makes changes to their end.
+    pub finish: Arc<dyn Finish>,
     /// What this process has measured of late.
     pub figures: Arc<Figures>,
     /// How its background tasks fare.

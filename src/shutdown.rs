@@ -53,6 +53,17 @@ impl Tasks {
         self.tracker.spawn_on(work, &Handle::current());
     }
 
+    /// Spawns a task that stays on the thread of the caller, and ends with it as [`Self::spawn_here`] says.
+    ///
+    /// # Panics
+    /// Outside a local set of tokio.
+    pub fn spawn_local<F>(&self, work: F)
+    where
+        F: Future<Output = ()> + 'static,
+    {
+        self.tracker.spawn_local(work);
+    }
+
     /// Tells loops to end after what they have begun. Idempotent.
     pub fn stop(&self) {
         self.stop.cancel();

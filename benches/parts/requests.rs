@@ -204,6 +204,7 @@ impl Front {
             memory.rules.take(rules, Clock::System.now_ms());
             memory.catalog.put(sale.clone());
             let outbound: Arc<dyn Outbound> = Arc::new(HttpOutbound::new(&config.events)?);
+            let finish = seckill::app::Finishing::owned_by(&tasks);
             let shop =
                 Shop::new((ports, None, outbound), memory, settings(config), map, clock.clone(), tasks);
             let key = DecodingKey::from_secret(secret.as_bytes());
@@ -218,6 +219,7 @@ impl Front {
             anyhow::Ok(Context {
                 admin_hosts: Vec::new(),
                 process: String::new(),
+                finish,
                 figures: Arc::default(),
                 tasks: Arc::new(Vec::new),
                 demo: OnceLock::new(),

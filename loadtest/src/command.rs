@@ -232,9 +232,9 @@ async fn listeners(crowd: &Crowd, client: &Arc<Client>, count: u32) -> anyhow::R
     if count == 0 {
         return Ok(None);
     }
-    let bearers = crowd.bearers(count);
-    say(&format!("{} buyers open their streams", bearers.len()));
-    Listeners::open(client.clone(), crowd.sale(), bearers).await.map(Some)
+    let users = crowd.first_users(count);
+    say(&format!("{} buyers open their streams", users.len()));
+    Listeners::open(client.clone(), crowd.sale(), &users).await.map(Some)
 }
 
 /// Waits until listeners were told what stands, and sums it up.

@@ -194,9 +194,10 @@ impl Crowd {
         Ok(())
     }
 
-    /// Returns the `Authorization` headers of the first users, as many as there are.
-    pub fn bearers(&self, users: u32) -> &[HeaderValue] {
-        self.tokens.get(..index(users)).unwrap_or(&self.tokens)
+    /// Returns the names and `Authorization` headers of the first users, as many as there are.
+    pub fn first_users(&self, count: u32) -> Vec<(String, HeaderValue)> {
+        let users = (0..count).zip(&self.tokens);
+        users.map(|(user, token)| (user_name(self.seed, user), token.clone())).collect()
     }
 
     /// Returns the sale's id.

@@ -32,6 +32,17 @@ const PAUSE_MS: u64 = 1000;
 /// How long is waited at the end for what was not told yet.
 const LATE: Duration = Duration::from_secs(10);
 
+/// That an order is in a state, as its buyer is told.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Told {
+    /// The name of the user who was told.
+    pub user: String,
+    /// The order's id.
+    pub order: String,
+    /// The word of the state.
+    pub state: String,
+}
+
 /// What listeners were told.
 #[derive(Debug, Default)]
 pub struct Heard {
@@ -43,8 +54,8 @@ pub struct Heard {
     pub faults: BTreeMap<String, u64>,
     /// Events of any kind.
     pub events: u64,
-    /// When an order was told to be in a state for the first time, in ms since 1970, by order and state.
-    pub told: HashMap<(String, String), i64>,
+    /// When something was told for the first time, in ms since 1970.
+    pub told: HashMap<Told, i64>,
 }
 
 /// The listeners of a run.
@@ -65,6 +76,7 @@ struct Shared {
 /// A listener, from one stream to the next.
 struct Listener {
     shared: Arc<Shared>,
+    user: String,
     bearer: HeaderValue,
     /// The id of the last event; empty before the first one.
     seen: String,
@@ -73,24 +85,28 @@ struct Listener {
 }
 
 impl Listeners {
-    /// Opens a stream for each of `bearers`, and waits until all are open.
+    /// Opens a stream for each of `users`, who have a name and an `Authorization` header, and waits until all are open.
     ///
     /// # Errors
     /// When one cannot be opened in time.
-    pub async fn open(client: Arc<Client>, sale: &str, bearers: &[HeaderValue]) -> anyhow::Result<Self> {
+    pub async fn open(
+        client: Arc<Client>,
+        sale: &str,
+        users: &[(String, HeaderValue)],
+    ) -> anyhow::Result<Self> {
         let shared = Arc::new(Shared { client, sale: sale.to_owned(), heard: Mutex::default() });
         let (stop, stopped) = watch::channel(false);
         let this = Self {
             shared: shared.clone(),
             tasks: TaskTracker::new(),
             stop,
-            count: u32::try_from(bearers.len()).unwrap_or(u32::MAX),
+            count: u32::try_from(users.len()).unwrap_or(u32::MAX),
         };
         let until = Instant::now() + OPENING;
-        let opening = bearers.iter().map(async |bearer| {
+        let opening = users.iter().map(async |(user, bearer)| {
             let (is_heard, mut opened) = watch::channel(false);
-            let (shared, bearer) = (shared.clone(), bearer.clone());
-            let mut listener = Listener { shared, bearer, seen: String::new(), is_heard };
+            let (shared, user, bearer) = (shared.clone(), user.clone(), bearer.clone());
+            let mut listener = Listener { shared, user, bearer, seen: String::new(), is_heard };
             let mut stopped = stopped.clone();
             this.tasks.spawn(async move {
                 tokio::select! {
@@ -119,8 +135,8 @@ impl Listeners {
         self.count
     }
 
-    /// Waits until everything of `wanted` was told, orders with their states, or ten seconds are over. Ends all streams.
-    pub async fn finish(self, wanted: &[(String, String)]) -> Heard {
+    /// Waits until everything of `wanted` was told, or ten seconds are over. Ends all streams.
+    pub async fn finish(self, wanted: &[Told]) -> Heard {
         let until = Instant::now() + LATE;
         while Instant::now() < until && !wanted.iter().all(|one| self.shared.heard().told.contains_key(one)) {
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -204,7 +220,8 @@ impl Listener {
         heard.events += 1;
         match message.event.as_str() {
             "order" => {
-                heard.told.entry((text("id"), text("status"))).or_insert(now_ms);
+                let told = Told { user: self.user.clone(), order: text("id"), state: text("status") };
+                heard.told.entry(told).or_insert(now_ms);
                 None
             }
             "bye" => {

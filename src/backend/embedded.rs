@@ -147,7 +147,7 @@ pub async fn open(settings: &Settings, clock: Clock) -> StoreResult<Opened> {
             is_out: AtomicBool::new(false),
         }),
         announcements: None,
-        attempts: Arc::new(OwnAttempts::new(clock.clone())),
+        attempts: Arc::<OwnAttempts>::default(),
         stream_tickets: Arc::new(OwnTickets::new(clock.clone())),
         rules: Arc::new(SqliteRules { sqlite: sqlite.clone() }),
         event_topic: None,

@@ -73,7 +73,7 @@ type Values = Vec<(f64, f64)>;
 /// Makes figures of expositions that follow each other.
 #[derive(Debug, Default)]
 pub struct FigureTaker {
-    before: BTreeMap<FigureKey, Values>,
+    before: Option<BTreeMap<FigureKey, Values>>,
 }
 
 impl FigureTaker {
@@ -93,15 +93,21 @@ impl FigureTaker {
             }
         }
         let figure = |key: &FigureKey, now: &Values| {
-            let (taken, before) = (FIGURES[key.0].taken, self.before.get(key));
-            match taken {
+            // What was not there before had nothing, but for the first time.
+            let (empty, is_first) = (Values::new(), self.before.is_none());
+            let before = self.before.as_ref().and_then(|before| before.get(key)).unwrap_or(&empty);
+            match FIGURES[key.0].taken {
                 Taken::Level => now.last().map(|(_, value)| *value),
-                Taken::Rate => Some((now.last()?.1 - before?.last()?.1).max(0.0) / seconds),
-                Taken::Quantile(part) => quantile(&grown(before?, now), part),
+                _ if is_first => None,
+                Taken::Rate => {
+                    let was = before.last().map_or(0.0, |(_, value)| *value);
+                    Some((now.last()?.1 - was).max(0.0) / seconds)
+                }
+                Taken::Quantile(part) => quantile(&grown(before, now), part),
             }
         };
         let taken = sums.iter().filter_map(|(key, now)| Some((key.clone(), figure(key, now)?))).collect();
-        self.before = sums;
+        self.before = Some(sums);
         taken
     }
 }
@@ -190,5 +196,13 @@ mod tests {
         let slow = taker.take(&buckets("orders", [1050, 1100, 1100, 1200]), 1.0);
         assert_eq!(named(&slow), ["purchase_p50  0.0050", "purchase_p99  0.0050"], "above the last bound");
         assert!(taker.take(&buckets("stock", [1, 2, 3, 4]), 1.0).is_empty(), "of another route");
+    }
+
+    #[test]
+    fn the_first_purchases_of_a_process_have_a_time() {
+        let mut taker = FigureTaker::default();
+        assert!(taker.take("", 1.0).is_empty());
+        let taken = taker.take(&buckets("orders", [50, 100, 100, 100]), 1.0);
+        assert_eq!(named(&taken), ["purchase_p50  0.0010", "purchase_p99  0.0025"]);
     }
 }

@@ -23,6 +23,7 @@ use actix_web::middleware::Next;
 use actix_web::web::{Bytes, Data};
 use actix_web::{Error, HttpMessage, HttpRequest, HttpResponse, ResponseError};
 use futures::FutureExt as _;
+use futures::channel::oneshot;
 use futures::future::ready;
 use futures::stream;
 use metrics::{Histogram, counter, histogram};
@@ -83,11 +84,15 @@ pub async fn around(
     let in_hand = request.conn_data::<Rc<Connection>>().cloned().map(Connection::take);
     let (mut response, unread) = match unread_chunks(&mut request).await {
         None => {
-            let (method, is_change) = (method_label(request.method()), is_change(&request));
-            let answer = unbroken(async move { next.call(request).await });
-            let answer = if is_change { finished(answer).await } else { answer.await };
-            let answer = answer.inspect_err(|_| observe(method, "-", 500, began.elapsed()))?;
-            (answer.map_into_boxed_body(), None)
+            let (method, context) = (method_label(request.method()), of_change(&request));
+            let answer = match context {
+                Some(context) if !context.finish.has_room() => {
+                    Ok(refused(request, Problem::new(Code::Overloaded)))
+                }
+                Some(context) => finished(&context, began, answered(request, next)).await,
+                None => answered(request, next).await,
+            };
+            (answer.inspect_err(|_| observe(method, "-", 500, began.elapsed()))?, None)
         }
         Some((problem, unread)) => (refused(request, problem), Some(unread)),
     };
@@ -149,18 +154,39 @@ async fn unbroken<T>(answer: impl Future<Output = Result<T, Error>>) -> Result<T
     Err(InternalError::from_response(problem, response.map_into_boxed_body()).into())
 }
 
-/// Answers whether a request may change something. Purchases see to their own end.
-fn is_change(request: &ServiceRequest) -> bool {
-    !request.method().is_safe() && sale_of(request.path()).is_none()
+async fn answered(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    let answer = unbroken(async move { next.call(request).await }).await;
+    Ok(answer?.map_into_boxed_body())
+}
+
+/// Answers what a request needs that may change something. Purchases see to their own end.
+fn of_change(request: &ServiceRequest) -> Option<Data<Context>> {
+    let is_change = !request.method().is_safe() && sale_of(request.path()).is_none();
+    request.app_data::<Data<Context>>().filter(|_| is_change).cloned()
 }
 
 /// Waits for an answer that is made to its end although its client goes away, so that nothing is left between a commit
-/// and what others are told of it.
+/// and what others are told of it. One for which nobody waits is noted here.
 ///
 /// # Errors
-/// As the answer; when the thread ends.
-async fn finished<T: 'static>(answer: impl Future<Output = Result<T, Error>> + 'static) -> Result<T, Error> {
-    actix_web::rt::spawn(answer).await.unwrap_or_else(|_| Err(Problem::new(Code::OutcomeUnknown).into()))
+/// As the answer; `outcome_unknown` when the thread ends.
+async fn finished(
+    context: &Context,
+    began: Instant,
+    answer: impl Future<Output = Result<ServiceResponse<BoxBody>, Error>> + 'static,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    let (tell, told) = oneshot::channel();
+    let change = async move {
+        if let Err(Ok(unheard)) = tell.send(answer.await) {
+            let kept = unheard.request().extensions().get::<RequestId>().copied();
+            record(&unheard, &kept.unwrap_or_else(RequestId::new), began.elapsed());
+        }
+    };
+    context.finish.make(Box::pin(change));
+    told.await.unwrap_or_else(|_| Err(Problem::new(Code::OutcomeUnknown).into()))
 }
 
 /// Reads the chunks of a body whose length is not announced, so that handlers find it whole. Answers why it cannot be

@@ -15,6 +15,8 @@ pub struct Figures(Mutex<Ring>);
 /// Times and values have the same places.
 #[derive(Debug, Default)]
 struct Ring {
+    /// How many samples have gone.
+    gone: u64,
     at_ms: VecDeque<i64>,
     values: BTreeMap<FigureKey, VecDeque<Option<f64>>>,
 }
@@ -22,6 +24,8 @@ struct Ring {
 /// Samples that were asked for.
 #[derive(Debug, Default, PartialEq)]
 pub struct Sampled {
+    /// The number of the last sample that was ever taken; the first one has 1.
+    pub last: u64,
     /// When they were taken, in ms since 1970, ascending unless the machine's clock was set back.
     pub at_ms: Vec<i64>,
     /// The values of each figure, as many as times; `None` where a second has none.
@@ -49,6 +53,7 @@ impl Figures {
         }
         if ring.at_ms.len() > KEPT_MAX {
             ring.at_ms.pop_front();
+            ring.gone += 1;
             ring.values.retain(|_, values| {
                 values.pop_front();
                 values.iter().any(Option::is_some)
@@ -63,13 +68,15 @@ impl Figures {
         of_name.filter_map(|((_, by), values)| Some((by.clone(), (*values.back()?)?))).collect()
     }
 
-    /// Answers the samples after a time, in ms since 1970.
-    pub fn after(&self, after_ms: i64) -> Sampled {
+    /// Answers the samples after the one of a number.
+    pub fn after(&self, number: u64) -> Sampled {
         let ring = self.ring();
-        let first = ring.at_ms.iter().rposition(|at_ms| *at_ms <= after_ms).map_or(0, |place| place + 1);
+        let known = usize::try_from(number.saturating_sub(ring.gone)).unwrap_or(usize::MAX);
+        let first = known.min(ring.at_ms.len());
+        let last = ring.gone + u64::try_from(ring.at_ms.len()).unwrap_or(u64::MAX);
         let values =
             ring.values.iter().map(|(key, values)| (key.clone(), values.range(first..).copied().collect()));
-        Sampled { at_ms: ring.at_ms.range(first..).copied().collect(), values: values.collect() }
+        Sampled { last, at_ms: ring.at_ms.range(first..).copied().collect(), values: values.collect() }
     }
 }
 
@@ -91,10 +98,11 @@ mod tests {
         assert_eq!(all.at_ms, [1000, 2000, 3000]);
         let values: Vec<_> = all.values.values().collect();
         assert_eq!(values, [&vec![Some(1.0), None, Some(3.0)], &vec![None, Some(5.0), Some(6.0)]]);
-        assert_eq!(figures.after(2000).at_ms, [3000]);
+        assert_eq!(all.last, 3);
+        assert_eq!(figures.after(2).at_ms, [3000]);
         assert_eq!(figures.last("attempts"), BTreeMap::from([(String::new(), 3.0)]));
         assert!(figures.last("streams").is_empty());
-        assert_eq!(figures.after(3000).at_ms, [0_i64; 0]);
+        assert_eq!(figures.after(3).at_ms, [0_i64; 0]);
     }
 
     #[test]
@@ -104,7 +112,8 @@ mod tests {
         for second in 1..=KEPT_MAX {
             figures.keep(i64::try_from(second).expect("small") * 1000, taken(&[(1, 2.0)]));
         }
-        let all = figures.after(-1);
+        let all = figures.after(0);
         assert_eq!((all.at_ms.len(), all.at_ms[0], all.values.len()), (KEPT_MAX, 1000, 1));
+        assert_eq!((all.last, figures.after(900).at_ms), (901, vec![900_000]));
     }
 }

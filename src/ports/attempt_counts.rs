@@ -10,8 +10,8 @@ use crate::domain::attempts::{Attempts, CountedAttempts};
 /// a Redis that is lost begins again.
 #[async_trait]
 pub trait AttemptCounts: Send + Sync {
-    /// Adds what a process has counted. Not idempotent.
-    async fn add(&self, new: &Attempts) -> StoreResult<()>;
+    /// Adds what a process has counted until a time, in ms since 1970. Not idempotent.
+    async fn add(&self, new: &Attempts, now_ms: i64) -> StoreResult<()>;
 
     /// Reads the sums of a sale. They are forgotten a week after the last attempt.
     async fn of(&self, sale: &SaleId) -> StoreResult<CountedAttempts>;

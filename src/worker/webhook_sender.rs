@@ -22,7 +22,8 @@ use crate::ports::{Message, OrderEvents, Outbound, StoreResult, Subscriptions};
 
 /// Most messages of one subscription and instance that are under way.
 const UNDER_WAY_MAX: usize = 16;
-/// How long a run goes on with one subscription. With the last answer it is shorter than the lease.
+/// How long a run goes on with one subscription. With the last answer it takes two thirds of the lease at most, unless
+/// receivers may take longer than ten seconds.
 const RUN_MAX: Duration = Duration::from_secs(10);
 /// How long other processes leave a subscription to the process that has its turn.
 const LEASE: Duration = Duration::from_secs(30);

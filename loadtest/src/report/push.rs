@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::figures::{self, Quantiles};
 use crate::evidence::Evidence;
-use crate::listeners::Heard;
+use crate::listeners::{Heard, Told};
 
 /// What listeners were told.
 #[derive(Debug, Serialize)]
@@ -25,26 +25,38 @@ pub struct Push {
     pub orders: u64,
     /// Those of them whose state nobody told.
     pub lost: u64,
+    /// Steps of which their buyer was told more than a second later.
+    pub late: u64,
     /// From the stamp of a step, which is taken before its commit, to its arrival: whole milliseconds of one machine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from_commit: Option<Quantiles>,
 }
 
-/// Returns the orders of this run and the states in which they stand, of the users who are asked for.
-pub fn standing(evidence: &Evidence, users: &HashSet<String>) -> Vec<(String, String)> {
+/// How long after its step an order is told late, in ms. Who was not told at once hears it from the next stream.
+const LATE_MS: i64 = 1000;
+
+/// Returns how the orders of this run stand, of the users who are asked for.
+pub fn standing(evidence: &Evidence, users: &HashSet<String>) -> Vec<Told> {
     let rows =
         evidence.rows.iter().filter(|row| !evidence.before.contains(&row.id) && users.contains(&row.user));
-    rows.map(|row| (row.id.to_string(), row.state.as_str().to_owned())).collect()
+    let told = rows.map(|row| Told {
+        user: row.user.clone(),
+        order: row.id.to_string(),
+        state: row.state.as_str().to_owned(),
+    });
+    told.collect()
 }
 
 impl Push {
     /// Holds what was told against what stands.
-    pub fn new(listeners: u32, standing: &[(String, String)], heard: &Heard, evidence: &Evidence) -> Self {
+    pub fn new(listeners: u32, standing: &[Told], heard: &Heard, evidence: &Evidence) -> Self {
         let lost = standing.iter().filter(|one| !heard.told.contains_key(*one)).count();
-        let steps = evidence.events.events.iter().filter_map(|event| {
-            let told_ms = heard.told.get(&(event.order.to_string(), event.to.clone()))?;
-            u64::try_from((told_ms - event.at_ms).max(0) * 1000).ok()
+        let took = evidence.events.events.iter().filter_map(|event| {
+            let told =
+                Told { user: event.user.clone(), order: event.order.to_string(), state: event.to.clone() };
+            Some((heard.told.get(&told)? - event.at_ms).max(0))
         });
+        let took: Vec<i64> = took.collect();
         Self {
             listeners,
             opened: heard.opened,
@@ -53,7 +65,8 @@ impl Push {
             events: heard.events,
             orders: figures::count(standing.len()),
             lost: figures::count(lost),
-            from_commit: Quantiles::of_micros(steps),
+            late: figures::count(took.iter().filter(|ms| **ms > LATE_MS).count()),
+            from_commit: Quantiles::of_micros(took.iter().filter_map(|ms| u64::try_from(ms * 1000).ok())),
         }
     }
 }
@@ -79,15 +92,24 @@ mod tests {
         assert_eq!(standing.len(), 2);
         let first =
             evidence.events.events.iter().find(|event| event.to == "awaiting_payment").expect("a step");
-        let told = |order: &str, state: &str, at_ms| ((order.to_owned(), state.to_owned()), at_ms);
+        let told = |user: &str, order: &str, at_ms| {
+            (
+                Told { user: user.to_owned(), order: order.to_owned(), state: "awaiting_payment".to_owned() },
+                at_ms,
+            )
+        };
+        // What somebody else is told of an order counts for nothing.
+        let to_bob = told("bob", &ids[1], first.at_ms + 1001);
         let heard = Heard {
-            told: [told(&ids[0], "awaiting_payment", first.at_ms + 7), told(&ids[1], "awaiting_payment", 0)]
-                .into(),
+            told: [told("ada", &ids[0], first.at_ms + 7), to_bob, told("eve", &ids[2], 0)].into(),
             ..Heard::default()
         };
         let push = Push::new(2, &standing, &heard, &evidence);
-        assert_eq!((push.orders, push.lost), (2, 1), "bob was never told that it was cancelled");
-        let times = push.from_commit.expect("two steps");
-        assert!(times.count == 2 && (times.max_ms - 7.0).abs() < 0.1, "{times:?}");
+        assert_eq!(
+            (push.orders, push.lost, push.late),
+            (2, 1, 1),
+            "bob was never told that it was cancelled"
+        );
+        assert_eq!(push.from_commit.expect("two steps").count, 2);
     }
 }

@@ -130,7 +130,10 @@ fn load_lines(out: &mut String, load: &Load) {
 }
 
 fn push_lines(out: &mut String, push: &Push) {
-    let told = format!("{} events of {} orders, {} lost", push.events, push.orders, push.lost);
+    let told = format!(
+        "{} events, {} orders: {} lost, {} steps late",
+        push.events, push.orders, push.lost, push.late
+    );
     let late = push.from_commit.as_ref().map_or(String::new(), |times| {
         format!(
             "; from commit p50 {:.0} ms, p99 {:.0} ms, max {:.0} ms",

@@ -6,7 +6,7 @@ use super::figures::{Quantiles, float};
 use super::summary::{Summary, ThresholdResult};
 
 /// The figures that can be compared. Latencies are those of accepted answers unless the name says otherwise.
-pub const METRICS: [&str; 28] = [
+pub const METRICS: [&str; 29] = [
     "p50_ms",
     "p99_ms",
     "p999_ms",
@@ -34,6 +34,7 @@ pub const METRICS: [&str; 28] = [
     "drain_ms",
     "undecided",
     "push_lost",
+    "push_late",
     "push_p99_ms",
 ];
 
@@ -106,7 +107,9 @@ fn value(summary: &Summary, metric: &str) -> Option<f64> {
         "accepted" => Some(float(load?.accepted)),
         "accepted_per_s" => load?.accepted_per_s,
         "undecided" => Some(float(load?.undecided)),
-        "push_lost" => Some(float(load?.push.as_ref()?.lost)),
+        // Of no order there is nothing to say.
+        "push_lost" => load?.push.as_ref().filter(|push| push.orders > 0).map(|push| float(push.lost)),
+        "push_late" => load?.push.as_ref().filter(|push| push.orders > 0).map(|push| float(push.late)),
         "push_p99_ms" => quantile(load?.push.as_ref()?.from_commit.as_ref(), "p99_ms"),
         "persisted" => Some(float(stored?.persisted)),
         "persisted_per_s" => stored?.persisted_per_s,

@@ -79,9 +79,10 @@ impl MysqlEvents {
 
     async fn take(&self, at: Instance, turn: Turn<'_>) -> StoreResult<Option<Backlog>> {
         let (backlog, lease) = self.look(at, &turn).await?;
-        let half_ms = i64::try_from(turn.lease.as_millis() / 2).unwrap_or(i64::MAX);
+        // What a round does is done in two thirds of a lease.
+        let enough_ms = i64::try_from(turn.lease.as_millis() * 2 / 3).unwrap_or(i64::MAX);
         let is_ours = match lease {
-            Lease::Own(left_ms) if left_ms > half_ms => true,
+            Lease::Own(left_ms) if left_ms > enough_ms => true,
             Lease::Foreign => false,
             // Nobody reads where nothing is to be read.
             Lease::Free if backlog.is_empty() => true,

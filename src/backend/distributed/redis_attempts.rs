@@ -23,8 +23,7 @@ pub struct RedisAttempts {
 
 #[async_trait]
 impl AttemptCounts for RedisAttempts {
-    async fn add(&self, new: &Attempts) -> StoreResult<()> {
-        let now_ms = self.link.now_ms().await?;
+    async fn add(&self, new: &Attempts, now_ms: i64) -> StoreResult<()> {
         let mut sums = redis::pipe();
         for (sale, by_outcome) in new {
             let key = self.link.attempts(sale);

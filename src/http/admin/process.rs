@@ -50,8 +50,8 @@ struct TasksView<'a> {
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub struct FiguresQuery {
-    /// Samples after this time, in ms since 1970; all without it.
-    after_ms: Option<i64>,
+    /// Samples after the one of this number; all without it.
+    after: Option<u64>,
 }
 
 /// A figure, second by second.
@@ -77,6 +77,8 @@ struct FiguresView<'a> {
     process: &'a str,
     /// How many samples are kept, one for each second.
     kept: usize,
+    /// The number of the last sample.
+    last: u64,
     /// When the samples were taken, in ms since 1970.
     at_ms: Vec<i64>,
     /// The figures that have a value among those that are kept.
@@ -124,7 +126,7 @@ pub async fn tasks(request: HttpRequest, context: web::Data<Context>) -> Result<
     Ok(HttpResponse::Ok().json(TasksView { process: &context.process, tasks }))
 }
 
-/// Answers `GET /figures`: rates, times and levels of each second. Whoever asks again names the last time it has.
+/// Answers `GET /figures`: rates, times and levels of each second. Whoever asks again names the last sample it has.
 ///
 /// # Errors
 /// `validation_failed`.
@@ -134,12 +136,18 @@ pub async fn figures(
     context: web::Data<Context>,
 ) -> Result<HttpResponse, Problem> {
     operator(&request, &context, Scope::LimitsRead).await?;
-    let sampled = context.figures.after(query.after_ms.unwrap_or(i64::MIN));
+    let sampled = context.figures.after(query.after.unwrap_or(0));
     let figures = sampled.values.into_iter().map(|((place, of), values)| {
         let figure = &FIGURES[place];
         FigureView { name: figure.name, of, unit: figure.unit, values }
     });
     let figures = figures.collect();
-    let view = FiguresView { process: &context.process, kept: KEPT_MAX, at_ms: sampled.at_ms, figures };
+    let view = FiguresView {
+        process: &context.process,
+        kept: KEPT_MAX,
+        last: sampled.last,
+        at_ms: sampled.at_ms,
+        figures,
+    };
     Ok(HttpResponse::Ok().json(view))
 }

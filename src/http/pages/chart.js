@@ -10,10 +10,10 @@ function round(most) {
 }
 
 /**
- * Draws what was measured. `lines` have a name and as many values as there are times; `null` leaves a gap. The time
+ * Draws what was measured. `lines` have a name, the number of a look and as many values as there are times; `null` leaves a gap. The time
  * runs to the right, and `spanMs` is how much of it there is room for.
  * `least` is the least that the height stands for.
- * @param {{key: string, title: string, at: number[], spanMs: number, lines: {name: string, values: (number | null)[]}[], write: (value: number) => string, least: number, empty: string, most: string, ago: string, now: string}} what
+ * @param {{key: string, title: string, at: number[], spanMs: number, lines: {name: string, look: number, values: (number | null)[]}[], write: (value: number) => string, least: number, empty: string, most: string, ago: string, now: string}} what
  */
 export function chart({ key, title, at, spanMs, lines, write, least, empty, most: mostText, ago, now }) {
   const most = lines.reduce((all, { values }) => values.reduce((most_, value) => Math.max(most_, value ?? 0), all), 0);
@@ -32,10 +32,10 @@ export function chart({ key, title, at, spanMs, lines, write, least, empty, most
   const said = lines.map(({ name, values }) => `${name} ${latest(values)}`.trim());
   const drawn = svg("svg", { class: "line", viewBox: "0 0 100 40", preserveAspectRatio: "none", role: "img", "aria-label": `${title}: ${said.join(", ")}` });
   drawn.append(svg("line", { x1: 0, x2: 100, y1: 2, y2: 2 }), svg("line", { x1: 0, x2: 100, y1: 40, y2: 40 }));
-  lines.forEach(({ values }, n) => drawn.append(svg("path", { class: `line-${n}`, d: path(values) }), svg("path", { class: `line-${n} dot`, d: dots(values) })));
+  lines.forEach(({ values, look }) => drawn.append(svg("path", { class: `line-${look}`, d: path(values) }), svg("path", { class: `line-${look} dot`, d: dots(values) })));
   const isEmpty = lines.every(({ values }) => values.every((value) => value === null));
-  const legend = lines.map(({ name, values }, n) =>
-    h("li", {}, svg("svg", { class: "swatch", viewBox: "0 0 16 4", "aria-hidden": "true" }, svg("path", { class: `line-${n}`, d: "M0 2L16 2" })), name, " ", h("b", { class: "number" }, latest(values))),
+  const legend = lines.map(({ name, values, look }) =>
+    h("li", {}, svg("svg", { class: "swatch", viewBox: "0 0 16 4", "aria-hidden": "true" }, svg("path", { class: `line-${look}`, d: "M0 2L16 2" })), name, " ", h("b", { class: "number" }, latest(values))),
   );
   return h(
     "figure",

@@ -2,7 +2,7 @@
 
 import { ATTEMPTS, call, change, notice, now, session, showOperator, sumOf, tell } from "./admin.js";
 import { chart } from "./chart.js";
-import { chip, count, explain, h, language, moment, put, span, t, table, translate, unread } from "./ui.js";
+import { announce, chip, count, explain, h, language, moment, put, span, t, table, translate, unread } from "./ui.js";
 import "./admin-words.js";
 
 /** How often each part is read, in ms. A process is lost after 1.5 s, and is shown so within 2 s. */
@@ -12,10 +12,10 @@ const READY_CHIPS = { ready: "good", degraded: "warn", not_ready: "bad", drainin
 const TASK_CHIPS = { ok: "good", failing: "bad", starting: "" };
 const BREAKER_CHIPS = { closed: "good", half_open: "warn", open: "bad" };
 
-let [operator, word, drawn, heard] = [null, "", null, Date.now()];
+let [operator, word, drawn, heard, lostBefore] = [null, "", null, Date.now(), 0];
 /** What was read last, by part; `{ problem }` when it could not be read. */
 const seen = {};
-const kept = { process: "", spanMs: 900_000, at: [], lines: new Map() };
+const kept = { process: "", last: 0, spanMs: 900_000, at: [], lines: new Map() };
 const places = ["notice", "state", "nodes", "charts", "tasks", "rest"];
 const frame = Object.fromEntries(places.map((name) => [name, h("div", { class: "section" })]));
 frame.charts.className = "charts";
@@ -28,20 +28,30 @@ const may = (scope) => operator.scopes.includes(scope);
 /** Reads a part again and again, as long as somebody looks. */
 async function follow(ms, names, work) {
   for (;;) {
-    if (operator && !document.hidden) {
-      try {
-        await work();
-        [word, heard] = ["live", Date.now()];
-      } catch (error) {
-        if (!error.problem) throw error;
-        if (error.problem.status === 401) operator = null;
-        if (error.problem.code === "offline") word = "offline";
-        else for (const name of names) seen[name] = { problem: error.problem };
-      }
-      render();
-    }
+    // What goes wrong once is tried again.
+    if (operator && !document.hidden) await once(names, work).catch((error) => console.error(error));
     await new Promise((done) => setTimeout(done, ms));
   }
+}
+
+async function once(names, work) {
+  try {
+    await work();
+    [word, heard] = ["live", Date.now()];
+  } catch (error) {
+    if (!error.problem) throw error;
+    if (error.problem.status === 401) leave();
+    if (error.problem.code === "offline") word = "offline";
+    else for (const name of names) seen[name] = { problem: error.problem };
+  }
+  render();
+}
+
+/** Forgets who was there, and what was shown. */
+function leave() {
+  operator = null;
+  for (const name of PARTS) delete seen[name];
+  Object.assign(kept, { process: "", last: 0, at: [], lines: new Map() });
 }
 
 /** Reads parts that do not depend on each other. What one may not see hides nothing of another. */
@@ -59,17 +69,18 @@ async function readEach(paths) {
 
 async function readReady() {
   // Not ready is an answer, too.
-  const answer = await fetch("/readyz?verbose", { cache: "no-store" }).catch(() => null);
-  if (answer) seen.ready = await answer.json();
+  const answer = await fetch("/readyz?verbose", { cache: "no-store" }).then((found) => found.json()).catch(() => null);
+  if (answer) seen.ready = answer.duties ? answer : { problem: answer };
 }
 
 async function readFigures() {
-  const since = kept.at.length ? `?after_ms=${kept.at.at(-1)}` : "";
-  const read = await call("GET", `/figures${since}`);
+  const known = kept.last;
+  const read = await call("GET", `/figures?after=${known}`);
   if (read.process !== kept.process) {
-    Object.assign(kept, { process: read.process, at: [], lines: new Map() });
-    if (since) return readFigures();
+    Object.assign(kept, { process: read.process, last: 0, at: [], lines: new Map() });
+    if (known) return readFigures();
   }
+  kept.last = read.last;
   const before = kept.at.length;
   kept.at.push(...read.at_ms);
   for (const { name, of = "", values } of read.figures) {
@@ -123,6 +134,15 @@ function stateCard({ status, duties, components, degraded }) {
   );
 }
 
+const lostOf = (nodes) => nodes.filter(({ status }) => status === "lost").length;
+
+/** Says once that a process was lost. */
+function announceLost(nodes) {
+  const lost = lostOf(nodes);
+  if (lost > lostBefore) announce(t("nodes.lost", { lost }));
+  lostBefore = lost;
+}
+
 function nodesCard({ nodes }) {
   const all = (name) => nodes.filter(({ status }) => status !== "lost").reduce((sum, { load }) => sum + load[name], 0);
   const row = (node) => {
@@ -144,11 +164,11 @@ function nodesCard({ nodes }) {
     ];
   };
   const heads = ["node", "role", "status", "#attempts", "#accepted", "#written", "#p99", "failing", "version", "since", "do"];
-  const lost = nodes.filter(({ status }) => status === "lost").length;
+  const lost = lostOf(nodes);
   return h(
     "div",
     { class: "section" },
-    lost ? h("p", { class: "note bad", role: "alert" }, t("nodes.lost", { lost })) : null,
+    lost ? h("p", { class: "note bad" }, t("nodes.lost", { lost })) : null,
     h("dl", { class: "pairs" }, pair(t("head.attempts"), count(all("attempts"))), pair(t("head.accepted"), count(all("accepted"))), pair(t("head.written"), count(all("written")))),
     list(t("nodes"), heads, nodes.map(row)),
   );
@@ -162,7 +182,8 @@ function figuresOf(key, write, lines) {
   const known = (kept.at.at(-1) ?? 0) - (kept.at[0] ?? 0);
   const spanMs = Math.min(kept.spanMs, Math.max(60_000, known));
   // Of many lines those are left out that were never above nothing.
-  const seenLines = lines.length > 4 ? lines.filter(({ values }, n) => n === 0 || values.some((value) => value > 0)) : lines;
+  const numbered = lines.map((line, look) => ({ ...line, look }));
+  const seenLines = lines.length > 4 ? numbered.filter(({ values, look }) => look === 0 || values.some((value) => value > 0)) : numbered;
   return chart({ key, title: t(`chart.${key}`), at: kept.at, spanMs, lines: seenLines, write, least: key === "attempts" || key === "orders" || key === "waiting" ? 5 : 0, empty: t("chart.empty"), most: t("chart.most"), ago: t("minutes.ago", { n: Math.round(spanMs / 60_000) }), now: t("now") });
 }
 
@@ -199,7 +220,7 @@ function tasksCard({ tasks }) {
     "div",
     { class: "section" },
     failing.length ? rows(failing) : null,
-    h("details", { open: frame.tasks.querySelector("details")?.open ?? false }, h("summary", {}, t("tasks.well", { n: others.length })), rows(others)),
+    h("details", { "data-key": "tasks well" }, h("summary", { "data-key": "show tasks" }, t("tasks.well", { n: others.length })), rows(others)),
   );
 }
 
@@ -236,7 +257,7 @@ function logCard({ rows }) {
 
 function render() {
   const ended = () => {
-    operator = null;
+    leave();
     render();
   };
   if (!showOperator(operator, word, { begun: (begun) => ((operator = begun), render()), ended })) return;
@@ -248,10 +269,11 @@ function render() {
   const late = word === "offline" ? h("p", { class: "note bad", "data-key": "offline" }, t("ops.offline", { at: clockOf(heard) })) : null;
   put(frame.notice, [late, said && !late ? h("p", { class: `note ${said.kind}`, "data-key": "notice" }, said.text) : null]);
   put(frame.state, [card("state", t("this_process"), seen.ready, stateCard)]);
+  if (seen.nodes.nodes) announceLost(seen.nodes.nodes);
   put(frame.nodes, [card("nodes", t("nodes"), seen.nodes, nodesCard)]);
   // Thousands of points are drawn when one is new.
-  if (drawn !== kept.at.at(-1) || seen.figures?.problem) {
-    drawn = kept.at.at(-1);
+  if (drawn !== kept.last || seen.figures?.problem) {
+    drawn = kept.last;
     put(frame.charts, seen.figures?.problem ? [card("figures", t("figures"), seen.figures, null)] : charts());
   }
   put(frame.tasks, [card("tasks", t("tasks"), seen.tasks, tasksCard)]);

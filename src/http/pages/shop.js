@@ -351,7 +351,7 @@ function tick() {
     if (Date.parse(sale.starts_at) <= api.now()) sale.turned = true;
   }
   for (const place of document.querySelectorAll("[data-left]")) {
-    const due = orders.get(place.dataset.left).expires_at;
+    const due = orders.get(place.dataset.left)?.expires_at;
     if (due) place.textContent = span(Date.parse(due) - api.now());
   }
   if (turned) {

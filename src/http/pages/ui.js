@@ -57,8 +57,9 @@ export function svg(tag, attributes = {}, ...children) {
 /** Whether a button of the mouse or a finger is down. What is under it stays until it is up, or the click would be lost. */
 let isPressed = false;
 const waiting = new Map();
-addEventListener("pointerdown", () => (isPressed = true), true);
-for (const end of ["pointerup", "pointercancel", "blur"]) addEventListener(end, () => setTimeout(released), true);
+addEventListener("pointerdown", (event) => (isPressed = event.button === 0), true);
+// An element that loses the focus is no window that does.
+for (const end of ["pointerup", "pointercancel", "blur"]) addEventListener(end, ({ target }) => (end !== "blur" || target === window) && setTimeout(released), true);
 
 function released() {
   isPressed = false;
@@ -69,7 +70,7 @@ function released() {
 
 /**
  * Puts children into an element in place of those that were there, and leaves those alone that have not changed. So the
- * focus stays, and nothing jumps. Children are told apart by `data-key`.
+ * focus stays, what is open or scrolled stays so, and nothing jumps. Elements are told apart by `data-key`.
  */
 export function put(parent, children) {
   if (isPressed) {
@@ -80,10 +81,15 @@ export function put(parent, children) {
   const wanted = children.filter(Boolean).map((child) => {
     const known = child.dataset.key && before.get(child.dataset.key);
     if (!known) return child;
+    const twin = (one) => (one === known ? child : child.querySelector(`[data-key="${CSS.escape(one.dataset.key)}"]`));
+    const kept = [known, ...known.querySelectorAll("[data-key]")].filter((one) => one.dataset.key && twin(one));
+    for (const one of kept) if (one.matches("details")) twin(one).open = one.open;
     if (known.isEqualNode(child)) return known;
-    const focused = known.contains(document.activeElement) && document.activeElement.dataset.key;
+    const focused = kept.find((one) => one === document.activeElement);
+    const scrolled = kept.filter((one) => one.scrollLeft > 0).map((one) => [twin(one), one.scrollLeft]);
     known.replaceWith(child);
-    if (focused) child.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus();
+    if (focused) twin(focused).focus();
+    for (const [one, left] of scrolled) one.scrollLeft = left;
     return child;
   });
   if (wanted.length !== parent.childNodes.length || wanted.some((child, n) => parent.childNodes[n] !== child)) {
@@ -136,7 +142,7 @@ export function table(label, heads, rows) {
   const [texts, kinds] = [heads.map((head) => head.replace("#", "")), heads.map((head) => (head.startsWith("#") ? "number" : null))];
   const head = texts.map((text, n) => h("th", { scope: "col", class: kinds[n] }, text));
   const cells = (row) => row.map((cell, n) => h("td", { class: kinds[n], "data-label": texts[n] }, cell ?? "–"));
-  return h("div", { class: heads.length > 3 ? "scroll stacks" : "scroll", tabindex: 0, role: "region", "aria-label": label }, h("table", {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, rows.map((row) => h("tr", {}, cells(row))))));
+  return h("div", { class: heads.length > 3 ? "scroll stacks" : "scroll", "data-key": `table ${label}`, tabindex: 0, role: "region", "aria-label": label }, h("table", {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, rows.map((row) => h("tr", {}, cells(row))))));
 }
 
 /** Says what could not be read, and why. What one may not see is no fault. */

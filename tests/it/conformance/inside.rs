@@ -1,5 +1,6 @@
 //! What a process tells of itself: attempts by what was answered, figures of each second, and how its tasks fare.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -33,8 +34,15 @@ async fn attempts_are_counted_by_what_was_answered(mode: Mode) {
     for user in ["ada", "bob", "cyd", "dan", "ada"] {
         shop.buy(user, &sale, "phone", "k").await;
     }
-    let wanted = json!({ "queued": 2, "replayed": 1, "sold_out": 2 });
-    eventually("they are counted", async || read(&shop, &path).await["attempts"] == wanted).await;
+    eventually("they are counted", async || {
+        let counted: BTreeMap<String, u64> =
+            serde_json::from_value(read(&shop, &path).await["attempts"].clone()).expect("counts");
+        let of = |outcome: &str| counted.get(outcome).copied().unwrap_or_default();
+        // An order whose record the log is slow to take is answered `reserved`.
+        (of("queued") + of("reserved"), of("replayed"), of("sold_out")) == (2, 1, 2)
+            && counted.values().sum::<u64>() == 5
+    })
+    .await;
     let since = read(&shop, &path).await["since"].clone();
     assert!(since.as_str().is_some_and(|since| since.ends_with('Z')), "{since}");
     shop.finish().await;
@@ -65,7 +73,7 @@ async fn a_process_keeps_the_figures_of_every_second(mode: Mode) {
     assert_eq!(all["process"], read(&shop, "/nodes").await["nodes"][0]["id"]);
     // Whoever asks again gets what is new alone.
     let last = times.last().expect("a time");
-    let path = format!("/figures?after_ms={last}");
+    let path = format!("/figures?after={}", all["last"]);
     let mut more = Value::Null;
     eventually("a second goes by", async || {
         more = read(&shop, &path).await;
@@ -73,7 +81,7 @@ async fn a_process_keeps_the_figures_of_every_second(mode: Mode) {
     })
     .await;
     assert!(more["at_ms"][0].as_i64() > Some(*last), "{more}");
-    for bad in ["after_ms=x", "after_ms=1.5", "before_ms=1"] {
+    for bad in ["after=x", "after=-1", "before=1"] {
         let refused = shop.operate("GET", &format!("/figures?{bad}"), Value::Null).await;
         assert_eq!(refused.problem(), (400, "validation_failed".to_owned()), "{bad}");
     }
