@@ -66,10 +66,10 @@ await played(browser, shots, "an engineer looks", async () => {
   }
 
   if (WORKER) {
-    await page.getByText("Lost: ").waitFor({ state: "detached" });
+    await page.getByRole("main").getByText("Lost: ").waitFor({ state: "detached" });
     const began = Date.now();
     process.kill(Number(WORKER), "SIGKILL");
-    await page.getByText("Lost: 1.").waitFor();
+    await page.getByRole("main").getByText("Lost: 1.").waitFor();
     console.log(`a killed worker is seen after ${Date.now() - began} ms`);
     await part(page, "Processes").getByText(/silent for \d+\ss/).waitFor();
     await shoot(page, shots, "ops-lost");
