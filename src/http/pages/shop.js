@@ -209,6 +209,8 @@ function follow() {
     else if (leads) channel.postMessage({ event: "state", data: state });
   };
   const lead = () => {
+    // The lock may come when nobody wants it any more.
+    if (gone.signal.aborted) return undefined;
     leads = true;
     const end = api.watch({
       ...what,
