@@ -54,6 +54,15 @@ await played(browser, shots, "an engineer looks", async () => {
   await force(null);
   await part(page, "Circuit breakers").getByRole("row", { name: new RegExp(`^${dependency} closed`) }).waitFor();
 
+  // What somebody has opened stays open, and a button that is held while the page goes on is pressed all the same.
+  await part(page, "Background tasks of this process").getByText("order_writer", { exact: true }).waitFor();
+  const held = part(page, "Processes").getByRole("button", { name: "Take out" }).first();
+  await held.hover();
+  await page.mouse.down();
+  await page.waitForTimeout(2500);
+  await page.mouse.up();
+  await page.getByRole("dialog").getByRole("button", { name: "Back" }).click();
+
   // A process is taken out of service and back, with a reason.
   const own = (await operate(admin, key, "GET", "/tasks")).process.slice(0, 8);
   const row = part(page, "Processes").getByRole("row", { name: new RegExp(own) });

@@ -1,7 +1,7 @@
 // What the operators' pages share: the session, calls of the admin API with it, and words for what was answered.
 
 import { ApiError } from "./seckill.js";
-import { announce, confirm, explain, h, put, t } from "./ui.js";
+import { announce, confirm, explain, h, put, t, translate } from "./ui.js";
 
 let [csrf, offset] = ["", 0];
 
@@ -28,8 +28,13 @@ export async function call(method, path, body, headers = {}) {
   return data;
 }
 
-/** Reads whose session this is; `null` without one. */
-export async function session() {
+/** Begins a page in its language. Answers whose session this is; `null` without one. */
+export async function beginPage() {
+  translate();
+  return session().catch((error) => (tell("bad", explain(error.problem)), null));
+}
+
+async function session() {
   try {
     const found = await call("GET", "/session");
     csrf = found.csrf_token;

@@ -1,7 +1,7 @@
 // The promoter's console: create, check, run, pause, restock and end sales, and read what came of them.
 
-import { ATTEMPTS, call, change, notice, now, session, showOperator, sumOf, tell } from "./admin.js";
-import { chip, count, explain, h, moment, money, put, smallest, span, svg, t, table, translate, unread } from "./ui.js";
+import { ATTEMPTS, beginPage, call, change, notice, now, showOperator, sumOf, tell } from "./admin.js";
+import { chip, count, explain, h, moment, money, put, smallest, span, svg, t, table, unread } from "./ui.js";
 import "./admin-words.js";
 
 const PHASES = { draft: "", published: "", preheated: "warn", live: "good", paused: "warn", ended: "bad", settled: "" };
@@ -26,16 +26,24 @@ const may = (scope) => operator.scopes.includes(scope);
 async function refresh() {
   if (!operator || document.hidden) return;
   try {
-    sales = await allSales();
+    const whose = operator;
+    const found = await allSales();
+    if (whose !== operator) return;
+    sales = found;
     if (chosen) await refreshChosen();
     word = "live";
   } catch (error) {
     if (!error.problem) throw error;
-    if (error.problem.status === 401) operator = null;
+    if (error.problem.status === 401) leave();
     word = error.problem.code === "offline" ? "offline" : "polling";
     if (word === "polling" && operator) tell("bad", explain(error.problem));
   }
   render();
+}
+
+/** Forgets who was there, and what was shown. */
+function leave() {
+  [operator, sales, about, wanted, creating] = [null, null, {}, {}, false];
 }
 
 /** Reads all sales, the latest first. */
@@ -63,7 +71,7 @@ async function refreshChosen() {
     sale.state === "draft" ? null : read(`/sales/${id}/attempts`),
     ["draft", "published", "preheated"].includes(sale.state) ? read(`/sales/${id}/preflight`) : null,
   ]);
-  if (id !== chosen) return;
+  if (id !== chosen || !operator) return;
   about = { ...(about.sale?.id === id ? about : {}), sale, stock, view, attempts, checks };
   track();
 }
@@ -132,7 +140,7 @@ async function search() {
   const id = chosen;
   try {
     const found = (await call("GET", `/orders?${query}`)).orders;
-    if (id === chosen) about.orders = found;
+    if (id === chosen && operator) about.orders = found;
   } catch (error) {
     tell("bad", explain(error.problem));
   }
@@ -405,7 +413,7 @@ function detail() {
 
 function render() {
   const ended = () => {
-    operator = null;
+    leave();
     render();
   };
   if (!showOperator(operator, word, { begun: (begun) => ((operator = begun), refresh()), ended })) return;
@@ -423,12 +431,7 @@ function render() {
 }
 
 async function start() {
-  translate();
-  try {
-    operator = await session();
-  } catch (error) {
-    tell("bad", explain(error.problem));
-  }
+  operator = await beginPage();
   render();
   refresh();
   setInterval(refresh, 1000);

@@ -1,8 +1,8 @@
 // The engineer's page: the processes, what this one measures, its background tasks, and what is out of order.
 
-import { ATTEMPTS, call, change, notice, now, session, showOperator, sumOf, tell } from "./admin.js";
+import { ATTEMPTS, beginPage, call, change, notice, now, showOperator, sumOf } from "./admin.js";
 import { chart } from "./chart.js";
-import { announce, chip, count, explain, h, language, moment, put, span, t, table, translate, unread } from "./ui.js";
+import { announce, chip, count, h, language, moment, put, span, t, table, unread } from "./ui.js";
 import "./admin-words.js";
 
 /** How often each part is read, in ms. A process is lost after 1.5 s, and is shown so within 2 s. */
@@ -56,9 +56,11 @@ function leave() {
 
 /** Reads parts that do not depend on each other. What one may not see hides nothing of another. */
 async function readEach(paths) {
+  const whose = operator;
   const read = async ([name, path]) => {
     try {
-      seen[name] = await call("GET", path);
+      const found = await call("GET", path);
+      if (whose === operator) seen[name] = found;
     } catch (error) {
       if (!error.problem || error.problem.status === 401 || error.problem.code === "offline") throw error;
       seen[name] = { problem: error.problem };
@@ -286,12 +288,7 @@ function render() {
 }
 
 async function start() {
-  translate();
-  try {
-    operator = await session();
-  } catch (error) {
-    tell("bad", explain(error.problem));
-  }
+  operator = await beginPage();
   render();
   follow(NODES_MS, ["nodes"], () => readEach({ nodes: "/nodes" }));
   follow(SECOND_MS, ["figures"], readFigures);
