@@ -7,6 +7,7 @@ pub mod embedded;
 pub mod migrations;
 mod multi_row;
 mod readable;
+mod subscription_change;
 
 #[cfg(not(any(feature = "distributed", feature = "embedded")))]
 compile_error!("a backend is needed: build with the feature `distributed`, `embedded` or both");

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use utoipa::ToSchema;
 
 /// The id of a process, which no other one ever has: 16 random bytes, as text 32 hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,7 +97,7 @@ pub struct NodeBeat {
 }
 
 /// What a process did in its last second.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct NodeLoad {
     /// Purchases that it answered.
     pub attempts: u32,
@@ -104,7 +105,8 @@ pub struct NodeLoad {
     pub accepted: u32,
     /// Orders that it wrote.
     pub written: u32,
-    /// How long 99 of 100 purchases took at most, in ms; `None` when there was none.
+    /// How long 99 of 100 purchases took at most, in ms.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub purchase_p99_ms: Option<u32>,
     /// The background tasks whose last run has failed.
     pub failing: Vec<String>,

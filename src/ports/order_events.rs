@@ -58,7 +58,7 @@ pub struct Turn<'a> {
 
 /// Who moves a reader.
 #[derive(Debug, Clone, Copy)]
-pub enum Mover<'a> {
+pub enum ReaderMover<'a> {
     /// The process that reads for it, on from these numbers. Partitions where the reader is elsewhere are left alone,
     /// and all of them when the turn is another's or was ended meanwhile: what was read is read again.
     Reader(Turn<'a>, &'a EventNumbers),
@@ -75,7 +75,7 @@ pub trait OrderEvents: Send + Sync {
     fn instances(&self) -> Vec<Instance>;
 
     /// Takes the turn of reading for a reader, or keeps it, and answers what is before the reader; `None` while another
-    /// process has the turn. A turn that is lost unnoticed does no harm, because [`Mover::Reader`] is refused then.
+    /// process has the turn. A turn that is lost unnoticed does no harm: [`ReaderMover::Reader`] is refused then.
     async fn turn(&self, at: Instance, turn: Turn<'_>) -> StoreResult<Option<Backlog>>;
 
     /// Answers what is before a reader, whoever reads for it.
@@ -87,7 +87,7 @@ pub trait OrderEvents: Send + Sync {
     async fn read(&self, at: Instance, from: &EventNumbers, rows_max: u32) -> StoreResult<EventPage>;
 
     /// Moves a reader to these numbers. Partitions that are not named stay where they are. Idempotent.
-    async fn move_reader(&self, at: Instance, by: Mover<'_>, to: &EventNumbers) -> StoreResult<()>;
+    async fn move_reader(&self, at: Instance, by: ReaderMover<'_>, to: &EventNumbers) -> StoreResult<()>;
 
     /// Answers the numbers of the oldest event that is kept and of the next one, of every partition.
     async fn kept(&self, at: Instance) -> StoreResult<Backlog>;

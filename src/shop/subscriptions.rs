@@ -7,7 +7,7 @@ use crate::domain::subscription::{
     NewSubscription, Subscription, SubscriptionChange, SubscriptionId, SubscriptionState,
 };
 use crate::domain::{Change, EventNumbers};
-use crate::ports::Mover;
+use crate::ports::ReaderMover;
 
 /// A subscription, and how many events it has not had.
 #[derive(Debug)]
@@ -103,7 +103,7 @@ impl Shop {
     async fn begin_at_the_end(&self, id: &SubscriptionId) -> Result<(), Failure> {
         for at in self.ports.events.instances() {
             let backlog = self.ports.events.backlog(at, &id.reader()).await.map_err(Failure::of_read)?;
-            self.ports.events.move_reader(at, Mover::Other(&id.reader()), &backlog.ends).await?;
+            self.ports.events.move_reader(at, ReaderMover::Other(&id.reader()), &backlog.ends).await?;
         }
         Ok(())
     }
@@ -148,7 +148,7 @@ impl Shop {
                 let first = from.get(part).copied().unwrap_or(FIRST_NUMBER);
                 (*part, first.clamp(FIRST_NUMBER, *end))
             });
-            self.ports.events.move_reader(at, Mover::Other(&id.reader()), &wanted.collect()).await?;
+            self.ports.events.move_reader(at, ReaderMover::Other(&id.reader()), &wanted.collect()).await?;
         }
         Ok(true)
     }

@@ -9,7 +9,7 @@ use metrics::gauge;
 use super::driver::Progress;
 use crate::domain::{EventNumbers, Instance};
 use crate::metrics::EVENTS_UNREAD;
-use crate::ports::{Backlog, EventPage, Mover, OrderEvents, StoreResult, Turn};
+use crate::ports::{Backlog, EventPage, OrderEvents, ReaderMover, StoreResult, Turn};
 
 /// Most rows of a partition that are read together. Each has the events of one transaction.
 const ROWS_MAX: u32 = 64;
@@ -85,7 +85,7 @@ impl EventReader {
     /// # Errors
     /// When that could not be kept. The reader gets the same events again.
     pub async fn done(&self, at: Instance, unread: &Unread) -> StoreResult<()> {
-        self.events.move_reader(at, Mover::Reader(self.turn(), &unread.from), &unread.page.next).await
+        self.events.move_reader(at, ReaderMover::Reader(self.turn(), &unread.from), &unread.page.next).await
     }
 
     fn turn(&self) -> Turn<'_> {

@@ -13,7 +13,7 @@ use seckill::chance;
 use seckill::config::Mode;
 use seckill::domain::view::SaleView;
 use seckill::domain::{EventNumbers, Instance, SaleId};
-use seckill::ports::{Backlog, EventPage, Mover, OrderEvents, Ports, StoreResult, Turn, VIEWS};
+use seckill::ports::{Backlog, EventPage, OrderEvents, Ports, ReaderMover, StoreResult, Turn, VIEWS};
 use seckill::shop::views::{RebuildOutcome, Rebuilt, rebuild};
 use seckill::worker::driver::Task;
 use seckill::worker::event_publisher::EventPublisher;
@@ -170,7 +170,7 @@ impl OrderEvents for Going {
         self.events.read(at, from, rows_max).await
     }
 
-    async fn move_reader(&self, at: Instance, by: Mover<'_>, to: &EventNumbers) -> StoreResult<()> {
+    async fn move_reader(&self, at: Instance, by: ReaderMover<'_>, to: &EventNumbers) -> StoreResult<()> {
         self.events.move_reader(at, by, to).await
     }
 

@@ -12,7 +12,7 @@ use super::mysql_text::{NOW_MS, push_all, push_bytes};
 use crate::backend::readable::readable;
 use crate::domain::stored_event::FIRST_NUMBER;
 use crate::domain::{EventNumbers, Instance, Part, StoredEvent};
-use crate::ports::{Backlog, EventPage, Mover, OrderEvents, StoreError, StoreResult, Turn};
+use crate::ports::{Backlog, EventPage, OrderEvents, ReaderMover, StoreError, StoreResult, Turn};
 
 const READ: &str = "read events";
 const TURN: &str = "take the turn of a reader";
@@ -252,10 +252,12 @@ impl OrderEvents for MysqlEvents {
         self.mysql.read(READ, self.rows(at, from, rows_max)).await
     }
 
-    async fn move_reader(&self, at: Instance, by: Mover<'_>, to: &EventNumbers) -> StoreResult<()> {
+    async fn move_reader(&self, at: Instance, by: ReaderMover<'_>, to: &EventNumbers) -> StoreResult<()> {
         match by {
-            Mover::Reader(turn, from) => self.mysql.change(at, MOVE, self.move_on(at, turn, from, to)).await,
-            Mover::Other(reader) => self.mysql.change(at, MOVE, self.put(at, reader, to)).await,
+            ReaderMover::Reader(turn, from) => {
+                self.mysql.change(at, MOVE, self.move_on(at, turn, from, to)).await
+            }
+            ReaderMover::Other(reader) => self.mysql.change(at, MOVE, self.put(at, reader, to)).await,
         }
     }
 

@@ -9,6 +9,7 @@ use sqlx::mysql::MySqlRow;
 use super::mysql::{Mysql, failed};
 use super::mysql_text::NOW_MS;
 use crate::backend::readable::readable;
+use crate::backend::subscription_change::update;
 use crate::domain::subscription::{Subscription, SubscriptionChange, SubscriptionId, SubscriptionState};
 use crate::ports::{StoreError, StoreResult, Subscriptions};
 
@@ -57,31 +58,11 @@ impl MysqlSubscriptions {
     }
 
     async fn update(&self, id: &SubscriptionId, change: &SubscriptionChange) -> StoreResult<bool> {
-        let (set, text) = match change {
-            SubscriptionChange::Pause(why) => ("state = 'paused', why = ?".to_owned(), Some(why)),
-            SubscriptionChange::GiveUp { why, .. } => ("state = 'paused', why = ?".to_owned(), Some(why)),
-            SubscriptionChange::Resume => {
-                ("state = 'active', why = '', failing_since_ms = NULL".to_owned(), None)
-            }
-            SubscriptionChange::Rotate(secret) => {
-                ("previous_secret = secret, secret = ?".to_owned(), Some(secret))
-            }
-            SubscriptionChange::Failed => {
-                (format!("failing_since_ms = COALESCE(failing_since_ms, {NOW_MS})"), None)
-            }
-            SubscriptionChange::Taken => ("failing_since_ms = NULL".to_owned(), None),
-        };
-        let text_of = |text: &String| text.chars().take(200).collect::<String>();
-        let still = match change {
-            SubscriptionChange::GiveUp { failing_since_ms, .. } => {
-                format!(" AND state = 'active' AND failing_since_ms = {failing_since_ms}")
-            }
-            _ => String::new(),
-        };
-        let statement = format!("UPDATE {{directory}}.subscriptions SET {set} WHERE id = ?{still}");
+        let (set, condition, text) = update(change, NOW_MS);
+        let statement = format!("UPDATE {{directory}}.subscriptions SET {set} WHERE id = ?{condition}");
         let mut query = sqlx::query(self.mysql.directory_sql(&statement));
         if let Some(text) = text {
-            query = query.bind(text_of(text));
+            query = query.bind(text);
         }
         let query = query.bind(id.as_str().as_bytes());
         let changed =

@@ -13,7 +13,7 @@ use super::sqlite_rows::{column, failed};
 use crate::backend::readable::readable;
 use crate::domain::stored_event::FIRST_NUMBER;
 use crate::domain::{EventNumbers, Instance, StoredEvent};
-use crate::ports::{Backlog, EventPage, Mover, OrderEvents, StoreResult, Turn};
+use crate::ports::{Backlog, EventPage, OrderEvents, ReaderMover, StoreResult, Turn};
 
 const READ: &str = "read events";
 const BACKLOG: &str = "SELECT COALESCE((SELECT next_number FROM event_readers WHERE reader = ?), 1) AS next, \
@@ -85,11 +85,11 @@ impl OrderEvents for SqliteEvents {
         Ok(page)
     }
 
-    async fn move_reader(&self, _: Instance, by: Mover<'_>, to: &EventNumbers) -> StoreResult<()> {
+    async fn move_reader(&self, _: Instance, by: ReaderMover<'_>, to: &EventNumbers) -> StoreResult<()> {
         let Some(to) = to.get(&PART).copied() else { return Ok(()) };
         let (reader, from) = match by {
-            Mover::Reader(turn, from) => (turn.reader, from.get(&PART).copied().or(Some(FIRST_NUMBER))),
-            Mover::Other(reader) => (reader, None),
+            ReaderMover::Reader(turn, from) => (turn.reader, from.get(&PART).copied().or(Some(FIRST_NUMBER))),
+            ReaderMover::Other(reader) => (reader, None),
         };
         let (reader, put) = (reader.to_owned(), self.put.clone());
         let work = async move |connection: &mut SqliteConnection| {

@@ -10,6 +10,7 @@ use super::failures::broken;
 use super::sqlite::Sqlite;
 use super::sqlite_rows::{column, failed};
 use crate::backend::readable::readable;
+use crate::backend::subscription_change::update;
 use crate::domain::subscription::{Subscription, SubscriptionChange, SubscriptionId, SubscriptionState};
 use crate::ports::{StoreResult, Subscriptions};
 
@@ -64,32 +65,9 @@ impl Subscriptions for SqliteSubscriptions {
     }
 
     async fn change(&self, id: &SubscriptionId, change: &SubscriptionChange) -> StoreResult<bool> {
-        let (id, now_ms) = (id.clone(), self.sqlite.time.now_ms());
-        let (set, text) = match change {
-            SubscriptionChange::Pause(why) => ("state = 'paused', why = ?".to_owned(), Some(why.clone())),
-            SubscriptionChange::GiveUp { why, .. } => {
-                ("state = 'paused', why = ?".to_owned(), Some(why.clone()))
-            }
-            SubscriptionChange::Resume => {
-                ("state = 'active', why = '', failing_since_ms = NULL".to_owned(), None)
-            }
-            SubscriptionChange::Rotate(secret) => {
-                ("previous_secret = secret, secret = ?".to_owned(), Some(secret.clone()))
-            }
-            SubscriptionChange::Failed => {
-                (format!("failing_since_ms = COALESCE(failing_since_ms, {now_ms})"), None)
-            }
-            SubscriptionChange::Taken => ("failing_since_ms = NULL".to_owned(), None),
-        };
-        let still = match change {
-            SubscriptionChange::GiveUp { failing_since_ms, .. } => {
-                format!(" AND state = 'active' AND failing_since_ms = {failing_since_ms}")
-            }
-            _ => String::new(),
-        };
-        let text = text.map(|text| text.chars().take(200).collect::<String>());
+        let (id, (set, condition, text)) = (id.clone(), update(change, self.sqlite.time.now_ms()));
         let work = async move |connection: &mut SqliteConnection| {
-            let statement = format!("UPDATE subscriptions SET {set} WHERE id = ?{still}");
+            let statement = format!("UPDATE subscriptions SET {set} WHERE id = ?{condition}");
             let mut query = sqlx::query(AssertSqlSafe(statement));
             if let Some(text) = &text {
                 query = query.bind(text);

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::changes::{ReasonBody, read_body};
 use super::{Scope, change, operator};
-use crate::domain::node::Node;
+use crate::domain::node::{Node, NodeLoad};
 use crate::http::Context;
 use crate::http::contract::For;
 use crate::http::operation::{Operation, Verb, operation};
@@ -39,24 +39,7 @@ struct View<'a> {
     /// Since when it has told nothing, in ms.
     heard_ms_ago: i64,
     /// What it did in its last second.
-    load: LoadView<'a>,
-}
-
-/// What a process did in its last second.
-#[derive(Serialize, ToSchema)]
-#[schema(as = NodeLoad)]
-struct LoadView<'a> {
-    /// Purchases that it answered.
-    attempts: u32,
-    /// Those of them that it accepted.
-    accepted: u32,
-    /// Orders that it wrote.
-    written: u32,
-    /// How long 99 of 100 purchases took at most, in ms.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    purchase_p99_ms: Option<u32>,
-    /// The background tasks whose last run has failed.
-    failing: &'a [String],
+    load: &'a NodeLoad,
 }
 
 /// All nodes.
@@ -68,7 +51,7 @@ struct ListView<'a> {
 }
 
 fn view(node: &Node) -> View<'_> {
-    let (beat, load) = (&node.beat, &node.beat.load);
+    let beat = &node.beat;
     View {
         id: &beat.id,
         role: &beat.role,
@@ -83,13 +66,7 @@ fn view(node: &Node) -> View<'_> {
         started_at: rfc3339(beat.started_ms),
         rules_version: beat.rules_version,
         heard_ms_ago: node.age_ms,
-        load: LoadView {
-            attempts: load.attempts,
-            accepted: load.accepted,
-            written: load.written,
-            purchase_p99_ms: load.purchase_p99_ms,
-            failing: &load.failing,
-        },
+        load: &beat.load,
     }
 }
 
