@@ -59,6 +59,8 @@ await played(browser, shots, "an engineer looks", async () => {
   const held = part(page, "Processes").getByRole("button", { name: "Take out" }).first();
   await held.hover();
   await page.mouse.down();
+  // What the process does is told twice a second, so its card is another one meanwhile.
+  await buys(shop, "friday", "bob");
   await page.waitForTimeout(2500);
   await page.mouse.up();
   await page.getByRole("dialog").getByRole("button", { name: "Back" }).click();
