@@ -3,11 +3,13 @@
 mod auto_preheat;
 mod auto_reconcile;
 mod auto_settle;
+pub mod doctor;
 mod finishing;
 mod forgetting;
 mod guarded;
 mod open;
 mod payment_tasks;
+mod profiles;
 #[cfg(feature = "public-keys")]
 mod published_keys;
 #[cfg(feature = "distributed")]
@@ -19,6 +21,7 @@ mod simulator;
 mod stream_keeper;
 mod telling;
 mod till;
+mod traces;
 mod upkeep;
 mod workers;
 
@@ -61,6 +64,7 @@ pub use finishing::Finishing;
 use forgetting::forgetting;
 use guarded::guarded;
 pub use open::*;
+use profiles::profiles;
 #[cfg(feature = "distributed")]
 pub use recover::{Recovered, Wish, recover_mysql};
 pub use reload::{Load, Reloader};
@@ -69,6 +73,7 @@ pub use servers::CannotListen;
 use servers::ShopperServer;
 pub use simulator::RunningSimulator;
 use telling::telling;
+use traces::Traces;
 use workers::{Workers, receiver_of_calls};
 
 /// How long after the listener has closed a connection that it had let in may begin its purchase.
@@ -98,6 +103,7 @@ pub struct Running {
     rules: Arc<Rulebook>,
     remover: Option<Arc<CopyRemover>>,
     announcer: Arc<Announcer>,
+    traces: Traces,
 }
 
 /// Starts everything that a role runs, and returns when the process serves. Port 0 binds a free port.
@@ -131,6 +137,7 @@ pub async fn start_on(
     let (clock, map) = (Clock::System.follow(), config.shard_map()?);
     let tokens = Arc::new(servers::tokens(config, role, &Clock::System)?);
     let (front, back) = (Tasks::on_current_runtime(), Tasks::on_current_runtime());
+    let traces = Traces::start(config, role, &backend.node.to_string(), &Clock::System)?;
     let published = servers::published_keys(config, role, &tokens, &clock, &back).await?;
     backend.probes.extend(published.iter().map(|published| published.probe.clone()));
     let guards = Arc::new(Guards::new(roles(config, map)?));
@@ -163,7 +170,7 @@ pub async fn start_on(
     let learn_keys = published.as_ref().map(|published| published.learn.clone());
     let (seen, finish) = (seen_into(&memory, &driver), Finishing::owned_by(&front));
     let context =
-        web::Data::new(context(config, &shop, (tokens, learn_keys), &clock, (metrics, node, seen, finish)));
+        web::Data::new(context(config, &shop, (tokens, learn_keys), &clock, (metrics, node, seen, finish))?);
     let serving = context.clone();
     let shopper_server = match role {
         Role::Worker => None,
@@ -191,6 +198,7 @@ pub async fn start_on(
         rules: memory.rules,
         remover,
         announcer,
+        traces,
     })
 }
 
@@ -201,8 +209,9 @@ fn context(
     (tokens, learn_keys): (Arc<Tokens>, Option<LearnKeys>),
     clock: &Clock,
     (metrics, node, (figures, tasks), finish): (PrometheusHandle, NodeId, Seen, Arc<dyn Finish>),
-) -> Context {
-    Context {
+) -> anyhow::Result<Context> {
+    let take_profile = profiles(&config.debug, clock)?;
+    Ok(Context {
         shop: shop.clone(),
         tokens,
         learn_keys,
@@ -217,10 +226,11 @@ fn context(
         finish,
         figures,
         tasks,
+        take_profile,
         origins: config.http.cors_origins.clone(),
         demo: OnceLock::new(),
         reload: OnceLock::new(),
-    }
+    })
 }
 
 /// What operators see of the process itself.
@@ -363,6 +373,7 @@ impl Running {
         let drained = self.clock.timeout(deadline, self.drain(deadline)).await.is_ok();
         let elapsed_ms = self.clock.monotonic().since(began).as_millis();
         tracing::info!(drained, elapsed_ms, "stopped");
+        self.traces.flush(&self.clock).await;
         drained
     }
 
@@ -410,6 +421,7 @@ fn settings(config: &Config) -> Settings {
         waiters_max: admission.waiters_max,
         token_keys: token_keys(config),
         down_after_ms: config.readiness.down_after_ms,
+        logged_per_million: config.log.orders_per_million,
         overdue: (payment.expiry == Expiry::On)
             .then_some(Grace { ms: payment.grace_ms, closing_ms: payment.closing_max_ms }),
     }
@@ -433,7 +445,7 @@ fn token_keys(config: &Config) -> Option<TokenKeys> {
 
 /// Makes the way out, and checks the address to which it certainly leads.
 fn outbound(config: &Config) -> anyhow::Result<Arc<dyn Outbound>> {
-    let outbound = HttpOutbound::new(&config.events)?;
+    let outbound = HttpOutbound::new(&config.events, Clock::System)?;
     if !config.notify.url.is_empty() {
         outbound.check(&config.notify.url).map_err(|why| anyhow::anyhow!("notify.url: {why}"))?;
     }

@@ -9,6 +9,7 @@ mod confirm;
 mod dead_letters_command;
 #[cfg(feature = "embedded")]
 mod demo_command;
+mod doctor_command;
 mod failure;
 mod input;
 mod key_command;
@@ -62,7 +63,7 @@ pub struct Cli {
     command: Command,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 ok, 1 failed, 2 usage, 3 configuration invalid; 4 `sale preflight` found an error; 98 an audit violation of `demo --rush` or `load`, 99 a threshold of `load` crossed.\n\
+const EXIT_CODES: &str = "Exit codes: 0 ok, 1 failed, 2 usage, 3 configuration invalid; 4 `doctor` or `sale preflight` found an error; 98 an audit violation of `demo --rush` or `load`, 99 a threshold of `load` crossed.\n\
     Every key of the configuration can be set as SECKILL__SECTION__KEY; `seckill config explain` lists them.";
 
 #[derive(Debug, Args)]
@@ -105,6 +106,11 @@ enum Command {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Look at everything that a shop stands on, say what is wrong, and what helps. Changes nothing.
+    ///
+    /// It looks at the configuration, at this machine, and at Redis, Kafka and MySQL, or at the data folder. Run it
+    /// where a process is to run, and as the user of that process. It exits with 4 when a check has found an error.
+    Doctor(doctor_command::DoctorCommand),
     /// Write sales and orders to a file, for `import` in another mode, or to keep them. They have to be ended first.
     Export(transfer_command::Export),
     /// Put the sales and orders of an export in place. A file that is not whole changes nothing; it can be repeated.
@@ -219,7 +225,9 @@ pub fn main() -> ExitCode {
             }
             match () {
                 () if error.is::<ConfigError>() => ExitCode::from(3),
-                () if error.is::<sale_command::NotReady>() => ExitCode::from(4),
+                () if error.is::<sale_command::NotReady>() || error.is::<doctor_command::Ill>() => {
+                    ExitCode::from(4)
+                }
                 () => ExitCode::FAILURE,
             }
         }
@@ -256,6 +264,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let config = config()?;
             block_on(async { if dry_run { say_plan(&config).await } else { migrate(&config).await } })?;
         }
+        Command::Doctor(command) => block_on(command.run(&config()?, format))?,
         Command::Export(file) => block_on(file.export(&logged()?))?,
         Command::Import(file) => block_on(file.import(&logged()?))?,
         Command::Operate(command) => block_on(command.run(format))?,

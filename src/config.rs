@@ -11,6 +11,7 @@
 
 mod auth;
 mod config_error;
+mod inside;
 mod layers;
 mod payment;
 mod ranges;
@@ -25,6 +26,7 @@ use std::path::{Path, PathBuf};
 
 pub use auth::{AuthConfig, PublicKeyAlgorithm};
 pub use config_error::ConfigError;
+pub use inside::{DebugConfig, LogConfig, TracesConfig, TracesProtocol};
 pub use layers::Explained;
 use layers::{DEFAULTS, Layers, SECRETS};
 pub use payment::{Expiry, PaymentConfig, ProviderKind};

@@ -56,6 +56,28 @@ pub trait Finish: Send + Sync {
     fn make(&self, change: LocalBoxFuture<'static, ()>);
 }
 
+/// Takes a profile of this process: for how many seconds, and in which form.
+pub type TakeProfile =
+    Arc<dyn Fn(u32, ProfileForm) -> BoxFuture<'static, Result<Vec<u8>, NoProfile>> + Send + Sync>;
+
+/// A form of a profile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProfileForm {
+    /// Protocol buffers, for `go tool pprof`.
+    Pprof,
+    /// A flame graph, as SVG.
+    FlameGraph,
+}
+
+/// Why there is no profile.
+#[derive(Debug)]
+pub enum NoProfile {
+    /// Another one is being taken.
+    OneIsTaken,
+    /// It could not be taken, and why.
+    Failed(String),
+}
+
 /// Makes a shopper's token of a user id.
 pub type MintToken = Arc<dyn Fn(&UserId) -> String + Send + Sync>;
 
@@ -100,6 +122,8 @@ pub struct Context {
     pub figures: Arc<Figures>,
     /// How its background tasks fare.
     pub tasks: ReadTasks,
+    /// Takes profiles; `None` where none may be taken.
+    pub take_profile: Option<TakeProfile>,
     /// Makes a token of a buyer of a demo, in which anybody may be one; nothing anywhere else.
     pub demo: OnceLock<MintToken>,
     /// Reads the configuration again; nothing where it cannot be.

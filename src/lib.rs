@@ -16,5 +16,6 @@ pub mod provider;
 pub mod shop;
 pub mod shutdown;
 pub mod telemetry;
+pub mod trace;
 pub mod transfer;
 pub mod worker;

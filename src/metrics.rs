@@ -1,8 +1,11 @@
 //! Every metric's name, kind, unit, labels and meaning, in one place. docs/operations.md has the same table, and a test
 //! compares the two.
 
+use std::time::Duration;
+
 use metrics::{counter, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use tokio::runtime::RuntimeMetrics;
 
 use crate::domain::books::DriftKind;
 use crate::domain::payment::{RefundReason, RefundState};
@@ -48,6 +51,34 @@ metrics_table! {
         "Time from the first byte of a request to its answer";
     DB_DURATION Histogram "db_client_operation_duration_seconds" ["system", "operation"]
         "Time of one call to Redis, MySQL or SQLite, answered or not";
+    MESSAGING_DURATION Histogram "messaging_client_operation_duration_seconds" ["system", "operation"]
+        "Time of one call to Kafka, answered or not";
+    HTTP_CLIENT_DURATION Histogram "http_client_request_duration_seconds" ["peer"]
+        "Time until the head of an answer to a request that this process sends, answered or not";
+    PROCESS_CPU Counter "process_cpu_seconds_total" []
+        "CPU time of the process";
+    PROCESS_MEMORY Gauge "process_resident_memory_bytes" []
+        "Memory of the process";
+    PROCESS_VIRTUAL Gauge "process_virtual_memory_bytes" []
+        "Addresses that the process has taken";
+    PROCESS_VIRTUAL_MAX Gauge "process_virtual_memory_max_bytes" []
+        "Addresses that it may take";
+    PROCESS_FILES Gauge "process_open_fds" []
+        "Open files of the process";
+    PROCESS_FILES_MAX Gauge "process_max_fds" []
+        "Files that the process may have open";
+    PROCESS_THREADS Gauge "process_threads" []
+        "Threads of the process";
+    PROCESS_START Gauge "process_start_time_seconds" []
+        "When the process began, in seconds since 1970";
+    TOKIO_WORKERS Gauge "tokio_workers" []
+        "Threads of the runtime of background work";
+    TOKIO_TASKS Gauge "tokio_alive_tasks" []
+        "Tasks of that runtime that have not ended";
+    TOKIO_QUEUE Gauge "tokio_global_queue_tasks" []
+        "Tasks that wait for any thread of that runtime";
+    TOKIO_BUSY Counter "tokio_busy_seconds_total" []
+        "Time for which the threads of that runtime were at work";
     ADMISSION Counter "seckill_admission_total" ["sale", "outcome"]
         "Purchases by what the shop answered";
     STAGE_DURATION Histogram "seckill_admission_stage_duration_seconds" ["stage"]
@@ -96,6 +127,8 @@ metrics_table! {
         "Panics that were caught: in a request (`http`), or in a run of a task, by its name";
     DEGRADED Gauge "seckill_degraded" ["step"]
         "1 while the process leaves something out so that other purchases go on: purchases, lists, waits";
+    SPANS Counter "seckill_spans_total" ["result"]
+        "Spans of traces by what became of them: sent, dropped (too many waited), failed (the collector took none)";
     IN_FLIGHT Gauge "seckill_purchases_in_flight" []
         "Purchases between reservation and answer";
     ORDERS_OVERDUE Gauge "seckill_orders_overdue" []
@@ -269,16 +302,37 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     }
     let handle = builder.install_recorder()?;
     register();
-    register_streams();
+    register_told();
     Ok(handle)
 }
 
-fn register_streams() {
+/// Measures the process, when somebody asks: to count its open files takes as long as there are many. Without the
+/// feature `process-metrics` its metrics stay 0.
+pub fn measure_process() {
+    #[cfg(feature = "process-metrics")]
+    metrics_process::Collector::default().collect();
+}
+
+/// Takes note of how the runtime of background work fares.
+pub fn note_runtime(runtime: &RuntimeMetrics) {
+    let workers = runtime.num_workers();
+    let busy: Duration = (0..workers).map(|worker| runtime.worker_total_busy_duration(worker)).sum();
+    let number = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
+    gauge!(TOKIO_WORKERS).set(number(workers));
+    gauge!(TOKIO_TASKS).set(number(runtime.num_alive_tasks()));
+    gauge!(TOKIO_QUEUE).set(number(runtime.global_queue_depth()));
+    counter!(TOKIO_BUSY).absolute(busy.as_secs());
+}
+
+fn register_told() {
     for event in EVENTS {
         counter!(STREAM_EVENTS, "event" => event).increment(0);
     }
     for end in End::ALL {
         counter!(STREAMS_ENDED, "reason" => end.as_str()).increment(0);
+    }
+    for result in ["sent", "dropped", "failed"] {
+        counter!(SPANS, "result" => result).increment(0);
     }
 }
 

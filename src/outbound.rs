@@ -16,8 +16,10 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Url};
 
+use crate::clock::Clock;
 use crate::config::EventsConfig;
 use crate::ports::{Message, Outbound};
+use crate::trace;
 use networks::is_public;
 
 /// Most bytes that are read of an answer. It is read so that the connection can be used again.
@@ -27,6 +29,7 @@ const ANSWER_BYTES_MAX: usize = 4 * 1024;
 pub struct HttpOutbound {
     http: Client,
     allowed: Arc<[IpNet]>,
+    clock: Clock,
 }
 
 /// Resolves names, and leaves out the addresses to which nothing may be sent.
@@ -61,7 +64,7 @@ impl HttpOutbound {
     ///
     /// # Errors
     /// When the HTTP client cannot be made.
-    pub fn new(config: &EventsConfig) -> anyhow::Result<Self> {
+    pub fn new(config: &EventsConfig, clock: Clock) -> anyhow::Result<Self> {
         let allowed: Arc<[IpNet]> = config.webhook_networks.clone().into();
         let http = Client::builder()
             .no_proxy()
@@ -70,7 +73,7 @@ impl HttpOutbound {
             .user_agent(concat!("seckill/", env!("CARGO_PKG_VERSION")))
             .dns_resolver(Arc::new(Guard { allowed: allowed.clone() }))
             .build()?;
-        Ok(Self { http, allowed })
+        Ok(Self { http, allowed, clock })
     }
 
     /// Reads an address that names a host over https, or over http where the configuration lists its network. An
@@ -109,7 +112,9 @@ impl Outbound for HttpOutbound {
             .header("Seckill-Event-Id", message.id)
             .header("Seckill-Signature", &message.signature)
             .body(message.body.clone());
-        let mut answer = request.send().await.map_err(|error| reason(&error))?;
+        // Receivers are strangers, so they are told of no trace.
+        let sent = trace::ask(("receiver", &self.clock), |_| request.send());
+        let mut answer = sent.await.map_err(|error| reason(&error))?;
         let status = answer.status();
         let mut read = 0;
         while read < ANSWER_BYTES_MAX
@@ -143,13 +148,16 @@ mod tests {
 
     fn outbound(networks: &[&str]) -> HttpOutbound {
         let webhook_networks = networks.iter().map(|text| text.parse().expect("a network")).collect();
-        HttpOutbound::new(&EventsConfig {
-            interval_ms: 250,
-            views_interval_ms: 1000,
-            webhook_networks,
-            webhook_timeout_ms: 1000,
-            webhook_pause_after_ms: 1000,
-        })
+        HttpOutbound::new(
+            &EventsConfig {
+                interval_ms: 250,
+                views_interval_ms: 1000,
+                webhook_networks,
+                webhook_timeout_ms: 1000,
+                webhook_pause_after_ms: 1000,
+            },
+            Clock::System,
+        )
         .expect("a client")
     }
 

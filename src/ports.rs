@@ -49,7 +49,7 @@ use std::sync::Arc;
 use crate::domain::NodeId;
 
 pub use alarms::{Alarms, CallTimes};
-pub use announcements::{ANNOUNCED_MAX, Announcements, Hearing};
+pub use announcements::{ANNOUNCED_MAX, Announcements, Hearing, Told};
 pub use archive::Archive;
 pub use attempt_counts::AttemptCounts;
 pub use audit_log::AuditLog;

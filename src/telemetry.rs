@@ -1,6 +1,7 @@
 //! Logs. Every event is one line on stderr: as JSON for machines, or pretty for people.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::io::IsTerminal;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -10,13 +11,17 @@ use tracing::callsite::Identifier;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{ParseError, Targets};
+use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::UtcTime;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::{Context, SubscriberExt as _};
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::clock::{Clock, Moment};
 use crate::config::LogConfig;
 use crate::metrics::LOG_LINES_LEFT_OUT;
+use crate::trace::{self, Purpose};
 
 /// Most warnings and errors of one place in the code that are written in one period.
 const LINES_MAX: u32 = 100;
@@ -38,14 +43,62 @@ pub fn install(log: &LogConfig, clock: Clock) -> Result<(), ParseError> {
     let lines = tracing_subscriber::fmt::layer().with_timer(UtcTime::rfc_3339()).with_writer(std::io::stderr);
     let subscriber = tracing_subscriber::registry().with(filter).with(Quota::new(clock));
     let installed = if json {
-        subscriber.with(lines.json().flatten_event(true)).try_init()
-    } else {
+        let lines = lines.json().flatten_event(true).map_event_format(|of| ForSomebody { of, json });
         subscriber.with(lines).try_init()
+    } else {
+        subscriber.with(lines.map_event_format(|of| ForSomebody { of, json })).try_init()
     };
     if installed.is_err() {
         tracing::debug!("log writer was installed before");
     }
     Ok(())
+}
+
+/// Adds to each line for which request it is, and of which trace, when there is one.
+struct ForSomebody<F> {
+    of: F,
+    json: bool,
+}
+
+impl<S, N, F> FormatEvent<S, N> for ForSomebody<F>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let purpose = trace::purpose();
+        let fields = fields(&purpose, self.json);
+        if fields.is_empty() {
+            return self.of.format_event(context, writer, event);
+        }
+        let mut line = String::new();
+        self.of.format_event(context, Writer::new(&mut line), event)?;
+        let (line, end) = match (self.json, line.trim_end()) {
+            (true, line) => (line.strip_suffix('}').unwrap_or(line), "}"),
+            (false, line) => (line, ""),
+        };
+        writeln!(writer, "{line}{fields}{end}")
+    }
+}
+
+/// Writes the fields of a purpose, as they follow those of a line; nothing when it is for nobody.
+fn fields(purpose: &Purpose, json: bool) -> String {
+    let request = purpose.request.as_ref().map(|id| String::from_utf8_lossy(id).into_owned());
+    let trace = purpose.trace.map(|context| context.trace_id());
+    let named = [("request_id", request), ("trace_id", trace)];
+    let written = named.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    written
+        .map(|(name, value)| match json {
+            true => format!(r#","{name}":"{value}""#),
+            false => format!(" {name}={value}"),
+        })
+        .collect()
 }
 
 /// Leaves out the warnings and errors of a place in the code that writes too many, and counts them. In a crowd one
@@ -96,6 +149,19 @@ mod tests {
         fn on_event(&self, _: &Event<'_>, _: Context<'_, S>) {
             self.0.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    #[test]
+    fn a_line_says_for_which_request_and_of_which_trace_it_is() {
+        let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let trace = crate::domain::Parent::parse(parent).map(|parent| parent.context);
+        let whole = Purpose { request: Some(*b"0123456789abcdef"), trace };
+        assert_eq!(
+            fields(&whole, true),
+            r#","request_id":"0123456789abcdef","trace_id":"4bf92f3577b34da6a3ce929d0e0e4736""#
+        );
+        assert_eq!(fields(&Purpose { trace: None, ..whole }, false), " request_id=0123456789abcdef");
+        assert_eq!(fields(&Purpose::default(), true), "");
     }
 
     #[test]

@@ -7,6 +7,8 @@ mod documents;
 mod first_build;
 #[path = "tidy/imports.rs"]
 mod imports;
+#[path = "tidy/monitoring.rs"]
+mod monitoring;
 #[path = "tidy/prose.rs"]
 mod prose;
 #[path = "tidy/source.rs"]

@@ -62,6 +62,7 @@ pub fn record(sale: &Sale, map: &ShardMap, number: u64) -> anyhow::Result<OrderR
         reference: None,
         awaited: false,
         node: None,
+        trace: None,
         decided: None,
     })
 }

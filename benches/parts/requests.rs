@@ -203,7 +203,7 @@ impl Front {
             );
             memory.rules.take(rules, Clock::System.now_ms());
             memory.catalog.put(sale.clone());
-            let outbound: Arc<dyn Outbound> = Arc::new(HttpOutbound::new(&config.events)?);
+            let outbound: Arc<dyn Outbound> = Arc::new(HttpOutbound::new(&config.events, Clock::System)?);
             let finish = seckill::app::Finishing::owned_by(&tasks);
             let shop =
                 Shop::new((ports, None, outbound), memory, settings(config), map, clock.clone(), tasks);
@@ -222,6 +222,7 @@ impl Front {
                 finish,
                 figures: Arc::default(),
                 tasks: Arc::new(Vec::new),
+                take_profile: None,
                 demo: OnceLock::new(),
                 origins: Vec::new(),
                 reload: OnceLock::new(),
@@ -302,6 +303,7 @@ fn settings(config: &Config) -> Settings {
         down_after_ms: 1500,
         wait_s_max: admission.wait_s_max,
         waiters_max: admission.waiters_max,
+        logged_per_million: config.log.orders_per_million,
         overdue: None,
     }
 }

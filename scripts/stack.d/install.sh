@@ -64,6 +64,34 @@ install_stripe_mock() {
   ln -sf stripe-mock "$folder/stripe-mock-$stripe_mock_version"
 }
 
+# The OpenTelemetry Collector with what tests need of it, made by its own builder.
+otelcol_version=v0.165.0
+
+install_otelcol() {
+  local folder=$dist/otelcol-$otelcol_version go=go
+  if [[ ! -x $folder/otelcol ]]; then
+    has go || go=/usr/local/go/bin/go
+    [[ $go == go || -x $go ]] || die "missing: go, version 1.24 or later, which builds the OpenTelemetry Collector"
+    say "building the OpenTelemetry Collector $otelcol_version (minutes, once)"
+    mkdir -p "$folder"
+    cat >"$folder/manifest.yaml" <<END
+dist: { name: otelcol, output_path: $folder/source }
+receivers: [{ gomod: go.opentelemetry.io/collector/receiver/otlpreceiver $otelcol_version }]
+exporters: [{ gomod: go.opentelemetry.io/collector/exporter/debugexporter $otelcol_version }]
+END
+    if ! {
+      GOBIN=$folder "$go" install "go.opentelemetry.io/collector/cmd/builder@$otelcol_version" &&
+        PATH=$(dirname "$(command -v "$go")"):$PATH "$folder/builder" --config "$folder/manifest.yaml" &&
+        mv "$folder/source/otelcol" "$folder/otelcol"
+    } >"$logs/otelcol.log" 2>&1; then
+      tail -n 15 "$logs/otelcol.log" >&2
+      die "go could not build the OpenTelemetry Collector (whole output in $logs/otelcol.log)"
+    fi
+    rm -rf "$folder/source" "$folder/builder"
+  fi
+  ln -sfn "otelcol-$otelcol_version" "$dist/otelcol"
+}
+
 # Calls every operation of a contract with requests that it makes of the contract. It is a Python program.
 schemathesis_version=4.32.0
 
@@ -111,6 +139,8 @@ install_programs() { # PROGRAM…: those that are missing; most are packages of 
     case $program in
       stripe-mock) install_stripe_mock ;;
       schemathesis) install_schemathesis ;;
+      otelcol) install_otelcol ;;
+      alertmanager) has prometheus-alertmanager || packages+=(prometheus-alertmanager) ;;
       web-tests) install_web_tests ;;
       chromium)
         has chromium || packages+=(chromium)

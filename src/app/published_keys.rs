@@ -17,6 +17,7 @@ use crate::http::auth::{Tokens, jwk_set};
 use crate::metrics::TOKEN_KEY_READS;
 use crate::ports::{Duty, Fault, Probe, StoreError, StoreResult};
 use crate::shutdown::Tasks;
+use crate::trace;
 use crate::worker::driver::{Progress, Task};
 
 /// How long after a read the next one may begin that a token asks for.
@@ -159,7 +160,8 @@ impl PublishedKeys {
                     }
                     causes.join(": ")
                 };
-                let mut answer = client.get(url).send().await.map_err(words)?;
+                let asked = trace::ask(("keys", &self.clock), |_| client.get(url).send());
+                let mut answer = asked.await.map_err(words)?;
                 if answer.status() != reqwest::StatusCode::OK {
                     return Err(format!("{url} answers {}", answer.status()));
                 }

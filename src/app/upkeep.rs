@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::runtime::Handle;
 
+use crate::metrics;
 use crate::ports::StoreResult;
 use crate::shop::Shop;
 use crate::worker::driver::{Progress, Task};
@@ -33,6 +35,7 @@ impl Task for Upkeep {
     async fn run_once(&self) -> StoreResult<Progress> {
         self.shop.tidy();
         self.metrics.run_upkeep();
+        metrics::note_runtime(&Handle::current().metrics());
         Ok(Progress::of(1))
     }
 }

@@ -1,6 +1,7 @@
 //! In the distributed backend Redis admits, Kafka queues, and MySQL is the only truth.
 
 mod adjusting;
+pub mod doctor;
 mod kafka_client;
 mod kafka_event_queue;
 mod kafka_event_topic;

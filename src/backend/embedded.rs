@@ -4,6 +4,7 @@
 //! A reservation and its order-log record are rows of the same transaction, so there is no outbox to relay. One process
 //! has the folder, so there is nothing to fence. Everything above the ports is the same as in the distributed mode.
 
+pub mod doctor;
 mod failures;
 mod folder;
 mod own_attempts;

@@ -25,6 +25,12 @@ impl Config {
             ("push.address_max", wide(self.push.address_max), 1..=1_000_000),
             ("push.heartbeat_ms", wide(self.push.heartbeat_ms), 1000..=600_000),
             ("push.idle_ms", wide(self.push.idle_ms), 1000..=86_400_000),
+            ("log.orders_per_million", wide(self.log.orders_per_million), 0..=1_000_000),
+            ("traces.sampled_per_million", wide(self.traces.sampled_per_million), 0..=1_000_000),
+            ("traces.requests_per_s_max", wide(self.traces.requests_per_s_max), 0..=1_000_000),
+            ("traces.slow_ms", wide(self.traces.slow_ms), 1..=600_000),
+            ("traces.queue_spans_max", wide(self.traces.queue_spans_max), 1..=1_000_000),
+            ("traces.timeout_ms", wide(self.traces.timeout_ms), 1..=60_000),
         ]
     }
 

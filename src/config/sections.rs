@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use super::auth::AuthConfig;
 use super::config_error::ConfigError;
+use super::inside::{DebugConfig, LogConfig, TracesConfig};
 use super::payment::PaymentConfig;
 use super::readers::{hosts, networks, origins, path, text};
 use super::secret::Secret;
@@ -77,6 +78,10 @@ section!(
         shutdown: ShutdownConfig,
         /// `[log]`
         log: LogConfig,
+        /// `[traces]`
+        traces: TracesConfig,
+        /// `[debug]`
+        debug: DebugConfig,
     }
 );
 section!(
@@ -439,16 +444,6 @@ section!(
         deadline_ms: u64
     }
 );
-section!(
-    /// The log.
-    LogConfig {
-        /// Levels and `target=level`, separated by commas.
-        filter: String,
-        /// `auto` (pretty on a terminal, otherwise JSON), `json` or `pretty`.
-        format: String
-    }
-);
-
 impl Config {
     /// Makes the shard map of these settings.
     ///

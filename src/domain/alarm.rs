@@ -1,8 +1,9 @@
 //! Alarms: the conditions that call a person at any hour, and what is said of them.
 //!
 //! They are the page-level alerts of `deploy/prometheus/rules.yml`, judged by a process itself by what it measures, so
-//! that a shop without Prometheus is called, too. `tests/it/notifications.rs` compares the two lists. A process that is
-//! down cannot say so: `SeckillDown` is left to others.
+//! that a shop without Prometheus is called, too. `tests/it/notifications.rs` compares the two lists. Three are left to
+//! others: a process that is down cannot say so (`SeckillDown`), and no process keeps what all have measured within an
+//! hour (`SeckillPurchaseBudgetBurns`, `SeckillRowBudgetBurns`).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;

@@ -101,6 +101,7 @@ impl OrderRecord {
             accepted_ms: order.accepted_ms,
             awaited: false,
             node: None,
+            trace: None,
             decided: Some(Box::new(decided)),
         })
     }

@@ -419,6 +419,7 @@ mod tests {
             accepted_ms: 1,
             awaited: false,
             node: None,
+            trace: None,
             decided: None,
         };
         ReserveRequest { fingerprint: Fingerprint::of(&record.sku_id, quantity, None), record }

@@ -10,6 +10,7 @@ use super::object::Object;
 use super::order::Order;
 use super::order_id::OrderId;
 use super::order_life::OrderState;
+use super::trace::{self, TraceContext};
 
 /// One accepted order. A reader ignores fields that it does not know, so that a newer front may add some. A changed
 /// meaning needs a new version.
@@ -42,12 +43,20 @@ pub struct OrderRecord {
     /// The process that accepted it; `None` in a record of an older front, of a relay, and of an import.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<NodeMark>,
+    /// The step of a trace that accepted it, as a `traceparent`; `None` when no trace is recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "trace::read_boxed")]
+    pub trace: Option<Box<TraceContext>>,
     /// What another backend had decided; only in records of an import.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decided: Option<Box<Decided>>,
 }
 
 impl OrderRecord {
+    /// Answers the step of a trace that accepted it.
+    pub fn trace(&self) -> Option<TraceContext> {
+        self.trace.as_deref().copied()
+    }
+
     /// Makes its order in a state, as its buyer sees it. When its payment is due says only its row.
     pub fn into_order(self, state: OrderState) -> Order {
         Order {

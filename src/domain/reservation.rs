@@ -161,6 +161,7 @@ impl Reservation {
             accepted_ms: self.reserved_ms,
             awaited: false,
             node: None,
+            trace: None,
             decided: None,
         })
     }

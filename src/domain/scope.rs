@@ -34,6 +34,9 @@ pub enum Scope {
     /// Taking processes out of service.
     #[serde(rename = "ops:write")]
     OpsWrite,
+    /// Taking profiles of a process, which slow it down a little and tell how it works.
+    #[serde(rename = "debug")]
+    Debug,
     /// Saying where events are sent, which leave the shop with all that they tell of buyers.
     #[serde(rename = "webhooks:write")]
     WebhooksWrite,
@@ -47,7 +50,7 @@ pub enum Scope {
 
 impl Scope {
     /// All scopes.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::SalesRead,
         Self::SalesWrite,
         Self::StockWrite,
@@ -57,6 +60,7 @@ impl Scope {
         Self::LimitsWrite,
         Self::OpsRead,
         Self::OpsWrite,
+        Self::Debug,
         Self::WebhooksWrite,
         Self::KeysRead,
         Self::KeysWrite,
@@ -74,6 +78,7 @@ impl Scope {
             Self::LimitsWrite => "limits:write",
             Self::OpsRead => "ops:read",
             Self::OpsWrite => "ops:write",
+            Self::Debug => "debug",
             Self::WebhooksWrite => "webhooks:write",
             Self::KeysRead => "keys:read",
             Self::KeysWrite => "keys:write",
@@ -122,7 +127,7 @@ impl Role {
                 Self::Viewer
             }
             Scope::SalesWrite | Scope::StockWrite => Self::Promoter,
-            Scope::OrdersWrite | Scope::LimitsWrite | Scope::OpsWrite => Self::Operator,
+            Scope::OrdersWrite | Scope::LimitsWrite | Scope::OpsWrite | Scope::Debug => Self::Operator,
             Scope::WebhooksWrite | Scope::KeysWrite => Self::Admin,
         }
     }

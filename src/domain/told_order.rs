@@ -161,6 +161,7 @@ fn record(steps: &[OrderMove<'static>], sale: &Sale) -> Result<OrderRecord, Stri
         accepted_ms: first.accepted_ms,
         awaited: false,
         node: None,
+        trace: None,
         decided: Some(Box::new(decided)),
     })
 }

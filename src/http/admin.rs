@@ -17,6 +17,7 @@ pub mod orders;
 pub mod payments;
 pub mod preflight;
 pub mod process;
+pub mod profiles;
 pub mod reconcile;
 pub mod rules;
 pub mod sale_bodies;

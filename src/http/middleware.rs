@@ -17,7 +17,7 @@ use actix_web::error::InternalError;
 use actix_web::http::ConnectionType;
 use actix_web::http::Method;
 use actix_web::http::header::{
-    CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, TRANSFER_ENCODING, VARY,
+    CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING, VARY,
 };
 use actix_web::middleware::Next;
 use actix_web::web::{Bytes, Data};
@@ -37,12 +37,14 @@ use super::shopper::payments::WEBHOOK;
 use super::shopper::tokens;
 use super::straight::{PLACE, sale_of};
 use crate::chance::Chance;
+use crate::domain::{Parent, TraceContext};
 use crate::metrics::{HTTP_DURATION, PANICS};
+use crate::trace::{self, Purpose, Span};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// The id of a request: 16 hexadecimal digits. It stands in the request's answer, its problem and its log line.
+/// The id of a request: 16 hexadecimal digits. It stands in the request's answer, its problem and its lines of the log.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestId([u8; 16]);
 
@@ -56,10 +58,9 @@ impl RequestId {
         Self(text)
     }
 
-    /// Returns the id of a request that is being handled. The id is kept with the request only when a handler asks for
-    /// it: few do, and a request that keeps nothing needs no table.
-    pub fn of(request: &HttpRequest) -> Self {
-        *request.extensions_mut().get_or_insert_with(Self::new)
+    /// Returns the id of the request that is being handled.
+    pub fn current() -> Self {
+        trace::purpose().request.map_or_else(Self::new, Self)
     }
 
     /// Returns the 16 digits.
@@ -82,6 +83,9 @@ pub async fn around(
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let began = Instant::now();
     let in_hand = request.conn_data::<Rc<Connection>>().cloned().map(Connection::take);
+    let id = RequestId::new();
+    let span = Span::of_request(|| parent(request.headers()));
+    let purpose = Purpose { request: Some(id.0), trace: span.context() };
     let (mut response, unread) = match unread_chunks(&mut request).await {
         None => {
             let (method, context) = (method_label(request.method()), of_change(&request));
@@ -89,8 +93,10 @@ pub async fn around(
                 Some(context) if !context.finish.has_room() => {
                     Ok(refused(request, Problem::new(Code::Overloaded)))
                 }
-                Some(context) => finished(&context, began, answered(request, next)).await,
-                None => answered(request, next).await,
+                Some(context) => {
+                    finished(&context, began, purpose, trace::within(purpose, answered(request, next))).await
+                }
+                None => trace::within(purpose, answered(request, next)).await,
             };
             (answer.inspect_err(|_| observe(method, "-", 500, began.elapsed()))?, None)
         }
@@ -100,11 +106,9 @@ pub async fn around(
     if let Some(told) = told {
         told.write(response.headers_mut());
     }
-    let kept = response.request().extensions().get::<RequestId>().copied();
-    let id = kept.unwrap_or_else(RequestId::new);
     let status = response.status();
     if status.is_client_error() || status.is_server_error() {
-        response = with_problem(response, &id);
+        response = with_problem(response, &id, purpose.trace);
     }
     if response.request().app_data::<Data<Context>>().is_some_and(|context| context.shop.is_leaving()) {
         // The client's next request would meet a closed listener, so it makes its next connection now.
@@ -113,7 +117,7 @@ pub async fn around(
     if let Ok(value) = HeaderValue::from_bytes(&id.0) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
-    record(&response, &id, began.elapsed());
+    record(&response, purpose, span, began.elapsed());
     if response.request().method() == Method::HEAD && response.response().body().size() == BodySize::Stream {
         // The framework would take a body to its end that nobody is sent, and the connection would wait for it.
         response = response.map_body(|_, _| BoxBody::new(()));
@@ -145,12 +149,12 @@ async fn unbroken<T>(answer: impl Future<Output = Result<T, Error>>) -> Result<T
         return answer;
     }
     counter!(PANICS, "in" => "http").increment(1);
-    let (id, problem) = (RequestId::new(), Problem::new(Code::Internal));
+    let (id, problem) = (RequestId::current(), Problem::new(Code::Internal));
     let mut response = problem.error_response().set_body(problem.body(id.as_str(), None));
     if let Ok(value) = HeaderValue::from_bytes(&id.0) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
-    tracing::error!(request_id = id.as_str(), "a request has panicked; it was answered 500");
+    tracing::error!("a request has panicked; it was answered 500");
     Err(InternalError::from_response(problem, response.map_into_boxed_body()).into())
 }
 
@@ -165,7 +169,7 @@ async fn answered(
 /// Answers what a request needs that may change something. Purchases see to their own end.
 fn of_change(request: &ServiceRequest) -> Option<Data<Context>> {
     let is_change = !request.method().is_safe() && sale_of(request.path()).is_none();
-    request.app_data::<Data<Context>>().filter(|_| is_change).cloned()
+    if is_change { request.app_data::<Data<Context>>().cloned() } else { None }
 }
 
 /// Waits for an answer that is made to its end although its client goes away, so that nothing is left between a commit
@@ -176,13 +180,13 @@ fn of_change(request: &ServiceRequest) -> Option<Data<Context>> {
 async fn finished(
     context: &Context,
     began: Instant,
+    purpose: Purpose,
     answer: impl Future<Output = Result<ServiceResponse<BoxBody>, Error>> + 'static,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let (tell, told) = oneshot::channel();
     let change = async move {
         if let Err(Ok(unheard)) = tell.send(answer.await) {
-            let kept = unheard.request().extensions().get::<RequestId>().copied();
-            record(&unheard, &kept.unwrap_or_else(RequestId::new), began.elapsed());
+            record(&unheard, purpose, Span::default(), began.elapsed());
         }
     };
     context.finish.make(Box::pin(change));
@@ -237,8 +241,13 @@ impl<T: Unpin> MessageBody for Held<T> {
 }
 
 /// Writes the body of a problem, whether a handler or the framework found it.
-fn with_problem(response: ServiceResponse<BoxBody>, id: &RequestId) -> ServiceResponse<BoxBody> {
-    let trace_id = trace_id(response.request());
+fn with_problem(
+    response: ServiceResponse<BoxBody>,
+    id: &RequestId,
+    trace: Option<TraceContext>,
+) -> ServiceResponse<BoxBody> {
+    let named = || parent(response.request().headers()).map(|parent| parent.context);
+    let trace_id = trace.or_else(named).map(|context| context.trace_id());
     if let Some(problem) = response.response().error().and_then(|error| error.as_error::<Problem>()) {
         let body = problem.body(id.as_str(), trace_id.as_deref());
         return response.map_body(|_, _| BoxBody::new(body));
@@ -263,7 +272,8 @@ fn with_problem(response: ServiceResponse<BoxBody>, id: &RequestId) -> ServiceRe
     ServiceResponse::new(response.into_parts().0, answer)
 }
 
-fn record(response: &ServiceResponse<BoxBody>, id: &RequestId, elapsed: Duration) {
+/// Takes note of an answer: in the metrics, in the log, and in its trace.
+fn record(response: &ServiceResponse<BoxBody>, purpose: Purpose, span: Span, elapsed: Duration) {
     let request = response.request();
     let status = response.status().as_u16();
     // The label is the pattern, because paths hold ids and would make series without end.
@@ -271,23 +281,44 @@ fn record(response: &ServiceResponse<BoxBody>, id: &RequestId, elapsed: Duration
         Some(_) => Cow::Borrowed(PLACE),
         None => request.match_pattern().map_or(Cow::Borrowed("-"), Cow::Owned),
     };
-    let (route, id) = (&*route, id.as_str());
+    let route = &*route;
     observe(method_label(request.method()), route, status, elapsed);
+    describe(span, request, route, status, elapsed);
+    trace::within_now(purpose, || log(request.method(), route, status, elapsed));
+}
+
+/// Says in the span of a request what came of it. One that was not recorded is when it failed or was slow.
+fn describe(mut span: Span, request: &HttpRequest, route: &str, status: u16, elapsed: Duration) {
+    if !span.is_recorded() {
+        span = Span::of_late_request(|| parent(request.headers()), status >= 500, elapsed);
+    }
+    if span.is_recorded() {
+        let method = method_label(request.method());
+        span.rename(format!("{method} {route}"));
+        span.set("http.request.method", || method);
+        span.set("http.route", || route);
+        span.set("http.response.status_code", || i64::from(status));
+        if status >= 500 {
+            span.fail(status);
+        }
+    }
+}
+
+fn log(method: &Method, route: &str, status: u16, elapsed: Duration) {
     let elapsed_ms = elapsed.as_millis();
-    let method = request.method();
     // Each of these places has a quota of its own: a crowd's failures hide no operator's.
-    match (route.starts_with("/api/v1/admin"), status >= 500) {
+    match (route.starts_with("/api/v1/admin") || route.starts_with("/debug/"), status >= 500) {
         (true, true) => {
-            tracing::warn!(request_id = id, %method, route, status, elapsed_ms, "operator request failed");
+            tracing::warn!(%method, route, status, elapsed_ms, "operator request failed");
         }
         (true, false) => {
-            tracing::info!(request_id = id, %method, route, status, elapsed_ms, "operator request");
+            tracing::info!(%method, route, status, elapsed_ms, "operator request");
         }
         (false, true) => {
-            tracing::warn!(request_id = id, %method, route, status, elapsed_ms, "request failed");
+            tracing::warn!(%method, route, status, elapsed_ms, "request failed");
         }
         // A crowd's refusals are normal answers. They are counted above, and logged only when the filter asks for them.
-        (false, false) => tracing::debug!(request_id = id, %method, route, status, elapsed_ms, "request"),
+        (false, false) => tracing::debug!(%method, route, status, elapsed_ms, "request"),
     }
 }
 
@@ -327,12 +358,9 @@ fn observe(method: &'static str, route: &str, status: u16, elapsed: Duration) {
     });
 }
 
-/// Reads the trace id of a W3C `traceparent` header.
-fn trace_id(request: &HttpRequest) -> Option<String> {
-    let parent = request.headers().get(TRACEPARENT)?.to_str().ok()?;
-    let trace = parent.split('-').nth(1)?;
-    let is_trace = trace.len() == 32 && trace.bytes().all(|b| b.is_ascii_hexdigit());
-    is_trace.then(|| trace.to_owned())
+/// Reads the header `traceparent`.
+fn parent(headers: &HeaderMap) -> Option<Parent> {
+    Parent::parse(headers.get(TRACEPARENT)?.to_str().ok()?)
 }
 
 #[cfg(test)]

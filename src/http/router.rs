@@ -54,6 +54,7 @@ pub fn admin_operations() -> Vec<Operation> {
     all.extend(admin::breakers::operations());
     all.extend(admin::nodes::operations());
     all.extend(admin::process::operations());
+    all.extend(admin::profiles::operations());
     all.extend(admin::configuration::operations());
     all.extend(admin::reconcile::operations());
     all.extend(admin::keys::operations());

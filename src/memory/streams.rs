@@ -200,19 +200,21 @@ impl Streams {
     }
 
     /// Tells a buyer's streams how an order stands. `data` makes the event's data, and only when somebody listens.
-    pub fn tell_order(&self, order: &Order, data: impl FnOnce(&Order) -> Arc<str>) {
+    /// Answers how many streams there are.
+    pub fn tell_order(&self, order: &Order, data: impl FnOnce(&Order) -> Arc<str>) -> usize {
         let of_user = {
             let registry = self.registry();
             let streams = registry.of_users.get(&order.user).map(|streams| streams.values().cloned());
             streams.map(Iterator::collect::<Vec<_>>)
         };
-        let Some(of_user) = of_user else { return };
+        let Some(of_user) = of_user else { return 0 };
         let (data, now) = (data(order), self.clock.monotonic());
-        for open in of_user {
+        for open in &of_user {
             if !open.offer_order(order, &data, now) {
-                end(&open, End::Slow);
+                end(open, End::Slow);
             }
         }
+        of_user.len()
     }
 
     /// Sends heartbeats, and ends what is over. Looks at most once a second, and answers whether it has.

@@ -3,10 +3,26 @@
 use async_trait::async_trait;
 
 use super::store_error::StoreResult;
-use crate::domain::Order;
+use crate::domain::{Order, TraceContext};
 
 /// Most orders of one announcement.
 pub const ANNOUNCED_MAX: usize = 512;
+
+/// How an order stands, as it is told.
+#[derive(Debug, Clone)]
+pub struct Told {
+    /// The order.
+    pub order: Order,
+    /// The step of a trace that changed it; `None` when no trace is recorded.
+    pub trace: Option<TraceContext>,
+}
+
+impl From<Order> for Told {
+    /// Of an order whose change is not traced.
+    fn from(order: Order) -> Self {
+        Self { order, trace: None }
+    }
+}
 
 /// Tells all processes which orders have changed, and hears it of them.
 #[async_trait]
@@ -16,7 +32,7 @@ pub trait Announcements: Send + Sync {
     ///
     /// # Errors
     /// When nobody may have been told. To tell it again does no harm.
-    async fn announce(&self, orders: &[Order]) -> StoreResult<()>;
+    async fn announce(&self, orders: &[Told]) -> StoreResult<()>;
 
     /// Tells all processes that orders may have changed of which nobody tells.
     ///
@@ -39,5 +55,5 @@ pub trait Hearing: Send {
     ///
     /// # Errors
     /// When something may have been missed, also by the process that would have told of it. Nothing is heard any more.
-    async fn next(&mut self) -> StoreResult<Vec<Order>>;
+    async fn next(&mut self) -> StoreResult<Vec<Told>>;
 }

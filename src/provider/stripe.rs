@@ -52,7 +52,7 @@ impl Stripe {
         timeout_ms: u64,
         clock: Clock,
     ) -> anyhow::Result<Self> {
-        let client = Client::new(url, api_key, timeout_ms)?;
+        let client = Client::new(url, api_key, timeout_ms, clock.clone())?;
         Ok(Self { client, deployment: deployment.to_owned(), clock })
     }
 

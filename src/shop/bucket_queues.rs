@@ -40,6 +40,17 @@ pub(super) enum Answered {
     },
 }
 
+impl Answered {
+    /// Answers the word of the answer in traces.
+    pub(super) fn word(&self) -> &'static str {
+        match self {
+            Self::Reserved { .. } => "reserved",
+            Self::Replayed(_) => "replayed",
+            Self::Denied { .. } => "denied",
+        }
+    }
+}
+
 /// The answer about one purchase, or the failure that the whole call shares.
 pub(super) type Answer = Result<Answered, Arc<StoreError>>;
 type ReserveBatcher = Batcher<ReserveRequest, Answer>;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Failure, Shop};
+use crate::domain::check::Check;
 use crate::domain::node::Node;
 use crate::domain::rule::{Gives, Limit, Rule, RuleMode, RuleTerms, Switch, Way};
 use crate::domain::{Sale, SaleId, SaleState};
@@ -11,44 +12,6 @@ use crate::ports::Duty;
 
 /// How shortly before the opening a sale that is not in place is told, in ms.
 const SOON_MS: i64 = 600_000;
-
-/// How much a check matters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Level {
-    /// All is well.
-    Ok,
-    /// The sale can open, and somebody should look.
-    Warning,
-    /// The sale cannot sell as it is.
-    Error,
-}
-
-/// What came of one check.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Check {
-    /// The word of what was looked at.
-    pub name: &'static str,
-    /// How much it matters.
-    pub level: Level,
-    /// What was found, in a sentence.
-    pub detail: String,
-    /// What helps; `None` where nothing has to.
-    pub fix: Option<&'static str>,
-}
-
-impl Check {
-    fn ok(name: &'static str, detail: impl Into<String>) -> Self {
-        Self { name, level: Level::Ok, detail: detail.into(), fix: None }
-    }
-
-    fn warning(name: &'static str, detail: impl Into<String>, fix: &'static str) -> Self {
-        Self { name, level: Level::Warning, detail: detail.into(), fix: Some(fix) }
-    }
-
-    fn error(name: &'static str, detail: impl Into<String>, fix: &'static str) -> Self {
-        Self { name, level: Level::Error, detail: detail.into(), fix: Some(fix) }
-    }
-}
 
 impl Shop {
     /// Looks whether anything is missing that a sale needs to sell; `None` for an unknown sale. It changes nothing.

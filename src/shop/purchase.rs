@@ -62,6 +62,7 @@ impl Purchase {
             accepted_ms: now_ms,
             awaited: self.waits,
             node: Some(node),
+            trace: None,
             decided: None,
         })
     }

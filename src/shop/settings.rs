@@ -29,6 +29,8 @@ pub struct Settings {
     pub token_keys: Option<TokenKeys>,
     /// After how long without one good probe a component is down.
     pub down_after_ms: u64,
+    /// Of a million accepted orders, how many get a line in the log.
+    pub logged_per_million: u32,
     /// How long unpaid orders are kept; `None` when they do not expire.
     pub overdue: Option<Grace>,
 }

@@ -21,6 +21,7 @@ use crate::domain::{BucketId, Order, OrderId, OrderRecord, OrderState, Quantity,
 use crate::memory::rulebook::{Asker, Passes, Standing};
 use crate::metrics::{RESERVE_BATCH, SHED};
 use crate::ports::{Effect, ErrorKind, StoreError, StoreResult};
+use crate::trace::{self, Kind, Purpose, Span};
 
 /// The answer to a purchase.
 pub(super) type Submitted = Result<Accepted, Refusal>;
@@ -171,16 +172,19 @@ impl Shop {
             return Err(Refusal::Overloaded);
         };
         let order = OrderId::derive(shard, sale.month(), &sale.id, &purchase.user, &purchase.key);
-        let Some(record) = purchase.record(sale, (order, self.ports.node.mark()), now_ms) else {
+        let Some(mut record) = purchase.record(sale, (order, self.ports.node.mark()), now_ms) else {
             return Err(Refusal::UnknownSku);
         };
+        let purpose = trace::purpose();
+        record.trace = purpose.trace.map(Box::new);
         let fingerprint = Fingerprint::of(&record.sku_id, record.quantity, record.reference.as_ref());
         let request = ReserveRequest { record, fingerprint };
         let Sale { starts_ms, buyer_limit, in_place, buckets, .. } = *sale;
         let terms = Terms { phase, starts_ms, buyer_limit, in_place, buckets };
         let (answer, receiver) = oneshot::channel();
         let reply_to = ReplyTo { answer, place };
-        self.tasks.spawn_here(self.clone().reserve_and_queue(terms, bucket, request, reply_to));
+        let task = self.clone().reserve_and_queue(terms, bucket, request, reply_to);
+        self.tasks.spawn_here(trace::within(purpose, task));
         Ok(Decided::Reserves(receiver, standing))
     }
 
@@ -261,11 +265,17 @@ impl Shop {
         let mut record = request.record.clone();
         let order = record.order_id;
         let began = self.clock.monotonic();
+        let mut span = Span::follow(record.trace(), "reserve", Kind::Internal);
         let (mut answer, mut attempts) = self.reserve(&queue, &bucket, request.clone()).await;
         if terms.buckets > 1 {
             (answer, attempts) = self.with_other_buckets(&queue, &bucket, request, (answer, attempts)).await;
         }
         self.queues.reserve_seconds.record(self.clock.monotonic().since(began));
+        match &answer {
+            Ok(answered) => span.set("seckill.verdict", || answered.word()),
+            Err(error) => span.fail(error),
+        }
+        drop(span);
         let submitted = match answer {
             Ok(Answered::Reserved { entry, reserved_ms, epoch }) => {
                 self.queues.sold_out.note_winner(&bucket, &record.user_id);
@@ -339,7 +349,12 @@ impl Shop {
                 let size = batch.len();
                 histogram!(RESERVE_BATCH).record(f64::from(u32::try_from(size).unwrap_or(u32::MAX)));
                 let asked = shop.clock.monotonic();
-                match shop.ports.inventory.reserve(&bucket, batch.into()).await {
+                let traced = batch.iter().filter_map(|request| request.record.trace());
+                let mut span = Span::of_batch("reserve batch", Kind::Internal, traced);
+                span.set("seckill.sale", || bucket.sale.as_str());
+                span.set("seckill.requests", || size);
+                let purpose = Purpose { request: None, trace: span.context() };
+                match trace::within(purpose, shop.ports.inventory.reserve(&bucket, batch.into())).await {
                     Ok(verdicts) => SharedEntry::deal(verdicts, asked),
                     Err(error) => {
                         tracing::warn!(%error, sale = %bucket.sale, requests = size, "reservation failed");
@@ -360,8 +375,12 @@ impl Shop {
 
     /// Appends the record to the order log (step 4). The buyer has the answer after `append_wait_ms` at the latest, and
     /// then this waits on. The relay delivers a record that is never acknowledged.
-    async fn append(&self, record: OrderRecord, reply_to: ReplyTo, looks: u64) -> StoreResult<()> {
+    async fn append(&self, mut record: OrderRecord, reply_to: ReplyTo, looks: u64) -> StoreResult<()> {
         let began = self.clock.monotonic();
+        let mut span = Span::follow(record.trace(), "append", Kind::Producer);
+        span.set("messaging.operation.type", || "send");
+        span.set("seckill.order", || record.order_id.to_string());
+        record.trace = span.context().map(Box::new);
         let mut append = self.ports.order_log.append(record.order_id, record.encode());
         let wait = Duration::from_millis(self.settings.append_wait_ms);
         let in_time = self.clock.timeout(wait, &mut append).await;
@@ -370,6 +389,9 @@ impl Shop {
         if state == OrderState::Reserved {
             self.memory.catalog.note_late(looks);
         }
+        if order.is_among(self.settings.logged_per_million) {
+            tracing::info!(%order, sale = %record.sale_id, state = state.as_str(), "order accepted");
+        }
         reply_to.tell(Ok(Accepted::new(record.into_order(state), false)));
         let appended = match in_time {
             Ok(appended) => appended,
@@ -377,7 +399,10 @@ impl Shop {
         };
         match &appended {
             Ok(()) => self.queues.append_seconds.record(self.clock.monotonic().since(began)),
-            Err(error) => tracing::debug!(%error, %order, "left to the relay"),
+            Err(error) => {
+                span.fail(error);
+                tracing::debug!(%error, %order, "left to the relay");
+            }
         }
         appended
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::Mutex;
 
-use super::announcer::OrderText;
+use super::announcer::{OrderText, push};
 use super::driver::{Progress, Task};
 use crate::memory::order_cache::OrderCache;
 use crate::memory::streams::Streams;
@@ -59,16 +59,16 @@ impl Task for AnnouncementReader {
         let heard = match hearing {
             Ok(mut hearing) => {
                 self.streams.set_hears(true);
-                hearing.next().await.map(|orders| (hearing, orders))
+                hearing.next().await.map(|told| (hearing, told))
             }
             Err(error) => Err(error),
         };
-        let (hearing, orders) = heard.inspect_err(|_| self.streams.set_hears(false))?;
+        let (hearing, told) = heard.inspect_err(|_| self.streams.set_hears(false))?;
         *place = Some(hearing);
-        for order in &orders {
-            self.cache.forget(order.id);
-            self.streams.tell_order(order, self.text);
+        for told in &told {
+            self.cache.forget(told.order.id);
+            push(&self.streams, told, self.text);
         }
-        Ok(Progress { done: orders.len(), again_in: Some(Duration::ZERO) })
+        Ok(Progress { done: told.len(), again_in: Some(Duration::ZERO) })
     }
 }

@@ -13,7 +13,8 @@ use super::driver::{Progress, Signal, Task};
 use crate::domain::Order;
 use crate::memory::streams::Streams;
 use crate::metrics::ANNOUNCEMENTS_LOST;
-use crate::ports::{ANNOUNCED_MAX, Announcements, StoreResult};
+use crate::ports::{ANNOUNCED_MAX, Announcements, StoreResult, Told};
+use crate::trace::{Kind, Span};
 
 /// Most orders that wait to be announced: about 30 MB. Of more it is told that they were missed.
 const WAITING_MAX: usize = 100_000;
@@ -29,11 +30,21 @@ pub struct Announcer {
     /// `None` where one process is all.
     announcements: Option<Arc<dyn Announcements>>,
     text: OrderText,
-    waiting: Mutex<VecDeque<Order>>,
+    waiting: Mutex<VecDeque<Told>>,
     /// Whether others have to be told that something was missed.
     missed: AtomicBool,
     /// Wakes it.
     pub signal: Signal,
+}
+
+/// Tells the streams of this process how an order stands.
+pub fn push(streams: &Streams, told: &Told, text: OrderText) {
+    let listeners = streams.tell_order(&told.order, text);
+    // It is a step of the trace where somebody was told.
+    if listeners > 0 {
+        let mut span = Span::follow(told.trace, "push", Kind::Producer);
+        span.set("seckill.streams", || listeners);
+    }
 }
 
 impl Announcer {
@@ -47,17 +58,14 @@ impl Announcer {
         Self { streams, announcements, text, waiting, missed, signal }
     }
 
-    fn waiting(&self) -> MutexGuard<'_, VecDeque<Order>> {
+    fn waiting(&self) -> MutexGuard<'_, VecDeque<Told>> {
         self.waiting.lock().expect("no code panics while holding it")
     }
 
     /// Tells how orders stand now. Waits for nobody.
-    pub fn tell(&self, orders: impl IntoIterator<Item = Order>) {
-        let mut told = Vec::new();
-        for order in orders {
-            self.streams.tell_order(&order, self.text);
-            told.push(order);
-        }
+    pub fn tell(&self, orders: impl IntoIterator<Item = impl Into<Told>>) {
+        let told: Vec<Told> = orders.into_iter().map(Into::into).collect();
+        told.iter().for_each(|told| push(&self.streams, told, self.text));
         if self.announcements.is_none() || told.is_empty() {
             return;
         }
@@ -111,7 +119,7 @@ impl Task for Announcer {
             let told = announcements.announce_missed().await;
             told.inspect_err(|_| self.missed.store(true, Ordering::Relaxed))?;
         }
-        let some: Vec<Order> = {
+        let some: Vec<Told> = {
             let mut waiting = self.waiting();
             let some = waiting.len().min(ANNOUNCED_MAX);
             waiting.drain(..some).collect()
@@ -121,7 +129,7 @@ impl Task for Announcer {
         }
         if let Err(error) = announcements.announce(&some).await {
             let mut waiting = self.waiting();
-            some.into_iter().rev().for_each(|order| waiting.push_front(order));
+            some.into_iter().rev().for_each(|told| waiting.push_front(told));
             return Err(error);
         }
         let again_in = (!self.waiting().is_empty()).then_some(Duration::ZERO);

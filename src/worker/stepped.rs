@@ -170,6 +170,7 @@ impl World {
             accepted_ms: self.clock.now_ms(),
             awaited: false,
             node: None,
+            trace: None,
             decided: None,
             sku_id: sku_id.clone(),
         };

@@ -10,6 +10,7 @@ mod command_lines;
 #[path = "../it/contract.rs"]
 mod contract;
 mod disk;
+mod doctor;
 mod folders;
 #[path = "../it/harness.rs"]
 #[expect(dead_code, reason = "the other test binary uses the rest")]

@@ -280,6 +280,7 @@ fn record_of_ours() -> OrderRecord {
         reference: None,
         awaited: false,
         node: None,
+        trace: None,
         decided: None,
         sale_id: sale.id,
         user_id: user,

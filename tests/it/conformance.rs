@@ -44,7 +44,7 @@ mod order_reads;
 mod pages;
 mod payment_events;
 mod payments;
-mod poison;
+pub mod poison;
 mod purchases;
 mod refunds;
 mod refused;

@@ -16,15 +16,21 @@ mod stripe;
 mod wishes;
 
 #[cfg(feature = "distributed")]
+mod alerts;
+#[cfg(feature = "distributed")]
 mod cluster_limits;
 #[cfg(feature = "distributed")]
 mod dead_letters;
 #[cfg(feature = "embedded")]
 mod demo;
 #[cfg(feature = "distributed")]
+mod doctor;
+#[cfg(feature = "distributed")]
 mod events;
 #[cfg(feature = "distributed")]
 mod grants;
+#[cfg(feature = "distributed")]
+mod logs;
 #[cfg(feature = "distributed")]
 mod losses;
 #[cfg(feature = "distributed")]
@@ -45,6 +51,8 @@ mod order_log;
 mod own_redis;
 #[cfg(feature = "distributed")]
 mod positions;
+#[cfg(feature = "distributed")]
+mod profiles;
 #[cfg(feature = "distributed")]
 mod proxies;
 #[cfg(feature = "distributed")]
@@ -69,7 +77,9 @@ mod sick_redis;
 mod sqlite_model;
 #[cfg(feature = "distributed")]
 mod streams;
-#[cfg(all(feature = "distributed", feature = "embedded"))]
+#[cfg(feature = "distributed")]
+mod traces;
+#[cfg(feature = "distributed")]
 mod transfer;
 #[cfg(feature = "distributed")]
 mod unfinished_adjustments;

@@ -24,8 +24,8 @@ in_both_modes!(
     a_receiver_that_was_down_hears_what_stands_signed_and_its_end,
 );
 
-/// The page-level alerts of which a process cannot call itself.
-const OF_OTHERS: [&str; 1] = ["SeckillDown"];
+/// The page-level alerts of which a process cannot call itself: it is down, or keeps no hour of all processes.
+const OF_OTHERS: [&str; 3] = ["SeckillDown", "SeckillPurchaseBudgetBurns", "SeckillRowBudgetBurns"];
 
 #[test]
 fn every_alert_of_the_page_level_is_an_alarm_and_says_the_same() {
@@ -125,7 +125,7 @@ async fn a_receiver_that_was_down_hears_what_stands_signed_and_its_end(mode: Mod
     let caller = AlarmCaller {
         alarms: ports.alarms.clone(),
         receiver: alarm_caller::Receiver {
-            outbound: Arc::new(HttpOutbound::new(&config.events).expect("a client")),
+            outbound: Arc::new(HttpOutbound::new(&config.events, Clock::System).expect("a client")),
             url: receiver.url(),
             secret: SECRET.to_owned(),
         },
@@ -205,7 +205,7 @@ async fn somebody_is_called_although_the_directory_is_down() {
     let caller = AlarmCaller {
         alarms: Arc::new(NoStore),
         receiver: alarm_caller::Receiver {
-            outbound: Arc::new(HttpOutbound::new(&config.events).expect("a client")),
+            outbound: Arc::new(HttpOutbound::new(&config.events, Clock::System).expect("a client")),
             url: receiver.url(),
             secret: "0123456789abcdef0123456789abcdef".to_owned(),
         },

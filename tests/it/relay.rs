@@ -43,6 +43,7 @@ pub fn requests(shop: &TestShop, sale: &Sale, name: &str) -> Vec<ReserveRequest>
             reference: None,
             awaited: false,
             node: None,
+            trace: None,
             decided: None,
         };
         ReserveRequest { record, fingerprint }

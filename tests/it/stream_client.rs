@@ -139,15 +139,24 @@ impl EventStream {
 
 /// Gets a ticket.
 pub async fn ticket(shop: &TestShop, user: &str) -> String {
+    ticket_at(shop.shopper, user).await
+}
+
+async fn ticket_at(shopper: SocketAddr, user: &str) -> String {
     let bearer = format!("Bearer {}", token(user));
     let headers = [("Authorization", bearer.as_str())];
-    let given = crate::client::call(shop.shopper, "POST", "/api/v1/stream-tickets", &headers, "").await;
+    let given = crate::client::call(shopper, "POST", "/api/v1/stream-tickets", &headers, "").await;
     assert_eq!(given.status, 201, "{given:?}");
     given.json()["ticket"].as_str().expect("a ticket").to_owned()
 }
 
 /// Opens a stream of a buyer's own orders.
 pub async fn own(shop: &TestShop, user: &str, more: &str) -> EventStream {
-    let ticket = ticket(shop, user).await;
-    EventStream::open(shop.shopper, &format!("ticket={ticket}{more}"), &[]).await.expect("a stream")
+    own_at(shop.shopper, user, more).await
+}
+
+/// Opens a stream of a buyer at a process.
+pub async fn own_at(shopper: SocketAddr, user: &str, more: &str) -> EventStream {
+    let ticket = ticket_at(shopper, user).await;
+    EventStream::open(shopper, &format!("ticket={ticket}{more}"), &[]).await.expect("a stream")
 }

@@ -5,7 +5,7 @@ use seckill::config::Mode;
 use serde_json::json;
 
 use crate::client::call;
-use crate::harness::process::Worker;
+use crate::harness::process::Process;
 use crate::harness::{TestShop, config, eventually, migrated, open, remove, token};
 use crate::own_redis::OwnRedis;
 use crate::stream_client::{EventStream, own};
@@ -147,7 +147,7 @@ async fn while_redis_is_down_no_stream_of_orders_is_promised_and_orders_are_read
 #[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn whoever_waits_for_an_order_is_told_when_a_process_has_died() {
     let (config, writer, mut front) = two_processes(&[]).await;
-    let mut worker = Worker::start(&config).await;
+    let mut worker = Process::worker(&config).await;
     let order = bought(&front, "ada", "k").await;
     let mut stream = own(&front, "ada", "&sale=drop").await;
     let seen = stream.order(&order, "awaiting_payment").await.id;

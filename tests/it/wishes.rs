@@ -119,6 +119,7 @@ fn request(dice: &mut StdRng, sale: &SaleId, calls: u32) -> ReserveRequest {
         accepted_ms: i64::from(calls),
         awaited: false,
         node: None,
+        trace: None,
         decided: None,
     };
     ReserveRequest { record, fingerprint }

@@ -8,6 +8,7 @@ mod client;
 mod command_line;
 #[path = "../it/contract.rs"]
 mod contract;
+mod doctor;
 #[path = "../it/harness.rs"]
 #[expect(dead_code, reason = "the other test binary uses the rest")]
 mod harness;

@@ -37,7 +37,10 @@ fn the_metrics_table_stands_in_the_docs() {
     let docs = table_rows(&read("docs/operations.md"));
     let docs = docs.iter().filter_map(|row| {
         let name = unquoted(row.first()?)?;
-        if !["seckill_", "http_", "db_"].iter().any(|prefix| name.starts_with(prefix)) {
+        if !["seckill_", "http_", "db_", "messaging_", "process_", "tokio_"]
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
+        {
             return None;
         }
         let labels = row.get(2)?.replace(['`', '–'], "");

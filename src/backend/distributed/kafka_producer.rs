@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::Duration;
 
+use metrics::{Histogram, histogram};
 use rdkafka::ClientContext;
 use rdkafka::client::Client;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
@@ -20,6 +21,7 @@ use tokio::sync::oneshot;
 use super::kafka_client::{Unawaited, failed};
 use crate::clock::{Clock, Moment};
 use crate::domain::{Part, ShardMap};
+use crate::metrics::MESSAGING_DURATION;
 use crate::ports::{Effect, StoreError, StoreResult};
 
 /// Longest time that the thread waits at once for an answer. It hands each answer on at once. It outlives the last
@@ -44,6 +46,8 @@ pub struct ProducerQueues {
     topic: String,
     queues: Vec<Mutex<ProducerQueue>>,
     clock: Clock,
+    /// How long calls take.
+    send_seconds: Histogram,
     /// Records that have no answer yet.
     unanswered: AtomicUsize,
     /// Most records that may have no answer.
@@ -228,6 +232,7 @@ impl KafkaProducer {
             topic: topic.to_owned(),
             queues: map.all_parts().map(|_| Mutex::default()).collect(),
             clock: clock.clone(),
+            send_seconds: histogram!(MESSAGING_DURATION, "system" => "kafka", "operation" => "send"),
             unanswered: AtomicUsize::new(0),
             unanswered_max,
             producer: OnceLock::new(),
@@ -280,6 +285,7 @@ impl KafkaProducer {
             queues.unanswered.fetch_sub(size, Ordering::Relaxed);
             return Err(refused(KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)));
         }
+        let began = self.clock.monotonic();
         let (answer, answered) = oneshot::channel();
         let waits = Waits { unanswered: size, outcome: Ok(()), answer: Some(answer) };
         match queues.add(Arc::new(Call { part, waits: Mutex::new(waits) }), messages) {
@@ -292,7 +298,9 @@ impl KafkaProducer {
         }
         // When there is no answer, the producer is gone, and with it what it knew.
         let unknown = |_| Err(failed("append", Effect::Unknown, KafkaError::Canceled));
-        answered.await.unwrap_or_else(unknown).map_err(|error| {
+        let answer = answered.await.unwrap_or_else(unknown);
+        queues.send_seconds.record(self.clock.monotonic().since(began));
+        answer.map_err(|error| {
             // Others of the call may have been delivered.
             let effect = if size > 1 { Effect::Unknown } else { error.effect };
             StoreError { effect, ..error }

@@ -21,7 +21,8 @@ mod journal;
 mod plan;
 mod topic;
 
-use found::{check_order_of_instances, shapes_of_months, with_months_of_sales};
+pub use found::shapes_of_months;
+use found::{check_order_of_instances, with_months_of_sales};
 pub use plan::plan;
 
 /// Longest time that a migration waits for another one of the same database.

@@ -21,6 +21,7 @@ use crate::domain::watermark::SetBack;
 use crate::domain::{Instance, Month, NodeId, Shard, ShardMap};
 use crate::metrics::DB_DURATION;
 use crate::ports::{Duty, Effect, ErrorKind, Fault, Probe, StoreError, StoreResult};
+use crate::trace::{self, Kind, described};
 
 /// Most statements that a connection keeps prepared. Every (table, row count) of a batch is one statement text, and the
 /// writers' texts must fit beside the rest.
@@ -244,19 +245,15 @@ impl Mysql {
         context: &'static str,
         work: impl Future<Output = StoreResult<T>> + Send,
     ) -> StoreResult<T> {
-        self.clock.timeout(limit, work).await.unwrap_or_else(|late| {
+        let began = self.clock.monotonic();
+        let work = trace::step(context, Kind::Client, |span| described(span, "mysql", context), work);
+        let done = self.clock.timeout(limit, work).await;
+        histogram!(DB_DURATION, "system" => "mysql", "operation" => context)
+            .record(self.clock.monotonic().since(began).as_secs_f64());
+        done.unwrap_or_else(|late| {
             let (kind, effect) = (ErrorKind::Unavailable, Effect::Unknown);
             Err(StoreError { kind, effect, context, source: Box::new(late) })
         })
-    }
-
-    /// Does `work` and records how long it took.
-    pub async fn observed<T>(&self, operation: &'static str, work: impl Future<Output = T>) -> T {
-        let began = self.clock.monotonic();
-        let done = work.await;
-        histogram!(DB_DURATION, "system" => "mysql", "operation" => operation)
-            .record(self.clock.monotonic().since(began).as_secs_f64());
-        done
     }
 
     /// Answers the time of this process's clock, in milliseconds since 1970.

@@ -119,7 +119,7 @@ impl OrderWrites for MysqlOrderStore {
     async fn write(&self, batch: &LogBatch, sales: &Sales) -> StoreResult<BatchOutcome> {
         let write = mysql_batch::write(&self.mysql, batch, sales);
         let instance = self.mysql.map.instance_of_part(batch.part);
-        self.mysql.observed("write batch", self.mysql.change(instance, "write batch", write)).await
+        self.mysql.change(instance, "write batch", write).await
     }
 
     async fn take_over(&self, part: Part) -> StoreResult<TakenOver> {
@@ -138,7 +138,7 @@ impl Orders for MysqlOrderStore {
         if !self.mysql.map.holds(order.shard()) {
             return Ok(None);
         }
-        self.mysql.observed("read order", self.mysql.read("read order", self.read_order(order))).await
+        self.mysql.read("read order", self.read_order(order)).await
     }
 
     async fn is_dead_letter(&self, order: OrderId) -> StoreResult<bool> {

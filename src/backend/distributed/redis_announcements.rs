@@ -3,6 +3,7 @@
 //! A connection that is half open says nothing, so it is asked once a second whether it is there. Whoever cannot read
 //! an announcement may have missed one.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,8 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use super::redis_link::{RedisLink, failed};
 use crate::clock::{Clock, Moment};
-use crate::domain::{NodeMark, Order};
-use crate::ports::{Announcements, Effect, Hearing, StoreError, StoreResult};
+use crate::domain::trace;
+use crate::domain::{NodeMark, Order, TraceContext};
+use crate::ports::{Announcements, Effect, Hearing, StoreError, StoreResult, Told};
 
 const ANNOUNCE: &str = "announce orders";
 const HEAR: &str = "hear announcements";
@@ -32,10 +34,18 @@ struct Announcement<O> {
     v: u32,
     node: NodeMark,
     orders: O,
+    /// The steps of traces that changed them, by the place of the order; only of those that are recorded.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    traces: BTreeMap<usize, Step>,
     /// Whether there is more of which nobody tells.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     missed: bool,
 }
+
+/// A step of a trace.
+#[derive(Serialize, Deserialize)]
+#[serde(transparent)]
+struct Step(#[serde(deserialize_with = "trace::read")] Option<TraceContext>);
 
 /// Serves announcements from Redis.
 pub struct RedisAnnouncements {
@@ -52,8 +62,11 @@ impl RedisAnnouncements {
 }
 
 impl RedisAnnouncements {
-    async fn publish(&self, orders: &[Order], missed: bool) -> StoreResult<()> {
-        let announcement = Announcement { v: VERSION, node: self.node, orders, missed };
+    async fn publish(&self, told: &[Told], missed: bool) -> StoreResult<()> {
+        let traced = |(place, told): (usize, &Told)| told.trace.map(|trace| (place, Step(Some(trace))));
+        let traces = told.iter().enumerate().filter_map(traced).collect();
+        let orders: Vec<&Order> = told.iter().map(|told| &told.order).collect();
+        let announcement = Announcement { v: VERSION, node: self.node, orders, traces, missed };
         let text = serde_json::to_string(&announcement).expect("orders are JSON");
         let publish = redis::cmd("PUBLISH").arg(self.link.announcements()).arg(text).to_owned();
         self.link.command::<i64>(ANNOUNCE, &publish).await.map(drop)
@@ -62,7 +75,7 @@ impl RedisAnnouncements {
 
 #[async_trait]
 impl Announcements for RedisAnnouncements {
-    async fn announce(&self, orders: &[Order]) -> StoreResult<()> {
+    async fn announce(&self, orders: &[Told]) -> StoreResult<()> {
         self.publish(orders, false).await
     }
 
@@ -99,7 +112,7 @@ impl RedisHearing {
     }
 
     /// Reads the orders of an announcement; none of one of our own.
-    fn read(&self, message: &Msg) -> StoreResult<Vec<Order>> {
+    fn read(&self, message: &Msg) -> StoreResult<Vec<Told>> {
         let unreadable = |error: String| {
             StoreError::broken(HEAR, format!("an announcement that nobody can read: {error}"))
         };
@@ -111,13 +124,19 @@ impl RedisHearing {
         if announcement.missed {
             return Err(StoreError::broken(HEAR, "another process has not told of everything".to_owned()));
         }
-        Ok(if announcement.node == self.node { Vec::new() } else { announcement.orders })
+        if announcement.node == self.node {
+            return Ok(Vec::new());
+        }
+        let traces = announcement.traces;
+        let trace = |place| traces.get(&place).and_then(|step: &Step| step.0);
+        let told = |(place, order)| Told { order, trace: trace(place) };
+        Ok(announcement.orders.into_iter().enumerate().map(told).collect())
     }
 }
 
 #[async_trait]
 impl Hearing for RedisHearing {
-    async fn next(&mut self) -> StoreResult<Vec<Order>> {
+    async fn next(&mut self) -> StoreResult<Vec<Told>> {
         if self.clock.monotonic() >= self.ask_at {
             self.ask().await?;
         }

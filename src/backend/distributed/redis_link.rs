@@ -29,6 +29,7 @@ use crate::config::RedisConfig;
 use crate::domain::{BucketId, SaleId};
 use crate::metrics::DB_DURATION;
 use crate::ports::{Duty, Effect, ErrorKind, Fault, Probe, StoreError, StoreResult};
+use crate::trace::{self, Kind, described};
 
 /// Holds the connections to Redis, the time limit of their calls, and the prefix of the keys.
 pub struct RedisLink {
@@ -331,6 +332,7 @@ impl RedisLink {
         call: impl Future<Output = Result<T, RedisError>>,
     ) -> StoreResult<T> {
         let began = self.clock.monotonic();
+        let call = trace::step(context, Kind::Client, |span| described(span, "redis", context), call);
         let answer = self.clock.timeout(self.response_timeout, call).await;
         histogram!(DB_DURATION, "system" => "redis", "operation" => context)
             .record(self.clock.monotonic().since(began).as_secs_f64());
@@ -423,7 +425,7 @@ impl Probe for RedisLink {
 }
 
 /// The only eviction policy under which Redis keeps what it was given.
-const NO_EVICTION: &str = "noeviction";
+pub const NO_EVICTION: &str = "noeviction";
 
 /// Says what is wrong with a server that failed a call.
 fn fault(error: &StoreError) -> Fault {

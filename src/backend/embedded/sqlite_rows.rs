@@ -11,6 +11,7 @@ use crate::clock::Clock;
 use crate::domain::Reference;
 use crate::metrics::DB_DURATION;
 use crate::ports::{Effect, ErrorKind, StoreError, StoreResult};
+use crate::trace::{self, Kind, described};
 
 /// Says what a failed statement means. Nothing stands before a transaction's COMMIT, so the effect is `NotApplied`.
 /// Only the writer knows when the COMMIT itself failed in a way that leaves the effect open.
@@ -43,7 +44,8 @@ pub async fn observed<T>(
     work: impl Future<Output = StoreResult<T>>,
 ) -> StoreResult<T> {
     let began = clock.monotonic();
-    let outcome = work.await;
+    let outcome =
+        trace::step(operation, Kind::Client, |span| described(span, "sqlite", operation), work).await;
     histogram!(DB_DURATION, "system" => "sqlite", "operation" => operation)
         .record(clock.monotonic().since(began).as_secs_f64());
     outcome

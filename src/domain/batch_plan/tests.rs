@@ -68,6 +68,7 @@ fn log_record(offset: i64, what: Option<(u8, u8, bool, u32)>) -> LogRecord {
             reference: None,
             awaited: false,
             node: None,
+            trace: None,
             decided: None,
         }
     });

@@ -90,8 +90,8 @@ pub fn session_text(request: &HttpRequest) -> Result<Option<&str>, Problem> {
     cookie_of(request, COOKIES).map_err(|TwoValues| Cause::Malformed.refuse())
 }
 
-/// Makes the row of the audit log for the change that this request is about to make.
-pub fn change(request: &HttpRequest, operator: &ApiKey, action: &'static str, reason: &str) -> Change {
-    let request_id = RequestId::of(request).as_str().to_owned();
+/// Makes the row of the audit log for the change that the request of this task is about to make.
+pub fn change(operator: &ApiKey, action: &'static str, reason: &str) -> Change {
+    let request_id = RequestId::current().as_str().to_owned();
     Change { actor: operator.name.clone(), action, reason: reason.to_owned(), request_id }
 }

@@ -119,7 +119,7 @@ pub async fn force(
     let until_ms = until_ms(until.as_deref())?;
     // A rule of its own, so that the rules of operators stay as they are.
     let id = RuleId::parse(&format!("forced-{dependency}")).map_err(|_| Problem::new(Code::Internal))?;
-    let change = change(&request, &operator, "breaker_force", &reason);
+    let change = change(&operator, "breaker_force", &reason);
     let terms = forced.map(|forced| {
         let breaker = BreakerTerms { forced: Some(forced), ..BreakerTerms::of(dependency.clone()) };
         RuleTerms::of_all(Limit::Breaker(breaker), until_ms, reason)

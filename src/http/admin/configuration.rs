@@ -39,7 +39,7 @@ pub async fn reload(
         let detail = "This process was started without a configuration that can be read again.";
         return Err(Problem::new(Code::StateConflict).detail(detail));
     };
-    let change = change(&request, &operator, "config_reload", &reason);
+    let change = change(&operator, "config_reload", &reason);
     context.shop.note(&change, &Subject::Configuration { process: context.process.clone() }).await?;
     let reload = reload.clone();
     // It reads files.

@@ -362,7 +362,7 @@ async fn decide(
 ) -> Result<HttpResponse, Problem> {
     let operator = operator(&request, &context, Scope::OrdersWrite).await?;
     let DecideBody { reason, dry_run } = read_body(&request, payload, &context).await?;
-    let change = change(&request, &operator, action_word(action), &checked_reason(&reason)?);
+    let change = change(&operator, action_word(action), &checked_reason(&reason)?);
     let id = letter_id(letter)?;
     let outcome = context.shop.decide_letter(id, action, (&change, dry_run)).await?;
     let outcome = outcome.ok_or_else(|| Problem::new(Code::DeadLetterNotFound))?;
@@ -408,7 +408,7 @@ async fn decide_all(
 ) -> Result<HttpResponse, Problem> {
     let operator = operator(&request, &context, Scope::OrdersWrite).await?;
     let body: DecideAllBody = read_body(&request, payload, &context).await?;
-    let change = change(&request, &operator, action_word(action), &checked_reason(&body.reason)?);
+    let change = change(&operator, action_word(action), &checked_reason(&body.reason)?);
     if body.ids.len() > usize::try_from(PAGE_MAX).unwrap_or(usize::MAX) {
         return Err(Problem::invalid("/ids", format!("must be at most {PAGE_MAX}")));
     }

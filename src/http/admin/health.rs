@@ -9,6 +9,7 @@ use crate::http::Context;
 use crate::http::operation::{Operation, Verb, operation};
 use crate::http::problem::Problem;
 use crate::memory::health::Ability;
+use crate::metrics::measure_process;
 use crate::shop::health::{Duty, Status};
 use utoipa::{IntoParams, ToSchema};
 
@@ -119,5 +120,6 @@ pub async fn ready(
 
 /// Answers `/metrics` in the Prometheus text format.
 pub async fn metrics(context: web::Data<Context>) -> HttpResponse {
+    measure_process();
     HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(context.metrics.render())
 }

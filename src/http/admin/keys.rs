@@ -238,7 +238,7 @@ pub async fn create(
     let maker = operator(&request, &context, Scope::KeysWrite).await?;
     let (key, reason) = read_body::<CreateBody>(&request, payload, &context).await?.key(&maker)?;
     let text = new_api_key();
-    let change = change(&request, &maker, "key_create", &reason);
+    let change = change(&maker, "key_create", &reason);
     match context.shop.add_api_key(api_key_hash(&text), &key, &change).await? {
         Added::Done => Ok(shown(&text, &key, None)),
         Added::Taken(id) => Err(Problem::new(Code::KeyExists).with("key_id", id.to_string()).detail(
@@ -268,7 +268,7 @@ pub async fn rotate(
     let id = id_of(&path)?;
     refuse_greater(&context, id, &maker).await?;
     let text = new_api_key();
-    let change = change(&request, &maker, "key_rotate", &reason);
+    let change = change(&maker, "key_rotate", &reason);
     match context.shop.rotate_api_key(id, api_key_hash(&text), overlap_ms, &change).await? {
         KeyChanged::Done(old) => Ok(shown(&text, &old.key, Some(view(&old, context.shop.now_ms())))),
         KeyChanged::Unknown => Err(Problem::new(Code::KeyNotFound)),
@@ -301,7 +301,7 @@ pub async fn revoke(
 ) -> Result<HttpResponse, Problem> {
     let operator = operator(&request, &context, Scope::KeysWrite).await?;
     let reason = read_body::<ReasonBody>(&request, payload, &context).await?.reason()?;
-    let change = change(&request, &operator, "key_revoke", &reason);
+    let change = change(&operator, "key_revoke", &reason);
     match context.shop.revoke_api_key(id_of(&path)?, &change).await? {
         KeyChanged::Done(stored) | KeyChanged::Ended(stored) => {
             Ok(HttpResponse::Ok().json(view(&stored, context.shop.now_ms())))

@@ -142,7 +142,7 @@ async fn take_out(
     let operator = operator(&request, &context, Scope::OpsWrite).await?;
     let reason = read_body::<ReasonBody>(&request, payload, &context).await?.reason()?;
     let action = if is_out { "node_drain" } else { "node_resume" };
-    let change = change(&request, &operator, action, &reason);
+    let change = change(&operator, action, &reason);
     let node = context.shop.take_node_out(id, is_out, &change).await?;
     let node = node.ok_or_else(|| Problem::new(Code::NodeNotFound))?;
     Ok(HttpResponse::Ok().json(view(&node)))

@@ -260,7 +260,7 @@ pub async fn cancel_all(
             "is of refunds: units that were not paid always go back on sale",
         ));
     }
-    let change = change(&request, &who, "order_cancel", &checked_reason(&body.reason)?);
+    let change = change(&who, "order_cancel", &checked_reason(&body.reason)?);
     end_all(&body, BulkAction::Cancel, OrderState::AwaitingPayment, &change, &context).await
 }
 
@@ -275,7 +275,7 @@ pub async fn refund_all(
 ) -> Result<HttpResponse, Problem> {
     let who = operator(&request, &context, Scope::OrdersWrite).await?;
     let body: EndBody = read_body(&request, payload, &context).await?;
-    let change = change(&request, &who, "order_refund", &checked_reason(&body.reason)?);
+    let change = change(&who, "order_refund", &checked_reason(&body.reason)?);
     let action = BulkAction::Refund { restock: body.restock };
     end_all(&body, action, OrderState::Paid, &change, &context).await
 }

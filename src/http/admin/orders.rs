@@ -139,7 +139,7 @@ pub async fn cancel(
 ) -> Result<HttpResponse, Problem> {
     let operator = operator(&request, &context, Scope::OrdersWrite).await?;
     let reason = read_body::<ReasonBody>(&request, payload, &context).await?.reason()?;
-    let change = change(&request, &operator, "order_cancel", &reason);
+    let change = change(&operator, "order_cancel", &reason);
     let order = cancelled(context.shop.cancel_as_operator(order_id(&path)?, &change).await?)?;
     respond(&order, &context).await
 }
@@ -170,7 +170,7 @@ pub async fn refund(
     let operator = operator(&request, &context, Scope::OrdersWrite).await?;
     let RefundBody { reason, restock } = read_body(&request, payload, &context).await?;
     let reason = checked_reason(&reason)?;
-    let change = change(&request, &operator, "order_refund", &reason);
+    let change = change(&operator, "order_refund", &reason);
     match context.shop.refund_as_operator(order_id(&path)?, restock, &change).await? {
         Refunding::Done(order) => respond(&order, &context).await,
         Refunding::NotRefundable(order) => {

@@ -126,7 +126,7 @@ async fn take_on(
 ) -> Result<HttpResponse, Problem> {
     let operator = operator(&request, &context, Scope::OrdersWrite).await?;
     let reason = read_body::<ReasonBody>(&request, payload, &context).await?.reason()?;
-    let change = change(&request, &operator, action, &reason);
+    let change = change(&operator, action, &reason);
     let key = RefundKey::parse(refund);
     if refund.len() > REFERENCE_MAX || !context.shop.take_refund_on(&key, to, &change).await? {
         return Err(Problem::new(Code::RefundNotFound));
@@ -150,7 +150,7 @@ pub async fn reconcile(
     if !(1..=DAYS_MAX).contains(&days) {
         return Err(Problem::invalid("/days", format!("must be from 1 to {DAYS_MAX}")));
     }
-    let change = change(&request, &operator, "payments_reconcile", &reason);
+    let change = change(&operator, "payments_reconcile", &reason);
     let done = context.shop.reconcile_as_operator(days, &change).await?;
     let Reconciled { captures, found, unknown } = done;
     Ok(HttpResponse::Ok().json(ReconciledView { captures, found, unknown }))

@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 use super::changes::{checked_reason, read_body};
 use super::sales::{SaleView, done, respond, sale_id};
 use super::{Scope, change, operator};
+use crate::domain::check::{Check, Level};
 use crate::domain::rule::Switch;
 use crate::domain::{Sale, SaleId, SaleState};
 use crate::http::Context;
@@ -18,7 +19,6 @@ use crate::http::operation::{Operation, Verb, operation};
 use crate::http::problem::{Code, Problem};
 use crate::http::rules::while_on;
 use crate::http::shopper::parse_rfc3339;
-use crate::shop::preflight::{Check, Level};
 
 /// The body that makes a sale like another one.
 #[derive(Deserialize, ToSchema)]
@@ -58,26 +58,23 @@ struct View<'a> {
 #[schema(as = PreflightCheck)]
 struct CheckView<'a> {
     /// What was looked at.
-    name: &'static str,
+    name: &'a str,
     /// `ok`; `warning`: it can open, and somebody should look; `error`: it cannot sell as it is.
     level: &'static str,
     /// What was found.
     detail: &'a str,
     /// What helps.
     #[serde(skip_serializing_if = "Option::is_none")]
-    fix: Option<&'static str>,
-}
-
-fn word(level: Level) -> &'static str {
-    match level {
-        Level::Ok => "ok",
-        Level::Warning => "warning",
-        Level::Error => "error",
-    }
+    fix: Option<&'a str>,
 }
 
 fn view(check: &Check) -> CheckView<'_> {
-    CheckView { name: check.name, level: word(check.level), detail: &check.detail, fix: check.fix }
+    CheckView {
+        name: &check.name,
+        level: check.level.as_str(),
+        detail: &check.detail,
+        fix: check.fix.as_deref(),
+    }
 }
 
 /// Lists the operations of this file.
@@ -119,7 +116,7 @@ pub async fn check(
     let checks = context.shop.preflight(&id).await?.ok_or_else(|| Problem::new(Code::SaleNotFound))?;
     let level = checks.iter().map(|check| check.level).max().unwrap_or(Level::Ok);
     let checks = checks.iter().map(view).collect();
-    Ok(HttpResponse::Ok().json(View { sale_id: &id, level: word(level), checks }))
+    Ok(HttpResponse::Ok().json(View { sale_id: &id, level: level.as_str(), checks }))
 }
 
 /// Answers `POST /sales/{sale}/clone`: creates a draft like this sale.
@@ -142,7 +139,7 @@ pub async fn clone(
     let name = body.name.unwrap_or(like.name);
     let sale =
         Sale { id: body.id, name, starts_ms, ends_ms, state: SaleState::Draft, in_place: false, ..like };
-    let change = change(&request, &operator, "clone", &reason);
+    let change = change(&operator, "clone", &reason);
     let sale = done(context.shop.create_sale(sale, &change).await?)?;
     Ok(respond(StatusCode::CREATED, &sale))
 }

@@ -79,7 +79,7 @@ pub async fn reconcile(
 ) -> Result<HttpResponse, Problem> {
     let operator = operator(&request, &context, Scope::SalesWrite).await?;
     let ReconcileBody { reason, apply } = read_body(&request, payload, &context).await?;
-    let change = change(&request, &operator, "reconcile", &checked_reason(&reason)?);
+    let change = change(&operator, "reconcile", &checked_reason(&reason)?);
     let looked = context.shop.reconcile(apply.then_some(&change)).await?;
     let view = |Looked { drift, is_mended }: Looked| {
         let Drift { kind, sale, place, amount } = drift;

@@ -248,7 +248,7 @@ pub async fn put(
     let terms = read_body::<PutBody>(&request, payload, &context).await?.terms()?;
     let wish = RuleChange { id: id_of(&path)?, terms: Some(terms), seen: if_versions(&request)? };
     let reason = wish.terms.as_ref().map_or("", |terms| &terms.reason);
-    let change = change(&request, &operator, "rule_put", reason);
+    let change = change(&operator, "rule_put", reason);
     let version = changed(context.shop.change_rule(&wish, &change).await?)?;
     let RuleChange { id, terms, .. } = wish;
     let Some(terms) = terms else { return Err(Problem::new(Code::Internal)) };
@@ -269,7 +269,7 @@ pub async fn remove(
 ) -> Result<HttpResponse, Problem> {
     let operator = operator(&request, &context, Scope::LimitsWrite).await?;
     let reason = query.checked()?;
-    let change = change(&request, &operator, "rule_remove", &reason);
+    let change = change(&operator, "rule_remove", &reason);
     let wish = RuleChange { id: id_of(&path)?, terms: None, seen: if_versions(&request)? };
     let version = changed(context.shop.change_rule(&wish, &change).await?)?;
     Ok(HttpResponse::Ok().json(RemovedView { id: wish.id, done: "removed", version }))

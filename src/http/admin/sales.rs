@@ -146,7 +146,7 @@ pub async fn create(
     let operator = operator(&request, &context, Scope::SalesWrite).await?;
     let (sale, reason) = read_body::<CreateBody>(&request, payload, &context).await?.sale()?;
     while_on(&context, Switch::NoNewSales)?;
-    let change = audit(&request, &operator, "create", &reason);
+    let change = audit(&operator, "create", &reason);
     let sale = done(context.shop.create_sale(sale, &change).await?)?;
     Ok(respond(StatusCode::CREATED, &sale))
 }
@@ -164,7 +164,7 @@ pub async fn change(
     let operator = operator(&request, &context, Scope::SalesWrite).await?;
     let (patch, reason) = read_body::<PatchBody>(&request, payload, &context).await?.patch()?;
     let if_versions = if_versions(&request)?;
-    let change = audit(&request, &operator, "patch", &reason);
+    let change = audit(&operator, "patch", &reason);
     let sale =
         done(context.shop.patch_sale(&sale_id(&path)?, patch, if_versions.as_deref(), &change).await?)?;
     Ok(respond(StatusCode::OK, &sale))
@@ -189,7 +189,7 @@ pub async fn advance(
         while_on(&context, Switch::NoNewSales)?;
     }
     let if_versions = if_versions(&request)?;
-    let change = audit(&request, &operator, action.as_str(), &reason);
+    let change = audit(&operator, action.as_str(), &reason);
     let id = sale_id(&sale)?;
     let sale = done(context.shop.advance_sale(&id, action, if_versions.as_deref(), &change).await?)?;
     Ok(respond(StatusCode::OK, &sale))
@@ -222,7 +222,7 @@ pub async fn settle(
 ) -> Result<HttpResponse, Problem> {
     let operator = operator(&request, &context, Scope::SalesWrite).await?;
     let SettleBody { reason, accept_differences } = read_body(&request, payload, &context).await?;
-    let change = audit(&request, &operator, SaleAction::Settle.as_str(), &checked_reason(&reason)?);
+    let change = audit(&operator, SaleAction::Settle.as_str(), &checked_reason(&reason)?);
     let conflict = || Problem::new(Code::StateConflict);
     let if_versions = if_versions(&request)?;
     match context.shop.settle(&sale_id(&path)?, accept_differences, if_versions.as_deref(), &change).await? {

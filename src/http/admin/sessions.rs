@@ -72,7 +72,7 @@ pub async fn begin(request: HttpRequest, context: web::Data<Context>) -> Result<
     let authorization = extract::authorization(&request)?.ok_or_else(|| Cause::Missing.refuse())?;
     let (key_hash, key) = key_of(authorization, &context).await?;
     let text = random_text();
-    let change = change(&request, &key, "session_begin", "signed in");
+    let change = change(&key, "session_begin", "signed in");
     let session = context.shop.begin_session(api_key_hash(&text), (key_hash, &key), &change).await?;
     let mut response = HttpResponse::Created();
     response.insert_header((SET_COOKIE, set_cookie(&request, COOKIES, &text, SESSION_MAX_MS / 1000)));

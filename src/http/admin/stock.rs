@@ -92,7 +92,7 @@ pub async fn adjust(
     let operator = operator(&request, &context, Scope::StockWrite).await?;
     let AdjustBody { sku_id, expected_stock, stock, withheld, reason } =
         read_body(&request, payload, &context).await?;
-    let change = audit(&request, &operator, Adjustment::ACTION, &checked_reason(&reason)?);
+    let change = audit(&operator, Adjustment::ACTION, &checked_reason(&reason)?);
     let wanted = WantedStock { sku: sku_id, expected: expected_stock, stock, withheld };
     let if_versions = if_versions(&request)?;
     let restocked =

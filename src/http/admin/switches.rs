@@ -119,7 +119,7 @@ pub async fn put(
     let PutBody { is_on, until, reason } = read_body(&request, payload, &context).await?;
     let reason = checked_reason(&reason)?;
     let until_ms = until_ms(until.as_deref())?;
-    let change = change(&request, &operator, if is_on { "switch_on" } else { "switch_off" }, &reason);
+    let change = change(&operator, if is_on { "switch_on" } else { "switch_off" }, &reason);
     let terms = is_on.then(|| RuleTerms::of_all(Limit::Switch(switch), until_ms, reason));
     let wish = RuleChange { id: switch.rule(), terms, seen: None };
     match context.shop.change_rule(&wish, &change).await? {

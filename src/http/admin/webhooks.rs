@@ -240,7 +240,7 @@ pub async fn create(
     let operator = operator(&request, &context, Scope::WebhooksWrite).await?;
     let body: CreateBody = read_body(&request, payload, &context).await?;
     let reason = body.reason.as_deref().map_or(Ok("created".to_owned()), checked_reason)?;
-    let change = change(&request, &operator, "webhook_create", &reason);
+    let change = change(&operator, "webhook_create", &reason);
     let made = (SubscriptionId::of_bytes(chance::bytes()), secret());
     match context.shop.subscribe(body.new_subscription()?, made, &change).await? {
         Subscribed::Done(made) => {
@@ -265,7 +265,7 @@ pub async fn remove(
 ) -> Result<HttpResponse, Problem> {
     let operator = operator(&request, &context, Scope::WebhooksWrite).await?;
     let reason = query.checked()?;
-    let change = change(&request, &operator, "webhook_remove", &reason);
+    let change = change(&operator, "webhook_remove", &reason);
     act(&context, &path, (SubscriptionAction::Remove, "removed"), &change).await
 }
 
@@ -281,7 +281,7 @@ pub async fn pause(
 ) -> Result<HttpResponse, Problem> {
     let operator = operator(&request, &context, Scope::WebhooksWrite).await?;
     let reason = read_body::<ReasonBody>(&request, payload, &context).await?.reason()?;
-    let change = change(&request, &operator, "webhook_pause", &reason);
+    let change = change(&operator, "webhook_pause", &reason);
     act(&context, &path, (SubscriptionAction::Pause, "paused"), &change).await
 }
 
@@ -297,7 +297,7 @@ pub async fn resume(
 ) -> Result<HttpResponse, Problem> {
     let operator = operator(&request, &context, Scope::WebhooksWrite).await?;
     let reason = read_body::<ReasonBody>(&request, payload, &context).await?.reason()?;
-    let change = change(&request, &operator, "webhook_resume", &reason);
+    let change = change(&operator, "webhook_resume", &reason);
     act(&context, &path, (SubscriptionAction::Resume, "active"), &change).await
 }
 
@@ -314,7 +314,7 @@ pub async fn rotate(
 ) -> Result<HttpResponse, Problem> {
     let operator = operator(&request, &context, Scope::WebhooksWrite).await?;
     let reason = read_body::<ReasonBody>(&request, payload, &context).await?.reason()?;
-    let change = change(&request, &operator, "webhook_rotate", &reason);
+    let change = change(&operator, "webhook_rotate", &reason);
     act(&context, &path, (SubscriptionAction::Rotate(secret()), "rotated"), &change).await
 }
 
@@ -330,7 +330,7 @@ pub async fn replay(
 ) -> Result<HttpResponse, Problem> {
     let operator = operator(&request, &context, Scope::WebhooksWrite).await?;
     let body: ReplayBody = read_body(&request, payload, &context).await?;
-    let change = change(&request, &operator, "webhook_replay", &checked_reason(&body.reason)?);
+    let change = change(&operator, "webhook_replay", &checked_reason(&body.reason)?);
     let from = body.cursor.as_deref().map_or(Ok(EventNumbers::new()), parse_cursor)?;
     act(&context, &path, (SubscriptionAction::Replay(from), "replayed"), &change).await
 }

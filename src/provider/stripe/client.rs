@@ -5,8 +5,10 @@ use std::time::Duration;
 use reqwest::StatusCode;
 use serde_json::Value;
 
+use crate::clock::Clock;
 use crate::config::Secret;
 use crate::ports::{Effect, ErrorKind, StoreError, StoreResult};
+use crate::trace;
 
 /// The version of the API whose shapes are sent and read.
 pub const API_VERSION: &str = "2024-06-20";
@@ -53,6 +55,7 @@ pub struct Client {
     http: reqwest::Client,
     url: String,
     api_key: Secret,
+    clock: Clock,
 }
 
 impl Client {
@@ -60,7 +63,7 @@ impl Client {
     ///
     /// # Errors
     /// When the HTTP client cannot be made.
-    pub fn new(url: &str, api_key: &Secret, timeout_ms: u64) -> anyhow::Result<Self> {
+    pub fn new(url: &str, api_key: &Secret, timeout_ms: u64, clock: Clock) -> anyhow::Result<Self> {
         let http = reqwest::Client::builder();
         // What is sent in plain text stays on this machine, and goes through no proxy.
         let http = if url.starts_with("http://") { http.no_proxy() } else { http };
@@ -69,7 +72,7 @@ impl Client {
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("seckill/", env!("CARGO_PKG_VERSION")))
             .build()?;
-        Ok(Self { http, url: url.trim_end_matches('/').to_owned(), api_key: api_key.clone() })
+        Ok(Self { http, url: url.trim_end_matches('/').to_owned(), api_key: api_key.clone(), clock })
     }
 
     /// Sends a change, under an idempotency key unless a repetition changes nothing.
@@ -102,7 +105,8 @@ impl Client {
             StoreError { kind: ErrorKind::Unavailable, effect, context, source }
         };
         let request = request.bearer_auth(self.api_key.expose()).header("Stripe-Version", API_VERSION);
-        let mut answer = request.send().await.map_err(failed)?;
+        let sent = trace::ask(("provider", &self.clock), |parent| traced(request, parent).send());
+        let mut answer = sent.await.map_err(failed)?;
         let status = answer.status();
         let mut body = Vec::new();
         while let Some(piece) = answer.chunk().await.map_err(failed)? {
@@ -139,5 +143,13 @@ impl Client {
             }
             _ => Err(error(ErrorKind::Unavailable, Effect::Unknown)),
         }
+    }
+}
+
+/// Says in a request of which trace it is.
+fn traced(request: reqwest::RequestBuilder, parent: Option<String>) -> reqwest::RequestBuilder {
+    match parent {
+        Some(parent) => request.header("traceparent", parent),
+        None => request,
     }
 }

@@ -55,6 +55,7 @@ fn order(user: &str, key: &str, rejected: Option<RejectReason>) -> Line {
         reference: None,
         awaited: false,
         node: None,
+        trace: None,
         decided: Some(Box::new(decided)),
     };
     Line::Order(Exported { record, payments: Vec::new(), nodes: OrderNodes::default() })

@@ -363,6 +363,7 @@ mod tests {
                 accepted_ms: 0,
                 awaited: true,
                 node: None,
+                trace: None,
                 decided: None,
             };
             LogRecord { offset, payload: Vec::new(), order: Ok(order) }

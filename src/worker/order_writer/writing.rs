@@ -9,15 +9,16 @@ use metrics::{counter, histogram};
 use super::parts::Parts;
 use crate::clock::Clock;
 use crate::domain::batch_plan::LogBatch;
-use crate::domain::{BucketId, Decision, SaleId, SaleState, Sales, ShardMap};
+use crate::domain::{BucketId, Decision, OrderRecord, SaleId, SaleState, Sales, ShardMap};
 use crate::memory::catalog::Catalog;
 use crate::metrics::{
     DEAD_LETTERS, ORDER_PERSIST, ORDERS, RECORDS_SKIPPED, WRITER_BATCH, WRITER_COMMIT, WRITER_RETRIES,
 };
 use crate::ports::{
-    BatchOutcome, ErrorKind, Inventory, OrderWrites, SaleStore, StoreResult, Written, WrittenOrder,
+    BatchOutcome, ErrorKind, Inventory, OrderWrites, SaleStore, StoreResult, Told, Written, WrittenOrder,
 };
 use crate::shutdown::Tasks;
+use crate::trace::{self, Kind, Purpose, Span};
 use crate::worker::announcer::Announcer;
 
 /// Everything that the writing of one batch needs.
@@ -56,9 +57,14 @@ impl Writing {
     /// # Errors
     /// As [`OrderWrites::write`], and when the directory was needed and could not be read.
     pub async fn write(&self, batch: &LogBatch) -> StoreResult<BatchOutcome> {
-        let outcome = self.attempt(batch).await;
+        let mut span = span_of(batch);
+        let purpose = Purpose { request: None, trace: span.context() };
+        let outcome = trace::within(purpose, self.attempt(batch)).await;
+        if let Err(error) = &outcome {
+            span.fail(error);
+        }
         match &outcome {
-            Ok(BatchOutcome::Written(written)) => self.after_commit(written),
+            Ok(BatchOutcome::Written(written)) => self.after_commit(written, &span),
             Ok(BatchOutcome::PositionMoved { .. }) => {
                 retried("position_moved");
                 // An attempt before this one may have moved it, and nobody has heard of its orders.
@@ -112,7 +118,7 @@ impl Writing {
 
     /// Counts what was written, tells whoever listens, and spawns the marking of the holds (step 13). That is best
     /// effort, because MySQL is the truth whatever happens here.
-    fn after_commit(&self, written: &Written) {
+    fn after_commit(&self, written: &Written, batch: &Span) {
         let rows = u32::try_from(written.orders.len()).unwrap_or(u32::MAX);
         histogram!(WRITER_BATCH).record(f64::from(rows));
         counter!(RECORDS_SKIPPED).increment(u64::try_from(written.skipped).unwrap_or(0));
@@ -132,7 +138,7 @@ impl Writing {
                 decided.entry(bucket).or_default().push(*decision);
             }
         }
-        self.announcer.tell(written.orders.iter().map(WrittenOrder::order));
+        self.announcer.tell(written.orders.iter().map(|order| told(order, batch)));
         let inventory = self.inventory.clone();
         self.tasks.spawn(async move {
             for (bucket, decided) in decided {
@@ -142,6 +148,26 @@ impl Writing {
             }
         });
     }
+}
+
+/// Begins the span of a batch, if some of its records are of traces.
+fn span_of(batch: &LogBatch) -> Span {
+    let records = batch.records.iter().filter_map(|record| record.order.as_ref().ok());
+    let mut span = Span::of_batch("write batch", Kind::Consumer, records.filter_map(OrderRecord::trace));
+    span.set("messaging.operation.type", || "process");
+    span.set("messaging.batch.message_count", || batch.records.len());
+    span.set("messaging.destination.partition.id", || batch.part.number().to_string());
+    span
+}
+
+/// Answers what is told of an order that was written, and ends its step in its own trace.
+fn told(order: &WrittenOrder, batch: &Span) -> Told {
+    let mut span = Span::follow(order.record.trace(), "persist", Kind::Consumer);
+    span.began_with(batch);
+    batch.context().into_iter().for_each(|batch| span.link(batch));
+    span.set("seckill.order", || order.record.order_id.to_string());
+    span.set("seckill.state", || order.decision.state.as_str());
+    Told { trace: span.context(), order: order.order() }
 }
 
 /// Counts a batch that is taken again.

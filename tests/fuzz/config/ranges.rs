@@ -51,6 +51,12 @@ ranges! {
     "push.address_max" push.address_max 1..=1_000_000;
     "push.heartbeat_ms" push.heartbeat_ms 1000..=600_000;
     "push.idle_ms" push.idle_ms 1000..=86_400_000;
+    "log.orders_per_million" log.orders_per_million 0..=1_000_000;
+    "traces.sampled_per_million" traces.sampled_per_million 0..=1_000_000;
+    "traces.requests_per_s_max" traces.requests_per_s_max 0..=1_000_000;
+    "traces.slow_ms" traces.slow_ms 1..=600_000;
+    "traces.queue_spans_max" traces.queue_spans_max 1..=1_000_000;
+    "traces.timeout_ms" traces.timeout_ms 1..=60_000;
     "shards.shards" shards.shards 1..=4096;
     "shards.partitions" shards.partitions 1..=4096;
     "shards.months_ahead" shards.months_ahead 1..=24;

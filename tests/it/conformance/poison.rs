@@ -45,6 +45,7 @@ pub fn record(shop: &TestShop, user: &UserId, month: Month, key: &str) -> OrderR
         reference: None,
         awaited: false,
         node: None,
+        trace: None,
         decided: None,
     }
 }

@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 use seckill::config::Mode;
 
 use crate::harness::ports::free_address;
-use crate::harness::process::Worker;
+use crate::harness::process::Process;
 use crate::harness::{API_KEY, Books, READ_ONLY_KEY, TestShop, temporary, token};
 use crate::provider::paying_shop;
 
@@ -160,7 +160,7 @@ async fn an_engineer_sees_what_is_out_of_order_in_a_browser(mode: Mode) {
     let shop = TestShop::start(mode).await;
     // Of the embedded mode there is one process.
     let worker = match mode {
-        Mode::Distributed => Some(Worker::start(&shop.config).await),
+        Mode::Distributed => Some(Process::worker(&shop.config).await),
         Mode::Embedded => None,
     };
     shop.let_anybody_buy();

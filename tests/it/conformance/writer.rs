@@ -114,6 +114,7 @@ impl Bench {
             reference: None,
             awaited: false,
             node: None,
+            trace: None,
             decided: None,
         }
     }

@@ -1,0 +1,35 @@
+//! Looks at the servers that the shop stands on, for `seckill doctor`. It changes nothing but three keys of the probe.
+//!
+//! Each server is asked for itself, and one that does not answer is one check that says so.
+
+mod kafka;
+mod mysql;
+mod redis;
+mod told;
+
+use futures::future::join3;
+
+use super::mysql::{Guarded, Mysql};
+use super::settings::Settings;
+use crate::clock::Clock;
+use crate::domain::Month;
+use crate::domain::check::Check;
+use crate::ports::StoreResult;
+
+/// Looks at Redis, Kafka and all MySQL instances. `months` are those of which there should be orders tables, the first
+/// one is now. The checks are in the order Redis, Kafka, MySQL.
+///
+/// # Errors
+/// When an address of the configuration cannot be read.
+pub async fn examine(settings: &Settings, months: &[Month], clock: &Clock) -> StoreResult<Vec<Check>> {
+    let mysql = Mysql::new(&settings.mysql, settings.map, &settings.kafka.topic, Guarded::No, clock.clone())?;
+    let (redis, processes) = redis::examine(&settings.redis, clock).await;
+    let examined = mysql::Examined { settings, mysql: &mysql, months, processes, clock };
+    let (kafka, events, mysql) = join3(
+        kafka::examine(settings, &mysql, clock),
+        kafka::examine_events(settings, clock),
+        examined.instances(),
+    )
+    .await;
+    Ok([redis, kafka, events, mysql].concat())
+}

@@ -1,0 +1,56 @@
+//! What is told of every server: its clock, and why it could not be asked.
+
+use crate::domain::check::Checks;
+use crate::ports::StoreError;
+
+/// How far a server's clock may be from that of this process, in ms, before somebody should look.
+const CLOCK_WARNING_MS: i64 = 500;
+/// How far it may be before buyers are refused, or tokens expire, at the wrong time.
+const CLOCK_ERROR_MS: i64 = 5000;
+
+/// Adds what a server's clock says. `ours_ms` is the time here in the middle of the question.
+pub fn compare_clocks(checks: &mut Checks, theirs_ms: i64, ours_ms: i64) {
+    let ahead_ms = theirs_ms - ours_ms;
+    let detail = match ahead_ms {
+        0.. => format!("its clock is {ahead_ms} ms ahead of this machine's"),
+        behind => format!("its clock is {} ms behind this machine's", behind.saturating_neg()),
+    };
+    let fix =
+        "set both clocks by NTP: sales open by the clock of Redis, tokens expire by that of this machine";
+    match ahead_ms.saturating_abs() {
+        CLOCK_ERROR_MS.. => checks.need("clock", false, detail, fix),
+        away => checks.want("clock", away < CLOCK_WARNING_MS, detail, fix),
+    }
+}
+
+/// Says why a server could not be asked.
+pub fn why(error: &StoreError) -> String {
+    format!("{}: {}", error.context, error.source)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::check::Level;
+
+    #[test]
+    fn a_clock_that_is_off_is_told_in_both_directions() {
+        for (theirs_ms, level, words) in [
+            (10_000, Level::Ok, "0 ms ahead"),
+            (10_499, Level::Ok, "499 ms ahead"),
+            (9_500, Level::Warning, "500 ms behind"),
+            (14_999, Level::Warning, "4999 ms ahead"),
+            (5_000, Level::Error, "5000 ms behind"),
+        ] {
+            let mut checks = Checks::of("redis");
+            compare_clocks(&mut checks, theirs_ms, 10_000);
+            let found = checks.found();
+            let [check] = &found[..] else { panic!("{found:?}") };
+            assert_eq!((check.level, check.name.as_ref()), (level, "redis.clock"), "{theirs_ms}");
+            assert!(
+                check.detail.contains(words) && (check.fix.is_some() == (level != Level::Ok)),
+                "{check:?}"
+            );
+        }
+    }
+}

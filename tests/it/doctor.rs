@@ -1,0 +1,222 @@
+//! `seckill doctor` on the real servers: each thing that is wrong is told, and nothing else. The variables of MySQL are
+//! in `tests/outages/doctor.rs`, because they would make others' tests fail.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Stdio;
+
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewPartitions, ResourceSpecifier};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use seckill::backend::distributed::Unawaited;
+use seckill::config::{Config, Mode};
+use serde_json::Value;
+
+use crate::harness::process::program;
+use crate::harness::{SECRET, Servers, config, migrated, months, remove};
+use crate::own_redis::OwnRedis;
+
+/// What a doctor says: exit code, and of each check its level.
+struct Said {
+    code: Option<i32>,
+    levels: BTreeMap<String, String>,
+    text: String,
+}
+
+impl Said {
+    /// Answers the level of a check.
+    fn level(&self, check: &str) -> &str {
+        self.levels.get(check).map_or("not there", String::as_str)
+    }
+
+    /// Answers the checks that are not well, without those that are on a machine for development.
+    fn ill(&self) -> BTreeSet<&str> {
+        let usual = [
+            "redis.memory",
+            "redis.aof",
+            "kafka.brokers",
+            "kafka.replication",
+            "process.calls",
+            "process.open_files",
+            "process.payments",
+        ];
+        let is_usual = |name: &str| {
+            let of_mysql = ["buffer_pool", "sync_binlog", "flush", "binlog", "connections"];
+            usual.contains(&name) || of_mysql.iter().any(|check| name.ends_with(&format!(".{check}")))
+        };
+        let ill = self.levels.iter().filter(|(_, level)| *level != "ok");
+        ill.map(|(name, _)| name.as_str()).filter(|name| !is_usual(name)).collect()
+    }
+}
+
+fn doctor(config: &Config, settings: &[(&str, &str)]) -> Said {
+    let mut command = program(config);
+    command.env("SECKILL__AUTH__HS256_SECRET", SECRET);
+    command.env("SECKILL__SHARDS__MONTHS_AHEAD", months().len().to_string());
+    command.envs(settings.iter().map(|(key, value)| (format!("SECKILL__{key}"), *value)));
+    let done = command.args(["doctor", "-o", "json"]).stdin(Stdio::null()).output().expect("the binary runs");
+    let text = String::from_utf8_lossy(&done.stdout).into_owned();
+    let talk = String::from_utf8_lossy(&done.stderr).into_owned();
+    let answer: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}{talk}"));
+    let checks = answer["checks"].as_array().expect("a list");
+    let word = |check: &Value, name: &str| check[name].as_str().unwrap_or_default().to_owned();
+    for check in checks {
+        assert_eq!(check["fix"].is_string(), check["level"] != "ok", "what is ill says what helps: {check}");
+    }
+    let levels = checks.iter().map(|check| (word(check, "name"), word(check, "level"))).collect();
+    Said { code: done.status.code(), levels, text: format!("{text}{talk}") }
+}
+
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
+async fn a_shop_that_is_well_has_no_error_and_at_least_thirty_checks() {
+    let config = config(Mode::Distributed, &[]);
+    migrated(&config).await;
+    let said = doctor(&config, &[]);
+    assert_eq!(said.ill(), BTreeSet::new(), "{}", said.text);
+    assert!(said.levels.len() >= 60, "{}", said.levels.len());
+    remove(&config).await;
+}
+
+/// What breaks a Redis, what mends it, which check tells it, and how much it matters.
+const FAULTS: [[&str; 4]; 9] = [
+    [
+        "CONFIG SET maxmemory-policy allkeys-lru",
+        "CONFIG SET maxmemory-policy noeviction",
+        "redis.eviction",
+        "error",
+    ],
+    ["CONFIG SET appendfsync no", "CONFIG SET appendfsync everysec", "redis.fsync", "warning"],
+    ["CONFIG SET maxmemory 1mb", "CONFIG SET maxmemory 200mb", "redis.memory", "error"],
+    ["CONFIG SET maxclients 50", "CONFIG SET maxclients 1000", "redis.clients", "warning"],
+    ["REPLICAOF 127.0.0.1 9", "REPLICAOF NO ONE", "redis.role", "error"],
+    ["ACL SETUSER default -eval -evalsha", "ACL SETUSER default +eval +evalsha", "redis.scripts", "error"],
+    ["ACL SETUSER default -hvals", "ACL SETUSER default +hvals", "redis.rights", "error"],
+    ["ACL SETUSER default -info", "ACL SETUSER default +info", "redis.info", "warning"],
+    ["CONFIG SET min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0", "redis.scripts", "error"],
+];
+
+async fn tell(redis: &OwnRedis, line: &str) {
+    let mut words = line.split(' ');
+    let mut command = redis::cmd(words.next().expect("a command"));
+    words.for_each(|word| {
+        command.arg(word);
+    });
+    let _: redis::Value = command.query_async(&mut redis.connection().await).await.expect("done");
+}
+
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
+async fn what_is_wrong_with_redis_is_told() {
+    let mut redis = OwnRedis::start(&["--maxmemory", "200mb", "--appendfsync", "everysec"]).await;
+    let config = config(Mode::Distributed, &[("redis.url", &redis.url())]);
+    migrated(&config).await;
+    let said = doctor(&config, &[]);
+    assert_eq!(said.ill(), BTreeSet::new(), "{}", said.text);
+    for [break_it, mend_it, check, level] in FAULTS {
+        tell(&redis, break_it).await;
+        let said = doctor(&config, &[]);
+        assert_eq!(said.level(check), level, "{break_it:?}: {}", said.text);
+        assert_eq!(said.code == Some(4), said.levels.values().any(|level| level == "error"), "{}", said.text);
+        tell(&redis, mend_it).await;
+        assert_eq!(doctor(&config, &[]).level(check), "ok", "{mend_it:?}");
+    }
+    let said = doctor(&config, &[("REDIS__PASSWORD", "wrong")]);
+    assert_eq!((said.level("redis.reached"), said.code), ("error", Some(4)), "{}", said.text);
+    redis.kill();
+    let said = doctor(&config, &[]);
+    assert_eq!((said.level("redis.reached"), said.code), ("error", Some(4)), "{}", said.text);
+    assert_eq!(said.level("mysql-0.reached"), "ok", "the others are looked at all the same");
+    redis.start_again().await;
+    remove(&config).await;
+}
+
+struct Kafka(Unawaited<AdminClient<DefaultClientContext>>, String);
+
+impl Kafka {
+    fn of(config: &Config) -> Self {
+        let mut client = ClientConfig::new();
+        client.set("bootstrap.servers", &config.kafka.brokers);
+        Self(Unawaited::new(client.create().expect("a client")), config.kafka.topic.clone())
+    }
+
+    async fn set(&self, name: &str, value: &str) {
+        let settings = AlterConfig::new(ResourceSpecifier::Topic(&self.1)).set(name, value);
+        let done = self.0.alter_configs(&[settings], &AdminOptions::new()).await.expect("an answer");
+        done.into_iter().for_each(|done| drop(done.expect("it is set")));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
+async fn what_is_wrong_with_kafka_is_told() {
+    let config = config(Mode::Distributed, &[]);
+    migrated(&config).await;
+    let kafka = Kafka::of(&config);
+    for (name, value, check, level) in [
+        ("cleanup.policy", "compact", "kafka.cleanup", "error"),
+        ("retention.ms", "60000", "kafka.retention", "error"),
+        ("retention.bytes", "1000000", "kafka.retention_bytes", "warning"),
+        ("unclean.leader.election.enable", "true", "kafka.unclean", "error"),
+        ("min.insync.replicas", "2", "kafka.min_insync", "error"),
+        ("max.message.bytes", "1000", "kafka.record_bytes", "error"),
+    ] {
+        // What is not named goes back to the broker's own.
+        kafka.set(name, value).await;
+        let said = doctor(&config, &[]);
+        assert_eq!(said.level(check), level, "{name}: {}", said.text);
+    }
+    kafka.set("cleanup.policy", "delete").await;
+    let more =
+        kafka.0.create_partitions(&[NewPartitions::new(&config.kafka.topic, 3)], &AdminOptions::new()).await;
+    more.expect("an answer").into_iter().for_each(|done| drop(done.expect("added")));
+    let said = doctor(&config, &[]);
+    assert_eq!(said.level("kafka.foreign_partitions"), "warning", "{}", said.text);
+    let said = doctor(&config, &[("SHARDS__PARTITIONS", "4")]);
+    assert_eq!(
+        (said.level("kafka.partitions"), said.level("mysql.schema")),
+        ("error", "error"),
+        "{}",
+        said.text
+    );
+    let said = doctor(&config, &[("KAFKA__EVENTS_TOPIC", "no-such-topic")]);
+    assert_eq!(said.level("kafka.events"), "error", "{}", said.text);
+    let said = doctor(&config, &[("KAFKA__TOPIC", "no-such-topic")]);
+    assert_eq!((said.level("kafka.topic"), said.code), ("error", Some(4)), "{}", said.text);
+    let said = doctor(&config, &[("KAFKA__BROKERS", "127.0.0.1:9")]);
+    assert_eq!((said.level("kafka.reached"), said.code), ("error", Some(4)), "{}", said.text);
+    let database = Servers::of(&config);
+    for (instance, control) in database.controls() {
+        let other = format!("UPDATE {control}.consumer_positions SET log_id = REPEAT('x', 16)");
+        database.execute(instance, &other).await;
+    }
+    let said = doctor(&config, &[]);
+    assert_eq!(said.level("kafka.identity"), "error", "{}", said.text);
+    remove(&config).await;
+}
+
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
+async fn what_is_wrong_with_the_databases_is_told() {
+    let config = config(Mode::Distributed, &[]);
+    migrated(&config).await;
+    let database = Servers::of(&config);
+    let (instance, shard) = database.shards().into_iter().next_back().expect("a shard");
+    let months = months();
+    for (month, level) in [(months[1], "warning"), (months[0], "error")] {
+        database.execute(instance, &format!("DROP TABLE {shard}.orders_{}", month.yyyymm())).await;
+        let said = doctor(&config, &[]);
+        assert_eq!(said.level(&format!("mysql-{instance}.months")), level, "{}", said.text);
+    }
+    migrated(&config).await;
+    assert_eq!(doctor(&config, &[]).ill(), BTreeSet::new());
+    let said = doctor(&config, &[("SHARDS__SHARDS", "8")]);
+    assert_eq!(said.level("mysql.schema"), "error", "{}", said.text);
+    let said = doctor(&config, &[("MYSQL__PASSWORD", "wrong")]);
+    assert_eq!((said.level("mysql-0.reached"), said.code), ("error", Some(4)), "{}", said.text);
+    let said = doctor(&config, &[("MYSQL__POOL_CONNECTIONS_MAX", "1000")]);
+    assert_eq!(said.level("mysql-0.connections"), "error", "{}", said.text);
+    let (instance, control) = database.controls().into_iter().next_back().expect("a database");
+    database.execute(instance, &format!("UPDATE {control}.watermark SET server = 'another'")).await;
+    let said = doctor(&config, &[]);
+    assert_eq!(said.level(&format!("mysql-{instance}.watermark")), "error", "{}", said.text);
+    database.execute(instance, &format!("DROP TABLE {control}.consumer_positions")).await;
+    let said = doctor(&config, &[]);
+    assert_eq!(said.level(&format!("mysql-{instance}.writes")), "error", "{}", said.text);
+    remove(&config).await;
+}
