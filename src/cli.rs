@@ -51,7 +51,14 @@ use crate::config::{self, Config, ConfigError, Loaded, Mode, ProviderKind};
 use crate::shutdown::{Asked, Hangups, Signals};
 use crate::{metrics, telemetry};
 
+#[cfg(feature = "distributed")]
+use crate::domain::{Change, operator::Subject};
+
 use runtime::block_on;
+
+/// Most steps of a migration that its row of the audit log has.
+#[cfg(feature = "distributed")]
+const STEPS_NOTED_MAX: usize = 100;
 
 /// Flash-sale (秒杀) backend: one process and one folder, or Redis, Kafka and MySQL.
 #[derive(Debug, Parser)]
@@ -405,9 +412,15 @@ async fn migrate_services(config: &Config) -> anyhow::Result<()> {
     app::wait_for_servers(config, app::Needed::Everything, output::talk).await?;
     let months = app::months_ahead(config);
     let settings = app::backend_settings(config)?;
+    let mut steps = app::migration_plan(config).await?;
     let report =
         migrate::run(&settings, &months, Clock::System, |step| output::talk(&format!("migrating {step} …")))
             .await?;
+    if !steps.is_empty() {
+        steps.truncate(STEPS_NOTED_MAX);
+        let log = app::open_audit_log(config).await?;
+        log.note(&Change::by_hand("migrate", "migrated"), &Subject::Migration { steps }).await?;
+    }
     let months: Vec<String> = report.months.iter().map(u32::to_string).collect();
     output::talk(&format!(
         "{} databases ready, orders tables for {}, topic {} {}",

@@ -113,8 +113,8 @@ impl Outbound for HttpOutbound {
             .header("Seckill-Signature", &message.signature)
             .body(message.body.clone());
         // Receivers are strangers, so they are told of no trace.
-        let sent = trace::ask(("receiver", &self.clock), |_| request.send());
-        let mut answer = sent.await.map_err(|error| reason(&error))?;
+        let sent = async |_| request.send().await.map_err(|error| reason(&error));
+        let mut answer = trace::ask(("receiver", &self.clock), sent).await?;
         let status = answer.status();
         let mut read = 0;
         while read < ANSWER_BYTES_MAX

@@ -36,7 +36,7 @@ static RECORDER: OnceLock<Recorder> = OnceLock::new();
 pub struct Recorder {
     /// Of a million requests that nobody else decides about, how many are recorded.
     pub per_million: u32,
-    /// Most requests a second that are recorded, whatever their callers wish; errors and slow ones among them.
+    /// Most requests a second that are recorded, whatever their callers wish, and most that failed or were slow.
     pub per_second_max: u32,
     /// From how long on a request is slow, and recorded in any case.
     pub slow_after: Duration,
@@ -44,8 +44,31 @@ pub struct Recorder {
     pub spans: Sender<Finished>,
     /// The time.
     pub clock: Clock,
-    /// The second of the clock, shifted by 32 bits, and how many requests were recorded in it.
-    taken: AtomicU64,
+    /// Places for requests that were chosen, and for those that failed or were slow. Each has its own, so that many of
+    /// one kind leave room for the other.
+    chosen: Places,
+    late: Places,
+}
+
+/// The places of a second: the second of the clock, shifted by 32 bits, and how many were taken in it.
+#[derive(Debug, Default)]
+struct Places(AtomicU64);
+
+impl Places {
+    /// Takes one of the places of this second.
+    fn take(&self, now: Moment, most: u32) -> bool {
+        let second = (now.ns() / 1_000_000_000) & 0xffff_ffff;
+        let before = self.0.load(Ordering::Relaxed);
+        let taken = if before >> 32 == second { before & 0xffff_ffff } else { 0 };
+        // Two that come at once may both take the last place: the bound is for the machine, not for books.
+        self.0.store((second << 32) | (taken + 1), Ordering::Relaxed);
+        taken < u64::from(most)
+    }
+}
+
+/// Answers whether anything is recorded at all.
+pub fn is_on() -> bool {
+    RECORDER.get().is_some()
 }
 
 /// What a step is to the one before it. Source: OpenTelemetry, "SpanKind".
@@ -139,7 +162,8 @@ impl Recorder {
         spans: Sender<Finished>,
         clock: Clock,
     ) -> Self {
-        Self { per_million, per_second_max, slow_after, spans, clock, taken: AtomicU64::new(0) }
+        let (chosen, late) = (Places::default(), Places::default());
+        Self { per_million, per_second_max, slow_after, spans, clock, chosen, late }
     }
 
     /// Records from now on. Answers whether nobody did before; otherwise nothing is changed.
@@ -153,17 +177,7 @@ impl Recorder {
             Some(parent) => parent.sampled,
             None => Chance::System.number() % 1_000_000 < u64::from(self.per_million),
         };
-        is_chosen && self.has_room()
-    }
-
-    /// Takes one of the places of this second.
-    fn has_room(&self) -> bool {
-        let second = self.clock.monotonic().ns() / 1_000_000_000;
-        let taken = self.taken.load(Ordering::Relaxed);
-        let in_second = if taken >> 32 == second & 0xffff_ffff { taken & 0xffff_ffff } else { 0 };
-        // Two that come at once may both take the last place: the bound is for the machine, not for books.
-        self.taken.store(((second & 0xffff_ffff) << 32) | (in_second + 1), Ordering::Relaxed);
-        in_second < u64::from(self.per_second_max)
+        is_chosen && self.chosen.take(self.clock.monotonic(), self.per_second_max)
     }
 
     fn open(
@@ -172,16 +186,14 @@ impl Recorder {
         kind: Kind,
         trace: NonZeroU128,
         parent: Option<NonZeroU64>,
-        began: Moment,
     ) -> Span {
-        let now_ns = u64::try_from(self.clock.now_ms()).unwrap_or(0) * 1_000_000;
-        let age_ns = self.clock.monotonic().ns().saturating_sub(began.ns());
+        let began = self.clock.monotonic();
         let finished = Finished {
             context: TraceContext { trace, span: new_span() },
             parent,
             kind,
             name: Cow::Borrowed(name),
-            began_ns: now_ns.saturating_sub(age_ns),
+            began_ns: u64::try_from(self.clock.now_ms()).unwrap_or(0) * 1_000_000,
             ended_ns: 0,
             attributes: Vec::new(),
             links: Vec::new(),
@@ -201,25 +213,23 @@ fn new_trace() -> NonZeroU128 {
 }
 
 impl Span {
-    /// Begins the span of a request, if it is recorded. `header` answers what its `traceparent` says, and is asked only
-    /// when anything is recorded at all.
-    pub fn of_request(header: impl FnOnce() -> Option<Parent>) -> Self {
-        let Some(recorder) = RECORDER.get() else { return Self(None) };
-        let parent = header();
-        if !recorder.samples(parent.as_ref()) {
-            return Self(None);
+    /// Begins the span of a request of which its caller says `parent`, if it is recorded.
+    pub fn of_request(parent: Option<Parent>) -> Self {
+        match RECORDER.get() {
+            Some(recorder) if recorder.samples(parent.as_ref()) => recorder.begin_request(parent),
+            _ => Self(None),
         }
-        recorder.begin_request(parent)
     }
 
     /// Makes the span of a request that was not recorded, and has ended in an error or was slow. Nothing is known of
     /// its steps.
-    pub fn of_late_request(header: impl FnOnce() -> Option<Parent>, is_error: bool, took: Duration) -> Self {
+    pub fn of_late_request(parent: Option<Parent>, is_error: bool, took: Duration) -> Self {
         let Some(recorder) = RECORDER.get() else { return Self(None) };
-        if !(is_error || took >= recorder.slow_after) || !recorder.has_room() {
+        let is_late = is_error || took >= recorder.slow_after;
+        if !is_late || !recorder.late.take(recorder.clock.monotonic(), recorder.per_second_max) {
             return Self(None);
         }
-        let mut span = recorder.begin_request(header());
+        let mut span = recorder.begin_request(parent);
         if let Some(open) = &mut span.0 {
             let took_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
             open.finished.ended_ns = open.finished.began_ns;
@@ -231,7 +241,7 @@ impl Span {
     /// Begins a step that follows another one, if that one is recorded.
     pub fn follow(parent: Option<TraceContext>, name: &'static str, kind: Kind) -> Self {
         let (Some(parent), Some(recorder)) = (parent, RECORDER.get()) else { return Self(None) };
-        recorder.open(name, kind, parent.trace, Some(parent.span), recorder.clock.monotonic())
+        recorder.open(name, kind, parent.trace, Some(parent.span))
     }
 
     /// Begins work for many, if some of them are recorded. At most 128 are linked.
@@ -241,7 +251,7 @@ impl Span {
         if links.is_empty() {
             return Self(None);
         }
-        let mut span = recorder.open(name, kind, new_trace(), None, recorder.clock.monotonic());
+        let mut span = recorder.open(name, kind, new_trace(), None);
         links.into_iter().for_each(|linked| span.link(linked));
         span
     }
@@ -296,7 +306,7 @@ impl Recorder {
     fn begin_request(&'static self, parent: Option<Parent>) -> Span {
         let context = parent.map(|parent| parent.context);
         let trace = context.map_or_else(new_trace, |context| context.trace);
-        self.open("request", Kind::Server, trace, context.map(|context| context.span), self.clock.monotonic())
+        self.open("request", Kind::Server, trace, context.map(|context| context.span))
     }
 }
 

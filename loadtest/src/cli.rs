@@ -162,6 +162,9 @@ pub struct RunArgs {
     /// Connections at most; clicks beyond them wait, and the wait counts as latency
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=60_000))]
     pub connections: u32,
+    /// Make a connection for every request, as a crowd of strangers does
+    #[arg(long)]
+    pub fresh_connections: bool,
     /// Source addresses 127.1.x.y to spread the connections over; 0 = the system's choice
     #[arg(long, value_name = "N", default_value_t = SOURCES)]
     pub sources: u32,
@@ -310,6 +313,7 @@ impl RunArgs {
             buyers_after: BuyerArgs::nothing(),
             seed: None,
             connections: spike.connections,
+            fresh_connections: false,
             sources: SOURCES,
             timeout: TIMEOUT_S,
             no_audit: false,

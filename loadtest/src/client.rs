@@ -119,6 +119,8 @@ pub struct Client {
     sources: u32,
     next_source: AtomicU32,
     timeout: Duration,
+    /// Whether a connection is used again.
+    keeps: bool,
 }
 
 impl Client {
@@ -133,7 +135,13 @@ impl Client {
             sources: if is_v4_loopback { sources } else { 0 },
             next_source: AtomicU32::new(0),
             timeout,
+            keeps: true,
         }
+    }
+
+    /// Makes a connection for every request, and opens none ahead of time.
+    pub fn without_keeping(self) -> Self {
+        Self { keeps: false, ..self }
     }
 
     /// Opens connections ahead of time, so that the first clicks do not pay for them.
@@ -141,7 +149,7 @@ impl Client {
     /// # Errors
     /// When a connection cannot be opened.
     pub async fn warm(&self, count: usize) -> anyhow::Result<()> {
-        let count = count.min(self.permits.available_permits());
+        let count = if self.keeps { count.min(self.permits.available_permits()) } else { 0 };
         let mut opening =
             futures::stream::iter((0..count).map(|_| self.connect())).buffer_unordered(WARMING_MAX);
         while let Some(opened) = opening.next().await {
@@ -237,7 +245,7 @@ impl Client {
     }
 
     fn put_back(&self, sender: Sender, trusted: Duration) {
-        if !sender.is_closed() {
+        if self.keeps && !sender.is_closed() {
             let idle = Idle { sender, until: Instant::now() + trusted };
             self.idle.lock().expect("no code panics while holding it").push_back(idle);
         }

@@ -303,7 +303,8 @@ fn url(config: &Config, common: &CommonArgs) -> String {
 async fn client(url: &str, common: &CommonArgs, args: &RunArgs) -> anyhow::Result<Client> {
     let target = Target::resolve(url, common.allow_remote).await?;
     let connections = usize::try_from(args.connections)?;
-    Ok(Client::new(target, connections, args.sources, Duration::from_secs(args.timeout)))
+    let client = Client::new(target, connections, args.sources, Duration::from_secs(args.timeout));
+    Ok(if args.fresh_connections { client.without_keeping() } else { client })
 }
 
 /// Prints the report on standard output.

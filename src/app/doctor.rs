@@ -45,9 +45,14 @@ pub async fn examine(config: &Config, role: Role) -> anyhow::Result<Vec<Check>> 
 fn process(config: &Config, role: Role) -> Vec<Check> {
     let mut checks = Checks::of("process");
     let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((0, 0));
-    of_files(&mut checks, config, soft);
+    of_files(&mut checks, config, role, soft);
+    of_secrets(&mut checks, config);
     if role != Role::Worker {
-        of_secrets(&mut checks, config);
+        let given = config.require_secrets();
+        let detail = given
+            .as_ref()
+            .map_or_else(ToString::to_string, |()| "shoppers' tokens can be checked".to_owned());
+        checks.need("keys", given.is_ok(), detail, "see Shoppers' keys in docs/operations.md");
         of_proxies(&mut checks, config);
         let is_any = config.http.cors_origins.iter().any(|origin| origin == "*");
         checks.want(
@@ -82,8 +87,10 @@ fn process(config: &Config, role: Role) -> Vec<Check> {
 }
 
 /// Looks whether a process may have as many open files as connections.
-fn of_files(checks: &mut Checks, config: &Config, soft: u64) {
+fn of_files(checks: &mut Checks, config: &Config, role: Role, soft: u64) {
     let workers = match config.http.workers {
+        // A worker serves no shoppers.
+        _ if role == Role::Worker => 0,
         0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         workers => workers,
     };
@@ -98,7 +105,7 @@ fn of_files(checks: &mut Checks, config: &Config, soft: u64) {
     );
 }
 
-/// Looks whether there are secrets, and whether each is used for one thing.
+/// Looks whether each secret is used for one thing, and cannot be guessed.
 fn of_secrets(checks: &mut Checks, config: &Config) {
     let given = config.require_secrets();
     let detail =
@@ -246,7 +253,7 @@ mod tests {
         } else {
             u64::MAX
         };
-        of_files(&mut files, &config, soft);
+        of_files(&mut files, &config, Role::All, soft);
         found.extend(files.found());
         found.into_iter().map(|check| (check.name.into_owned(), check.level)).collect()
     }

@@ -94,6 +94,8 @@ pub struct EventPorts {
     pub events: Arc<dyn OrderEvents>,
     /// The views.
     pub views: Arc<dyn Views>,
+    /// The audit log.
+    pub audit_log: Arc<dyn AuditLog>,
 }
 
 /// Opens what views are made anew in.
@@ -104,14 +106,29 @@ pub async fn open_events(config: &Config) -> anyhow::Result<EventPorts> {
     match config.backend.mode {
         #[cfg(feature = "distributed")]
         Mode::Distributed => {
-            let (events, views) = distributed::open_events(&backend_settings(config)?, Clock::System).await?;
-            Ok(EventPorts { events, views })
+            let (events, views, audit_log) =
+                distributed::open_events(&backend_settings(config)?, Clock::System).await?;
+            Ok(EventPorts { events, views, audit_log })
         }
         _ => {
             require_shop(config)?;
-            let Ports { events, views, .. } = open_backend(config).await?;
-            Ok(EventPorts { events, views })
+            let Ports { events, views, audit_log, .. } = open_backend(config).await?;
+            Ok(EventPorts { events, views, audit_log })
         }
+    }
+}
+
+/// Opens the audit log, for commands that change the stores themselves.
+///
+/// # Errors
+/// As [`open_backend`], for the first MySQL instance or for the data folder.
+pub async fn open_audit_log(config: &Config) -> anyhow::Result<Arc<dyn AuditLog>> {
+    match config.backend.mode {
+        #[cfg(feature = "distributed")]
+        Mode::Distributed => {
+            Ok(distributed::open_audit_log(&backend_settings(config)?, Clock::System).await?)
+        }
+        _ => Ok(open_backend(config).await?.audit_log),
     }
 }
 

@@ -160,8 +160,8 @@ impl PublishedKeys {
                     }
                     causes.join(": ")
                 };
-                let asked = trace::ask(("keys", &self.clock), |_| client.get(url).send());
-                let mut answer = asked.await.map_err(words)?;
+                let asked = async |_| client.get(url).send().await.map_err(words);
+                let mut answer = trace::ask(("keys", &self.clock), asked).await?;
                 if answer.status() != reqwest::StatusCode::OK {
                     return Err(format!("{url} answers {}", answer.status()));
                 }

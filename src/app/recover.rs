@@ -136,12 +136,7 @@ impl Recovery<'_> {
     }
 
     async fn apply(&mut self, found: &Found, reason: String) -> anyhow::Result<()> {
-        let change = Change {
-            actor: "command line".to_owned(),
-            action: "mysql_recover",
-            reason,
-            request_id: "-".to_owned(),
-        };
+        let change = Change::by_hand("mysql_recover", &reason);
         self.say("keeping everybody else from the instance");
         self.stores.shut().await?;
         let sales = self.compare_directory(true).await?;

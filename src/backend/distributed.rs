@@ -240,16 +240,25 @@ pub async fn open_keys(settings: &Settings, clock: Clock) -> StoreResult<Arc<dyn
     Ok(Arc::new(MysqlKeys::new(open_mysql(settings, clock).await?)))
 }
 
-/// Opens the events and the views.
+/// Opens the audit log.
+///
+/// # Errors
+/// As [`open`], but of MySQL alone.
+pub async fn open_audit_log(settings: &Settings, clock: Clock) -> StoreResult<Arc<dyn AuditLog>> {
+    Ok(Arc::new(MysqlAuditLog::new(open_mysql(settings, clock).await?)))
+}
+
+/// Opens the events, the views and the audit log.
 ///
 /// # Errors
 /// As [`open`], but of MySQL alone.
 pub async fn open_events(
     settings: &Settings,
     clock: Clock,
-) -> StoreResult<(Arc<dyn OrderEvents>, Arc<dyn Views>)> {
+) -> StoreResult<(Arc<dyn OrderEvents>, Arc<dyn Views>, Arc<dyn AuditLog>)> {
     let mysql = open_mysql(settings, clock).await?;
-    Ok((Arc::new(MysqlEvents::new(mysql.clone())), Arc::new(MysqlViews::new(mysql))))
+    let audit_log = Arc::new(MysqlAuditLog::new(mysql.clone()));
+    Ok((Arc::new(MysqlEvents::new(mysql.clone())), Arc::new(MysqlViews::new(mysql)), audit_log))
 }
 
 /// Opens the positions, the audit log, and the order log when its topic is there.

@@ -20,7 +20,6 @@ use loadtest::progress;
 use serde_json::json;
 
 use super::admin_client::AdminClient;
-use super::key_command::created;
 use super::runtime::block_on;
 use super::{configured, output, token_command};
 use crate::app::{self, CannotListen, Role, Running, RunningSimulator};
@@ -29,7 +28,7 @@ use crate::chance::Chance;
 use crate::clock::Clock;
 use crate::config::{Config, ProviderKind, Secret};
 use crate::domain::scope::Role as OperatorRole;
-use crate::domain::{ApiKey, SaleId, UserId};
+use crate::domain::{ApiKey, Change, SaleId, UserId};
 use crate::http::auth::api_key_hash;
 use crate::http::shopper::payments::WEBHOOK;
 use crate::http::shopper::rfc3339;
@@ -308,7 +307,7 @@ async fn let_operate(keys: &dyn Keys, key: &str) -> anyhow::Result<()> {
     let hash = api_key_hash(key);
     if keys.api_key(hash, Clock::System.now_ms()).await?.is_none() {
         let key = ApiKey { name: "demo".to_owned(), scopes: vec![OperatorRole::Admin.as_str().to_owned()] };
-        keys.add_api_key(hash, &key, &created()).await?;
+        keys.add_api_key(hash, &key, &Change::by_hand("key_create", "created")).await?;
     }
     Ok(())
 }

@@ -72,16 +72,6 @@ fn scope(word: &str) -> Result<String, String> {
     if known.contains(&word) { Ok(word.to_owned()) } else { Err(format!("known are {}", known.join(", "))) }
 }
 
-/// Makes the audit row of a key that is made here.
-pub fn created() -> Change {
-    Change {
-        actor: "command line".to_owned(),
-        action: "key_create",
-        reason: "created".to_owned(),
-        request_id: "-".to_owned(),
-    }
-}
-
 impl Create {
     /// Runs the command.
     ///
@@ -94,7 +84,12 @@ impl Create {
         app::wait_for_servers(config, app::Needed::Directory, output::talk).await?;
         let keys = app::open_keys(config).await?;
         let text = new_api_key();
-        keys.add_api_key(api_key_hash(&text), &ApiKey { name, scopes }, &created()).await?;
+        keys.add_api_key(
+            api_key_hash(&text),
+            &ApiKey { name, scopes },
+            &Change::by_hand("key_create", "created"),
+        )
+        .await?;
         output::talk("this key is shown once:");
         output::data(&text);
         Ok(())

@@ -132,12 +132,7 @@ impl Move {
             moves.push((part, from, to));
         }
         for (part, from, to) in moves {
-            let change = Change {
-                actor: "command line".to_owned(),
-                action: "position_move",
-                reason: self.reason.clone(),
-                request_id: "-".to_owned(),
-            };
+            let change = Change::by_hand("position_move", &self.reason);
             ports.audit_log.note(&change, &Subject::Position { part, from, to }).await?;
             ensure!(
                 ports.positions.replace(part, &from, &to).await?,

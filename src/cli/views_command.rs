@@ -1,5 +1,6 @@
 //! `seckill views …` shows the view of a sale through the admin API, and makes views anew in the stores themselves.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Context as _;
@@ -10,7 +11,8 @@ use super::admin_client::Admin;
 use super::output::{self, Format};
 use crate::app;
 use crate::config::Config;
-use crate::domain::SaleId;
+use crate::domain::operator::Subject;
+use crate::domain::{Change, SaleId};
 use crate::shop::views::{RebuildOutcome, rebuild};
 
 #[derive(Debug, Subcommand)]
@@ -35,6 +37,9 @@ pub struct Rebuild {
     /// Only this sale.
     #[arg(long)]
     sale: Option<String>,
+    /// Why; kept in the audit log when a view is another one than it was.
+    #[arg(long, default_value = "views were made anew")]
+    reason: String,
 }
 
 impl Show {
@@ -82,6 +87,12 @@ impl Rebuild {
         };
         let stores = (ports.events.as_ref(), ports.views.as_ref());
         let rebuilt = rebuild(stores, sale.as_ref(), progress).await?;
+        let changed = rebuilt.iter().filter(|one| one.outcome == RebuildOutcome::Changed);
+        let sales: BTreeSet<SaleId> = changed.map(|one| one.sale.clone()).collect();
+        if !sales.is_empty() {
+            let change = Change::by_hand("views_rebuild", &self.reason);
+            ports.audit_log.note(&change, &Subject::Views { sales: sales.into_iter().collect() }).await?;
+        }
         let word = |outcome| match outcome {
             RebuildOutcome::Same => "same",
             RebuildOutcome::Changed => "changed",

@@ -101,6 +101,16 @@ pub enum Subject {
         /// The id of the process.
         process: String,
     },
+    /// Views that were made anew, and are others now.
+    Views {
+        /// Their sales, ascending, each once.
+        sales: Vec<SaleId>,
+    },
+    /// Databases, tables and topics that were made or changed.
+    Migration {
+        /// The first 100 steps, each in a sentence.
+        steps: Vec<String>,
+    },
     /// A MySQL instance that was set back.
     Recovery {
         /// Its number.
@@ -117,6 +127,18 @@ pub enum Subject {
         /// The position after.
         to: Position,
     },
+}
+
+impl Change {
+    /// Makes the row of somebody who has the stores' credentials, and needs no key.
+    pub fn by_hand(action: &'static str, reason: &str) -> Self {
+        Self {
+            actor: "command line".to_owned(),
+            action,
+            reason: reason.to_owned(),
+            request_id: "-".to_owned(),
+        }
+    }
 }
 
 impl Subject {

@@ -39,9 +39,10 @@ use super::straight::{PLACE, sale_of};
 use crate::chance::Chance;
 use crate::domain::{Parent, TraceContext};
 use crate::metrics::{HTTP_DURATION, PANICS};
-use crate::trace::{self, Purpose, Span};
+use crate::trace::{self, Kind, Purpose, Span};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const PREFER: HeaderName = HeaderName::from_static("prefer");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// The id of a request: 16 hexadecimal digits. It stands in the request's answer, its problem and its lines of the log.
@@ -84,7 +85,8 @@ pub async fn around(
     let began = Instant::now();
     let in_hand = request.conn_data::<Rc<Connection>>().cloned().map(Connection::take);
     let id = RequestId::new();
-    let span = Span::of_request(|| parent(request.headers()));
+    let caller = if trace::is_on() { parent(request.headers()) } else { None };
+    let span = Span::of_request(caller);
     let purpose = Purpose { request: Some(id.0), trace: span.context() };
     let (mut response, unread) = match unread_chunks(&mut request).await {
         None => {
@@ -98,7 +100,14 @@ pub async fn around(
                 }
                 None => trace::within(purpose, answered(request, next)).await,
             };
-            (answer.inspect_err(|_| observe(method, "-", 500, began.elapsed()))?, None)
+            match answer {
+                Ok(answer) => (answer, None),
+                Err(error) => {
+                    observe(method, "-", 500, began.elapsed());
+                    describe((span, caller), (id, method, "-", 500), began.elapsed());
+                    return Err(error);
+                }
+            }
         }
         Some((problem, unread)) => (refused(request, problem), Some(unread)),
     };
@@ -117,7 +126,7 @@ pub async fn around(
     if let Ok(value) = HeaderValue::from_bytes(&id.0) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
-    record(&response, purpose, span, began.elapsed());
+    record(&response, purpose, (span, caller), began.elapsed());
     if response.request().method() == Method::HEAD && response.response().body().size() == BodySize::Stream {
         // The framework would take a body to its end that nobody is sent, and the connection would wait for it.
         response = response.map_body(|_, _| BoxBody::new(()));
@@ -186,7 +195,9 @@ async fn finished(
     let (tell, told) = oneshot::channel();
     let change = async move {
         if let Err(Ok(unheard)) = tell.send(answer.await) {
-            record(&unheard, purpose, Span::default(), began.elapsed());
+            // The span of the request has ended with the client.
+            let span = Span::follow(purpose.trace, "unheard", Kind::Server);
+            record(&unheard, purpose, (span, None), began.elapsed());
         }
     };
     context.finish.make(Box::pin(change));
@@ -273,7 +284,12 @@ fn with_problem(
 }
 
 /// Takes note of an answer: in the metrics, in the log, and in its trace.
-fn record(response: &ServiceResponse<BoxBody>, purpose: Purpose, span: Span, elapsed: Duration) {
+fn record(
+    response: &ServiceResponse<BoxBody>,
+    mut purpose: Purpose,
+    (span, caller): (Span, Option<Parent>),
+    elapsed: Duration,
+) {
     let request = response.request();
     let status = response.status().as_u16();
     // The label is the pattern, because paths hold ids and would make series without end.
@@ -281,27 +297,42 @@ fn record(response: &ServiceResponse<BoxBody>, purpose: Purpose, span: Span, ela
         Some(_) => Cow::Borrowed(PLACE),
         None => request.match_pattern().map_or(Cow::Borrowed("-"), Cow::Owned),
     };
-    let route = &*route;
-    observe(method_label(request.method()), route, status, elapsed);
-    describe(span, request, route, status, elapsed);
+    let (route, method) = (&*route, method_label(request.method()));
+    observe(method, route, status, elapsed);
+    let id = purpose.request.map_or_else(RequestId::new, RequestId);
+    // Who has asked to be kept waiting is not slow.
+    let elapsed_alone = if trace::is_on() && is_kept_waiting(request) { Duration::ZERO } else { elapsed };
+    purpose.trace = describe((span, caller), (id, method, route, status), elapsed_alone);
     trace::within_now(purpose, || log(request.method(), route, status, elapsed));
 }
 
-/// Says in the span of a request what came of it. One that was not recorded is when it failed or was slow.
-fn describe(mut span: Span, request: &HttpRequest, route: &str, status: u16, elapsed: Duration) {
+/// Answers whether a request asks to be answered later: `?wait=` or `Prefer: wait`.
+fn is_kept_waiting(request: &HttpRequest) -> bool {
+    let prefers = request.headers().get_all(PREFER).filter_map(|value| value.to_str().ok());
+    request.query_string().contains("wait=") || prefers.into_iter().any(|value| value.contains("wait"))
+}
+
+/// Says in the span of a request what came of it, and answers where it stands. One that was not recorded is when it has
+/// failed or was slow.
+fn describe(
+    (mut span, caller): (Span, Option<Parent>),
+    (id, method, route, status): (RequestId, &'static str, &str, u16),
+    elapsed: Duration,
+) -> Option<TraceContext> {
     if !span.is_recorded() {
-        span = Span::of_late_request(|| parent(request.headers()), status >= 500, elapsed);
+        span = Span::of_late_request(caller, status >= 500, elapsed);
     }
     if span.is_recorded() {
-        let method = method_label(request.method());
         span.rename(format!("{method} {route}"));
         span.set("http.request.method", || method);
         span.set("http.route", || route);
         span.set("http.response.status_code", || i64::from(status));
+        span.set("seckill.request_id", || id.as_str());
         if status >= 500 {
             span.fail(status);
         }
     }
+    span.context()
 }
 
 fn log(method: &Method, route: &str, status: u16, elapsed: Duration) {

@@ -14,6 +14,7 @@ use crate::memory::order_cache::{Known, OrderCache, Unknown};
 use crate::metrics::ORDER_READS;
 use crate::ports::{Copied, OrderCopies, Orders, Payments, StoreError, StoreResult};
 use crate::shutdown::Tasks;
+use crate::trace;
 
 /// The rows of orders.
 pub struct OrderRows {
@@ -47,6 +48,7 @@ impl OrderRows {
     /// before a guard, and perhaps the right to make a copy.
     fn begin(&self, read: impl Future<Output = Known> + Send + 'static) -> BoxFuture<'static, Known> {
         let (answer, answered) = oneshot::channel();
+        let read = trace::within(trace::purpose(), read);
         self.tasks.spawn_here(async move { drop(answer.send(read.await)) });
         let ended = || Unknown::Failed(Arc::new(StoreError::broken("read order", "the read has ended")));
         async move { answered.await.unwrap_or_else(|_| Err(ended())) }.boxed()

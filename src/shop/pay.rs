@@ -12,6 +12,7 @@ use crate::domain::payment::{PaymentState, RefundKey, RefundState};
 use crate::domain::{Change, Mover, Order, OrderId, Payment, UserId};
 use crate::metrics::{ORDERS, REFUNDS};
 use crate::ports::{Effect, Moved, Opened, PaymentStep, RefundStep, Standing};
+use crate::trace;
 
 /// The answer to who wants to pay an order.
 #[derive(Debug)]
@@ -65,7 +66,7 @@ impl Shop {
                 shop.open_payment(id).await
             }
         };
-        self.tasks.spawn(work).await.unwrap_or(Err(Failure::OutcomeUnknown))
+        self.tasks.spawn(trace::within(trace::purpose(), work)).await.unwrap_or(Err(Failure::OutcomeUnknown))
     }
 
     async fn pay_nothing(&self, id: OrderId) -> Result<Paying, Failure> {

@@ -12,6 +12,8 @@ use crate::ports::Duty;
 
 /// How shortly before the opening a sale that is not in place is told, in ms.
 const SOON_MS: i64 = 600_000;
+/// How far the clock of this machine may be from that of the inventory, in ms.
+const CLOCK_OFF_MS: i64 = 1000;
 
 impl Shop {
     /// Looks whether anything is missing that a sale needs to sell; `None` for an unknown sale. It changes nothing.
@@ -23,6 +25,7 @@ impl Shop {
         let mut checks =
             vec![self.check_definition(&sale), self.check_window(&sale), self.check_state(&sale)];
         checks.push(self.check_tables(&sale).await);
+        checks.push(self.check_clock());
         checks.push(self.check_payment(&sale));
         checks.extend(self.check_nodes().await);
         checks.extend(self.check_rules(&sale));
@@ -74,6 +77,20 @@ impl Shop {
                 Check::error("state", "was ended", "Clone it: a sale that was ended stays so.")
             }
         }
+    }
+
+    /// Looks how far the clock of this machine is from that of the inventory, which is followed.
+    fn check_clock(&self) -> Check {
+        let off_ms = self.clock.offset_ms();
+        let detail = format!("this machine's clock is {} ms from the inventory's", off_ms.saturating_abs());
+        if off_ms.saturating_abs() <= CLOCK_OFF_MS {
+            return Check::ok("clock", detail);
+        }
+        Check::warning(
+            "clock",
+            detail,
+            "Set it by NTP: sales open by the inventory's clock, tokens expire by this one.",
+        )
     }
 
     async fn check_tables(&self, sale: &Sale) -> Check {

@@ -62,15 +62,27 @@ impl Exporter {
     /// When the endpoint is no address.
     pub fn start(collector: Collector, spans: Receiver<Finished>, clock: Clock) -> anyhow::Result<Self> {
         let (flushes, asked) = channel(1);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let otlp = {
-            // The client of gRPC has to be made on a runtime.
-            let _entered = runtime.enter();
-            otlp(&collector)
-                .with_context(|| format!("traces.endpoint {} cannot be used", collector.endpoint))?
-        };
+        let (started, starts) = std::sync::mpsc::channel();
+        let endpoint = collector.endpoint.clone();
         let thread = std::thread::Builder::new().name("traces".to_owned());
-        thread.spawn(move || runtime.block_on(send_all(otlp, spans, asked, clock)))?;
+        // The runtime is made and ends on this thread, because none may end inside another one.
+        thread.spawn(move || {
+            let made = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let made = made.map_err(anyhow::Error::from).and_then(|runtime| {
+                let otlp = runtime.block_on(async { otlp(&collector) })?;
+                Ok((runtime, otlp))
+            });
+            match made {
+                Ok((runtime, otlp)) => {
+                    // Whoever starts it waits for this.
+                    let _ = started.send(Ok(()));
+                    runtime.block_on(send_all(otlp, spans, asked, clock));
+                }
+                Err(error) => drop(started.send(Err(error))),
+            }
+        })?;
+        let outcome = starts.recv().unwrap_or_else(|_| Err(anyhow::anyhow!("its thread has ended")));
+        outcome.with_context(|| format!("traces.endpoint {endpoint} cannot be used"))?;
         Ok(Self { flushes })
     }
 
@@ -86,6 +98,11 @@ impl Exporter {
 
 fn otlp(collector: &Collector) -> anyhow::Result<Otlp> {
     let Collector { endpoint, protocol, timeout, role, process } = collector;
+    let is_plain = endpoint.starts_with("http://");
+    anyhow::ensure!(
+        is_plain || (*protocol == Protocol::Http && endpoint.starts_with("https://")),
+        "it must begin with http://, or with https:// where traces.protocol is \"http\""
+    );
     let mut otlp = match protocol {
         Protocol::Grpc => {
             Otlp::builder().with_tonic().with_endpoint(endpoint).with_timeout(*timeout).build()?
@@ -120,10 +137,13 @@ async fn send_all(
             taken = spans.recv_many(&mut some, SENT_MAX) => if taken == 0 { return },
             Some(flush) = flushes.recv() => asked.push(flush),
         }
-        if asked.is_empty() && some.len() < SENT_MAX {
-            let gathered = clock.sleep(GATHER);
+        let gathered = clock.sleep(GATHER);
+        tokio::pin!(gathered);
+        while asked.is_empty() && some.len() < SENT_MAX {
+            let room = SENT_MAX - some.len();
             tokio::select! {
-                () = gathered => {}
+                () = &mut gathered => break,
+                taken = spans.recv_many(&mut some, room) => if taken == 0 { break },
                 Some(flush) = flushes.recv() => asked.push(flush),
             }
         }

@@ -118,6 +118,18 @@ async fn what_is_wrong_with_redis_is_told() {
         tell(&redis, mend_it).await;
         assert_eq!(doctor(&config, &[]).level(check), "ok", "{mend_it:?}");
     }
+    // A user with the keys and the channel of the shop and nothing else may do all that is needed.
+    let own = &config.redis.key_prefix;
+    tell(&redis, &format!("ACL SETUSER shop on >secret ~{own}* &{own}* +@all -@admin")).await;
+    let url = format!("redis://shop:secret@{}", redis.address());
+    let said = doctor(&config, &[("REDIS__URL", &url)]);
+    assert_eq!(said.ill(), BTreeSet::new(), "{}", said.text);
+    tell(&redis, "ACL SETUSER shop -getdel resetchannels").await;
+    let said = doctor(&config, &[("REDIS__URL", &url)]);
+    assert_eq!(said.level("redis.rights"), "error", "{}", said.text);
+    for command in ["getdel", "publish", "subscribe"] {
+        assert!(said.text.contains(command), "{command}: {}", said.text);
+    }
     let said = doctor(&config, &[("REDIS__PASSWORD", "wrong")]);
     assert_eq!((said.level("redis.reached"), said.code), ("error", Some(4)), "{}", said.text);
     redis.kill();

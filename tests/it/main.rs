@@ -18,6 +18,8 @@ mod wishes;
 #[cfg(feature = "distributed")]
 mod alerts;
 #[cfg(feature = "distributed")]
+mod by_hand;
+#[cfg(feature = "distributed")]
 mod cluster_limits;
 #[cfg(feature = "distributed")]
 mod dead_letters;

@@ -47,7 +47,7 @@ async fn a_profile_is_opened_by_go_and_refused_without_scope_or_switch() {
     let shop = TestShop::start(Mode::Distributed).await;
     let off = Process::start(&shop.config, "api", &[]).await;
     let refused = profile(&off, API_KEY, "seconds=1").await;
-    assert_eq!(code(&refused), (403, "forbidden".to_owned()));
+    assert_eq!(code(&refused), (409, "state_conflict".to_owned()));
     assert!(refused.text.contains("debug.profiles"), "{refused:?}");
     drop(off);
 

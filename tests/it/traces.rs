@@ -294,3 +294,25 @@ async fn a_collector_that_is_gone_or_hangs_holds_up_nobody() {
     }
     shop.finish_with(crate::harness::Books::LeftAlone).await;
 }
+
+#[cfg(feature = "embedded")]
+#[test]
+fn an_endpoint_that_cannot_be_used_is_said_at_the_start() {
+    use crate::harness::{SECRET, process::program};
+
+    let config = config(Mode::Embedded, &[]);
+    for (endpoint, protocol) in [("https://collector.example:4317", "grpc"), ("collector.example", "http")] {
+        let done = program(&config)
+            .env("SECKILL__AUTH__HS256_SECRET", SECRET)
+            .env("SECKILL__TRACES__ENDPOINT", endpoint)
+            .env("SECKILL__TRACES__PROTOCOL", protocol)
+            .args(["serve", "--bind", "127.0.0.1:0", "--admin-bind", "127.0.0.1:0"])
+            .stdin(Stdio::null())
+            .output()
+            .expect("the binary runs");
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert_eq!(done.status.code(), Some(1), "{said}");
+        assert!(said.contains("traces.endpoint") && said.contains("must begin with http://"), "{said}");
+    }
+    drop(std::fs::remove_dir_all(&config.embedded.folder));
+}

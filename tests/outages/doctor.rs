@@ -1,6 +1,7 @@
 //! `seckill doctor` on servers whose variables are wrong.
 
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -8,11 +9,16 @@ use crate::binary::command;
 use crate::harness::Servers;
 use crate::world::{Loss, World};
 
+/// How long it may take, also when a server hangs.
+const DONE_WITHIN: Duration = Duration::from_secs(20);
+
 /// Answers the level of a check, and the exit code.
 fn level(world: &World, check: &str) -> (String, Option<i32>) {
     let mut command = command(&world.config);
     command.args(["doctor", "-o", "json"]).stdout(Stdio::piped()).stderr(Stdio::null());
+    let began = Instant::now();
     let done = command.output().expect("the binary runs");
+    assert!(began.elapsed() < DONE_WITHIN, "{check}: it took {:?}", began.elapsed());
     let answer: Value = serde_json::from_slice(&done.stdout).expect("JSON");
     let found = answer["checks"].as_array().expect("a list").iter().find(|found| found["name"] == check);
     let level = found.map_or("not there", |found| found["level"].as_str().expect("a level"));

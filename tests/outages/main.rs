@@ -22,6 +22,7 @@ mod processes;
 #[expect(dead_code, reason = "the other test binary uses the rest")]
 mod provider;
 mod proxy;
+mod readiness;
 mod redis;
 mod set_back;
 mod shaving;

@@ -1,4 +1,5 @@
-//! Looks at the servers that the shop stands on, for `seckill doctor`. It changes nothing but three keys of the probe.
+//! Looks at the servers that the shop stands on, for `seckill doctor`. It changes nothing of a shop: the probe of Redis
+//! writes three keys of its own.
 //!
 //! Each server is asked for itself, and one that does not answer is one check that says so.
 
@@ -7,10 +8,13 @@ mod mysql;
 mod redis;
 mod told;
 
+use std::sync::Arc;
+
 use futures::future::join3;
 
 use super::mysql::{Guarded, Mysql};
 use super::settings::Settings;
+use super::watermarks::RedisWatermarks;
 use crate::clock::Clock;
 use crate::domain::Month;
 use crate::domain::check::Check;
@@ -23,7 +27,17 @@ use crate::ports::StoreResult;
 /// When an address of the configuration cannot be read.
 pub async fn examine(settings: &Settings, months: &[Month], clock: &Clock) -> StoreResult<Vec<Check>> {
     let mysql = Mysql::new(&settings.mysql, settings.map, &settings.kafka.topic, Guarded::No, clock.clone())?;
-    let (redis, processes) = redis::examine(&settings.redis, clock).await;
+    let mysql = Arc::new(mysql);
+    let (redis, found) = redis::examine(&settings.redis, clock).await;
+    let processes = found.map(|(link, processes)| (RedisWatermarks::new(mysql.clone(), link), processes));
+    let processes = match processes {
+        Some((watermarks, processes)) => {
+            // What the shop has seen of the instances. Nothing is told that Redis does not know.
+            let known = watermarks.exchange().await;
+            known.is_ok().then_some(processes)
+        }
+        None => None,
+    };
     let examined = mysql::Examined { settings, mysql: &mysql, months, processes, clock };
     let (kafka, events, mysql) = join3(
         kafka::examine(settings, &mysql, clock),

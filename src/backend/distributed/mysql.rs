@@ -245,15 +245,17 @@ impl Mysql {
         context: &'static str,
         work: impl Future<Output = StoreResult<T>> + Send,
     ) -> StoreResult<T> {
-        let began = self.clock.monotonic();
-        let work = trace::step(context, Kind::Client, |span| described(span, "mysql", context), work);
-        let done = self.clock.timeout(limit, work).await;
-        histogram!(DB_DURATION, "system" => "mysql", "operation" => context)
-            .record(self.clock.monotonic().since(began).as_secs_f64());
-        done.unwrap_or_else(|late| {
-            let (kind, effect) = (ErrorKind::Unavailable, Effect::Unknown);
-            Err(StoreError { kind, effect, context, source: Box::new(late) })
-        })
+        let work = async {
+            let began = self.clock.monotonic();
+            let done = self.clock.timeout(limit, work).await;
+            histogram!(DB_DURATION, "system" => "mysql", "operation" => context)
+                .record(self.clock.monotonic().since(began).as_secs_f64());
+            done.unwrap_or_else(|late| {
+                let (kind, effect) = (ErrorKind::Unavailable, Effect::Unknown);
+                Err(StoreError { kind, effect, context, source: Box::new(late) })
+            })
+        };
+        trace::step(context, Kind::Client, |span| described(span, "mysql", context), work).await
     }
 
     /// Answers the time of this process's clock, in milliseconds since 1970.
@@ -356,7 +358,8 @@ impl Mysql {
 }
 
 /// A change of no row: it costs no commit, and a server that only reads refuses it all the same.
-const NO_CHANGE: &str = "UPDATE {control}.consumer_positions SET halt = halt WHERE topic = '' AND part = -1";
+pub const NO_CHANGE: &str =
+    "UPDATE {control}.consumer_positions SET halt = halt WHERE topic = '' AND part = -1";
 
 struct InstanceProbe {
     mysql: Arc<Mysql>,

@@ -331,8 +331,16 @@ impl RedisLink {
         context: &'static str,
         call: impl Future<Output = Result<T, RedisError>>,
     ) -> StoreResult<T> {
+        let call = self.within_limit(context, call);
+        trace::step(context, Kind::Client, |span| described(span, "redis", context), call).await
+    }
+
+    async fn within_limit<T>(
+        &self,
+        context: &'static str,
+        call: impl Future<Output = Result<T, RedisError>>,
+    ) -> StoreResult<T> {
         let began = self.clock.monotonic();
-        let call = trace::step(context, Kind::Client, |span| described(span, "redis", context), call);
         let answer = self.clock.timeout(self.response_timeout, call).await;
         histogram!(DB_DURATION, "system" => "redis", "operation" => context)
             .record(self.clock.monotonic().since(began).as_secs_f64());

@@ -22,6 +22,22 @@ impl RedisNodes {
     pub fn new(link: Arc<RedisLink>) -> Self {
         Self { link, beat: Script::new(include_str!("../../../lua/beat.lua")) }
     }
+
+    /// Reads what the processes have told, by their ids; `None` for what cannot be read.
+    async fn told(&self) -> StoreResult<Vec<(String, Option<Node>)>> {
+        let told: Vec<(String, String)> =
+            self.link.command(LIST, redis::cmd("HGETALL").arg(self.link.nodes())).await?;
+        let now_ms = self.link.now_ms().await?;
+        Ok(told.into_iter().map(|(id, value)| (id, read(&value, now_ms))).collect())
+    }
+
+    /// Reads the processes that can be read, and forgets none.
+    ///
+    /// # Errors
+    /// When Redis cannot be asked.
+    pub async fn seen(&self) -> StoreResult<Vec<Node>> {
+        Ok(self.told().await?.into_iter().filter_map(|(_, node)| node).collect())
+    }
 }
 
 /// Reads what lua/beat.lua has written; `None` for what is damaged, or of a version that says less.
@@ -57,12 +73,9 @@ impl Nodes for RedisNodes {
     }
 
     async fn all(&self) -> StoreResult<Vec<Node>> {
-        let told: Vec<(String, String)> =
-            self.link.command(LIST, redis::cmd("HGETALL").arg(self.link.nodes())).await?;
-        let now_ms = self.link.now_ms().await?;
         let mut nodes = Vec::new();
-        for (id, value) in told {
-            match read(&value, now_ms) {
+        for (id, told) in self.told().await? {
+            match told {
                 Some(node) if node.age_ms <= Node::FORGOTTEN_AFTER_MS => nodes.push(node),
                 _ => self.leave(&id).await?,
             }

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::time::Duration;
 
 use nix::sys::statfs::{Statfs, statfs};
 use nix::unistd::{AccessFlags, access};
@@ -11,6 +12,7 @@ use sqlx::{ConnectOptions as _, Row as _};
 use super::Settings;
 use super::folder::{DATABASE, holds_shop};
 use super::sqlite::plan;
+use crate::backend::migrations::{EMBEDDED, migrator};
 use crate::clock::Clock;
 use crate::config::Synchronous;
 use crate::domain::check::{Check, Checks};
@@ -20,6 +22,8 @@ const FREE_BYTES_WANTED: u64 = 2 << 30;
 const FREE_BYTES_LEAST: u64 = 200 << 20;
 /// Bytes of the write-ahead log at which something keeps it from being reset.
 const WAL_BYTES_MOST: u64 = 256 << 20;
+/// How long the database is looked through for damage. A reader keeps the write-ahead log from being reset.
+const LOOK_MAX: Duration = Duration::from_secs(10);
 /// How far the newest entry may be ahead of the clock, in ms.
 const AHEAD_MS_MOST: i64 = 1000;
 
@@ -81,8 +85,10 @@ fn of_disk(checks: &mut Checks, path: &Path) {
 
 #[cfg(target_os = "linux")]
 fn is_of_network(disk: &Statfs) -> bool {
-    use nix::sys::statfs::{NFS_SUPER_MAGIC, SMB_SUPER_MAGIC};
-    [NFS_SUPER_MAGIC, SMB_SUPER_MAGIC].contains(&disk.filesystem_type())
+    use nix::sys::statfs::{FsType, NFS_SUPER_MAGIC, SMB_SUPER_MAGIC};
+    // What mounts of CIFS and SMB say of themselves. Source: linux/magic.h.
+    let (cifs, smb2) = (FsType(0xff53_4d42), FsType(0xfe53_4d42));
+    [NFS_SUPER_MAGIC, SMB_SUPER_MAGIC, cifs, smb2].contains(&disk.filesystem_type())
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -111,6 +117,12 @@ async fn of_database(checks: &mut Checks, path: &Path, clock: &Clock) {
         "end what reads the database for long (a backup, a shell): the log cannot be reset meanwhile",
     );
     match plan(path).await {
+        Ok(_) if is_newer(path).await => checks.need(
+            "schema",
+            false,
+            "a newer version has used the folder",
+            "use that version or a newer one, or restore a backup from before",
+        ),
         Ok(steps) => checks.want(
             "schema",
             steps.is_empty(),
@@ -129,14 +141,6 @@ async fn of_database(checks: &mut Checks, path: &Path, clock: &Clock) {
         // That it cannot be read was said above.
         return;
     };
-    let sound = sqlx::query_scalar::<_, String>("PRAGMA quick_check(1)").fetch_one(&mut connection).await;
-    let said = sound.unwrap_or_else(|error| error.to_string());
-    checks.need(
-        "sound",
-        said == "ok",
-        if said == "ok" { "SQLite finds no damage".to_owned() } else { format!("SQLite finds: {said}") },
-        "end the process, keep the folder, and restore a backup (docs/operations.md, Embedded mode)",
-    );
     let Some(newest_ms) = newest(&mut connection).await else { return };
     let ahead_ms = newest_ms - clock.now_ms();
     checks.want(
@@ -148,6 +152,24 @@ async fn of_database(checks: &mut Checks, path: &Path, clock: &Clock) {
         },
         "set the clock by NTP: the shop goes on by the time of its newest entry",
     );
+    // Last, because it may still be looking when the time is over.
+    let sound = sqlx::query_scalar::<_, String>("PRAGMA quick_check(1)").fetch_one(&mut connection);
+    match clock.timeout(LOOK_MAX, sound).await {
+        Ok(said) => {
+            let said = said.unwrap_or_else(|error| error.to_string());
+            checks.need(
+                "sound",
+                said == "ok",
+                if said == "ok" {
+                    "SQLite finds no damage".to_owned()
+                } else {
+                    format!("SQLite finds: {said}")
+                },
+                "end the process, keep the folder, and restore a backup (docs/operations.md, Embedded mode)",
+            );
+        }
+        Err(_) => checks.add("sound", "was not looked through: the database is too large for that", None),
+    }
 }
 
 /// Reads when the last change was noted, in ms since 1970.
@@ -155,4 +177,14 @@ async fn newest(connection: &mut SqliteConnection) -> Option<i64> {
     let text = "SELECT MAX(at_ms) FROM audit_log";
     let row = sqlx::query(text).fetch_one(connection).await.ok()?;
     row.try_get::<Option<i64>, _>(0).ok()?
+}
+
+/// Answers whether migrations were applied that this version does not know.
+async fn is_newer(path: &Path) -> bool {
+    let options = SqliteConnectOptions::new().filename(path.join(DATABASE)).read_only(true);
+    let Ok(mut connection) = options.connect().await else { return false };
+    let text = "SELECT MAX(version) FROM _sqlx_migrations";
+    let newest = sqlx::query_scalar::<_, Option<i64>>(text).fetch_one(&mut connection).await;
+    let known = migrator(EMBEDDED).iter().map(|migration| migration.version).max();
+    newest.ok().flatten() > known
 }

@@ -56,7 +56,7 @@ pub fn operations() -> Vec<Operation> {
 /// Answers `GET /debug/pprof/profile`. The profile is given up when the client goes away.
 ///
 /// # Errors
-/// `forbidden` where profiles are turned off, `validation_failed`, `state_conflict` while another one is taken.
+/// `validation_failed`; `state_conflict` where profiles are turned off, and while another one is taken.
 pub async fn profile(
     request: HttpRequest,
     query: web::Query<ProfileQuery>,
@@ -65,7 +65,7 @@ pub async fn profile(
     operator(&request, &context, Scope::Debug).await?;
     let Some(take) = &context.take_profile else {
         let detail = "Profiles are turned off: set debug.profiles to true and start the process anew.";
-        return Err(Problem::new(Code::Forbidden).detail(detail));
+        return Err(Problem::new(Code::StateConflict).detail(detail));
     };
     let seconds = query.seconds.unwrap_or(10);
     if !(1..=SECONDS_MAX).contains(&seconds) {

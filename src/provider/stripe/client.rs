@@ -105,8 +105,8 @@ impl Client {
             StoreError { kind: ErrorKind::Unavailable, effect, context, source }
         };
         let request = request.bearer_auth(self.api_key.expose()).header("Stripe-Version", API_VERSION);
-        let sent = trace::ask(("provider", &self.clock), |parent| traced(request, parent).send());
-        let mut answer = sent.await.map_err(failed)?;
+        let sent = async |parent| traced(request, parent).send().await.map_err(failed);
+        let mut answer = trace::ask(("provider", &self.clock), sent).await?;
         let status = answer.status();
         let mut body = Vec::new();
         while let Some(piece) = answer.chunk().await.map_err(failed)? {

@@ -19,6 +19,7 @@ pub fn program(config: &Config) -> Command {
         ("BACKEND__MODE", config.backend.mode.as_str().to_owned()),
         ("REDIS__KEY_PREFIX", config.redis.key_prefix.clone()),
         ("REDIS__URL", config.redis.url.clone()),
+        ("REDIS__RESPONSE_TIMEOUT_MS", config.redis.response_timeout_ms.to_string()),
         ("MYSQL__DATABASE_PREFIX", config.mysql.database_prefix.clone()),
         ("KAFKA__TOPIC", config.kafka.topic.clone()),
         ("KAFKA__EVENTS_TOPIC", config.kafka.events_topic.clone()),

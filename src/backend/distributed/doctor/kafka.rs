@@ -105,8 +105,9 @@ pub async fn examine_events(settings: &Settings, clock: &Clock) -> Vec<Check> {
 async fn of_positions(checks: &mut Checks, mysql: &Mysql, log: LogId) {
     let mut strangers = Vec::new();
     for instance in mysql.map.all_instances() {
-        // That an instance does not answer is said of the instance.
-        let Ok(positions) = mysql_positions::read_all(mysql, instance).await else { continue };
+        let asked = mysql.read("read positions", mysql_positions::read_all(mysql, instance)).await;
+        // That an instance does not answer is said of the instance, and its positions are not compared.
+        let Ok(positions) = asked else { return };
         let others = positions.iter().filter(|(_, position)| position.log.is_some_and(|named| named != log));
         strangers.extend(others.map(|(part, _)| part.number()));
     }
@@ -160,9 +161,11 @@ fn of_log(checks: &mut Checks, retention_ms: i64, wanted: usize, topic: &Topic) 
     );
     let number = |name: &str| topic.setting(name).parse::<i64>().ok();
     let retention = number("retention.ms").unwrap_or(0);
+    // Whoever wants a shorter time has said so; -1 is for ever.
+    let least = if retention_ms < 0 { RETENTION_LEAST_MS } else { RETENTION_LEAST_MS.min(retention_ms) };
     checks.need(
         "retention",
-        retention == -1 || retention >= RETENTION_LEAST_MS.min(retention_ms.max(0)),
+        retention == -1 || retention >= least,
         format!("retention.ms is {retention} ({} days)", retention / DAY_MS),
         format!("set it to kafka.retention_ms ({retention_ms}): what expires before it is written is lost"),
     );
@@ -289,6 +292,16 @@ mod tests {
             let ill: Vec<_> = found.iter().filter(|(_, level)| **level != Level::Ok).collect();
             assert_eq!(ill, [(&check.to_owned(), &level)], "{name} {value}");
         }
+    }
+
+    #[test]
+    fn a_log_that_is_kept_for_ever_is_not_kept_for_a_minute() {
+        let settings = vec![("retention.ms".to_owned(), "60000".to_owned())];
+        let mut checks = Checks::of("kafka");
+        of_log(&mut checks, -1, 1, &Topic { parts: vec![SOUND], settings });
+        let found = checks.found();
+        let check = found.iter().find(|check| check.name == "kafka.retention").expect("the check");
+        assert_eq!(check.level, Level::Error);
     }
 
     #[test]

@@ -7,15 +7,16 @@ use sqlx::mysql::{MySqlConnection, MySqlRow};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
 use super::told::{compare_clocks, why};
-use crate::backend::distributed::migrate;
-use crate::backend::distributed::mysql::{Mysql, failed};
+use crate::backend::distributed::mysql::{Mysql, NO_CHANGE, failed};
 use crate::backend::distributed::mysql_text::NOW_MS;
 use crate::backend::distributed::settings::Settings;
+use crate::backend::distributed::{migrate, mysql_guard};
 use crate::clock::Clock;
 use crate::domain::check::{Check, Checks, Level};
 use crate::domain::node::Node;
+use crate::domain::watermark::SetBack;
 use crate::domain::{Instance, Month};
-use crate::ports::StoreResult;
+use crate::ports::{StoreError, StoreResult};
 
 /// The oldest versions that the statements of the shop were run on.
 const MYSQL_LEAST: (u32, u32) = (8, 4);
@@ -81,8 +82,9 @@ impl Examined<'_> {
                 checks.need("variables", false, why(&error), "the user needs to read global variables")
             }
         }
+        let asked_ms = self.clock.now_ms();
         match self.mysql.read("read the time", now_ms(&mut connection)).await {
-            Ok(theirs_ms) => compare_clocks(&mut checks, theirs_ms, self.clock.now_ms()),
+            Ok(theirs_ms) => compare_clocks(&mut checks, theirs_ms, (asked_ms, self.clock.now_ms())),
             Err(error) => checks.need("clock", false, why(&error), "see the log of MySQL"),
         }
         self.of_data(&mut checks, instance, &mut connection).await;
@@ -111,13 +113,14 @@ impl Examined<'_> {
             format!("max_connections is {most}; {processes} processes take up to {each} each, and some are to spare"),
             format!("raise max_connections to {wanted} or more, or lower mysql.pool_connections_max"),
         );
-        let used = status(connection, "Threads_connected").await.unwrap_or(0);
-        checks.want(
-            "connections_used",
-            used + CONNECTIONS_TO_SPARE <= most,
-            format!("{used} of {most} connections are taken"),
-            "see SHOW PROCESSLIST for who takes them: new processes will find none",
-        );
+        if let Ok(used) = self.mysql.read("read status", status(connection, "Threads_connected")).await {
+            checks.want(
+                "connections_used",
+                used + CONNECTIONS_TO_SPARE <= most,
+                format!("{used} of {most} connections are taken"),
+                "see SHOW PROCESSLIST for who takes them: new processes will find none",
+            );
+        }
         let statements = number(variables, "max_prepared_stmt_count").unwrap_or(u64::MAX);
         let cached = each.saturating_mul(processes).saturating_mul(STATEMENTS_PER_CONNECTION);
         checks.want(
@@ -130,8 +133,7 @@ impl Examined<'_> {
 
     /// Looks at what the shop has on the instance.
     async fn of_data(&self, checks: &mut Checks, instance: Instance, connection: &mut MySqlConnection) {
-        let text = "UPDATE {control}.consumer_positions SET part = part WHERE part < 0";
-        let text = self.mysql.control_sql(instance, text);
+        let text = self.mysql.control_sql(instance, NO_CHANGE);
         let written = async {
             let done = sqlx::query(text).execute(&mut *connection).await;
             done.map(drop).map_err(|error| failed("change no row", error))
@@ -144,30 +146,70 @@ impl Examined<'_> {
                 checks.need("writes", false, why(&error), fix);
             }
         }
-        match self.mysql.look(instance).await {
-            Ok(None) => checks.need("watermark", true, "has all that the shop has seen of it", ""),
-            Ok(Some(set_back)) => {
-                let number = instance.number();
-                checks.need(
-                    "watermark",
-                    false,
-                    set_back.to_string(),
-                    format!("run `seckill recover mysql {number}`"),
-                );
-            }
-            Err(_) => checks.need("watermark", false, "cannot be read", "run `seckill migrate`"),
-        }
-        match self.mysql.read("read the tables", self.missing(instance, connection)).await {
+        self.of_watermark(checks, instance, connection).await;
+        self.of_session(checks, instance).await;
+        match self.missing(instance, connection).await {
             Ok(missing) => self.of_months(checks, &missing),
             Err(error) => checks.need("months", false, why(&error), "run `seckill migrate`"),
         }
+    }
+
+    /// Looks whether the data are older than what the shop has seen of them.
+    async fn of_watermark(&self, checks: &mut Checks, instance: Instance, connection: &mut MySqlConnection) {
+        let table = format!("{}.watermark", self.mysql.control(instance));
+        let known = self.mysql.guard(instance).known();
+        let asked = async {
+            mysql_guard::read(&table, connection).await.map_err(|error| failed("read the watermark", error))
+        };
+        match self.mysql.read("read the watermark", asked).await {
+            Ok(found) => {
+                let set_back = SetBack::of(found.as_ref(), known);
+                let number = instance.number();
+                checks.need(
+                    "watermark",
+                    set_back.is_none() && found.is_some(),
+                    match (set_back, &found) {
+                        (Some(set_back), _) => set_back.to_string(),
+                        (None, None) => "has no watermark".to_owned(),
+                        (None, Some(_)) if self.processes.is_none() => {
+                            "Redis does not say how old it may be".to_owned()
+                        }
+                        (None, Some(_)) => "has all that the shop has seen of it".to_owned(),
+                    },
+                    format!("run `seckill recover mysql {number}`, or `seckill migrate` when it is new"),
+                );
+            }
+            Err(error) => checks.need("watermark", false, why(&error), "run `seckill migrate`"),
+        }
+    }
+
+    /// Looks whether the settings of our own connections hold: something between may pass them over.
+    async fn of_session(&self, checks: &mut Checks, instance: Instance) {
+        let asked = async {
+            let text = "SHOW SESSION VARIABLES WHERE variable_name IN \
+                        ('transaction_isolation', 'tx_isolation', 'time_zone')";
+            let fault = |error| failed("read our session", error);
+            let rows = sqlx::query(text).fetch_all(self.mysql.pool(instance)).await.map_err(fault)?;
+            rows.iter().map(|row| row.try_get::<String, _>(1).map_err(fault)).collect::<StoreResult<Vec<_>>>()
+        };
+        // That nobody may use the instance, or that it is not migrated, was said above.
+        let Ok(values) = self.mysql.read("read our session", asked).await else { return };
+        let holds = |wanted: &str| values.iter().any(|value| value == wanted);
+        checks.need(
+            "session",
+            holds("READ-COMMITTED") && holds("+00:00"),
+            format!("our connections have {}", values.join(", ")),
+            "let what is between (a proxy, a pooler) keep SET of each connection: READ-COMMITTED and +00:00",
+        );
     }
 
     /// Lists the months, as `yyyymm`, that some shard of the instance has no orders table of.
     async fn missing(&self, instance: Instance, connection: &mut MySqlConnection) -> StoreResult<Vec<u32>> {
         let mut missing = BTreeSet::new();
         for shard in self.mysql.map.shards_of(instance) {
-            let shapes = migrate::shapes_of_months(connection, &self.mysql.shard(shard)).await?;
+            let database = self.mysql.shard(shard);
+            let asked = migrate::shapes_of_months(connection, &database);
+            let shapes = self.mysql.read("read the tables", asked).await?;
             let wanted = self.months.iter().map(|month| month.yyyymm());
             missing.extend(wanted.filter(|yyyymm| !shapes.contains_key(&yyyymm.to_string())));
         }
@@ -210,10 +252,12 @@ async fn variables(connection: &mut MySqlConnection) -> StoreResult<Variables> {
     rows.iter().map(pair).collect()
 }
 
-async fn status(connection: &mut MySqlConnection, name: &'static str) -> Option<u64> {
+async fn status(connection: &mut MySqlConnection, name: &'static str) -> StoreResult<u64> {
     let text = format!("SHOW GLOBAL STATUS LIKE '{name}'");
-    let row = sqlx::query(AssertSqlSafe(text)).fetch_one(connection).await.ok()?;
-    row.try_get::<String, _>(1).ok()?.parse().ok()
+    let fault = |error| failed("read status", error);
+    let row = sqlx::query(AssertSqlSafe(text)).fetch_one(connection).await.map_err(fault)?;
+    let value: String = row.try_get(1).map_err(fault)?;
+    value.parse().map_err(|_| StoreError::broken("read status", format!("{name} is {value}")))
 }
 
 async fn now_ms(connection: &mut MySqlConnection) -> StoreResult<i64> {

@@ -8,9 +8,9 @@ const CLOCK_WARNING_MS: i64 = 500;
 /// How far it may be before buyers are refused, or tokens expire, at the wrong time.
 const CLOCK_ERROR_MS: i64 = 5000;
 
-/// Adds what a server's clock says. `ours_ms` is the time here in the middle of the question.
-pub fn compare_clocks(checks: &mut Checks, theirs_ms: i64, ours_ms: i64) {
-    let ahead_ms = theirs_ms - ours_ms;
+/// Adds what a server's clock says. It was asked between the two times here.
+pub fn compare_clocks(checks: &mut Checks, theirs_ms: i64, (asked_ms, heard_ms): (i64, i64)) {
+    let ahead_ms = theirs_ms - (asked_ms + heard_ms) / 2;
     let detail = match ahead_ms {
         0.. => format!("its clock is {ahead_ms} ms ahead of this machine's"),
         behind => format!("its clock is {} ms behind this machine's", behind.saturating_neg()),
@@ -43,7 +43,7 @@ mod tests {
             (5_000, Level::Error, "5000 ms behind"),
         ] {
             let mut checks = Checks::of("redis");
-            compare_clocks(&mut checks, theirs_ms, 10_000);
+            compare_clocks(&mut checks, theirs_ms, (9_900, 10_100));
             let found = checks.found();
             let [check] = &found[..] else { panic!("{found:?}") };
             assert_eq!((check.level, check.name.as_ref()), (level, "redis.clock"), "{theirs_ms}");
