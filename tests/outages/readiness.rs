@@ -64,7 +64,6 @@ async fn lose(world: &mut World, shop: &TestShop, server: &'static str, loss: Lo
 async fn every_fault_of_a_server_is_said_with_its_duty_and_so_is_its_end() {
     let mut world = World::new(&[]).await;
     let shop = world.shop().await;
-    shop.open_sale("drop", 1, &[("phone", 10)]).await;
     eventually("all is well", async || is_well(&duties(&shop).await)).await;
     for (server, ..) in NEEDED {
         for loss in LOSSES {
