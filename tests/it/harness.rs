@@ -7,6 +7,10 @@ pub mod data_folder;
 #[path = "harness/ports.rs"]
 pub mod ports;
 #[path = "harness/process.rs"]
+#[cfg_attr(
+    all(test, not(feature = "distributed")),
+    expect(dead_code, reason = "processes that share stores with a test are of the distributed mode")
+)]
 pub mod process;
 #[path = "harness/promises.rs"]
 pub mod promises;
