@@ -177,7 +177,8 @@ async fn answered(
 
 /// Answers what a request needs that may change something. Purchases see to their own end.
 fn of_change(request: &ServiceRequest) -> Option<Data<Context>> {
-    let is_change = !request.method().is_safe() && sale_of(request.path()).is_none();
+    let is_purchase = || request.path().starts_with("/api/v1/sales/") && request.path().ends_with("/orders");
+    let is_change = !request.method().is_safe() && !is_purchase();
     if is_change { request.app_data::<Data<Context>>().cloned() } else { None }
 }
 
@@ -299,11 +300,17 @@ fn record(
     };
     let (route, method) = (&*route, method_label(request.method()));
     observe(method, route, status, elapsed);
-    let id = purpose.request.map_or_else(RequestId::new, RequestId);
-    // Who has asked to be kept waiting is not slow.
-    let elapsed_alone = if trace::is_on() && is_kept_waiting(request) { Duration::ZERO } else { elapsed };
-    purpose.trace = describe((span, caller), (id, method, route, status), elapsed_alone);
-    trace::within_now(purpose, || log(request.method(), route, status, elapsed));
+    if trace::is_on() {
+        let id = purpose.request.map_or_else(RequestId::new, RequestId);
+        // Who has asked to be kept waiting is not slow.
+        let elapsed_alone = if is_kept_waiting(request) { Duration::ZERO } else { elapsed };
+        purpose.trace = describe((span, caller), (id, method, route, status), elapsed_alone);
+    }
+    let is_of_operators = route.starts_with("/api/v1/admin") || route.starts_with("/debug/");
+    // A crowd's refusals are normal answers. They are counted above, and logged only when the filter asks for them.
+    if is_of_operators || status >= 500 || tracing::enabled!(tracing::Level::DEBUG) {
+        trace::within_now(purpose, || log(request.method(), (route, is_of_operators), status, elapsed));
+    }
 }
 
 /// Answers whether a request asks to be answered later: `?wait=` or `Prefer: wait`.
@@ -335,10 +342,10 @@ fn describe(
     span.context()
 }
 
-fn log(method: &Method, route: &str, status: u16, elapsed: Duration) {
+fn log(method: &Method, (route, is_of_operators): (&str, bool), status: u16, elapsed: Duration) {
     let elapsed_ms = elapsed.as_millis();
     // Each of these places has a quota of its own: a crowd's failures hide no operator's.
-    match (route.starts_with("/api/v1/admin") || route.starts_with("/debug/"), status >= 500) {
+    match (is_of_operators, status >= 500) {
         (true, true) => {
             tracing::warn!(%method, route, status, elapsed_ms, "operator request failed");
         }
@@ -348,7 +355,6 @@ fn log(method: &Method, route: &str, status: u16, elapsed: Duration) {
         (false, true) => {
             tracing::warn!(%method, route, status, elapsed_ms, "request failed");
         }
-        // A crowd's refusals are normal answers. They are counted above, and logged only when the filter asks for them.
         (false, false) => tracing::debug!(%method, route, status, elapsed_ms, "request"),
     }
 }
