@@ -338,8 +338,9 @@ tokio::task_local! {
 }
 
 /// Does work for somebody. Work that it spawns is for nobody, unless it says so itself.
-pub async fn within<T>(purpose: Purpose, work: impl Future<Output = T>) -> T {
-    PURPOSE.scope(Cell::new(purpose), work).await
+pub fn within<T>(purpose: Purpose, work: impl Future<Output = T>) -> impl Future<Output = T> {
+    // This is no `async fn`: one would hold the work a second time, and every request would move it once more.
+    PURPOSE.scope(Cell::new(purpose), work)
 }
 
 /// Does something for somebody that waits for nothing.
