@@ -53,7 +53,7 @@ mod order_log;
 mod own_redis;
 #[cfg(feature = "distributed")]
 mod positions;
-#[cfg(feature = "distributed")]
+#[cfg(all(feature = "distributed", feature = "profiles"))]
 mod profiles;
 #[cfg(feature = "distributed")]
 mod proxies;
@@ -79,7 +79,7 @@ mod sick_redis;
 mod sqlite_model;
 #[cfg(feature = "distributed")]
 mod streams;
-#[cfg(feature = "distributed")]
+#[cfg(all(feature = "distributed", feature = "traces"))]
 mod traces;
 #[cfg(feature = "distributed")]
 mod transfer;

@@ -247,7 +247,8 @@ async fn variables(connection: &mut MySqlConnection) -> StoreResult<Variables> {
     let fault = |error| failed("read variables", error);
     let rows = sqlx::query("SHOW GLOBAL VARIABLES").fetch_all(connection).await.map_err(fault)?;
     let pair = |row: &MySqlRow| -> StoreResult<(String, String)> {
-        Ok((row.try_get(0).map_err(fault)?, row.try_get(1).map_err(fault)?))
+        let value: Option<String> = row.try_get(1).map_err(fault)?;
+        Ok((row.try_get(0).map_err(fault)?, value.unwrap_or_default()))
     };
     rows.iter().map(pair).collect()
 }
