@@ -107,10 +107,6 @@ fn of_files(checks: &mut Checks, config: &Config, role: Role, soft: u64) {
 
 /// Looks whether each secret is used for one thing, and cannot be guessed.
 fn of_secrets(checks: &mut Checks, config: &Config) {
-    let given = config.require_secrets();
-    let detail =
-        given.as_ref().map_or_else(ToString::to_string, |()| "shoppers' tokens can be checked".to_owned());
-    checks.need("keys", given.is_ok(), detail, "see Shoppers' keys in docs/operations.md");
     let auth = &config.auth;
     let secrets: [(&str, &Secret); 4] = [
         ("auth.hs256_secret", &auth.hs256_secret),
@@ -256,6 +252,18 @@ mod tests {
         of_files(&mut files, &config, Role::All, soft);
         found.extend(files.found());
         found.into_iter().map(|check| (check.name.into_owned(), check.level)).collect()
+    }
+
+    #[test]
+    fn no_check_is_made_twice_and_a_worker_needs_no_key_of_shoppers() {
+        let config = load_with(None, &[], &[]).expect("valid").config;
+        for (role, keys) in [(Role::All, Some(Level::Error)), (Role::Worker, None)] {
+            let found = process(&config, role);
+            let names: BTreeMap<_, _> =
+                found.iter().map(|check| (check.name.as_ref(), check.level)).collect();
+            assert_eq!(names.len(), found.len(), "{found:?}");
+            assert_eq!(names.get("process.keys").copied(), keys, "{role:?}");
+        }
     }
 
     #[test]

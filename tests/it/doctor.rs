@@ -72,6 +72,11 @@ async fn a_shop_that_is_well_has_no_error_and_at_least_thirty_checks() {
     migrated(&config).await;
     let said = doctor(&config, &[]);
     assert_eq!(said.ill(), BTreeSet::new(), "{}", said.text);
+    assert!(
+        said.text.contains("2 processes take up to"),
+        "one that starts, and its other half: {}",
+        said.text
+    );
     assert!(said.levels.len() >= 60, "{}", said.levels.len());
     remove(&config).await;
 }

@@ -102,9 +102,9 @@ impl Examined<'_> {
         let config = &self.settings.mysql;
         let each = u64::from(config.pool_connections_max) + u64::from(config.reader_connections_max);
         let alive =
-            self.processes.as_ref().map_or(1, |nodes| nodes.iter().filter(|node| !node.is_lost()).count());
-        // A shop that does not run yet is two processes at least.
-        let processes = u64::try_from(alive.max(1)).unwrap_or(u64::MAX);
+            self.processes.as_ref().map_or(0, |nodes| nodes.iter().filter(|node| !node.is_lost()).count());
+        // One may be about to start, and a shop is two processes at least.
+        let processes = u64::try_from((alive + 1).max(2)).unwrap_or(u64::MAX);
         let most = number(variables, "max_connections").unwrap_or(0);
         let wanted = each.saturating_mul(processes) + CONNECTIONS_TO_SPARE;
         checks.need(
