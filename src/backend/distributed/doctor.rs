@@ -29,11 +29,10 @@ pub async fn examine(settings: &Settings, months: &[Month], clock: &Clock) -> St
     let mysql = Mysql::new(&settings.mysql, settings.map, &settings.kafka.topic, Guarded::No, clock.clone())?;
     let mysql = Arc::new(mysql);
     let (redis, found) = redis::examine(&settings.redis, clock).await;
-    let processes = found.map(|(link, processes)| (RedisWatermarks::new(mysql.clone(), link), processes));
-    let processes = match processes {
-        Some((watermarks, processes)) => {
+    let processes = match found {
+        Some((link, processes)) => {
             // What the shop has seen of the instances. Nothing is told that Redis does not know.
-            let known = watermarks.exchange().await;
+            let known = RedisWatermarks::new(mysql.clone(), link).exchange().await;
             known.is_ok().then_some(processes)
         }
         None => None,

@@ -6,7 +6,7 @@ use futures::future::join_all;
 use sqlx::mysql::{MySqlConnection, MySqlRow};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
-use super::told::{compare_clocks, why};
+use super::told::{compare_clocks, version_of, why};
 use crate::backend::distributed::mysql::{Mysql, NO_CHANGE, failed};
 use crate::backend::distributed::mysql_text::NOW_MS;
 use crate::backend::distributed::settings::Settings;
@@ -270,21 +270,26 @@ fn number(variables: &Variables, name: &str) -> Option<u64> {
     variables.get(name).and_then(|value| value.parse().ok())
 }
 
+fn word<'a>(variables: &'a Variables, name: &str) -> &'a str {
+    variables.get(name).map_or("not told", String::as_str)
+}
+
+fn is_on(variables: &Variables, name: &str) -> bool {
+    ["ON", "1"].contains(&word(variables, name))
+}
+
 fn of_variables(checks: &mut Checks, variables: &Variables) {
-    let word = |name: &str| variables.get(name).map_or("not told", String::as_str);
-    let is_on = |name: &str| ["ON", "1"].contains(&word(name));
+    let word = |name: &str| word(variables, name);
     let version = word("version");
     let (least, kind) =
         if version.contains("MariaDB") { (MARIADB_LEAST, "MariaDB") } else { (MYSQL_LEAST, "MySQL") };
-    let mut numbers = version.split(['.', '-']).map(|part| part.parse::<u32>().unwrap_or(0));
-    let found = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     checks.need(
         "version",
-        found >= least,
+        version_of(version) >= least,
         format!("is {version}"),
         format!("use {kind} {}.{} or newer", least.0, least.1),
     );
-    let reads_only = is_on("read_only") || is_on("super_read_only");
+    let reads_only = is_on(variables, "read_only") || is_on(variables, "super_read_only");
     checks.need(
         "read_only",
         !reads_only,
@@ -330,16 +335,15 @@ fn of_variables(checks: &mut Checks, variables: &Variables) {
 }
 
 fn of_binlog(checks: &mut Checks, variables: &Variables) {
-    let word = |name: &str| variables.get(name).map_or("not told", String::as_str);
-    if ["ON", "1"].contains(&word("log_bin")) {
-        let sync = word("sync_binlog");
+    if is_on(variables, "log_bin") {
+        let sync = word(variables, "sync_binlog");
         checks.want(
             "sync_binlog",
             sync == "1",
             format!("sync_binlog is {sync}"),
             "set it to 1: after a power failure replicas may have other orders than the primary",
         );
-        let format = word("binlog_format");
+        let format = word(variables, "binlog_format");
         checks.need(
             "binlog_format",
             format != "STATEMENT",

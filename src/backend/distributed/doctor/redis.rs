@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use redis::Script;
 
-use super::told::{compare_clocks, why};
+use super::told::{compare_clocks, version_of, why};
 use crate::backend::distributed::redis_link::{NO_EVICTION, RedisLink};
 use crate::backend::distributed::redis_nodes::RedisNodes;
 use crate::clock::Clock;
@@ -132,12 +132,10 @@ fn number(told: &Told, name: &str) -> Option<u64> {
 fn of_info(checks: &mut Checks, told: &Told) {
     let word = |name: &str| told.get(name).map_or("not told", String::as_str);
     let version = word("redis_version");
-    let mut numbers = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
-    let found = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     let (major, minor) = VERSION_LEAST;
     checks.need(
         "version",
-        found >= VERSION_LEAST,
+        version_of(version) >= VERSION_LEAST,
         format!("is {version}"),
         format!("use {major}.{minor} or newer"),
     );

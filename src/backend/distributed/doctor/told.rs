@@ -23,6 +23,12 @@ pub fn compare_clocks(checks: &mut Checks, theirs_ms: i64, (asked_ms, heard_ms):
     }
 }
 
+/// Reads the first two numbers of a version; 0 for what is no number.
+pub fn version_of(text: &str) -> (u32, u32) {
+    let mut numbers = text.split(['.', '-']).map(|part| part.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
 /// Says why a server could not be asked.
 pub fn why(error: &StoreError) -> String {
     format!("{}: {}", error.context, error.source)
