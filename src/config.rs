@@ -18,6 +18,7 @@ mod ranges;
 mod readers;
 mod secret;
 mod sections;
+mod servers;
 mod upkeep;
 mod validation;
 
@@ -32,6 +33,7 @@ use layers::{DEFAULTS, Layers, SECRETS};
 pub use payment::{Expiry, PaymentConfig, ProviderKind};
 pub use secret::Secret;
 pub use sections::*;
+pub use servers::*;
 pub use upkeep::{NotifyConfig, RetentionConfig};
 
 const ENV_PREFIX: &str = "seckill__";
@@ -139,13 +141,18 @@ impl Config {
             (SECRETS[0], &auth.hs256_secret_file, &mut auth.hs256_secret),
             (SECRETS[1], &auth.hs256_previous_secret_file, &mut auth.hs256_previous_secret),
             (SECRETS[2], &self.redis.password_file, &mut self.redis.password),
-            (SECRETS[3], &self.mysql.password_file, &mut self.mysql.password),
-            (SECRETS[4], &payment.api_key_file, &mut payment.api_key),
-            (SECRETS[5], &payment.webhook_secret_file, &mut payment.webhook_secret),
-            (SECRETS[6], &payment.webhook_previous_secret_file, &mut payment.webhook_previous_secret),
-            (SECRETS[7], &self.notify.secret_file, &mut self.notify.secret),
-            (SECRETS[8], &auth.purchase_token_secret_file, &mut auth.purchase_token_secret),
-            (SECRETS[9], &auth.purchase_token_previous_secret_file, &mut auth.purchase_token_previous_secret),
+            (SECRETS[3], &self.kafka.sasl_password_file, &mut self.kafka.sasl_password),
+            (SECRETS[4], &self.mysql.password_file, &mut self.mysql.password),
+            (SECRETS[5], &payment.api_key_file, &mut payment.api_key),
+            (SECRETS[6], &payment.webhook_secret_file, &mut payment.webhook_secret),
+            (SECRETS[7], &payment.webhook_previous_secret_file, &mut payment.webhook_previous_secret),
+            (SECRETS[8], &self.notify.secret_file, &mut self.notify.secret),
+            (SECRETS[9], &auth.purchase_token_secret_file, &mut auth.purchase_token_secret),
+            (
+                SECRETS[10],
+                &auth.purchase_token_previous_secret_file,
+                &mut auth.purchase_token_previous_secret,
+            ),
         ];
         for (key, path, secret) in slots {
             if let Some(path) = path {
@@ -279,6 +286,35 @@ mod tests {
             "*, https://shop.example",
         ] {
             assert!(!with(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn tls_and_logins_are_asked_for_whole() {
+        let kafka = cfg!(feature = "kafka-tls");
+        let tls = cfg!(feature = "tls");
+        let files = [("SECKILL__MYSQL__CERT_FILE", "c"), ("SECKILL__MYSQL__KEY_FILE", "k")];
+        let login = [("SECKILL__KAFKA__SASL_USER", "u"), ("SECKILL__KAFKA__SASL_PASSWORD", "p")];
+        let scram = ("SECKILL__KAFKA__SASL_MECHANISM", "scram-sha-512");
+        let plain = ("SECKILL__KAFKA__SASL_MECHANISM", "plain");
+        let of_kafka = ("SECKILL__KAFKA__TLS", "true");
+        let of_mysql = ("SECKILL__MYSQL__TLS", "true");
+        for (is_taken, pairs) in [
+            (tls, vec![("SECKILL__REDIS__URL", "rediss://h:1"), ("SECKILL__REDIS__CA_FILE", "ca")]),
+            (false, vec![("SECKILL__REDIS__CA_FILE", "ca")]),
+            (tls, vec![of_mysql, files[0], files[1]]),
+            (false, vec![of_mysql, files[0]]),
+            (false, vec![files[0], files[1]]),
+            (kafka, vec![of_kafka]),
+            (kafka, vec![login[0], login[1], scram]),
+            (kafka, vec![login[0], login[1], plain, of_kafka]),
+            (false, vec![login[0], login[1], plain]),
+            (false, vec![login[0], scram]),
+            (false, vec![login[0], login[1]]),
+            (false, vec![("SECKILL__KAFKA__SASL_MECHANISM", "gssapi")]),
+        ] {
+            let found = with_env(&pairs);
+            assert_eq!(found.is_ok(), is_taken, "{pairs:?}: {:?}", found.err());
         }
     }
 

@@ -13,11 +13,14 @@ use std::borrow::Cow;
 use std::cell::Cell;
 use std::fmt::Display;
 use std::num::{NonZeroU64, NonZeroU128};
+use std::pin::Pin;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{self, Poll};
 use std::time::Duration;
 
 use metrics::{counter, histogram};
+use pin_project_lite::pin_project;
 use tokio::sync::mpsc::Sender;
 
 use crate::chance::Chance;
@@ -333,24 +336,61 @@ pub struct Purpose {
     pub trace: Option<TraceContext>,
 }
 
-tokio::task_local! {
-    static PURPOSE: Cell<Purpose>;
+thread_local! {
+    /// What this thread works for just now.
+    static PURPOSE: Cell<Purpose> = const { Cell::new(Purpose { request: None, trace: None }) };
+}
+
+/// Lets the thread work for somebody, until it is dropped.
+struct Entered {
+    before: Purpose,
+}
+
+impl Entered {
+    fn new(purpose: Purpose) -> Self {
+        Self { before: PURPOSE.replace(purpose) }
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        PURPOSE.set(self.before);
+    }
+}
+
+pin_project! {
+    /// Work for somebody. Every request is one, and a scope of `tokio::task_local` costs it 1.5 % of its instructions.
+    pub struct Within<F> {
+        purpose: Purpose,
+        #[pin]
+        work: F,
+    }
+}
+
+impl<F: Future> Future for Within<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, context: &mut task::Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        let _entered = Entered::new(*this.purpose);
+        this.work.poll(context)
+    }
 }
 
 /// Does work for somebody. Work that it spawns is for nobody, unless it says so itself.
-pub fn within<T>(purpose: Purpose, work: impl Future<Output = T>) -> impl Future<Output = T> {
-    // This is no `async fn`: one would hold the work a second time, and every request would move it once more.
-    PURPOSE.scope(Cell::new(purpose), work)
+pub fn within<F: Future>(purpose: Purpose, work: F) -> Within<F> {
+    Within { purpose, work }
 }
 
 /// Does something for somebody that waits for nothing.
 pub fn within_now<T>(purpose: Purpose, work: impl FnOnce() -> T) -> T {
-    PURPOSE.sync_scope(Cell::new(purpose), work)
+    let _entered = Entered::new(purpose);
+    work()
 }
 
 /// Answers what the work is for that is done just now.
 pub fn purpose() -> Purpose {
-    PURPOSE.try_with(Cell::get).unwrap_or_default()
+    PURPOSE.get()
 }
 
 /// Does a step of the work that is done just now, as a span when that is recorded.

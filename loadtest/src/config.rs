@@ -34,10 +34,16 @@ pub struct Config {
     pub redis_url: String,
     /// `redis.password`; empty when it is not set.
     pub redis_password: String,
+    /// The files of `[redis]` for TLS, which `rediss://` in its URL asks for.
+    pub redis_tls: TlsFiles,
     /// `redis.key_prefix`, which stands before every key.
     pub key_prefix: String,
     /// `kafka.brokers`, host:port separated by commas.
     pub brokers: String,
+    /// `kafka.tls`, and the files for it; `None` without TLS.
+    pub kafka_tls: Option<TlsFiles>,
+    /// How to log in to the brokers; `None` when nobody asks.
+    pub kafka_login: Option<KafkaLogin>,
     /// `kafka.topic`, the topic of the order log.
     pub topic: String,
     /// `mysql.instances`: host:port of each instance, by its number.
@@ -46,6 +52,8 @@ pub struct Config {
     pub mysql_user: String,
     /// `mysql.password`; empty when it is not set.
     pub mysql_password: String,
+    /// `mysql.tls`, and the files for it; `None` without TLS.
+    pub mysql_tls: Option<TlsFiles>,
     /// `mysql.database_prefix`, which stands before the name of every database.
     pub database_prefix: String,
     /// The shard map.
@@ -55,6 +63,26 @@ pub struct Config {
     /// The simulated payment provider; `None` where money is taken by another one or by nobody, or where the simulator
     /// has no address.
     pub provider: Option<ProviderConfig>,
+}
+
+/// The files of a section for TLS, each in PEM.
+#[derive(Debug, Clone, Default)]
+pub struct TlsFiles {
+    /// `ca_file`, the authorities of the server's certificate; `None` for those of this machine.
+    pub ca: Option<PathBuf>,
+    /// `cert_file` and `key_file`, our own certificate and its key.
+    pub own: Option<(PathBuf, PathBuf)>,
+}
+
+/// How to log in to Kafka.
+#[derive(Debug, Clone)]
+pub struct KafkaLogin {
+    /// `kafka.sasl_mechanism`, in upper case as the client wants it.
+    pub mechanism: String,
+    /// `kafka.sasl_user`.
+    pub user: String,
+    /// `kafka.sasl_password`.
+    pub password: String,
 }
 
 /// How shoppers' tokens are signed.
@@ -163,12 +191,16 @@ impl Config {
             http_bind: layers.text("http", "bind")?,
             redis_url: layers.text("redis", "url")?,
             redis_password: layers.secret("redis", "password")?,
+            redis_tls: layers.tls_files("redis")?,
             key_prefix: layers.text("redis", "key_prefix")?,
             brokers: layers.text("kafka", "brokers")?,
+            kafka_tls: layers.tls("kafka")?,
+            kafka_login: layers.kafka_login()?,
             topic: layers.text("kafka", "topic")?,
             instances,
             mysql_user: layers.text("mysql", "user")?,
             mysql_password: layers.secret("mysql", "password")?,
+            mysql_tls: layers.tls("mysql")?,
             database_prefix: layers.text("mysql", "database_prefix")?,
             layout,
             token: TokenConfig {
@@ -214,6 +246,31 @@ impl Layers {
             return Ok(None);
         }
         Ok(Some(ProviderConfig { url, api_key: self.secret("payment", "api_key")? }))
+    }
+
+    fn kafka_login(&self) -> anyhow::Result<Option<KafkaLogin>> {
+        let mechanism = self.text("kafka", "sasl_mechanism")?.to_uppercase();
+        if mechanism == "NONE" {
+            return Ok(None);
+        }
+        let (user, password) = (self.text("kafka", "sasl_user")?, self.secret("kafka", "sasl_password")?);
+        Ok(Some(KafkaLogin { mechanism, user, password }))
+    }
+
+    fn tls(&self, section: &str) -> anyhow::Result<Option<TlsFiles>> {
+        match self.value(section, "tls")?.to_string().trim_matches('"') {
+            "true" => self.tls_files(section).map(Some),
+            "false" => Ok(None),
+            other => bail!("{section}.tls must be true or false, not {other}"),
+        }
+    }
+
+    fn tls_files(&self, section: &str) -> anyhow::Result<TlsFiles> {
+        let file = |key| {
+            let path = self.text(section, key)?;
+            anyhow::Ok(Some(path).filter(|path| !path.is_empty()).map(PathBuf::from))
+        };
+        Ok(TlsFiles { ca: file("ca_file")?, own: file("cert_file")?.zip(file("key_file")?) })
     }
 
     fn value(&self, section: &str, key: &str) -> anyhow::Result<toml::Value> {
@@ -299,6 +356,21 @@ mod tests {
         assert_eq!(config.http_bind, "127.0.0.1:8080");
         assert_eq!(config.token.audience, "seckill");
         assert_eq!(config.layout, Layout::new(8, 4, 1).expect("a layout"));
+    }
+
+    #[test]
+    fn servers_are_reached_as_the_server_reaches_them() {
+        let plain = load("", &[]).expect("defaults");
+        assert!(plain.kafka_tls.is_none() && plain.kafka_login.is_none() && plain.mysql_tls.is_none());
+        let file =
+            "[kafka]\ntls = true\nca_file = \"ca\"\nsasl_mechanism = \"scram-sha-512\"\nsasl_user = \"u\"\n";
+        let config = load(file, &[("SECKILL__MYSQL__TLS", "true")]).expect("usable");
+        let login = config.kafka_login.expect("a login");
+        assert_eq!((login.mechanism.as_str(), login.user.as_str()), ("SCRAM-SHA-512", "u"));
+        let files = config.kafka_tls.expect("TLS");
+        assert_eq!((files.ca.as_deref(), files.own), (Some(Path::new("ca")), None));
+        assert!(config.mysql_tls.is_some_and(|files| files.ca.is_none()));
+        assert!(load("", &[("SECKILL__MYSQL__TLS", "maybe")]).is_err());
     }
 
     #[test]

@@ -23,7 +23,7 @@ PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 dir=$(realpath -m -- "${STACK_DIR:-$here/../.stack}")
 # Redis, Kafka and unpack-mysql each give one of these characters a meaning of its own.
 [[ $dir != *[[:space:]:,\"\'\\%]* ]] || die "the path of the data folder has a character that the servers cannot take: $dir (set STACK_DIR)"
-data=$dir/data logs=$dir/log conf=$dir/conf run_tmp=$dir/tmp
+data=$dir/data logs=$dir/log conf=$dir/conf run_tmp=$dir/tmp tls=$dir/tls
 dist=$(realpath -m -- "${STACK_DIST:-$dir/dist}")
 
 choose_parts() { # NAME_OF_ARRAY PART…: all when none is given

@@ -142,6 +142,7 @@ install_programs() { # PROGRAM…: those that are missing; most are packages of 
       otelcol) install_otelcol ;;
       alertmanager) has prometheus-alertmanager || packages+=(prometheus-alertmanager) ;;
       web-tests) install_web_tests ;;
+      openssl-headers) [[ -e /usr/include/openssl/ssl.h ]] && has pkg-config || packages+=(libssl-dev pkg-config) ;;
       chromium)
         has chromium || packages+=(chromium)
         # Without it pages in Chinese show boxes.
@@ -163,6 +164,7 @@ install_missing() { # PART…: everything that these need; settles DB
     [[ -d $(kafka_libs) ]] || has mvn || packages+=(maven)
   fi
   if [[ " $* " == *" mysql-"* ]]; then mapfile -t -O "${#packages[@]}" packages < <(database_packages); fi
+  has openssl || packages+=(openssl)
   ((${#packages[@]} == 0)) || apt_install "${packages[@]}"
 
   if [[ " $* " == *" kafka "* ]]; then

@@ -2,16 +2,27 @@
 # Kafka. One process is broker and controller. Its specification is its properties file.
 
 spec_kafka() {
-  local name value
+  local name value secured=TLS://127.0.0.1:$KAFKA_TLS_PORT jaas=org.apache.kafka.common.security
+  secured+=,EXPIRED://127.0.0.1:$KAFKA_EXPIRED_PORT,SASL://127.0.0.1:$KAFKA_SASL_PORT
   cat <<END
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:$KAFKA_CONTROLLER_PORT
 controller.listener.names=CONTROLLER
-listeners=PLAINTEXT://127.0.0.1:$KAFKA_PORT,CONTROLLER://127.0.0.1:$KAFKA_CONTROLLER_PORT
-advertised.listeners=PLAINTEXT://127.0.0.1:${KAFKA_ADVERTISED_PORT:-$KAFKA_PORT}
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listeners=PLAINTEXT://127.0.0.1:$KAFKA_PORT,CONTROLLER://127.0.0.1:$KAFKA_CONTROLLER_PORT,$secured
+advertised.listeners=PLAINTEXT://127.0.0.1:${KAFKA_ADVERTISED_PORT:-$KAFKA_PORT},$secured
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,TLS:SSL,EXPIRED:SSL,SASL:SASL_SSL
 log.dirs=$data/kafka
+ssl.keystore.type=PEM
+ssl.keystore.location=$tls/server-and-key.pem
+ssl.truststore.type=PEM
+ssl.truststore.location=$tls/ca.pem
+listener.name.tls.ssl.client.auth=required
+listener.name.expired.ssl.keystore.location=$tls/expired-and-key.pem
+listener.name.sasl.sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512
+listener.name.sasl.plain.sasl.jaas.config=$jaas.plain.PlainLoginModule required user_$MYSQL_USER="$MYSQL_PASSWORD";
+listener.name.sasl.scram-sha-256.sasl.jaas.config=$jaas.scram.ScramLoginModule required;
+listener.name.sasl.scram-sha-512.sasl.jaas.config=$jaas.scram.ScramLoginModule required;
 END
   while read -r name value; do printf '%s=%s\n' "$name" "$value"; done < <(server_settings KAFKA_CFG_ .)
 }
@@ -50,7 +61,9 @@ start_kafka() {
     # An id may not begin with a dash.
     cluster=s$(head -c 16 /dev/urandom | base64 | tr '+/' '-_' | cut -c 1-20)g
     "$java" -XX:TieredStopAtLevel=1 -Dorg.apache.logging.log4j.level=WARN -cp "$libs/*" \
-      kafka.tools.StorageTool format --ignore-formatted -t "$cluster" -c "$conf/kafka" >"$logs/kafka-format.log" 2>&1 ||
+      kafka.tools.StorageTool format --ignore-formatted -t "$cluster" -c "$conf/kafka" \
+      --add-scram "SCRAM-SHA-256=[name=$MYSQL_USER,password=$MYSQL_PASSWORD]" \
+      --add-scram "SCRAM-SHA-512=[name=$MYSQL_USER,password=$MYSQL_PASSWORD]" >"$logs/kafka-format.log" 2>&1 ||
       { cat "$logs/kafka-format.log" >&2 && return 1; }
   fi
   tell kafka "starting"

@@ -96,7 +96,8 @@ spec_mysql() { # PART
   [[ $MYSQL_USER$MYSQL_PASSWORD != *[\'\"\\]* ]] || die "MYSQL_USER and MYSQL_PASSWORD may not hold quotes or backslashes"
   server_command
   printf '%s\n' "--datadir=$(data_of "$part")" "--port=$(port_of "$part")" --bind-address=127.0.0.1 --socket= \
-    "--pid-file=$run_tmp/$part.pid" "--init-file=$conf/$part.sql" "--server-id=$(port_of "$part")"
+    "--pid-file=$run_tmp/$part.pid" "--init-file=$conf/$part.sql" "--server-id=$(port_of "$part")" \
+    "--ssl-ca=$tls/ca.pem" "--ssl-cert=$tls/$part.pem" "--ssl-key=$tls/server.key"
   while read -r name value; do printf -- '--%s=%s\n' "$name" "$value"; done < <(server_settings MYSQL_CFG_ -)
   echo "# user $MYSQL_USER $MYSQL_PASSWORD"
 }

@@ -3,6 +3,7 @@
 mod adjusting;
 pub mod doctor;
 mod kafka_client;
+mod kafka_connection;
 mod kafka_event_queue;
 mod kafka_event_topic;
 mod kafka_identity;
@@ -61,6 +62,9 @@ mod redis_stream_tickets;
 mod redis_token_leases;
 mod settings;
 mod settling;
+mod tls;
+#[cfg(feature = "tls")]
+mod tls_client;
 mod watermarks;
 
 use std::sync::Arc;

@@ -12,15 +12,16 @@ use toml::de::DeTable;
 use toml::{Table, Value};
 
 use super::config_error::ConfigError;
-use super::sections::shown_url;
+use super::servers::shown_url;
 
 /// The text of `config/default.toml`, which has every key with its default.
 pub const DEFAULTS: &str = include_str!("../../config/default.toml");
 /// The keys whose values are never shown.
-pub const SECRETS: [&str; 10] = [
+pub const SECRETS: [&str; 11] = [
     "auth.hs256_secret",
     "auth.hs256_previous_secret",
     "redis.password",
+    "kafka.sasl_password",
     "mysql.password",
     "payment.api_key",
     "payment.webhook_secret",

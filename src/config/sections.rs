@@ -1,6 +1,5 @@
 //! The sections of `config/default.toml` as types.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -11,8 +10,8 @@ use super::auth::AuthConfig;
 use super::config_error::ConfigError;
 use super::inside::{DebugConfig, LogConfig, TracesConfig};
 use super::payment::PaymentConfig;
-use super::readers::{hosts, networks, origins, path, text};
-use super::secret::Secret;
+use super::readers::{hosts, networks, origins, text};
+use super::servers::{KafkaConfig, MysqlConfig, RedisConfig};
 use super::upkeep::{NotifyConfig, RetentionConfig};
 use crate::domain::ShardMap;
 
@@ -256,97 +255,6 @@ section!(
         months_ahead: u16
     }
 );
-/// The connection to Redis.
-#[derive(Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RedisConfig {
-    /// The server, as a `redis://` URL.
-    pub url: String,
-    /// The password; empty when it is not set.
-    pub password: Secret,
-    /// A file to read the password from.
-    #[serde(deserialize_with = "path")]
-    pub password_file: Option<PathBuf>,
-    /// Stands before every key.
-    pub key_prefix: String,
-    /// After this long without an answer, the outcome of a call is unknown.
-    pub response_timeout_ms: u64,
-    /// How long a connection may take to be made.
-    pub connect_timeout_ms: u64,
-    /// The most connections of the pool.
-    pub pool_connections_max: usize,
-}
-
-section!(
-    /// The order log in Kafka.
-    KafkaConfig {
-        /// `host:port` of one or more brokers, separated by commas.
-        brokers: String,
-        /// The topic of the order log.
-        topic: String,
-        /// Replicas of every partition.
-        replication_factor: u16,
-        /// Replicas that must have a record before it is acknowledged.
-        min_insync_replicas: u16,
-        /// How long the topic keeps a record; -1 means for ever.
-        retention_ms: i64,
-        /// The topic of the events; empty for none.
-        events_topic: String,
-        /// How long it keeps a record; -1 means for ever.
-        events_retention_ms: i64,
-        /// The consumer group of the order writers.
-        group: String,
-        /// How long the producer collects records for one request.
-        linger_ms: u32,
-        /// How long the producer tries to deliver a record.
-        message_timeout_ms: u32,
-        /// The most records of this process without an acknowledgement.
-        queue_messages_max: u32,
-        /// The protocol of the consumer group.
-        group_protocol: GroupProtocol,
-        /// After this long without a heartbeat a consumer is out of its group.
-        session_timeout_ms: u32,
-        /// How often a consumer sends a heartbeat.
-        heartbeat_interval_ms: u32,
-    }
-);
-
-/// The protocol of Kafka's consumer groups.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum GroupProtocol {
-    /// The clients divide the partitions. Session and heartbeat times are the client's.
-    Classic,
-    /// The broker divides the partitions. Session and heartbeat times are the broker's.
-    Consumer,
-}
-
-section!(
-    /// The connections to the MySQL instances.
-    MysqlConfig {
-        /// `host:port` of every instance, in order. The first one also holds the directory.
-        instances: Vec<String>,
-        /// The user on every instance.
-        user: String,
-        /// The user's password; empty when it is not set.
-        password: Secret,
-        /// A file to read the password from.
-        #[serde(deserialize_with = "path")]
-        password_file: Option<PathBuf>,
-        /// Stands before the name of every database.
-        database_prefix: String,
-        /// The most connections to one instance for the order writers and operators.
-        pool_connections_max: u32,
-        /// The most connections to one instance for what buyers read.
-        reader_connections_max: u32,
-        /// How long a caller waits for a connection of the pool.
-        acquire_timeout_ms: u64,
-        /// How long a caller waits for the answer to a read.
-        read_timeout_ms: u64,
-        /// How long a caller waits for a whole change, such as a batch of orders.
-        write_timeout_ms: u64,
-    }
-);
 section!(
     /// The data folder of embedded mode.
     EmbeddedConfig {
@@ -458,23 +366,5 @@ impl Config {
             .map_err(|_| ConfigError::invalid("mysql.instances", "has too many entries"))?;
         ShardMap::new(self.shards.shards, self.shards.partitions, instances)
             .map_err(|fault| ConfigError::invalid("shards", fault.to_string()))
-    }
-}
-
-/// Masks a URL that may hold a password.
-pub(super) fn shown_url(url: &str) -> &str {
-    if url.contains('@') { "***" } else { url }
-}
-
-/// Prints what the derived form would print, but masks the URL.
-impl fmt::Debug for RedisConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { url, password, password_file, key_prefix, .. } = self;
-        f.debug_struct("RedisConfig")
-            .field("url", &shown_url(url))
-            .field("password", password)
-            .field("password_file", password_file)
-            .field("key_prefix", key_prefix)
-            .finish_non_exhaustive()
     }
 }

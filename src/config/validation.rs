@@ -35,31 +35,14 @@ impl Config {
         }
         self.payment.validate()?;
         self.notify.validate()?;
-        if self.kafka.min_insync_replicas > self.kafka.replication_factor {
-            return Err(ConfigError::invalid(
-                "kafka.min_insync_replicas",
-                "is more than kafka.replication_factor: the topic would take no record",
-            ));
-        }
-        if self.kafka.events_topic == self.kafka.topic {
-            return Err(ConfigError::invalid("kafka.events_topic", "must be another topic than kafka.topic"));
-        }
-        if self.kafka.heartbeat_interval_ms >= self.kafka.session_timeout_ms {
-            return Err(ConfigError::invalid(
-                "kafka.heartbeat_interval_ms",
-                "must be less than kafka.session_timeout_ms",
-            ));
-        }
+        self.redis.validate()?;
+        self.kafka.validate()?;
+        self.mysql.validate()?;
         if self.embedded.folder.as_os_str().is_empty() {
             return Err(ConfigError::invalid("embedded.folder", "must name a folder"));
         }
         if !["auto", "json", "pretty"].contains(&self.log.format.as_str()) {
             return Err(ConfigError::invalid("log.format", "must be auto, json or pretty"));
-        }
-        let prefix = &self.mysql.database_prefix;
-        let is_plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
-        if prefix.len() > 40 || !prefix.bytes().all(is_plain) {
-            return Err(ConfigError::invalid("mysql.database_prefix", "must be at most 40 of a-z 0-9 _"));
         }
         let is_of_header = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
         if self.http.device_header.as_deref().is_some_and(|header| !header.bytes().all(is_of_header)) {
@@ -67,9 +50,6 @@ impl Config {
                 "http.device_header",
                 "must be a header's name: a-z, 0-9 and -",
             ));
-        }
-        if self.redis.key_prefix.contains(['{', '}']) {
-            return Err(ConfigError::invalid("redis.key_prefix", "must not contain { or }"));
         }
         Ok(())
     }

@@ -16,15 +16,15 @@ use crate::harness::{SECRET, Servers, config, migrated, months, remove};
 use crate::own_redis::OwnRedis;
 
 /// What a doctor says: exit code, and of each check its level.
-struct Said {
+pub struct Said {
     code: Option<i32>,
     levels: BTreeMap<String, String>,
-    text: String,
+    pub text: String,
 }
 
 impl Said {
     /// Answers the level of a check.
-    fn level(&self, check: &str) -> &str {
+    pub fn level(&self, check: &str) -> &str {
         self.levels.get(check).map_or("not there", String::as_str)
     }
 
@@ -48,7 +48,8 @@ impl Said {
     }
 }
 
-fn doctor(config: &Config, settings: &[(&str, &str)]) -> Said {
+/// Runs one over the stores of `config`, with settings of its own.
+pub fn doctor(config: &Config, settings: &[(&str, &str)]) -> Said {
     let mut command = program(config);
     command.env("SECKILL__AUTH__HS256_SECRET", SECRET);
     command.env("SECKILL__SHARDS__MONTHS_AHEAD", months().len().to_string());

@@ -109,6 +109,14 @@ pub fn temporary(name: &str) -> PathBuf {
     std::env::temp_dir().join(format!("seckill-{name}"))
 }
 
+/// Answers the path of a file of the stack's certificates (`scripts/stack.d/tls.sh`).
+#[cfg(feature = "distributed")]
+pub fn certificate(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(".stack/tls").join(name);
+    assert!(path.exists(), "{} is missing: run `scripts/stack up`", path.display());
+    path.to_str().expect("text").to_owned()
+}
+
 /// The stores behind one shop. A test makes and removes them, and looks into them from outside.
 #[async_trait(?Send)]
 pub trait Stage {

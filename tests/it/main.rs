@@ -31,6 +31,8 @@ mod doctor;
 mod events;
 #[cfg(feature = "distributed")]
 mod grants;
+#[cfg(all(feature = "distributed", feature = "tls"))]
+mod links;
 #[cfg(feature = "distributed")]
 mod logs;
 #[cfg(feature = "distributed")]

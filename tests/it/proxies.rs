@@ -16,7 +16,7 @@ use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
 use crate::harness::ports::free_address;
-use crate::harness::{TestShop, config, eventually, migrated, open, remove, token};
+use crate::harness::{TestShop, certificate, config, eventually, migrated, open, remove, token};
 use crate::stream_client::{EventStream, ticket};
 
 /// How many buyers click at once.
@@ -26,6 +26,8 @@ const CLICKERS: usize = 4;
 struct Proxy {
     process: Child,
     address: SocketAddr,
+    /// Where it speaks TLS.
+    secured: SocketAddr,
     folder: PathBuf,
 }
 
@@ -43,15 +45,15 @@ fn program(name: &str) -> PathBuf {
     found.unwrap_or_else(|| panic!("{name} is missing: run `scripts/stack install nginx haproxy`"))
 }
 
-/// Reads a configuration of deploy/ with the ports of this test in it.
-fn deployed(path: &str, listen: (&str, String), fronts: &[&TestShop; 2]) -> String {
+/// Reads a configuration of deploy/ with the ports and the files of this test in it.
+fn deployed(path: &str, own: &[(&str, String)], fronts: &[&TestShop; 2]) -> String {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(path);
     let mut text = std::fs::read_to_string(file).expect("a configuration");
     let mut put = |from: &str, to: &str| {
         assert!(text.contains(from), "{path} has no {from:?}");
         text = text.replace(from, to);
     };
-    put(listen.0, &listen.1);
+    own.iter().for_each(|(from, to)| put(from, to));
     for (n, front) in fronts.iter().enumerate() {
         put(&format!("127.0.0.1:808{n}"), &front.shopper.to_string());
         if path.starts_with("haproxy") {
@@ -69,8 +71,14 @@ fn folder_of(name: &str, fronts: &[&TestShop; 2]) -> PathBuf {
 
 fn nginx(fronts: &[&TestShop; 2]) -> Proxy {
     let folder = folder_of("nginx", fronts);
-    let address = free_address();
-    let server = deployed("nginx/seckill.conf", ("listen 80;", format!("listen {address};")), fronts);
+    let (address, secured) = (free_address(), free_address());
+    let own = [
+        ("listen 80;", format!("listen {address};")),
+        ("listen 443 ", format!("listen {secured} ")),
+        ("/etc/nginx/shop.pem", certificate("server.pem")),
+        ("/etc/nginx/shop.key", certificate("server.key")),
+    ];
+    let server = deployed("nginx/seckill.conf", &own, fronts);
     let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
     let temporary: String = temporary.map(|kind| format!("{kind}_temp_path {kind};\n")).concat();
     let main = format!(
@@ -80,13 +88,18 @@ fn nginx(fronts: &[&TestShop; 2]) -> Proxy {
     std::fs::write(folder.join("nginx.conf"), main).expect("written");
     let mut command = Command::new(program("nginx"));
     command.arg("-p").arg(&folder).args(["-e", "error.log", "-c", "nginx.conf"]);
-    Proxy { process: started(command, &folder), address, folder }
+    Proxy { process: started(command, &folder), address, secured, folder }
 }
 
 fn haproxy(fronts: &[&TestShop; 2]) -> Proxy {
     let folder = folder_of("haproxy", fronts);
-    let address = free_address();
-    let text = deployed("haproxy/haproxy.cfg", ("bind 127.0.0.1:80", format!("bind {address}")), fronts);
+    let (address, secured) = (free_address(), free_address());
+    let own = [
+        ("bind 127.0.0.1:443 ", format!("bind {secured} ")),
+        ("bind 127.0.0.1:80\n", format!("bind {address}\n")),
+        ("/etc/haproxy/shop.pem", certificate("server-and-key.pem")),
+    ];
+    let text = deployed("haproxy/haproxy.cfg", &own, fronts);
     let file = folder.join("haproxy.cfg");
     std::fs::write(&file, text).expect("written");
     let checked = Command::new(program("haproxy")).arg("-c").arg("-f").arg(&file).output().expect("it runs");
@@ -95,7 +108,7 @@ fn haproxy(fronts: &[&TestShop; 2]) -> Proxy {
     assert!(checked.status.success() && !said.contains("WARNING"), "{said}");
     let mut command = Command::new(program("haproxy"));
     command.arg("-db").arg("-f").arg(&file);
-    Proxy { process: started(command, &folder), address, folder }
+    Proxy { process: started(command, &folder), address, secured, folder }
 }
 
 fn started(mut command: Command, folder: &Path) -> Child {
@@ -319,4 +332,66 @@ async fn streams_come_through_nginx() {
 #[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn streams_come_through_haproxy() {
     Box::pin(streams_come_through(haproxy)).await;
+}
+
+/// Runs curl, which must trust the certificate. Answers what it prints: version and status first, and the body.
+fn curl(proxy: &Proxy, ca: &str, path: &str, args: &[&str]) -> Result<String, String> {
+    let url = format!("https://{}{path}", proxy.secured);
+    let mut command = Command::new(program("curl"));
+    command.args([
+        "-sS",
+        "--max-time",
+        "20",
+        "--cacert",
+        &certificate(ca),
+        "-w",
+        "%{stderr}%{http_version} ",
+    ]);
+    let done = command.args(args).arg(url).stdin(Stdio::null()).output().expect("curl");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let said = text(&done.stderr) + &text(&done.stdout);
+    // What never ends is ended by its time.
+    if done.status.success() || done.status.code() == Some(28) { Ok(said) } else { Err(said) }
+}
+
+/// Shoppers come with TLS and HTTP/2 or 1.1, buy, and hear of it.
+async fn tls_ends_at_the_proxy(start: fn(&[&TestShop; 2]) -> Proxy) {
+    let (config, first, mut second) = two_fronts(&[]).await;
+    let proxy = start(&[&first, &second]);
+    is_up(&proxy).await;
+    for (version, begins) in [("--http2", "2 "), ("--http1.1", "1.1 ")] {
+        let bearer = format!("Authorization: Bearer {}", token(version));
+        let key = format!("Idempotency-Key: k{version}");
+        let body = r#"{"sku_id":"phone","quantity":1}"#;
+        let args = [version, "-H", &bearer, "-H", &key, "--json", body];
+        let bought = curl(&proxy, "ca.pem", "/api/v1/sales/drop/orders", &args).expect("an answer");
+        assert!(bought.starts_with(begins) && bought.contains("\"id\""), "{bought}");
+    }
+    let path = format!("/api/v1/stream?sale=drop&ticket={}", ticket(&first, "ada").await);
+    let heard = curl(&proxy, "ca.pem", &path, &["--http2", "--max-time", "2", "-N"]).expect("a stream");
+    assert!(heard.contains("2 ") && heard.contains("event: sale"), "{heard}");
+    let path = format!("/api/v1/ws?sale=drop&ticket={}", ticket(&first, "ada").await);
+    let origin = format!("Origin: https://{}", proxy.secured);
+    let upgrade = ["Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", &origin];
+    let mut args =
+        vec!["--http1.1", "--max-time", "2", "-i", "-H", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="];
+    args.extend(upgrade.iter().flat_map(|header| ["-H", header]));
+    let socket = curl(&proxy, "ca.pem", &path, &args).expect("a socket");
+    assert!(socket.contains("101 "), "{socket}");
+    let stranger = curl(&proxy, "other-ca.pem", "/api/v1/time", &[]).expect_err("it is not trusted");
+    assert!(stranger.contains("certificate"), "{stranger}");
+    drop(proxy);
+    second.stop().await;
+    first.finish().await;
+    remove(&config).await;
+}
+
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
+async fn tls_ends_at_nginx() {
+    Box::pin(tls_ends_at_the_proxy(nginx)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
+async fn tls_ends_at_haproxy() {
+    Box::pin(tls_ends_at_the_proxy(haproxy)).await;
 }

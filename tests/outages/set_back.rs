@@ -71,7 +71,9 @@ async fn restore(world: &World, at: usize, file: &PathBuf) {
 
 async fn connect(config: &Config, port: u16) -> MySqlConnection {
     let (user, password) = (&config.mysql.user, config.mysql.password.expose());
-    MySqlConnection::connect(&format!("mysql://{user}:{password}@127.0.0.1:{port}")).await.expect("MySQL")
+    MySqlConnection::connect(&format!("mysql://{user}:{password}@127.0.0.1:{port}?ssl-mode=DISABLED"))
+        .await
+        .expect("MySQL")
 }
 
 /// Runs the command of a person who recovers an instance. Answers its exit code and what it prints.
@@ -230,7 +232,7 @@ impl Replica {
         command.args(&words[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         self.child = Some(command.spawn().expect("mysqld runs"));
         let (user, password) = (&config.mysql.user, config.mysql.password.expose());
-        let url = format!("mysql://{user}:{password}@127.0.0.1:{port}");
+        let url = format!("mysql://{user}:{password}@127.0.0.1:{port}?ssl-mode=DISABLED");
         eventually("the replica answers", async || MySqlConnection::connect(&url).await.is_ok()).await;
     }
 

@@ -43,7 +43,11 @@ const DIRECTIONS: &[(&str, &str)] = &[
 /// Each module that may use only some names of another module: the module, the other one, and these names.
 const NARROW: &[(&str, &str, &str)] = &[
     ("config", "domain", "ShardMap"),
-    ("backend", "config", "RedisConfig KafkaConfig MysqlConfig GroupProtocol EmbeddedConfig Synchronous"),
+    (
+        "backend",
+        "config",
+        "RedisConfig KafkaConfig MysqlConfig TlsFiles SaslMechanism GroupProtocol EmbeddedConfig Synchronous",
+    ),
 ];
 
 /// Each client library, with the modules that may name it.

@@ -12,7 +12,7 @@ use rdkafka::message::Message;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use super::record::record;
-use crate::config::Config;
+use crate::config::{Config, KafkaLogin, TlsFiles};
 use crate::evidence::{LogFacts, PartitionFacts};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -43,13 +43,42 @@ impl Drop for Unawaited {
     }
 }
 
+/// Adds TLS and SASL.
+fn secure(settings: &mut ClientConfig, config: &Config) {
+    let protocol = match (&config.kafka_tls, &config.kafka_login) {
+        (None, None) => return,
+        (Some(_), None) => "ssl",
+        (None, Some(_)) => "sasl_plaintext",
+        (Some(_), Some(_)) => "sasl_ssl",
+    };
+    settings.set("security.protocol", protocol);
+    if let Some(TlsFiles { ca, own }) = &config.kafka_tls {
+        let (certificate, key) = own.as_ref().map(|(certificate, key)| (certificate, key)).unzip();
+        let keys = [
+            ("ssl.ca.location", ca.as_ref()),
+            ("ssl.certificate.location", certificate),
+            ("ssl.key.location", key),
+        ];
+        for (key, file) in keys {
+            if let Some(file) = file {
+                settings.set(key, file.to_string_lossy());
+            }
+        }
+    }
+    if let Some(KafkaLogin { mechanism, user, password }) = &config.kafka_login {
+        settings.set("sasl.mechanism", mechanism).set("sasl.username", user).set("sasl.password", password);
+    }
+}
+
 impl Log {
     /// Makes a consumer, which connects later.
     ///
     /// # Errors
     /// When the client refuses its settings.
     pub fn new(config: &Config) -> anyhow::Result<Self> {
-        let consumer = ClientConfig::new()
+        let mut settings = ClientConfig::new();
+        secure(&mut settings, config);
+        let consumer = settings
             .set("bootstrap.servers", &config.brokers)
             // The client wants a group. This consumer never joins it and never commits to it.
             .set("group.id", "seckill-audit")

@@ -9,12 +9,12 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use futures::future::try_join_all;
-use sqlx::mysql::{MySqlConnectOptions, MySqlConnection};
+use sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlSslMode};
 use sqlx::{ConnectOptions, Connection, Executor};
 
 use super::mysql_fields::{fetch, number, text};
 use super::{mysql_events, mysql_payments as money, mysql_rows as rows};
-use crate::config::Config;
+use crate::config::{Config, TlsFiles};
 use crate::evidence::{
     Action, Claim, EventFacts, InstanceBooks, ItemFacts, Move, OrderRow, OrphanRow, PaymentRow, Place,
     RefundRow, SaleFacts,
@@ -54,6 +54,19 @@ async fn connect(config: &Config, server: &str) -> anyhow::Result<MySqlConnectio
         .port(port)
         .username(&config.mysql_user)
         .password(&config.mysql_password);
+    let options = match &config.mysql_tls {
+        None => options.ssl_mode(MySqlSslMode::Disabled),
+        Some(TlsFiles { ca, own }) => {
+            let mut options = options.ssl_mode(MySqlSslMode::VerifyIdentity);
+            if let Some(ca) = ca {
+                options = options.ssl_ca(ca);
+            }
+            match own {
+                Some((certificate, key)) => options.ssl_client_cert(certificate).ssl_client_key(key),
+                None => options,
+            }
+        }
+    };
     options.connect().await.with_context(|| format!("cannot connect to MySQL at {server}"))
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, FromRedisValue, IntoConnectionInfo, cmd};
+use redis::{AsyncConnectionConfig, Client, ConnectionInfo, FromRedisValue, IntoConnectionInfo, cmd};
 
 use crate::config::Config;
 use crate::evidence::{BucketFacts, Hold, SaleFacts};
@@ -42,9 +42,29 @@ pub async fn connect(config: &Config) -> anyhow::Result<MultiplexedConnection> {
     let options = AsyncConnectionConfig::new()
         .set_response_timeout(Some(RESPONSE_TIMEOUT))
         .set_connection_timeout(Some(RESPONSE_TIMEOUT));
-    let client = Client::open(info).context("redis.url")?;
+    let client = opened(info, config)?;
     let connection = client.get_multiplexed_async_connection_with_config(&options).await;
-    connection.with_context(|| format!("cannot connect to Redis at {}", config.redis_url))
+    // The URL may hold a password.
+    connection.with_context(|| format!("cannot connect to Redis at {}", client.get_connection_info().addr()))
+}
+
+#[cfg(feature = "tls")]
+fn opened(info: ConnectionInfo, config: &Config) -> anyhow::Result<Client> {
+    if !config.redis_url.starts_with("rediss://") {
+        return Client::open(info).context("redis.url");
+    }
+    let crate::config::TlsFiles { ca, own } = &config.redis_tls;
+    let read = |path: &std::path::PathBuf| std::fs::read(path).with_context(|| path.display().to_string());
+    let own =
+        own.as_ref().map(|(certificate, key)| anyhow::Ok((read(certificate)?, read(key)?))).transpose()?;
+    let client_tls = own.map(|(client_cert, client_key)| redis::ClientTlsConfig { client_cert, client_key });
+    let root_cert = ca.as_ref().map(read).transpose()?;
+    Client::build_with_tls(info, redis::TlsCertificates { client_tls, root_cert }).context("redis.url")
+}
+
+#[cfg(not(feature = "tls"))]
+fn opened(info: ConnectionInfo, _: &Config) -> anyhow::Result<Client> {
+    Client::open(info).context("redis.url")
 }
 
 fn key(config: &Config, sale: &str, bucket: u16, part: &str) -> String {

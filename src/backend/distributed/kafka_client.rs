@@ -6,7 +6,7 @@ use std::time::Duration;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::KafkaError;
 
-use crate::config::KafkaConfig;
+use crate::config::{KafkaConfig, SaslMechanism};
 use crate::ports::{Effect, ErrorKind, StoreError};
 
 /// Longest time that a call for a topic's metadata or watermarks may block.
@@ -25,7 +25,37 @@ pub fn settings(config: &KafkaConfig) -> ClientConfig {
         .set("client.id", "seckill")
         .set("reconnect.backoff.max.ms", "1000")
         .set("socket.keepalive.enable", "true");
+    secure(&mut settings, config);
     settings
+}
+
+/// Adds TLS and SASL. The client reads the files itself.
+fn secure(settings: &mut ClientConfig, config: &KafkaConfig) {
+    let has_login = config.sasl_mechanism != SaslMechanism::None;
+    let protocol = match (config.tls, has_login) {
+        (false, false) => return,
+        (true, false) => "ssl",
+        (false, true) => "sasl_plaintext",
+        (true, true) => "sasl_ssl",
+    };
+    settings.set("security.protocol", protocol);
+    let files = config.tls_files();
+    let keys = [
+        ("ssl.ca.location", files.ca),
+        ("ssl.certificate.location", files.cert),
+        ("ssl.key.location", files.key),
+    ];
+    for (key, file) in keys {
+        if let Some(file) = file {
+            settings.set(key, file.to_string_lossy());
+        }
+    }
+    if has_login {
+        settings
+            .set("sasl.mechanism", config.sasl_mechanism.name())
+            .set("sasl.username", &config.sasl_user)
+            .set("sasl.password", config.sasl_password.expose());
+    }
 }
 
 /// Makes the settings of a producer: idempotent, and safe with the acks of all in-sync replicas.

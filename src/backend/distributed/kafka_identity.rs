@@ -3,16 +3,12 @@
 
 use std::time::Duration;
 
-use bytes::{BufMut as _, Bytes, BytesMut};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::metadata_response::MetadataResponseTopic;
-use kafka_protocol::messages::{MetadataRequest, MetadataResponse, RequestHeader, TopicName};
-use kafka_protocol::protocol::{
-    Decodable as _, Encodable as _, HeaderVersion as _, StrBytes, encode_request_header_into_buffer,
-};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use kafka_protocol::messages::{MetadataRequest, TopicName};
+use kafka_protocol::protocol::StrBytes;
 
+use super::kafka_connection::{KafkaConnection, address_of};
 use crate::clock::Clock;
 use crate::config::KafkaConfig;
 use crate::domain::LogId;
@@ -21,12 +17,8 @@ use crate::ports::{Effect, ErrorKind, LogIdentity, StoreError, StoreResult};
 const CONTEXT: &str = "read the order log's identity";
 /// Longest time that one broker may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
-/// The number of the Metadata request.
-const METADATA: i16 = 3;
 /// The version of the Metadata request: the last one that brokers since 2.8 know, and the first with topic ids is 10.
 const VERSION: i16 = 12;
-/// Most bytes of an answer. It has one topic, whose partitions are some thirty bytes each.
-const ANSWER_BYTES_MAX: usize = 4 << 20;
 /// UNKNOWN_TOPIC_OR_PARTITION.
 const UNKNOWN_TOPIC: i16 = 3;
 
@@ -38,9 +30,9 @@ const UNKNOWN_TOPIC: i16 = 3;
 pub async fn read(config: &KafkaConfig, clock: &Clock) -> StoreResult<Option<LogIdentity>> {
     let mut failure = unavailable("kafka.brokers names no broker");
     for broker in config.brokers.split(',').map(str::trim).filter(|broker| !broker.is_empty()) {
-        match clock.timeout(ANSWER_TIMEOUT, ask(broker, &config.topic)).await {
+        match clock.timeout(ANSWER_TIMEOUT, ask(config, broker)).await {
             Ok(Ok(topic)) => return identity(&topic),
-            Ok(Err(error)) => failure = unavailable(&format!("{broker}: {error}")),
+            Ok(Err(error)) => failure = unavailable(&format!("{broker}: {error:#}")),
             Err(_) => failure = unavailable(&format!("{broker}: no answer within {ANSWER_TIMEOUT:?}")),
         }
     }
@@ -64,34 +56,11 @@ fn identity(topic: &MetadataResponseTopic) -> StoreResult<Option<LogIdentity>> {
     }
 }
 
-async fn ask(broker: &str, topic: &str) -> anyhow::Result<MetadataResponseTopic> {
-    let mut connection = TcpStream::connect(broker).await?;
-    connection.write_all(&request(topic)?).await?;
-    let size = usize::try_from(connection.read_i32().await?)?;
-    anyhow::ensure!(size <= ANSWER_BYTES_MAX, "an answer of {size} bytes");
-    let mut answer = vec![0; size];
-    connection.read_exact(&mut answer).await?;
-    let mut answer = Bytes::from(answer);
-    let header = MetadataResponse::header_version(VERSION);
-    kafka_protocol::messages::ResponseHeader::decode(&mut answer, header)?;
-    let answer = MetadataResponse::decode(&mut answer, VERSION)?;
-    answer.topics.into_iter().next().ok_or_else(|| anyhow::anyhow!("an answer without the topic"))
-}
-
-fn request(topic: &str) -> anyhow::Result<BytesMut> {
-    let name = TopicName(StrBytes::from_string(topic.to_owned()));
+async fn ask(config: &KafkaConfig, broker: &str) -> anyhow::Result<MetadataResponseTopic> {
+    let name = TopicName(StrBytes::from_string(config.topic.clone()));
     let asked = MetadataRequest::default()
         .with_topics(Some(vec![MetadataRequestTopic::default().with_name(Some(name))]))
         .with_allow_auto_topic_creation(false);
-    let header = RequestHeader::default()
-        .with_request_api_key(METADATA)
-        .with_request_api_version(VERSION)
-        .with_client_id(Some(StrBytes::from_static_str("seckill")));
-    let mut body = BytesMut::new();
-    encode_request_header_into_buffer(&mut body, &header)?;
-    asked.encode(&mut body, VERSION)?;
-    let mut framed = BytesMut::with_capacity(body.len() + 4);
-    framed.put_i32(i32::try_from(body.len())?);
-    framed.extend_from_slice(&body);
-    Ok(framed)
+    let answer = KafkaConnection::open(config, &address_of(broker)).await?.ask(VERSION, &asked).await?;
+    answer.topics.into_iter().next().ok_or_else(|| anyhow::anyhow!("an answer without the topic"))
 }

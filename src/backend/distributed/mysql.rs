@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use metrics::histogram;
-use sqlx::mysql::{MySqlConnectOptions, MySqlPool, MySqlPoolOptions};
+use sqlx::mysql::{MySqlConnectOptions, MySqlPool, MySqlPoolOptions, MySqlSslMode};
+use sqlx::pool::PoolConnection;
 use sqlx::{AssertSqlSafe, Connection as _, Executor, MySql, Transaction};
 
 use super::mysql_error::{IsSetBack, READS_ONLY, number};
 pub use super::mysql_error::{failed, is_duplicate};
 use super::mysql_guard::Guard;
+use super::tls;
 use crate::chance::{self, Chance};
 use crate::clock::{Clock, Moment};
 use crate::config::MysqlConfig;
@@ -125,17 +127,41 @@ fn connect_options(config: &MysqlConfig, address: &str) -> StoreResult<MySqlConn
         .rsplit_once(':')
         .and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)))
         .ok_or_else(|| StoreError::broken("read mysql.instances", format!("{address} is not host:port")))?;
-    Ok(MySqlConnectOptions::new()
+    let options = MySqlConnectOptions::new()
         .host(host)
         .port(port)
         .username(&config.user)
         .password(config.password.expose())
-        .statement_cache_capacity(STATEMENTS_CACHED))
+        .statement_cache_capacity(STATEMENTS_CACHED);
+    if !config.tls {
+        // By default the client would take any certificate where the server has one.
+        return Ok(options.ssl_mode(MySqlSslMode::Disabled));
+    }
+    let pems = tls::read(config.tls_files())?;
+    let mut options = options.ssl_mode(MySqlSslMode::VerifyIdentity);
+    if let Some(ca) = pems.ca {
+        options = options.ssl_ca_from_pem(ca);
+    }
+    Ok(match pems.own {
+        Some((certificate, key)) => {
+            options.ssl_client_cert_from_pem(certificate).ssl_client_key_from_pem(key)
+        }
+        None => options,
+    })
 }
 
 /// Answers the name of an instance's control database.
 fn control_of(prefix: &str, instance: Instance) -> String {
     format!("{prefix}control_{:02}", instance.number())
+}
+
+/// Takes a connection of a pool.
+///
+/// # Errors
+/// When the instance cannot be reached.
+pub async fn connection(pool: &MySqlPool, context: &'static str) -> StoreResult<PoolConnection<MySql>> {
+    // Boxed, because it holds all that makes a connection, and every call would carry it, though hardly any connects.
+    Box::pin(pool.acquire()).await.map_err(|error| failed(context, error))
 }
 
 impl Mysql {
@@ -297,7 +323,7 @@ impl Mysql {
     pub async fn look(&self, instance: Instance) -> StoreResult<Option<SetBack>> {
         let connections = self.connections(instance);
         let options = connections.pool.connect_options();
-        self.read("read the watermark", connections.guard.look(&options)).await
+        self.read("read the watermark", Box::pin(connections.guard.look(&options))).await
     }
 
     /// Answers the pool of the instance that holds the directory.
@@ -314,7 +340,8 @@ impl Mysql {
         instance: Instance,
         context: &'static str,
     ) -> StoreResult<Transaction<'static, MySql>> {
-        let begun = self.pool(instance).begin().await;
+        // Boxed as in [`connection`].
+        let begun = Box::pin(self.pool(instance).begin()).await;
         begun.map_err(|error| StoreError { effect: Effect::NotApplied, ..failed(context, error) })
     }
 

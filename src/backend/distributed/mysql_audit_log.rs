@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use sqlx::mysql::MySqlRow;
 use sqlx::{MySqlConnection, Row};
 
-use super::mysql::{Mysql, failed};
+use super::mysql::{Mysql, connection, failed};
 use crate::domain::audit::{AuditQuery, AuditRow};
 use crate::domain::operator::Subject;
 use crate::domain::{Change, SaleId};
@@ -27,8 +27,7 @@ impl MysqlAuditLog {
     }
 
     async fn insert(&self, change: &Change, subject: &Subject) -> StoreResult<()> {
-        let connection = self.mysql.directory_pool().acquire().await;
-        let mut connection = connection.map_err(|error| failed(WRITE, error))?;
+        let mut connection = connection(self.mysql.directory_pool(), WRITE).await?;
         audit(&self.mysql, change, subject, &mut connection).await
     }
 

@@ -24,7 +24,10 @@ pub fn failed(context: &'static str, source: sqlx::Error) -> StoreError {
                 _ => (ErrorKind::Broken, Effect::NotApplied),
             }
         }
-        sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => (ErrorKind::Unavailable, Effect::NotApplied),
+        // TLS fails before anything is asked.
+        sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Tls(_) => {
+            (ErrorKind::Unavailable, Effect::NotApplied)
+        }
         sqlx::Error::Io(_) | sqlx::Error::WorkerCrashed => (ErrorKind::Unavailable, Effect::Unknown),
         _ => (ErrorKind::Broken, Effect::Unknown),
     };

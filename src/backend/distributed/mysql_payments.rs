@@ -7,7 +7,7 @@ use sqlx::mysql::{MySqlArguments, MySqlRow};
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, MySql, MySqlConnection, Row};
 
-use super::mysql::{Mysql, failed};
+use super::mysql::{Mysql, connection, failed};
 use super::mysql_order_moves::{MysqlOrderMoves, Tx};
 use super::mysql_refunds;
 use super::mysql_text::NOW_MS;
@@ -38,7 +38,7 @@ impl MysqlPayments {
 
     async fn read_of(&self, order: OrderId) -> StoreResult<Vec<Payment>> {
         let readers = self.mysql.readers(self.mysql.map.instance_of(order.shard()));
-        let mut connection = readers.acquire().await.map_err(|error| failed(READ, error))?;
+        let mut connection = connection(readers, READ).await?;
         let rows = rows_of(&self.mysql, order, &mut connection).await?;
         let mut payments: Vec<Payment> =
             rows.iter().filter_map(|row| readable("payments", read(row))).collect();

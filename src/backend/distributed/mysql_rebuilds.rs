@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use sqlx::mysql::{MySqlConnection, MySqlRow};
 use sqlx::{Row, raw_sql};
 
-use super::mysql::{Mysql, failed};
+use super::mysql::{Mysql, connection, failed};
 use super::mysql_fences as fences;
 use super::mysql_order_store::is_missing_table;
 use super::mysql_text::NOW_MS;
@@ -93,7 +93,7 @@ impl MysqlRebuilds {
     async fn truth_at(&self, at: Instance, sale: &Sale, truth: &mut Truth) -> StoreResult<()> {
         let fault = |error| failed(TRUTH, error);
         // A connection of its own: whoever stops waiting must not leave the transaction to somebody else.
-        let mut connection = self.mysql.pool(at).acquire().await.map_err(fault)?.detach();
+        let mut connection = connection(self.mysql.pool(at), TRUTH).await?.detach();
         for text in [
             "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
             "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",

@@ -106,14 +106,9 @@ impl MysqlSaleStore {
         Ok(())
     }
 
-    async fn begin(&self) -> StoreResult<Transaction<'static, MySql>> {
-        let begun = self.mysql.directory_pool().begin().await;
-        begun.map_err(|error| failed("begin change", error))
-    }
-
     async fn insert(&self, sale: &Sale, change: &Change) -> StoreResult<bool> {
         let context = "create sale";
-        let mut tx = self.begin().await?;
+        let mut tx = self.mysql.begin(Mysql::DIRECTORY, context).await?;
         let text = "INSERT INTO {directory}.sales (sale_id, name, state, starts_ms, ends_ms, buyer_limit, \
                     unpaid_max, purchase_token, proof_of_work, payment_window_ms, buckets, version) \
                     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
@@ -153,7 +148,7 @@ impl MysqlSaleStore {
 
     async fn update(&self, sale: &Sale, expected: u64, change: &Change) -> StoreResult<bool> {
         let context = "change sale";
-        let mut tx = self.begin().await?;
+        let mut tx = self.mysql.begin(Mysql::DIRECTORY, context).await?;
         let text = "UPDATE {directory}.sales SET name = ?, state = ?, starts_ms = ?, ends_ms = ?, \
                     buyer_limit = ?, unpaid_max = ?, purchase_token = ?, proof_of_work = ?, payment_window_ms = ?, buckets = ?, version = ? \
                     WHERE sale_id = ? AND version = ?";

@@ -6,8 +6,11 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 
+use super::kafka_connection::{KafkaConnection, address_of};
 use super::settings::Settings;
+use super::tls;
 use crate::clock::Clock;
+use crate::config::KafkaConfig;
 use crate::ports::{Effect, ErrorKind, StoreError, StoreResult};
 
 /// Longest time that one attempt to connect may take.
@@ -18,14 +21,16 @@ const PAUSE: Duration = Duration::from_millis(250);
 const TOLD_EVERY: Duration = Duration::from_secs(3);
 
 /// A server, or several of which one is enough.
-struct Server {
+struct Server<'a> {
     part: String,
+    /// How to log in, where that is tried as well.
+    kafka: Option<&'a KafkaConfig>,
     addresses: Vec<String>,
     /// The key of the configuration that names them.
     setting: &'static str,
 }
 
-impl Server {
+impl Server<'_> {
     /// Connects to one of the addresses.
     ///
     /// # Errors
@@ -33,9 +38,16 @@ impl Server {
     async fn reach(&self, clock: &Clock) -> Result<(), String> {
         let mut said = "it has no address".to_owned();
         for address in &self.addresses {
-            match clock.timeout(CONNECT_TIMEOUT, TcpStream::connect(address.as_str())).await {
-                Ok(Ok(_)) => return Ok(()),
-                Ok(Err(error)) => said = error.to_string(),
+            let connecting = async {
+                match self.kafka {
+                    Some(kafka) => drop(KafkaConnection::open(kafka, address).await?),
+                    None => drop(TcpStream::connect(address.as_str()).await?),
+                }
+                anyhow::Ok(())
+            };
+            match clock.timeout(CONNECT_TIMEOUT, connecting).await {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(error)) => said = format!("{error:#}"),
                 Err(late) => said = late.to_string(),
             }
         }
@@ -43,26 +55,20 @@ impl Server {
     }
 }
 
-/// Answers the host and port of a broker, which the client also takes with a protocol and without a port.
-fn broker_address(broker: &str) -> String {
-    let broker = broker.trim();
-    let address = broker.split_once("://").map_or(broker, |(_, address)| address);
-    if address.contains(':') { address.to_owned() } else { format!("{address}:9092") }
-}
-
 /// Lists the first MySQL instances, as many as `instances` says, and Kafka when it is wanted.
-fn servers(settings: &Settings, instances: usize, wants_kafka: bool) -> Vec<Server> {
+fn servers(settings: &Settings, instances: usize, wants_kafka: bool) -> Vec<Server<'_>> {
     let instance = |(number, address): (usize, &String)| Server {
         part: format!("MySQL instance {number}"),
+        kafka: None,
         addresses: vec![address.clone()],
         setting: "mysql.instances",
     };
-    let mut servers: Vec<Server> =
+    let mut servers: Vec<Server<'_>> =
         settings.mysql.instances.iter().enumerate().map(instance).take(instances).collect();
     if wants_kafka {
-        let brokers = settings.kafka.brokers.split(',').map(broker_address);
+        let brokers = settings.kafka.brokers.split(',').map(address_of);
         let (part, setting) = ("Kafka".to_owned(), "kafka.brokers");
-        servers.push(Server { part, addresses: brokers.collect(), setting });
+        servers.push(Server { part, kafka: Some(&settings.kafka), addresses: brokers.collect(), setting });
     }
     servers
 }
@@ -83,16 +89,16 @@ pub async fn wait_for(
     for server in servers(settings, instances, wants_kafka) {
         let mut told_at = None;
         while let Err(said) = server.reach(clock).await {
-            let Server { part, addresses, setting } = &server;
+            let Server { part, addresses, setting, .. } = &server;
             let at = addresses.join(", ");
             let now = clock.monotonic();
             let waited = now.since(began);
             if waited >= wait {
                 let since = waited.as_secs();
-                let detail = format!(
-                    "{part} at {at} ({setting}) cannot be reached since {since} s: {said}. Is it running? Is \
-                     {setting} right?"
-                );
+                let (section, _) = setting.split_once('.').expect("a key has a section");
+                let fix = tls::fix(&said, section, format!("is it running, and is {setting} right?"));
+                let detail =
+                    format!("{part} at {at} ({setting}) cannot be reached since {since} s: {said}; {fix}");
                 let (kind, effect) = (ErrorKind::Unavailable, Effect::NotApplied);
                 return Err(StoreError { kind, effect, context: "wait for servers", source: detail.into() });
             }

@@ -23,7 +23,11 @@ use redis::{
     AsyncConnectionConfig, Client, Cmd, FromRedisValue, IntoConnectionInfo, RedisError, Script,
     ScriptInvocation,
 };
+#[cfg(feature = "tls")]
+use redis::{ClientTlsConfig, TlsCertificates};
 
+#[cfg(feature = "tls")]
+use super::tls;
 use crate::clock::{Clock, Moment};
 use crate::config::RedisConfig;
 use crate::domain::{BucketId, SaleId};
@@ -158,7 +162,18 @@ impl RedisLink {
         let connection = AsyncConnectionConfig::new()
             .set_response_timeout(Some(response_timeout))
             .set_connection_timeout(Some(Duration::from_millis(config.connect_timeout_ms)));
-        let client = Client::open(info.clone()).map_err(open)?;
+        let client = match config.is_tls() {
+            #[cfg(feature = "tls")]
+            true => {
+                let pems = tls::read(config.tls_files())?;
+                let client_tls =
+                    pems.own.map(|(client_cert, client_key)| ClientTlsConfig { client_cert, client_key });
+                Client::build_with_tls(info, TlsCertificates { client_tls, root_cert: pems.ca })
+            }
+            _ => Client::open(info),
+        };
+        let client = client.map_err(open)?;
+        let info = client.get_connection_info().clone();
         let manager = Manager::new_with_config(info, connection).map_err(open)?;
         let pool = Pool::builder(manager)
             .max_size(config.pool_connections_max)

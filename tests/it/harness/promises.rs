@@ -8,7 +8,7 @@ use loadtest::audit::{Violation, audit};
 use loadtest::client::{Client, Target};
 use loadtest::clock;
 use loadtest::collect::{self, settle};
-use loadtest::config::{Config as AuditConfig, Mode as AuditMode, ProviderConfig, TokenConfig};
+use loadtest::config::{Config as AuditConfig, Mode as AuditMode, ProviderConfig, TlsFiles, TokenConfig};
 use loadtest::evidence::Evidence;
 use loadtest::ids::Layout;
 use loadtest::token::Mint;
@@ -34,12 +34,16 @@ fn audit_config(config: &Config) -> AuditConfig {
         http_bind: config.http.bind.to_string(),
         redis_url: config.redis.url.clone(),
         redis_password: config.redis.password.expose().to_owned(),
+        redis_tls: TlsFiles::default(),
         key_prefix: config.redis.key_prefix.clone(),
         brokers: config.kafka.brokers.clone(),
+        kafka_tls: None,
+        kafka_login: None,
         topic: config.kafka.topic.clone(),
         instances: config.mysql.instances.clone(),
         mysql_user: config.mysql.user.clone(),
         mysql_password: config.mysql.password.expose().to_owned(),
+        mysql_tls: None,
         database_prefix: config.mysql.database_prefix.clone(),
         provider: None,
         layout: Layout::new(shards.shards, shards.partitions, instances).expect("a layout"),

@@ -41,7 +41,8 @@ impl Servers {
             // One connection, so that a test that lists the connections of an instance can tell its own from the
             // product's.
             let pool = MySqlPoolOptions::new().max_connections(1);
-            pool.connect_lazy(&format!("mysql://{user}:{password}@{address}")).expect("an address")
+            let url = format!("mysql://{user}:{password}@{address}?ssl-mode=DISABLED");
+            pool.connect_lazy(&url).expect("an address")
         };
         Self {
             config: config.clone(),
@@ -252,7 +253,7 @@ impl Stage for Servers {
 
     async fn execute_control(&self, statement: &str) {
         for (instance, control) in self.controls() {
-            let mut connection = self.pool(instance).acquire().await.expect("a connection");
+            let mut connection = Box::pin(self.pool(instance).acquire()).await.expect("a connection");
             for text in [format!("USE {control}"), statement.to_owned()] {
                 sqlx::raw_sql(AssertSqlSafe(text)).execute(&mut *connection).await.expect("done");
             }

@@ -6,11 +6,11 @@ use futures::future::join_all;
 use sqlx::mysql::{MySqlConnection, MySqlRow};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
-use super::told::{compare_clocks, version_of, why};
+use super::told::{compare_clocks, of_privacy, version_of, why};
 use crate::backend::distributed::mysql::{Mysql, NO_CHANGE, failed};
 use crate::backend::distributed::mysql_text::NOW_MS;
 use crate::backend::distributed::settings::Settings;
-use crate::backend::distributed::{migrate, mysql_guard};
+use crate::backend::distributed::{migrate, mysql_guard, tls};
 use crate::clock::Clock;
 use crate::domain::check::{Check, Checks, Level};
 use crate::domain::node::Node;
@@ -61,18 +61,24 @@ impl Examined<'_> {
         let connecting = async {
             // A connection of its own: those of the pool have settings of ours.
             let options = self.mysql.pool(instance).connect_options();
-            MySqlConnection::connect_with(&options).await.map_err(|error| failed("connect", error))
+            let connecting = Box::pin(MySqlConnection::connect_with(&options));
+            connecting.await.map_err(|error| failed("connect", error))
         };
         let mut connection = match self.mysql.read("connect", connecting).await {
             Ok(connection) => connection,
             Err(error) => {
                 let address = &self.settings.mysql.instances[usize::from(instance.number())];
-                let fix = format!("is it running at {address}, and are mysql.user and mysql.password right?");
-                checks.need("reached", false, why(&error), fix);
+                let fix = format!(
+                    "is it running at {address}, and are mysql.user and mysql.password right, and mysql.tls, where the \
+                     server wants TLS of this user?"
+                );
+                checks.need("reached", false, why(&error), tls::fix(&why(&error), "mysql", fix));
                 return checks.found();
             }
         };
         checks.need("reached", true, "answers", "");
+        let config = &self.settings.mysql;
+        of_privacy(&mut checks, &config.instances[usize::from(instance.number())], config.tls, "mysql.tls");
         match self.mysql.read("read variables", variables(&mut connection)).await {
             Ok(variables) => {
                 of_variables(&mut checks, &variables);

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use redis::Script;
 
-use super::told::{compare_clocks, version_of, why};
+use super::told::{compare_clocks, of_privacy, version_of, why};
 use crate::backend::distributed::redis_link::{NO_EVICTION, RedisLink};
 use crate::backend::distributed::redis_nodes::RedisNodes;
+use crate::backend::distributed::tls;
 use crate::clock::Clock;
 use crate::config::RedisConfig;
 use crate::domain::check::{Check, Checks};
@@ -87,12 +88,16 @@ pub async fn examine(
     };
     // The first question makes the connection.
     if let Err(error) = link.now_ms().await {
-        let fix =
-            "is it running, and are redis.url and redis.password right? `seckill config explain redis` says";
-        checks.need("reached", false, why(&error), fix);
+        let tls =
+            if config.is_tls() { "does it speak TLS at this port" } else { "does it want TLS (rediss://)" };
+        let fix = format!(
+            "is it running, {tls}, and are redis.url and redis.password right? `seckill config explain redis` says"
+        );
+        checks.need("reached", false, why(&error), tls::fix(&why(&error), "redis", fix));
         return (checks.found(), None);
     }
     checks.need("reached", true, "answers", "");
+    of_privacy(&mut checks, &config.url, config.is_tls(), "redis.url to rediss://…");
     let (began, asked_ms) = (clock.monotonic(), clock.now_ms());
     if let Ok(theirs_ms) = link.now_ms().await {
         let took = clock.monotonic().since(began);

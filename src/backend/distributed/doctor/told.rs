@@ -1,5 +1,7 @@
 //! What is told of every server: its clock, and why it could not be asked.
 
+use std::net::IpAddr;
+
 use crate::domain::check::Checks;
 use crate::ports::StoreError;
 
@@ -23,6 +25,23 @@ pub fn compare_clocks(checks: &mut Checks, theirs_ms: i64, (asked_ms, heard_ms):
     }
 }
 
+/// Says whether a server is reached without TLS over a network. `address` is `host:port` or a URL that ends with it.
+pub fn of_privacy(checks: &mut Checks, address: &str, is_tls: bool, switch: &str) {
+    let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
+    let server = rest.split('/').next().and_then(|server| server.rsplit('@').next()).unwrap_or(rest);
+    let host = server.rsplit_once(':').map_or(server, |(host, _)| host).trim_matches(['[', ']']);
+    let is_here = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    let detail = match (is_tls, is_here) {
+        (true, _) => "goes over TLS",
+        (false, true) => "goes without TLS, and stays on this machine",
+        (false, false) => "goes without TLS over a network",
+    };
+    let fix = format!(
+        "set {switch}, unless nobody else is in that network: passwords and orders can be read there"
+    );
+    checks.want("privacy", is_tls || is_here, detail, fix);
+}
+
 /// Reads the first two numbers of a version; 0 for what is no number.
 pub fn version_of(text: &str) -> (u32, u32) {
     let mut numbers = text.split(['.', '-']).map(|part| part.parse().unwrap_or(0));
@@ -38,6 +57,22 @@ pub fn why(error: &StoreError) -> String {
 mod tests {
     use super::*;
     use crate::domain::check::Level;
+
+    #[test]
+    fn what_can_be_read_in_a_network_is_told() {
+        for (address, is_tls, level) in [
+            ("redis://127.0.0.1:6379", false, Level::Ok),
+            ("redis://ada@[::1]:6379", false, Level::Ok),
+            ("localhost:3306", false, Level::Ok),
+            ("redis://ada:127.0.0.1@10.0.0.5:6379/", true, Level::Ok),
+            ("redis://ada@10.0.0.5:6379/0", false, Level::Warning),
+            ("mysql.shop.example:3306", false, Level::Warning),
+        ] {
+            let mut checks = Checks::of("redis");
+            of_privacy(&mut checks, address, is_tls, "mysql.tls");
+            assert_eq!(checks.found()[0].level, level, "{address}");
+        }
+    }
 
     #[test]
     fn a_clock_that_is_off_is_told_in_both_directions() {
