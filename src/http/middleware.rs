@@ -35,7 +35,7 @@ use super::problem::{Code, Problem};
 use super::rules::Told;
 use super::shopper::payments::WEBHOOK;
 use super::shopper::tokens;
-use super::straight::{PLACE, sale_of};
+use super::straight::{PLACE, written_sale};
 use crate::chance::Chance;
 use crate::domain::{Parent, TraceContext};
 use crate::metrics::{HTTP_DURATION, PANICS};
@@ -177,8 +177,7 @@ async fn answered(
 
 /// Answers what a request needs that may change something. Purchases see to their own end.
 fn of_change(request: &ServiceRequest) -> Option<Data<Context>> {
-    let is_purchase = || request.path().starts_with("/api/v1/sales/") && request.path().ends_with("/orders");
-    let is_change = !request.method().is_safe() && !is_purchase();
+    let is_change = !request.method().is_safe() && written_sale(request.path()).is_none();
     if is_change { request.app_data::<Data<Context>>().cloned() } else { None }
 }
 
@@ -294,9 +293,13 @@ fn record(
     let request = response.request();
     let status = response.status().as_u16();
     // The label is the pattern, because paths hold ids and would make series without end.
-    let route = match sale_of(request.path()) {
-        Some(_) => Cow::Borrowed(PLACE),
-        None => request.match_pattern().map_or(Cow::Borrowed("-"), Cow::Owned),
+    let (route, is_of_operators) = match written_sale(request.path()) {
+        Some(_) => (Cow::Borrowed(PLACE), false),
+        None => {
+            let route = request.match_pattern().map_or(Cow::Borrowed("-"), Cow::Owned);
+            let is_of_operators = route.starts_with("/api/v1/admin") || route.starts_with("/debug/");
+            (route, is_of_operators)
+        }
     };
     let (route, method) = (&*route, method_label(request.method()));
     observe(method, route, status, elapsed);
@@ -306,7 +309,6 @@ fn record(
         let elapsed_alone = if is_kept_waiting(request) { Duration::ZERO } else { elapsed };
         purpose.trace = describe((span, caller), (id, method, route, status), elapsed_alone);
     }
-    let is_of_operators = route.starts_with("/api/v1/admin") || route.starts_with("/debug/");
     // A crowd's refusals are normal answers. They are counted above, and logged only when the filter asks for them.
     if is_of_operators || status >= 500 || tracing::enabled!(tracing::Level::DEBUG) {
         trace::within_now(purpose, || log(request.method(), (route, is_of_operators), status, elapsed));

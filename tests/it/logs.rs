@@ -103,6 +103,7 @@ async fn no_secret_and_no_body_is_in_a_log_at_any_level() {
         ("a session", &cookie),
         ("a stream's ticket", &ticket),
         ("the secret of purchase tokens", PURCHASE_SECRET),
+        ("the databases' password", shop.config.mysql.password.expose()),
         ("the provider's key", PROVIDER_KEY),
         ("the provider's secret", WEBHOOK_SECRET),
         ("the secret of calls", CALL_SECRET),

@@ -195,6 +195,42 @@ async fn one_trace_leads_from_the_click_to_the_row_and_to_who_listens() {
     remove(&config).await;
 }
 
+#[cfg(feature = "embedded")]
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
+async fn a_shop_of_one_process_has_the_same_trace_of_an_order() {
+    let collector = Collector::start().await;
+    let mut shop = TestShop::start(Mode::Embedded).await;
+    let config = shop.config.clone();
+    shop.open_sale("drop", 2, &[("phone", 10)]).await;
+    shop.stop().await;
+    let endpoint = format!("http://{}", collector.grpc);
+    let traced = [("TRACES__ENDPOINT", endpoint.as_str()), ("TRACES__SAMPLED_PER_MILLION", "0")];
+    let mut process = Process::start(&config, "all", &traced).await;
+    let bearer = format!("Bearer {}", token("ada"));
+    let parent = format!("00-{TRACE}-{PARENT}-01");
+    let headers =
+        [("Authorization", bearer.as_str()), ("Idempotency-Key", "k"), ("traceparent", &parent), JSON];
+    let body = r#"{"sku_id":"phone","quantity":1}"#;
+    let bought = call(process.shopper, "POST", "/api/v1/sales/drop/orders", &headers, body).await;
+    assert_eq!(bought.status, 202, "{bought:?}");
+    let path = format!("/api/v1/orders/{}", bought.json()["id"].as_str().expect("an id"));
+    eventually("the row is there", async || {
+        call(process.shopper, "GET", &path, &headers[..1], "").await.text.contains("awaiting_payment")
+    })
+    .await;
+    assert_eq!(process.stop(), Some(0), "{}", process.log());
+    let spans = collector.spans();
+    let request = named(&spans, TRACE, "POST /api/v1/sales/{sale}/orders");
+    for step in ["reserve", "append"] {
+        assert_eq!(named(&spans, TRACE, step).parent, request.id, "{step}");
+    }
+    // The log and the reservation are one commit, so the writer follows the request itself.
+    let persist = named(&spans, TRACE, "persist");
+    let batch = spans.iter().find(|span| span.name == "write batch").expect("the batch");
+    assert_eq!((&persist.parent, persist.links.as_slice()), (&request.id, std::slice::from_ref(&batch.id)));
+    remove(&config).await;
+}
+
 #[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
 async fn errors_and_slow_requests_are_recorded_though_nobody_chose_them() {
     let collector = Collector::start().await;

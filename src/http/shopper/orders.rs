@@ -19,7 +19,7 @@ use crate::http::extract::SHOPPER_BODY_BYTES_MAX;
 use crate::http::operation::{Operation, Verb, operation};
 use crate::http::problem::{Code, DEGRADED, Problem};
 use crate::http::rules::{pass, refusal as ruled, tell};
-use crate::http::straight::{PLACE, sale_of};
+use crate::http::straight::PLACE;
 use crate::http::{Context, extract};
 use crate::shop::cancel::Cancelled;
 use crate::shop::ladder::Step;
@@ -152,11 +152,25 @@ pub async fn place(
     payload: web::Payload,
     context: web::Data<Context>,
 ) -> Result<HttpResponse, Problem> {
-    let body = extract::body(&request, payload, SHOPPER_BODY_BYTES_MAX, &context).await?;
-    let purchase = purchase(&request, &body, &context).await?;
+    let sale = request.match_info().get("sale").and_then(|sale| SaleId::parse(sale).ok());
+    place_in(&request, payload, &context, sale).await
+}
+
+/// Does what [`place`] does, with the sale of the path; `None` when there can be no such sale.
+///
+/// # Errors
+/// As [`place`].
+pub async fn place_in(
+    request: &HttpRequest,
+    payload: web::Payload,
+    context: &web::Data<Context>,
+    sale: Option<SaleId>,
+) -> Result<HttpResponse, Problem> {
+    let body = extract::body(request, payload, SHOPPER_BODY_BYTES_MAX, context).await?;
+    let purchase = purchase(request, &body, context, sale).await?;
     match context.shop.submit(&purchase).await {
         // The future is large. It stands in a box, so that a refusal does not carry room for it.
-        Ok(order) => Ok(Box::pin(accepted(&request, &context, &purchase, order)).await),
+        Ok(order) => Ok(Box::pin(accepted(request, context, &purchase, order)).await),
         Err(refusal) => {
             let may_return = || context.shop.may_return(&purchase.sale, &purchase.sku);
             Err(problem(refusal, may_return))
@@ -164,13 +178,16 @@ pub async fn place(
     }
 }
 
-async fn purchase(request: &HttpRequest, body: &[u8], context: &Context) -> Result<Purchase, Problem> {
+async fn purchase(
+    request: &HttpRequest,
+    body: &[u8],
+    context: &Context,
+    sale: Option<SaleId>,
+) -> Result<Purchase, Problem> {
     let Shopper { user, device, is_device_proven, .. } = extract::shopper(request, context).await?;
     let key = extract::idempotency_key(request)?;
     let PlaceBody { sku_id, quantity, reference, purchase_token } = extract::json(request, body)?;
-    let sale = sale_of(request.path()).or_else(|| request.match_info().get("sale"));
-    let sale =
-        sale.and_then(|sale| SaleId::parse(sale).ok()).ok_or_else(|| Problem::new(Code::SaleNotFound))?;
+    let sale = sale.ok_or_else(|| Problem::new(Code::SaleNotFound))?;
     let address = context.addresses.of(request, context.shop.now_ms());
     let waits = extract::prefer_wait_s(request).is_some_and(|seconds| seconds > 0);
     let (sku, token) = (sku_id, purchase_token);
