@@ -35,7 +35,7 @@ use super::problem::{Code, Problem};
 use super::rules::Told;
 use super::shopper::payments::WEBHOOK;
 use super::shopper::tokens;
-use super::straight::{PLACE, written_sale};
+use super::straight::{PLACE, is_place};
 use crate::chance::Chance;
 use crate::domain::{Parent, TraceContext};
 use crate::metrics::{HTTP_DURATION, PANICS};
@@ -177,7 +177,7 @@ async fn answered(
 
 /// Answers what a request needs that may change something. Purchases see to their own end.
 fn of_change(request: &ServiceRequest) -> Option<Data<Context>> {
-    let is_change = !request.method().is_safe() && written_sale(request.path()).is_none();
+    let is_change = !request.method().is_safe() && !is_place(request.path());
     if is_change { request.app_data::<Data<Context>>().cloned() } else { None }
 }
 
@@ -293,13 +293,12 @@ fn record(
     let request = response.request();
     let status = response.status().as_u16();
     // The label is the pattern, because paths hold ids and would make series without end.
-    let (route, is_of_operators) = match written_sale(request.path()) {
-        Some(_) => (Cow::Borrowed(PLACE), false),
-        None => {
-            let route = request.match_pattern().map_or(Cow::Borrowed("-"), Cow::Owned);
-            let is_of_operators = route.starts_with("/api/v1/admin") || route.starts_with("/debug/");
-            (route, is_of_operators)
-        }
+    let (route, is_of_operators) = if is_place(request.path()) {
+        (Cow::Borrowed(PLACE), false)
+    } else {
+        let route = request.match_pattern().map_or(Cow::Borrowed("-"), Cow::Owned);
+        let is_of_operators = route.starts_with("/api/v1/admin") || route.starts_with("/debug/");
+        (route, is_of_operators)
     };
     let (route, method) = (&*route, method_label(request.method()));
     observe(method, route, status, elapsed);

@@ -152,11 +152,10 @@ pub async fn place(
     payload: web::Payload,
     context: web::Data<Context>,
 ) -> Result<HttpResponse, Problem> {
-    let sale = request.match_info().get("sale").and_then(|sale| SaleId::parse(sale).ok());
-    place_in(&request, payload, &context, sale).await
+    place_in(&request, payload, &context, request.match_info().get("sale")).await
 }
 
-/// Does what [`place`] does, with the sale of the path; `None` when there can be no such sale.
+/// Does what [`place`] does, with the sale as it stands in the path.
 ///
 /// # Errors
 /// As [`place`].
@@ -164,7 +163,7 @@ pub async fn place_in(
     request: &HttpRequest,
     payload: web::Payload,
     context: &web::Data<Context>,
-    sale: Option<SaleId>,
+    sale: Option<&str>,
 ) -> Result<HttpResponse, Problem> {
     let body = extract::body(request, payload, SHOPPER_BODY_BYTES_MAX, context).await?;
     let purchase = purchase(request, &body, context, sale).await?;
@@ -182,12 +181,13 @@ async fn purchase(
     request: &HttpRequest,
     body: &[u8],
     context: &Context,
-    sale: Option<SaleId>,
+    sale: Option<&str>,
 ) -> Result<Purchase, Problem> {
     let Shopper { user, device, is_device_proven, .. } = extract::shopper(request, context).await?;
     let key = extract::idempotency_key(request)?;
     let PlaceBody { sku_id, quantity, reference, purchase_token } = extract::json(request, body)?;
-    let sale = sale.ok_or_else(|| Problem::new(Code::SaleNotFound))?;
+    let sale =
+        sale.and_then(|sale| SaleId::parse(sale).ok()).ok_or_else(|| Problem::new(Code::SaleNotFound))?;
     let address = context.addresses.of(request, context.shop.now_ms());
     let waits = extract::prefer_wait_s(request).is_some_and(|seconds| seconds > 0);
     let (sku, token) = (sku_id, purchase_token);
