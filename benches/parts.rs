@@ -62,7 +62,12 @@ enum Part {
     /// Multi-row INSERTs of the same rows into equal tables. Slices as `writer`.
     RawInsert,
     /// N purchases of a sold-out sale through the router, in this process.
-    Refused { requests: usize },
+    Refused {
+        requests: usize,
+        /// Of a million requests, how many are traced; without it none is, and nobody asks.
+        #[arg(long)]
+        traced_per_million: Option<u32>,
+    },
     /// N purchases that a limit refuses, through the router, in this process.
     Throttled {
         requests: usize,
@@ -86,7 +91,9 @@ fn main() -> anyhow::Result<()> {
         Some(Part::Limits { rate }) => limits::run(&config, rate),
         Some(Part::Writer) => writer::run(&config),
         Some(Part::RawInsert) => raw_insert::run(&config),
-        Some(Part::Refused { requests }) => requests::refused(&config, requests),
+        Some(Part::Refused { requests, traced_per_million }) => {
+            requests::refused(&config, requests, traced_per_million)
+        }
         Some(Part::Throttled { requests, rules }) => requests::throttled(&config, requests, rules.as_deref()),
         Some(Part::CheckedToken { requests }) => requests::checked_token(requests),
         Some(Part::Accepted { requests }) => requests::accepted(&config, requests),

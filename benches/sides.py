@@ -63,10 +63,13 @@ def refusing(side, options, outcome, pace, rules=(), **settings):
         if role == "api":
             counted["redis"] = side.stack.pids["redis"]
         others = {name: pid for name, pid in side.stack.pids.items() if name not in counted}
+        profile_key = stage.make_key(side, environment, "debug") if "debug__profiles" in settings else None
 
-        def refuse():
+        def refuse(is_profiled=False):
             before = outcomes(side, sale)
-            found, spent, beside = wrk(options, side.shop, sale, pace, counted, others)
+            profile = profiling(side, profile_key, options.seconds + 1) if is_profiled else contextlib.nullcontext()
+            with profile:
+                found, spent, beside = wrk(options, side.shop, sale, pace, counted, others)
             after = outcomes(side, sale)
             answered = {name: after[name] - before.get(name, 0) for name in after}
             share = answered.get(outcome, 0) / sum(answered.values())
@@ -74,6 +77,18 @@ def refusing(side, options, outcome, pace, rules=(), **settings):
             return slice_of(found["requests"], spent, beside=beside, answered=answered, **found)
 
         yield refuse
+
+
+@contextlib.contextmanager
+def profiling(side, key, seconds):
+    """A profile that is taken meanwhile. It is written afterwards, and waited for."""
+    command = ["curl", "-fsS", "-o", str(RAW / "refused.pb"), "-H", f"Authorization: Bearer {key}",
+               f"http://{side.admin}/debug/pprof/profile?seconds={seconds}"]
+    with subprocess.Popen(command) as child:
+        time.sleep(0.3)  # until it has begun
+        yield
+        check(child.poll() is None, "the profile ended before what it was to show")
+    check(child.returncode == 0, "the profile was refused")
 
 
 @contextlib.contextmanager

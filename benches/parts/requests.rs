@@ -34,12 +34,16 @@ use seckill::outbound::HttpOutbound;
 use seckill::ports::Outbound;
 use seckill::shop::{Settings, Shop};
 use seckill::shutdown::Tasks;
+use seckill::trace::Recorder;
 use serde_json::json;
+use tokio::sync::mpsc;
 
 use crate::{fixture, slices};
 
 /// Buyers who are refused again and again.
 const REFUSED_BUYERS: usize = 100;
+/// Spans for which there is room: all of them.
+const SPANS_MAX: usize = 100_000;
 /// The most looks for the sold-out flag.
 const FLAG_LOOKS_MAX: usize = 200;
 
@@ -53,7 +57,12 @@ struct Front {
 }
 
 /// Counts N refusals by the sold-out flag. The tokens of the buyers have been verified before.
-pub fn refused(config: &Config, requests: usize) -> anyhow::Result<()> {
+pub fn refused(config: &Config, requests: usize, traced_per_million: Option<u32>) -> anyhow::Result<()> {
+    let (sender, _spans) = mpsc::channel(SPANS_MAX);
+    if let Some(per_million) = traced_per_million {
+        let recorder = Recorder::new(per_million, u32::MAX, Duration::MAX, sender, Clock::System);
+        anyhow::ensure!(recorder.install(), "there is a recorder");
+    }
     let front = Front::open(config, 1)?;
     let service = front.system.block_on(init_service(app(front.context.clone())));
     let first = front.status(&service, front.click(0)?.to_request())?;
