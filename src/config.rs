@@ -310,6 +310,8 @@ mod tests {
             (kafka, vec![login[0], login[1], plain, of_kafka]),
             (false, vec![login[0], login[1], plain]),
             (false, vec![login[0], scram]),
+            (false, vec![login[1]]),
+            (false, vec![of_kafka, ("SECKILL__KAFKA__BROKERS", "SSL://h:1")]),
             (false, vec![login[0], login[1]]),
             (false, vec![("SECKILL__KAFKA__SASL_MECHANISM", "gssapi")]),
         ] {

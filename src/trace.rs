@@ -359,7 +359,8 @@ impl Drop for Entered {
 }
 
 pin_project! {
-    /// Work for somebody. Every request is one, and a scope of `tokio::task_local` costs it 1.5 % of its instructions.
+    /// Work for somebody, while it is polled, and not while it is dropped. Every request is one, and a scope of
+    /// `tokio::task_local` costs it 0.7 % more of its instructions.
     pub struct Within<F> {
         purpose: Purpose,
         #[pin]

@@ -253,6 +253,9 @@ impl Layers {
         if mechanism == "NONE" {
             return Ok(None);
         }
+        if mechanism == "PLAIN" && self.tls("kafka")?.is_none() {
+            bail!("kafka.sasl_mechanism = \"plain\" sends the password as it is: set kafka.tls = true");
+        }
         let (user, password) = (self.text("kafka", "sasl_user")?, self.secret("kafka", "sasl_password")?);
         Ok(Some(KafkaLogin { mechanism, user, password }))
     }
@@ -270,7 +273,12 @@ impl Layers {
             let path = self.text(section, key)?;
             anyhow::Ok(Some(path).filter(|path| !path.is_empty()).map(PathBuf::from))
         };
-        Ok(TlsFiles { ca: file("ca_file")?, own: file("cert_file")?.zip(file("key_file")?) })
+        let own = match (file("cert_file")?, file("key_file")?) {
+            (None, None) => None,
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            _ => bail!("{section}.cert_file and {section}.key_file belong together"),
+        };
+        Ok(TlsFiles { ca: file("ca_file")?, own })
     }
 
     fn value(&self, section: &str, key: &str) -> anyhow::Result<toml::Value> {
@@ -370,7 +378,13 @@ mod tests {
         let files = config.kafka_tls.expect("TLS");
         assert_eq!((files.ca.as_deref(), files.own), (Some(Path::new("ca")), None));
         assert!(config.mysql_tls.is_some_and(|files| files.ca.is_none()));
-        assert!(load("", &[("SECKILL__MYSQL__TLS", "maybe")]).is_err());
+        for wrong in [
+            ("SECKILL__MYSQL__TLS", "maybe"),
+            ("SECKILL__KAFKA__SASL_MECHANISM", "plain"),
+            ("SECKILL__REDIS__CERT_FILE", "cert"),
+        ] {
+            assert!(load("", &[wrong]).is_err(), "{wrong:?}");
+        }
     }
 
     #[test]

@@ -65,7 +65,10 @@ start_kafka() {
       --add-scram "SCRAM-SHA-256=[name=$MYSQL_USER,password=$MYSQL_PASSWORD]" \
       --add-scram "SCRAM-SHA-512=[name=$MYSQL_USER,password=$MYSQL_PASSWORD]" >"$logs/kafka-format.log" 2>&1 ||
       { cat "$logs/kafka-format.log" >&2 && return 1; }
+    touch "$data/kafka-has-users"
   fi
+  [[ -e $data/kafka-has-users ]] ||
+    tell kafka "its data folder is from before it had users: for SASL, scripts/stack down && rm -r $data"
   tell kafka "starting"
   launch kafka "$java" "-Xms$KAFKA_HEAP" "-Xmx$KAFKA_HEAP" -XX:+UseSerialGC \
     "-XX:TieredStopAtLevel=$KAFKA_JVM_LEVEL" -XX:+ExitOnOutOfMemoryError \

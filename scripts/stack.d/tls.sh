@@ -14,7 +14,9 @@ make_certificates() {
   [[ ! -e $tls/.complete ]] || return 0
   rm -rf "$tls"
   mkdir -p "$tls"
+  # In the background, because on the left of `||` a step that fails would not end it.
   (
+    set -e
     cd "$tls"
     umask 077
     authority ca "stack CA"
@@ -30,7 +32,8 @@ make_certificates() {
     cp server.pem mysql-a.pem
     cp server.pem mysql-b.pem
     touch .complete
-  ) >"$logs/tls.log" 2>&1 || { cat "$logs/tls.log" >&2 && return 1; }
+  ) >"$logs/tls.log" 2>&1 &
+  wait $! || { cat "$logs/tls.log" >&2 && die "no certificates"; }
 }
 
 curve=(-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes)

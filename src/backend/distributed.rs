@@ -223,7 +223,7 @@ pub struct RedisPorts {
 /// Opens only the Redis side. It connects at the first call.
 ///
 /// # Errors
-/// When the address cannot be read.
+/// When the address or a file of TLS cannot be read.
 pub fn open_redis(config: &RedisConfig, clock: Clock) -> StoreResult<RedisPorts> {
     let link = Arc::new(RedisLink::new(config, clock)?);
     Ok(RedisPorts {

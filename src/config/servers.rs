@@ -191,7 +191,9 @@ pub struct TlsFiles<'a> {
 impl RedisConfig {
     /// Answers whether the connection is made with TLS.
     pub fn is_tls(&self) -> bool {
-        self.url.starts_with("rediss://")
+        // The client's own words for it.
+        let scheme = self.url.split("://").next().unwrap_or_default().to_ascii_lowercase();
+        scheme == "rediss" || scheme == "valkeys"
     }
 
     /// Returns the files of its TLS.
@@ -233,12 +235,16 @@ impl KafkaConfig {
         }
         let feature = ("kafka-tls", cfg!(feature = "kafka-tls"));
         self.tls_files().validate(("kafka.tls", self.tls), "true", feature)?;
+        if self.brokers.contains("://") && (self.tls || self.sasl_mechanism != SaslMechanism::None) {
+            let problem = "names a protocol, which kafka.tls and kafka.sasl_mechanism say: leave it out";
+            return Err(ConfigError::invalid("kafka.brokers", problem));
+        }
         let has_user = !self.sasl_user.is_empty();
         let has_password = !self.sasl_password.expose().is_empty();
         match self.sasl_mechanism {
-            SaslMechanism::None if has_user => Err(ConfigError::invalid(
+            SaslMechanism::None if has_user || has_password => Err(ConfigError::invalid(
                 "kafka.sasl_mechanism",
-                "is \"none\", and kafka.sasl_user is set: name the mechanism, or no user",
+                "is \"none\", and kafka.sasl_user or its password is set: name the mechanism, or no user",
             )),
             SaslMechanism::None => Ok(()),
             _ if !feature.1 => Err(ConfigError::invalid(

@@ -15,9 +15,9 @@ use super::{Context, shopper};
 /// The pattern of the route of purchases.
 pub const PLACE: &str = "/api/v1/sales/{sale}/orders";
 
-/// Answers whether a path is that of purchases, or would be if there were such a sale.
+/// Answers whether a path is that of purchases, however its sale is written.
 pub fn is_place(path: &str) -> bool {
-    path.starts_with("/api/v1/sales/") && path.ends_with("/orders")
+    middle_of(path).is_some_and(|sale| !sale.is_empty() && !sale.bytes().any(|byte| byte == b'/'))
 }
 
 /// Finds the sale in the path of purchases, as it is written.
@@ -56,6 +56,14 @@ pub async fn straight(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_path_of_purchases_has_one_sale() {
+        assert!(is_place("/api/v1/sales/friday/orders") && is_place("/api/v1/sales/a%2Db/orders"));
+        for other in ["/api/v1/sales/orders", "/api/v1/sales//orders", "/api/v1/sales/a/b/orders"] {
+            assert!(!is_place(other), "{other}");
+        }
+    }
 
     #[test]
     fn a_plain_path_has_one_slug() {

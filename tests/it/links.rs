@@ -81,6 +81,8 @@ async fn a_shop_migrates_sells_writes_and_is_audited_over_tls() {
     set(&redis, "tls-auth-clients", "yes").await;
     let config = config(Mode::Distributed, &[("redis.url", &redis.url())]);
     let databases = Servers::of(&config);
+    // Another test may have been cut off.
+    show(&databases, "server.pem").await;
     let user = format!("{}tls", databases.prefix());
     let password = config.mysql.password.expose();
     for instance in 0..config.mysql.instances.len() {
@@ -183,7 +185,7 @@ async fn a_mysql_that_is_not_who_it_should_be_is_refused() {
     show(&databases, "elsewhere.pem").await;
     let elsewhere = doctor(&config, &borrowed(&good));
     // The server takes none that has expired, so this one expires while it is shown.
-    sign_for_seconds(3);
+    sign_for_seconds(5);
     show(&databases, "brief.pem").await;
     eventually("it has expired", async || doctor(&config, &borrowed(&good)).level(check) == "error").await;
     let expired = doctor(&config, &borrowed(&good));
@@ -225,7 +227,7 @@ async fn show(databases: &Servers, certificate: &str) {
 /// Adds how a front and a worker reach Kafka: one by the certificate of a client, the other with a login.
 #[cfg(feature = "kafka-tls")]
 fn secured_logs(settings: &Settings) -> (Settings, Settings) {
-    let by_login = with(&of_login("scram-sha-512"), "KAFKA__SASL_MECHANISM", "scram-sha-512");
+    let by_login = of_login("scram-sha-512");
     ([settings.clone(), by_certificate()].concat(), [settings.clone(), by_login].concat())
 }
 
@@ -292,12 +294,16 @@ async fn a_kafka_that_is_not_who_it_should_be_or_knows_us_not_is_refused() {
     let nobody = with(&unknown, "KAFKA__BROKERS", KAFKA[2]);
     refused(&config, &nobody, check, "do they want a login (kafka.sasl_mechanism)");
     // A start says it as well, when it has waited for as long as it may.
-    let mut command = program(&config);
-    let wrong = with(&good, "KAFKA__CA_FILE", &file("other-ca.pem"));
-    command.envs(wrong.iter().map(|(key, value)| (format!("SECKILL__{key}"), value)));
-    command.env("SECKILL__START__WAIT_MS", "1000");
-    let done = command.arg("migrate").stdin(Stdio::null()).output().expect("the binary runs");
-    let said = String::from_utf8_lossy(&done.stderr).into_owned();
-    assert!(!done.status.success() && said.contains("kafka.ca_file"), "{said}");
+    let stranger = with(&good, "KAFKA__CA_FILE", &file("other-ca.pem"));
+    for (wrong, words) in
+        [(stranger, "kafka.ca_file"), (unknown, "kafka.cert_file"), (nobody, "kafka.sasl_mechanism")]
+    {
+        let mut command = program(&config);
+        command.envs(wrong.iter().map(|(key, value)| (format!("SECKILL__{key}"), value)));
+        command.env("SECKILL__START__WAIT_MS", "1000");
+        let done = command.arg("migrate").stdin(Stdio::null()).output().expect("the binary runs");
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert!(!done.status.success() && said.contains(words), "{words}: {said}");
+    }
     remove(&config).await;
 }

@@ -95,7 +95,7 @@ fn haproxy(fronts: &[&TestShop; 2]) -> Proxy {
     let folder = folder_of("haproxy", fronts);
     let (address, secured) = (free_address(), free_address());
     let own = [
-        ("bind 127.0.0.1:443 ", format!("bind {secured} ")),
+        ("bind :443 ", format!("bind {secured} ")),
         ("bind 127.0.0.1:80\n", format!("bind {address}\n")),
         ("/etc/haproxy/shop.pem", certificate("server-and-key.pem")),
     ];
@@ -345,7 +345,7 @@ fn curl(proxy: &Proxy, ca: &str, path: &str, args: &[&str]) -> Result<String, St
         "--cacert",
         &certificate(ca),
         "-w",
-        "%{stderr}%{http_version} ",
+        "%{stderr}version=%{http_version} ",
     ]);
     let done = command.args(args).arg(url).stdin(Stdio::null()).output().expect("curl");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -359,17 +359,17 @@ async fn tls_ends_at_the_proxy(start: fn(&[&TestShop; 2]) -> Proxy) {
     let (config, first, mut second) = two_fronts(&[]).await;
     let proxy = start(&[&first, &second]);
     is_up(&proxy).await;
-    for (version, begins) in [("--http2", "2 "), ("--http1.1", "1.1 ")] {
+    for (version, begins) in [("--http2", "version=2 "), ("--http1.1", "version=1.1 ")] {
         let bearer = format!("Authorization: Bearer {}", token(version));
         let key = format!("Idempotency-Key: k{version}");
         let body = r#"{"sku_id":"phone","quantity":1}"#;
         let args = [version, "-H", &bearer, "-H", &key, "--json", body];
         let bought = curl(&proxy, "ca.pem", "/api/v1/sales/drop/orders", &args).expect("an answer");
-        assert!(bought.starts_with(begins) && bought.contains("\"id\""), "{bought}");
+        assert!(bought.contains(begins) && bought.contains("\"id\""), "{bought}");
     }
     let path = format!("/api/v1/stream?sale=drop&ticket={}", ticket(&first, "ada").await);
     let heard = curl(&proxy, "ca.pem", &path, &["--http2", "--max-time", "2", "-N"]).expect("a stream");
-    assert!(heard.contains("2 ") && heard.contains("event: sale"), "{heard}");
+    assert!(heard.contains("version=2 ") && heard.contains("event: sale"), "{heard}");
     let path = format!("/api/v1/ws?sale=drop&ticket={}", ticket(&first, "ada").await);
     let origin = format!("Origin: https://{}", proxy.secured);
     let upgrade = ["Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", &origin];

@@ -226,7 +226,8 @@ async fn a_shop_of_one_process_has_the_same_trace_of_an_order() {
     }
     // The log and the reservation are one commit, so the writer follows the request itself.
     let persist = named(&spans, TRACE, "persist");
-    let batch = spans.iter().find(|span| span.name == "write batch").expect("the batch");
+    let batch =
+        spans.iter().find(|span| span.name == "write batch" && span.kind == "Consumer").expect("the batch");
     assert_eq!((&persist.parent, persist.links.as_slice()), (&request.id, std::slice::from_ref(&batch.id)));
     remove(&config).await;
 }

@@ -50,7 +50,7 @@ async fn connect(config: &Config, server: &str) -> anyhow::Result<MySqlConnectio
     };
     let port = port.parse().with_context(|| format!("mysql.instances: {server} is not host:port"))?;
     let options = MySqlConnectOptions::new()
-        .host(host)
+        .host(host.trim_matches(['[', ']']))
         .port(port)
         .username(&config.mysql_user)
         .password(&config.mysql_password);

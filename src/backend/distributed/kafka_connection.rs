@@ -21,6 +21,13 @@ use crate::config::{KafkaConfig, SaslMechanism};
 /// Most bytes of an answer. That of a Metadata request has one topic, whose partitions are some thirty bytes each.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
 
+/// What helps when no broker can be asked and nothing more is known.
+pub const FIX: &str =
+    "are the brokers running, is kafka.brokers right, and do they want a login (kafka.sasl_mechanism)?";
+
+/// The most rounds of hashing that a login may cost, half a second. Kafka's users have 4,096 unless somebody sets more.
+const SCRAM_ROUNDS_MAX: u64 = 1_000_000;
+
 /// How an alert of TLS begins, where a size would stand (RFC 8446, 5.1).
 const TLS_ALERT: i32 = 0x1503;
 
@@ -106,7 +113,9 @@ impl KafkaConnection {
             let mut says = Vec::new();
             let state = session.step(heard.as_deref(), &mut says).context("log in to Kafka")?;
             let State::Finished(sent) = state else {
-                heard = Some(self.authenticate(says).await?);
+                let said = self.authenticate(says).await?;
+                refuse_long_work(&said)?;
+                heard = Some(said);
                 continue;
             };
             if sent == MessageSent::Yes {
@@ -124,5 +133,34 @@ impl KafkaConnection {
             "the broker does not take kafka.sasl_user with kafka.sasl_password: {said}"
         );
         Ok(answer.auth_bytes)
+    }
+}
+
+/// Refuses a server that asks for more rounds of hashing than any real one (RFC 5802, `i=`): no time limit would end
+/// them.
+fn refuse_long_work(said: &[u8]) -> anyhow::Result<()> {
+    let said = String::from_utf8_lossy(said);
+    let rounds = said.split(',').find_map(|part| part.strip_prefix("i="));
+    let is_much =
+        rounds.is_some_and(|rounds| rounds.parse().is_ok_and(|rounds: u64| rounds > SCRAM_ROUNDS_MAX));
+    anyhow::ensure!(!is_much, "the broker asks for too much work for a login");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_login_costs_a_bounded_time() {
+        assert!(refuse_long_work(b"r=nonce,s=c2FsdA==,i=4096").is_ok());
+        assert!(refuse_long_work(b"r=nonce,s=c2FsdA==,i=4294967295").is_err());
+        assert!(refuse_long_work(b"v=proof").is_ok());
+    }
+
+    #[test]
+    fn a_broker_is_called_at_its_port() {
+        assert_eq!(address_of(" kafka-1.shop.example"), "kafka-1.shop.example:9092");
+        assert_eq!(address_of("PLAINTEXT://127.0.0.1:19092"), "127.0.0.1:19092");
     }
 }

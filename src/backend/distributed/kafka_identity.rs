@@ -56,7 +56,11 @@ fn identity(topic: &MetadataResponseTopic) -> StoreResult<Option<LogIdentity>> {
     }
 }
 
-async fn ask(config: &KafkaConfig, broker: &str) -> anyhow::Result<MetadataResponseTopic> {
+/// Asks one broker (`host:port`, as in `kafka.brokers`) what it knows of the topic.
+///
+/// # Errors
+/// When it cannot be reached, does not let this program in, or does not answer.
+pub async fn ask(config: &KafkaConfig, broker: &str) -> anyhow::Result<MetadataResponseTopic> {
     let name = TopicName(StrBytes::from_string(config.topic.clone()));
     let asked = MetadataRequest::default()
         .with_topics(Some(vec![MetadataRequestTopic::default().with_name(Some(name))]))

@@ -128,7 +128,8 @@ fn connect_options(config: &MysqlConfig, address: &str) -> StoreResult<MySqlConn
         .and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)))
         .ok_or_else(|| StoreError::broken("read mysql.instances", format!("{address} is not host:port")))?;
     let options = MySqlConnectOptions::new()
-        .host(host)
+        // The client looks for the name in a certificate with the brackets of an IPv6 address.
+        .host(host.trim_matches(['[', ']']))
         .port(port)
         .username(&config.user)
         .password(config.password.expose())
@@ -158,10 +159,11 @@ fn control_of(prefix: &str, instance: Instance) -> String {
 /// Takes a connection of a pool.
 ///
 /// # Errors
-/// When the instance cannot be reached.
+/// When the instance cannot be reached. The effect is `NotApplied`.
 pub async fn connection(pool: &MySqlPool, context: &'static str) -> StoreResult<PoolConnection<MySql>> {
     // Boxed, because it holds all that makes a connection, and every call would carry it, though hardly any connects.
-    Box::pin(pool.acquire()).await.map_err(|error| failed(context, error))
+    let taken = Box::pin(pool.acquire()).await;
+    taken.map_err(|error| StoreError { effect: Effect::NotApplied, ..failed(context, error) })
 }
 
 impl Mysql {

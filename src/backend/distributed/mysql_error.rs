@@ -24,7 +24,7 @@ pub fn failed(context: &'static str, source: sqlx::Error) -> StoreError {
                 _ => (ErrorKind::Broken, Effect::NotApplied),
             }
         }
-        // TLS fails before anything is asked.
+        // The server has no TLS, or a name or a file is not what it should be. Nothing was asked.
         sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Tls(_) => {
             (ErrorKind::Unavailable, Effect::NotApplied)
         }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 
-use super::kafka_connection::{KafkaConnection, address_of};
+use super::kafka_connection::{FIX, address_of};
+use super::kafka_identity;
 use super::settings::Settings;
 use super::tls;
 use crate::clock::Clock;
@@ -15,6 +16,8 @@ use crate::ports::{Effect, ErrorKind, StoreError, StoreResult};
 
 /// Longest time that one attempt to connect may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Longest time that a broker may take to let this program in and to answer: several round trips.
+const ASK_TIMEOUT: Duration = Duration::from_secs(3);
 /// Time between two attempts.
 const PAUSE: Duration = Duration::from_millis(250);
 /// Time between two lines about the same server.
@@ -40,12 +43,14 @@ impl Server<'_> {
         for address in &self.addresses {
             let connecting = async {
                 match self.kafka {
-                    Some(kafka) => drop(KafkaConnection::open(kafka, address).await?),
+                    // A broker says at the first question whether it lets this program in.
+                    Some(kafka) => drop(kafka_identity::ask(kafka, address).await?),
                     None => drop(TcpStream::connect(address.as_str()).await?),
                 }
                 anyhow::Ok(())
             };
-            match clock.timeout(CONNECT_TIMEOUT, connecting).await {
+            let most = if self.kafka.is_some() { ASK_TIMEOUT } else { CONNECT_TIMEOUT };
+            match clock.timeout(most, connecting).await {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(error)) => said = format!("{error:#}"),
                 Err(late) => said = late.to_string(),
@@ -96,7 +101,11 @@ pub async fn wait_for(
             if waited >= wait {
                 let since = waited.as_secs();
                 let (section, _) = setting.split_once('.').expect("a key has a section");
-                let fix = tls::fix(&said, section, format!("is it running, and is {setting} right?"));
+                let otherwise = match server.kafka {
+                    Some(_) => FIX.to_owned(),
+                    None => format!("is it running, and is {setting} right?"),
+                };
+                let fix = tls::fix(&said, section, otherwise);
                 let detail =
                     format!("{part} at {at} ({setting}) cannot be reached since {since} s: {said}; {fix}");
                 let (kind, effect) = (ErrorKind::Unavailable, Effect::NotApplied);

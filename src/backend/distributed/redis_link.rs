@@ -20,8 +20,8 @@ use deadpool_redis::{Connection, Manager, Pool};
 use metrics::histogram;
 use redis::aio::{MultiplexedConnection, PubSub};
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, FromRedisValue, IntoConnectionInfo, RedisError, Script,
-    ScriptInvocation,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, FromRedisValue, IntoConnectionInfo, RedisError,
+    Script, ScriptInvocation,
 };
 #[cfg(feature = "tls")]
 use redis::{ClientTlsConfig, TlsCertificates};
@@ -150,7 +150,7 @@ impl RedisLink {
     /// Makes a link that connects at its first call.
     ///
     /// # Errors
-    /// When the address cannot be read.
+    /// When the address or a file of TLS cannot be read.
     pub fn new(config: &RedisConfig, clock: Clock) -> StoreResult<Self> {
         let open = |error| failed("open Redis", Effect::NotApplied, error);
         let mut info = config.url.as_str().into_connection_info().map_err(open)?;
@@ -183,6 +183,14 @@ impl RedisLink {
         let prefix = config.key_prefix.clone();
         let probe = Script::new(include_str!("../../../lua/probe.lua"));
         Ok(Self { pool, client, shared: Mutex::default(), response_timeout, prefix, clock, probe })
+    }
+
+    /// Answers the host of the server; `None` when it is a socket of this machine.
+    pub fn host(&self) -> Option<String> {
+        match self.client.get_connection_info().addr() {
+            ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. } => Some(host.clone()),
+            _ => None,
+        }
     }
 
     /// Answers the names of a bucket's keys.

@@ -5,8 +5,7 @@ use std::path::Path;
 use crate::config::TlsFiles;
 use crate::ports::{Effect, StoreError, StoreResult};
 
-/// The contents of the files of a section, each a PEM text.
-#[derive(Debug, Default)]
+/// The contents of the files of a section, each a PEM text. There is a key in it, so it cannot be printed.
 pub struct Pems {
     /// The authorities of the server's certificate; `None` for those of this machine.
     pub ca: Option<Vec<u8>>,
@@ -21,7 +20,7 @@ const NO_TLS: &str =
 
 /// What the client libraries say of a connection that could not be made, and what to do about it. `{}` stands for the
 /// section of the configuration.
-const FIXES: [(&str, &str); 10] = [
+const FIXES: [(&str, &str); 11] = [
     ("UnknownIssuer", "name the authority of the server's certificate in {}.ca_file"),
     (
         "certificate expired",
@@ -34,6 +33,7 @@ const FIXES: [(&str, &str); 10] = [
     ("alert: BadCertificate", CERTIFICATE),
     ("InvalidContentType", NO_TLS),
     ("tls handshake eof", NO_TLS),
+    ("does not take kafka.sasl_user", "name a user of the brokers, with its password and its mechanism"),
     ("speaks TLS at this port", "turn TLS on in [{}], or name the port without it"),
     ("server does not support TLS", "the server has no TLS: give it a certificate, or turn TLS off in [{}]"),
 ];
@@ -54,10 +54,12 @@ pub fn read(files: TlsFiles<'_>) -> StoreResult<Pems> {
         let text = std::fs::read(path).map_err(|error| fault(error.to_string()))?;
         // Each block begins with a line that says what it is, such as "-----BEGIN EC PRIVATE KEY-----".
         let begins = text.split(|byte| *byte == b'\n').any(|line| {
+            // Nobody is there to be asked for the password of a key.
             line.starts_with(b"-----BEGIN ")
+                && !line.starts_with(b"-----BEGIN ENCRYPTED ")
                 && line.trim_ascii_end().ends_with(format!("{holds}-----").as_bytes())
         });
-        if begins { Ok(text) } else { Err(fault(format!("it holds no {holds} in PEM"))) }
+        if begins { Ok(text) } else { Err(fault(format!("it holds no {holds} in PEM, or an encrypted one"))) }
     };
     let own = match (files.cert, files.key) {
         (Some(cert), Some(key)) => {
@@ -89,6 +91,8 @@ mod tests {
         };
         let cert =
             put("cert", "a word\r\n-----BEGIN CERTIFICATE-----\r\nAAAA\r\n-----END CERTIFICATE-----\r\n");
+        let locked = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
+        let locked = put("locked", locked);
         let key = put("key", "-----BEGIN EC PRIVATE KEY-----\nAAAA\n-----END EC PRIVATE KEY-----\n");
         let files = TlsFiles { section: "redis", ca: Some(&cert), cert: Some(&cert), key: Some(&key) };
         let pems = read(files).expect("both are what they should be");
@@ -97,9 +101,10 @@ mod tests {
             (TlsFiles { ca: Some(&key), ..files }, ["redis.ca_file", "no CERTIFICATE"]),
             (TlsFiles { cert: Some(&key), ..files }, ["redis.cert_file", "no CERTIFICATE"]),
             (TlsFiles { key: Some(&cert), ..files }, ["redis.key_file", "no PRIVATE KEY"]),
+            (TlsFiles { key: Some(&locked), ..files }, ["redis.key_file", "encrypted"]),
             (TlsFiles { ca: Some(&folder), ..files }, ["redis.ca_file", "directory"]),
         ] {
-            let said = read(files).expect_err("it is not").to_string();
+            let said = read(files).err().expect("it is not").to_string();
             assert!(words.iter().all(|word| said.contains(word)), "{said}");
         }
         std::fs::remove_dir_all(&folder).expect("it is ours");

@@ -6,9 +6,9 @@ use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::metadata::Metadata;
 
-use super::told::{of_privacy, why};
+use super::told::{host_of, of_privacy, why};
 use crate::backend::distributed::kafka_client::{METADATA_TIMEOUT, Unawaited, settings as client_settings};
-use crate::backend::distributed::kafka_connection::address_of;
+use crate::backend::distributed::kafka_connection::{FIX, address_of};
 use crate::backend::distributed::mysql::Mysql;
 use crate::backend::distributed::settings::Settings;
 use crate::backend::distributed::{kafka_identity, mysql_positions, tls};
@@ -45,19 +45,14 @@ pub async fn examine(settings: &Settings, mysql: &Mysql, clock: &Clock) -> Vec<C
     let identity = match kafka_identity::read(kafka, clock).await {
         Ok(identity) => identity,
         Err(error) => {
-            let fix = tls::fix(
-                &why(&error),
-                "kafka",
-                "are the brokers running, is kafka.brokers right, and do they want a login (kafka.sasl_mechanism)?",
-            );
+            let fix = tls::fix(&why(&error), "kafka", FIX);
             checks.need("reached", false, why(&error), fix);
             return checks.found();
         }
     };
     checks.need("reached", true, "answers", "");
-    for broker in kafka.brokers.split(',').take(1) {
-        of_privacy(&mut checks, &address_of(broker), kafka.tls, "kafka.tls");
-    }
+    let hosts = kafka.brokers.split(',').map(|broker| host_of(&address_of(broker)));
+    of_privacy(&mut checks, hosts, kafka.tls, "kafka.tls");
     let Some(identity) = identity else {
         let detail = format!("there is no topic {}", kafka.topic);
         checks.need(

@@ -6,7 +6,7 @@ use futures::future::join_all;
 use sqlx::mysql::{MySqlConnection, MySqlRow};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
-use super::told::{compare_clocks, of_privacy, version_of, why};
+use super::told::{compare_clocks, host_of, of_privacy, version_of, why};
 use crate::backend::distributed::mysql::{Mysql, NO_CHANGE, failed};
 use crate::backend::distributed::mysql_text::NOW_MS;
 use crate::backend::distributed::settings::Settings;
@@ -78,7 +78,12 @@ impl Examined<'_> {
         };
         checks.need("reached", true, "answers", "");
         let config = &self.settings.mysql;
-        of_privacy(&mut checks, &config.instances[usize::from(instance.number())], config.tls, "mysql.tls");
+        of_privacy(
+            &mut checks,
+            [host_of(&config.instances[usize::from(instance.number())])],
+            config.tls,
+            "mysql.tls",
+        );
         match self.mysql.read("read variables", variables(&mut connection)).await {
             Ok(variables) => {
                 of_variables(&mut checks, &variables);

@@ -97,7 +97,7 @@ pub async fn examine(
         return (checks.found(), None);
     }
     checks.need("reached", true, "answers", "");
-    of_privacy(&mut checks, &config.url, config.is_tls(), "redis.url to rediss://…");
+    of_privacy(&mut checks, link.host(), config.is_tls(), "redis.url to rediss://…");
     let (began, asked_ms) = (clock.monotonic(), clock.now_ms());
     if let Ok(theirs_ms) = link.now_ms().await {
         let took = clock.monotonic().since(began);

@@ -25,21 +25,26 @@ pub fn compare_clocks(checks: &mut Checks, theirs_ms: i64, (asked_ms, heard_ms):
     }
 }
 
-/// Says whether a server is reached without TLS over a network. `address` is `host:port` or a URL that ends with it.
-pub fn of_privacy(checks: &mut Checks, address: &str, is_tls: bool, switch: &str) {
-    let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
-    let server = rest.split('/').next().and_then(|server| server.rsplit('@').next()).unwrap_or(rest);
-    let host = server.rsplit_once(':').map_or(server, |(host, _)| host).trim_matches(['[', ']']);
-    let is_here = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-    let detail = match (is_tls, is_here) {
-        (true, _) => "goes over TLS",
-        (false, true) => "goes without TLS, and stays on this machine",
-        (false, false) => "goes without TLS over a network",
+/// Reads the host of `host:port`.
+pub fn host_of(address: &str) -> String {
+    address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']).to_owned()
+}
+
+/// Says whether one of a server's hosts is reached without TLS over a network. `switch` is what turns TLS on.
+pub fn of_privacy(checks: &mut Checks, hosts: impl IntoIterator<Item = String>, is_tls: bool, switch: &str) {
+    let is_here = |host: &String| {
+        host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    };
+    let away = hosts.into_iter().find(|host| !is_here(host));
+    let detail = match (is_tls, &away) {
+        (true, _) => "goes over TLS".to_owned(),
+        (false, None) => "goes without TLS, and stays on this machine".to_owned(),
+        (false, Some(host)) => format!("goes without TLS over a network, to {host}"),
     };
     let fix = format!(
         "set {switch}, unless nobody else is in that network: passwords and orders can be read there"
     );
-    checks.want("privacy", is_tls || is_here, detail, fix);
+    checks.want("privacy", is_tls || away.is_none(), detail, fix);
 }
 
 /// Reads the first two numbers of a version; 0 for what is no number.
@@ -60,17 +65,15 @@ mod tests {
 
     #[test]
     fn what_can_be_read_in_a_network_is_told() {
-        for (address, is_tls, level) in [
-            ("redis://127.0.0.1:6379", false, Level::Ok),
-            ("redis://ada@[::1]:6379", false, Level::Ok),
-            ("localhost:3306", false, Level::Ok),
-            ("redis://ada:127.0.0.1@10.0.0.5:6379/", true, Level::Ok),
-            ("redis://ada@10.0.0.5:6379/0", false, Level::Warning),
-            ("mysql.shop.example:3306", false, Level::Warning),
+        for (addresses, is_tls, level) in [
+            (&["127.0.0.1:6379", "[::1]:6379", "localhost:1"][..], false, Level::Ok),
+            (&["10.0.0.5:6379"], true, Level::Ok),
+            (&["localhost:9092", "10.0.0.5:9092"], false, Level::Warning),
+            (&["mysql.shop.example:3306"], false, Level::Warning),
         ] {
             let mut checks = Checks::of("redis");
-            of_privacy(&mut checks, address, is_tls, "mysql.tls");
-            assert_eq!(checks.found()[0].level, level, "{address}");
+            of_privacy(&mut checks, addresses.iter().map(|address| host_of(address)), is_tls, "mysql.tls");
+            assert_eq!(checks.found()[0].level, level, "{addresses:?}");
         }
     }
 
