@@ -2,7 +2,8 @@
 //! in `tests/outages/doctor.rs`, because they would make others' tests fail.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::process::Stdio;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewPartitions, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
@@ -12,7 +13,7 @@ use seckill::config::{Config, Mode};
 use serde_json::Value;
 
 use crate::harness::process::program;
-use crate::harness::{SECRET, Servers, config, migrated, months, remove};
+use crate::harness::{SECRET, Servers, config, migrated, months, remove, temporary};
 use crate::own_redis::OwnRedis;
 
 /// What a doctor says: exit code, and of each check its level.
@@ -50,11 +51,20 @@ impl Said {
 
 /// Runs one over the stores of `config`, with settings of its own.
 pub fn doctor(config: &Config, settings: &[(&str, &str)]) -> Said {
+    said_by(called(config, settings))
+}
+
+fn called(config: &Config, settings: &[(&str, &str)]) -> Command {
     let mut command = program(config);
     command.env("SECKILL__AUTH__HS256_SECRET", SECRET);
     command.env("SECKILL__SHARDS__MONTHS_AHEAD", months().len().to_string());
     command.envs(settings.iter().map(|(key, value)| (format!("SECKILL__{key}"), *value)));
-    let done = command.args(["doctor", "-o", "json"]).stdin(Stdio::null()).output().expect("the binary runs");
+    command.args(["doctor", "-o", "json"]);
+    command
+}
+
+fn said_by(mut command: Command) -> Said {
+    let done = command.stdin(Stdio::null()).output().expect("the binary runs");
     let text = String::from_utf8_lossy(&done.stdout).into_owned();
     let talk = String::from_utf8_lossy(&done.stderr).into_owned();
     let answer: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}{talk}"));
@@ -136,6 +146,9 @@ async fn what_is_wrong_with_redis_is_told() {
     for command in ["getdel", "publish", "subscribe"] {
         assert!(said.text.contains(command), "{command}: {}", said.text);
     }
+    let node = OwnRedis::start(&["--cluster-enabled", "yes"]).await;
+    let said = doctor(&config, &[("REDIS__URL", &node.url())]);
+    assert_eq!(said.level("redis.cluster"), "error", "{}", said.text);
     let said = doctor(&config, &[("REDIS__PASSWORD", "wrong")]);
     assert_eq!((said.level("redis.reached"), said.code), ("error", Some(4)), "{}", said.text);
     redis.kill();
@@ -143,6 +156,49 @@ async fn what_is_wrong_with_redis_is_told() {
     assert_eq!((said.level("redis.reached"), said.code), ("error", Some(4)), "{}", said.text);
     assert_eq!(said.level("mysql-0.reached"), "ok", "the others are looked at all the same");
     redis.start_again().await;
+    remove(&config).await;
+}
+
+/// A library that sets the wall clock of a program forward by `AHEAD_S` seconds, and no other clock.
+const SHIFT: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <time.h>
+int clock_gettime(clockid_t clock, struct timespec *now) {
+  int (*real)(clockid_t, struct timespec *) = dlsym(RTLD_NEXT, "clock_gettime");
+  int done = real(clock, now);
+  if (clock == CLOCK_REALTIME) now->tv_sec += atoi(getenv("AHEAD_S"));
+  return done;
+}
+"#;
+
+fn compiled(folder: &Path) -> String {
+    std::fs::create_dir_all(folder).expect("a folder");
+    let (source, library) = (folder.join("shift.c"), folder.join("shift.so"));
+    std::fs::write(&source, SHIFT).expect("written");
+    let mut compiler = Command::new("cc");
+    let done = compiler.args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).arg("-ldl").output();
+    let done = done.expect("a C compiler, as the build needs one");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    library.to_str().expect("text").to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", crate = "crate::ending")]
+async fn a_machine_whose_clock_is_wrong_is_told_of_every_server() {
+    let config = config(Mode::Distributed, &[]);
+    migrated(&config).await;
+    let folder = temporary(&format!("shift-{}", std::process::id()));
+    let library = compiled(&folder);
+    for (ahead_s, level) in [("0", "ok"), ("2", "warning"), ("-30", "error"), ("30", "error")] {
+        let mut command = called(&config, &[]);
+        command.env("LD_PRELOAD", &library).env("AHEAD_S", ahead_s);
+        let said = said_by(command);
+        for check in ["redis.clock", "mysql-0.clock", "mysql-1.clock"] {
+            assert_eq!(said.level(check), level, "{ahead_s} s: {}", said.text);
+        }
+    }
+    std::fs::remove_dir_all(&folder).expect("it is ours");
     remove(&config).await;
 }
 
