@@ -198,8 +198,7 @@ impl RedisConfig {
 
     /// Returns the files of its TLS.
     pub fn tls_files(&self) -> TlsFiles<'_> {
-        let (ca, cert, key) = (self.ca_file.as_deref(), self.cert_file.as_deref(), self.key_file.as_deref());
-        TlsFiles { section: "redis", ca, cert, key }
+        TlsFiles::of("redis", &self.ca_file, &self.cert_file, &self.key_file)
     }
 
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
@@ -213,8 +212,7 @@ impl RedisConfig {
 impl KafkaConfig {
     /// Returns the files of its TLS.
     pub fn tls_files(&self) -> TlsFiles<'_> {
-        let (ca, cert, key) = (self.ca_file.as_deref(), self.cert_file.as_deref(), self.key_file.as_deref());
-        TlsFiles { section: "kafka", ca, cert, key }
+        TlsFiles::of("kafka", &self.ca_file, &self.cert_file, &self.key_file)
     }
 
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
@@ -279,8 +277,7 @@ impl SaslMechanism {
 impl MysqlConfig {
     /// Returns the files of its TLS.
     pub fn tls_files(&self) -> TlsFiles<'_> {
-        let (ca, cert, key) = (self.ca_file.as_deref(), self.cert_file.as_deref(), self.key_file.as_deref());
-        TlsFiles { section: "mysql", ca, cert, key }
+        TlsFiles::of("mysql", &self.ca_file, &self.cert_file, &self.key_file)
     }
 
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
@@ -293,7 +290,16 @@ impl MysqlConfig {
     }
 }
 
-impl TlsFiles<'_> {
+impl<'a> TlsFiles<'a> {
+    fn of(
+        section: &'static str,
+        ca: &'a Option<PathBuf>,
+        cert: &'a Option<PathBuf>,
+        key: &'a Option<PathBuf>,
+    ) -> Self {
+        Self { section, ca: ca.as_deref(), cert: cert.as_deref(), key: key.as_deref() }
+    }
+
     /// Checks them with the key that turns TLS on, whether it is on, the value that turns it on, and the feature of the
     /// build that TLS needs.
     fn validate(

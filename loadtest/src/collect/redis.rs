@@ -50,7 +50,7 @@ pub async fn connect(config: &Config) -> anyhow::Result<MultiplexedConnection> {
 
 #[cfg(feature = "tls")]
 fn opened(info: ConnectionInfo, config: &Config) -> anyhow::Result<Client> {
-    if !config.redis_url.starts_with("rediss://") {
+    if !matches!(info.addr(), redis::ConnectionAddr::TcpTls { .. }) {
         return Client::open(info).context("redis.url");
     }
     let crate::config::TlsFiles { ca, own } = &config.redis_tls;

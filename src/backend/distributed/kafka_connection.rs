@@ -92,9 +92,7 @@ impl KafkaConnection {
         ResponseHeader::decode(&mut answer, R::Response::header_version(version))?;
         R::Response::decode(&mut answer, version)
     }
-}
 
-impl KafkaConnection {
     /// Logs in by SASL, when the configuration names a mechanism.
     async fn log_in(&mut self, config: &KafkaConfig) -> anyhow::Result<()> {
         let mechanism = config.sasl_mechanism.name();
