@@ -40,11 +40,12 @@ use crate::clock::Clock;
 use crate::config::{Config, Expiry, Explained, Mode, ProviderKind, PushConfig, Secret};
 use crate::domain::alarm::{AlarmKey, Call, DueCall};
 use crate::domain::node::{NodeBeat, NodeLoad};
+use crate::domain::operator::Subject;
 use crate::domain::purchase_token::{TokenKey, TokenKeys};
-use crate::domain::{DependencyId, Instance, NodeId, ShardMap};
+use crate::domain::{Change, DependencyId, Instance, NodeId, ShardMap};
 use crate::http::auth::Tokens;
 use crate::http::shopper::order_view::order_text;
-use crate::http::{Context, Finish, LearnKeys, MintToken, ReadTasks};
+use crate::http::{Context, LearnKeys, MintToken, ReadTasks};
 use crate::memory::Memory;
 use crate::memory::figures::Figures;
 use crate::memory::guards::{Guards, Roles};
@@ -60,7 +61,7 @@ use crate::worker::copy_remover::CopyRemover;
 use crate::worker::driver::{Driver, Signal};
 use crate::worker::node_beat::TellNode;
 
-pub use finishing::Finishing;
+use finishing::Finishing;
 use forgetting::forgetting;
 use guarded::guarded;
 pub use open::*;
@@ -168,16 +169,18 @@ pub async fn start_on(
     let driver = workers.start(role, &shop, metrics.clone())?;
     published.iter().for_each(|keys| driver.start(keys.refresh.clone(), Signal::default()));
     let learn_keys = published.as_ref().map(|published| published.learn.clone());
-    let (seen, finish) = (seen_into(&memory, &driver), Finishing::owned_by(&front));
+    let seen = seen_into(&memory, &driver);
     let context =
-        web::Data::new(context(config, &shop, (tokens, learn_keys), &clock, (metrics, node, seen, finish))?);
+        web::Data::new(context(config, &shop, (tokens, learn_keys), &clock, (metrics, node, seen))?);
     let serving = context.clone();
     let shopper_server = match role {
         Role::Worker => None,
-        Role::All | Role::Api => Some(servers::shopper_server(config, context.clone(), &back)?),
+        Role::All | Role::Api => {
+            Some(servers::shopper_server(config, context.clone(), Finishing::owned_by(&front), &back)?)
+        }
     };
     let shopper = shopper_server.as_ref().map(|server| server.address);
-    let (admin, admin_server) = servers::admin_server(config, context, &back)?;
+    let (admin, admin_server) = servers::admin_server(config, context, Finishing::owned_by(&front), &back)?;
     tracing::info!(?role, ?shopper, %admin, version = env!("CARGO_PKG_VERSION"), "serving");
     let node = this_node(node, role, (admin, shopper), clock.now_ms());
     let (load, shop_of) = (load_of(&memory, &driver), shop.clone());
@@ -208,7 +211,7 @@ fn context(
     shop: &Arc<Shop>,
     (tokens, learn_keys): (Arc<Tokens>, Option<LearnKeys>),
     clock: &Clock,
-    (metrics, node, (figures, tasks), finish): (PrometheusHandle, NodeId, Seen, Arc<dyn Finish>),
+    (metrics, node, (figures, tasks)): (PrometheusHandle, NodeId, Seen),
 ) -> anyhow::Result<Context> {
     let take_profile = profiles(&config.debug, clock)?;
     Ok(Context {
@@ -223,7 +226,6 @@ fn context(
         clock: clock.clone(),
         metrics,
         process: node.to_string(),
-        finish,
         figures,
         tasks,
         take_profile,
@@ -355,6 +357,16 @@ impl Running {
         reloader
     }
 
+    /// Notes in the audit log that the process reads its configuration again at a signal. Where that cannot be noted,
+    /// the log of the process has it: who sends signals has no other way.
+    pub async fn note_reload(&self) {
+        let change = Change::by_signal("config_reload", "SIGHUP");
+        let subject = Subject::Configuration { process: self.context.process.clone() };
+        if self.shop.note(&change, &subject).await.is_err() {
+            tracing::warn!("the audit log does not have that the configuration is read again");
+        }
+    }
+
     /// Lets anybody be a buyer, with tokens of `mint`. Only a demo does that.
     pub fn let_anybody_buy(&self, mint: MintToken) {
         drop(self.context.demo.set(mint));
@@ -395,12 +407,17 @@ impl Running {
             tracing::warn!(%error, "not everything was acknowledged; the relay delivers it");
         }
         self.back.stop();
+        // Changes that were begun before they were refused.
+        self.front.drained().await;
         self.admin_server.stop(true).await;
         self.back.drained().await;
         if let Some(remover) = &self.remover {
             remover.finish().await;
         }
-        self.announcer.finish().await;
+        if !self.announcer.finish().await {
+            tracing::warn!("others were not told of all orders: they hear of it when this process is lost");
+            return;
+        }
         let (nodes, id) = &self.node;
         if let Err(error) = nodes.leave(id).await {
             tracing::debug!(%error, "this process is shown as lost for a while");

@@ -359,14 +359,17 @@ async fn serve(loaded: Loaded, again: app::Load, role: Role) -> anyhow::Result<(
         output::talk(&format!("shoppers   http://{address}/api/v1/sales"));
     }
     output::talk(&format!("operators  http://{}/readyz?verbose", running.admin));
-    let reload = || match reloader.reload() {
-        Ok(reloaded) if reloaded.at_restart.is_empty() => {}
-        Ok(reloaded) => {
-            tracing::warn!(keys = ?reloaded.at_restart, "these keys of the configuration need a restart");
-        }
-        Err(error) => {
-            let error = anyhow::Error::from(error);
-            tracing::error!("the configuration cannot be used, nothing was changed: {error:#}");
+    let reload = async || {
+        running.note_reload().await;
+        match reloader.reload() {
+            Ok(reloaded) if reloaded.at_restart.is_empty() => {}
+            Ok(reloaded) => {
+                tracing::warn!(keys = ?reloaded.at_restart, "these keys of the configuration need a restart");
+            }
+            Err(error) => {
+                let error = anyhow::Error::from(error);
+                tracing::error!("the configuration cannot be used, nothing was changed: {error:#}");
+            }
         }
     };
     let asked = tokio::select! {

@@ -6,6 +6,7 @@ pub mod client_address;
 pub mod connections;
 pub mod contract;
 pub mod cookies;
+pub mod cors;
 pub mod docs;
 pub mod extract;
 pub mod headers;
@@ -47,7 +48,7 @@ pub type Reload = Arc<dyn Fn() -> Result<Reloaded, String> + Send + Sync>;
 /// Answers how the background tasks of this process fare, in the order in which they were started.
 pub type ReadTasks = Arc<dyn Fn() -> Vec<TaskStatus> + Send + Sync>;
 
-/// Makes changes to their end although whoever asked for them has gone.
+/// Makes the changes of a listener to their end although whoever asked for them has gone.
 pub trait Finish: Send + Sync {
     /// Answers whether one more may be begun.
     fn has_room(&self) -> bool;
@@ -116,8 +117,6 @@ pub struct Context {
     pub origins: Vec<String>,
     /// The id of this process, as `GET /admin/nodes` has it.
     pub process: String,
-    /// Makes changes to their end.
-    pub finish: Arc<dyn Finish>,
     /// What this process has measured of late.
     pub figures: Arc<Figures>,
     /// How its background tasks fare.

@@ -64,7 +64,9 @@ pub use nodes::Nodes;
 pub use order_changes::{Ending, Grace, Moved, OrderChanges, Overdue};
 pub use order_copies::{Copied, FORGOTTEN_MAX, OrderCopies};
 pub use order_events::{Backlog, EventPage, EventTopic, OrderEvents, ReaderMover, Turn};
-pub use order_log::{IMPORT_RECORDS_MAX, LogEvent, LogIdentity, Offsets, OrderLog, OrderLogReader, Wake};
+pub use order_log::{
+    IMPORT_RECORDS_MAX, LogEvent, LogIdentity, Offsets, OrderLog, OrderLogReader, Wake, all_read,
+};
 pub use order_writes::{BatchOutcome, OrderWrites, TakenOver, Written, WrittenOrder};
 pub use orders::Orders;
 pub use outbox::Outbox;

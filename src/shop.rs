@@ -179,6 +179,7 @@ impl Shop {
         let catalog = self.catalog();
         self.queues.register_outcomes(&catalog, self.now_ms());
         self.queues.forget_except(&catalog, self.now_ms());
+        self.memory.guards.tidy(self.clock.monotonic().ns());
     }
 
     /// Says that this process goes away soon. It serves on until it drains.

@@ -106,11 +106,11 @@ impl Hangups {
         signal(SignalKind::hangup()).map(Self)
     }
 
-    /// Calls `hung_up` at each signal. Never ends.
-    pub async fn each(mut self, hung_up: impl Fn()) -> std::convert::Infallible {
+    /// Calls `hung_up` at each signal, one after the other. Never ends.
+    pub async fn each(mut self, hung_up: impl AsyncFn()) -> std::convert::Infallible {
         loop {
             self.0.recv().await;
-            hung_up();
+            hung_up().await;
         }
     }
 }

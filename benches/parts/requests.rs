@@ -213,7 +213,6 @@ impl Front {
             memory.rules.take(rules, Clock::System.now_ms());
             memory.catalog.put(sale.clone());
             let outbound: Arc<dyn Outbound> = Arc::new(HttpOutbound::new(&config.events, Clock::System)?);
-            let finish = seckill::app::Finishing::owned_by(&tasks);
             let shop =
                 Shop::new((ports, None, outbound), memory, settings(config), map, clock.clone(), tasks);
             let key = DecodingKey::from_secret(secret.as_bytes());
@@ -228,7 +227,6 @@ impl Front {
             anyhow::Ok(Context {
                 admin_hosts: Vec::new(),
                 process: String::new(),
-                finish,
                 figures: Arc::default(),
                 tasks: Arc::new(Vec::new),
                 take_profile: None,

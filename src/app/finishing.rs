@@ -8,7 +8,7 @@ use futures::future::LocalBoxFuture;
 use crate::http::Finish;
 use crate::shutdown::Tasks;
 
-/// Most changes at once. Whoever asks and goes away, again and again, keeps no more than this in hand.
+/// Most changes of a listener at once. Whoever asks and goes away, again and again, keeps no more than this in hand.
 const UNDER_WAY_MAX: usize = 10_000;
 
 /// Makes changes on the threads of their requests, as tasks of the front.
@@ -18,7 +18,7 @@ pub struct Finishing {
 }
 
 impl Finishing {
-    /// Makes it. The process waits for `tasks` before it stops its servers.
+    /// Makes it for a listener. The process waits for `tasks` before it stops its servers.
     pub fn owned_by(tasks: &Tasks) -> Arc<dyn Finish> {
         Arc::new(Self { tasks: tasks.clone(), under_way: Arc::default() })
     }

@@ -174,8 +174,8 @@ impl OrderLog for GuardedLog {
         self.of.identity().await
     }
 
-    async fn offsets(&self, parts: &[Part]) -> StoreResult<Offsets> {
-        self.of.offsets(parts).await
+    async fn offsets_in_reach(&self, parts: &[Part]) -> StoreResult<Offsets> {
+        self.of.offsets_in_reach(parts).await
     }
 
     async fn flush(&self, timeout: Duration) -> StoreResult<()> {

@@ -4,7 +4,6 @@ use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_cors::Cors;
 use actix_web::dev::{Server, ServerHandle};
 use actix_web::middleware::{Condition, from_fn};
 use actix_web::rt::net::TcpStream;
@@ -21,8 +20,9 @@ use crate::config::{self, AuthConfig, Config, PublicKeyAlgorithm};
 use crate::http::admin::hosts;
 use crate::http::auth::{TokenKey, TokenRules, Tokens};
 use crate::http::client_address::{ClientAddresses, ForwardedHeader};
+use crate::http::cors::Origins;
 use crate::http::straight::straight;
-use crate::http::{Context, LearnKeys, connections, middleware, router};
+use crate::http::{Context, Finish, LearnKeys, connections, middleware, router};
 use crate::ports::Probe;
 use crate::shutdown::Tasks;
 use crate::worker::driver::Task;
@@ -36,8 +36,6 @@ const PAUSED: Duration = Duration::from_millis(5);
 const BACKLOG: i32 = 8192;
 /// How often connections are looked at that have no request in hand.
 const CUT_EVERY: Duration = Duration::from_secs(1);
-/// How long a browser remembers what a page of another origin may do, in seconds.
-const CORS_KEPT_S: usize = 600;
 
 /// A listener could not bind its address.
 #[derive(Debug, thiserror::Error)]
@@ -164,38 +162,6 @@ pub async fn published_keys(
     Ok(None)
 }
 
-/// Makes the rules by which pages of other origins may call the API. Tokens are sent by the page itself, so no answer
-/// allows a browser to add cookies. Source: the Fetch standard, "CORS protocol".
-fn cors(origins: &[String]) -> Cors {
-    let cors = Cors::default()
-        .allowed_methods(["GET", "HEAD", "POST"])
-        .allowed_headers([
-            "Authorization",
-            "Content-Type",
-            "Idempotency-Key",
-            "Prefer",
-            "If-None-Match",
-            "traceparent",
-        ])
-        .expose_headers([
-            "Location",
-            "Retry-After",
-            "ETag",
-            "Idempotent-Replayed",
-            "Degraded",
-            "RateLimit",
-            "RateLimit-Policy",
-            "X-Seckill-Flags",
-            "Preference-Applied",
-            "X-Request-Id",
-        ])
-        .max_age(CORS_KEPT_S);
-    match origins {
-        [any] if any == "*" => cors.allow_any_origin().send_wildcard(),
-        named => named.iter().fold(cors, |cors, origin| cors.allowed_origin(origin)),
-    }
-}
-
 /// The server of shoppers.
 pub struct ShopperServer {
     /// Where it listens.
@@ -235,24 +201,29 @@ fn listener(address: SocketAddr, write_timeout_ms: u32) -> std::io::Result<Socke
     Ok(socket)
 }
 
-/// Starts the listener of shoppers as a task of `back`. Port 0 binds a free port.
+/// Starts the listener of shoppers as a task of `back`. Port 0 binds a free port. `finish` is its own: what strangers
+/// keep under way takes no room from operators.
 ///
 /// # Errors
 /// When its address is taken.
 pub fn shopper_server(
     config: &Config,
     context: web::Data<Context>,
+    finish: Arc<dyn Finish>,
     back: &Tasks,
 ) -> anyhow::Result<ShopperServer> {
     let http = &config.http;
-    let (origins, clock) = (http.cors_origins.clone(), context.clock.clone());
+    let origins = Origins::new(&context.origins, context.device_header.as_ref());
+    let clock = context.clock.clone();
     let quiet_max = Duration::from_millis(http.keep_alive_ms + http.request_head_timeout_ms);
     let build = move || {
         cut_quiet_ones(quiet_max, &context.clock);
         App::new()
             .app_data(context.clone())
+            .app_data(web::Data::from(finish.clone()))
             .wrap(from_fn(straight))
-            .wrap(Condition::new(!origins.is_empty(), cors(&origins)))
+            .app_data(origins.clone())
+            .wrap(Condition::new(!origins.are_none(), origins.cors()))
             .wrap(from_fn(middleware::around))
             .configure(router::shopper_routes)
     };
@@ -300,12 +271,14 @@ fn cut_quiet_ones(quiet_max: Duration, clock: &Clock) {
 pub fn admin_server(
     config: &Config,
     context: web::Data<Context>,
+    finish: Arc<dyn Finish>,
     back: &Tasks,
 ) -> anyhow::Result<(SocketAddr, ServerHandle)> {
     let bind = config.admin.bind;
     let build = move || {
         App::new()
             .app_data(context.clone())
+            .app_data(web::Data::from(finish.clone()))
             .wrap(from_fn(hosts::known))
             .wrap(from_fn(middleware::around))
             .configure(router::admin_routes)

@@ -26,14 +26,25 @@ pub struct StreamKeeper {
     pub shop: Arc<Shop>,
     /// Its streams.
     pub streams: Arc<Streams>,
-    /// What was told of each sale last: the digests of the sale and of its stock.
-    pub told: Mutex<BTreeMap<SaleId, (u64, u64)>>,
+    /// What was told of each sale last.
+    pub told: Mutex<BTreeMap<SaleId, ToldOfSale>>,
     /// The processes that were seen to be lost.
     pub lost: Mutex<BTreeSet<String>>,
 }
 
+/// What was told of a sale.
+#[derive(Debug, Clone, Copy)]
+pub struct ToldOfSale {
+    /// The digests of the sale and of its stock.
+    digests: (u64, u64),
+    /// Whether somebody was left out, who may not see it.
+    is_hidden: bool,
+}
+
 impl StreamKeeper {
-    fn tell_sales(&self) -> usize {
+    /// Tells of the sales that are others than before, and when `also_hidden` of those that some could not see: they
+    /// may see them by now.
+    fn tell_sales(&self, also_hidden: bool) -> usize {
         let (snapshot, now_ms) = (self.shop.catalog(), self.shop.now_ms());
         let mut told = self.told.lock().expect("no code panics while holding it");
         let before = std::mem::take(&mut *told);
@@ -41,29 +52,37 @@ impl StreamKeeper {
         for sale in self.streams.sales() {
             let Some(topics) = topics(&snapshot, &sale, now_ms) else { continue };
             let digests = (topics.sale.digest, topics.stock.digest);
-            if before.get(&sale) != Some(&digests) {
-                let may_see = |listener: &Listener| self.may_see(&sale, listener);
-                self.streams.tell_sale(&sale, &topics, may_see);
-                done += 1;
-            }
-            told.insert(sale, digests);
+            let last = before.get(&sale).copied().filter(|last| last.digests == digests);
+            let is_hidden = match last {
+                Some(last) if !(last.is_hidden && also_hidden) => last.is_hidden,
+                _ => {
+                    let may_see = |listener: &Listener| self.may_see(&sale, listener);
+                    done += usize::from(last.is_none());
+                    !self.streams.tell_sale(&sale, &topics, may_see)
+                }
+            };
+            told.insert(sale, ToldOfSale { digests, is_hidden });
         }
         done
     }
 
-    /// Ends the streams of orders when a process was lost: it may have changed some and told nobody.
+    /// Ends the streams of orders when a process was lost, and when it is forgotten: it may have changed some and told
+    /// nobody.
     async fn watch_others(&self) {
         // Whoever cannot read them hears no announcements either, which ends those streams, too.
         let Ok(nodes) = self.shop.nodes().await else { return };
-        let now: BTreeSet<String> =
-            nodes.into_iter().filter(Node::is_lost).map(|node| node.beat.id).collect();
-        let is_new = {
+        let (now, others): (Vec<Node>, Vec<Node>) = nodes.into_iter().partition(Node::is_lost);
+        let ids = |nodes: Vec<Node>| nodes.into_iter().map(|node| node.beat.id).collect::<BTreeSet<String>>();
+        let (now, others) = (ids(now), ids(others));
+        let may_be_missed = {
             let mut lost = self.lost.lock().expect("no code panics while holding it");
+            // One that was only cut off has gone on, and may have died before it was heard again.
+            let is_forgotten = lost.iter().any(|id| !now.contains(id) && !others.contains(id));
             let is_new = !now.is_subset(&lost);
             *lost = now;
-            is_new
+            is_new || is_forgotten
         };
-        if is_new {
+        if may_be_missed {
             self.streams.miss();
         }
     }
@@ -90,8 +109,9 @@ impl Task for StreamKeeper {
         } else if self.shop.traffic().is_off(Switch::NoStreams) {
             self.streams.end_if(End::SwitchedOff, |_| true);
         }
-        let done = self.tell_sales();
-        if self.streams.sweep() {
+        let is_second = self.streams.sweep();
+        let done = self.tell_sales(is_second);
+        if is_second {
             self.watch_others().await;
         }
         Ok(Progress::of(done))

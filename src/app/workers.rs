@@ -411,6 +411,7 @@ impl Workers<'_> {
         WebhookSender {
             subscriptions: self.ports.subscriptions.clone(),
             events: self.ports.events.clone(),
+            audit_log: self.ports.audit_log.clone(),
             outbound: self.outbound.clone(),
             clock: self.clock.clone(),
             chance: Chance::System,
@@ -418,6 +419,7 @@ impl Workers<'_> {
             period: Duration::from_millis(self.config.events.interval_ms),
             pause_after: Duration::from_millis(self.config.events.webhook_pause_after_ms),
             pauses: Mutex::default(),
+            readers: Mutex::default(),
         }
     }
 

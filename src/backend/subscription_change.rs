@@ -14,7 +14,8 @@ pub fn update(change: &SubscriptionChange, now_ms: impl Display) -> (String, Str
     let set = match change {
         SubscriptionChange::Pause(why) => {
             text = Some(why);
-            "state = 'paused', why = ?".to_owned()
+            // Somebody knows of it, whatever it has failed to take.
+            "state = 'paused', why = ?, failing_since_ms = NULL".to_owned()
         }
         SubscriptionChange::GiveUp { failing_since_ms, why } => {
             text = Some(why);

@@ -102,7 +102,7 @@ impl Config {
             ("retention.dead_letters_ms", wide(self.retention.dead_letters_ms), 0..=315_360_000_000),
             ("retention.audit_log_ms", wide(self.retention.audit_log_ms), 0..=315_360_000_000),
             ("start.wait_ms", wide(self.start.wait_ms), 0..=3_600_000),
-            ("readiness.down_after_ms", wide(self.readiness.down_after_ms), 100..=600_000),
+            ("readiness.down_after_ms", wide(self.readiness.down_after_ms), 1500..=600_000),
             ("shutdown.notice_ms", wide(self.shutdown.notice_ms), 0..=600_000),
             ("shutdown.deadline_ms", wide(self.shutdown.deadline_ms), 100..=600_000),
         ];

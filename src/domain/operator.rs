@@ -16,7 +16,8 @@ use super::subscription::SubscriptionId;
 /// Who changes something and why; becomes one row of the audit log.
 #[derive(Debug, Clone)]
 pub struct Change {
-    /// The name of the operator's API key, or `import`, or `command line` for who has the stores' credentials.
+    /// The name of the operator's API key, or `import`; `command line` for who has the stores' credentials, `signal`
+    /// for who may send the process signals, `seckill` for what the shop does by itself.
     pub actor: String,
     /// The word of what is done.
     pub action: &'static str,
@@ -132,12 +133,21 @@ pub enum Subject {
 impl Change {
     /// Makes the row of somebody who has the stores' credentials, and needs no key.
     pub fn by_hand(action: &'static str, reason: &str) -> Self {
-        Self {
-            actor: "command line".to_owned(),
-            action,
-            reason: reason.to_owned(),
-            request_id: "-".to_owned(),
-        }
+        Self::without_request("command line", action, reason)
+    }
+
+    /// Makes the row of somebody who may send the process signals.
+    pub fn by_signal(action: &'static str, reason: &str) -> Self {
+        Self::without_request("signal", action, reason)
+    }
+
+    /// Makes the row of what the shop does without an operator.
+    pub fn by_itself(action: &'static str, reason: &str) -> Self {
+        Self::without_request("seckill", action, reason)
+    }
+
+    fn without_request(actor: &str, action: &'static str, reason: &str) -> Self {
+        Self { actor: actor.to_owned(), action, reason: reason.to_owned(), request_id: "-".to_owned() }
     }
 }
 

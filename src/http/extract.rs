@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use actix_web::error::PayloadError;
-use actix_web::http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
+use actix_web::http::header::{
+    AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName,
+};
 use actix_web::web::{Bytes, BytesMut, Payload};
 use actix_web::{HttpRequest, ResponseError};
 use futures::{FutureExt, Stream, TryStreamExt};
@@ -81,12 +83,15 @@ pub async fn body(
     bytes_max: usize,
     context: &Context,
 ) -> Result<Bytes, Problem> {
-    let announced = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
-    let announced = announced.and_then(|length| length.parse::<usize>().ok());
-    if announced.is_some_and(|length| length > bytes_max) {
+    if announced(request.headers()).is_some_and(|length| length > bytes_max) {
         return Err(Problem::new(Code::BodyTooLarge));
     }
     collected(payload, bytes_max, context).await
+}
+
+/// Answers the length of a body, in bytes, that its head announces.
+pub fn announced(headers: &HeaderMap) -> Option<usize> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// Reads what a payload has, as [`body`] does.

@@ -28,14 +28,15 @@ use futures::future::ready;
 use futures::stream;
 use metrics::{Histogram, counter, histogram};
 
-use super::Context;
 use super::connections::Connection;
-use super::extract::collected;
+use super::cors::Origins;
+use super::extract::{announced, collected};
 use super::problem::{Code, Problem};
 use super::rules::Told;
 use super::shopper::payments::WEBHOOK;
 use super::shopper::tokens;
 use super::straight::{PLACE, is_place};
+use super::{Context, Finish};
 use crate::chance::Chance;
 use crate::domain::{Parent, TraceContext};
 use crate::metrics::{HTTP_DURATION, PANICS};
@@ -88,15 +89,15 @@ pub async fn around(
     let caller = if trace::is_on() { parent(request.headers()) } else { None };
     let span = Span::of_request(caller);
     let purpose = Purpose { request: Some(id.0), trace: span.context() };
-    let (mut response, unread) = match unread_chunks(&mut request).await {
+    let finish = of_change(&request);
+    let (mut response, unread) = match unread_body(&mut request, finish.is_some()).await {
         None => {
-            let (method, context) = (method_label(request.method()), of_change(&request));
-            let answer = match context {
-                Some(context) if !context.finish.has_room() => {
-                    Ok(refused(request, Problem::new(Code::Overloaded)))
-                }
-                Some(context) => {
-                    finished(&context, began, purpose, trace::within(purpose, answered(request, next))).await
+            let method = method_label(request.method());
+            let answer = match finish {
+                Some(_) if is_draining(&request) => Ok(refused(request, Problem::new(Code::Draining))),
+                Some(finish) if !finish.has_room() => Ok(refused(request, Problem::new(Code::Overloaded))),
+                Some(finish) => {
+                    finished(&finish, began, purpose, trace::within(purpose, answered(request, next))).await
                 }
                 None => trace::within(purpose, answered(request, next)).await,
             };
@@ -146,7 +147,11 @@ pub async fn around(
 /// Answers a request with a problem before it has reached a handler. What the framework offers for that would forget
 /// the problem, and leave its status.
 pub fn refused(request: ServiceRequest, problem: Problem) -> ServiceResponse<BoxBody> {
-    ServiceResponse::new(request.into_parts().0, HttpResponse::from_error(problem))
+    let (request, mut response) = (request.into_parts().0, HttpResponse::from_error(problem));
+    if let Some(origins) = request.app_data::<Origins>() {
+        origins.let_read(request.headers(), response.headers_mut());
+    }
+    ServiceResponse::new(request, response)
 }
 
 /// Waits for an answer. A panic is one answer 500, and the process lives.
@@ -176,9 +181,14 @@ async fn answered(
 }
 
 /// Answers what a request needs that may change something. Purchases see to their own end.
-fn of_change(request: &ServiceRequest) -> Option<Data<Context>> {
+fn of_change(request: &ServiceRequest) -> Option<Data<dyn Finish>> {
     let is_change = !request.method().is_safe() && !is_place(request.path());
-    if is_change { request.app_data::<Data<Context>>().cloned() } else { None }
+    if is_change { request.app_data::<Data<dyn Finish>>().cloned() } else { None }
+}
+
+/// Answers whether this process begins no changes any more: it would not wait for them.
+fn is_draining(request: &ServiceRequest) -> bool {
+    request.app_data::<Data<Context>>().is_some_and(|context| context.shop.is_draining())
 }
 
 /// Waits for an answer that is made to its end although its client goes away, so that nothing is left between a commit
@@ -187,7 +197,7 @@ fn of_change(request: &ServiceRequest) -> Option<Data<Context>> {
 /// # Errors
 /// As the answer; `outcome_unknown` when the thread ends.
 async fn finished(
-    context: &Context,
+    finish: &Data<dyn Finish>,
     began: Instant,
     purpose: Purpose,
     answer: impl Future<Output = Result<ServiceResponse<BoxBody>, Error>> + 'static,
@@ -200,14 +210,15 @@ async fn finished(
             record(&unheard, purpose, (span, None), began.elapsed());
         }
     };
-    context.finish.make(Box::pin(change));
+    finish.make(Box::pin(change));
     told.await.unwrap_or_else(|_| Err(Problem::new(Code::OutcomeUnknown).into()))
 }
 
-/// Reads the chunks of a body whose length is not announced, so that handlers find it whole. Answers why it cannot be
-/// read, and the rest of it, which is unread.
-async fn unread_chunks(request: &mut ServiceRequest) -> Option<(Problem, Payload)> {
-    if !request.headers().contains_key(TRANSFER_ENCODING) {
+/// Reads the body of a change, and the chunks of one whose length is not announced, so that handlers find it whole: who
+/// sends slowly has no change under way. Answers why it cannot be read, and the rest of it, which is unread.
+async fn unread_body(request: &mut ServiceRequest, is_change: bool) -> Option<(Problem, Payload)> {
+    let has_chunks = request.headers().contains_key(TRANSFER_ENCODING);
+    if !has_chunks && !is_change {
         return None;
     }
     let context = request.app_data::<Data<Context>>()?.clone();
@@ -218,6 +229,10 @@ async fn unread_chunks(request: &mut ServiceRequest) -> Option<(Problem, Payload
         path if path.ends_with("/token") => bytes_max.max(tokens::BODY_BYTES_MAX),
         _ => bytes_max,
     };
+    // What is too long is refused by its handler before any of it is read.
+    if !has_chunks && !announced(request.headers()).is_some_and(|bytes| (1..=bytes_max).contains(&bytes)) {
+        return None;
+    }
     let mut payload = request.take_payload();
     match collected(&mut payload, bytes_max, &context).await {
         Ok(body) => {

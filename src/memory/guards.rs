@@ -4,12 +4,16 @@
 //!
 //! Invariant: a call that a guard refuses was not made, so nothing was changed by it.
 
+mod phase;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use metrics::{Counter, Gauge, counter, gauge};
+
+pub use phase::Phase;
 
 use super::token_buckets::SECOND_NS;
 use crate::domain::DependencyId;
@@ -22,6 +26,8 @@ const PARTS: usize = 10;
 const PARTS_IN_WINDOW: u64 = 10;
 /// The least time between two cuts of a limit, so that one hiccup is one cut.
 const CUT_NS: u64 = 100 * MS;
+/// After so long without a call that somebody wanted to make, a breaker knows nothing any more.
+const OLD_NS: u64 = 60 * SECOND_NS;
 /// Calls that are made again may be so many of a hundred calls.
 const RETRIES_PERCENT: u64 = 10;
 /// Calls that may be made again at once, after a time without any.
@@ -74,31 +80,11 @@ struct Terms {
     limit: Option<Concurrency>,
 }
 
-/// What a breaker is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    /// Calls are made.
-    Closed,
-    /// No call is made.
-    Open,
-    /// Some are tried.
-    HalfOpen,
-}
-
-impl Phase {
-    /// Answers its word.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Closed => "closed",
-            Self::Open => "open",
-            Self::HalfOpen => "half_open",
-        }
-    }
-}
-
 struct State {
     phase: Phase,
     since_ns: u64,
+    /// When somebody wanted to make a call last.
+    asked_ns: u64,
     /// Calls that are tried now, and good ones in a row, while half open.
     tried: u32,
     good: u32,
@@ -201,6 +187,17 @@ impl Guards {
         self.of(self.roles.provider.as_ref())
     }
 
+    /// Closes the breakers that nobody has asked for a while: what they know of their dependencies is old, and an alarm
+    /// would stand as long as no buyer comes.
+    pub fn tidy(&self, now_ns: u64) {
+        for guard in self.all.values() {
+            let mut state = guard.lock();
+            if state.phase != Phase::Closed && now_ns.saturating_sub(state.asked_ns) >= OLD_NS {
+                guard.go(&mut state, Phase::Closed, now_ns);
+            }
+        }
+    }
+
     /// Answers how all stand, ascending by name.
     pub fn standings(&self, now_ns: u64) -> Vec<GuardStanding> {
         self.all.values().map(|guard| guard.standing(now_ns)).collect()
@@ -253,6 +250,7 @@ impl Guard {
         let state = State {
             phase: Phase::Closed,
             since_ns: 0,
+            asked_ns: 0,
             tried: 0,
             good: 0,
             parts: [Part::default(); PARTS],
@@ -307,6 +305,7 @@ impl Guard {
     pub fn enter(self: &Arc<Self>, now_ns: u64) -> Result<Permit, Refused> {
         let terms = self.terms.load();
         let mut state = self.lock();
+        state.asked_ns = now_ns;
         let mut is_tried = false;
         match (terms.breaker.forced, state.phase) {
             (Some(Forced::Closed), _) | (None, Phase::Closed) => {}

@@ -189,14 +189,14 @@ impl Streams {
         self.registry().of_sales.keys().cloned().collect()
     }
 
-    /// Tells those who listen to a sale, and may see it, how it stands.
-    pub fn tell_sale(&self, sale: &SaleId, topics: &SaleTopics, may_see: impl Fn(&Listener) -> bool) {
+    /// Tells those who listen to a sale, and may see it, how it stands, unless they know. Answers whether all may.
+    pub fn tell_sale(&self, sale: &SaleId, topics: &SaleTopics, may_see: impl Fn(&Listener) -> bool) -> bool {
         let of_sale = self.registry().of_sales.get(sale).map(|streams| streams.values().cloned().collect());
         let of_sale: Vec<Arc<Open>> = of_sale.unwrap_or_default();
         let now = self.clock.monotonic();
-        for open in of_sale.iter().filter(|open| may_see(&open.listener)) {
-            open.offer(topics, now);
-        }
+        let (may, may_not): (Vec<_>, Vec<_>) = of_sale.into_iter().partition(|open| may_see(&open.listener));
+        may.iter().for_each(|open| open.offer(topics, now));
+        may_not.is_empty()
     }
 
     /// Tells a buyer's streams how an order stands. `data` makes the event's data, and only when somebody listens.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::store_error::StoreResult;
+use super::store_error::{Effect, ErrorKind, StoreError, StoreResult};
 use crate::domain::batch_plan::LogRecord;
 use crate::domain::{LogId, OrderId, OrderRecord, Part};
 
@@ -25,6 +25,33 @@ pub struct LogIdentity {
     pub id: LogId,
     /// The number of its partitions. Those beyond our own were added by another hand, and nobody uses them.
     pub parts: usize,
+}
+
+impl dyn OrderLog {
+    /// Reads which offsets the partitions `parts` have, each of them.
+    ///
+    /// # Errors
+    /// When those of one cannot be read.
+    pub async fn offsets(&self, parts: &[Part]) -> StoreResult<Offsets> {
+        let offsets = self.offsets_in_reach(parts).await?;
+        all_read(parts, &offsets)?;
+        Ok(offsets)
+    }
+}
+
+/// Checks that `offsets` has every one of `parts`.
+///
+/// # Errors
+/// `Unavailable` when it has not.
+pub fn all_read(parts: &[Part], offsets: &Offsets) -> StoreResult<()> {
+    let missing = parts.iter().filter(|part| !offsets.contains_key(part));
+    let missing: Vec<String> = missing.map(|part| part.number().to_string()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let source = format!("partitions {} cannot be read now", missing.join(", ")).into();
+    let (kind, effect) = (ErrorKind::Unavailable, Effect::NotApplied);
+    Err(StoreError { kind, effect, context: "read log ends", source })
 }
 
 /// The durable queue between the front and the order writers.
@@ -45,8 +72,11 @@ pub trait OrderLog: Send + Sync {
     /// Reads which log this is now. It is not remembered, because a log may be replaced at any time.
     async fn identity(&self) -> StoreResult<LogIdentity>;
 
-    /// Reads which offsets the partitions `parts` have.
-    async fn offsets(&self, parts: &[Part]) -> StoreResult<Offsets>;
+    /// Reads which offsets the partitions `parts` have. Those that cannot be read now are not in the answer.
+    ///
+    /// # Errors
+    /// When none can be read.
+    async fn offsets_in_reach(&self, parts: &[Part]) -> StoreResult<Offsets>;
 
     /// Waits until every appended record has its answer.
     ///

@@ -74,14 +74,14 @@ impl Shop {
         if !self.memory.rules.is_read() {
             return Ability::No("the rules of traffic were not read yet: the log says why".to_owned());
         }
+        if self.is_leaving() {
+            return Ability::No("this process goes away".to_owned());
+        }
         if duty == Duty::Read && able == Ability::Yes && self.is_degraded(Step::Lists) {
             return Ability::InPart("lists of orders are left out".to_owned());
         }
         if duty != Duty::Buy {
             return able;
-        }
-        if self.is_leaving() {
-            return Ability::No("this process goes away".to_owned());
         }
         if catalog.stock.outbox_orders >= self.settings.outbox_orders_max {
             return Ability::No("the outbox is full".to_owned());

@@ -162,7 +162,16 @@ impl Shop {
     ///
     /// # Errors
     /// When the directory failed.
-    pub async fn end_session(&self, hash: [u8; 32]) -> Result<(), Failure> {
+    pub async fn end_session(
+        &self,
+        hash: [u8; 32],
+        change: impl FnOnce(&ApiKey) -> Change,
+    ) -> Result<(), Failure> {
+        if let Some((session, key)) = self.session(hash).await? {
+            let change = change(&key);
+            let subject = Subject::Key { id: KeyId::of(&session.key_hash), key };
+            self.ports.audit_log.note(&change, &subject).await?;
+        }
         Ok(self.ports.sessions.end(hash).await?)
     }
 

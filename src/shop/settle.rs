@@ -381,12 +381,7 @@ impl Shop {
     /// # Errors
     /// Why it cannot be settled although it should be, in words for operators.
     pub async fn settle_by_itself(&self, id: &SaleId) -> Result<bool, String> {
-        let change = Change {
-            actor: "seckill".to_owned(),
-            action: SaleAction::Settle.as_str(),
-            reason: "it has been over for long".to_owned(),
-            request_id: "-".to_owned(),
-        };
+        let change = Change::by_itself(SaleAction::Settle.as_str(), "it has been over for long");
         match self.end_and_settle(id, &change).await {
             Ok(Settled::Done(_)) => Ok(true),
             Ok(Settled::Differs(units)) => {

@@ -93,9 +93,38 @@ impl Announcer {
         }
     }
 
-    /// Announces what waits, until nothing does or nobody hears.
-    pub async fn finish(&self) {
-        while self.run_once().await.is_ok_and(|progress| progress.done > 0) {}
+    /// Announces what waits, until nothing does or nobody hears. Answers whether all was told.
+    pub async fn finish(&self) -> bool {
+        loop {
+            match self.run_once().await {
+                Ok(progress) if progress.done > 0 => {}
+                told => return told.is_ok(),
+            }
+        }
+    }
+}
+
+/// A change of orders of which nobody knows whether it was made. Unless that is found out, listeners are told that they
+/// may have missed it, when this is dropped.
+pub struct Unheard(Option<Arc<Announcer>>);
+
+impl Unheard {
+    /// Takes note of one.
+    pub fn of(announcer: Arc<Announcer>) -> Self {
+        Self(Some(announcer))
+    }
+
+    /// Notes that it was not made, and has nobody told.
+    pub fn settle(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unheard {
+    fn drop(&mut self) {
+        if let Some(announcer) = &self.0 {
+            announcer.miss();
+        }
     }
 }
 
@@ -134,5 +163,49 @@ impl Task for Announcer {
         }
         let again_in = (!self.waiting().is_empty()).then_some(Duration::ZERO);
         Ok(Progress { done: some.len(), again_in })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::ports::{Hearing, StoreError};
+
+    /// Counts how often it is told that something was missed.
+    #[derive(Default)]
+    struct Missed(AtomicUsize);
+
+    #[async_trait]
+    impl Announcements for Missed {
+        async fn announce(&self, _: &[Told]) -> StoreResult<()> {
+            Ok(())
+        }
+
+        async fn announce_missed(&self) -> StoreResult<()> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        }
+
+        async fn hear(&self) -> StoreResult<Box<dyn Hearing>> {
+            Err(StoreError::broken("hear", "nobody speaks"))
+        }
+    }
+
+    #[tokio::test]
+    async fn what_nobody_knows_of_is_missed_unless_it_is_found_out() {
+        let missed = Arc::new(Missed::default());
+        let streams = Arc::new(Streams::of_nobody(Clock::manual(0)));
+        let announcer = Arc::new(Announcer::new(streams, Some(missed.clone()), |_| Arc::from("")));
+        let told = async || {
+            announcer.run_once().await.expect("told");
+            missed.0.load(Ordering::Relaxed)
+        };
+        Unheard::of(announcer.clone()).settle();
+        assert_eq!(told().await, 0, "it was not made");
+        drop(Unheard::of(announcer.clone()));
+        assert_eq!(told().await, 1);
     }
 }

@@ -70,8 +70,7 @@ impl EventReader {
     pub async fn unread(&self, at: Instance) -> StoreResult<Option<Unread>> {
         let backlog = self.events.turn(at, self.turn()).await?;
         let unread = backlog.as_ref().map_or(0, Backlog::len);
-        gauge!(EVENTS_UNREAD, "reader" => self.name.clone(), "database" => at.number().to_string())
-            .set(f64::from(i32::try_from(unread).unwrap_or(i32::MAX)));
+        show_unread(&self.name, at, unread);
         let Some(backlog) = backlog.filter(|_| unread > 0) else { return Ok(None) };
         let from = backlog.waiting();
         let page = self.events.read(at, &from, ROWS_MAX).await?;
@@ -91,4 +90,14 @@ impl EventReader {
     fn turn(&self) -> Turn<'_> {
         Turn { reader: &self.name, holder: self.holder, lease: self.lease }
     }
+}
+
+/// Says of a reader that reads no more that it has nothing to read.
+pub fn reads_no_more(name: &str, instances: impl IntoIterator<Item = Instance>) {
+    instances.into_iter().for_each(|at| show_unread(name, at, 0));
+}
+
+fn show_unread(name: &str, at: Instance, unread: i64) {
+    gauge!(EVENTS_UNREAD, "reader" => name.to_owned(), "database" => at.number().to_string())
+        .set(f64::from(i32::try_from(unread).unwrap_or(i32::MAX)));
 }

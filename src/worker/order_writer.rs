@@ -18,6 +18,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use metrics::counter;
 
+use super::announcer::Unheard;
 use super::driver::{Progress, Signal, Task};
 use super::position_watch;
 use crate::clock::Moment;
@@ -86,7 +87,7 @@ enum Work {
     /// The stored position was read, and compared with the log that there is now.
     Position(StoreResult<(TakenOver, LogId)>),
     /// A batch was written, or not.
-    Batch(LogBatch, StoreResult<BatchOutcome>),
+    Batch(LogBatch, StoreResult<BatchOutcome>, Option<Unheard>),
 }
 
 impl OrderWriter {
@@ -182,7 +183,9 @@ impl Task for OrderWriter {
             };
             match work {
                 Work::Position(stored) => self.start(part, queue, stored, reader.as_mut()),
-                Work::Batch(batch, outcome) => self.finish(part, queue, batch, outcome, reader.as_mut()),
+                Work::Batch(batch, outcome, unheard) => {
+                    self.finish(part, queue, (batch, unheard), outcome, reader.as_mut());
+                }
             }
         }
         self.look(&state.queues, &mut state.look_at, now);
@@ -215,6 +218,8 @@ impl Task for OrderWriter {
             }
             self.signal.woken().await;
         }
+        // Nobody here will find out what became of their batches.
+        state.queues.clear();
         reader.leave().await;
     }
 }
@@ -247,6 +252,8 @@ impl OrderWriter {
             }
             Ok((TakenOver { position: Position { next_offset, .. }, fences }, log)) => {
                 tracing::info!(part = part.number(), position = next_offset, "partition is sought");
+                // The position may have moved over a batch of which nobody was told.
+                queue.unheard = None;
                 queue.start_at(next_offset, log, fences);
                 reader.seek(part, next_offset);
             }
@@ -281,6 +288,7 @@ impl OrderWriter {
             return;
         };
         let (writing, tasks) = (Writing::of(&self.parts), self.parts.tasks.clone());
+        let announcer = self.parts.announcer.clone();
         self.begin(part, queue.life, async move {
             let attempt = batch.clone();
             // The batch is written in a task of its own, because a panic must not leave the queue waiting for ever.
@@ -290,7 +298,8 @@ impl OrderWriter {
                 let (kind, effect) = (ErrorKind::Broken, Effect::Unknown);
                 Err(StoreError { kind, effect, context: "write batch", source })
             });
-            Work::Batch(batch, outcome)
+            let is_unknown = outcome.as_ref().is_err_and(|error| error.effect == Effect::Unknown);
+            Work::Batch(batch, outcome, is_unknown.then(|| Unheard::of(announcer)))
         });
     }
 
@@ -299,22 +308,30 @@ impl OrderWriter {
         &self,
         part: Part,
         queue: &mut PartitionQueue,
-        batch: LogBatch,
+        (batch, unheard): (LogBatch, Option<Unheard>),
         outcome: StoreResult<BatchOutcome>,
         reader: &mut dyn OrderLogReader,
     ) {
         match outcome {
             Ok(BatchOutcome::Written(written)) => {
                 queue.written(written.next_offset);
+                // It is written by this attempt, so by none before.
+                queue.unheard.take().into_iter().for_each(Unheard::settle);
                 reader.publish_position(part, written.next_offset);
             }
             Ok(BatchOutcome::PositionMoved { stored }) => {
                 tracing::warn!(part = part.number(), ?stored, "the position was moved or halted");
+                // Listeners were told that they may have missed something.
+                queue.unheard.take().into_iter().for_each(Unheard::settle);
                 queue.lose_position();
             }
             Err(error) => {
                 tracing::warn!(%error, part = part.number(), records = batch.records.len(), "batch not written");
                 queue.put_back(batch);
+                match (&queue.unheard, unheard) {
+                    (None, unheard) => queue.unheard = unheard,
+                    (Some(_), again) => again.into_iter().for_each(Unheard::settle),
+                }
                 self.back_off(queue);
             }
         }

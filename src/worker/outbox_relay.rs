@@ -34,6 +34,8 @@ pub struct OutboxRelay {
     limits: Limits,
     /// Buckets of sales that are over, whose outbox was seen empty. No order can be accepted in them any more.
     finished: Mutex<BTreeSet<BucketId>>,
+    /// The age that is shown, in ms, of the oldest entry with a waiting order.
+    oldest_ms: Mutex<i64>,
 }
 
 /// The bounds of a relay, from `[relay]` of the configuration.
@@ -56,7 +58,15 @@ impl OutboxRelay {
         clock: Clock,
         limits: Limits,
     ) -> Self {
-        Self { outbox, order_log, catalog, clock, limits, finished: Mutex::default() }
+        Self {
+            outbox,
+            order_log,
+            catalog,
+            clock,
+            limits,
+            finished: Mutex::default(),
+            oldest_ms: Mutex::default(),
+        }
     }
 
     /// Answers whether the outbox of a bucket is empty for good. The outboxes of sales that are over are read until
@@ -97,6 +107,8 @@ impl Task for OutboxRelay {
         for sale in snapshot.sales.values().filter(|sale| !sale.state.is_editable()) {
             for bucket in sale.bucket_ids().filter(|bucket| !self.is_finished(bucket)) {
                 let delivered = self.relay_bucket(sale, &bucket, &mut oldest_ms).await;
+                // What waits for long is told before a slow round has ended.
+                self.show_oldest(oldest_ms, false);
                 let noted = match delivered {
                     Ok(0) => self.note_if_finished(sale, bucket).await,
                     Ok(delivered) => {
@@ -109,7 +121,8 @@ impl Task for OutboxRelay {
                 first_failure = first_failure.and(noted);
             }
         }
-        gauge_oldest(oldest_ms);
+        // An outbox that cannot be read has not become empty.
+        self.show_oldest(oldest_ms, first_failure.is_ok());
         if oldest_ms > ALARM_MS {
             tracing::error!(oldest_ms, "accepted orders wait for the order log");
         }
@@ -144,7 +157,6 @@ impl OutboxRelay {
         let overdue = entries.iter().filter(|entry| !entry.waiting.is_empty());
         let ages = overdue.map(|entry| now_ms.saturating_sub(entry.reserved_ms));
         *oldest_ms = ages.fold(*oldest_ms, i64::max);
-        gauge_oldest(*oldest_ms);
         let orders = entries.iter().flat_map(|entry| entry.waiting.iter().map(|held| (entry.epoch, held)));
         let appends = orders.map(|(epoch, held)| self.append(sale, epoch, held));
         let answers = futures::future::join_all(appends).await;
@@ -173,6 +185,14 @@ impl OutboxRelay {
         }
         self.set_aside(bucket, faulty).await?;
         failure.map(|()| delivered.len())
+    }
+
+    /// Shows the age of the oldest entry that was seen, or a greater one that is shown, unless all were looked at.
+    fn show_oldest(&self, oldest_ms: i64, is_all: bool) {
+        let mut shown = self.oldest_ms.lock().expect("no code panics while holding it");
+        *shown = if is_all { oldest_ms } else { oldest_ms.max(*shown) };
+        let age = Duration::from_millis(u64::try_from(*shown).unwrap_or(0));
+        gauge!(OUTBOX_OLDEST).set(age.as_secs_f64());
     }
 
     /// Sets entries aside that can never be delivered as a whole. Those behind them must not wait for a person.
@@ -210,9 +230,4 @@ enum Appended {
     Late,
     /// No record can be made of the hold.
     Never,
-}
-
-fn gauge_oldest(oldest_ms: i64) {
-    let age = Duration::from_millis(u64::try_from(oldest_ms).unwrap_or(0));
-    gauge!(OUTBOX_OLDEST).set(age.as_secs_f64());
 }

@@ -1,6 +1,7 @@
 //! Measures for every partition how long an order waits for its row: the lag divided by the drain rate.
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use crate::clock::{Clock, Moment};
 use crate::domain::{Part, Position};
 use crate::memory::pace::{Pace, SHORTEST_MS, STALLED_MS};
 use crate::metrics::{CONSUMER_LAG, ORDERS_PENDING, PARTITION_STALLED};
-use crate::ports::{OrderLog, Positions, StoreResult};
+use crate::ports::{OrderLog, Positions, StoreResult, all_read};
 
 /// The longest estimate, in ms.
 const LONGEST_MS: u64 = 30_000;
@@ -57,35 +58,37 @@ impl Task for PaceMeter {
         self.period
     }
 
-    /// Measures all partitions once. A partition that is halted, or whose position cannot be read, counts as stalled.
-    /// When the log cannot be read, all do.
+    /// Measures all partitions once. A partition that is halted, or whose offsets or position cannot be read, counts as
+    /// stalled.
+    ///
+    /// # Errors
+    /// When the offsets of some cannot be read. Of these those count that were read last.
     async fn run_once(&self) -> StoreResult<Progress> {
-        let offsets = match self.order_log.offsets(&self.parts).await {
-            Ok(offsets) => offsets,
-            Err(error) => {
-                // Orders that are accepted now wait for the log as well as for the writers.
-                self.parts.iter().for_each(|part| self.pace.set(*part, STALLED_MS));
-                return Err(error);
-            }
-        };
+        let read = self.order_log.offsets_in_reach(&self.parts).await;
         let positions = self.positions.positions().await;
         let now = self.clock.monotonic();
         let mut meter = self.meter.lock().expect("no code panics while holding it");
         let mut pending_all = 0;
-        for (part, offsets) in &offsets {
+        for part in &self.parts {
+            let is_read = meter.note_offsets(*part, read.as_ref().ok().and_then(|read| read.get(part)));
+            let Some(offsets) = meter.last_offsets(*part) else {
+                self.pace.set(*part, STALLED_MS);
+                continue;
+            };
             let read = positions.get(part);
             // A position that cannot be read now is taken as standing still, because the lag behind it is real.
             let behind = match read {
-                Some(position) => position.behind(offsets),
+                Some(position) => position.behind(&offsets),
                 None => offsets.end.saturating_sub(meter.last_position(*part).unwrap_or(offsets.end)),
             };
             let pending = u32::try_from(behind).unwrap_or(0);
-            pending_all += pending;
+            // This process alone may not be able to read it, while the orders have their rows.
+            pending_all += read.map_or(0, |_| pending);
             gauge!(CONSUMER_LAG, "part" => part.number().to_string()).set(f64::from(pending));
             let stalled = meter.stalled(*part, read.map(|position| position.next_offset), pending, now);
             gauge!(PARTITION_STALLED, "part" => part.number().to_string()).set(stalled.as_secs_f64());
             let wait_ms = match read {
-                Some(Position { next_offset, halt: None, .. }) => {
+                Some(Position { next_offset, halt: None, .. }) if is_read => {
                     estimate_ms(pending, meter.rate(*part, *next_offset, pending, now))
                 }
                 _ => STALLED_MS,
@@ -93,6 +96,7 @@ impl Task for PaceMeter {
             self.pace.set(*part, wait_ms);
         }
         gauge!(ORDERS_PENDING).set(f64::from(pending_all));
+        all_read(&self.parts, &read?)?;
         Ok(Progress::of(usize::try_from(pending_all).unwrap_or(usize::MAX)))
     }
 }
@@ -112,9 +116,24 @@ struct Seen {
     rate: Option<f64>,
     /// The position that was seen last, and since when it stands there while records wait.
     stands: Option<(i64, Moment)>,
+    /// The offsets that were read last.
+    offsets: Option<Range<i64>>,
 }
 
 impl Meter {
+    /// Notes which offsets a partition has, and answers whether they could be read.
+    fn note_offsets(&mut self, part: Part, read: Option<&Range<i64>>) -> bool {
+        if let Some(read) = read {
+            self.parts.entry(part).or_default().offsets = Some(read.clone());
+        }
+        read.is_some()
+    }
+
+    /// Answers the offsets that were read last.
+    fn last_offsets(&self, part: Part) -> Option<Range<i64>> {
+        self.parts.get(&part)?.offsets.clone()
+    }
+
     /// Answers the position that was read last.
     fn last_position(&self, part: Part) -> Option<i64> {
         Some(self.parts.get(&part)?.positions.back()?.1)
@@ -175,6 +194,8 @@ fn estimate_ms(pending: u32, rate: Option<f64>) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::{OrderId, OrderRecord};
+    use crate::ports::{LogIdentity, Offsets, OrderLogReader, Wake};
 
     fn after(start: Moment, ms: u64) -> Moment {
         start + Duration::from_millis(ms)
@@ -235,5 +256,68 @@ mod tests {
         for second in 2..60 {
             assert_eq!(meter.rate(part, 100, 0, after(start, second * 1000)), Some(100.0));
         }
+    }
+    /// A log of two partitions, of which some are out of reach.
+    struct Log(Mutex<Offsets>);
+
+    #[async_trait]
+    impl OrderLog for Log {
+        async fn append(&self, _: OrderId, _: Vec<u8>) -> StoreResult<()> {
+            unreachable!("nothing is appended")
+        }
+
+        async fn append_imported(&self, _: &[OrderRecord]) -> StoreResult<()> {
+            unreachable!("nothing is appended")
+        }
+
+        async fn identity(&self) -> StoreResult<LogIdentity> {
+            unreachable!("nobody asks")
+        }
+
+        async fn offsets_in_reach(&self, _: &[Part]) -> StoreResult<Offsets> {
+            Ok(self.0.lock().expect("held by nobody").clone())
+        }
+
+        async fn flush(&self, _: Duration) -> StoreResult<()> {
+            Ok(())
+        }
+
+        fn reader(&self, _: Wake) -> StoreResult<Box<dyn OrderLogReader>> {
+            unreachable!("nobody reads")
+        }
+    }
+
+    /// All partitions are written up to an offset.
+    struct At(i64);
+
+    #[async_trait]
+    impl Positions for At {
+        async fn positions(&self) -> HashMap<Part, Position> {
+            let at = Position { next_offset: self.0, log: None, halt: None };
+            [0, 1].map(|number| (Part::new(number), at)).into()
+        }
+
+        async fn replace(&self, _: Part, _: &Position, _: &Position) -> StoreResult<bool> {
+            unreachable!("nothing is moved")
+        }
+    }
+
+    #[tokio::test]
+    async fn a_partition_that_cannot_be_read_hides_no_other_one() {
+        let (parts, clock) = ([0, 1].map(Part::new), Clock::manual(0));
+        let log = Arc::new(Log(Mutex::new([(parts[0], 0..5), (parts[1], 0..5)].into())));
+        let pace = Arc::new(Pace::new(2));
+        let (positions, period) = (Arc::new(At(5)), Duration::from_secs(1));
+        let meter =
+            PaceMeter::new(log.clone(), positions, parts.to_vec(), pace.clone(), clock.clone(), period);
+        assert_eq!(meter.run_once().await.expect("measured").done, 0);
+        *log.0.lock().expect("held by nobody") = [(parts[0], 0..9)].into();
+        assert!(meter.run_once().await.is_err(), "one is out of reach");
+        clock.advance_ms(40_000);
+        assert!(meter.run_once().await.is_err());
+        let mut meter = meter.meter.lock().expect("held by nobody");
+        let mut stalled = |part, pending| meter.stalled(part, Some(5), pending, clock.monotonic()).as_secs();
+        assert_eq!(stalled(parts[0], 4), 40, "it is seen to stand still");
+        assert!(pace.poll_after_ms(parts[1]) >= STALLED_MS);
     }
 }

@@ -3,7 +3,7 @@
 //! Invariant: a subscription moves on only behind events that its receiver has taken, and the events of an order go out
 //! one after the other. A receiver that is down loses nothing, and holds up no other one.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,13 +12,14 @@ use futures::future::join_all;
 use metrics::{counter, gauge};
 
 use super::driver::{Progress, Task};
-use super::event_reader::{EventReader, Unread};
+use super::event_reader::{self, EventReader, Unread};
 use crate::chance::Chance;
 use crate::clock::{Clock, Moment};
+use crate::domain::operator::Subject;
 use crate::domain::subscription::{Subscription, SubscriptionChange, SubscriptionId, SubscriptionState};
-use crate::domain::{EventNumbers, Instance, OrderId, StoredEvent, signature};
+use crate::domain::{Change, EventNumbers, Instance, OrderId, StoredEvent, signature};
 use crate::metrics::{WEBHOOK_SUBSCRIPTIONS, WEBHOOKS_SENT};
-use crate::ports::{Message, OrderEvents, Outbound, StoreResult, Subscriptions};
+use crate::ports::{AuditLog, Message, OrderEvents, Outbound, StoreResult, Subscriptions};
 
 /// Most messages of one subscription and instance that are under way.
 const UNDER_WAY_MAX: usize = 16;
@@ -38,6 +39,8 @@ pub struct WebhookSender {
     pub subscriptions: Arc<dyn Subscriptions>,
     /// The events.
     pub events: Arc<dyn OrderEvents>,
+    /// Where is noted that a subscription was given up.
+    pub audit_log: Arc<dyn AuditLog>,
     /// The way out.
     pub outbound: Arc<dyn Outbound>,
     /// The clock of the process.
@@ -52,6 +55,8 @@ pub struct WebhookSender {
     pub pause_after: Duration,
     /// The pauses after messages that were not taken.
     pub pauses: Mutex<HashMap<(SubscriptionId, Instance), Pause>>,
+    /// The readers of the subscriptions that were served in the last round.
+    pub readers: Mutex<BTreeSet<String>>,
 }
 
 /// A pause of one subscription at one instance.
@@ -90,6 +95,7 @@ impl Task for WebhookSender {
             .set(f64::from(u32::try_from(failing).unwrap_or(u32::MAX)));
         let active =
             subscriptions.iter().filter(|subscription| subscription.state == SubscriptionState::Active);
+        self.note_readers(active.clone().map(|subscription| subscription.id.reader()).collect());
         let (mut done, mut has_more, mut failure) = (0, false, Ok(()));
         for served in join_all(active.map(|subscription| self.serve(subscription))).await {
             failure = failure.and(served.map(|progress| {
@@ -103,6 +109,15 @@ impl Task for WebhookSender {
 }
 
 impl WebhookSender {
+    /// Notes who reads, and that those who do not any more have nothing to read.
+    fn note_readers(&self, now: BTreeSet<String>) {
+        let mut readers = self.readers.lock().expect("no code panics while holding it");
+        for gone in readers.difference(&now) {
+            event_reader::reads_no_more(gone, self.events.instances());
+        }
+        *readers = now;
+    }
+
     /// Sends a subscription what it has not had, of every instance.
     async fn serve(&self, subscription: &Subscription) -> StoreResult<Progress> {
         let (events, holder) = (self.events.clone(), self.holder);
@@ -212,6 +227,9 @@ impl WebhookSender {
         let given_up = SubscriptionChange::GiveUp { failing_since_ms, why };
         if self.subscriptions.change(&subscription.id, &given_up).await? {
             tracing::error!(subscription = %subscription.id, "nothing was taken for too long: it is paused");
+            let change = Change::by_itself("webhook_give_up", "nothing was taken for too long");
+            let subject = Subject::Subscription { subscription: subscription.id.clone(), url: None };
+            self.audit_log.note(&change, &subject).await?;
         }
         Ok(())
     }

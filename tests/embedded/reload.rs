@@ -35,7 +35,7 @@ async fn rate(process: &Process, key: &str) -> Value {
 async fn limits_are_followed_without_a_restart_and_a_bad_file_changes_nothing() {
     let folder = Folder::new();
     write(&folder, "[limits]\nuser_per_s = 5\n");
-    let scopes = ["key", "create", "--name", "tester", "--scopes", "limits:read,limits:write"];
+    let scopes = ["key", "create", "--name", "tester", "--scopes", "limits:read,limits:write,ops:read"];
     let (code, key, said) = run(with_file(&folder, &scopes));
     assert_eq!(code, Some(0), "{said}");
     let process = Process::start(with_file(&folder, &SERVE)).await;
@@ -45,6 +45,10 @@ async fn limits_are_followed_without_a_restart_and_a_bad_file_changes_nothing() 
     let sent = Command::new("kill").args(["-HUP", &process.id().to_string()]).status().expect("kill runs");
     assert!(sent.success());
     eventually("the process follows it", async || rate(&process, &key).await == 7).await;
+    let headers = [("Authorization", format!("Bearer {key}"))];
+    let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let rows = call(process.admin, "GET", "/api/v1/admin/audit?actor=signal", &headers, "").await.json();
+    assert_eq!(rows["rows"][0]["action"], "config_reload", "{rows}");
 
     let reload = || {
         let mut reload = with_file(&folder, &["config", "reload", "--reason", "a test", "--output", "json"]);

@@ -6,12 +6,12 @@ use seckill::config::{Config, Mode};
 use serde_json::Value;
 
 use crate::harness::process::program;
-use crate::harness::{Servers, TestShop, config, eventually, months, remove, stage};
+use crate::harness::{MONTHS_AHEAD, Servers, TestShop, config, eventually, remove, stage};
 
 /// Runs a command, which must succeed.
 fn run(config: &Config, args: &[&str]) -> String {
     let mut command = program(config);
-    command.env("SECKILL__SHARDS__MONTHS_AHEAD", months().len().to_string());
+    command.env("SECKILL__SHARDS__MONTHS_AHEAD", MONTHS_AHEAD.to_string());
     let done = command.args(args).stdin(Stdio::null()).output().expect("the binary runs");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(done.status.success(), "{args:?}: {}{}", text(&done.stdout), text(&done.stderr));

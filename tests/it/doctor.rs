@@ -13,7 +13,7 @@ use seckill::config::{Config, Mode};
 use serde_json::Value;
 
 use crate::harness::process::program;
-use crate::harness::{SECRET, Servers, config, migrated, months, remove, temporary};
+use crate::harness::{MONTHS_AHEAD, SECRET, Servers, config, migrated, months, remove, temporary};
 use crate::own_redis::OwnRedis;
 
 /// What a doctor says: exit code, and of each check its level.
@@ -57,7 +57,7 @@ pub fn doctor(config: &Config, settings: &[(&str, &str)]) -> Said {
 fn called(config: &Config, settings: &[(&str, &str)]) -> Command {
     let mut command = program(config);
     command.env("SECKILL__AUTH__HS256_SECRET", SECRET);
-    command.env("SECKILL__SHARDS__MONTHS_AHEAD", months().len().to_string());
+    command.env("SECKILL__SHARDS__MONTHS_AHEAD", MONTHS_AHEAD.to_string());
     command.envs(settings.iter().map(|(key, value)| (format!("SECKILL__{key}"), *value)));
     command.args(["doctor", "-o", "json"]);
     command

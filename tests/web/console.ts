@@ -25,7 +25,7 @@ async function change(page: Page, name: string, fill: Record<string, string> = {
 }
 
 await played(browser, shots, "a promoter runs a sale", async () => {
-  const context = await fresh(browser, [admin]);
+  const context = await fresh(browser, [admin], {}, [/ERR_FAILED/]);
   const page = await context.newPage();
   await page.goto(`${admin}/`);
   await page.waitForURL(`${admin}/console`);
@@ -103,7 +103,12 @@ await played(browser, shots, "a promoter runs a sale", async () => {
   const rows = (await operate(admin, key, "GET", "/audit?limit=100")).rows.map((row: { action: string }) => row.action);
   for (const action of ["sale_create", "sale_publish", "sale_pause", "sale_end"]) assert.ok(rows.some((row: string) => row.includes(action.split("_")[1]!)), `${action}: ${rows}`);
 
-  // The session ends with the button, and the page asks for a key again.
+  // The session ends with the button, and the page asks for a key again; when it does not end, that is told.
+  await page.route("**/api/v1/admin/session", (route) => (route.request().method() === "DELETE" ? route.abort() : route.fallback()));
+  await page.getByRole("button", { name: "Leave" }).click();
+  await page.getByText("The shop cannot be reached.").first().waitFor();
+  assert.equal(await page.getByRole("heading", { name: "Sign in" }).count(), 0);
+  await page.unroute("**/api/v1/admin/session");
   await page.getByRole("button", { name: "Leave" }).click();
   await page.getByRole("heading", { name: "Sign in" }).waitFor();
   await page.reload();

@@ -199,6 +199,74 @@ await step("a reload in the middle of a click makes no second order", async () =
   await end("reload");
 });
 
+const json = (status: number, body: unknown) => ({ status, contentType: "application/problem+json", body: JSON.stringify(body) });
+
+await step("what cannot be read hides nothing of the rest, and is asked for again", async () => {
+  await sale("rush");
+  const context = await fresh(browser, [shop], {}, OFFLINE);
+  await (await opened(context)).getByRole("button", { name: "Be a test buyer" }).click();
+  // A crowd is served its sales, and no lists of orders; and the first call that asks who this is gets lost.
+  let asked = 0;
+  await context.route("**/api/v1/orders", (route) => route.fulfill(json(503, { code: "overloaded", title: "Too many", status: 503, retryable: true })));
+  await context.route("**/api/v1/session", (route) => ((asked += 1) === 1 ? route.abort() : route.fallback()));
+  const page = await opened(context);
+  await page.getByRole("button", { name: "Buy: Phone X" }).waitFor();
+  await page.getByText("You are guest-").waitFor();
+  await page.getByText("Your orders cannot be read at the moment.").waitFor();
+  await shoot(page, shots, "shop-rush");
+  await context.unroute("**/api/v1/orders");
+  await page.getByText("Nothing yet.").waitFor({ timeout: 60_000 });
+  await end("rush");
+});
+
+await step("an order that was lost is told, and is bought again with the same click", async () => {
+  await sale("lost");
+  const context = await fresh(browser, [shop]);
+  const keys: string[] = [];
+  // It is accepted, and then nobody knows it any more.
+  const id = `ord_${"0".repeat(26)}`;
+  await context.route("**/api/v1/sales/lost/orders", (route) => {
+    keys.push(route.request().headers()["idempotency-key"]!);
+    if (keys.length > 1) return route.fallback();
+    const accepted = new Date().toISOString();
+    return route.fulfill(json(202, { id, sale_id: "lost", sku_id: "phone", quantity: 1, price: { amount: 19900, currency: "CNY" }, status: "reserved", final: false, poll_after_ms: 500, accepted_at: accepted }));
+  });
+  const page = await opened(context);
+  await page.getByRole("button", { name: "Buy: Phone X" }).click();
+  await page.locator("#notice").getByText("An order was lost before it was confirmed").waitFor();
+  await page.getByRole("button", { name: "Buy: Phone X" }).click();
+  await page.getByRole("button", { name: /^Pay / }).waitFor();
+  assert.equal(new Set(keys).size, 1, String(keys));
+  await end("lost");
+});
+
+await step("who leaves takes the orders along, also those whose answer comes late", async () => {
+  await sale("leaving");
+  const context = await fresh(browser, [shop]);
+  const page = await opened(context);
+  await page.getByRole("button", { name: "Buy: Phone X" }).click();
+  await page.getByRole("button", { name: /^Pay / }).waitFor();
+  let [held, release] = [0, () => {}];
+  const gate = new Promise<void>((done) => (release = done));
+  await context.route("**/api/v1/orders", async (route) => {
+    const answer = await route.fetch();
+    held += 1;
+    await gate;
+    await route.fulfill({ response: answer });
+  });
+  // The page reads everything anew when it is seen again.
+  await page.evaluate(() => document.dispatchEvent(new Event("visibilitychange")));
+  await page.waitForTimeout(200);
+  for (let n = 0; n < 50 && held === 0; n += 1) await page.waitForTimeout(100);
+  assert.ok(held > 0, "it reads its orders");
+  await page.getByRole("button", { name: "Leave" }).click();
+  await page.getByRole("button", { name: "Be a test buyer" }).waitFor();
+  release();
+  await page.waitForTimeout(500);
+  assert.equal(await page.getByRole("button", { name: /^Pay / }).count(), 0);
+  await end("leaving");
+});
+
 await step("a keyboard is enough", async () => {
   await sale("keys");
   const page = await opened(await fresh(browser, [shop, pay]));

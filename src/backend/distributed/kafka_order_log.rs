@@ -14,7 +14,7 @@ use crate::config::KafkaConfig;
 use crate::domain::{OrderId, OrderRecord, Part, ShardMap};
 use crate::ports::{
     Duty, Effect, ErrorKind, Fault, LogIdentity, Offsets, OrderLog, OrderLogReader, Probe, StoreError,
-    StoreResult, Wake,
+    StoreResult, Wake, all_read,
 };
 
 /// Serves the order log from one topic. Clones share one producer.
@@ -53,6 +53,30 @@ impl KafkaOrderLog {
         Ok(log)
     }
 
+    /// Reads the offsets of those of `parts` that have a leader and tell them, within twice [`METADATA_TIMEOUT`].
+    fn read_offsets(&self, parts: &[Part]) -> StoreResult<Offsets> {
+        let fault = |error| failed("read log ends", Effect::NotApplied, error);
+        let (client, topic) = (self.producer.client(), &self.config.topic);
+        // To ask for a partition without a leader takes the whole time that an answer may take.
+        let metadata = client.fetch_metadata(Some(topic), METADATA_TIMEOUT).map_err(fault)?;
+        let found = metadata.topics().first().map_or(&[][..], |topic| topic.partitions());
+        let led: Vec<i32> = found.iter().filter(|part| part.leader() >= 0).map(|part| part.id()).collect();
+        let until = self.clock.monotonic() + METADATA_TIMEOUT;
+        let (mut offsets, mut failure) = (Offsets::new(), None);
+        for part in parts.iter().filter(|part| led.contains(&i32::from(part.number()))) {
+            let left = until.since(self.clock.monotonic());
+            match client.fetch_watermarks(topic, i32::from(part.number()), left) {
+                Ok((low, high)) => drop(offsets.insert(*part, low..high)),
+                Err(error) => failure = Some(error),
+            }
+        }
+        match failure {
+            Some(error) if offsets.is_empty() => Err(fault(error)),
+            _ if offsets.is_empty() => all_read(parts, &offsets).map(|()| offsets),
+            _ => Ok(offsets),
+        }
+    }
+
     async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Self) -> StoreResult<T> + Send + 'static,
@@ -89,20 +113,9 @@ impl OrderLog for KafkaOrderLog {
         })
     }
 
-    async fn offsets(&self, parts: &[Part]) -> StoreResult<Offsets> {
+    async fn offsets_in_reach(&self, parts: &[Part]) -> StoreResult<Offsets> {
         let parts = parts.to_vec();
-        self.blocking(move |log| {
-            let read = |part: &Part| {
-                let client = log.producer.client();
-                let number = i32::from(part.number());
-                let (low, high) = client
-                    .fetch_watermarks(&log.config.topic, number, METADATA_TIMEOUT)
-                    .map_err(|error| failed("read log ends", Effect::NotApplied, error))?;
-                Ok((*part, low..high))
-            };
-            parts.iter().map(read).collect()
-        })
-        .await
+        self.blocking(move |log| log.read_offsets(&parts)).await
     }
 
     async fn flush(&self, timeout: Duration) -> StoreResult<()> {
@@ -124,7 +137,8 @@ impl Probe for KafkaOrderLog {
         &[Duty::Write]
     }
 
-    /// Asks who leads the partitions: without a leader nothing can be appended to one.
+    /// Asks who leads the partitions, and who follows: without a leader, or with fewer replicas in sync than
+    /// `kafka.min_insync_replicas`, nothing can be appended to one.
     async fn check(&self) -> Result<(), Fault> {
         let metadata = self.blocking(|log| {
             let client = log.producer.client();
@@ -137,9 +151,49 @@ impl Probe for KafkaOrderLog {
             return Err(Fault::down("does not have the topic"));
         }
         let ours = parts.iter().filter(|part| part.id() < i32::from(self.map.parts()));
-        match ours.filter(|part| part.leader() < 0).count() {
-            0 => Ok(()),
-            orphans => Err(Fault::down(format!("has no leader for {orphans} partitions"))),
-        }
+        let ours = ours.map(|part| Replicas {
+            has_leader: part.leader() >= 0,
+            all: part.replicas().len(),
+            in_sync: part.isr().len(),
+        });
+        appendable(ours.collect(), self.config.min_insync_replicas.into())
+    }
+}
+
+/// The replicas of a partition.
+#[derive(Clone, Copy)]
+struct Replicas {
+    has_leader: bool,
+    all: usize,
+    in_sync: usize,
+}
+
+/// Answers why nothing can be appended to some partitions, when `least` replicas have to take a record. A topic with
+/// fewer replicas than that was made with another setting.
+fn appendable(parts: Vec<Replicas>, least: usize) -> Result<(), Fault> {
+    let orphans = parts.iter().filter(|part| !part.has_leader).count();
+    if orphans > 0 {
+        return Err(Fault::down(format!("has no leader for {orphans} partitions")));
+    }
+    match parts.iter().filter(|part| part.in_sync < least && part.all >= least).count() {
+        0 => Ok(()),
+        few => Err(Fault::down(format!("has fewer than {least} replicas in sync for {few} partitions"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partition_takes_records_with_a_leader_and_enough_replicas_in_sync() {
+        let part = |has_leader, all, in_sync| Replicas { has_leader, all, in_sync };
+        let words = |parts| appendable(parts, 2).map_err(|fault| fault.words);
+        assert_eq!(words(vec![part(true, 3, 3), part(true, 3, 2)]), Ok(()));
+        assert_eq!(words(vec![part(true, 1, 1)]), Ok(()), "it was made to need one");
+        let few = "has fewer than 2 replicas in sync for 1 partitions";
+        assert_eq!(words(vec![part(true, 3, 3), part(true, 3, 1)]), Err(few.to_owned()));
+        let none = "has no leader for 1 partitions";
+        assert_eq!(words(vec![part(true, 3, 1), part(false, 3, 2)]), Err(none.to_owned()));
     }
 }

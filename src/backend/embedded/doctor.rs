@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use nix::sys::statfs::{Statfs, statfs};
 use nix::unistd::{AccessFlags, access};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
-use sqlx::{ConnectOptions as _, Row as _};
+use sqlx::ConnectOptions as _;
+use sqlx::sqlite::SqliteConnectOptions;
 
 use super::Settings;
 use super::folder::{DATABASE, holds_shop};
-use super::sqlite::plan;
+use super::sqlite::{FolderTime, plan};
 use crate::backend::migrations::{EMBEDDED, migrator};
 use crate::clock::Clock;
 use crate::config::Synchronous;
@@ -141,7 +141,7 @@ async fn of_database(checks: &mut Checks, path: &Path, clock: &Clock) {
         // That it cannot be read was said above.
         return;
     };
-    if let Some(newest_ms) = newest(&mut connection).await {
+    if let Ok(newest_ms) = FolderTime::newest_ms(&mut connection).await {
         let ahead_ms = newest_ms - clock.now_ms();
         checks.want(
             "clock",
@@ -171,13 +171,6 @@ async fn of_database(checks: &mut Checks, path: &Path, clock: &Clock) {
         }
         Err(_) => checks.add("sound", "was not looked through: the database is too large for that", None),
     }
-}
-
-/// Reads when the last change was noted, in ms since 1970.
-async fn newest(connection: &mut SqliteConnection) -> Option<i64> {
-    let text = "SELECT MAX(at_ms) FROM audit_log";
-    let row = sqlx::query(text).fetch_one(connection).await.ok()?;
-    row.try_get::<Option<i64>, _>(0).ok()?
 }
 
 /// Answers whether migrations were applied that this version does not know.

@@ -70,8 +70,18 @@ impl FolderTime {
         self.newest_ms.fetch_max(now_ms, Ordering::Relaxed).max(now_ms)
     }
 
-    /// Reads the newest time of a folder: of its last change, and of the last order in each partition of its log.
     async fn read(connection: &mut SqliteConnection, clock: Clock) -> StoreResult<Self> {
+        let newest_ms = Self::newest_ms(connection).await?;
+        let ahead_ms = newest_ms.saturating_sub(clock.now_ms()).max(0);
+        Ok(Self { clock, ahead_ms, newest_ms: Arc::new(AtomicI64::new(newest_ms)) })
+    }
+
+    /// Reads the newest time of a folder, in ms since 1970: of its last change, and of the last order in each partition
+    /// of its log. 0 when it has neither.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn newest_ms(connection: &mut SqliteConnection) -> StoreResult<i64> {
         let fault = |error| failed("read the newest time", error);
         let audit = sqlx::query("SELECT at_ms FROM audit_log ORDER BY id DESC LIMIT 1");
         let row = audit.fetch_optional(&mut *connection).await.map_err(fault)?;
@@ -84,8 +94,7 @@ impl FolderTime {
             let accepted_ms = OrderRecord::decode(&payload).map_or(0, |record| record.accepted_ms);
             newest_ms = newest_ms.max(accepted_ms);
         }
-        let ahead_ms = newest_ms.saturating_sub(clock.now_ms()).max(0);
-        Ok(Self { clock, ahead_ms, newest_ms: Arc::new(AtomicI64::new(newest_ms)) })
+        Ok(newest_ms)
     }
 }
 

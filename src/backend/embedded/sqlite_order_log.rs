@@ -139,7 +139,7 @@ impl OrderLog for SqliteOrderLog {
         Ok(LogIdentity { id, parts: self.sqlite.map.parts().into() })
     }
 
-    async fn offsets(&self, parts: &[Part]) -> StoreResult<Offsets> {
+    async fn offsets_in_reach(&self, parts: &[Part]) -> StoreResult<Offsets> {
         let ends = self.ends.all();
         let end = |part: &Part| ends.get(usize::from(part.number())).copied().unwrap_or(0);
         // The log is never cut, so every partition begins at 0.

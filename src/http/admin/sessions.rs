@@ -100,7 +100,8 @@ pub async fn read(request: HttpRequest, context: web::Data<Context>) -> Result<H
 pub async fn end(request: HttpRequest, context: web::Data<Context>) -> Result<HttpResponse, Problem> {
     let text = session_text(&request)?.ok_or_else(|| Cause::Missing.refuse())?;
     refuse_others(&request, text)?;
-    context.shop.end_session(api_key_hash(text)).await?;
+    let signed_out = |key: &ApiKey| change(key, "session_end", "signed out");
+    context.shop.end_session(api_key_hash(text), signed_out).await?;
     Ok(HttpResponse::NoContent().insert_header((SET_COOKIE, set_cookie(&request, COOKIES, "", 0))).finish())
 }
 

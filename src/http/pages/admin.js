@@ -74,8 +74,21 @@ export function showOperator(operator, word, { begun, ended }) {
   badge.className = `chip ${{ live: "good", polling: "warn", offline: "bad" }[word] ?? "none"}`;
   badge.textContent = t(`connection.${word || "none"}`);
   const leave = async () => {
-    await signOut().catch(() => {});
+    try {
+      await signOut();
+    } catch (error) {
+      // A session that is over is none.
+      if (error.problem?.status !== 401) return said(error);
+    }
     ended();
+  };
+  const said = async (error) => {
+    if (!error.problem) throw error;
+    tell("bad", explain(error.problem));
+    // Another page of this browser may have signed in since, with another key.
+    const found = error.problem.status === 403 ? await session().catch(() => operator) : operator;
+    if (found) begun(found);
+    else ended();
   };
   put(document.getElementById("operator"), operator ? [h("span", { class: "small", "data-key": "who" }, [operator.operator, operator.role].filter(Boolean).join(" · ")), h("button", { class: "bare", "data-key": "out", onclick: leave }, t("sign_out"))] : []);
   const main = document.getElementById("main");

@@ -8,7 +8,11 @@ const sales = new Map();
 const orders = new Map();
 /** What is under way: the name of an action → true. */
 const busy = new Set();
-let [session, demo, notice, state, isRead, stopFollowing, followed] = [null, false, null, "", false, () => {}, undefined];
+let [session, demo, notice, isRead, areOwnRead] = [null, false, null, false, false];
+/** What the stream says of itself, whether the shop was reached last, and what is followed. */
+let [state, isReached, stopFollowing, followed] = ["", true, () => {}, undefined];
+/** Whether the server's clock is known, and who buys. What could not be asked is asked again. */
+const met = { clock: false, buyer: false };
 const returned = new URLSearchParams(location.search).get("order");
 
 const ENDED = ["rejected", "cancelled", "expired", "refunded"];
@@ -27,7 +31,7 @@ async function act(name, work) {
   } catch (error) {
     if (!error.problem) throw error;
     tell("bad", explain(error.problem));
-    if (error.problem.code === "unauthenticated") session = null;
+    if (error.problem.code === "unauthenticated") forget();
   } finally {
     busy.delete(name);
     render();
@@ -51,33 +55,61 @@ async function recognise() {
 }
 
 async function signIn() {
+  const before = session?.user_id;
   session = await api.call("POST", "/session");
+  if (session.user_id !== before) orders.clear();
+  met.buyer = true;
+  follow();
+}
+
+/** Nobody is signed in any more: what was somebody's own is neither shown nor followed. */
+function forget() {
+  if (!session) return;
+  session = null;
+  met.buyer = false;
+  orders.clear();
+  areOwnRead = false;
   follow();
 }
 
 const signOut = () =>
   act("sign", async () => {
     await api.call("DELETE", "/session");
-    session = null;
-    orders.clear();
-    follow();
+    forget();
+    await meet();
   });
+
+/** Learns the clock and who buys, as long as one of them is not known. */
+async function meet() {
+  const learn = async (what, work) => {
+    if (met[what]) return;
+    await work();
+    met[what] = true;
+  };
+  await Promise.all([learn("clock", () => api.sync()), learn("buyer", recognise)]);
+}
 
 // ---- buying
 
 /** The key of a wish outlives a reload, so that a click counts once however often the page is loaded. */
 const wishes = {
   name: (sale, sku) => `seckill-wish ${session.user_id} ${sale} ${sku}`,
-  /** The key of a wish that is not older than two minutes: later nobody thinks of it any more. */
+  /** The key of a wish, and whether it is not older than two minutes: later nobody thinks of it any more. */
   of(sale, sku) {
-    const [key, at] = (localStorage.getItem(wishes.name(sale, sku)) ?? "").split(" ");
-    return Date.now() - Number(at) < 120_000 ? key : null;
+    const [key, at, order] = (localStorage.getItem(wishes.name(sale, sku)) ?? "").split(" ");
+    return { key, order, isNew: Date.now() - Number(at) < 120_000 };
   },
   make(sale, sku) {
     const bytes = crypto.getRandomValues(new Uint8Array(16));
-    const key = wishes.of(sale, sku) ?? Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+    const { key: known, order, isNew } = wishes.of(sale, sku);
+    const key = known && (isNew || order) ? known : Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
     localStorage.setItem(wishes.name(sale, sku), `${key} ${Date.now()}`);
     return key;
+  },
+  /** Until its order is decided, or while nobody knows whether there is one, the next click is the same wish, whenever it comes. */
+  keep: (name, key, order) => localStorage.setItem(name, `${key} ${Date.now()} ${order}`),
+  decided(order) {
+    if (session && wishes.of(order.sale_id, order.sku_id).order === order.id) wishes.end(wishes.name(order.sale_id, order.sku_id));
   },
   end: (name) => localStorage.removeItem(name),
 };
@@ -85,17 +117,18 @@ const wishes = {
 /** Asks again for what was clicked a moment ago and not answered: the page was loaded anew, or the network is back. */
 function resume() {
   for (const sale of session ? sales.values() : []) {
-    sale.items.filter((item) => wishes.of(sale.id, item.sku_id)).forEach((item) => buy(sale, item));
+    sale.items.filter((item) => wishes.of(sale.id, item.sku_id).isNew).forEach((item) => buy(sale, item));
   }
 }
 
 const buy = (sale, item) =>
   act(`buy ${sale.id} ${item.sku_id}`, async () => {
+    await meet();
     if (!session) await signIn();
     const [key, name, buyer] = [wishes.make(sale.id, item.sku_id), wishes.name(sale.id, item.sku_id), session.user_id];
     try {
       const order = await api.buy(sale.id, item.sku_id, key, { token: sale.policy.purchase_token, wait: 0 });
-      wishes.end(name);
+      wishes.keep(name, key, order.id);
       if (session?.user_id !== buyer) return;
       note(order);
       announce(t("bought"));
@@ -103,6 +136,7 @@ const buy = (sale, item) =>
     } catch (error) {
       // What may have been done keeps its key, and is found by it.
       if (error.problem && !error.problem.retryable) wishes.end(name);
+      else wishes.keep(name, key, "unknown");
       if (["sold_out", "sale_paused", "sale_ended"].includes(error.problem?.code)) refreshSale(sale.id);
       throw error;
     }
@@ -110,14 +144,15 @@ const buy = (sale, item) =>
 
 const pay = (order) =>
   act(`pay ${order.id}`, async () => {
-    const opened = await api.pay(order.id);
-    if (!opened.payment) return note(opened);
-    location.assign(opened.payment.redirect_url);
+    const opening = api.pay(order.id);
+    const { payment } = await opening;
+    if (!payment) return noteFrom(opening);
+    location.assign(payment.redirect_url);
   });
 
 async function giveUp(order) {
   const isMeant = await confirm({ title: t("give_up.title"), text: t("give_up.text"), button: t("give_up.yes"), danger: true });
-  if (isMeant) act(`give up ${order.id}`, async () => note(await api.cancel(order.id)));
+  if (isMeant) act(`give up ${order.id}`, () => noteFrom(api.cancel(order.id)));
 }
 
 // ---- what is known
@@ -127,6 +162,7 @@ const RANKS = { reserved: 0, queued: 0, awaiting_payment: 1, paid: 2, rejected: 
 
 function note(order) {
   const before = orders.get(order.id);
+  if (RANKS[order.status] > 0) wishes.decided(order);
   // What was asked for before the last news comes after them.
   if (before && RANKS[before.status] > RANKS[order.status]) return;
   if (before && before.status !== order.status) announce(t(`order.${order.status}`));
@@ -136,6 +172,29 @@ function note(order) {
   const wait = isUnclear ? (before?.isUnclear ? 5000 : 0) : (order.poll_after_ms ?? Infinity);
   orders.set(order.id, { ...known, isUnclear, due: order.final ? Infinity : Date.now() + wait });
   render();
+}
+
+/** Notes the order that a call answers, unless its buyer has left meanwhile. Answers whether it is noted. */
+async function noteFrom(call) {
+  const buyer = session?.user_id;
+  const order = await call;
+  if (session?.user_id !== buyer) return false;
+  note(order);
+  return true;
+}
+
+/** Asks how an order stands. One that nobody knows any more was lost with the stock's data, and is told so. */
+async function ask(order) {
+  try {
+    await noteFrom(api.order(order.id));
+  } catch (error) {
+    if (!error.problem) throw error;
+    order.due = Date.now() + 5000;
+    if (error.problem.code === "order_not_found" && orders.delete(order.id)) {
+      tell("bad", t("order.lost"));
+      render();
+    } else if (error.problem.code === "unauthenticated") forget();
+  }
 }
 
 function noteSale(sale) {
@@ -158,21 +217,40 @@ async function refreshSale(id) {
   }
 }
 
-/** Reads everything anew. */
+/** Reads everything anew. What cannot be read hides nothing of the rest. */
 async function refresh() {
+  const reached = await Promise.all([tried(meet), tried(readSales)]);
+  if (session) reached.push(await tried(readOrders));
+  isReached = reached.includes(true);
+  render();
+}
+
+/** Answers whether the shop was reached. */
+async function tried(read) {
   try {
-    const [all, own] = await Promise.all([api.sales(), session ? api.orders() : []]);
-    sales.clear();
-    all.forEach((sale) => sales.set(sale.id, sale));
-    own.forEach(note);
-    isRead = true;
-    if (state === "offline") state = "polling";
+    await read();
   } catch (error) {
     if (!error.problem) throw error;
-    if (error.problem.code === "offline") state = "offline";
+    if (error.problem.code === "offline") return false;
+    if (error.problem.code === "unauthenticated") forget();
     else tell("bad", explain(error.problem));
   }
-  render();
+  return true;
+}
+
+async function readSales() {
+  const all = await api.sales();
+  sales.clear();
+  all.forEach((sale) => sales.set(sale.id, sale));
+  isRead = true;
+}
+
+async function readOrders() {
+  const buyer = session.user_id;
+  const own = await api.orders();
+  if (session?.user_id !== buyer) return;
+  own.forEach(note);
+  areOwnRead = true;
 }
 
 // ---- what happens
@@ -185,12 +263,16 @@ function take(event, data) {
     state = data;
     render();
   }
+  if (state === "live") isReached = true;
 }
 
 /** The sale that a shopper most likely waits for. */
 function focus() {
   return [...sales.values()].filter((sale) => OPEN.includes(sale.status)).sort(bySoonest)[0];
 }
+
+/** What a stream has to tell: of which sale, and of whose orders. */
+const wanted = () => `${focus()?.id ?? ""} ${session?.user_id ?? ""}`;
 
 /** Follows what happens, with one stream for all pages of this browser that are seen. */
 function follow() {
@@ -199,9 +281,9 @@ function follow() {
   state = "";
   if (document.hidden) return;
   const what = { sale: focus()?.id, own: session !== null };
-  followed = what.sale;
+  followed = wanted();
   if (!what.sale && !what.own) return;
-  const name = `seckill-stream ${what.sale ?? ""} ${session?.user_id ?? ""}`;
+  const name = `seckill-stream ${followed}`;
   const [channel, gone] = [new BroadcastChannel(name), new AbortController()];
   let leads = false;
   channel.onmessage = ({ data }) => {
@@ -318,27 +400,28 @@ function orderCard(order) {
 
 function render() {
   const badge = document.getElementById("connection");
-  const word = navigator.onLine ? state : "offline";
+  const word = navigator.onLine && isReached ? state : "offline";
   badge.className = `chip ${{ live: "good", polling: "warn", offline: "bad" }[word] ?? "none"}`;
   badge.textContent = t(`connection.${word || "none"}`);
   const buyer = session
     ? [h("span", { "data-key": "who" }, t("you_are", { user: session.user_id })), h("button", { class: "bare", "data-key": "out", onclick: signOut }, t("sign_out"))]
     : demo && [h("button", { class: "quiet", "data-key": "in", onclick: () => act("sign", async () => (await signIn(), await refresh())) }, t("be_a_buyer"))];
-  put(document.getElementById("buyer"), buyer || [h("span", { class: "small", "data-key": "none" }, isRead ? t("not_signed_in") : "")]);
+  put(document.getElementById("buyer"), buyer || [h("span", { class: "small", "data-key": "none" }, met.buyer ? t("not_signed_in") : "")]);
   const said = word === "offline" ? { kind: "bad", text: t("problem.offline") } : notice;
   put(document.getElementById("notice"), said ? [h("p", { class: `note ${said.kind}`, "data-key": "notice" }, said.text)] : []);
   const known = [...sales.values()].sort(bySoonest);
   const loading = h("div", { class: "card loading", "data-key": "loading" }, h("div", { class: "waits" }));
-  const none = h("p", { class: "empty", "data-key": "none" }, state === "offline" ? t("problem.offline") : t("no_sales"));
+  const none = h("p", { class: "empty", "data-key": "none" }, word === "offline" ? t("problem.offline") : t("no_sales"));
   const [open, over] = [known.filter((sale) => OPEN.includes(sale.status)), known.filter((sale) => !OPEN.includes(sale.status))];
-  put(document.getElementById("sales"), open.length ? open.map(saleCard) : [isRead || state === "offline" ? none : loading]);
+  put(document.getElementById("sales"), open.length ? open.map(saleCard) : [isRead || word === "offline" ? none : loading]);
   document.getElementById("over").hidden = over.length === 0;
   put(document.getElementById("over-sales"), over.map(saleCard));
   // What stands below comes when it is known where it will stay.
   document.getElementById("own").hidden = !isRead;
   document.getElementById("own").classList.toggle("urgent", [...orders.values()].some((order) => order.status === "awaiting_payment"));
   const own = [...orders.values()].sort((a, b) => b.accepted_at.localeCompare(a.accepted_at));
-  put(document.getElementById("orders"), own.length ? own.map(orderCard) : [h("p", { class: "empty", "data-key": "none" }, t("no_orders"))]);
+  const noOrders = h("p", { class: "empty", "data-key": "none" }, session && !areOwnRead ? t("orders.unread") : t("no_orders"));
+  put(document.getElementById("orders"), own.length ? own.map(orderCard) : [noOrders]);
 }
 
 /** Moves the clocks, and nothing else. */
@@ -365,30 +448,24 @@ function tick() {
   for (const order of orders.values()) {
     if (Date.now() < order.due + (order.isUnclear ? 0 : patience)) continue;
     order.due = Infinity;
-    api.order(order.id).then(note, () => (order.due = Date.now() + 5000));
+    ask(order);
   }
 }
 
 let asked = Date.now() + 5000;
 /** Asks for everything: soon while nobody tells of it, and now and then for what nobody tells of, such as new sales. */
 async function poll() {
-  if (document.hidden || busy.size || Date.now() < asked - (state === "live" ? 0 : 35_000)) return;
+  const isWell = state === "live" && isReached && met.buyer && (areOwnRead || !session);
+  if (document.hidden || busy.size || Date.now() < asked - (isWell ? 0 : 35_000)) return;
   // A crowd that has lost its streams at once does not come back at once.
   asked = Date.now() + 39_000 + 4000 * Math.random();
   await refresh();
-  if (focus()?.id !== followed) follow();
+  if (wanted() !== followed) follow();
 }
 
 async function start() {
   translate();
   render();
-  try {
-    await api.sync();
-    await recognise();
-  } catch (error) {
-    if (!error.problem) throw error;
-    tell("bad", explain(error.problem));
-  }
   await refresh();
   follow();
   // A page that does not lead has missed what was told between the two.
@@ -401,7 +478,7 @@ async function start() {
     if (!document.hidden) refresh();
   });
   window.addEventListener("offline", render);
-  window.addEventListener("online", async () => (render(), await refresh(), resume()));
+  window.addEventListener("online", async () => (render(), asked = 0, await poll(), resume()));
 }
 
 start();

@@ -53,6 +53,19 @@ fn a_breaker_opens_when_half_of_the_calls_fail_and_closes_after_good_ones() {
 }
 
 #[test]
+fn a_breaker_that_nobody_asks_is_closed_after_a_minute() {
+    let (guards, guard) = guard(&[breaker(serde_json::json!({}))]);
+    for at_ms in 0..4 {
+        assert_eq!(call(&guard, at_ms, 1, Outcome::Failed), Ok(()));
+    }
+    assert_eq!(call(&guard, 500, 1, Outcome::Answered), Err(Refused::Open), "who is refused has asked");
+    guards.tidy(60_499 * MS);
+    assert_eq!(guards.standings(60_499 * MS)[0].phase, Phase::Open);
+    guards.tidy(60_500 * MS);
+    assert_eq!(guards.standings(60_500 * MS)[0].phase, Phase::Closed);
+}
+
+#[test]
 fn a_call_that_is_tried_and_fails_or_hangs_opens_it_again() {
     for hangs in [true, false] {
         let (guards, guard) = guard(&[breaker(serde_json::json!({}))]);

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::clock::Moment;
 use crate::domain::batch_plan::{LogBatch, LogRecord};
 use crate::domain::{Fences, LogId, Part};
+use crate::worker::announcer::Unheard;
 
 /// What part of the wait records get after a batch of a single one, and when somebody waits for one of them.
 const SHORT: u32 = 20;
@@ -23,6 +24,8 @@ pub struct PartitionQueue {
     pub busy: bool,
     /// Whether the reader was told to pause the delivery.
     pub paused: bool,
+    /// The batch that failed last, when it may be committed all the same.
+    pub unheard: Option<Unheard>,
     /// The offset after the last committed record; `None` while the stored position is unknown.
     next: Option<i64>,
     /// The log that the position belongs to; `None` before the first position.
@@ -54,6 +57,7 @@ impl PartitionQueue {
             life,
             busy: false,
             paused: false,
+            unheard: None,
             next: None,
             log: None,
             fences: Arc::default(),

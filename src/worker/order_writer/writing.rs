@@ -130,8 +130,11 @@ impl Writing {
         let mut decided = Decided::new();
         for WrittenOrder { record, decision, .. } in &written.orders {
             counter!(ORDERS, "status" => decision.state.as_str()).increment(1);
-            let age_ms = u64::try_from(now_ms.saturating_sub(record.accepted_ms)).unwrap_or(0);
-            histogram!(ORDER_PERSIST).record(Duration::from_millis(age_ms).as_secs_f64());
+            // An order of an import was accepted long ago, and nobody has waited for its row since.
+            if record.decided.is_none() {
+                let age_ms = u64::try_from(now_ms.saturating_sub(record.accepted_ms)).unwrap_or(0);
+                histogram!(ORDER_PERSIST).record(Duration::from_millis(age_ms).as_secs_f64());
+            }
             if let Some(sale) = sales.get(&record.sale_id) {
                 let bucket = self.map.bucket_of(record.order_id.shard(), sale.buckets);
                 let bucket = BucketId { sale: sale.id.clone(), bucket };

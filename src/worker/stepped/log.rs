@@ -117,7 +117,7 @@ impl OrderLog for Log {
         Ok(LogIdentity { id, parts: self.map.parts().into() })
     }
 
-    async fn offsets(&self, parts: &[Part]) -> StoreResult<Offsets> {
+    async fn offsets_in_reach(&self, parts: &[Part]) -> StoreResult<Offsets> {
         let lengths = self.lengths();
         Ok(parts.iter().map(|part| (*part, 0..lengths[usize::from(part.number())])).collect())
     }

@@ -102,7 +102,7 @@ ranges! {
     "retention.dead_letters_ms" retention.dead_letters_ms 0..=315_360_000_000;
     "retention.audit_log_ms" retention.audit_log_ms 0..=315_360_000_000;
     "start.wait_ms" start.wait_ms 0..=3_600_000;
-    "readiness.down_after_ms" readiness.down_after_ms 100..=600_000;
+    "readiness.down_after_ms" readiness.down_after_ms 1500..=600_000;
     "shutdown.notice_ms" shutdown.notice_ms 0..=600_000;
     "shutdown.deadline_ms" shutdown.deadline_ms 100..=600_000;
 }

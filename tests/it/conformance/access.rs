@@ -327,6 +327,7 @@ async fn a_session_ends_by_itself_by_its_end_and_with_its_key(mode: Mode) {
             && ended.header("set-cookie").contains("Max-Age=0")
     );
     assert!(!is_on(&page).await, "it was ended");
+    assert_eq!(page.shop.stage().notes("session_end").await.len(), 1);
     let (key, id) = made(&page.shop, API_KEY, json!({ "name": "bob", "role": "viewer" })).await;
     again(&mut page, &key).await;
     assert!(is_on(&page).await);

@@ -22,6 +22,7 @@ use super::doors::bearer;
 
 in_both_modes!(
     a_body_that_never_comes_ends,
+    a_change_is_under_way_when_its_body_is_there,
     chunks_that_never_end_end_on_every_route,
     a_waiter_who_has_gone_frees_the_place,
     a_process_that_goes_away_serves_until_balancers_know,
@@ -69,6 +70,9 @@ async fn chunks_that_never_end_end_on_every_route(mode: Mode) {
     ] {
         let answer = endless_chunks(address, start).await;
         assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("body_too_slow"), "{start}: {answer}");
+        // A page of a listed origin reads why.
+        let is_read = answer.contains("access-control-allow-origin: https://shop.example");
+        assert_eq!(is_read, start.contains("Origin:"), "{start}: {answer}");
     }
     // A whole body in chunks is a body.
     let body = r#"{"sku_id":"phone","quantity":1}"#;
@@ -102,6 +106,21 @@ async fn a_body_that_never_comes_ends(mode: Mode) {
         assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("body_too_slow"), "{path}: {answer}");
     }
     assert_eq!(shop.stock("drop").await["phone"]["available"], 1);
+    shop.finish().await;
+}
+
+async fn a_change_is_under_way_when_its_body_is_there(mode: Mode) {
+    let shop = TestShop::start_with(mode, &[("http.body_timeout_ms", "60000")]).await;
+    let head = format!(
+        "POST /api/v1/admin/sales HTTP/1.1\r\nHost: t\r\nAuthorization: {}\r\nContent-Type: application/json\r\n\
+         Content-Length: 100\r\n\r\n{{",
+        bearer(crate::harness::API_KEY)
+    );
+    let mut slow = TcpStream::connect(shop.admin).await.expect("connected");
+    slow.write_all(head.as_bytes()).await.expect("sent");
+    // The listener of operators has one thread, so it has seen the one when it answers the other.
+    assert_eq!(call(shop.admin, "GET", "/livez", &[], "").await.status, 200);
+    // The process waits for changes that are under way, and not for who sends slowly.
     shop.finish().await;
 }
 
@@ -170,8 +189,10 @@ async fn a_process_that_goes_away_serves_until_balancers_know(mode: Mode) {
     shop.leave().await;
     let ready = call(shop.admin, "GET", "/readyz", &[], "").await;
     assert_eq!((ready.status, &ready.json()["status"]), (503, &json!("draining")), "{ready:?}");
-    let buys = call(shop.admin, "GET", "/readyz?duty=buy", &[], "").await;
-    assert_eq!(buys.status, 503, "{buys:?}");
+    for duty in ["buy", "read", "write"] {
+        let able = call(shop.admin, "GET", &format!("/readyz?duty={duty}"), &[], "").await;
+        assert_eq!(able.status, 503, "{duty}: {able:?}");
+    }
     let bought =
         place(shop.shopper, "alice", "drop", ("k1", r#"{"sku_id":"phone","quantity":1}"#), &[]).await;
     assert_eq!((bought.status, bought.header("Connection")), (202, "close"), "{bought:?}");

@@ -213,10 +213,11 @@ async fn a_head_is_answered_as_a_get(mode: Mode) {
 }
 
 async fn a_page_of_a_listed_origin_buys(mode: Mode) {
-    let shop = TestShop::start_with(mode, &[("http.cors_origins", ORIGIN)]).await;
+    let flags = [("http.cors_origins", ORIGIN), ("http.device_header", "x-device-id")];
+    let shop = TestShop::start_with(mode, &flags).await;
     shop.open_sale("drop", 1, &[("phone", 100)]).await;
     let path = "/api/v1/sales/drop/orders";
-    let asks = "authorization,content-type,idempotency-key,prefer";
+    let asks = "authorization,content-type,idempotency-key,prefer,x-device-id";
     let ask = |origin| {
         [
             ("Origin", origin),

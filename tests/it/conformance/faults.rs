@@ -95,8 +95,8 @@ impl OrderLog for FaultyLog {
         self.inner.identity().await
     }
 
-    async fn offsets(&self, parts: &[Part]) -> StoreResult<Offsets> {
-        self.inner.offsets(parts).await
+    async fn offsets_in_reach(&self, parts: &[Part]) -> StoreResult<Offsets> {
+        self.inner.offsets_in_reach(parts).await
     }
 
     async fn flush(&self, timeout: Duration) -> StoreResult<()> {

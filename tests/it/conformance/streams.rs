@@ -36,6 +36,7 @@ in_both_modes!(
     what_a_client_began_who_has_gone_is_done_and_told,
     a_process_that_goes_away_says_bye,
     streams_can_be_switched_off,
+    who_may_see_a_sale_again_is_told_how_it_stands,
     a_web_socket_tells_the_same,
     a_web_socket_is_for_known_pages_and_short_messages,
 );
@@ -382,6 +383,26 @@ async fn streams_can_be_switched_off(mode: Mode) {
 
 fn address(shop: &TestShop, query: &str) -> String {
     format!("ws://{}/api/v1/ws?{query}", shop.shopper)
+}
+
+async fn who_may_see_a_sale_again_is_told_how_it_stands(mode: Mode) {
+    let shop = TestShop::start(mode).await;
+    shop.open_sale("drop", 1, PHONE).await;
+    let stream = async || EventStream::open(shop.shopper, "sale=drop", &[]).await.expect("a stream");
+    let mut stream = stream().await;
+    assert_eq!(stream.next().await.expect("an event").data["status"], "live");
+    assert_eq!(stream.next().await.expect("an event").name, "stock");
+    let grey = json!({ "kind": "grey", "value": { "gives": { "sale": "drop" }, "percent": 0, "users": [] }, "reason": "x" });
+    operate(&shop, "PUT", "/rules/friends", grey).await;
+    operate(&shop, "POST", "/sales/drop/pause", json!({ "reason": "x" })).await;
+    eventually("it is paused", async || {
+        shop.operate("GET", "/sales/drop", Value::Null).await.json()["status"] == "paused"
+    })
+    .await;
+    operate(&shop, "DELETE", "/rules/friends?reason=x", Value::Null).await;
+    let told = stream.next().await.expect("an event");
+    assert_eq!((told.name.as_str(), &told.data["status"]), ("sale", &json!("paused")), "{told:?}");
+    shop.finish().await;
 }
 
 async fn a_web_socket_tells_the_same(mode: Mode) {

@@ -209,6 +209,7 @@ async fn a_receiver_that_takes_nothing_for_too_long_is_paused(mode: Mode) {
     eventually("it is paused", async || webhook(&shop, &id).await["status"] == "paused").await;
     let paused = webhook(&shop, &id).await;
     assert!(paused["why"].as_str().is_some_and(|why| why.contains("503")), "{paused}");
+    eventually("it is noted", async || shop.stage().notes("webhook_give_up").await.len() == 1).await;
     receiver.answer(200);
     act(&shop, &id, "resume").await;
     eventually("nothing was lost", async || receiver.ids().len() == 1).await;

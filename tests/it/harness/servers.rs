@@ -1,6 +1,7 @@
 //! Looks at the distributed mode from outside: it reads MySQL, Redis and Kafka with clients of the tests' own.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -20,10 +21,21 @@ use sqlx::{AssertSqlSafe, MySqlPool, Row};
 
 use super::{KEYED, Stage};
 
-/// Returns this month and the next, so that a test that runs at a month's end passes too.
+/// How many months have tables, this one and those after it.
+pub const MONTHS_AHEAD: usize = 2;
+
+/// Returns this month and the next, and the last one on the first day of a month: a test may run over a month's end,
+/// and its sales may have begun before it.
 pub fn months() -> Vec<Month> {
-    let month = Month::of_ms(Clock::System.now_ms());
-    vec![month, month.next()]
+    static MONTHS: LazyLock<Vec<Month>> = LazyLock::new(|| {
+        let now_ms = Clock::System.now_ms();
+        let [before, now] = [now_ms - 86_400_000, now_ms].map(Month::of_ms);
+        let mut months: Vec<Month> =
+            std::iter::successors(Some(now), |month| Some(month.next())).take(MONTHS_AHEAD).collect();
+        months.extend(Some(before).filter(|before| *before != now));
+        months
+    });
+    MONTHS.clone()
 }
 
 /// The databases, keys and topic of one configuration.

@@ -23,10 +23,12 @@ const REPLICAS_WANTED: usize = 3;
 const RETENTION_LEAST_MS: i64 = 3 * 86_400_000;
 const DAY_MS: i64 = 86_400_000;
 
+/// A partition: its number, whether it has a leader, its replicas, and those of them that are in sync.
+type Part = (i32, bool, usize, usize);
+
 /// A topic as the brokers tell of it.
 struct Topic {
-    /// Of each partition: its number, whether it has a leader, its replicas, and those of them that are in sync.
-    parts: Vec<(i32, bool, usize, usize)>,
+    parts: Vec<Part>,
     /// Its settings, those of the brokers where it has none of its own.
     settings: Vec<(String, String)>,
 }
@@ -35,6 +37,11 @@ impl Topic {
     fn setting(&self, name: &str) -> &str {
         let found = self.settings.iter().find(|(found, _)| found == name);
         found.map_or("not told", |(_, value)| value)
+    }
+
+    /// Answers how many replicas have to take a record; 0 when it is not told.
+    fn in_sync_least(&self) -> usize {
+        self.setting("min.insync.replicas").parse().unwrap_or(0)
     }
 }
 
@@ -92,8 +99,17 @@ pub async fn examine_events(settings: &Settings, clock: &Clock) -> Vec<Check> {
     }
     let kafka = KafkaConfig { topic: name.clone(), ..settings.kafka.clone() };
     let wanted = usize::from(settings.map.parts());
-    // That Kafka does not answer is said once.
-    let Ok(identity) = kafka_identity::read(&kafka, clock).await else { return checks.found() };
+    let identity = match kafka_identity::read(&kafka, clock).await {
+        Ok(identity) => identity,
+        Err(error) => {
+            // That Kafka does not answer at all is said of the order log.
+            if kafka_identity::read(&settings.kafka, clock).await.is_ok() {
+                let fix = "the user needs Describe and Write on the topic of kafka.events_topic";
+                checks.need("events", false, format!("{name} cannot be read: {}", why(&error)), fix);
+            }
+            return checks.found();
+        }
+    };
     let parts = identity.map_or(0, |identity| identity.parts);
     checks.need(
         "events",
@@ -142,7 +158,7 @@ async fn of_topic(kafka: &KafkaConfig, name: &str) -> Result<(usize, Topic), Str
     Ok((metadata.brokers().len(), Topic { parts: parts_of(&metadata), settings }))
 }
 
-fn parts_of(metadata: &Metadata) -> Vec<(i32, bool, usize, usize)> {
+fn parts_of(metadata: &Metadata) -> Vec<Part> {
     let parts = metadata.topics().iter().flat_map(|topic| topic.partitions());
     parts.map(|part| (part.id(), part.leader() >= 0, part.replicas().len(), part.isr().len())).collect()
 }
@@ -150,7 +166,7 @@ fn parts_of(metadata: &Metadata) -> Vec<(i32, bool, usize, usize)> {
 fn of_log(checks: &mut Checks, retention_ms: i64, wanted: usize, topic: &Topic) {
     of_parts(checks, wanted, topic);
     let replicas = topic.parts.iter().map(|part| part.2).min().unwrap_or(0);
-    let in_sync_least: usize = topic.setting("min.insync.replicas").parse().unwrap_or(0);
+    let in_sync_least = topic.in_sync_least();
     checks.want(
         "replication",
         replicas >= REPLICAS_WANTED,
@@ -241,16 +257,27 @@ fn of_parts(checks: &mut Checks, wanted: usize, topic: &Topic) {
         },
         "see which broker is down: orders of these partitions wait in the outbox",
     );
-    let behind: Vec<i32> = topic.parts.iter().filter(|part| part.3 < part.2).map(|part| part.0).collect();
-    checks.want(
-        "in_sync",
-        behind.is_empty(),
-        match behind.len() {
-            0 => "all replicas are in sync".to_owned(),
-            _ => format!("replicas of partitions {behind:?} are behind"),
-        },
-        "see which broker is down or slow",
-    );
+    of_replicas(checks, topic);
+}
+
+fn of_replicas(checks: &mut Checks, topic: &Topic) {
+    let least = topic.in_sync_least();
+    let numbers = |is_meant: fn(&Part, usize) -> bool| -> Vec<i32> {
+        topic.parts.iter().filter(|part| is_meant(part, least)).map(|part| part.0).collect()
+    };
+    let (behind, stuck) = (numbers(|part, _| part.3 < part.2), numbers(|part, least| part.3 < least));
+    let (detail, ill) = match (behind.is_empty(), stuck.is_empty()) {
+        (true, _) => ("all replicas are in sync".to_owned(), None),
+        (false, true) => (
+            format!("replicas of partitions {behind:?} are behind"),
+            Some((Level::Warning, "see which broker is down or slow".into())),
+        ),
+        (false, false) => (
+            format!("partitions {stuck:?} have fewer than {least} replicas in sync, and take no record"),
+            Some((Level::Error, "see which brokers are down: these orders wait in the outbox".into())),
+        ),
+    };
+    checks.add("in_sync", detail, ill);
 }
 
 #[cfg(test)]
@@ -258,7 +285,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    fn levels(parts: &[(i32, bool, usize, usize)], changed: &[(&str, &str)]) -> BTreeMap<String, Level> {
+    fn levels(parts: &[Part], changed: &[(&str, &str)]) -> BTreeMap<String, Level> {
         let mut settings: BTreeMap<&str, &str> = BTreeMap::from([
             ("min.insync.replicas", "2"),
             ("retention.ms", "604800000"),
@@ -275,7 +302,7 @@ mod tests {
         checks.found().into_iter().map(|check| (check.name.into_owned(), check.level)).collect()
     }
 
-    const SOUND: (i32, bool, usize, usize) = (0, true, 3, 3);
+    const SOUND: Part = (0, true, 3, 3);
 
     #[test]
     fn each_setting_of_the_log_is_red_when_it_is_wrong_and_only_then() {
@@ -314,6 +341,7 @@ mod tests {
             (&[SOUND, SOUND, SOUND], "kafka.foreign_partitions", Level::Warning),
             (&[SOUND, (1, false, 3, 3)], "kafka.leaders", Level::Error),
             (&[SOUND, (1, true, 3, 2)], "kafka.in_sync", Level::Warning),
+            (&[SOUND, (1, true, 3, 1)], "kafka.in_sync", Level::Error),
         ] {
             let found = levels(parts, &[]);
             let ill: Vec<_> = found.iter().filter(|(_, level)| **level != Level::Ok).collect();

@@ -10,6 +10,10 @@ pub const RETRY_MS: u64 = 1000;
 /// Clients of a process that goes away come again within so long, in ms, each at another time.
 const DRAIN_MS: u64 = 10_000;
 
+/// Clients that were told nothing for long come again within so long, in ms, each at another time: what they were told
+/// last, all were told at once.
+const IDLE_MS: u64 = 60_000;
+
 /// Who had to give up its place comes again after so long, in ms, and up to twice that.
 const EVICTED_MS: u64 = 30_000;
 
@@ -17,6 +21,7 @@ const EVICTED_MS: u64 = 30_000;
 fn retry_ms(end: End) -> u64 {
     match end {
         End::Drain | End::Missed | End::SwitchedOff => Chance::System.number() % DRAIN_MS,
+        End::Idle => Chance::System.number() % IDLE_MS,
         // Who comes again at once would drive the next one out.
         End::Evicted => EVICTED_MS + Chance::System.number() % EVICTED_MS,
         _ => Chance::System.with_jitter(RETRY_MS),
