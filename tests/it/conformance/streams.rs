@@ -388,20 +388,22 @@ fn address(shop: &TestShop, query: &str) -> String {
 async fn who_may_see_a_sale_again_is_told_how_it_stands(mode: Mode) {
     let shop = TestShop::start(mode).await;
     shop.open_sale("drop", 1, PHONE).await;
-    let stream = async || EventStream::open(shop.shopper, "sale=drop", &[]).await.expect("a stream");
-    let mut stream = stream().await;
-    assert_eq!(stream.next().await.expect("an event").data["status"], "live");
-    assert_eq!(stream.next().await.expect("an event").name, "stock");
-    let grey = json!({ "kind": "grey", "value": { "gives": { "sale": "drop" }, "percent": 0, "users": [] }, "reason": "x" });
-    operate(&shop, "PUT", "/rules/friends", grey).await;
+    let mut anybodys = EventStream::open(shop.shopper, "sale=drop", &[]).await.expect("a stream");
+    let mut friends = own(&shop, "friend", "&sale=drop").await;
+    for stream in [&mut anybodys, &mut friends] {
+        assert_eq!(stream.next().await.expect("an event").data["status"], "live");
+        assert_eq!(stream.next().await.expect("an event").name, "stock");
+    }
+    let gives = json!({ "gives": { "sale": "drop" }, "percent": 0, "users": ["friend"] });
+    operate(&shop, "PUT", "/rules/friends", json!({ "kind": "grey", "value": gives, "reason": "x" })).await;
     operate(&shop, "POST", "/sales/drop/pause", json!({ "reason": "x" })).await;
-    eventually("it is paused", async || {
-        shop.operate("GET", "/sales/drop", Value::Null).await.json()["status"] == "paused"
-    })
-    .await;
-    operate(&shop, "DELETE", "/rules/friends?reason=x", Value::Null).await;
-    let told = stream.next().await.expect("an event");
+    // Once a friend is told, all who may see it were.
+    let told = friends.next().await.expect("an event");
     assert_eq!((told.name.as_str(), &told.data["status"]), ("sale", &json!("paused")), "{told:?}");
+    operate(&shop, "DELETE", "/rules/friends?reason=x", Value::Null).await;
+    let told = anybodys.next().await.expect("an event");
+    assert_eq!((told.name.as_str(), &told.data["status"]), ("sale", &json!("paused")), "{told:?}");
+    drop((anybodys, friends));
     shop.finish().await;
 }
 
