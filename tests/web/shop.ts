@@ -213,6 +213,7 @@ await step("what cannot be read hides nothing of the rest, and is asked for agai
   await page.getByRole("button", { name: "Buy: Phone X" }).waitFor();
   await page.getByText("You are guest-").waitFor();
   await page.getByText("Your orders cannot be read at the moment.").waitFor();
+  assert.equal(await page.locator("#notice").innerText(), "");
   await shoot(page, shots, "shop-rush");
   await context.unroute("**/api/v1/orders");
   await page.getByText("Nothing yet.").waitFor({ timeout: 60_000 });

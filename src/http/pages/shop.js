@@ -233,7 +233,8 @@ async function tried(read) {
     if (!error.problem) throw error;
     if (error.problem.code === "offline") return false;
     if (error.problem.code === "unauthenticated") forget();
-    else tell("bad", explain(error.problem));
+    // That orders come later is said where they will stand.
+    else if (read !== readOrders || !error.problem.retryable) tell("bad", explain(error.problem));
   }
   return true;
 }
