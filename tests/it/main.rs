@@ -83,7 +83,7 @@ mod sqlite_model;
 mod streams;
 #[cfg(all(feature = "distributed", feature = "traces"))]
 mod traces;
-#[cfg(feature = "distributed")]
+#[cfg(all(feature = "distributed", feature = "embedded"))]
 mod transfer;
 #[cfg(feature = "distributed")]
 mod unfinished_adjustments;
