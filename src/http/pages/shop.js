@@ -8,7 +8,7 @@ const sales = new Map();
 const orders = new Map();
 /** What is under way: the name of an action → true. */
 const busy = new Set();
-let [session, demo, notice, isRead, areOwnRead] = [null, false, null, false, false];
+let [session, demo, notice, isRead, areOwnUnread] = [null, false, null, false, false];
 /** What the stream says of itself, whether the shop was reached last, and what is followed. */
 let [state, isReached, stopFollowing, followed] = ["", true, () => {}, undefined];
 /** Whether the server's clock is known, and who buys. What could not be asked is asked again. */
@@ -68,7 +68,7 @@ function forget() {
   session = null;
   met.buyer = false;
   orders.clear();
-  areOwnRead = false;
+  areOwnUnread = false;
   follow();
 }
 
@@ -231,6 +231,7 @@ async function tried(read) {
     await read();
   } catch (error) {
     if (!error.problem) throw error;
+    if (read === readOrders && session) areOwnUnread = true;
     if (error.problem.code === "offline") return false;
     if (error.problem.code === "unauthenticated") forget();
     // That orders come later is said where they will stand.
@@ -251,7 +252,7 @@ async function readOrders() {
   const own = await api.orders();
   if (session?.user_id !== buyer) return;
   own.forEach(note);
-  areOwnRead = true;
+  areOwnUnread = false;
 }
 
 // ---- what happens
@@ -421,7 +422,7 @@ function render() {
   document.getElementById("own").hidden = !isRead;
   document.getElementById("own").classList.toggle("urgent", [...orders.values()].some((order) => order.status === "awaiting_payment"));
   const own = [...orders.values()].sort((a, b) => b.accepted_at.localeCompare(a.accepted_at));
-  const noOrders = h("p", { class: "empty", "data-key": "none" }, session && !areOwnRead ? t("orders.unread") : t("no_orders"));
+  const noOrders = h("p", { class: "empty", "data-key": "none" }, session && areOwnUnread ? t("orders.unread") : t("no_orders"));
   put(document.getElementById("orders"), own.length ? own.map(orderCard) : [noOrders]);
 }
 
@@ -456,7 +457,7 @@ function tick() {
 let asked = Date.now() + 5000;
 /** Asks for everything: soon while nobody tells of it, and now and then for what nobody tells of, such as new sales. */
 async function poll() {
-  const isWell = state === "live" && isReached && met.buyer && (areOwnRead || !session);
+  const isWell = state === "live" && isReached && met.buyer && !areOwnUnread;
   if (document.hidden || busy.size || Date.now() < asked - (isWell ? 0 : 35_000)) return;
   // A crowd that has lost its streams at once does not come back at once.
   asked = Date.now() + 39_000 + 4000 * Math.random();
