@@ -174,13 +174,11 @@ function note(order) {
   render();
 }
 
-/** Notes the order that a call answers, unless its buyer has left meanwhile. Answers whether it is noted. */
+/** Notes the order that a call answers, unless its buyer has left meanwhile. */
 async function noteFrom(call) {
   const buyer = session?.user_id;
   const order = await call;
-  if (session?.user_id !== buyer) return false;
-  note(order);
-  return true;
+  if (session?.user_id === buyer) note(order);
 }
 
 /** Asks how an order stands. One that nobody knows any more was lost with the stock's data, and is told so. */
